@@ -1,0 +1,53 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_write(path, mode="wb"):
+    """Open a temporary file beside ``path`` that takes its place when the block ends without error.
+
+    A reader never sees half a file: the content is flushed to disk and renamed in one step; if the
+    block raises, ``path`` stays as it was. Missing parent folders are made.
+
+    Args:
+        path: the file to write.
+        mode: ``"wb"`` or ``"w"`` (text is UTF-8).
+
+    Yields:
+        the open file object.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        # mkstemp makes files private to their owner; shared machines expect the usual mode.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def is_writable(folder):
+    """Whether files may be made in ``folder`` (or in the nearest ancestor that exists).
+
+    A folder without any write bit counts as read-only for root as well: whoever took the bits away
+    meant it.
+    """
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    has_write_bit = folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    return bool(has_write_bit) and os.access(folder, os.W_OK)

@@ -1,0 +1,48 @@
+"""results.json: what a finished run found out. A run counts as done when this file exists."""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import atomic_write
+
+RESULTS_FILE = "results.json"
+FORMAT = 1
+
+
+def write_results(folder, results):
+    """Write `results` (plain data) to <folder>/results.json, whole or not at all."""
+    with atomic_write(Path(folder) / RESULTS_FILE, "w") as handle:
+        json.dump({"format": FORMAT, **results}, handle, indent=2)
+        handle.write("\n")
+
+
+def read_results(path):
+    """Read one results.json.
+
+    Raises:
+        UserError: the file is damaged or of a newer format.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results_format = results["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no results file: {error}. Delete it and run its command again.") from error
+    if results_format != FORMAT:
+        raise UserError(
+            f"{path} has format {results_format}; this version reads format {FORMAT}. Use the version that wrote it."
+        )
+    return results
+
+
+def versions():
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "clip-anytorch", "numpy", "pillow"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found

@@ -1,0 +1,45 @@
+# Sourced by the launchers: sets PYTHON to a Python that has the packages of requirements.txt. If there is none
+# (tried: $PYTHON, .venv, python3, python), makes .venv and installs them there.
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+has_packages() {
+    "$1" - 2>/dev/null <<'PY'
+import sys
+from importlib.util import find_spec
+
+needed = "torch torchvision clip pkg_resources yacs numpy sklearn matplotlib PIL tabulate tqdm tensorboard gdown pooch pytest hypothesis"
+sys.exit(sys.version_info < (3, 10) or any(find_spec(name) is None for name in needed.split()))
+PY
+}
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" "$repository/.venv/bin/python" python3 python; do
+        if [ -n "$candidate" ] && has_packages "$candidate"; then
+            PYTHON=$candidate
+            return 0
+        fi
+    done
+    return 1
+}
+
+if ! find_python; then
+    base=${PYTHON:-python3}
+    if ! "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        echo "Error: Python 3.10 or newer is needed, and '$base' is not. Name one: PYTHON=/path/to/python bash $0" >&2
+        exit 1
+    fi
+    echo "Installing requirements.txt into $repository/.venv (once; some minutes)" >&2
+    "$base" -m venv "$repository/.venv" || exit 1
+    "$repository/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt" || {
+        echo "Error: pip could not install requirements.txt (see above). Check the network and run the command again." >&2
+        exit 1
+    }
+    PYTHON=
+    find_python || {
+        echo "Error: $repository/.venv still lacks packages of requirements.txt; delete it and run the command again." >&2
+        exit 1
+    }
+fi
+export PYTHON

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# The test suite, after the same set-up as the launchers'. Arguments go to pytest.
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+cd "$repository"
+exec "$PYTHON" -m pytest "$@"

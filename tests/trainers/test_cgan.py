@@ -1,0 +1,98 @@
+import torch
+from torch import nn
+
+from trainers.modules.cgan import (
+    DISCRIMINATOR_SPECIAL,
+    GENERATOR_SPECIAL,
+    Discriminator,
+    Generator,
+    GradientNorms,
+    clip_gradients,
+)
+
+
+def test_generator_has_the_published_keys_and_shapes():
+    shapes = {key: tuple(value.shape) for key, value in Generator(1024, 4, 512).state_dict().items()}
+    expected = {}
+    for index, (wide, narrow) in {0: (128, 1124), 2: (256, 128), 5: (512, 256), 8: (1024, 512), 11: (2048, 1024)}.items():
+        expected |= {f"model.{index}.weight": (wide, narrow), f"model.{index}.bias": (wide,)}
+    for index, width in {3: 256, 6: 512, 9: 1024}.items():
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            expected[f"model.{index}.{name}"] = (width,)
+        expected[f"model.{index}.num_batches_tracked"] = ()
+    assert shapes == expected
+
+
+def test_discriminator_has_the_published_keys_and_shapes():
+    shapes = {key: tuple(value.shape) for key, value in Discriminator(1024, 4, 512).state_dict().items()}
+    expected = {}
+    for index, (wide, narrow) in {0: (512, 3072), 2: (512, 512), 5: (512, 512), 8: (1, 512)}.items():
+        expected |= {f"model.{index}.weight": (wide, narrow), f"model.{index}.bias": (wide,)}
+    assert shapes == expected
+
+
+def test_generator_is_the_published_computation():
+    torch.manual_seed(0)
+    generator = Generator(6, 2, 8, latent_dim=5)
+    features, noise = torch.randn(4, 6), torch.randn(4, 5)
+    weights = generator.state_dict()
+
+    def linear(x, i):
+        return x @ weights[f"model.{i}.weight"].T + weights[f"model.{i}.bias"]
+
+    def leaky(x):
+        return torch.where(x > 0, x, 0.2 * x)
+
+    def norm(x):  # training mode, gain 1 and shift 0 at the start
+        return (x - x.mean(0)) / torch.sqrt(x.var(0, unbiased=False) + 0.8)
+
+    x = leaky(linear(torch.cat([noise, features], 1), 0))
+    for i in (2, 5, 8):
+        x = leaky(norm(linear(x, i)))
+    expected = torch.tanh(linear(x, 11)).view(4, 2, 8)
+    torch.testing.assert_close(generator(features, noise), expected)
+    assert not torch.equal(generator(features), generator(features))  # noise is drawn anew
+
+
+def test_discriminator_is_the_published_computation():
+    torch.manual_seed(0)
+    discriminator = Discriminator(6, 2, 8).eval()
+    prompts, features = torch.randn(4, 2, 8), torch.randn(4, 6)
+    weights = discriminator.state_dict()
+    x = torch.cat([prompts.view(4, 16), features], 1)
+    for i in (0, 2, 5, 8):
+        x = x @ weights[f"model.{i}.weight"].T + weights[f"model.{i}.bias"]
+        if i != 8:
+            x = torch.where(x > 0, x, 0.2 * x)
+    torch.testing.assert_close(discriminator(prompts, features), x)
+    dropouts = [module.p for module in discriminator.modules() if isinstance(module, nn.Dropout)]
+    assert dropouts == [0.4, 0.4]
+
+
+def test_weights_start_kaiming_uniform():
+    weight = Generator(512, 4, 512).model[11].weight
+    bound = (6 / 1024) ** 0.5
+    assert 0.95 * bound < weight.abs().max() <= bound * (1 + 1e-6)
+
+
+def test_each_gradient_is_clipped_on_its_own():
+    norms = {
+        "G": GradientNorms(5e-3, 5e-8, 1.0, GENERATOR_SPECIAL),
+        "D": GradientNorms(5e-2, 5e-1, 5.0, DISCRIMINATOR_SPECIAL),
+    }
+    networks = {"G": Generator(16, 4, 32), "D": Discriminator(16, 4, 32)}
+    for which, network in networks.items():
+        for name, parameter in network.named_parameters():
+            parameter.grad = torch.full_like(parameter, 100.0)
+        clip_gradients(network, norms[which])
+        for name, parameter in network.named_parameters():
+            if which == "G":
+                special = name in ("model.9.bias", "model.11.bias")
+            else:
+                special = name.startswith(("model.0.", "model.8."))
+            kind = "special" if special else name.rpartition(".")[2]
+            limit = getattr(norms[which], kind)
+            torch.testing.assert_close(parameter.grad.norm(), torch.tensor(limit), rtol=1e-3, atol=0)
+            before = parameter.grad.clone()
+        clip_gradients(network, norms[which])  # within the limit: left alone
+        torch.testing.assert_close(parameter.grad, before)

@@ -1,0 +1,195 @@
+import random
+
+import pytest
+import torch
+from plain_clip import plain_text_features, tiny_clip
+
+from common.errors import UserError
+from trainers.modules.prompt_encoder import PromptEncoder
+
+WORDS = (
+    "dog cat house tree guitar horse person giraffe elephant desk lamp alarm clock flip-flops t-shirt 7up "
+    "St._Basil's_Cathedral hockey_puck 24 o'clock R2-D2 rock'n'roll water-slide!! (sketch) mp3 zebra accordion"
+).split()
+
+
+def random_names(count, seed):
+    rng = random.Random(seed)
+    return ["_".join(rng.choices(WORDS, k=rng.choice([1, 1, 1, 2, 2, 3, 5]))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def clip_model():
+    return tiny_clip()
+
+
+def gradients(features, ctx, weights):
+    return torch.autograd.grad((features * weights).sum(), ctx)[0]
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize(("n_cls", "n_ctx"), [(1, 1), (2, 4), (7, 16), (65, 5)])
+def test_values_and_gradients_equal_the_plain_tower(clip_model, n_cls, n_ctx, position, class_specific):
+    names = random_names(n_cls, seed=n_cls)
+    encoder = PromptEncoder(
+        clip_model, names, n_ctx, class_token_position=position, class_specific=class_specific
+    )
+    torch.manual_seed(1)
+    ctx = (30 * encoder.initial_context()).requires_grad_()
+    features = encoder(ctx)
+    expected = plain_text_features(clip_model, names, ctx, position)
+    assert features.shape == (n_cls, 32)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+    weights = torch.randn_like(features)
+    torch.testing.assert_close(
+        gradients(features, ctx, weights), gradients(expected, ctx, weights), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_345_classes(clip_model):
+    names = random_names(345, seed=3)
+    encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a")
+    ctx = encoder.initial_context()
+    torch.testing.assert_close(
+        encoder(ctx), plain_text_features(clip_model, names, ctx), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_each_context_of_a_batch_has_its_own_features(clip_model, position):
+    names = random_names(9, seed=5)
+    encoder = PromptEncoder(clip_model, names, 4, class_token_position=position)
+    contexts = torch.randn(5, 4, encoder.ctx_dim, requires_grad=True)
+    features = encoder(contexts)
+    expected = torch.stack([plain_text_features(clip_model, names, ctx, position) for ctx in contexts])
+    assert features.shape == (5, 9, 32)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+    weights = torch.randn_like(features)
+    torch.testing.assert_close(
+        gradients(features, contexts, weights), gradients(expected, contexts, weights), atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+@pytest.mark.parametrize("position", ["end", "middle"])
+def test_chunks_change_nothing(clip_model, position, class_specific):
+    names = random_names(40, seed=6)
+    settings = dict(n_ctx=4, class_token_position=position, class_specific=class_specific)
+    whole = PromptEncoder(clip_model, names, **settings)
+    chunked = PromptEncoder(clip_model, names, **settings, memory_mb=1)
+    ctx = (30 * whole.initial_context()).requires_grad_()
+    weights = torch.randn(40, 32)
+    assert len(chunked._packs(chunked._tokens_at_a_time(ctx))) > 1
+    torch.testing.assert_close(chunked(ctx), whole(ctx), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        gradients(chunked(ctx), ctx, weights), gradients(whole(ctx), ctx, weights), atol=1e-6, rtol=1e-4
+    )
+    if not class_specific:
+        contexts = torch.randn(6, 4, whole.ctx_dim)
+        torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-6, rtol=0)
+
+
+def test_memory_of_training_stays_within_the_budget():
+    clip_model, names = tiny_clip(layers=6), random_names(345, seed=7)
+    saved = {}
+    for memory_mb in (8, 4096):
+        encoder = PromptEncoder(clip_model, names, 4, memory_mb=memory_mb)
+        tensors = {}
+
+        def pack(tensor, tensors=tensors):
+            if not isinstance(tensor, torch.nn.Parameter):
+                tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder(encoder.initial_context().requires_grad_())
+        saved[memory_mb] = sum(tensors.values()) / 2**20
+    assert saved[8] < 8
+    assert saved[4096] > 16  # the bound does something
+
+
+def test_initial_context(clip_model):
+    encoder = PromptEncoder(clip_model, ["dog"], n_ctx=16, ctx_init="a_photo of a")
+    assert encoder.n_ctx == 4
+    from clip.clip import _tokenizer as tokenizer
+
+    expected = clip_model.token_embedding(torch.tensor(tokenizer.encode("a photo of a")))
+    torch.testing.assert_close(encoder.initial_context(), expected)
+    drawn = PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_context()
+    assert drawn.shape == (16, 64)
+    assert 0.015 < drawn.std() < 0.025
+    each = PromptEncoder(clip_model, ["dog", "cat"], n_ctx=3, class_specific=True).initial_context()
+    assert each.shape == (2, 3, 64)
+    assert not torch.equal(each[0], each[1])
+
+
+def test_the_words_themselves_are_zero_shot_clip(clip_model):
+    import clip
+
+    names = ["dog", "alarm clock"]
+    encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a")
+    expected = clip_model.encode_text(clip.tokenize([f"a photo of a {name}." for name in names]))
+    expected = expected / expected.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(encoder(encoder.initial_context()), expected, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_and_autocast_stay_close(clip_model):
+    from trainers.modules.clip_backbone import _convert
+
+    names = random_names(12, seed=8)
+    ctx = torch.randn(3, 4, 64)
+    expected = PromptEncoder(clip_model, names, 4)(ctx)
+    half = tiny_clip()
+    _convert(half, torch.bfloat16)
+    features = PromptEncoder(half, names, 4)(ctx)
+    assert features.dtype == torch.bfloat16
+    assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.995
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = PromptEncoder(clip_model, names, 4)(ctx)
+    assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.995
+
+
+def test_float16(clip_model):
+    from trainers.modules.clip_backbone import _convert
+
+    names = random_names(12, seed=8)
+    half = tiny_clip()
+    _convert(half, torch.float16)
+    ctx = torch.randn(4, 64, requires_grad=True)
+    features = PromptEncoder(half, names, 4)(ctx)
+    expected = PromptEncoder(clip_model, names, 4)(ctx)
+    assert features.dtype == torch.float16
+    assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.999
+    weights = torch.randn_like(expected)
+    ours, theirs = gradients(features.float(), ctx, weights), gradients(expected, ctx, weights)
+    assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
+
+
+def test_state_dict_holds_no_class_or_context_buffers(clip_model):
+    keys = PromptEncoder(clip_model, ["dog", "cat"], 4).state_dict()
+    assert not [key for key in keys if key.startswith("_")]
+
+
+def test_wrong_shapes_name_what_is_accepted(clip_model):
+    encoder = PromptEncoder(clip_model, ["dog", "cat"], 4)
+    with pytest.raises(ValueError, match=r"\(5, 64\).*\(4, 64\) or \('B', 4, 64\)"):
+        encoder(torch.zeros(5, 64))
+    with pytest.raises(ValueError, match="accepted"):
+        PromptEncoder(clip_model, ["dog", "cat"], 4, class_specific=True)(torch.zeros(3, 4, 64))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(classnames=["dog " * 80]), r"takes \d+ tokens .* but 71 are left of the text tower's 77 positions"),
+        (dict(classnames=["dog", "_"]), "'_' has no word in it"),
+        (dict(classnames=[]), "list of class names is empty"),
+        (dict(class_token_position="start"), "'start'; accepted: end, middle, front"),
+        (dict(n_ctx=0), "N_CTX is 0"),
+        (dict(memory_mb=0), r"too small for one prompt; the smallest that works here is \d+ MB"),
+    ],
+)
+def test_errors(clip_model, settings, message):
+    with pytest.raises(UserError, match=message):
+        PromptEncoder(clip_model, **{"classnames": ["dog"], "n_ctx": 4, **settings})

@@ -1,0 +1,185 @@
+"""Train and test one method on one choice of source and target domains (CoOp's command line)."""
+
+import argparse
+import os
+import sys
+
+from common.dassl_path import use_dassl
+from common.errors import UserError
+from common.results import RESULTS_FILE
+
+
+def parse_args(argv=None):
+    """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Settings are taken from --dataset-config-file, then --config-file, then these flags, then KEY VALUE pairs.",
+    )
+    parser.add_argument("--root", default="", help="folder that holds the data sets")
+    parser.add_argument("--output-dir", default="", help="folder for log, checkpoints and results.json")
+    parser.add_argument("--resume", default="", help="folder of an unfinished run to go on from (default: the output folder)")
+    parser.add_argument("--seed", type=int, default=-1, help="a number from 0 makes the run repeatable")
+    parser.add_argument("--source-domains", nargs="+", default=None, help="default: all domains but the targets")
+    parser.add_argument("--target-domains", nargs="+", default=None, help="full names or one-letter codes")
+    parser.add_argument("--transforms", nargs="+", default=None, help="training transforms, instead of the config's")
+    parser.add_argument("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
+    parser.add_argument("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
+    parser.add_argument("--trainer", default="", help="SPG, SPG_CoOp, SPG_CGAN, CoOp")
+    parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file with its weights')
+    parser.add_argument("--head", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")
+    parser.add_argument("--model-dir", default="", help="folder of the trained run for --eval-only")
+    parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint (default: the best)")
+    parser.add_argument("--no-train", action="store_true", help="build everything, but do not train")
+    parser.add_argument("--no-feature-cache", action="store_true", help="do not keep image features on disk")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, such as OPTIM.MAX_EPOCH 10")
+    return parser.parse_args(argv)
+
+
+def setup_cfg(args):
+    """The frozen config of a command line.
+
+    Raises:
+        UserError: a config file is missing or wrong, a key does not exist, or a value has the wrong type.
+    """
+    from dassl.config import get_cfg_default
+
+    from trainers.config import extend_cfg
+
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            merge_file(cfg, path)
+    apply_flags(cfg, args)
+    if len(args.opts) % 2:
+        raise UserError(f"Settings come in pairs KEY VALUE; {args.opts[-1]!r} has no value.")
+    try:
+        cfg.merge_from_list(args.opts)
+    except (KeyError, AssertionError, ValueError) as error:
+        raise UserError(f"Cannot apply the settings {' '.join(args.opts)}: {error}. See trainers/config.py for ours.") from error
+    cfg.freeze()
+    return cfg
+
+
+def merge_file(cfg, path):
+    """Merge a config file into cfg, with errors that name it."""
+    import yaml
+
+    if not os.path.isfile(path):
+        folder = os.path.dirname(path) or "."
+        found = sorted(name for name in os.listdir(folder) if name.endswith(".yaml")) if os.path.isdir(folder) else []
+        raise UserError(f"Config file {path} is not there. {folder} has: {', '.join(found) or 'no config files'}.")
+    try:
+        cfg.merge_from_file(path)
+    except (KeyError, ValueError, AttributeError, AssertionError, yaml.YAMLError) as error:
+        raise UserError(f"Config file {path} cannot be used: {error}") from error
+
+
+def apply_flags(cfg, args):
+    """Put the flags that were given into cfg."""
+    given = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "DATASET.SOURCE_DOMAINS": args.source_domains,
+        "DATASET.TARGET_DOMAINS": args.target_domains,
+        "INPUT.TRANSFORMS": args.transforms,
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    for key, value in given.items():
+        if value:
+            cfg.merge_from_list([key, tuple(value) if isinstance(value, list) else value])
+    if args.seed >= 0:
+        cfg.SEED = args.seed
+    if args.no_feature_cache:
+        cfg.TRAINER.FEATURES.CACHE = False
+
+
+def check_device(args):
+    """CUDA is used where there is one; asking for it by name where there is none is an error."""
+    import torch
+
+    wanted = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get("USE_CUDA", "False")
+    if str(wanted).lower() in ("true", "1") and not torch.cuda.is_available():
+        raise UserError(
+            "USE_CUDA True asks for a GPU, but PyTorch finds no CUDA device here. Leave it out to run on the CPU, or "
+            f"install a PyTorch build for your GPU (this is torch {torch.__version__})."
+        )
+
+
+def check_names(cfg):
+    """Raise UserError unless trainer, data set and backbone are named and known."""
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    for what, name, registry, mend in (
+        ("trainer", cfg.TRAINER.NAME, TRAINER_REGISTRY, "--trainer"),
+        ("data set", cfg.DATASET.NAME, DATASET_REGISTRY, "--dataset-config-file configs/datasets/<name>.yaml"),
+    ):
+        accepted = registry.registered_names()
+        if name not in accepted:
+            found = f"unknown {what} {name!r}" if name else f"no {what} is named"
+            raise UserError(f"{found[0].upper()}{found[1:]}; accepted: {', '.join(sorted(accepted))} ({mend}).")
+    if not cfg.MODEL.BACKBONE.NAME:
+        raise UserError('No backbone is named: pass --backbone, for example "ViT-B/16" or the path of a CLIP file.')
+
+
+def run(args):
+    """Do what the command line says."""
+    cfg = setup_cfg(args)
+    if not args.eval_only and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)):
+        print(f"{cfg.OUTPUT_DIR} holds a finished run ({RESULTS_FILE}); skipped. Name another --output-dir to run again.")
+        return
+    if args.eval_only and not args.model_dir:
+        raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
+
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed, setup_logger
+
+    import datasets  # noqa: F401 (registers the data sets)
+    import trainers.coop
+    import trainers.spg  # noqa: F401 (registers SPG and both its stages)
+
+    check_device(args)
+    check_names(cfg)
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    trainer = build_trainer(cfg)
+    with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as handle:
+        handle.write(trainer.cfg.dump())
+
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+        if os.path.realpath(cfg.OUTPUT_DIR) != os.path.realpath(args.model_dir):
+            trainer.write_results()
+    elif not args.no_train:
+        trainer.train()
+
+
+def user_errors():
+    """The exceptions that are messages to the user: ours, and those of the bundled Dassl core."""
+    import dassl.utils
+
+    return UserError, getattr(dassl.utils, "UserError", UserError)
+
+
+def main(argv=None):
+    """Run the command line and return its exit code: 0, or 1 with one message."""
+    args = parse_args(argv)
+    use_dassl()
+    try:
+        run(args)
+    except user_errors() as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

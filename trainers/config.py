@@ -1,0 +1,55 @@
+"""Every config key that our trainers add to Dassl's, with its meaning and default."""
+
+from yacs.config import CfgNode
+
+
+def extend_cfg(cfg):
+    """Add our keys to a config made by dassl.config.get_cfg_default(), in place."""
+    cfg.MODEL.BACKBONE.PATH = "~/.cache/clip"  # where OpenAI's weights are downloaded to
+
+    cfg.DATASET.TEST_SUBSET = "all"  # DomainNet: "published" tests on the 3 % that the authors tested on
+
+    cfg.TEST.N_PROMPTS = 1  # contexts generated for each image; their logits are averaged
+    cfg.TEST.MEMORY_MB = 0  # bound on intermediate results of the text tower in MB; 0: by device
+
+    cfg.TRAINER.FEATURES = CfgNode()
+    cfg.TRAINER.FEATURES.CACHE = True  # keep features of val and test images on disk, for later runs
+    cfg.TRAINER.FEATURES.CACHE_DIR = "output/feature_cache"
+    cfg.TRAINER.FEATURES.TRAIN_VIEWS = 0  # 0: encode each augmented batch; K: draw from K views encoded once
+
+    # CoOp and CoCoOp exactly as in their repository.
+    cfg.TRAINER.COOP = CfgNode()
+    cfg.TRAINER.COOP.N_CTX = 16  # number of context vectors
+    cfg.TRAINER.COOP.CSC = False  # class-specific contexts
+    cfg.TRAINER.COOP.CTX_INIT = ""  # initial words; their number overrides N_CTX
+    cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, amp (and bf16)
+    cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # end, middle or front
+
+    cfg.TRAINER.COCOOP = CfgNode()
+    cfg.TRAINER.COCOOP.N_CTX = 16
+    cfg.TRAINER.COCOOP.CTX_INIT = ""
+    cfg.TRAINER.COCOOP.PREC = "fp16"
+
+    spg = cfg.TRAINER.SPG = CfgNode()
+    spg.N_CTX = 4
+    spg.CSC = False  # accepted for CoOp's sake; a prompt label is one context for all classes
+    spg.CTX_INIT = "a photo of a"
+    spg.PREC = "fp16"
+    spg.CLASS_TOKEN_POSITION = "end"
+    spg.LATENT_DIM = 100  # length of the generator's noise vector
+    # Largest gradient norm of each parameter tensor in stage II: discriminator's weights, biases, first and last
+    # Linear; generator's weights, biases, biases of its last BatchNorm and last Linear.
+    spg.GRAD_CLIP = True
+    spg.D_WEIGHT_NORM = 5e-2
+    spg.D_BIAS_NORM = 5e-1
+    spg.D_ENDS_NORM = 5.0
+    spg.G_WEIGHT_NORM = 5e-3
+    spg.G_BIAS_NORM = 5e-8
+    spg.G_LAST_BIAS_NORM = 1.0
+    spg.GRAD_CLIP_OFF_TARGETS = ()  # target domains (full names) for which the clipping is off
+    spg.LABEL_DIR = "output/prompt_labels"  # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt
+    spg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED (the published labels have seed 1)
+    # Stage I inside the trainer SPG: its OPTIM section comes from this file (the rest is shared with stage II), then
+    # from these KEY VALUE pairs.
+    spg.STAGE1_CONFIG_FILE = "configs/trainers/SPG_CoOp/default.yaml"
+    spg.STAGE1_OPTS = ()

@@ -1,0 +1,124 @@
+"""The conditional GAN that generates a context from an image feature (SPG, Sec. 3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+LEAK = 0.2  # negative slope of every LeakyReLU
+BATCH_NORM_EPS = 0.8  # far from PyTorch's 1e-5, but what the published generators were trained with
+
+
+class Generator(nn.Module):
+    """G(f, z) -> context. Keys of the state_dict are the published ones (`model.0.weight`, ...).
+
+    Args:
+        feat_dim: E, size of an image feature.
+        n_ctx, ctx_dim: shape of a context.
+        latent_dim: size of the noise z ~ N(0, I).
+    """
+
+    def __init__(self, feat_dim, n_ctx, ctx_dim, latent_dim=100):
+        super().__init__()
+        self.n_ctx, self.ctx_dim, self.latent_dim = n_ctx, ctx_dim, latent_dim
+        layers = [nn.Linear(latent_dim + feat_dim, 128), nn.LeakyReLU(LEAK)]
+        for narrow, wide in ((128, 256), (256, 512), (512, 1024)):
+            layers += [nn.Linear(narrow, wide), nn.BatchNorm1d(wide, eps=BATCH_NORM_EPS), nn.LeakyReLU(LEAK)]
+        layers += [nn.Linear(1024, n_ctx * ctx_dim), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+        self.apply(_initialise)
+
+    def forward(self, features, noise=None):
+        """Generate contexts.
+
+        Args:
+            features: (B, E) L2-normalised image features.
+            noise: (B, latent_dim); drawn from the global random generator when None.
+
+        Returns:
+            (B, n_ctx, D), values in (-1, 1).
+        """
+        if noise is None:
+            noise = torch.randn(len(features), self.latent_dim, dtype=features.dtype, device=features.device)
+        return self.model(torch.cat([noise, features], dim=1)).view(-1, self.n_ctx, self.ctx_dim)
+
+
+class Discriminator(nn.Module):
+    """Dis(v, f) -> validity of context v for an image with feature f; least-squares, so without a sigmoid.
+
+    Args:
+        feat_dim: E, size of an image feature.
+        n_ctx, ctx_dim: shape of a context.
+    """
+
+    def __init__(self, feat_dim, n_ctx, ctx_dim):
+        super().__init__()
+        self.model = nn.Sequential(
+            nn.Linear(n_ctx * ctx_dim + feat_dim, 512),
+            nn.LeakyReLU(LEAK),
+            nn.Linear(512, 512),
+            nn.Dropout(0.4),
+            nn.LeakyReLU(LEAK),
+            nn.Linear(512, 512),
+            nn.Dropout(0.4),
+            nn.LeakyReLU(LEAK),
+            nn.Linear(512, 1),
+        )
+        self.apply(_initialise)
+
+    def forward(self, prompts, features):
+        """Judge contexts.
+
+        Args:
+            prompts: (B, n_ctx, D).
+            features: (B, E) L2-normalised image features.
+
+        Returns:
+            (B, 1), near 1 for contexts taken for prompt labels.
+        """
+        return self.model(torch.cat([prompts.flatten(1), features], dim=1))
+
+
+def _initialise(module):
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_uniform_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
+
+
+@dataclass(frozen=True)
+class GradientNorms:
+    """Largest allowed gradient norm of each parameter tensor, by its role.
+
+    Attributes:
+        weight, bias: every parameter but the following.
+        special: the parameters named in `special_names`.
+        special_names: names (or prefixes ending in ".") within the network's `model`.
+    """
+
+    weight: float
+    bias: float
+    special: float
+    special_names: tuple
+
+    def limit(self, name):
+        """The limit of the parameter `name` ("model.<index>.<weight or bias>")."""
+        if any(name.startswith(special) for special in self.special_names):
+            return self.special
+        return self.weight if name.endswith("weight") else self.bias
+
+
+# Which parameters have the third limit, as published: the discriminator's first and last Linear, and the biases
+# of the generator's last BatchNorm and last Linear.
+DISCRIMINATOR_SPECIAL = ("model.0.", "model.8.")
+GENERATOR_SPECIAL = ("model.9.bias", "model.11.bias")
+
+
+def clip_gradients(network, norms):
+    """Clip the gradient of each parameter tensor on its own, in place.
+
+    Args:
+        network: Generator or Discriminator after a backward pass.
+        norms: GradientNorms.
+    """
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            nn.utils.clip_grad_norm_([parameter], norms.limit(name))

@@ -1,0 +1,193 @@
+"""Features of the frozen image tower, computed once.
+
+The image tower never trains, so the feature of an image under a deterministic transform never changes: it is encoded
+once and read back by every epoch, seed and trainer. An entry of the cache is two files,
+
+    <key>.npy    the features, opened as a memory map
+    <key>.json   its checksum and what it is
+
+where the key hashes everything the features depend on: weights, precision, transform, and the list of files with
+their sizes and modification times. An entry that does not check out is computed again.
+"""
+
+import hashlib
+import json
+import os
+import random
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from common.files import atomic_write, is_writable
+from common.progress import progress
+
+CACHE_VERSION = 1
+CHECKSUM_BYTES = 2**24  # how much of an entry is checksummed at a time
+
+
+class FeatureCache:
+    """Features on disk, or in memory only where there is no usable folder.
+
+    Args:
+        folder: where entries are kept; None keeps features in memory, for this process.
+    """
+
+    def __init__(self, folder=None):
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self._opened = {}
+
+    def get(self, key, shape, compute, description):
+        """The features of an entry, computed if they are not there.
+
+        Args:
+            key: from `features_key`.
+            shape: shape of the features, e.g. (N, E).
+            compute: called with a float32 array of that shape to fill.
+            description: what the features are of, for the messages.
+
+        Returns:
+            float32 array of that shape, memory-mapped when on disk.
+        """
+        if key not in self._opened:
+            array = self._read(key, shape)
+            if array is None:
+                array = self._write(key, shape, compute, description)
+            self._opened[key] = array
+        return self._opened[key]
+
+    def _read(self, key, shape):
+        if self.folder is None:
+            return None
+        data, about = self.folder / f"{key}.npy", self.folder / f"{key}.json"
+        if not about.is_file():
+            return None
+        try:
+            record = json.loads(about.read_text(encoding="utf-8"))
+            array = np.load(data, mmap_mode="r", allow_pickle=False)
+            if record["version"] != CACHE_VERSION:
+                reason = f"made by version {record['version']} of the cache"
+            elif array.shape != tuple(shape) or array.dtype != np.float32 or _checksum(array) != record["crc32"]:
+                reason = "damaged"
+            else:
+                return array
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"damaged ({type(error).__name__})"
+        print(f"Feature cache {data}: {reason}; computed again.")
+        return None
+
+    def _write(self, key, shape, compute, description):
+        if self.folder is not None and not is_writable(self.folder):
+            self._go_on_without("is not writable")
+        if self.folder is None:
+            return self._compute(np.empty(shape, np.float32), compute, description, "kept in memory")
+        path = self.folder / f"{key}.npy"
+        array = None
+        try:
+            # Filled in memory-mapped form, so that a data set need not fit into memory.
+            with atomic_write(path) as handle:
+                mapped = np.lib.format.open_memmap(handle.name, mode="w+", dtype=np.float32, shape=tuple(shape))
+                # A full disk must say so here: written to through the map, it would kill the process.
+                os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+                array = self._compute(mapped, compute, description, f"cached in {path}")
+                mapped.flush()
+                record = {"version": CACHE_VERSION, "crc32": _checksum(mapped), "of": description}
+            with atomic_write(self.folder / f"{key}.json", "w") as handle:
+                json.dump(record, handle)
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            self._go_on_without(f"cannot be written ({error.strerror or error})")
+            if array is not None:
+                return np.array(array)
+            return self._compute(np.empty(shape, np.float32), compute, description, "kept in memory")
+
+    def _go_on_without(self, why):
+        print(f"Feature cache {self.folder} {why}; going on without it (TRAINER.FEATURES.CACHE_DIR names another).")
+        self.folder = None
+
+    def _compute(self, array, compute, description, place):
+        start = time.perf_counter()
+        compute(array)
+        seconds = time.perf_counter() - start
+        n_images = int(np.prod(array.shape[:-1]))
+        print(
+            f"Encoded {n_images:,} images ({description}) in {seconds:.1f} s, {n_images / max(seconds, 1e-9):,.0f} images/s; "
+            f"{array.nbytes / 2**20:.1f} MB {place}"
+        )
+        return array
+
+
+def features_key(weights, precision, transform, paths, *more):
+    """A name for features: equal exactly if everything the features depend on is.
+
+    Args:
+        weights: fingerprint of the image tower.
+        precision: what it computes in.
+        transform: the deterministic image transform; its repr must tell all its settings, as torchvision's do.
+        paths: the images, in order; their sizes and modification times count.
+        more: anything else, e.g. which random views.
+    """
+    digest = hashlib.sha256()
+    digest.update(repr((CACHE_VERSION, weights, precision, repr(transform), *more)).encode())
+    for path in paths:
+        status = os.stat(path)
+        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def encode_dataset(dataset, encode, out, batch_size, num_workers, description):
+    """Encode a data set in its own order.
+
+    Args:
+        dataset: yields dicts with "img" (3, H, W).
+        encode: (B, 3, H, W) tensor -> (B, E) tensor.
+        out: array (N, E), filled in place.
+        batch_size, num_workers: of the loader; its workers end with the pass.
+        description: shown beside the progress bar.
+    """
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    row = 0
+    with progress(total=len(dataset), description=f"Encoding {description}", unit="img") as bar, torch.no_grad():
+        for batch in loader:
+            features = encode(batch["img"]).float().cpu().numpy()
+            out[row : row + len(features)] = features
+            row += len(features)
+            bar.update(len(features))
+
+
+class RandomViews(Dataset):
+    """One random view of each image of a data set with a random transform, the same at every look.
+
+    Args:
+        dataset: yields dicts; its transform draws from Python's, NumPy's and torch's global generators.
+        view: which view.
+    """
+
+    def __init__(self, dataset, view):
+        self.dataset, self.view = dataset, view
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        seed = int(np.random.SeedSequence([self.view, index]).generate_state(1)[0])
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            item = self.dataset[index]
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        return item
+
+
+def _checksum(array):
+    flat = array.reshape(-1).view(np.uint8)
+    crc = 0
+    for start in range(0, flat.size, CHECKSUM_BYTES):
+        crc = zlib.crc32(flat[start : start + CHECKSUM_BYTES], crc)
+    return crc

@@ -1,0 +1,126 @@
+"""Prompt labels: the learned context of each source domain, as files.
+
+    <label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt              ours: {"ctx": (n_ctx, D), "made_from": {...}}
+    <label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt the authors': a bare (n_ctx, D) tensor
+"""
+
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.files import atomic_write
+
+
+@dataclass(frozen=True)
+class LabelFolder:
+    """Where the prompt labels of one data set, backbone and seed live.
+
+    Args:
+        label_dir: root of all prompt labels.
+        dataset: "PACS", "VLCS", ...
+        backbone: backbone label, e.g. "RN50", "ViT-B16".
+        seed: the seed the labels are trained with.
+    """
+
+    label_dir: str
+    dataset: str
+    backbone: str
+    seed: int
+
+    @property
+    def path(self):
+        return Path(self.label_dir) / self.dataset / self.backbone / f"seed_{self.seed}"
+
+    def file_for(self, domain):
+        """The file our own label of a domain is written to."""
+        return self.path / f"{domain}.pt"
+
+    def find(self, domain, code):
+        """The label file of a domain, ours before a published one; None if there is neither."""
+        for path in (self.file_for(domain), self.path / f"{self.dataset}_CoOp_{code}.pt"):
+            if path.is_file():
+                return path
+        return None
+
+
+@dataclass(frozen=True)
+class LabelOrigin:
+    """What a prompt label was learned from; another origin makes it a label for something else.
+
+    Attributes:
+        backbone_sha256: fingerprint of the CLIP weights.
+        classnames: tuple of class names.
+        class_token_position: "end", "middle" or "front".
+        data: fingerprint of the training images' list.
+    """
+
+    backbone_sha256: str
+    classnames: tuple
+    class_token_position: str
+    data: str
+
+
+def save_prompt_label(path, ctx, origin):
+    """Write a prompt label, whole or not at all.
+
+    Args:
+        path: file to write.
+        ctx: (n_ctx, D) context.
+        origin: LabelOrigin.
+    """
+    made_from = {**asdict(origin), "classnames": list(origin.classnames)}
+    with atomic_write(path) as handle:
+        # clone(): a view would drag its whole storage into the file.
+        torch.save({"ctx": ctx.detach().cpu().clone(), "made_from": made_from}, handle)
+
+
+def load_prompt_label(path, n_ctx, ctx_dim, origin):
+    """Read a prompt label, ours or a published one, and check that it belongs to this run.
+
+    Args:
+        path: file to read.
+        n_ctx, ctx_dim: the shape it must have.
+        origin: LabelOrigin of this run; published labels carry none and are checked by their shape alone.
+
+    Returns:
+        (n_ctx, D) float32 tensor.
+
+    Raises:
+        UserError: the file is damaged, no prompt label, of another shape, or made from something else.
+    """
+    remove = f"Delete {path} to have it trained anew, or choose another TRAINER.SPG.LABEL_DIR."
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"Prompt label {path} cannot be read; it is damaged or holds more than a tensor. {remove}") from error
+    made_from = content.get("made_from") if isinstance(content, dict) else None
+    ctx = content.get("ctx") if isinstance(content, dict) else content
+    if not isinstance(ctx, torch.Tensor) or not (made_from is None or isinstance(made_from, dict)):
+        raise UserError(f"{path} is no prompt label: no context tensor in it. {remove}")
+    if made_from is not None:
+        _check_origin(path, made_from, origin, remove)
+    if ctx.shape != (n_ctx, ctx_dim):
+        raise UserError(
+            f"Prompt label {path} has shape {tuple(ctx.shape)}; this run needs ({n_ctx}, {ctx_dim}): n_ctx x the width of "
+            f"the backbone's text tower. Use the n_ctx (TRAINER.SPG.N_CTX, CTX_INIT) and backbone it was made with. {remove}"
+        )
+    if not torch.isfinite(ctx).all():
+        raise UserError(f"Prompt label {path} holds values that are not finite. {remove}")
+    return ctx.float()
+
+
+def _check_origin(path, made_from, origin, remove):
+    differences = {
+        "backbone_sha256": "another backbone (its weights differ from this run's)",
+        "classnames": "other class names",
+        "class_token_position": "another CLASS_TOKEN_POSITION",
+        "data": "other training images (the data set or its split has changed)",
+    }
+    ours = {**asdict(origin), "classnames": list(origin.classnames)}
+    for key, what in differences.items():
+        if made_from.get(key) != ours[key]:
+            raise UserError(f"Prompt label {path} was learned with {what}. {remove}")

@@ -1,0 +1,65 @@
+"""Where each token of each class's prompt comes from: a fixed word or a slot of the context."""
+
+from dataclasses import dataclass
+
+from clip.clip import _tokenizer as tokenizer
+
+from common.errors import UserError
+
+SOS_TOKEN = tokenizer.encoder["<|startoftext|>"]
+EOS_TOKEN = tokenizer.encoder["<|endoftext|>"]
+CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one context vector inside a prompt: its row in the (n_ctx, D) context."""
+
+    row: int
+
+
+def tokenize_context(text):
+    """Token ids of an initial context such as "a photo of a" (underscores count as spaces, as in CoOp)."""
+    return tokenizer.encode(text.replace("_", " "))
+
+
+def prompt_tails(classnames, n_ctx, class_token_position, n_shared, context_length):
+    """What follows the shared prefix [SOS] v_1 .. v_shared in each class's prompt, up to and with EOS.
+
+    The token order is CoOp's (Zhou et al., IJCV 2022, Sec. 3.2; "middle" puts n_ctx // 2 vectors first).
+
+    Args:
+        classnames: C names as people write them; underscores count as spaces.
+        n_ctx: number of context vectors.
+        class_token_position: "end", "middle" or "front".
+        n_shared: how many context vectors stand in the shared prefix; the others become `Slot`s.
+        context_length: number of positions the text tower has (77 for OpenAI's models).
+
+    Returns:
+        C lists of token ids and `Slot`s; the last entry of each is EOS.
+
+    Raises:
+        UserError: no class names, an empty one, or one that does not fit into the positions.
+    """
+    if not classnames:
+        raise UserError("The list of class names is empty; prompts need at least one class name.")
+    before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[class_token_position]
+    slots = [Slot(row) for row in range(n_ctx)]
+    tails = []
+    for classname in classnames:
+        text = classname.replace("_", " ")
+        words = tokenizer.encode(text)
+        if not words:
+            raise UserError(f"Class name {classname!r} has no word in it; give it a name made of text.")
+        # "name." is tokenized as one text: a name that ends in punctuation merges with the full stop.
+        with_stop = tokenizer.encode(text + ".")
+        room = context_length - 2 - n_ctx
+        if len(with_stop) > room:
+            raise UserError(
+                f"Class name {classname!r} takes {len(with_stop)} tokens with its full stop, but {room} are left of "
+                f"the text tower's {context_length} positions beside {n_ctx} context tokens, start and end. "
+                "Shorten the name or use fewer context tokens (N_CTX)."
+            )
+        name, stop = with_stop[: len(words)], with_stop[len(words) :]
+        tails.append(slots[n_shared:before] + name + slots[before:] + stop + [EOS_TOKEN])
+    return tails

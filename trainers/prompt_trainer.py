@@ -1,0 +1,313 @@
+"""What all our trainers share: a frozen CLIP, its features, model selection, results."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from dassl.engine import TrainerX
+from dassl.utils import load_checkpoint, set_random_seed
+from torch.utils.data import DataLoader
+
+from common.progress import progress
+from common.protocols import protocol_name
+from common.results import versions, write_results
+from trainers.modules.clip_backbone import (
+    backbone_label,
+    check_precision,
+    effective_precision,
+    load_clip,
+    weights_fingerprint,
+)
+from trainers.modules.features import FeatureCache, RandomViews, encode_dataset, features_key
+from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.view_loader import ViewLoader
+
+CPU_MEMORY_MB = 2048
+GPU_MEMORY_SHARE = 0.25  # of the device's memory
+
+
+class PromptTrainer(TrainerX):
+    """Base class of trainers that learn contexts for a frozen CLIP.
+
+    A subclass says which contexts (`build_prompt_model`, `text_features`) and which loss (`forward_backward`).
+
+    Args:
+        cfg: frozen config with the keys of trainers.config.
+        clip_model: a CLIP already loaded for this config's backbone and precision, to share it between trainers.
+    """
+
+    SETTINGS = None  # name of the trainer's node under cfg.TRAINER
+
+    def __init__(self, cfg, clip_model=None):
+        self.clip_model = clip_model
+        self.best_epoch = None
+        self.val_history = []  # accuracy after each epoch, in percent
+        self.metrics = {}  # split -> what the evaluator found
+        self.started = time.time()
+        super().__init__(cfg)
+
+    # ---- building ----
+
+    @property
+    def settings(self):
+        """This trainer's own config node."""
+        return self.cfg.TRAINER[self.SETTINGS]
+
+    def check_cfg(self, cfg):
+        check_precision(cfg.TRAINER[self.SETTINGS].PREC)
+
+    def build_data_loader(self):
+        # Before the data, since the images' size is the backbone's.
+        backbone = self.cfg.MODEL.BACKBONE
+        self.precision = effective_precision(self.settings.PREC, self.device)
+        if self.clip_model is None:
+            self.clip_model = load_clip(backbone.NAME, self.device, self.precision, backbone.PATH)
+        side = self.clip_model.visual.input_resolution
+        self.cfg.defrost()
+        self.cfg.INPUT.SIZE = (side, side)
+        self.cfg.freeze()
+        super().build_data_loader()
+
+        features = self.cfg.TRAINER.FEATURES
+        self.feature_cache = FeatureCache(features.CACHE_DIR if features.CACHE else None)
+        loader = self.train_loader_x
+        batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
+        if batches is not loader.batch_sampler:
+            self.train_loader_x = DataLoader(
+                loader.dataset,
+                batch_sampler=batches,
+                num_workers=loader.num_workers,
+                pin_memory=loader.pin_memory,
+                persistent_workers=loader.num_workers > 0,
+            )
+
+    def training_batches(self, batch_sampler, n_images):
+        """The batches of indices that training draws; `batch_sampler` draws one batch of images at a time."""
+        return batch_sampler
+
+    def build_model(self):
+        self.feat_dim = self.clip_model.text_projection.shape[1]
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == "amp" else None
+        self.build_prompt_model()
+
+    def build_prompt_model(self):
+        """Make the learnable networks and register them with their optimisers and schedules."""
+        raise NotImplementedError
+
+    def build_encoder(self, **settings):
+        """A PromptEncoder for this run's classes, within the memory budget."""
+        memory_mb = self.cfg.TEST.MEMORY_MB
+        if not memory_mb:
+            memory_mb = CPU_MEMORY_MB
+            if self.device.type == "cuda":
+                total = torch.cuda.get_device_properties(self.device).total_memory
+                memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
+        return PromptEncoder(self.clip_model, self.dm.dataset.classnames, memory_mb=memory_mb, **settings)
+
+    # ---- features ----
+
+    @torch.no_grad()
+    def encode_image(self, image):
+        """(B, 3, H, W) images -> (B, E) L2-normalised features in single precision."""
+        with self.autocast():
+            features = self.clip_model.encode_image(image.to(self.device, non_blocking=True))
+        features = features.float()
+        return features / features.norm(dim=-1, keepdim=True)
+
+    def batch_features(self, batch):
+        """L2-normalised image features (B, E) of a training batch: encoded now, or looked up among views."""
+        return self.encode_image(batch["img"]) if "img" in batch else batch["features"].to(self.device)
+
+    def split_features(self, loader, description):
+        """Features (N, E) of a deterministic loader's images in the data set's order, cached."""
+        dataset = loader.dataset
+        key = self._features_key(dataset)
+
+        def compute(out):
+            encode_dataset(
+                dataset, self.encode_image, out, loader.batch_size or 64, self.cfg.DATALOADER.NUM_WORKERS, description
+            )
+
+        return self.feature_cache.get(key, (len(dataset), self.clip_model.text_projection.shape[1]), compute, description)
+
+    def build_view_loader(self, loader):
+        """A loader of features drawn from TRAIN_VIEWS random views of each training image, encoded once."""
+        n_views, dataset = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, loader.dataset
+
+        def compute(out):
+            for view in range(n_views):
+                encode_dataset(
+                    RandomViews(dataset, view),
+                    self.encode_image,
+                    out[view],
+                    self.cfg.DATALOADER.TEST.BATCH_SIZE,
+                    self.cfg.DATALOADER.NUM_WORKERS,
+                    f"train, view {view + 1} of {n_views}",
+                )
+
+        key = self._features_key(dataset, "views", n_views)
+        shape = (n_views, len(dataset), self.clip_model.text_projection.shape[1])
+        views = self.feature_cache.get(key, shape, compute, f"train, {n_views} views")
+        return ViewLoader(views, dataset.data_source, loader.batch_sampler)
+
+    def _features_key(self, dataset, *more):
+        paths = [item.impath for item in dataset.data_source]
+        return features_key(self.image_tower_sha256, self.precision, dataset.transform, paths, *more)
+
+    @property
+    def image_tower_sha256(self):
+        """Fingerprint of the image tower's weights."""
+        if not hasattr(self.clip_model, "image_tower_sha256"):
+            self.clip_model.image_tower_sha256 = weights_fingerprint(self.clip_model.visual)
+        return self.clip_model.image_tower_sha256
+
+    # ---- logits ----
+
+    def autocast(self):
+        """Autocast under PREC amp, nothing otherwise."""
+        return torch.autocast(self.device.type, enabled=self.precision == "amp")
+
+    def text_features(self, features, indices):
+        """The text features that images are classified against.
+
+        Args:
+            features: (B, E) image features.
+            indices: B indices of the images within their split.
+
+        Returns:
+            (C, E) for all of them or (B, C, E) for each its own.
+        """
+        raise NotImplementedError
+
+    def logits(self, features, text_features):
+        """exp(logit_scale) * f . t_c: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
+        text_features = text_features.float()
+        if text_features.dim() == 2:
+            similarity = features @ text_features.t()
+        else:
+            similarity = torch.einsum("be,bce->bc", features, text_features)
+        return self.clip_model.logit_scale.exp().float() * similarity
+
+    def predict(self, features, indices):
+        """Logits (B, C) of images by their features (B, E) and indices within their split, in evaluation mode."""
+        with self.autocast():
+            text_features = self.text_features(features, indices)
+        return self.logits(features, text_features)
+
+    @torch.no_grad()
+    def model_inference(self, image):
+        features = self.encode_image(image)
+        return self.predict(features, range(len(features)))
+
+    # ---- training ----
+
+    def model_backward_and_update(self, loss, names=None):
+        if self.scaler is None:
+            super().model_backward_and_update(loss, names)
+            return
+        self.model_zero_grad(names)
+        self.scaler.scale(loss).backward()
+        for name in self.get_model_names(names):
+            self.scaler.step(self._optims[name])
+        self.scaler.update()
+
+    def before_train(self):
+        super().before_train()
+        self.started = time.time()
+        if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
+            self.train_loader_x = self.build_view_loader(self.train_loader_x)
+
+    def before_epoch(self):
+        super().before_epoch()
+        if self.cfg.SEED >= 0:
+            # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same.
+            mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
+            set_random_seed(int(mixed))
+
+    def run_epoch(self):
+        super().run_epoch()
+        self.update_lr()
+
+    def after_epoch(self):
+        """Training-domain validation: keep the epoch that is best on the source domains' val splits."""
+        if self.cfg.TEST.FINAL_MODEL == "best_val":
+            accuracy = self.test(split="val")
+            self.val_history.append(accuracy)
+            if accuracy > self.best_result:
+                self.best_result, self.best_epoch = accuracy, self.epoch + 1
+                self.save_model(self.epoch, self.output_dir, val_result=accuracy, model_name="model-best.pth.tar")
+        self.save_model(self.epoch, self.output_dir)
+        self._remove_checkpoint(self.epoch)  # of the epoch before: epochs are counted from 1 in file names
+
+    def _remove_checkpoint(self, epoch):
+        """Keep the last checkpoint, and every CHECKPOINT_FREQ-th."""
+        frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
+        if epoch < 1 or (frequency > 0 and epoch % frequency == 0):
+            return
+        for name in self.get_model_names():
+            Path(self.output_dir, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
+
+    def after_train(self):
+        super().after_train()
+        if "test" in self.metrics:
+            self.write_results()
+
+    # ---- evaluation ----
+
+    @torch.no_grad()
+    def test(self, split=None):
+        """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT) and return its accuracy in percent."""
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = split or self.cfg.TEST.SPLIT
+        if split == "val" and self.val_loader is None:
+            split = "test"
+        loader = self.val_loader if split == "val" else self.test_loader
+        print(f"Evaluate on the *{split}* set")
+
+        features = self.split_features(loader, split)
+        labels = torch.tensor([item.label for item in loader.dataset.data_source])
+        batch_size = loader.batch_size
+        for start in progress(range(0, len(labels), batch_size), description=f"Classifying {split}", unit="batch"):
+            indices = range(start, min(start + batch_size, len(labels)))
+            chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
+            self.evaluator.process(self.predict(chunk, indices), labels[start : indices.stop].to(self.device))
+
+        self.metrics[split] = self.evaluator.evaluate()
+        for name, value in self.metrics[split].items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        return next(iter(self.metrics[split].values()))
+
+    def write_results(self):
+        """Write results.json of a run whose test is done."""
+        dataset, metrics = self.dm.dataset, self.metrics["test"]
+        has_val = self.best_epoch is not None
+        write_results(
+            self.output_dir,
+            {
+                "trainer": self.cfg.TRAINER.NAME,
+                "dataset": self.cfg.DATASET.NAME,
+                "backbone": backbone_label(self.cfg.MODEL.BACKBONE.NAME),
+                "protocol": protocol_name(dataset.source_domains, dataset.target_domains),
+                "source_domains": list(dataset.source_domains),
+                "target_domains": list(dataset.target_domains),
+                "seed": self.cfg.SEED,
+                "accuracy": float(metrics["accuracy"]),
+                "macro_f1": float(metrics["macro_f1"]),
+                "n_test": len(dataset.test),
+                "val_accuracy": float(self.best_result) if has_val else None,
+                "best_epoch": self.best_epoch,
+                "val_history": [float(accuracy) for accuracy in self.val_history],
+                "seconds": round(time.time() - self.started, 1),
+                "versions": versions(),
+            },
+        )
+
+    def resume_model_if_exist(self, directory):
+        start_epoch = super().resume_model_if_exist(directory)
+        best = Path(directory, self.get_model_names()[0], "model-best.pth.tar")
+        if start_epoch and best.is_file():
+            checkpoint = load_checkpoint(str(best))
+            self.best_result, self.best_epoch = checkpoint["val_result"], checkpoint["epoch"]
+        return start_epoch

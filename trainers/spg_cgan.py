@@ -1,0 +1,131 @@
+"""SPG, stage II: a conditional GAN learns to generate prompts from image features (SPG, Sec. 3.3 and Algorithm 1)."""
+
+import torch
+import torch.nn.functional as F
+from dassl.engine import TRAINER_REGISTRY
+from dassl.optim import build_lr_scheduler, build_optimizer
+from torch.utils.data import BatchSampler, RandomSampler
+
+from common.errors import UserError
+from trainers.modules.cgan import (
+    DISCRIMINATOR_SPECIAL,
+    GENERATOR_SPECIAL,
+    Discriminator,
+    Generator,
+    GradientNorms,
+    clip_gradients,
+)
+from trainers.modules.noise import image_noise
+from trainers.modules.paired_batches import PairedBatchSampler
+from trainers.modules.prompt_labels import load_prompt_label
+from trainers.prompt_trainer import PromptTrainer
+from trainers.spg_coop import check_shared_context
+from trainers.spg_labels import label_folder, label_origin
+
+
+@TRAINER_REGISTRY.register()
+class SPG_CGAN(PromptTrainer):
+    """Trains the generator against the prompt labels of the source domains; classifies by generated prompts."""
+
+    SETTINGS = "SPG"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        check_shared_context(cfg)
+        if cfg.TEST.N_PROMPTS < 1:
+            raise UserError(f"TEST.N_PROMPTS is {cfg.TEST.N_PROMPTS}; it takes at least one prompt for each image.")
+
+    def training_batches(self, batch_sampler, n_images):
+        second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)
+        return PairedBatchSampler(batch_sampler, second)
+
+    def build_prompt_model(self):
+        settings = self.settings
+        self.encoder = self.build_encoder(
+            n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, class_token_position=settings.CLASS_TOKEN_POSITION
+        )
+        context = self.encoder.n_ctx, self.encoder.ctx_dim
+        self.generator = self._register("generator", Generator(self.feat_dim, *context, settings.LATENT_DIM))
+        self.discriminator = self._register("discriminator", Discriminator(self.feat_dim, *context))
+
+        self.clip_gradients = settings.GRAD_CLIP and not (
+            set(self.dm.dataset.target_domains) & set(settings.GRAD_CLIP_OFF_TARGETS)
+        )
+        self.generator_norms = GradientNorms(
+            settings.G_WEIGHT_NORM, settings.G_BIAS_NORM, settings.G_LAST_BIAS_NORM, GENERATOR_SPECIAL
+        )
+        self.discriminator_norms = GradientNorms(
+            settings.D_WEIGHT_NORM, settings.D_BIAS_NORM, settings.D_ENDS_NORM, DISCRIMINATOR_SPECIAL
+        )
+
+    def _register(self, name, network):
+        network.to(self.device)
+        optimizer = build_optimizer(network, self.cfg.OPTIM)
+        self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
+        return network
+
+    def before_train(self):
+        self.labels = self.load_labels()
+        super().before_train()
+
+    def load_labels(self):
+        """Prompt labels of the source domains: (number of all domains, n_ctx, D), NaN for every other domain.
+
+        Raises:
+            UserError: one is missing or does not fit this run.
+        """
+        dataset, folder = self.dm.dataset, label_folder(self.cfg)
+        labels = torch.full((len(dataset.domains), self.encoder.n_ctx, self.encoder.ctx_dim), float("nan"))
+        for domain in dataset.source_domains:
+            path = folder.find(domain, dataset.code(domain))
+            if path is None:
+                raise UserError(
+                    f"The prompt label of source domain {domain} is missing: no {folder.file_for(domain)}. Train it "
+                    f"with --trainer SPG_CoOp --source-domains {domain} --target-domains {domain}, use --trainer SPG, "
+                    "which trains the missing ones, or name another folder or seed (TRAINER.SPG.LABEL_DIR, LABEL_SEED)."
+                )
+            index = list(dataset.domains).index(domain)
+            origin = label_origin(self, [item for item in dataset.train_x if item.domain == index])
+            labels[index] = load_prompt_label(path, *labels.shape[1:], origin)
+            print(f"Prompt label of {domain}: {path}")
+        return labels.to(self.device)
+
+    def forward_backward(self, batch):
+        features = self.batch_features(batch)
+        n = len(features) // 2
+        features, independent = features[:n], features[n:]
+        labels = self.labels[batch["domain"][:n].to(self.device)]
+        real, fake = torch.ones(n, 1, device=self.device), torch.zeros(n, 1, device=self.device)
+
+        generated = self.generator(independent)
+        loss_d = F.mse_loss(self.discriminator(labels, features), real)
+        loss_d = loss_d + F.mse_loss(self.discriminator(generated.detach(), independent), fake)
+        self._update("discriminator", self.discriminator, self.discriminator_norms, loss_d)
+
+        loss_g = F.mse_loss(self.discriminator(generated, independent), real)
+        self._update("generator", self.generator, self.generator_norms, loss_g)
+        return {"loss_d": loss_d.item(), "loss_g": loss_g.item()}
+
+    def _update(self, name, network, norms, loss):
+        self.model_zero_grad(name)
+        self.model_backward(loss)
+        if self.clip_gradients:
+            clip_gradients(network, norms)
+        self.model_update(name)
+
+    def contexts(self, features, indices, draw=0):
+        """Generate one context for each image: (B, E) features, B indices -> (B, n_ctx, D)."""
+        noise = image_noise(self.cfg.SEED, indices, self.generator.latent_dim, draw)
+        return self.generator(features, noise.to(features))
+
+    def text_features(self, features, indices, draw=0):
+        return self.encoder(self.contexts(features, indices, draw))
+
+    def predict(self, features, indices):
+        draws = range(self.cfg.TEST.N_PROMPTS)
+        return sum(self._predict_once(features, indices, draw) for draw in draws) / len(draws)
+
+    def _predict_once(self, features, indices, draw):
+        with self.autocast():
+            text_features = self.text_features(features, indices, draw)
+        return self.logits(features, text_features)

@@ -1,0 +1,46 @@
+"""SPG, stage I: the prompt label of a source domain, learned by CoOp on that domain alone (SPG, Sec. 3.2)."""
+
+from dassl.engine import TRAINER_REGISTRY
+
+from common.errors import UserError
+from trainers.coop import CoOp
+from trainers.spg_labels import label_folder, label_origin
+from trainers.modules.prompt_labels import save_prompt_label
+
+
+@TRAINER_REGISTRY.register()
+class SPG_CoOp(CoOp):
+    """CoOp on one domain; the context of its best validation epoch is written as the domain's prompt label."""
+
+    SETTINGS = "SPG"
+
+    def check_cfg(self, cfg):
+        super().check_cfg(cfg)
+        check_shared_context(cfg)
+
+    def build_data_loader(self):
+        super().build_data_loader()
+        domains = self.dm.dataset.source_domains
+        if len(domains) != 1:
+            raise UserError(
+                f"SPG_CoOp learns the prompt label of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
+                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer SPG, which trains "
+                "the labels of all source domains."
+            )
+
+    def after_train(self):
+        super().after_train()
+        if self.cfg.TEST.FINAL_MODEL == "best_val":
+            self.load_model(self.output_dir)
+        path = label_folder(self.cfg).file_for(self.dm.dataset.source_domains[0])
+        save_prompt_label(path, self.model.ctx, label_origin(self, self.dm.dataset.train_x))
+        print(f"Prompt label written to {path}")
+
+
+def check_shared_context(cfg):
+    """Raise UserError if contexts are to be class-specific."""
+    if cfg.TRAINER.SPG.CSC:
+        raise UserError(
+            "TRAINER.SPG.CSC is True, but a prompt label is one context for all classes. Set it to False, or use "
+            "--trainer CoOp with TRAINER.COOP.CSC True."
+        )

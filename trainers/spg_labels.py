@@ -1,0 +1,40 @@
+"""Where a run's prompt labels are, and what they have to be made from, by its config and data."""
+
+import hashlib
+from pathlib import Path
+
+from trainers.modules.clip_backbone import backbone_label, weights_fingerprint
+from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
+
+
+def dataset_label(cfg):
+    """The data set's name in folders: "SPG_PACS" -> "PACS"; a FolderDG goes by its folder's name."""
+    name = cfg.DATASET.NAME.removeprefix("SPG_")
+    return Path(cfg.DATASET.ROOT).resolve().name if name == "FolderDG" else name
+
+
+def label_folder(cfg):
+    """The LabelFolder of a run."""
+    spg = cfg.TRAINER.SPG
+    seed = cfg.SEED if spg.LABEL_SEED < 0 else spg.LABEL_SEED
+    return LabelFolder(spg.LABEL_DIR, dataset_label(cfg), backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
+
+
+def label_origin(trainer, train_items):
+    """The LabelOrigin of a label learned by `trainer`'s settings from `train_items` (one domain's training items)."""
+    digest = hashlib.sha256()
+    for entry in sorted(f"{item.label}/{Path(item.impath).name}\n" for item in train_items):
+        digest.update(entry.encode())
+    return LabelOrigin(
+        backbone_sha256=clip_sha256(trainer.clip_model),
+        classnames=tuple(trainer.dm.dataset.classnames),
+        class_token_position=trainer.settings.CLASS_TOKEN_POSITION,
+        data=digest.hexdigest(),
+    )
+
+
+def clip_sha256(clip_model):
+    """Fingerprint of a CLIP's weights, computed once for each model."""
+    if not hasattr(clip_model, "sha256"):
+        clip_model.sha256 = weights_fingerprint(clip_model)
+    return clip_model.sha256
