@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from common.config_keys import split_at_key
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.results import RESULTS_FILE
@@ -33,7 +34,13 @@ def parse_args(argv=None):
     parser.add_argument("--no-train", action="store_true", help="build everything, but do not train")
     parser.add_argument("--no-feature-cache", action="store_true", help="do not keep image features on disk")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, such as OPTIM.MAX_EPOCH 10")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    # argparse hands KEY VALUE pairs that follow a list of domains to that list.
+    for name in ("source_domains", "target_domains", "transforms"):
+        words, opts = split_at_key(getattr(args, name) or [])
+        setattr(args, name, words)
+        args.opts = opts + args.opts
+    return args
 
 
 def setup_cfg(args):
@@ -141,7 +148,8 @@ def run(args):
 
     import datasets  # noqa: F401 (registers the data sets)
     import trainers.coop
-    import trainers.spg  # noqa: F401 (registers SPG and both its stages)
+    import trainers.spg
+    import trainers.zsclip  # noqa: F401 (the imports register the trainers)
 
     check_device(args)
     check_names(cfg)
@@ -166,7 +174,8 @@ def user_errors():
     """The exceptions that are messages to the user: ours, and those of the bundled Dassl core."""
     import dassl.utils
 
-    return UserError, getattr(dassl.utils, "UserError", UserError)
+    # Dassl stops by FloatingPointError when a loss is not finite; its message says what to do.
+    return UserError, FloatingPointError, getattr(dassl.utils, "UserError", UserError)
 
 
 def main(argv=None):

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from common.config_keys import split_at_key  # noqa: E402
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.progress import progress  # noqa: E402
@@ -22,7 +22,6 @@ EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 DEFAULT_BACKBONE = "RN50"
 # SPG's config is that of its second stage; it names the first one's.
 CONFIG_FOLDERS = {"SPG": "SPG_CGAN"}
-KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+|SEED|VERBOSE|USE_CUDA|RESUME|OUTPUT_DIR")
 
 
 def parse_args(argv=None):
@@ -34,10 +33,10 @@ def parse_args(argv=None):
     parser.add_argument("trainer", help="SPG, SPG_CGAN, CoOp, ZeroshotCLIP ...")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="[dataset] [backbone] [KEY VALUE ...]")
     args = parser.parse_args(argv)
-    words = list(args.rest)
-    args.dataset = words.pop(0) if words and not KEY.fullmatch(words[0]) else None
-    args.backbone = words.pop(0) if words and not KEY.fullmatch(words[0]) else None
-    args.opts = words
+    words, args.opts = split_at_key(args.rest)
+    if len(words) > 2:
+        parser.error(f"expected a data set, a backbone and KEY VALUE pairs, found: {' '.join(words)}")
+    args.dataset, args.backbone = [*words, None, None][:2]
     return args
 
 

@@ -20,3 +20,65 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("needs ../shared (real PACS images and published files), which is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory):
+    """A file with a tiny CLIP of random weights: ModifiedResNet, 32 px, E = 32, text width 64."""
+    import torch
+    from plain_clip import tiny_clip
+
+    path = tmp_path_factory.mktemp("clip") / "tiny.pt"
+    torch.save(tiny_clip().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """30 images: 3 domains (tints) x 2 classes (stripes across or down) x 5."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("data") / "stripes"
+    rng = np.random.default_rng(0)
+    for domain, tint in {"blue": 2, "green": 1, "red": 0}.items():
+        for classname in ("across", "down"):
+            folder = root / domain / classname
+            folder.mkdir(parents=True)
+            for i in range(5):
+                stripes = 255 * (np.arange(40) // (3 + i) % 2)
+                image = rng.integers(0, 60, (40, 40, 3))
+                image[..., tint] = stripes[:, None] if classname == "across" else stripes[None, :]
+                Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def train(tmp_path, image_folder, clip_file, monkeypatch):
+    """Run train.py's main on the 30 images: train("SPG", "red", "KEY", "VALUE", flags=[...]) -> exit code.
+
+    Works in tmp_path; the run's folder is tmp_path / "run".
+    """
+    import train as command
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(trainer, target, *opts, flags=()):
+        stdout, stderr = sys.stdout, sys.stderr
+        try:
+            return command.main(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
+        finally:  # Dassl's logger takes the place of stdout
+            sys.stdout, sys.stderr = stdout, stderr
+
+    return run
+
+
+def command_line(trainer, target, *opts, flags=(), root="data", clip="tiny.pt"):
+    """Arguments of train.py for a quick run on a folder of images."""
+    config = "SPG_CoOp" if trainer in ("SPG_CoOp", "CoOp") else "SPG_CGAN"
+    arguments = ["--trainer", trainer, "--root", str(root), "--backbone", str(clip), "--seed", "1"]
+    arguments += ["--dataset-config-file", str(REPOSITORY / "configs/datasets/folder.yaml")]
+    arguments += ["--config-file", str(REPOSITORY / f"configs/trainers/{config}/default.yaml")]
+    arguments += ["--target-domains", target, "--output-dir", "run", *flags]
+    arguments += ["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "8", "OPTIM.MAX_EPOCH", "2"]
+    return [*arguments, "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", *opts]

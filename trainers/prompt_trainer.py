@@ -214,7 +214,13 @@ class PromptTrainer(TrainerX):
 
     def before_train(self):
         super().before_train()
-        self.started = time.time()
+        self.epoch_bar = progress(
+            total=self.max_epoch,
+            initial=self.start_epoch,
+            description=f"{self.cfg.TRAINER.NAME} ({', '.join(self.dm.dataset.source_domains)})",
+            unit="epoch",
+            beside_lines=False,
+        )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
 
@@ -237,6 +243,8 @@ class PromptTrainer(TrainerX):
             if accuracy > self.best_result:
                 self.best_result, self.best_epoch = accuracy, self.epoch + 1
                 self.save_model(self.epoch, self.output_dir, val_result=accuracy, model_name="model-best.pth.tar")
+            self.epoch_bar.set_postfix(val=f"{accuracy:.1f} %")
+        self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
         self._remove_checkpoint(self.epoch)  # of the epoch before: epochs are counted from 1 in file names
 
@@ -249,6 +257,7 @@ class PromptTrainer(TrainerX):
             Path(self.output_dir, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
 
     def after_train(self):
+        self.epoch_bar.close()
         super().after_train()
         if "test" in self.metrics:
             self.write_results()
@@ -269,7 +278,8 @@ class PromptTrainer(TrainerX):
         features = self.split_features(loader, split)
         labels = torch.tensor([item.label for item in loader.dataset.data_source])
         batch_size = loader.batch_size
-        for start in progress(range(0, len(labels), batch_size), description=f"Classifying {split}", unit="batch"):
+        starts = range(0, len(labels), batch_size)
+        for start in progress(starts, description=f"Classifying {split}", unit="batch", beside_lines=False):
             indices = range(start, min(start + batch_size, len(labels)))
             chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
             self.evaluator.process(self.predict(chunk, indices), labels[start : indices.stop].to(self.device))

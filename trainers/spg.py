@@ -5,6 +5,7 @@ import os
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 
+from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from trainers.config import extend_cfg
 from trainers.spg_cgan import SPG_CGAN
@@ -37,19 +38,21 @@ class SPG(SPG_CGAN):
         cfg.SEED = label_folder(self.cfg).seed
         cfg.TEST.NO_TEST = True
         cfg.RESUME = ""
+        cfg.VERBOSE = False
         cfg.freeze()
         return cfg
 
 
 def stage1_optim(path):
-    """The OPTIM section of a stage I config file.
+    """The OPTIM section of a stage I config file; a relative path is looked up here, then in the repository.
 
     Raises:
         UserError: there is no such file.
     """
-    if not os.path.isfile(path):
+    found = [candidate for candidate in (path, REPOSITORY / path) if os.path.isfile(candidate)]
+    if not found:
         raise UserError(f"TRAINER.SPG.STAGE1_CONFIG_FILE names {path}, which is not there.")
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    cfg.merge_from_file(path)
+    cfg.merge_from_file(str(found[0]))
     return cfg.OPTIM

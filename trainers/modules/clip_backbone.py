@@ -3,7 +3,6 @@
 import hashlib
 import pickle
 import warnings
-import zipfile
 from pathlib import Path
 
 import torch
@@ -12,14 +11,14 @@ from clip.model import build_model
 from torch import nn
 
 from common.errors import UserError
+from trainers.modules.tensor_files import read_tensors
 from trainers.modules.torchscript_weights import is_torchscript, torchscript_state_dict
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 DEFAULT_ROOT = "~/.cache/clip"
 # What OpenAI's archives carry beside the weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-# What reading a file that is damaged, or something else altogether, can raise.
-DAMAGED = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, zipfile.BadZipFile)
+MEND = "Accepted: a state_dict of clip.model.CLIP saved by torch.save, or OpenAI's TorchScript archive."
 
 
 def load_clip(name_or_path, device="cpu", precision="fp32", root=DEFAULT_ROOT):
@@ -101,23 +100,17 @@ def weights_fingerprint(module):
 
 
 def _read_state_dict(path):
-    try:
-        if is_torchscript(path):
+    if is_torchscript(path):
+        try:
             state_dict = torchscript_state_dict(path)
-        else:
-            state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"Backbone file {path} holds more than weights and might run code when opened, so it is refused. Save its "
-            "state_dict with torch.save(model.state_dict(), path) and use that file."
-        ) from error
-    except DAMAGED as error:
-        raise UserError(
-            f"Backbone file {path} cannot be read: it is damaged or neither a state_dict nor a TorchScript archive "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})."
-        ) from error
+        except pickle.UnpicklingError as error:
+            raise UserError(f"Backbone file {path} is refused: {error}, and might run code. {MEND}") from error
+        except Exception as error:  # a damaged pickle can end in any kind of exception
+            raise UserError(f"Backbone file {path} is a damaged TorchScript archive ({error!r}). {MEND}") from error
+    else:
+        state_dict = read_tensors(path, "Backbone file", MEND)
     if not isinstance(state_dict, dict):
-        raise UserError(f"Backbone file {path} holds a {type(state_dict).__name__}; accepted: a CLIP state_dict.")
+        raise UserError(f"Backbone file {path} holds a {type(state_dict).__name__}. {MEND}")
     return {key: value for key, value in state_dict.items() if key.rpartition(".")[2] not in NOT_WEIGHTS}
 
 
@@ -127,8 +120,7 @@ def _build(state_dict, path, device, precision):
     except (KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
         raise UserError(
             f"Backbone file {path} is no CLIP in OpenAI's format ({len(state_dict)} entries; {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'incomplete'}). Accepted: a state_dict with the keys of "
-            "clip.model.CLIP, or OpenAI's TorchScript archive."
+            f"{str(error).splitlines()[0] if str(error) else 'incomplete'}). {MEND}"
         ) from error
     precision = effective_precision(precision, device)
     if precision in ("fp16", "bf16"):

@@ -89,9 +89,7 @@ class FeatureCache:
         try:
             # Filled in memory-mapped form, so that a data set need not fit into memory.
             with atomic_write(path) as handle:
-                mapped = np.lib.format.open_memmap(handle.name, mode="w+", dtype=np.float32, shape=tuple(shape))
-                # A full disk must say so here: written to through the map, it would kill the process.
-                os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+                mapped = _map_npy(handle, tuple(shape))
                 array = self._compute(mapped, compute, description, f"cached in {path}")
                 mapped.flush()
                 record = {"version": CACHE_VERSION, "crc32": _checksum(mapped), "of": description}
@@ -183,6 +181,17 @@ class RandomViews(Dataset):
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         return item
+
+
+def _map_npy(handle, shape):
+    """A float32 array of zeros mapped onto an empty file, in NumPy's format."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, header)
+    handle.flush()
+    start = handle.tell()
+    # A full disk must say so here: written to through the map, it would kill the process.
+    os.posix_fallocate(handle.fileno(), start, int(np.prod(shape)) * 4)
+    return np.memmap(handle, np.float32, "r+", start, shape)
 
 
 def _checksum(array):

@@ -4,8 +4,6 @@
     <label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt the authors': a bare (n_ctx, D) tensor
 """
 
-import pickle
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 
 from common.errors import UserError
 from common.files import atomic_write
+from trainers.modules.tensor_files import read_tensors
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,7 @@ def load_prompt_label(path, n_ctx, ctx_dim, origin):
         UserError: the file is damaged, no prompt label, of another shape, or made from something else.
     """
     remove = f"Delete {path} to have it trained anew, or choose another TRAINER.SPG.LABEL_DIR."
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise UserError(f"Prompt label {path} cannot be read; it is damaged or holds more than a tensor. {remove}") from error
+    content = read_tensors(path, "Prompt label", remove)
     made_from = content.get("made_from") if isinstance(content, dict) else None
     ctx = content.get("ctx") if isinstance(content, dict) else content
     if not isinstance(ctx, torch.Tensor) or not (made_from is None or isinstance(made_from, dict)):

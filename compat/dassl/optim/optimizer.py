@@ -1,0 +1,76 @@
+"""Optimizers from the configuration."""
+
+import warnings
+
+import torch
+from torch import nn
+
+from dassl.utils.errors import UserError
+from dassl.utils.registry import check_availability
+
+AVAI_OPTIMS = ("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw")
+
+
+def build_optimizer(model, optim_cfg, param_groups=None):
+    """Build the optimizer that ``optim_cfg.NAME`` names.
+
+    Args:
+        model: an nn.Module, or an iterable of its parameters.
+        optim_cfg: the node ``cfg.OPTIM``.
+        param_groups: parameters or groups to use instead of all parameters of ``model``; not with STAGED_LR.
+
+    Raises:
+        UserError: unknown optimizer; STAGED_LR without a module, or with layers that the model does not have.
+    """
+    check_availability(optim_cfg.NAME, AVAI_OPTIMS, "optimizer (OPTIM.NAME)")
+    if optim_cfg.STAGED_LR:
+        if param_groups is not None:
+            raise UserError(
+                "OPTIM.STAGED_LR makes its own parameter groups: set it to False to give param_groups."
+            )
+        param_groups = _staged(model, optim_cfg)
+    elif param_groups is None:
+        param_groups = model.parameters() if isinstance(model, nn.Module) else model
+
+    common = {"lr": optim_cfg.LR, "weight_decay": optim_cfg.WEIGHT_DECAY}
+    betas = (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)
+    if optim_cfg.NAME in ("adam", "amsgrad"):
+        return torch.optim.Adam(param_groups, betas=betas, amsgrad=optim_cfg.NAME == "amsgrad", **common)
+    if optim_cfg.NAME == "adamw":
+        return torch.optim.AdamW(param_groups, betas=betas, **common)
+    if optim_cfg.NAME == "radam":
+        # Dassl's RAdam decays the weights apart from the gradient, as AdamW does.
+        return torch.optim.RAdam(param_groups, betas=betas, decoupled_weight_decay=True, **common)
+    if optim_cfg.NAME == "rmsprop":
+        return torch.optim.RMSprop(
+            param_groups, momentum=optim_cfg.MOMENTUM, alpha=optim_cfg.RMSPROP_ALPHA, **common
+        )
+    return torch.optim.SGD(
+        param_groups,
+        momentum=optim_cfg.MOMENTUM,
+        dampening=optim_cfg.SGD_DAMPNING,
+        nesterov=optim_cfg.SGD_NESTEROV,
+        **common,
+    )
+
+
+def _staged(model, optim_cfg):
+    """Two groups: the children in NEW_LAYERS at LR, all others at LR * BASE_LR_MULT."""
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            "OPTIM.STAGED_LR needs a module, to find NEW_LAYERS by name; parameters alone were given."
+        )
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    new_layers = optim_cfg.NEW_LAYERS
+    new_layers = {new_layers} if isinstance(new_layers, str) else set(new_layers)
+    if not new_layers:
+        warnings.warn(
+            "OPTIM.NEW_LAYERS is empty: with STAGED_LR all layers learn at BASE_LR_MULT", stacklevel=3
+        )
+    children = dict(model.named_children())
+    for name in new_layers:
+        check_availability(name, children, "layer (OPTIM.NEW_LAYERS)")
+    base = [p for name, child in children.items() if name not in new_layers for p in child.parameters()]
+    new = [p for name, child in children.items() if name in new_layers for p in child.parameters()]
+    return [{"params": base, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": new}]

@@ -1,0 +1,191 @@
+"""Files, images, seeds: the small tools."""
+
+import contextlib
+import json
+import os
+import os.path as osp
+import platform
+import random
+import tempfile
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .errors import UserError
+from .registry import check_availability
+
+__all__ = [
+    "atomic_write",
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "listdir_nohidden",
+    "mkdir_if_missing",
+    "read_image",
+    "read_json",
+    "set_random_seed",
+    "tolist_if_not",
+    "write_json",
+]
+
+
+def mkdir_if_missing(dirname):
+    """Make a folder and its parents; one that exists stays as it is."""
+    if dirname:
+        os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath):
+    """Return whether ``fpath`` is a file; warn if it is not."""
+    isfile = osp.isfile(fpath)
+    if not isfile:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return isfile
+
+
+def listdir_nohidden(path, sort=False):
+    """Return the names in a folder that do not start with a dot.
+
+    Args:
+        path (str): the folder.
+        sort (bool): sort the names; otherwise their order is the file system's.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    try:
+        names = [name for name in os.listdir(path) if not name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"Folder not found: {path}. Is DATASET.ROOT right, and the dataset unpacked?"
+        ) from None
+    return sorted(names) if sort else names
+
+
+@contextlib.contextmanager
+def atomic_write(fpath, mode="wb"):
+    """Open a file beside ``fpath`` that takes its place, whole and on disk, if the block ends without error.
+
+    Args:
+        fpath (str): the file to write; its folder is made.
+        mode (str): ``"wb"``, or ``"w"`` for UTF-8 text.
+
+    Yields:
+        the open file.
+    """
+    fpath = osp.abspath(fpath)
+    folder, name = osp.split(fpath)
+    mkdir_if_missing(folder)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        # mkstemp makes a file that only its owner can read; give it the usual permissions.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, fpath)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_json(fpath):
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        with open(fpath, encoding="utf-8") as handle:
+            return json.load(handle)
+    except FileNotFoundError:
+        raise UserError(f"File not found: {fpath}") from None
+    except ValueError as error:
+        raise UserError(f"{fpath} is not a JSON file: {error}. Download or make it again.") from error
+
+
+def write_json(obj, fpath):
+    """Write ``obj`` as indented JSON; the folder is made, and the file is either whole or not there."""
+    with atomic_write(fpath, "w") as handle:
+        json.dump(obj, handle, indent=4, separators=(",", ": "))
+
+
+def read_image(path):
+    """Read an image file of any mode as RGB.
+
+    Transparency is dropped, as Dassl does: the colours are those stored under it. 16-bit and 32-bit
+    grayscale is scaled to 8 bits.
+
+    Args:
+        path (str): the file.
+
+    Returns:
+        a PIL image in mode RGB, whose file is closed.
+
+    Raises:
+        UserError: the file is missing or is not a whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(image)
+    except FileNotFoundError:
+        raise UserError(
+            f"Image not found: {path}. Check DATASET.ROOT, and that the dataset is unpacked completely."
+        ) from None
+    except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...
+        raise UserError(
+            f"Cannot read the image {path}: {type(error).__name__}: {error}. Download it again, or remove it."
+        ) from error
+
+
+def _to_rgb(image):
+    if image.mode == "RGB":
+        return image
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # PIL would clip every value above 255 to white.
+        levels = np.clip(np.asarray(image, dtype=np.int64) // 256, 0, 255)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def set_random_seed(seed):
+    """Seed python, numpy and torch, on the CPU and on every GPU."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed_all(seed)
+
+
+def collect_env_info():
+    """Return a few lines on the software and the hardware, for the log."""
+    import torchvision
+
+    info = {
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+        "PyTorch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "Pillow": Image.__version__,
+        "NumPy": np.__version__,
+        "CPUs": os.cpu_count(),
+        "CUDA": "none",
+    }
+    if torch.cuda.is_available():
+        info["CUDA"] = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            info[f"GPU {index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return "\n".join(f"{key}: {value}" for key, value in info.items())
+
+
+def tolist_if_not(x):
+    """Return ``x`` if it is a list, otherwise a list that holds it."""
+    return x if isinstance(x, list) else [x]

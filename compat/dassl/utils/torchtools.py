@@ -1,0 +1,207 @@
+"""Checkpoints and parameters."""
+
+import os.path as osp
+import shutil
+import warnings
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from .checkpoint_file import read_checkpoint_file
+from .errors import UserError
+from .tools import atomic_write
+
+__all__ = [
+    "count_num_param",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "open_all_layers",
+    "open_specified_layers",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+]
+
+NEWEST = "checkpoint"
+BEST = "model-best.pth.tar"
+
+
+def _without_module(state_dict):
+    """Strip the ``module.`` that nn.DataParallel puts before every key."""
+    return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())
+
+
+def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
+    """Save a checkpoint; a run that is killed meanwhile leaves the former files whole.
+
+    Writes ``<save_dir>/model.pth.tar-<epoch>`` (or ``<save_dir>/<model_name>``) and names it in the text file
+    ``<save_dir>/checkpoint``.
+
+    Args:
+        state (dict): holds ``state_dict`` and ``epoch`` (the number of finished epochs), and may hold
+            ``optimizer``, ``scheduler`` and ``val_result``: plain data that loads without running code.
+        save_dir (str): the folder; it is made.
+        is_best (bool): also save it as ``model-best.pth.tar``.
+        remove_module_from_keys (bool): strip the ``module.`` of nn.DataParallel from the keys.
+        model_name (str): the name of the file; empty: after the epoch.
+    """
+    if remove_module_from_keys:
+        state = {**state, "state_dict": _without_module(state["state_dict"])}
+    model_name = model_name or f"model.pth.tar-{state['epoch']}"
+    fpath = osp.join(save_dir, model_name)
+    with atomic_write(fpath) as handle:
+        torch.save(state, handle)
+    print(f"Checkpoint saved to {fpath}")
+    with atomic_write(osp.join(save_dir, NEWEST), "w") as handle:
+        handle.write(f"{model_name}\n")
+    if is_best:
+        best = osp.join(save_dir, BEST)
+        with open(fpath, "rb") as source, atomic_write(best) as handle:
+            shutil.copyfileobj(source, handle)
+        print(f'Best checkpoint saved to "{best}"')
+
+
+def load_checkpoint(fpath):
+    """Load a checkpoint, its tensors on the CPU.
+
+    Args:
+        fpath (str): the file; also one written by Dassl.pytorch.
+
+    Returns:
+        dict: what was saved.
+
+    Raises:
+        UserError: the file is missing, damaged, or would run code on loading.
+    """
+    if fpath is None:
+        raise ValueError("The path of the checkpoint is None")
+    return read_checkpoint_file(fpath)
+
+
+def newest_checkpoint(fdir):
+    """Return the file that ``<fdir>/checkpoint`` names, or None if there is no such text file."""
+    try:
+        with open(osp.join(fdir, NEWEST), encoding="utf-8") as handle:
+            return osp.join(fdir, handle.readline().strip())
+    except FileNotFoundError:
+        return None
+
+
+def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
+    """Load model, optimizer and scheduler from the newest checkpoint in a folder.
+
+    Args:
+        fdir (str): a folder in which :func:`save_checkpoint` saved.
+        model (nn.Module): gets the weights.
+        optimizer, scheduler: get their state, where given and saved.
+
+    Returns:
+        int: the epoch to start from, counted from 0.
+
+    Raises:
+        UserError: no checkpoint there, or one that cannot be loaded or does not fit the model.
+    """
+    fpath = newest_checkpoint(fdir)
+    if fpath is None:
+        raise UserError(f"No checkpoint to resume from: {osp.join(fdir, NEWEST)} does not exist.")
+    return restore(fpath, model, optimizer, scheduler)
+
+
+def restore(fpath, model, optimizer=None, scheduler=None):
+    """Like :func:`resume_from_checkpoint`, from one file."""
+    print(f'Loading checkpoint from "{fpath}"')
+    checkpoint = load_checkpoint(fpath)
+    load_weights(model, checkpoint["state_dict"], fpath)
+    print("Loaded model weights")
+    if optimizer is not None and checkpoint.get("optimizer") is not None:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        print("Loaded optimizer")
+    if scheduler is not None and checkpoint.get("scheduler") is not None:
+        scheduler.load_state_dict(checkpoint["scheduler"])
+        print("Loaded scheduler")
+    print(f"Previous epoch: {checkpoint['epoch']}")
+    return checkpoint["epoch"]
+
+
+def load_weights(model, state_dict, fpath):
+    """``model.load_state_dict(state_dict)`` with an error that names the file.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights in {fpath} do not fit the model. They come from other settings (backbone, context "
+            f"length, classes ...): use those, or another folder. {error}"
+        ) from error
+
+
+def load_pretrained_weights(model, weight_path):
+    """Load those weights of a file that fit the model by name and shape, and say which were left out.
+
+    Args:
+        model (nn.Module): gets the weights.
+        weight_path (str): a state_dict or a checkpoint that holds one.
+
+    Raises:
+        UserError: the file is missing, damaged, or would run code on loading.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    saved = _without_module(checkpoint.get("state_dict", checkpoint))
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    own = model.state_dict()
+    fitting = {key: value for key, value in saved.items() if key in own and own[key].shape == value.shape}
+    if not fitting:
+        warnings.warn(
+            f'Cannot load "{weight_path}": none of its {len(saved)} weights fits the model by name and shape '
+            f"(file: {', '.join(list(saved)[:3])} ...; model: {', '.join(list(own)[:3])} ...)",
+            stacklevel=2,
+        )
+        return
+    model.load_state_dict(fitting, strict=False)
+    print(f'Successfully loaded pretrained weights from "{weight_path}"')
+    discarded = [key for key in saved if key not in fitting]
+    if discarded:
+        print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+def count_num_param(model=None, params=None):
+    """Return the number of parameters of ``model``, or in ``params`` (tensors, or an optimizer's groups)."""
+    if model is not None:
+        return sum(p.numel() for p in model.parameters())
+    if params is None:
+        raise ValueError("either model or params must be given")
+    return sum(sum(q.numel() for q in p["params"]) if isinstance(p, dict) else p.numel() for p in params)
+
+
+def open_all_layers(model):
+    """Make all parameters trainable and set the model to training mode."""
+    model.train()
+    model.requires_grad_(True)
+
+
+def open_specified_layers(model, open_layers):
+    """Train some children of ``model`` only; all others are frozen and in evaluation mode.
+
+    Args:
+        model (nn.Module): the model.
+        open_layers (str or list of str): names of its direct children.
+
+    Raises:
+        UserError: the model has no such child.
+    """
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    open_layers = [open_layers] if isinstance(open_layers, str) else list(open_layers)
+    children = dict(model.named_children())
+    for name in open_layers:
+        if name not in children:
+            raise UserError(f"The model has no layer {name!r}. Accepted: {', '.join(children)}.")
+    for name, child in children.items():
+        child.train(name in open_layers)
+        child.requires_grad_(name in open_layers)

@@ -1,0 +1,414 @@
+"""The base of all domain generalization datasets: from names of domains to lists of images."""
+
+import hashlib
+import os
+import random
+from functools import cached_property
+from pathlib import Path
+
+from dassl.data.datasets import DatasetBase, Datum
+
+from common.errors import UserError
+from common.files import is_writable
+from common.progress import progress
+from datasets import names
+from datasets.layouts import SPLIT_FOLDER, check_root, locate
+from datasets.listing import class_folders, list_images
+from datasets.messages import some, warn
+from datasets.splits import Image, match_split, read_split, seeded_split, write_split
+
+TEST_SUBSETS = ("all", "published")
+
+
+class DomainGeneralizationDataset(DatasetBase):
+    """Images of the same classes in several domains; trained on some domains, tested on others.
+
+    ``train_x`` and ``val`` are the train and val splits of the source domains, ``test`` is all images of the
+    target domains. Labels, domain labels and names are the same in every layout. A subclass only says what
+    its set looks like:
+
+    Class attributes:
+        dataset_dir (str): short name of the set, for folders.
+        domains (list of str): full names of all domains, sorted; a domain's index here is its domain label.
+        codes (list of str): the published code of each domain.
+        classes (list of str): class names as prompts have them, sorted; None: those that the folders show.
+        n_classes (int): number of classes, checked where ``classes`` is None; None: any.
+        class_aliases (dict): from names of class folders to class names, where these are not their spelling.
+        layouts (list of datasets.layouts.Layout): accepted layouts, the preferred first.
+        image_counts (dict): known number of images of each domain; other numbers are reported.
+        skipped (set of str): images known to be wrong, as ``"<domain>/<class>/<file name>"``.
+        absent_classes (bool): whether a domain may have no folder for a class.
+        splits_cover_all (bool): whether train and val split together are all images of a domain. If not, a
+            target domain is tested on all its images, unless DATASET.TEST_SUBSET is "published".
+
+    Attributes:
+        source_domains, target_domains (list of str): full names.
+        test_subset (str): "all", or "published" (test on train and val split only).
+        layout (datasets.layouts.Layout): the one in use.
+        dataset_dir (str): the set's own folder.
+        split_files (dict): from domain to the split file in use.
+        fingerprint (str): sha256 of which images are in which split.
+
+    Args:
+        cfg: the configuration; read are DATASET.ROOT, SOURCE_DOMAINS, TARGET_DOMAINS, NUM_SHOTS, TEST_SUBSET,
+            and SEED (few-shot only), OUTPUT_DIR (split files if the data root is read-only), VERBOSE.
+
+    Raises:
+        UserError: anything about domains, folders or split files that the user can mend.
+    """
+
+    dataset_dir = ""
+    domains = []
+    codes = []
+    classes = None
+    n_classes = None
+    class_aliases = {}
+    layouts = []
+    image_counts = {}
+    skipped = frozenset()
+    absent_classes = False
+    splits_cover_all = True
+
+    # --- what launchers ask, without listing images ---
+
+    @classmethod
+    def list_domains(cls, root=""):
+        """Full names of all domains, sorted; a set that may be any folder looks them up in ``root``."""
+        return list(cls.domains)
+
+    @classmethod
+    def list_codes(cls, root=""):
+        """The codes of :meth:`list_domains`, in the same order."""
+        return list(cls.codes)
+
+    @classmethod
+    def resolve_domains(cls, root="", source_domains=(), target_domains=()):
+        """Full names of the source and target domains that a configuration names by name or code.
+
+        Args:
+            root (str): DATASET.ROOT; looked at only by a set that may be any folder.
+            source_domains (sequence): DATASET.SOURCE_DOMAINS; empty: all domains but the targets.
+            target_domains (sequence): DATASET.TARGET_DOMAINS.
+
+        Returns:
+            two lists of str.
+
+        Raises:
+            UserError: no target; an unknown domain; a domain named twice; no source is left.
+        """
+        return names.resolve_domains(
+            cls.__name__,
+            cls.list_domains(root),
+            cls.list_codes(root),
+            cls._domain_aliases(),
+            source_domains,
+            target_domains,
+        )
+
+    @classmethod
+    def data_root(cls, cfg):
+        """DATASET.ROOT as an absolute path; a set that makes its own images makes them here.
+
+        Raises:
+            UserError: it is not set, or not a folder.
+        """
+        return check_root(cfg.DATASET.ROOT)
+
+    @classmethod
+    def locate(cls, root, verbose=True):
+        """The :class:`datasets.layouts.Location` of the set below ``root``.
+
+        Raises:
+            UserError: it is not there.
+        """
+        return locate(root, cls.__name__, cls.domains, cls.layouts, verbose)
+
+    @classmethod
+    def class_name(cls, folder):
+        """The name of the class whose folder is called ``folder``."""
+        return cls.class_aliases.get(folder) or names.class_name(folder)
+
+    @staticmethod
+    def split_sizes(n):
+        """Numbers of training and validation images out of ``n``: 70 % and the rest.
+
+        Rounded to the nearest, halves to even: so the published PACS splits are.
+        """
+        n_train = round(0.7 * n)
+        return n_train, n - n_train
+
+    @classmethod
+    def _domain_aliases(cls):
+        return [
+            alias
+            for layout in cls.layouts
+            if layout.domain_folders
+            for alias in zip(layout.domain_folders, cls.domains, strict=True)
+        ]
+
+    # --- what trainers ask ---
+
+    def __init__(self, cfg):
+        self.test_subset = getattr(cfg.DATASET, "TEST_SUBSET", "all")
+        if self.test_subset not in TEST_SUBSETS:
+            accepted = ", ".join(TEST_SUBSETS)
+            raise UserError(f"DATASET.TEST_SUBSET is {self.test_subset!r}. Accepted: {accepted}.")
+        root = self.data_root(cfg)
+        self.domains, self.codes = self.list_domains(root), self.list_codes(root)
+        self.source_domains, self.target_domains = self.resolve_domains(
+            root, cfg.DATASET.SOURCE_DOMAINS, cfg.DATASET.TARGET_DOMAINS
+        )
+        both = set(self.source_domains) & set(self.target_domains)
+        if both and self.source_domains != self.target_domains:
+            warn(f"{some(sorted(both))} is a source and a target domain: test images are trained on.")
+        used = [domain for domain in self.domains if domain in {*self.source_domains, *self.target_domains}]
+
+        location = self.locate(root, cfg.VERBOSE)
+        self.layout = location.layout
+        self.dataset_dir = str(location.folder)
+        self._domain_dirs = location.domain_dirs
+        if cfg.VERBOSE:
+            print(f"{self._name}: {location.images_dir} ({self.layout.name} layout)")
+        self._check_domain_folders(used, location)
+        # Where the folders say which classes there are, those of unused domains count as well: labels must
+        # not depend on the choice of domains.
+        folders = {
+            domain: class_folders(self._domain_dirs[domain], self.layout.parts, self.class_name)
+            for domain in (used if self.classes else sorted(self._domain_dirs))
+        }
+        self._class_names = self._check_classes(folders, used)
+        self._labels = {classname: label for label, classname in enumerate(self._class_names)}
+
+        self.split_files = {}
+        train_x, val, test, counts = [], [], [], {}
+        for domain in progress(used, description=f"Listing {self._name}", unit="domain"):
+            images = self._list_images(domain, folders[domain])
+            counts[domain] = sum(map(len, images.values()))
+            needed_for_test = domain in self.target_domains and self._test_on_splits
+            train, validation = [], []
+            if domain in self.source_domains or needed_for_test:
+                train, validation = self._split(domain, images, cfg)
+            if domain in self.source_domains:
+                self._report_empty_classes(domain, images)
+                shots = cfg.DATASET.NUM_SHOTS
+                train_x += self._few_shots(self._data(domain, train), shots, cfg.SEED)
+                # CoOp chooses the epoch of a few-shot run on at most 4 images of each class.
+                val += self._few_shots(self._data(domain, validation), min(shots, 4), cfg.SEED)
+            if needed_for_test:
+                test += self._data(domain, dict.fromkeys([*train, *validation]))
+            elif domain in self.target_domains:
+                test += self._data(
+                    domain, (Image(folder, name) for folder in images for name in images[folder])
+                )
+        self._report_counts(counts)
+        self._check_not_empty(train_x, val, test)
+        super().__init__(train_x=train_x, val=val, test=test)
+
+    @property
+    def num_classes(self):
+        """Number of classes, whether all of them have training images or not."""
+        return len(self._class_names)
+
+    @property
+    def classnames(self):
+        """Class names, in the order of the labels."""
+        return list(self._class_names)
+
+    @property
+    def lab2cname(self):
+        """Dict from labels to class names."""
+        return dict(enumerate(self._class_names))
+
+    def code(self, domain):
+        """The code of a domain that is given by its full name."""
+        return self.codes[self.domains.index(domain)]
+
+    @cached_property
+    def fingerprint(self):
+        """sha256 (hexadecimal) of the domain, class and file name of every image in each split.
+
+        The same wherever and in whatever layout the set is stored.
+        """
+        lines = [
+            f"{split}/{self.domains[item.domain]}/{item.classname}/{os.path.basename(item.impath)}\n"
+            for split in ("train_x", "val", "test")
+            for item in getattr(self, split)
+        ]
+        return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def _name(self):
+        return type(self).__name__
+
+    @property
+    def _test_on_splits(self):
+        return self.splits_cover_all or self.test_subset == "published"
+
+    # --- folders ---
+
+    def _check_domain_folders(self, used, location):
+        missing = [domain for domain in used if domain not in location.domain_dirs]
+        if missing:
+            found = some(sorted(path.name for path in location.domain_dirs.values()))
+            raise UserError(
+                f"{self._name}: {location.images_dir} has no folder for {', '.join(missing)}. Found: "
+                f"{found}. Looked for: {self.layout}. Extract the set again, or leave what is missing out of "
+                "DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
+            )
+
+    def _check_classes(self, folders, used):
+        """Class names in the order of their labels; complains if folders are missing or unknown."""
+        found = {domain: {folder.classname for folder in listed} for domain, listed in folders.items()}
+        mend = "Extract the set again, or move away what does not belong there."
+        classes = self.classes or sorted(set().union(*found.values()))
+        if not self.classes and self.n_classes not in (None, len(classes)):
+            numbers = ", ".join(f"{domain} {len(there)}" for domain, there in found.items())
+            once = [name for name in classes if sum(name in there for there in found.values()) == 1]
+            raise UserError(
+                f"{self._name} has {self.n_classes} classes, but in {self.dataset_dir} there are folders for "
+                f"{len(classes)} ({numbers}). In one domain only: {some(once)}. {mend}"
+            )
+        for domain in used:
+            missing = sorted(set(classes) - found[domain])
+            unknown = sorted(found[domain] - set(classes))
+            if unknown or (missing and not self.absent_classes):
+                raise UserError(
+                    f"{self._name}: the class folders of {domain} in {self._domain_dirs[domain]} are not "
+                    f"those of the set. Missing: {some(missing)}. Unknown: {some(unknown)}. {mend}"
+                )
+        return list(classes)
+
+    def _list_images(self, domain, folders):
+        """Dict from the class folders of one domain to the names of their images."""
+        index_file = Path(self.dataset_dir) / SPLIT_FOLDER / f"{self.code(domain)}_index.json"
+        images = list_images(self._domain_dirs[domain], folders, index_file)
+        for folder in images:
+            if any(path.startswith(f"{domain}/{folder.classname}/") for path in self.skipped):
+                images[folder] = [
+                    name for name in images[folder] if not self._is_skipped(domain, folder, name)
+                ]
+        if not any(images.values()):
+            raise UserError(
+                f"{self._name}: the class folders of {domain} in {self._domain_dirs[domain]} hold no images: "
+                f"{some(folder.path for folder in folders)}. Looked for: {self.layout}. Extract the set "
+                "again, or leave this domain out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
+            )
+        return images
+
+    def _is_skipped(self, domain, folder, name):
+        return f"{domain}/{folder.classname}/{name}" in self.skipped
+
+    def _report_empty_classes(self, domain, images):
+        there = {folder.classname for folder, listed in images.items() if listed}
+        empty = [classname for classname in self._class_names if classname not in there]
+        if empty:
+            warn(f"source domain {domain} of {self._name} has no images of: {some(empty)}.")
+
+    def _report_counts(self, counts):
+        known = {domain: self.image_counts.get(domain, count) for domain, count in counts.items()}
+        differing = [domain for domain in counts if counts[domain] != known[domain]]
+        if differing:
+            numbers = ", ".join(f"{domain} {counts[domain]:,} of {known[domain]:,}" for domain in differing)
+            warn(f"{self._name} in {self.dataset_dir} has other image counts than the full set: {numbers}.")
+
+    def _check_not_empty(self, train_x, val, test):
+        for data, key in ((train_x, "SOURCE"), (test, "TARGET")):
+            if not data:
+                raise UserError(
+                    f"{self._name}: no images are left for DATASET.{key}_DOMAINS by the split files "
+                    f"{', '.join(self.split_files.values())}. Move them away to get new splits."
+                )
+        if not val:
+            warn(
+                f"the source domains of {self._name} are too small to validate on, so no epoch can be chosen "
+                "by that: set TEST.FINAL_MODEL last_step."
+            )
+
+    # --- splits ---
+
+    def _split(self, domain, images, cfg):
+        """The train and val splits of one domain: from its split file, which is written if there is none."""
+        file_name = f"{self.code(domain)}_train_val_split.json"
+        path = Path(self.dataset_dir) / SPLIT_FOLDER / file_name
+        if not path.is_file() and not is_writable(path.parent):
+            path = (
+                Path(cfg.OUTPUT_DIR).absolute()
+                / SPLIT_FOLDER
+                / Path(self.dataset_dir).name.lower()
+                / file_name
+            )
+        self.split_files[domain] = str(path)
+        if path.is_file():
+            return self._read_split(path, domain, images)
+        train, val = seeded_split(images, self.layout.parts, domain, self.split_sizes)
+        write_split(path, self._rows(domain, train), self._rows(domain, val))
+        if cfg.VERBOSE:
+            print(
+                f"{self._name}: split of {domain} (train {len(train):,}, val {len(val):,}) written to {path}"
+            )
+        return train, val
+
+    def _read_split(self, path, domain, images):
+        domain_dir = self._domain_dirs[domain]
+        aliases = self._domain_aliases()
+        listed = read_split(path, {part for layout in self.layouts for part in layout.parts if part})
+        listed = [
+            [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
+            for entries in listed
+        ]
+        train, val = match_split(
+            path,
+            listed,
+            images,
+            is_domain=lambda name: names.find_domain(name, self.domains, aliases=aliases) == domain,
+            class_name=self.class_name,
+            place=f"{domain} ({domain_dir})",
+        )
+        unlisted = sum(map(len, images.values())) - len({*train, *val})
+        if unlisted and self.splits_cover_all:
+            warn(
+                f"{unlisted:,} images of {domain} in {domain_dir} are not in the split file {path} and are "
+                "not used. If it is of another version of the set, move it away to get a new split."
+            )
+        return train, val
+
+    def _rows(self, domain, images):
+        """[impath, label, domain_index, classname] of each image, as in split files."""
+        start = os.path.relpath(self._domain_dirs[domain], Path(self.dataset_dir).parent).replace(os.sep, "/")
+        index = self.domains.index(domain)
+        return [
+            [f"{start}/{folder.path}/{name}", self._labels[folder.classname], index, folder.classname]
+            for folder, name in images
+        ]
+
+    # --- images ---
+
+    def _data(self, domain, images):
+        start, index = str(self._domain_dirs[domain]), self.domains.index(domain)
+        return [
+            Datum(
+                f"{start}{os.sep}{folder.path}/{name}",
+                self._labels[folder.classname],
+                index,
+                folder.classname,
+            )
+            for folder, name in images
+        ]
+
+    def _few_shots(self, data, num_shots, seed):
+        """``num_shots`` images of each class of one domain, drawn as CoOp does; all if ``num_shots`` < 1.
+
+        Drawn by SEED for one domain at a time, without touching the global random state: a domain gives the
+        same shots whatever the other domains are, so that prompt labels and CGAN see the same images.
+        SEED < 0: not seeded.
+        """
+        if num_shots < 1:
+            return data
+        state = random.getstate()
+        try:
+            if seed >= 0:
+                random.seed(seed)
+            return self.generate_fewshot_dataset(data, num_shots=num_shots)
+        finally:
+            if seed >= 0:
+                random.setstate(state)

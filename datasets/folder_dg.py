@@ -1,0 +1,49 @@
+"""Any folder of images, ``<root>/<domain>/<class>/<image>``."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from common.errors import UserError
+from datasets.base import DomainGeneralizationDataset
+from datasets.layouts import Layout, Location, check_root, list_folders
+
+
+@DATASET_REGISTRY.register()
+class FolderDG(DomainGeneralizationDataset):
+    """DATASET.ROOT is the folder itself; domains and classes are whatever folders are there.
+
+    A domain's code is its name. Classes are those of all domains together, so that labels do not depend
+    on which domains are used. See :class:`DomainGeneralizationDataset`.
+    """
+
+    dataset_dir = "folder"
+    layouts = [Layout("any folder", "<root>")]
+    absent_classes = True
+
+    @classmethod
+    def list_domains(cls, root=""):
+        """Names of the folders in ``root`` that hold folders, sorted.
+
+        Raises:
+            UserError: there are none.
+        """
+        root = check_root(root)
+        folders = list_folders(root)
+        domains = [name for name in folders if list_folders(root / name)]
+        if not domains:
+            shown = ", ".join(folders[:12]) + (", ..." if len(folders) > 12 else "")
+            raise UserError(
+                f"FolderDG: {root} must hold images as <domain>/<class>/<image>, but none of its folders "
+                f"({shown or 'there are none'}) holds folders. Point DATASET.ROOT (--root) at the "
+                "folder of domains."
+            )
+        return domains
+
+    @classmethod
+    def list_codes(cls, root=""):
+        """The names of the domains."""
+        return cls.list_domains(root)
+
+    @classmethod
+    def locate(cls, root, verbose=True):
+        """``root`` itself."""
+        return Location(cls.layouts[0], root, {domain: root / domain for domain in cls.list_domains(root)})

@@ -1,0 +1,104 @@
+"""One spelling for classes and domains, whatever a layout calls their folders."""
+
+import difflib
+import re
+import unicodedata
+
+from common.errors import UserError
+
+
+def class_name(folder):
+    """The name of a class as people write it in a prompt: ``"Alarm_Clock"`` -> ``"alarm clock"``.
+
+    Args:
+        folder (str): name of the class folder.
+    """
+    return re.sub(r"[_\s]+", " ", unicodedata.normalize("NFC", folder)).strip().lower() or folder
+
+
+def fold(name):
+    """What counts of the name of a domain: ``"Real World"``, ``"real-world"`` and ``"RealWorld"`` are one.
+
+    Args:
+        name (str): name of a domain or of its folder.
+    """
+    return re.sub(r"[_\s-]+", "", unicodedata.normalize("NFC", name)).casefold()
+
+
+def find_domain(name, domains, codes=(), aliases=()):
+    """The domain that ``name`` stands for, or None.
+
+    A full name or a code as it is written comes first, then what :func:`fold` takes for the same.
+
+    Args:
+        name (str or int): what a user, a folder or a split file calls the domain.
+        domains (sequence of str): full names.
+        codes (sequence of str): one code for each domain; may be empty.
+        aliases (iterable of (str, str)): further names with the domain that each stands for.
+    """
+    name = str(name)
+    known = [*zip(domains, domains), *zip(codes, domains), *aliases]  # noqa: B905 (codes may be empty)
+    for other, domain in known:
+        if name == other:
+            return domain
+    spelled_alike = {domain for other, domain in known if fold(other) == fold(name)}
+    return spelled_alike.pop() if len(spelled_alike) == 1 else None
+
+
+def domains_with_codes(domains, codes):
+    """A list for messages: ``"art_painting (a), cartoon (c)"``; codes that equal the name are left out."""
+    return ", ".join(
+        domain if code == domain else f"{domain} ({code})"
+        for domain, code in zip(domains, codes, strict=True)
+    )
+
+
+def resolve_domains(dataset, domains, codes, aliases, sources, targets):
+    """Full names of the source and target domains that a configuration names.
+
+    Args:
+        dataset (str): name of the dataset, for messages.
+        domains, codes, aliases: see :func:`find_domain`.
+        sources (sequence): DATASET.SOURCE_DOMAINS; empty: all domains but the targets (leave one domain out).
+        targets (sequence): DATASET.TARGET_DOMAINS.
+
+    Returns:
+        two lists of str, sources and targets.
+
+    Raises:
+        UserError: no target; an unknown domain; a domain named twice; no source is left.
+    """
+    accepted = f"Accepted: {domains_with_codes(domains, codes)}."
+
+    def full_names(values, key):
+        if isinstance(values, str):
+            values = [values]
+        names = []
+        for value in values:
+            name = find_domain(value, domains, codes, aliases)
+            if name is None:
+                close = difflib.get_close_matches(str(value), domains, n=1)
+                hint = f" Did you mean {close[0]}?" if close else ""
+                raise UserError(f"{key}: {dataset} has no domain {value!r}. {accepted}{hint}")
+            if name in names:
+                raise UserError(
+                    f"{key} names {name} twice (in {', '.join(map(str, values))}). Name each domain once."
+                )
+            names.append(name)
+        return names
+
+    targets = full_names(targets, "DATASET.TARGET_DOMAINS")
+    sources = full_names(sources, "DATASET.SOURCE_DOMAINS")
+    if not targets:
+        raise UserError(
+            f"DATASET.TARGET_DOMAINS is empty: name the domain of {dataset} to test on, e.g. "
+            f"--target-domains {codes[-1]}. {accepted}"
+        )
+    if not sources:
+        sources = [domain for domain in domains if domain not in targets]
+        if not sources:
+            raise UserError(
+                f"DATASET.TARGET_DOMAINS names every domain of {dataset}, so none is left to train on. Name "
+                f"fewer, or name DATASET.SOURCE_DOMAINS as well. {accepted}"
+            )
+    return sources, targets

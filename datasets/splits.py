@@ -1,0 +1,199 @@
+"""Which images of a domain train and which validate: published split files, or a seeded rule.
+
+A split file is ``{"train": [[impath, label, domain_index, classname], ...], "val": [...], "test": [...]}``
+with impath relative to the data root. Of a path that is read, only domain, part, class and file name count: a
+file that was made in one layout serves in the others, whatever order of classes its labels have. ``test``
+repeats ``val``, as in the published files, and is not read: the test set of a target domain is all its
+images.
+"""
+
+import functools
+import hashlib
+import json
+from typing import NamedTuple
+
+from common.errors import UserError
+from common.files import atomic_write
+from datasets.layouts import TRAIN, VAL
+from datasets.messages import warn
+
+# Part of every split that is made; never the SEED of a run, so that all methods and seeds share one split.
+SPLIT_SEED = 1
+
+
+class Image(NamedTuple):
+    """One image of a domain.
+
+    Args:
+        folder: its :class:`datasets.listing.ClassFolder`.
+        name: its file name.
+    """
+
+    folder: tuple
+    name: str
+
+
+class Entry(NamedTuple):
+    """One path of a split file, taken apart into folders (part "" if there is none) and file name."""
+
+    path: str
+    domain: str
+    part: str
+    class_folder: str
+    name: str
+
+
+def seeded_split(images, parts, domain, split_sizes):
+    """Split the images of one domain class by class, depending on nothing but names.
+
+    Within a class, images are drawn in the order of a hash of domain, part, class and file name. So
+    neither the order of listing nor the version of Python matters, and a few images more or less do not stir
+    the others.
+
+    Args:
+        images (dict): from ClassFolder to names, see :func:`datasets.listing.list_images`.
+        parts (dict): use of each part, see :class:`datasets.layouts.Layout`.
+        domain (str): full name of the domain.
+        split_sizes (callable): from the number of images in a folder to those for training and validation.
+
+    Returns:
+        two lists of :class:`Image`, train and val, each in order of class, part and name.
+    """
+    train, val = [], []
+    for folder, names in sorted(images.items(), key=lambda item: (item[0].classname, item[0].part)):
+        if parts[folder.part] == TRAIN:
+            for_train, for_val = names, []
+        elif parts[folder.part] == VAL:
+            for_train, for_val = [], names
+        else:
+            drawn = _shuffled(names, f"{SPLIT_SEED}/{domain}/{folder.part}/{folder.classname}/")
+            n_train, n_val = split_sizes(len(names))
+            for_train, for_val = sorted(drawn[:n_train]), sorted(drawn[n_train : n_train + n_val])
+        train += [Image(folder, name) for name in for_train]
+        val += [Image(folder, name) for name in for_val]
+    return train, val
+
+
+def _shuffled(names, seed):
+    return sorted(
+        names, key=lambda name: hashlib.sha256((seed + name).encode("utf-8", "surrogateescape")).digest()
+    )
+
+
+def write_split(path, train, val):
+    """Write a split file, one image a line.
+
+    Args:
+        path (Path): the file.
+        train, val: lists of [impath, label, domain_index, classname].
+    """
+    rows = {"train": train, "val": val, "test": val}
+    lists = (f'"{key}": [\n' + ",\n".join(map(json.dumps, items)) + "\n]" for key, items in rows.items())
+    with atomic_write(path, "w") as handle:
+        handle.write("{\n" + ",\n".join(lists) + "\n}\n")
+
+
+def read_split(path, parts=()):
+    """Read a split file.
+
+    Args:
+        path (Path): the file.
+        parts (container of str): names of the folders that may lie between domain and class.
+
+    Returns:
+        two lists of :class:`Entry`, train and val.
+
+    Raises:
+        UserError: the file cannot be read, is not JSON, or lacks something.
+    """
+    mend = "Move it away to get a new split, or fetch it again."
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"The split file {path} is not JSON ({error}). {mend}") from error
+    except OSError as error:
+        raise UserError(f"Cannot read the split file {path}: {error.strerror}. {mend}") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), list) for key in ("train", "val")
+    ):
+        raise UserError(f'The split file {path} is not {{"train": [...], "val": [...], ...}}. {mend}')
+
+    def entry(key, number, row):
+        taken_apart = _entry(row, parts)
+        if taken_apart is None:
+            raise UserError(
+                f"The split file {path}: {key}[{number}] is {json.dumps(row)[:200]}, but must be "
+                f"[impath, label, domain_index, classname] with an impath .../<domain>/<class>/<file>. {mend}"
+            )
+        return taken_apart
+
+    return tuple(
+        [entry(key, number, row) for number, row in enumerate(content[key])] for key in ("train", "val")
+    )
+
+
+def _entry(row, parts):
+    """The :class:`Entry` of one row of a split file, or None if the row is not what it must be."""
+    if not isinstance(row, list) or list(map(type, row)) != [str, int, int, str]:
+        return None
+    *above, class_folder, name = ["", "", *row[0].replace("\\", "/").split("/")]
+    part = above.pop() if len(above) > 1 and above[-1] in parts else ""
+    domain = above.pop()
+    return Entry(row[0], domain, part, class_folder, name) if domain and class_folder and name else None
+
+
+def match_split(path, entries, images, is_domain, class_name, place):
+    """Find the images that a split file lists among those that are there.
+
+    Args:
+        path (Path): the split file, for messages.
+        entries: what :func:`read_split` returned.
+        images (dict): from ClassFolder to names, see :func:`datasets.listing.list_images`.
+        is_domain (callable): whether the name of a domain folder means the domain that is split.
+        class_name (callable): from the name of a class folder to the name of the class.
+        place (str): domain and folder of the images, for messages.
+
+    Returns:
+        two lists of :class:`Image`, train and val, in the order of the file.
+
+    Raises:
+        UserError: the file lists images of another domain, or images that are not there.
+    """
+    # A few folders, named in many lines.
+    is_domain, class_name = functools.cache(is_domain), functools.cache(class_name)
+    there = {}
+    for folder, names in images.items():
+        there.setdefault(folder.classname, {})[folder.part] = (folder, set(names))
+
+    def find(entry):
+        parts = there.get(class_name(entry.class_folder), {})
+        # A layout without parts may hold the images of a split file with parts, and the other way round.
+        candidates = [parts[entry.part]] if entry.part in parts else parts.values()
+        found = [folder for folder, names in candidates if entry.name in names]
+        return Image(found[0], entry.name) if len(found) == 1 else None
+
+    missing, splits = [], []
+    for listed in entries:
+        splits.append([])
+        for entry in listed:
+            if not is_domain(entry.domain):
+                raise UserError(
+                    f"The split file {path} is read for {place}, but lists {entry.path}, of another domain. "
+                    "Give it the code of its own domain, or move it away to get a new split."
+                )
+            image = find(entry)
+            if image:
+                splits[-1].append(image)
+            else:
+                missing.append(entry.path)
+    if missing:
+        n_listed, n_there = sum(map(len, entries)), sum(map(len, images.values()))
+        raise UserError(
+            f"The split file {path} lists {n_listed:,} images, of which {len(missing):,} are not there in "
+            f"{place}; the first is {missing[0]}. Get the full set, or move the split file away to get a new "
+            f"split of the {n_there:,} images that are there."
+        )
+    both = set(splits[0]) & set(splits[1])
+    if both:
+        warn(f"the split file {path} lists {len(both):,} images for both train and val.")
+    return splits

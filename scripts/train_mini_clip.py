@@ -1,0 +1,484 @@
+"""Train the tiny CLIP of MiniDigits (assets/mini_clip.pt) from nothing, on pictures drawn for it.
+
+    python scripts/train_mini_clip.py [--output assets/mini_clip.pt]
+
+What it learns from: pictures of digits in nine styles (painted, chalk, neon, ...), drawn here from stroke skeletons and
+from typefaces that MiniDigits does not use, each with captions such as "a photo of a seven." or "a red neon seven.".
+None of the four domains of MiniDigits is among them, in particular no handwriting: the domains are only looked at when
+training is over, for the table that is printed.
+"""
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from clip import tokenize
+from clip.model import CLIP, build_model
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from common.files import atomic_write  # noqa: E402
+from datasets import mini_digits_render as drawing  # noqa: E402
+
+SEED = 7
+IMAGES = 12000
+EPOCHS = 24
+BATCH_SIZE = 240
+LR = 2e-3
+WEIGHT_DECAY = 0.05
+ARCHITECTURE = {
+    "embed_dim": 128,
+    "image_resolution": drawing.SIZE,
+    "vision_layers": (1, 1, 1, 1),
+    "vision_width": 8,
+    "vision_patch_size": None,
+    "context_length": 77,
+    "vocab_size": 49408,
+    "transformer_width": 64,
+    "transformer_heads": 1,
+    "transformer_layers": 3,
+}
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+CANVAS = 2 * drawing.SIZE
+FONTS = ("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "cmr10", "cmb10", "cmss10", "cmtt10")
+
+COLOURS = {
+    "red": (205, 35, 35),
+    "orange": (240, 135, 25),
+    "yellow": (240, 220, 50),
+    "green": (40, 160, 60),
+    "blue": (45, 80, 205),
+    "purple": (130, 50, 165),
+    "pink": (245, 140, 185),
+    "brown": (120, 75, 40),
+    "black": (20, 20, 20),
+    "white": (240, 240, 240),
+}
+
+# Where a pen goes, in a box with (0, 0) at its upper left and (1, 1) at its lower right: a digit is one of several
+# variants, a variant some strokes, a stroke some points with a smooth curve through them.
+SKELETONS = (
+    (  # zero
+        [[(0.5, 0.03), (0.2, 0.15), (0.1, 0.5), (0.2, 0.85), (0.5, 0.97), (0.8, 0.85), (0.9, 0.5), (0.8, 0.15), (0.5, 0.03)]],
+    ),
+    (  # one
+        [[(0.5, 0.03), (0.5, 0.97)]],
+        [[(0.25, 0.28), (0.55, 0.03)], [(0.55, 0.03), (0.55, 0.97)]],
+        [[(0.28, 0.25), (0.52, 0.03)], [(0.52, 0.03), (0.52, 0.97)], [(0.25, 0.97), (0.8, 0.97)]],
+    ),
+    (  # two
+        [[(0.14, 0.28), (0.28, 0.08), (0.52, 0.03), (0.8, 0.14), (0.82, 0.36), (0.5, 0.68), (0.1, 0.96)], [(0.1, 0.96), (0.9, 0.96)]],
+    ),
+    (  # three
+        [[(0.14, 0.16), (0.45, 0.03), (0.8, 0.14), (0.78, 0.36), (0.42, 0.47)], [(0.42, 0.47), (0.82, 0.58), (0.86, 0.82), (0.5, 0.97), (0.1, 0.86)]],
+        [[(0.14, 0.05), (0.85, 0.05)], [(0.85, 0.05), (0.42, 0.42)], [(0.42, 0.42), (0.82, 0.54), (0.86, 0.82), (0.5, 0.97), (0.1, 0.86)]],
+    ),
+    (  # four
+        [[(0.26, 0.05), (0.12, 0.6)], [(0.12, 0.6), (0.9, 0.6)], [(0.7, 0.25), (0.66, 0.97)]],
+        [[(0.68, 0.03), (0.08, 0.66)], [(0.08, 0.66), (0.94, 0.66)], [(0.68, 0.03), (0.68, 0.97)]],
+    ),
+    (  # five
+        [[(0.84, 0.05), (0.24, 0.05)], [(0.24, 0.05), (0.18, 0.46)], [(0.18, 0.46), (0.5, 0.37), (0.84, 0.5), (0.84, 0.8), (0.5, 0.97), (0.1, 0.86)]],
+    ),
+    (  # six
+        [[(0.76, 0.08), (0.4, 0.16), (0.16, 0.5), (0.18, 0.82), (0.5, 0.97), (0.83, 0.82), (0.8, 0.56), (0.5, 0.46), (0.2, 0.62)]],
+    ),
+    (  # seven
+        [[(0.1, 0.05), (0.9, 0.05)], [(0.9, 0.05), (0.58, 0.45), (0.42, 0.97)]],
+        [[(0.1, 0.05), (0.9, 0.05)], [(0.9, 0.05), (0.58, 0.45), (0.42, 0.97)], [(0.32, 0.5), (0.82, 0.5)]],
+    ),
+    (  # eight
+        [
+            [(0.5, 0.47), (0.2, 0.3), (0.26, 0.08), (0.5, 0.03), (0.74, 0.08), (0.8, 0.3), (0.5, 0.47)],
+            [(0.5, 0.47), (0.14, 0.66), (0.2, 0.9), (0.5, 0.97), (0.8, 0.9), (0.86, 0.66), (0.5, 0.47)],
+        ],
+    ),
+    (  # nine
+        [[(0.82, 0.34), (0.55, 0.52), (0.2, 0.42), (0.18, 0.16), (0.5, 0.03), (0.78, 0.14), (0.82, 0.34)], [(0.82, 0.34), (0.78, 0.65), (0.6, 0.97)]],
+        [[(0.82, 0.34), (0.55, 0.52), (0.2, 0.42), (0.18, 0.16), (0.5, 0.03), (0.78, 0.14), (0.82, 0.34)], [(0.82, 0.34), (0.8, 0.7), (0.52, 0.97), (0.18, 0.88)]],
+    ),
+)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def curve(points, steps=10):
+    """A Catmull-Rom curve through ``points`` (N, 2), as a list of (x, y)."""
+    closed = np.array_equal(points[0], points[-1])
+    before = points[-2] if closed else 2 * points[0] - points[1]
+    after = points[1] if closed else 2 * points[-1] - points[-2]
+    p = np.vstack([before, points, after])
+    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
+    pieces = [
+        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
+    ]
+    return [tuple(point) for point in np.vstack([*pieces, points[-1:]])]
+
+
+def pen_path(digit, rng):
+    """The strokes of a digit on the canvas, each a list of (x, y), with an unsteady hand and varying proportions."""
+    variants = SKELETONS[digit]
+    width, height = rng.uniform(40, 72), rng.uniform(72, 104)
+    shake = rng.uniform(0, 0.05)
+    moved = {}  # strokes that share a point go on sharing it
+    strokes = []
+    for stroke in variants[rng.integers(len(variants))]:
+        points = [moved.setdefault(point, np.array(point) + rng.uniform(-shake, shake, 2)) for point in stroke]
+        strokes.append(curve((np.array(points) - 0.5) * (width, height) + CANVAS / 2))
+    return strokes
+
+
+def pen_mask(digit, rng, thickness):
+    """A digit drawn with a round pen of ``thickness`` canvas pixels, as an "L" mask."""
+    mask = Image.new("L", (CANVAS, CANVAS))
+    pen = ImageDraw.Draw(mask)
+    half = thickness / 2
+    for stroke in pen_path(digit, rng):
+        pen.line(stroke, fill=255, width=max(1, round(thickness)))
+        for x, y in stroke:
+            pen.ellipse((x - half, y - half, x + half, y + half), fill=255)
+    return drawing.place(mask, rng, 12, 0.25, 8)
+
+
+def type_mask(digit, rng):
+    """A digit of one of ``FONTS``, as an "L" mask."""
+    font = FONTS[rng.integers(len(FONTS))]
+    return drawing.place(drawing.glyph(digit, font, rng.uniform(56, 104), CANVAS), rng, 8, 0.1, 8)
+
+
+def any_mask(digit, rng):
+    """A digit with a thick body: pen or type."""
+    return pen_mask(digit, rng, rng.uniform(10, 22)) if rng.random() < 0.6 else type_mask(digit, rng)
+
+
+def ground_for(colour, rng):
+    """A colour that ``colour`` stands out from."""
+    while True:
+        other = rng.uniform(0, 255, 3)
+        if abs(np.mean(other) - np.mean(colour)) > 70:
+            return other
+
+
+def painted(digit, colour, rng):
+    """Thick, with edges that run, on a ground of patches."""
+    mask = drawing.warp(any_mask(digit, rng), rng, 3, 8)
+    ground = drawing.plain(rng, ground_for(colour, rng), CANVAS, 40)
+    return drawing.finish(drawing.blend(ground, mask, colour), rng, 10)
+
+
+def typed(digit, colour, rng):
+    """Type on light or dark paper."""
+    mask = type_mask(digit, rng).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
+    return drawing.finish(drawing.blend(drawing.plain(rng, ground_for(colour, rng), CANVAS, 10), mask, colour), rng, 6)
+
+
+def chalk(digit, colour, rng):
+    """Crumbling strokes on a board."""
+    cover = np.asarray(pen_mask(digit, rng, rng.uniform(7, 14)), dtype=np.float32) / 255
+    crumbs = rng.random((CANVAS // 2, CANVAS // 2)).repeat(2, 0).repeat(2, 1) < 0.75
+    board = np.array([(30, 60, 45), (35, 35, 40), (70, 80, 85)][rng.integers(3)])
+    ground = drawing.plain(rng, board, CANVAS, 20)
+    return drawing.finish(drawing.blend(ground, cover * crumbs, 0.7 * np.asarray(colour) + 75), rng, 10)
+
+
+def neon(digit, colour, rng):
+    """A glowing tube in the dark."""
+    tube = pen_mask(digit, rng, rng.uniform(4, 9))
+    halo = np.asarray(tube.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))), dtype=np.float32) / 255
+    light = 0.75 * np.asarray(colour) + 64
+    picture = drawing.blend(drawing.plain(rng, rng.uniform(0, 40, 3), CANVAS, 10), np.clip(1.5 * halo, 0, 1), light)
+    return drawing.finish(drawing.blend(picture, tube, 0.4 * light + 150), rng, 4)
+
+
+def outlined(digit, colour, rng):
+    """Only the edge of a thick digit."""
+    mask, width = any_mask(digit, rng), (3, 5, 7)[rng.integers(3)]
+    edge = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(width)), mask.filter(ImageFilter.MinFilter(width)))
+    return drawing.finish(drawing.blend(drawing.plain(rng, ground_for(colour, rng), CANVAS, 20), edge, colour), rng, 6)
+
+
+def pen(digit, colour, rng):
+    """A thin line on paper."""
+    mask = pen_mask(digit, rng, rng.uniform(3, 8))
+    paper = drawing.plain(rng, 255 - rng.uniform(0, 50, 3), CANVAS, 10)
+    return drawing.finish(drawing.blend(paper, mask, 0.8 * np.asarray(colour)), rng, 5)
+
+
+def dotted(digit, colour, rng):
+    """A row of dots along the strokes."""
+    mask, radius = Image.new("L", (CANVAS, CANVAS)), rng.uniform(2.5, 4.5)
+    step = int(rng.integers(2, 4))
+    for stroke in pen_path(digit, rng):
+        if len(stroke) < 20:  # a straight line
+            ends = np.array(stroke)[[0, -1]]
+            stroke = list(np.linspace(ends[0], ends[1], 1 + 5 * step))
+        for x, y in stroke[::step]:
+            ImageDraw.Draw(mask).ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    mask = drawing.place(mask, rng, 10, 0.2, 8)
+    return drawing.finish(drawing.blend(drawing.plain(rng, ground_for(colour, rng), CANVAS, 20), mask, colour), rng, 6)
+
+
+def tiled(digit, colour, rng):
+    """A mosaic of coarse squares of uneven colour."""
+    cells = int(rng.integers(10, 17))
+    cover = any_mask(digit, rng).resize((cells, cells), Image.Resampling.BOX)
+    cover = np.asarray(cover, dtype=np.float32) / 255
+    ground = np.asarray(ground_for(colour, rng)) + rng.uniform(-30, 30, (cells, cells, 1))
+    picture = drawing.blend(ground, np.clip(1.6 * cover, 0, 1), np.asarray(colour) + rng.uniform(-30, 30, (cells, cells, 1)))
+    tiles = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).resize((CANVAS, CANVAS), Image.Resampling.NEAREST)
+    return drawing.finish(np.asarray(tiles, dtype=np.float32), rng, 4)
+
+
+def carved(digit, colour, rng):
+    """A relief lit from one side, in a stone of the colour."""
+    relief = any_mask(digit, rng).filter(ImageFilter.GaussianBlur(rng.uniform(1, 2.5)))
+    height = np.asarray(relief, dtype=np.float32) / 255
+    shift = int(rng.integers(2, 5))
+    light = np.roll(height, (shift, shift), (0, 1)) - np.roll(height, (-shift, -shift), (0, 1))
+    stone = drawing.plain(rng, 0.6 * np.asarray(colour) + 45, CANVAS, 15) + 15 * drawing.smooth_noise(rng, CANVAS, 30)[..., None]
+    return drawing.finish(stone + rng.choice([-1, 1]) * 110 * light[..., None], rng, 8)
+
+
+STYLES = {
+    "painted": painted,
+    "typed": typed,
+    "chalk": chalk,
+    "neon": neon,
+    "outlined": outlined,
+    "pen": pen,
+    "dotted": dotted,
+    "tiled": tiled,
+    "carved": carved,
+}
+
+
+def draw_all():
+    """The training set, drawn anew: ``IMAGES`` pictures with equal numbers of every class and style.
+
+    Returns:
+        pictures uint8 (N, 3, 64, 64); classes, styles, colours int64 (N,), indices into the names of this module.
+    """
+    pictures = np.empty((IMAGES, 3, drawing.SIZE, drawing.SIZE), dtype=np.uint8)
+    attributes = np.empty((IMAGES, 3), dtype=np.int64)
+    names, colours = list(STYLES), list(COLOURS)
+    for number in range(IMAGES):
+        rng = np.random.default_rng([SEED, number])
+        digit, style = number % 10, number // 10 % len(names)
+        colour = int(rng.integers(len(colours)))
+        ink = np.clip(np.array(COLOURS[colours[colour]]) + rng.uniform(-25, 25, 3), 0, 255)
+        pictures[number] = np.asarray(STYLES[names[style]](digit, ink, rng)).transpose(2, 0, 1)
+        attributes[number] = digit, style, colour
+        if (number + 1) % 3000 == 0:
+            print(f"drawn {number + 1:,} of {IMAGES:,} pictures", flush=True)
+    return torch.from_numpy(pictures), *torch.from_numpy(attributes).T
+
+
+# --- captions ---------------------------------------------------------------------------------------------------------
+
+# "{d}" is the class name. A caption that names no style or colour is true of all pictures of its class.
+TEMPLATES = (
+    "a photo of a {d}.",
+    "a photo of a {d}.",
+    "a picture of a {d}.",
+    "an image of the digit {d}.",
+    "a photo of the number {d}.",
+    "this is a {d}.",
+    "a {d}.",
+    "{d}.",
+    "a {s} {d}.",
+    "a {s} {d}.",
+    "a photo of a {s} {d}.",
+    "a {c} {d}.",
+    "a photo of a {c} {d}.",
+    "a {c} {s} {d}.",
+    "a {s} picture of a {c} {d}.",
+)
+
+
+def caption_table():
+    """All captions that can be built, once each.
+
+    Returns:
+        texts, list of K strings; ``meaning`` int64 (K, 3): class, style, colour, with -1 where it names none;
+        ``choices``: dict (class, style, colour, template index) -> row of the table.
+    """
+    rows, meaning, choices = {}, [], {}
+    for digit, word in enumerate(drawing.CLASSES):
+        for style, style_word in enumerate(STYLES):
+            for colour, colour_word in enumerate(COLOURS):
+                for index, template in enumerate(TEMPLATES):
+                    text = template.format(d=word, s=style_word, c=colour_word)
+                    if text not in rows:
+                        rows[text] = len(rows)
+                        meaning.append((digit, style if "{s}" in template else -1, colour if "{c}" in template else -1))
+                    choices[digit, style, colour, index] = rows[text]
+    return list(rows), torch.tensor(meaning), choices
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def new_model():
+    """A CLIP with random weights (fp32), and a token table that compresses well.
+
+    Only tokens that occur in captions are ever trained. The others get random signs times CLIP's 0.02, as varied as
+    its normal initialisation, yet one bit a number to whatever stores the file.
+    """
+    model = CLIP(**ARCHITECTURE)
+    table = model.token_embedding.weight
+    with torch.no_grad():
+        table.copy_(0.02 * (2.0 * torch.randint(0, 2, table.shape) - 1.0))
+    model.visual.to(memory_format=torch.channels_last)  # the same numbers, twice as fast on a CPU
+    return model.float()
+
+
+def augment(images):
+    """uint8 (B, 3, H, W) -> float in [0, 1], each randomly scaled, moved and changed in brightness."""
+    count = len(images)
+    scale = torch.empty(count, 2).uniform_(0.75, 1.3) * torch.empty(count, 1).uniform_(0.9, 1.1)
+    shift = torch.empty(count, 2).uniform_(-0.2, 0.2)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = scale[:, 0], scale[:, 1]
+    theta[:, :, 2] = shift
+    grid = F.affine_grid(theta, [count, 3, drawing.SIZE, drawing.SIZE], align_corners=False)
+    moved = F.grid_sample(images.float() / 255, grid, padding_mode="border", align_corners=False)
+    gain = torch.empty(count, 1, 1, 1).uniform_(0.8, 1.2)
+    return (moved * gain).clamp(0, 1)
+
+
+def normalize(images):
+    """[0, 1] -> CLIP's mean and standard deviation."""
+    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def contrastive_loss(image_features, text_features, scale, match):
+    """CLIP's symmetric cross-entropy, for batches where a caption can be true of several pictures.
+
+    Args:
+        image_features: (B, E), L2-normalised.
+        text_features: (K, E), L2-normalised.
+        scale: exp(logit_scale).
+        match: bool (B, K), which caption is true of which picture; no row and no column is empty.
+    """
+    logits = scale * image_features @ text_features.t()
+    to_text = match / match.sum(1, keepdim=True)
+    to_image = match / match.sum(0, keepdim=True)
+    return -(
+        (to_text * logits.log_softmax(1)).sum(1).mean() + (to_image * logits.log_softmax(0)).sum(0).mean()
+    ) / 2
+
+
+def train():
+    """Train a new model.
+
+    Returns:
+        its state_dict (fp32).
+    """
+    torch.manual_seed(SEED)
+    pictures, *attributes = draw_all()
+    attributes = torch.stack(attributes, 1)
+    texts, meaning, choices = caption_table()
+    tokens = tokenize(texts)
+    length = int(tokens.argmax(1).max()) + 1  # the text tower is causal: nothing after [EOS] matters
+    tokens = tokens[:, :length]
+    print(f"{len(texts):,} captions of at most {length} tokens, {len(tokens.unique()):,} different tokens", flush=True)
+
+    model = new_model()
+    for block in model.transformer.resblocks:
+        block.attn_mask = block.attn_mask[:length, :length]
+    # The optimizer only sees the rows of the token table that occur, which saves most of its work.
+    used, tokens_used = tokens.unique(return_inverse=True)
+    rows = torch.nn.Parameter(model.token_embedding.weight.detach()[used].clone())
+    parameters = [rows] + [p for name, p in model.named_parameters() if name != "token_embedding.weight"]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters[1:] if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
+            {"params": [rows] + [p for p in parameters[1:] if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=LR,
+    )
+    steps = IMAGES // BATCH_SIZE
+    warm_up, total = steps, steps * EPOCHS
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * n / total)))
+    )
+
+    def encode_text(chosen):
+        x = F.embedding(tokens_used[chosen], rows) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2))
+        return x[torch.arange(len(chosen)), tokens[chosen].argmax(1)] @ model.text_projection
+
+    start = time.time()
+    for epoch in range(EPOCHS):
+        total_loss = 0.0
+        for batch in torch.randperm(IMAGES)[: steps * BATCH_SIZE].view(steps, BATCH_SIZE):
+            templates = torch.randint(len(TEMPLATES), (BATCH_SIZE,)).tolist()
+            facts = attributes[batch]
+            captions = torch.tensor([choices[*f, t] for f, t in zip(facts.tolist(), templates, strict=True)]).unique()
+            said = meaning[captions]
+            match = ((said[None] == -1) | (said[None] == facts[:, None])).all(2)
+            image_features = F.normalize(model.visual(normalize(augment(pictures[batch])).to(memory_format=torch.channels_last)), dim=1)
+            text_features = F.normalize(encode_text(captions), dim=1)
+            loss = contrastive_loss(image_features, text_features, model.logit_scale.exp(), match)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            scheduler.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=math.log(100))
+            total_loss += loss.item()
+        spent = time.time() - start
+        print(f"epoch {epoch + 1}/{EPOCHS}  loss {total_loss / steps:.3f}  {spent:.0f} s", flush=True)
+    with torch.no_grad():
+        model.token_embedding.weight[used] = rows
+    return model.state_dict()
+
+
+# --- the result -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def zero_shot(model, domain, template="a photo of a {}."):
+    """Accuracy in percent of an fp32 CLIP on a domain of MiniDigits."""
+    text = F.normalize(model.encode_text(tokenize([template.format(name) for name in drawing.CLASSES])), dim=1)
+    if domain == "handwritten":
+        drawn = drawing.handwritten()
+    else:
+        drawn = {d: [drawing.draw(domain, d, n) for n in range(drawing.IMAGES_PER_CLASS)] for d in range(10)}
+    images = torch.from_numpy(np.stack([np.asarray(image) for d in drawn for image in drawn[d]])).permute(0, 3, 1, 2)
+    labels = torch.tensor([d for d in drawn for _ in drawn[d]])
+    features = F.normalize(model.encode_image(normalize(images.float() / 255)), dim=1)
+    return 100 * ((features @ text.t()).argmax(1) == labels).float().mean().item()
+
+
+def main():
+    """Command line: train, write the file, print what it can do."""
+    parser = argparse.ArgumentParser(description="Train the tiny CLIP of MiniDigits.")
+    parser.add_argument("--output", default=REPOSITORY / "assets" / "mini_clip.pt", type=Path)
+    arguments = parser.parse_args()
+    # One thread, since sums taken in another order would give another model.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    state_dict = {name: value.half() if value.is_floating_point() else value for name, value in train().items()}
+    with atomic_write(arguments.output) as handle:
+        torch.save(state_dict, handle)
+    print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes")
+    model = build_model(torch.load(arguments.output, weights_only=True)).float()
+    for domain in drawing.DOMAINS:
+        print(f"zero-shot accuracy on {domain}: {zero_shot(model, domain):.1f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Files, images, names, seeds, meters and the log."""
+
+import contextlib
+import io
+import os
+import random
+import re
+import stat
+import sys
+
+import numpy as np
+import pytest
+import torch
+from dassl.modeling import BACKBONE_REGISTRY, build_backbone, build_head, build_network
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    Registry,
+    RegistryError,
+    UserError,
+    atomic_write,
+    check_isfile,
+    collect_env_info,
+    listdir_nohidden,
+    mkdir_if_missing,
+    read_image,
+    read_json,
+    set_random_seed,
+    setup_logger,
+    tolist_if_not,
+    write_json,
+)
+from PIL import Image
+
+
+def test_submodules_are_where_dassl_has_them():
+    from dassl.data.data_manager import DatasetWrapper  # noqa: F401
+    from dassl.data.transforms.transforms import INTERPOLATION_MODES, build_transform  # noqa: F401
+    from dassl.engine.trainer import SimpleTrainer, TrainerX  # noqa: F401
+    from dassl.utils.logger import Logger, setup_logger  # noqa: F401
+    from dassl.utils.meters import AverageMeter, MetricMeter  # noqa: F401
+    from dassl.utils.registry import Registry  # noqa: F401
+    from dassl.utils.tools import check_availability, read_image  # noqa: F401
+    from dassl.utils.torchtools import load_checkpoint, save_checkpoint  # noqa: F401
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def test_json_round_trip_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b.json"
+    write_json({"ü": [1, 2]}, path)
+    assert read_json(path) == {"ü": [1, 2]}
+    assert os.listdir(path.parent) == ["b.json"]
+
+
+def test_json_errors_name_the_file(tmp_path):
+    with pytest.raises(UserError, match="File not found: .*none.json"):
+        read_json(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text('{"a": ')
+    with pytest.raises(UserError, match="bad.json is not a JSON file"):
+        read_json(tmp_path / "bad.json")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_written_files_have_the_usual_permissions(tmp_path):
+    with atomic_write(tmp_path / "f") as handle:
+        handle.write(b"x")
+    (tmp_path / "g").write_text("x")
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == stat.S_IMODE((tmp_path / "g").stat().st_mode)
+
+
+def test_folders(tmp_path):
+    mkdir_if_missing(str(tmp_path / "x" / "y"))
+    mkdir_if_missing(str(tmp_path / "x" / "y"))
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / "x" / name).write_text("")
+    assert listdir_nohidden(str(tmp_path / "x"), sort=True) == ["a", "b", "y"]
+    assert sorted(listdir_nohidden(str(tmp_path / "x"))) == ["a", "b", "y"]
+    with pytest.raises(UserError, match="Folder not found: .*nowhere"):
+        listdir_nohidden(str(tmp_path / "nowhere"))
+
+
+def test_check_isfile_warns(tmp_path):
+    with pytest.warns(UserWarning, match="No file found"):
+        assert not check_isfile(str(tmp_path / "none"))
+    (tmp_path / "f").write_text("")
+    assert check_isfile(str(tmp_path / "f"))
+
+
+def test_tolist_if_not():
+    assert tolist_if_not("a") == ["a"]
+    assert tolist_if_not(["a"]) == ["a"]
+
+
+# -- images -----------------------------------------------------------------------------------------
+
+
+def colour_image(mode):
+    """A 2 x 2 image that is (200, 100, 50) in the given mode."""
+    image = Image.new("RGB", (2, 2), (200, 100, 50))
+    if mode == "RGBA":
+        return Image.new("RGBA", (2, 2), (200, 100, 50, 0))
+    if mode == "P with transparency":
+        image = image.convert("P")
+        image.info["transparency"] = b"\x00" * 256
+        return image
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("RGB", "png"), ("RGBA", "png"), ("P", "png"), ("P with transparency", "png"), ("CMYK", "tif")],
+)
+def test_colour_images_become_rgb(tmp_path, mode, suffix, recwarn):
+    path = tmp_path / f"image.{suffix}"
+    colour_image(mode).save(path)
+    image = read_image(str(path))
+    assert image.mode == "RGB"
+    np.testing.assert_allclose(np.asarray(image)[0, 0], (200, 100, 50), atol=26)  # the web palette is coarse
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
+def test_grey_images_become_rgb(tmp_path, mode):
+    path = tmp_path / "image.png"
+    grey = np.array([[0, 128], [128, 255]], dtype=np.uint8)
+    if mode == "I;16":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+    else:
+        Image.fromarray(grey).convert(mode).save(path)
+    pixels = np.asarray(read_image(str(path)))
+    assert pixels.shape == (2, 2, 3)
+    if mode != "1":
+        assert (pixels == grey[..., None]).all()
+
+
+def test_the_file_of_an_image_is_closed(tmp_path):
+    path = tmp_path / "image.png"
+    colour_image("RGB").save(path)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    images = [read_image(str(path)) for _ in range(5)]
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert len(images) == 5
+    assert after == before
+
+
+def test_image_errors_name_the_file(tmp_path):
+    with pytest.raises(UserError, match=r"Image not found: .*none\.jpg\. Check DATASET\.ROOT"):
+        read_image(str(tmp_path / "none.jpg"))
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(UserError, match=r"Cannot read the image .*text\.jpg"):
+        read_image(str(tmp_path / "text.jpg"))
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.jpg")
+    content = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"Cannot read the image .*cut\.jpg.*truncated"):
+        read_image(str(tmp_path / "cut.jpg"))
+
+
+# -- names ------------------------------------------------------------------------------------------
+
+
+def test_registry():
+    registry = Registry("TRAINER", "Set it somewhere.")
+
+    @registry.register()
+    class CoOp:
+        pass
+
+    registry.register(dict)
+    assert registry.get("CoOp") is CoOp
+    assert "CoOp" in registry
+    assert registry.registered_names() == ["CoOp", "dict"]
+    with pytest.raises(KeyError, match="already"):
+        registry.register(CoOp)
+    registry.register(CoOp, force=True)
+    with pytest.raises(UserError) as caught:
+        registry.get("Coop")
+    assert isinstance(caught.value, RegistryError)
+    assert isinstance(caught.value, KeyError)
+    assert str(caught.value) == (
+        "Unknown trainer: 'Coop'. Accepted: CoOp, dict. Did you mean CoOp? Set it somewhere."
+    )
+
+
+def test_modeling_says_that_it_is_empty_but_takes_plugins():
+    for build, what in ((build_backbone, "backbone"), (build_head, "head"), (build_network, "network")):
+        with pytest.raises(UserError, match=f"Unknown {what}: 'resnet18'.*carries no {what}s of its own"):
+            build("resnet18")
+
+    def tiny(width):
+        return width
+
+    BACKBONE_REGISTRY.register(tiny, force=True)
+    assert build_backbone("tiny", verbose=False, width=3) == 3
+
+
+# -- seeds, environment -----------------------------------------------------------------------------
+
+
+def test_set_random_seed_covers_all_generators():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    set_random_seed(7)
+    first = draw()
+    set_random_seed(7)
+    assert draw() == first
+    set_random_seed(8)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
+
+
+def test_environment_names_versions():
+    info = collect_env_info()
+    assert f"PyTorch: {torch.__version__}" in info
+    assert "Python: " in info
+
+
+# -- meters -----------------------------------------------------------------------------------------
+
+
+def test_average_meter():
+    meter = AverageMeter()
+    meter.update(1.0)
+    meter.update(torch.tensor(4.0), n=2)
+    assert (meter.val, meter.avg, meter.count) == (4.0, 3.0, 3)
+    moving = AverageMeter(ema=True)
+    moving.update(1.0)
+    moving.update(2.0)
+    assert moving.avg == pytest.approx(1.1)
+
+
+def test_metric_meter_prints_value_and_average():
+    meter = MetricMeter()
+    meter.update({"loss": 1.0, "acc": torch.tensor([50.0])})
+    meter.update({"loss": 2.0, "acc": 100.0})
+    meter.update(None)
+    assert str(meter) == "loss 2.0000 (1.5000) acc 100.0000 (75.0000)"
+    with pytest.raises(TypeError, match="dict"):
+        meter.update(3.0)
+
+
+# -- the log ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def console():
+    """A console of its own in place of pytest's, which the log must leave as it was."""
+    own = io.StringIO()
+    with contextlib.redirect_stdout(own):
+        yield own
+        sys.stdout.close()
+
+
+def test_what_is_printed_is_logged(tmp_path):
+    with console() as own:
+        setup_logger(str(tmp_path / "run"))
+        print("hello")
+        assert not sys.stdout.isatty()
+        # On disk at once, for those who follow a run.
+        assert (tmp_path / "run" / "log.txt").read_text() == "hello\n"
+    assert own.getvalue() == "hello\n"
+
+
+def test_an_existing_log_is_kept(tmp_path):
+    with console() as own:
+        for text in ("first", "second", "third"):
+            setup_logger(str(tmp_path))
+            print(text)
+    logs = sorted(os.listdir(tmp_path), key=lambda name: (len(name), name))
+    assert logs[0] == "log.txt"
+    assert len(logs) == 3
+    assert all(re.fullmatch(r"log\.txt-\d{4}(-\d\d){5}(-\d+)?", name) for name in logs[1:])
+    assert [(tmp_path / name).read_text() for name in logs] == ["first\n", "second\n", "third\n"]
+    assert own.getvalue() == "first\nsecond\nthird\n"
+
+
+def test_a_log_may_be_a_file_or_nothing(tmp_path):
+    with console() as own:
+        setup_logger(None)
+        assert sys.stdout is own
+        setup_logger(str(tmp_path / "my.log"))
+        print("x")
+    assert (tmp_path / "my.log").read_text() == "x\n"
+
+
+# -- errors -----------------------------------------------------------------------------------------
+
+
+def test_the_message_of_an_error_survives_a_worker():
+    # What DataLoader makes of an error in a worker process: see torch._utils.ExceptionWrapper.
+    for kind in (UserError, RegistryError):
+        wrapped = (
+            f"Caught {kind.__name__} in DataLoader worker process 0.\n"
+            "Original Traceback (most recent call last):\n"
+            f'  File "x.py", line 1, in y\n{kind.__module__}.{kind.__qualname__}: two\nlines\n'
+        )
+        assert str(kind(wrapped)) == "two\nlines"
+    assert str(UserError("plain")) == "plain"

@@ -1,0 +1,173 @@
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from trainers.modules.features import FeatureCache, RandomViews, encode_dataset, features_key
+from trainers.modules.view_loader import ViewLoader
+
+
+class Counting:
+    """Fills an array with numbers and counts how often it was asked to."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, out):
+        self.calls += 1
+        out[:] = np.arange(out.size, dtype=np.float32).reshape(out.shape)
+
+
+EXPECTED = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def get(folder, compute, key="k"):
+    return FeatureCache(folder).get(key, (4, 3), compute, "val")
+
+
+def test_computed_once_for_all_processes(tmp_path, capsys):
+    compute = Counting()
+    first = get(tmp_path / "cache", compute)
+    second = get(tmp_path / "cache", compute)
+    assert compute.calls == 1
+    np.testing.assert_array_equal(first, EXPECTED)
+    np.testing.assert_array_equal(second, EXPECTED)
+    assert isinstance(second, np.memmap)
+    assert "Encoded 4 images (val)" in capsys.readouterr().out
+
+
+def test_another_key_is_another_entry(tmp_path):
+    compute = Counting()
+    get(tmp_path, compute, "a")
+    get(tmp_path, compute, "b")
+    assert compute.calls == 2
+
+
+def test_in_memory_it_lasts_as_long_as_the_cache():
+    compute, cache = Counting(), FeatureCache(None)
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.get("k", (4, 3), compute, "val"), EXPECTED)
+    assert compute.calls == 1
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "version", "no json", "other shape", "junk json"])
+def test_a_damaged_or_old_entry_is_computed_again(tmp_path, damage, capsys):
+    compute = Counting()
+    get(tmp_path, compute)
+    data, about = tmp_path / "k.npy", tmp_path / "k.json"
+    content = bytearray(data.read_bytes())
+    if damage == "truncate":
+        data.write_bytes(content[:-4])
+    elif damage == "flip":
+        content[-3] ^= 1
+        data.write_bytes(content)
+    elif damage == "version":
+        about.write_text(json.dumps({**json.loads(about.read_text()), "version": 0}))
+    elif damage == "no json":
+        about.unlink()
+    elif damage == "other shape":
+        np.save(data, np.zeros((2, 3), np.float32))
+    else:
+        about.write_text("{")
+    np.testing.assert_array_equal(get(tmp_path, compute), EXPECTED)
+    assert compute.calls == 2
+    printed = capsys.readouterr().out
+    assert damage == "no json" or "computed again" in printed
+    np.testing.assert_array_equal(get(tmp_path, compute), EXPECTED)
+    assert compute.calls == 2
+
+
+def test_a_read_only_folder_is_done_without(tmp_path, capsys):
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o555)
+    cache, compute = FeatureCache(folder), Counting()
+    np.testing.assert_array_equal(cache.get("a", (4, 3), compute, "val"), EXPECTED)
+    cache.get("b", (4, 3), compute, "test")
+    assert capsys.readouterr().out.count("is not writable; going on without it") == 1
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_is_done_without(tmp_path, monkeypatch, capsys):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    np.testing.assert_array_equal(get(tmp_path / "cache", Counting()), EXPECTED)
+    assert "cannot be written (No space left on device); going on without it" in capsys.readouterr().out
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_key_depends_on_all_that_features_depend_on(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        path.write_bytes(b"image")
+    key = features_key("weights", "fp32", "Resize(64)", paths)
+    assert key == features_key("weights", "fp32", "Resize(64)", paths)
+    others = [
+        features_key("other", "fp32", "Resize(64)", paths),
+        features_key("weights", "fp16", "Resize(64)", paths),
+        features_key("weights", "fp32", "Resize(32)", paths),
+        features_key("weights", "fp32", "Resize(64)", paths[::-1]),
+        features_key("weights", "fp32", "Resize(64)", paths[:2]),
+        features_key("weights", "fp32", "Resize(64)", paths, "views", 8),
+    ]
+    paths[1].write_bytes(b"another image")
+    others.append(features_key("weights", "fp32", "Resize(64)", paths))
+    assert len({key, *others}) == len(others) + 1
+
+
+class RandomImages(Dataset):
+    """Images that are the index plus noise from all three global generators."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        import random
+
+        noise = torch.rand(()) + np.random.rand() + random.random()
+        return {"img": torch.full((3, 2, 2), float(index)) + 0.1 * noise}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_data_sets_are_encoded_in_order(num_workers, batch_size):
+    out = np.zeros((10, 3), np.float32)
+    encode_dataset(RandomImages(), lambda image: image.mean(dim=(2, 3)), out, batch_size, num_workers, "test")
+    np.testing.assert_array_equal(out[:, 0].astype(int), np.arange(10))
+
+
+def test_a_view_is_the_same_at_every_look_and_leaves_the_generators_alone():
+    torch.manual_seed(0)
+    first = RandomViews(RandomImages(), 0)[3]["img"]
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(RandomViews(RandomImages(), 0)[3]["img"], first)
+    assert not torch.equal(RandomViews(RandomImages(), 1)[3]["img"], first)
+
+
+def test_view_loader_draws_among_the_views_of_the_right_image():
+    class Item:
+        def __init__(self, label):
+            self.label, self.domain = label, label % 2
+
+    views = np.stack([np.arange(10)[:, None] + 100 * view for view in range(8)]).astype(np.float32)
+    loader = ViewLoader(views, [Item(i) for i in range(10)], [[1, 5, 7], [0, 9]])
+    assert len(loader) == 2
+    torch.manual_seed(0)
+    drawn = set()
+    for _ in range(50):
+        batches = list(loader)
+        assert [batch["label"].tolist() for batch in batches] == [[1, 5, 7], [0, 9]]
+        assert batches[0]["domain"].tolist() == [1, 1, 1]
+        for batch in batches:
+            assert (batch["features"][:, 0] % 100).tolist() == batch["index"].tolist()
+        drawn.add(int(batches[0]["features"][0, 0]) // 100)
+    assert drawn == set(range(8))
+
+

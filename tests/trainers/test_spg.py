@@ -1,0 +1,313 @@
+"""SPG on 30 images: both stages, their parts and their files."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import command_line
+from dassl.engine import build_trainer
+from torch import nn
+
+import train as command
+from trainers.modules.prompt_labels import load_prompt_label
+
+
+@pytest.fixture
+def build(tmp_path, image_folder, clip_file, monkeypatch):
+    """A trainer that is built but not trained: build("SPG_CGAN", "red", "KEY", "VALUE")."""
+    import trainers.spg  # noqa: F401 (registers)
+
+    monkeypatch.chdir(tmp_path)
+
+    def make(trainer, target, *opts, flags=()):
+        args = command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file)
+        import datasets  # noqa: F401 (registers)
+
+        return build_trainer(command.setup_cfg(command.parse_args(args)))
+
+    return make
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_a_whole_run(train, tmp_path, capsys):
+    assert train("SPG", "red") == 0
+    printed = capsys.readouterr().out
+    assert "Stage I: learning the prompt label of blue" in printed
+    assert "Stage II: training the generator" in printed
+    assert "red" not in printed.partition("Evaluate on the *test* set")[0].partition("Stage I")[2]
+
+    found = results(tmp_path / "run")
+    assert found["trainer"] == "SPG"
+    assert found["dataset"] == "FolderDG"
+    assert found["backbone"] == "tiny"
+    assert found["protocol"] == "multi-source"
+    assert (found["source_domains"], found["target_domains"]) == (["blue", "green"], ["red"])
+    assert (found["seed"], found["n_test"]) == (1, 10)
+    assert 0 <= found["accuracy"] <= 100
+    assert found["val_accuracy"] == max(found["val_history"])
+    assert found["best_epoch"] == 1 + found["val_history"].index(max(found["val_history"]))
+    assert len(found["val_history"]) == 2
+    assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+    labels = tmp_path / "output" / "prompt_labels" / "stripes" / "tiny" / "seed_1"
+    assert sorted(path.name for path in labels.iterdir()) == ["blue.pt", "green.pt"]
+    for name in ("log.txt", "config.yaml", "tensorboard", "generator/model-best.pth.tar", "discriminator/model.pth.tar-2"):
+        assert (tmp_path / "run" / name).exists()
+    assert not (tmp_path / "run" / "generator" / "model.pth.tar-1").exists()
+
+
+def test_a_finished_run_is_skipped(train, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text("{}")
+    assert train("SPG", "red") == 0
+    assert "holds a finished run (results.json); skipped" in capsys.readouterr().out
+
+
+def test_the_same_command_gives_the_same_numbers(train, tmp_path):
+    found = []
+    for name in ("a", "b"):
+        assert train("SPG", "red", "TRAINER.SPG.LABEL_DIR", name, flags=["--output-dir", name]) == 0
+        found.append(results(tmp_path / name))
+    for key in ("accuracy", "macro_f1", "val_history"):
+        assert found[0][key] == found[1][key]
+    states = [torch.load(tmp_path / name / "generator/model.pth.tar-2", weights_only=True) for name in ("a", "b")]
+    for key, value in states[0]["state_dict"].items():
+        assert torch.equal(value, states[1]["state_dict"][key])
+
+
+def test_existing_labels_are_used(train, tmp_path, capsys):
+    assert train("SPG", "red") == 0
+    (tmp_path / "output/prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
+    capsys.readouterr()
+    assert train("SPG", "red", flags=["--output-dir", "again"]) == 0
+    printed = capsys.readouterr().out
+    assert "learning the prompt label of green" in printed
+    assert "learning the prompt label of blue" not in printed
+
+
+def test_the_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
+    assert train("SPG_CoOp", "red", flags=["--source-domains", "red"]) == 0
+    found = results(tmp_path / "run")
+    assert found["protocol"] == "in-domain"
+    checkpoint = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)
+    assert checkpoint["epoch"] == found["best_epoch"]
+    saved = torch.load(tmp_path / "output/prompt_labels/stripes/tiny/seed_1/red.pt", weights_only=True)
+    assert torch.equal(saved["ctx"], checkpoint["state_dict"]["ctx"])
+    assert saved["ctx"].shape == (4, 64)
+
+
+def test_stage1_takes_its_optimisation_from_its_own_config(build):
+    trainer = build("SPG", "red")
+    cfg = trainer.stage1_cfg("blue")
+    assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.WEIGHT_DECAY) == ("sgd", 0.002, 0.0005)
+    assert (cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.WARMUP_TYPE, cfg.OPTIM.MAX_EPOCH) == (1, "constant", 2)
+    assert (list(cfg.DATASET.SOURCE_DOMAINS), list(cfg.DATASET.TARGET_DOMAINS)) == (["blue"], ["blue"])
+    assert trainer.cfg.OPTIM.NAME == "adamw"
+
+
+def test_two_batches_are_drawn_in_each_step(build):
+    trainer = build("SPG_CGAN", "red")
+    looked_at = []
+    original = trainer.train_loader_x.dataset.__class__.__getitem__
+
+    class Spy(trainer.train_loader_x.dataset.__class__):
+        def __getitem__(self, index):
+            looked_at.append(index)
+            return original(self, index)
+
+    trainer.train_loader_x.dataset.__class__ = Spy
+    torch.manual_seed(0)
+    n_images, batches = len(trainer.dm.dataset.train_x), list(trainer.train_loader_x)
+    assert (n_images, len(batches)) == (16, 2)
+    assert len(looked_at) == 2 * 16
+    first = [index for batch in batches for index in batch["index"][:8].tolist()]
+    second = [index for batch in batches for index in batch["index"][8:].tolist()]
+    assert sorted(first) == sorted(second) == list(range(16))
+    assert first != second
+
+
+def reference_step(trainer, features, independent, labels, noise):
+    """One step of stage II written out: SPG, Algorithm 1, with the published clipping."""
+    generator, discriminator = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
+    lr, decay = trainer.get_current_lr(), 1e-4
+    adam_g = torch.optim.AdamW(generator.parameters(), lr, (0.9, 0.999), weight_decay=decay)
+    adam_d = torch.optim.AdamW(discriminator.parameters(), lr, (0.9, 0.999), weight_decay=decay)
+    spg = trainer.cfg.TRAINER.SPG
+
+    def clip(network, limit_of):
+        for name, parameter in network.named_parameters():
+            parameter.grad *= min(1.0, limit_of(name) / (parameter.grad.norm().item() + 1e-6))
+
+    def limit_d(name):
+        if name.split(".")[1] in ("0", "8"):
+            return spg.D_ENDS_NORM
+        return spg.D_WEIGHT_NORM if name.endswith("weight") else spg.D_BIAS_NORM
+
+    def limit_g(name):
+        if name in ("model.9.bias", "model.11.bias"):
+            return spg.G_LAST_BIAS_NORM
+        return spg.G_WEIGHT_NORM if name.endswith("weight") else spg.G_BIAS_NORM
+
+    n = len(features)
+    fake = generator.model(torch.cat([noise, independent], 1)).view(labels.shape)
+    valid = discriminator.model(torch.cat([labels.view(n, -1), features], 1))
+    judged = discriminator.model(torch.cat([fake.detach().view(n, -1), independent], 1))
+    loss_d = ((valid - 1) ** 2).mean() + (judged**2).mean()
+    adam_d.zero_grad()
+    loss_d.backward()
+    clip(discriminator, limit_d)
+    adam_d.step()
+
+    loss_g = ((discriminator.model(torch.cat([fake.view(n, -1), independent], 1)) - 1) ** 2).mean()
+    adam_g.zero_grad()
+    loss_g.backward()
+    clip(generator, limit_g)
+    adam_g.step()
+    return loss_d.item(), loss_g.item(), generator, discriminator
+
+
+@pytest.mark.parametrize("clipping", ["True", "False"])
+def test_one_step_of_stage_two(build, clipping):
+    # Without warm-up, so that the step is large enough to see.
+    trainer = build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP", clipping, "OPTIM.WARMUP_EPOCH", "-1")
+    torch.manual_seed(0)
+    trainer.labels = torch.randn(3, 4, 64)
+    trainer.set_model_mode("train")
+    for module in trainer.discriminator.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    features = nn.functional.normalize(torch.randn(16, 32), dim=1)
+    batch = {"features": features, "domain": torch.tensor([0, 1] * 8)}
+    noise = torch.randn(8, 100, generator=torch.Generator().manual_seed(7))
+
+    if clipping == "False":
+        for norm in ("D_WEIGHT", "D_BIAS", "D_ENDS", "G_WEIGHT", "G_BIAS", "G_LAST_BIAS"):
+            trainer.cfg.defrost()
+            trainer.cfg.TRAINER.SPG[f"{norm}_NORM"] = float("inf")
+    loss_d, loss_g, generator, discriminator = reference_step(
+        trainer, features[:8], features[8:], trainer.labels[batch["domain"][:8]], noise
+    )
+    torch.manual_seed(7)
+    losses = trainer.forward_backward(batch)
+    assert losses["loss_d"] == pytest.approx(loss_d, abs=1e-5)
+    assert losses["loss_g"] == pytest.approx(loss_g, abs=1e-5)
+    for ours, theirs in ((trainer.generator, generator), (trainer.discriminator, discriminator)):
+        expected = theirs.state_dict()
+        for key, value in ours.state_dict().items():
+            # A bias before a batch norm has no gradient but rounding errors, which Adam blows up to whole steps.
+            noise_only = ours is trainer.generator and key in ("model.2.bias", "model.5.bias", "model.8.bias")
+            torch.testing.assert_close(value, expected[key], atol=5e-3 if noise_only else 1e-5, rtol=1e-5)
+
+
+def test_clipping_is_off_for_the_named_targets(build):
+    assert build("SPG_CGAN", "red").clip_gradients
+    assert not build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('red',)").clip_gradients
+    assert build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('blue',)").clip_gradients
+    assert not build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP", "False").clip_gradients
+
+
+def test_evaluation_is_a_function_of_model_and_image(build):
+    trainer = build("SPG_CGAN", "red")
+    trainer.set_model_mode("eval")
+    torch.manual_seed(0)
+    features = nn.functional.normalize(torch.randn(20, 32), dim=1)
+    with torch.no_grad():
+        whole = trainer.predict(features, range(20))
+        singles = torch.cat([trainer.predict(features[i : i + 1], [i]) for i in range(20)])
+        order = torch.randperm(20)
+        shuffled = trainer.predict(features[order], order.tolist())
+    torch.testing.assert_close(singles, whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(shuffled, whole[order], atol=1e-4, rtol=0)
+
+
+def test_n_prompts_averages_logits_over_draws(build):
+    trainer = build("SPG_CGAN", "red", "TEST.N_PROMPTS", "3")
+    trainer.set_model_mode("eval")
+    features = nn.functional.normalize(torch.randn(5, 32), dim=1)
+    with torch.no_grad():
+        draws = [trainer.logits(features, trainer.text_features(features, range(5), draw)) for draw in range(3)]
+        torch.testing.assert_close(trainer.predict(features, range(5)), sum(draws) / 3)
+    assert not torch.allclose(draws[0], draws[1])
+
+
+@pytest.mark.parametrize("batch_size", ["1", "7", "100"])
+def test_results_do_not_depend_on_the_batch_size(train, tmp_path, batch_size):
+    assert train("SPG", "red") == 0
+    flags = ["--eval-only", "--model-dir", "run", "--output-dir", "eval", "--no-feature-cache"]
+    assert train("SPG", "red", "DATALOADER.TEST.BATCH_SIZE", batch_size, "DATALOADER.NUM_WORKERS", "2", flags=flags) == 0
+    assert results(tmp_path / "eval")["accuracy"] == results(tmp_path / "run")["accuracy"]
+    assert results(tmp_path / "eval")["macro_f1"] == results(tmp_path / "run")["macro_f1"]
+
+
+def test_an_unfinished_run_goes_on_as_if_nothing_had_happened(train, tmp_path, monkeypatch):
+    assert train("SPG", "red", "OPTIM.MAX_EPOCH", "4") == 0
+    whole = results(tmp_path / "run")
+
+    from trainers.spg_cgan import SPG_CGAN
+
+    run_epoch = SPG_CGAN.run_epoch
+
+    def interrupted(self):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        run_epoch(self)
+
+    monkeypatch.setattr(SPG_CGAN, "run_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("SPG", "red", "OPTIM.MAX_EPOCH", "4", flags=["--output-dir", "cut"])
+    monkeypatch.setattr(SPG_CGAN, "run_epoch", run_epoch)
+    assert train("SPG", "red", "OPTIM.MAX_EPOCH", "4", flags=["--output-dir", "cut"]) == 0
+    resumed = results(tmp_path / "cut")
+    for key in ("accuracy", "macro_f1", "val_accuracy", "best_epoch"):
+        assert resumed[key] == whole[key]
+    ours, expected = (
+        torch.load(tmp_path / name / "generator/model.pth.tar-4", weights_only=True)["state_dict"] for name in ("cut", "run")
+    )
+    for key, value in ours.items():
+        assert torch.equal(value, expected[key])
+
+
+def test_a_generator_of_the_authors_loads(build, tmp_path):
+    trainer = build("SPG_CGAN", "red")
+    torch.manual_seed(5)
+    for name, network in (("generator", trainer.generator), ("discriminator", trainer.discriminator)):
+        state = {key: torch.rand_like(value.float()) for key, value in network.state_dict().items()}
+        folder = tmp_path / "theirs" / name
+        folder.mkdir(parents=True)
+        # As Dassl.pytorch saves it.
+        checkpoint = {"state_dict": state, "epoch": 12, "optimizer": None, "scheduler": None, "val_result": 90.0}
+        torch.save(checkpoint, folder / "model-best.pth.tar")
+    trainer.load_model(str(tmp_path / "theirs"))
+    torch.testing.assert_close(trainer.discriminator.model[8].weight, state["model.8.weight"])
+
+
+def test_train_views(train, tmp_path, capsys):
+    assert train("SPG", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3") == 0
+    assert "(train, 3 views)" in capsys.readouterr().out
+    assert results(tmp_path / "run")["n_test"] == 10
+    assert train("CoOp", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=["--output-dir", "coop"]) == 0
+    assert "train, 3 views" not in capsys.readouterr().out  # the same views, from the cache
+
+
+def test_zero_shot(train, tmp_path):
+    assert train("ZeroshotCLIP", "red") == 0
+    found = results(tmp_path / "run")
+    assert found["val_accuracy"] is None
+    assert found["best_epoch"] is None
+
+
+def test_labels_of_published_format_are_found(build, tmp_path):
+    trainer = build("SPG_CGAN", "red")
+    folder = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+    folder.mkdir(parents=True)
+    for domain in ("blue", "green"):
+        torch.save(torch.full((4, 64), 0.25, dtype=torch.float16), folder / f"stripes_CoOp_{domain}.pt")
+    labels = trainer.load_labels()
+    assert labels.shape == (3, 4, 64)
+    assert torch.isnan(labels[2]).all()  # the target's is not even looked for
+    assert (labels[:2] == 0.25).all()
+    assert load_prompt_label(folder / "stripes_CoOp_blue.pt", 4, 64, None).dtype == torch.float32

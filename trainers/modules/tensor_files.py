@@ -1,0 +1,35 @@
+"""Files of tensors, from whoever they may be: read without running code."""
+
+import pickle
+
+import torch
+
+from common.errors import UserError
+
+
+def read_tensors(path, what, mend):
+    """What torch.save wrote, provided that it holds tensors and plain data only.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages ("Prompt label").
+        mend: a sentence that says what the user can do.
+
+    Returns:
+        the content, tensors on the CPU.
+
+    Raises:
+        UserError: the file is damaged, or would run code when loaded.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():
+            raise UserError(
+                f"{what} {path} holds more than tensors and might run code when opened, so it is refused. {mend}"
+            ) from error
+        raise UserError(f"{what} {path} cannot be read; it is damaged or something else. {mend}") from error
+    except Exception as error:  # bytes that are no such file end in any kind of exception
+        raise UserError(
+            f"{what} {path} cannot be read; it is damaged or something else ({type(error).__name__}). {mend}"
+        ) from error
