@@ -5,6 +5,7 @@ import os
 import sys
 
 from common.config_keys import split_at_key
+from common.cores import share_cores
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.results import RESULTS_FILE
@@ -143,6 +144,7 @@ def run(args):
     if args.eval_only and not args.model_dir:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
 
+    import torch
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
@@ -157,6 +159,11 @@ def run(args):
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = share_cores(
+        cfg.DATALOADER.NUM_WORKERS, on_cpu=not (cfg.USE_CUDA and torch.cuda.is_available())
+    )
+    cfg.freeze()
     trainer = build_trainer(cfg)
     with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as handle:
         handle.write(trainer.cfg.dump())

@@ -352,10 +352,11 @@ class DomainGeneralizationDataset(DatasetBase):
         domain_dir = self._domain_dirs[domain]
         aliases = self._domain_aliases()
         listed = read_split(path, {part for layout in self.layouts for part in layout.parts if part})
-        listed = [
-            [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
-            for entries in listed
-        ]
+        if self.skipped:
+            listed = [
+                [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
+                for entries in listed
+            ]
         train, val = match_split(
             path,
             listed,

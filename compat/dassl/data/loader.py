@@ -17,6 +17,7 @@ class WorkerKeepingLoader(DataLoader):
         super().__init__(dataset, num_workers=num_workers, persistent_workers=num_workers > 0, **options)
         self._options = options
         self._current = lambda: None
+        self._workers_started = False
 
     def __iter__(self):
         if self.num_workers == 0:
@@ -24,7 +25,13 @@ class WorkerKeepingLoader(DataLoader):
         current = self._current()
         if current is not None and not current.finished:
             return iter(DataLoader(self.dataset, num_workers=self.num_workers, **self._options))
-        current = _Iteration(super().__iter__())
+        batches = super().__iter__()
+        if not self._workers_started:
+            self._workers_started = True
+            # Held by the finalizer until the loader goes, the iterator is never freed as part of a cycle: the
+            # garbage collector would close its queues first, and its workers would be waited for in vain.
+            weakref.finalize(self, _release, batches)
+        current = _Iteration(batches)
         self._current = weakref.ref(current)
         return current
 
@@ -48,3 +55,7 @@ class _Iteration:
         except BaseException:
             self.finished = True
             raise
+
+
+def _release(batches):
+    """Let go of ``batches``, whose workers end with it."""

@@ -1,0 +1,95 @@
+"""The launchers as a user types them, on the 30 images."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+
+from scripts import launch
+
+QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
+
+
+@pytest.fixture
+def bash(tmp_path):
+    """Run a launcher in tmp_path: bash("spg", words ..., NAME="value") -> finished process."""
+
+    def run(method, *words, **environment):
+        return subprocess.run(
+            ["bash", str(REPOSITORY / "scripts" / method / "main.sh"), *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHON": sys.executable, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_all_targets_and_seeds_then_the_table(bash, tmp_path, image_folder, clip_file):
+    finished = bash("spg", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red blue")
+    assert finished.returncode == 0, finished.stderr
+    runs = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("results.json"))
+    assert runs == [
+        f"output/stripes/SPG/tiny/default/{target}/seed{seed}/results.json"
+        for target in ("blue", "red")
+        for seed in (1, 2)
+    ]
+    assert "[4/4] SPG on stripes, target blue, seed 2: log in" in finished.stdout
+    header, _, row = finished.stdout.strip().splitlines()[-3:]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["method", "blue", "red", "average", "seeds"]
+    found = [json.loads((tmp_path / run).read_text())["accuracy"] for run in runs]
+    assert f"{sum(found[:2]) / 2:.1f} ± " in row
+    assert row.rstrip(" |").endswith(" 2")
+
+    # Finished runs are skipped, a missing one is done again.
+    (tmp_path / runs[0]).unlink()
+    finished = bash("spg", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red blue")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("finished before") == 3
+    assert (tmp_path / runs[0]).is_file()
+
+    # Zero-shot CLIP beside it.
+    finished = bash("zsclip", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", SEEDS="1")
+    assert finished.returncode == 0, finished.stderr
+    assert "ZeroshotCLIP" in finished.stdout.strip().splitlines()[-1]
+
+
+def test_a_failing_run_is_reported_and_the_others_go_on(bash, image_folder, clip_file):
+    finished = bash("spg", image_folder, clip_file, "TEST.N_PROMPTS", "0", SEEDS="1", TARGETS="red blue")
+    assert finished.returncode == 1
+    assert finished.stderr.count("Error: TEST.N_PROMPTS is 0") == 2
+    assert "2 of 2 runs failed" in finished.stdout
+
+
+def test_unknown_data_set(bash):
+    finished = bash("spg", "pcas")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: Unknown data set 'pcas': neither a folder nor one of ")
+    assert "pacs" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_words_of_the_command_line():
+    args = launch.parse_args(["SPG", "pacs", "ViT-B/16", "OPTIM.LR", "1"])
+    assert (args.trainer, args.dataset, args.backbone, args.opts) == ("SPG", "pacs", "ViT-B/16", ["OPTIM.LR", "1"])
+    args = launch.parse_args(["SPG", "pacs", "OPTIM.LR", "1"])
+    assert (args.dataset, args.backbone, args.opts) == ("pacs", None, ["OPTIM.LR", "1"])
+    args = launch.parse_args(["SPG", "USE_CUDA", "False"])
+    assert (args.dataset, args.opts) == (None, ["USE_CUDA", "False"])
+    with pytest.raises(SystemExit):
+        launch.parse_args(["SPG", "pacs", "RN50", "and more"])
+
+
+def test_configs_of_methods():
+    assert launch.method_config("SPG", "pacs", None).parts[-2:] == ("SPG_CGAN", "pacs.yaml")
+    assert launch.method_config("SPG", "vlcs", None).parts[-2:] == ("SPG_CGAN", "default.yaml")
+    assert launch.method_config("SPG", "pacs", "as_run").name == "as_run.yaml"
+    assert launch.method_config("ZeroshotCLIP", "pacs", None) is None
+    with pytest.raises(launch.UserError, match="CFG is 'asrun', .*as_run, default"):
+        launch.method_config("SPG", "pacs", "asrun")

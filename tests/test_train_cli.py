@@ -1,0 +1,158 @@
+"""Every mistake on train.py's command line ends in one message and exit code 1."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+
+@pytest.fixture
+def refused(train, capsys):
+    """Run, expect exit code 1, and return the one message on stderr."""
+
+    def run(*args, **kwargs):
+        capsys.readouterr()
+        assert train(*args, **kwargs) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("Error: ")
+        assert "Traceback" not in message
+        return message
+
+    return run
+
+
+def test_unknown_names(refused):
+    assert "Unknown trainer 'SPQ'; accepted: CoOp, SPG, SPG_CGAN, SPG_CoOp, ZeroshotCLIP" in refused("SPQ", "red")
+    message = refused("SPG", "red", "DATASET.NAME", "Pacs")
+    assert "Unknown data set 'Pacs'; accepted: " in message
+    assert "SPG_PACS" in message
+    assert "'RN51' is neither a file nor one of OpenAI's names: RN50" in refused("SPG", "red", flags=["--backbone", "RN51"])
+    message = refused("SPG", "purple")
+    assert "'purple'" in message
+    assert "blue, green, red" in message
+    assert "purple" in refused("SPG", "red", flags=["--source-domains", "blue", "purple"])
+
+
+def test_nothing_named(refused):
+    assert "No trainer is named" in refused("", "red")
+    assert "No backbone is named" in refused("SPG", "red", "MODEL.BACKBONE.NAME", "")
+
+
+def test_settings(refused):
+    assert "Non-existent key: OPTIM.MAX_EPOCHS" in refused("SPG", "red", "OPTIM.MAX_EPOCHS", "3")
+    assert "'OPTIM.LR' has no value" in refused("SPG", "red", "OPTIM.LR")
+    assert "OPTIM.LR" in refused("SPG", "red", "OPTIM.LR", "fast")
+    message = refused("SPG", "red", flags=["--config-file", str(REPOSITORY / "configs/trainers/SPG_CGAN/pcas.yaml")])
+    assert "pcas.yaml is not there" in message
+    assert "as_run.yaml, default.yaml" in message
+    assert "needs --model-dir" in refused("SPG", "red", flags=["--eval-only"])
+    assert "TEST.N_PROMPTS is 0" in refused("SPG", "red", "TEST.N_PROMPTS", "0")
+    assert "too small for one prompt" in refused("SPG", "red", "TEST.MEMORY_MB", "-5")
+    assert "TRAINER.SPG.CSC is True" in refused("SPG", "red", "TRAINER.SPG.CSC", "True")
+    assert "'fp8'; accepted: fp32, fp16" in refused("SPG", "red", "TRAINER.SPG.PREC", "fp8")
+    assert "nowhere.yaml, which is not there" in refused("SPG", "red", "TRAINER.SPG.STAGE1_CONFIG_FILE", "nowhere.yaml")
+
+
+def test_a_config_file_that_is_none(refused, tmp_path):
+    (tmp_path / "broken.yaml").write_text("OPTIM: [")
+    assert "broken.yaml cannot be used" in refused("SPG", "red", flags=["--config-file", "broken.yaml"])
+    (tmp_path / "strange.yaml").write_text("OPTIMISER:\n  LR: 1\n")
+    assert "Non-existent config key: OPTIMISER" in refused("SPG", "red", flags=["--config-file", "strange.yaml"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none(refused):
+    assert "USE_CUDA True asks for a GPU" in refused("SPG", "red", "USE_CUDA", "True")
+
+
+def test_data_root(refused, tmp_path):
+    assert "nowhere" in refused("SPG", "red", flags=["--root", "nowhere"])
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("SPG", "red", flags=["--root", "empty"])
+    config = str(REPOSITORY / "configs/datasets/pacs.yaml")
+    message = refused("SPG", "sketch", flags=["--root", "empty", "--dataset-config-file", config])
+    assert "SPG_PACS" in message
+    assert "empty" in message
+
+
+def test_backbone_files(refused, tmp_path):
+    (tmp_path / "notes.pt").write_text("no weights")
+    assert "notes.pt cannot be read" in refused("SPG", "red", flags=["--backbone", "notes.pt"])
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "net.pt")
+    assert "net.pt is no CLIP in OpenAI's format" in refused("SPG", "red", flags=["--backbone", "net.pt"])
+
+
+@pytest.fixture
+def own_images(tmp_path, image_folder):
+    """A copy of the images that a test may spoil, and the flags that use it."""
+    shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    return tmp_path / "own", ["--root", "own"]
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_an_image_that_cannot_be_decoded(refused, own_images, num_workers):
+    folder, flags = own_images
+    for path in (folder / "blue" / "down").iterdir():
+        path.write_bytes(b"no image")
+    message = refused("SPG", "red", "DATALOADER.NUM_WORKERS", num_workers, flags=flags)
+    assert "own/blue/down/" in message
+    assert ".png" in message
+
+
+def test_a_class_name_that_is_too_long(refused, own_images):
+    folder, flags = own_images
+    for domain in folder.iterdir():
+        (domain / "down").rename(domain / ("very " * 40 + "long").strip().replace(" ", "_"))
+    message = refused("CoOp", "red", "TRAINER.COOP.N_CTX", "60", flags=flags)
+    assert "very very" in message
+    assert "77 positions" in message
+
+
+def test_prompt_labels(refused, train, tmp_path):
+    message = refused("SPG_CGAN", "red")
+    assert "The prompt label of source domain blue is missing" in message
+    assert "--trainer SPG_CoOp --source-domains blue --target-domains blue" in message
+    assert train("SPG", "red") == 0
+    message = refused("SPG", "red", "TRAINER.SPG.CTX_INIT", "a photo of", flags=["--output-dir", "b"])
+    assert "blue.pt has shape (4, 64); this run needs (3, 64)" in message
+
+
+def test_prompt_labels_of_another_backbone(refused, train, tmp_path, clip_file):
+    assert train("SPG", "red") == 0
+    weights = torch.load(clip_file, weights_only=True)
+    weights["logit_scale"] = weights["logit_scale"] + 1
+    (tmp_path / "other").mkdir()
+    torch.save(weights, tmp_path / "other" / "tiny.pt")
+    message = refused("SPG", "red", flags=["--output-dir", "b", "--backbone", "other/tiny.pt"])
+    assert "blue.pt was learned with another backbone" in message
+
+
+def test_one_domain_for_a_label(refused):
+    message = refused("SPG_CoOp", "red", flags=["--source-domains", "blue", "green"])
+    assert "SPG_CoOp learns the prompt label of one domain; DATASET.SOURCE_DOMAINS names 2: blue, green" in message
+
+
+def test_a_model_dir_without_a_model(refused):
+    assert "nowhere" in refused("SPG", "red", flags=["--eval-only", "--model-dir", "nowhere"])
+
+
+def test_a_loss_that_is_not_finite(refused):
+    assert "Loss is infinite or NaN" in refused("CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1")
+
+
+def test_help_needs_no_heavy_imports():
+    code = "import sys, train\ntry:\n train.parse_args(['--help'])\nexcept SystemExit:\n sys.exit('torch' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0
+    assert "--target-domains" in finished.stdout
+
+
+def test_pairs_after_domains_are_settings():
+    import train as command
+
+    args = command.parse_args(["--target-domains", "a", "b", "OPTIM.LR", "1", "SEED", "2"])
+    assert args.target_domains == ["a", "b"]
+    assert args.opts == ["OPTIM.LR", "1", "SEED", "2"]
