@@ -354,7 +354,11 @@ class DomainGeneralizationDataset(DatasetBase):
         listed = read_split(path, {part for layout in self.layouts for part in layout.parts if part})
         if self.skipped:
             listed = [
-                [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
+                [
+                    entry
+                    for entry in entries
+                    if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped
+                ]
                 for entries in listed
             ]
         train, val = match_split(

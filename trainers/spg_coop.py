@@ -3,13 +3,13 @@
 from dassl.engine import TRAINER_REGISTRY
 
 from common.errors import UserError
-from trainers.coop import CoOp
+from trainers.context_trainer import ContextTrainer
 from trainers.spg_labels import label_folder, label_origin
 from trainers.modules.prompt_labels import save_prompt_label
 
 
 @TRAINER_REGISTRY.register()
-class SPG_CoOp(CoOp):
+class SPG_CoOp(ContextTrainer):
     """CoOp on one domain; the context of its best validation epoch is written as the domain's prompt label."""
 
     SETTINGS = "SPG"

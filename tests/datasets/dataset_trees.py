@@ -1,0 +1,116 @@
+"""Tiny trees of every set in every layout, for the tests of the datasets."""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+from dassl.config import get_cfg_default
+from PIL import Image
+
+from datasets.spg_domainnet import SPG_DomainNet
+from datasets.spg_officehome import SPG_OfficeHome
+from datasets.spg_pacs import SPG_PACS
+from datasets.spg_terraincognita import SPG_TerraIncognita
+from datasets.spg_vlcs import SPG_VLCS
+
+# Names of class folders as users have them, beside those that need no spelling out.
+OFFICE_HOME_FOLDERS = ["Alarm_Clock", "TV", "Table", "Flip_Flops", *(f"Thing_{k:02d}" for k in range(61))]
+DOMAINNET_FOLDERS = [
+    "The_Eiffel_Tower",
+    "t-shirt",
+    "hot_air_balloon",
+    *(f"thing_{k:03d}" for k in range(342)),
+]
+CLASS_FOLDERS = {
+    SPG_PACS: SPG_PACS.classes,
+    SPG_VLCS: SPG_VLCS.classes,
+    SPG_OfficeHome: OFFICE_HOME_FOLDERS,
+    SPG_TerraIncognita: SPG_TerraIncognita.classes,
+    SPG_DomainNet: DOMAINNET_FOLDERS,
+}
+SETS = list(CLASS_FOLDERS)
+SET_LAYOUTS = [(dataset, layout) for dataset in SETS for layout in dataset.layouts]
+SET_LAYOUT_IDS = [
+    f"{dataset.__name__}-{layout.folder}-{layout.images or 'flat'}" for dataset, layout in SET_LAYOUTS
+]
+
+
+def _encoded():
+    buffers = {".jpg": io.BytesIO(), ".png": io.BytesIO()}
+    Image.new("RGB", (4, 3), (200, 30, 30)).save(buffers[".jpg"], format="JPEG")
+    Image.new("L", (1, 1), 9).save(buffers[".png"], format="PNG")
+    return {extension: buffer.getvalue() for extension, buffer in buffers.items()}
+
+
+PICTURES = _encoded()
+
+
+def write_images(folder, names):
+    """Make ``folder`` with small pictures of these names."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(PICTURES.get(Path(name).suffix.lower(), PICTURES[".jpg"]))
+
+
+def make_set(root, dataset, layout, per_class=10, domains=None):
+    """Make a set below ``root``: ``per_class`` images of each class in each domain, the same names in any layout.
+
+    In a layout with parts, the first 70 % lie in the first part. Returns the set's own folder.
+    """
+    spelled = dict(
+        zip(dataset.domains, layout.domain_folders or domain_spelling(dataset, layout), strict=True)
+    )
+    names = [f"pic_{k:03d}.jpg" for k in range(per_class)]
+    cut = round(0.7 * per_class)
+    parts = list(layout.parts)
+    shares = [(parts[0], names)] if len(parts) == 1 else [(parts[0], names[:cut]), (parts[1], names[cut:])]
+    for domain in domains or dataset.domains:
+        for number, class_folder in enumerate(CLASS_FOLDERS[dataset]):
+            if dataset is SPG_VLCS and len(parts) > 1:
+                class_folder = str(number)
+            for part, share in shares:
+                write_images(
+                    root / layout.folder / layout.images / spelled[domain] / part / class_folder, share
+                )
+    return root / layout.folder
+
+
+def domain_spelling(dataset, layout):
+    """Domain folders as the owners of the layout spell them."""
+    if dataset is SPG_OfficeHome and layout.name == "DomainBed":
+        return ["Art", "Clipart", "Product", "Real World"]
+    return dataset.domains
+
+
+def config(root, target=(), source=(), output=None, shots=-1, seed=1, **dataset_keys):
+    """Dassl's default configuration with a dataset's keys set."""
+    cfg = get_cfg_default()
+    cfg.DATASET.ROOT = str(root)
+    cfg.DATASET.SOURCE_DOMAINS = tuple(source)
+    cfg.DATASET.TARGET_DOMAINS = tuple(target)
+    cfg.DATASET.NUM_SHOTS = shots
+    cfg.SEED = seed
+    cfg.OUTPUT_DIR = str(output or Path(root) / "output")
+    for key, value in dataset_keys.items():
+        cfg.DATASET[key] = value
+    return cfg
+
+
+def paths(items):
+    """(domain, class name, file name) of each item: what is the same in every layout."""
+    return sorted((item.domain, item.classname, os.path.basename(item.impath)) for item in items)
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Take the write bits of a folder and those below away."""
+    folders = [Path(path) for path, _, _ in os.walk(folder)]
+    try:
+        for path in folders:
+            path.chmod(0o555)
+        yield folder
+    finally:
+        for path in folders:
+            path.chmod(0o755)

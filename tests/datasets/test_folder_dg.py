@@ -1,0 +1,88 @@
+"""FolderDG: any <root>/<domain>/<class>/<image>."""
+
+import pytest
+from dataset_trees import config, write_images
+
+from common.errors import UserError
+from datasets.folder_dg import FolderDG
+
+PICTURES = ["1.jpg", "2.PNG", "3.webp", "4.bmp", "5.jpeg"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for domain in ("Photo", "drawn by hand", "Ölgemälde"):
+        for name in ("Snow_Owl", "großer Hund"):
+            write_images(tmp_path / "mine" / domain / name, PICTURES)
+    (tmp_path / "mine/README.txt").touch()
+    (tmp_path / "mine/papers").mkdir()
+    (tmp_path / "mine/.git/objects").mkdir(parents=True)
+    return tmp_path / "mine"
+
+
+def test_domains_and_classes_are_discovered(folder, tmp_path):
+    found = FolderDG(config(folder, ["Photo"], output=tmp_path))
+    assert found.domains == found.codes == ["Photo", "drawn by hand", "Ölgemälde"]
+    assert found.source_domains == ["drawn by hand", "Ölgemälde"]
+    assert found.classnames == ["großer hund", "snow owl"]
+    assert (len(found.train_x), len(found.val), len(found.test)) == (16, 4, 10)
+    assert found.split_files["Photo"] == str(folder / "spg_coop_splits/Photo_train_val_split.json")
+    assert found.code("Photo") == "Photo"
+
+
+def test_a_second_run_finds_the_same(folder, tmp_path):
+    first = FolderDG(config(folder, ["Photo"], output=tmp_path))
+    again = FolderDG(config(folder, ["photo"], ["Drawn by Hand", "ölgemälde"], output=tmp_path))
+    assert again.domains == first.domains
+    assert again.fingerprint == first.fingerprint
+
+
+def test_launchers_can_ask_for_the_domains(folder):
+    assert FolderDG.list_domains(folder) == FolderDG.list_codes(str(folder))
+    assert FolderDG.resolve_domains(folder, [], ["photo"]) == (["drawn by hand", "Ölgemälde"], ["Photo"])
+
+
+def test_class_in_one_domain_only(folder, tmp_path, capsys):
+    write_images(folder / "Photo/Wolf", PICTURES)
+    found = FolderDG(config(folder, ["Photo"], output=tmp_path))
+    output = capsys.readouterr().out
+    assert "source domain drawn by hand of FolderDG has no images of: wolf" in output
+    assert found.classnames == ["großer hund", "snow owl", "wolf"]
+    assert found.num_classes == 3
+    assert len(found.test) == 15
+    found = FolderDG(config(folder, ["Ölgemälde"], ["drawn by hand"], output=tmp_path))
+    assert found.num_classes == 3  # labels do not depend on the choice of domains
+
+
+def test_one_domain_only(folder, tmp_path):
+    single = folder / "drawn by hand"
+    write_images(single / "all/cat", PICTURES)
+    with pytest.raises(UserError, match="names every domain of FolderDG"):
+        FolderDG(config(single, ["all"], output=tmp_path))
+    assert len(FolderDG(config(single, ["all"], ["all"], output=tmp_path)).test) == 5
+
+
+@pytest.mark.parametrize("names", [[], ["cat", "dog"]])
+def test_no_domains(names, tmp_path):
+    for name in names:
+        write_images(tmp_path / "mine" / name, PICTURES)
+    (tmp_path / "mine").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=r"must hold images as <domain>/<class>/<image>"):
+        FolderDG(config(tmp_path / "mine", ["cat"], output=tmp_path))
+
+
+def test_one_level_too_many(folder, tmp_path):
+    with pytest.raises(UserError, match="class folders of mine in .* hold no images: Photo, drawn by hand"):
+        FolderDG(config(tmp_path, ["mine"], ["mine"]))
+
+
+def test_unknown_domain_lists_the_names(folder, tmp_path):
+    with pytest.raises(
+        UserError, match="has no domain 'Foto'. Accepted: Photo, drawn by hand, Ölgemälde. Did you mean"
+    ):
+        FolderDG(config(folder, ["Foto"], output=tmp_path))
+
+
+def test_classes_spelled_differently_in_different_domains_are_one(folder, tmp_path):
+    (folder / "Photo/Snow_Owl").rename(folder / "Photo/snow owl")
+    assert FolderDG(config(folder, ["Photo"], output=tmp_path)).num_classes == 2
