@@ -26,7 +26,7 @@ def parse_args(argv=None):
     parser.add_argument("--transforms", nargs="+", default=None, help="training transforms, instead of the config's")
     parser.add_argument("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     parser.add_argument("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
-    parser.add_argument("--trainer", default="", help="SPG, SPG_CoOp, SPG_CGAN, CoOp")
+    parser.add_argument("--trainer", default="", help="SPG, SPG_CoOp, SPG_CGAN, CoOp, CoCoOp, ZeroshotCLIP")
     parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file with its weights')
     parser.add_argument("--head", default="", help=argparse.SUPPRESS)
     parser.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")
@@ -149,6 +149,7 @@ def run(args):
     from dassl.utils import set_random_seed, setup_logger
 
     import datasets  # noqa: F401 (registers the data sets)
+    import trainers.cocoop
     import trainers.coop
     import trainers.spg
     import trainers.zsclip  # noqa: F401 (the imports register the trainers)

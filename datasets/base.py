@@ -197,9 +197,7 @@ class DomainGeneralizationDataset(DatasetBase):
             if needed_for_test:
                 test += self._data(domain, dict.fromkeys([*train, *validation]))
             elif domain in self.target_domains:
-                test += self._data(
-                    domain, (Image(folder, name) for folder in images for name in images[folder])
-                )
+                test += self._data(domain, (Image(folder, name) for folder in images for name in images[folder]))
         self._report_counts(counts)
         self._check_not_empty(train_x, val, test)
         super().__init__(train_x=train_x, val=val, test=test)
@@ -284,9 +282,7 @@ class DomainGeneralizationDataset(DatasetBase):
         images = list_images(self._domain_dirs[domain], folders, index_file)
         for folder in images:
             if any(path.startswith(f"{domain}/{folder.classname}/") for path in self.skipped):
-                images[folder] = [
-                    name for name in images[folder] if not self._is_skipped(domain, folder, name)
-                ]
+                images[folder] = [name for name in images[folder] if not self._is_skipped(domain, folder, name)]
         if not any(images.values()):
             raise UserError(
                 f"{self._name}: the class folders of {domain} in {self._domain_dirs[domain]} hold no images: "
@@ -305,7 +301,11 @@ class DomainGeneralizationDataset(DatasetBase):
             warn(f"source domain {domain} of {self._name} has no images of: {some(empty)}.")
 
     def _report_counts(self, counts):
-        known = {domain: self.image_counts.get(domain, count) for domain, count in counts.items()}
+        skipped = [path.split("/")[0] for path in self.skipped]
+        known = {
+            domain: self.image_counts[domain] - skipped.count(domain) if self.image_counts else count
+            for domain, count in counts.items()
+        }
         differing = [domain for domain in counts if counts[domain] != known[domain]]
         if differing:
             numbers = ", ".join(f"{domain} {counts[domain]:,} of {known[domain]:,}" for domain in differing)
@@ -331,21 +331,20 @@ class DomainGeneralizationDataset(DatasetBase):
         file_name = f"{self.code(domain)}_train_val_split.json"
         path = Path(self.dataset_dir) / SPLIT_FOLDER / file_name
         if not path.is_file() and not is_writable(path.parent):
-            path = (
-                Path(cfg.OUTPUT_DIR).absolute()
-                / SPLIT_FOLDER
-                / Path(self.dataset_dir).name.lower()
-                / file_name
-            )
+            path = Path(cfg.OUTPUT_DIR).absolute() / SPLIT_FOLDER / Path(self.dataset_dir).name.lower() / file_name
         self.split_files[domain] = str(path)
         if path.is_file():
             return self._read_split(path, domain, images)
         train, val = seeded_split(images, self.layout.parts, domain, self.split_sizes)
-        write_split(path, self._rows(domain, train), self._rows(domain, val))
+        try:
+            write_split(path, self._rows(domain, train), self._rows(domain, val))
+        except OSError as error:
+            raise UserError(
+                f"Cannot write the split file {path}: {error.strerror}. Split files are kept beside the images, or in "
+                "OUTPUT_DIR if the data root is read-only: make room there, or set another OUTPUT_DIR."
+            ) from error
         if cfg.VERBOSE:
-            print(
-                f"{self._name}: split of {domain} (train {len(train):,}, val {len(val):,}) written to {path}"
-            )
+            print(f"{self._name}: split of {domain} (train {len(train):,}, val {len(val):,}) written to {path}")
         return train, val
 
     def _read_split(self, path, domain, images):
@@ -354,11 +353,7 @@ class DomainGeneralizationDataset(DatasetBase):
         listed = read_split(path, {part for layout in self.layouts for part in layout.parts if part})
         if self.skipped:
             listed = [
-                [
-                    entry
-                    for entry in entries
-                    if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped
-                ]
+                [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
                 for entries in listed
             ]
         train, val = match_split(

@@ -90,9 +90,7 @@ def check_root(root):
     path = Path(os.path.abspath(os.path.expanduser(root)))
     if not path.is_dir():
         what = "is a file" if path.is_file() else "does not exist"
-        raise UserError(
-            f"DATASET.ROOT {path} {what}. Name the folder that holds the datasets, e.g. --root data."
-        )
+        raise UserError(f"DATASET.ROOT {path} {what}. Name the folder that holds the datasets, e.g. --root data.")
     return path
 
 
@@ -126,9 +124,7 @@ def locate(root, dataset, domains, layouts, verbose=True):
         raise UserError(_not_found(root, present, dataset, domains, layouts))
     # Two layouts may be one folder (differing in letter case only): keep the one that is spelled as on disk.
     found.sort(key=lambda location: location.folder.name != location.layout.folder)
-    distinct = list(
-        {frozenset(location.domain_dirs.items()): location for location in reversed(found)}.values()
-    )
+    distinct = list({frozenset(location.domain_dirs.items()): location for location in reversed(found)}.values())
     distinct.sort(
         key=lambda location: (
             -len(location.domain_dirs),
@@ -208,9 +204,7 @@ def _note_other_splits(used, root, present, layouts):
     for name in present:
         splits = root / name / SPLIT_FOLDER
         if name.lower() in own and root / name != used.folder and splits.is_dir():
-            print(
-                f"Not used: split files in {splits}. To use them, copy them to {used.folder / SPLIT_FOLDER}."
-            )
+            print(f"Not used: split files in {splits}. To use them, copy them to {used.folder / SPLIT_FOLDER}.")
 
 
 def _not_found(root, present, dataset, domains, layouts):

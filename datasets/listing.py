@@ -1,5 +1,6 @@
 """Lists the image files of a domain, quickly: no file is opened, and large domains are kept in an index."""
 
+import contextlib
 import json
 import os
 import time
@@ -100,7 +101,8 @@ def list_images(domain_dir, folders, index_file):
             new[folder.path] = [mtime, names]
     n_images = sum(map(len, images.values()))
     if new != old and n_images >= INDEX_MIN_IMAGES and is_writable(index_file.parent):
-        with atomic_write(index_file, "w") as handle:
+        # A full disk is no reason to stop: the index only saves time.
+        with contextlib.suppress(OSError), atomic_write(index_file, "w") as handle:
             json.dump({"version": INDEX_VERSION, "folders": new}, handle, separators=(",", ":"))
     return images
 
@@ -111,9 +113,7 @@ def _image_names(path):
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name.lower().endswith(IMAGE_EXTENSIONS)
-                and not entry.name.startswith(".")
-                and entry.is_file()
+                if entry.name.lower().endswith(IMAGE_EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
             )
     except OSError as error:
         raise UserError(f"Cannot read the folder {path}: {error.strerror}. Check its permissions.") from error

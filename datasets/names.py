@@ -48,8 +48,7 @@ def find_domain(name, domains, codes=(), aliases=()):
 def domains_with_codes(domains, codes):
     """A list for messages: ``"art_painting (a), cartoon (c)"``; codes that equal the name are left out."""
     return ", ".join(
-        domain if code == domain else f"{domain} ({code})"
-        for domain, code in zip(domains, codes, strict=True)
+        domain if code == domain else f"{domain} ({code})" for domain, code in zip(domains, codes, strict=True)
     )
 
 
@@ -81,9 +80,7 @@ def resolve_domains(dataset, domains, codes, aliases, sources, targets):
                 hint = f" Did you mean {close[0]}?" if close else ""
                 raise UserError(f"{key}: {dataset} has no domain {value!r}. {accepted}{hint}")
             if name in names:
-                raise UserError(
-                    f"{key} names {name} twice (in {', '.join(map(str, values))}). Name each domain once."
-                )
+                raise UserError(f"{key} names {name} twice (in {', '.join(map(str, values))}). Name each domain once.")
             names.append(name)
         return names
 

@@ -75,9 +75,7 @@ def seeded_split(images, parts, domain, split_sizes):
 
 
 def _shuffled(names, seed):
-    return sorted(
-        names, key=lambda name: hashlib.sha256((seed + name).encode("utf-8", "surrogateescape")).digest()
-    )
+    return sorted(names, key=lambda name: hashlib.sha256((seed + name).encode("utf-8", "surrogateescape")).digest())
 
 
 def write_split(path, train, val):
@@ -113,9 +111,7 @@ def read_split(path, parts=()):
         raise UserError(f"The split file {path} is not JSON ({error}). {mend}") from error
     except OSError as error:
         raise UserError(f"Cannot read the split file {path}: {error.strerror}. {mend}") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in ("train", "val")
-    ):
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("train", "val")):
         raise UserError(f'The split file {path} is not {{"train": [...], "val": [...], ...}}. {mend}')
 
     def entry(key, number, row):
@@ -127,9 +123,7 @@ def read_split(path, parts=()):
             )
         return taken_apart
 
-    return tuple(
-        [entry(key, number, row) for number, row in enumerate(content[key])] for key in ("train", "val")
-    )
+    return tuple([entry(key, number, row) for number, row in enumerate(content[key])] for key in ("train", "val"))
 
 
 def _entry(row, parts):

@@ -25,7 +25,7 @@ def refused(train, capsys):
 
 
 def test_unknown_names(refused):
-    assert "Unknown trainer 'SPQ'; accepted: CoOp, SPG, SPG_CGAN, SPG_CoOp, ZeroshotCLIP" in refused("SPQ", "red")
+    assert "Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, SPG, SPG_CGAN, SPG_CoOp, ZeroshotCLIP" in refused("SPQ", "red")
     message = refused("SPG", "red", "DATASET.NAME", "Pacs")
     assert "Unknown data set 'Pacs'; accepted: " in message
     assert "SPG_PACS" in message

@@ -1,9 +1,6 @@
 """One learned context for all images."""
 
 import torch
-import torch.nn.functional as F
-from dassl.metrics import compute_accuracy
-from dassl.optim import build_lr_scheduler, build_optimizer
 from torch import nn
 
 from trainers.prompt_trainer import PromptTrainer
@@ -28,18 +25,7 @@ class ContextTrainer(PromptTrainer):
             class_token_position=settings.CLASS_TOKEN_POSITION,
             class_specific=settings.CSC,
         )
-        self.model = PromptLearner(self.encoder.initial_context()).to(self.device)
-        optimizer = build_optimizer(self.model, self.cfg.OPTIM)
-        self.register_model("prompt_learner", self.model, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
-
-    def forward_backward(self, batch):
-        features, labels = self.batch_features(batch), batch["label"].to(self.device)
-        with self.autocast():
-            text_features = self.encoder(self.model.ctx)
-        logits = self.logits(features, text_features)
-        loss = F.cross_entropy(logits, labels)
-        self.model_backward_and_update(loss)
-        return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
+        self.model = self.register_network("prompt_learner", PromptLearner(self.encoder.initial_context()))
 
     def text_features(self, features, indices):
         return self.encoder(self.model.ctx)

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, set_random_seed
 from torch.utils.data import DataLoader
 
+from common.errors import UserError
 from common.progress import progress
 from common.protocols import protocol_name
 from common.results import versions, write_results
@@ -30,7 +34,8 @@ GPU_MEMORY_SHARE = 0.25  # of the device's memory
 class PromptTrainer(TrainerX):
     """Base class of trainers that learn contexts for a frozen CLIP.
 
-    A subclass says which contexts (`build_prompt_model`, `text_features`) and which loss (`forward_backward`).
+    A subclass says which contexts (`build_prompt_model`, `text_features`) and, if it is not the cross-entropy of
+    their logits, which loss (`forward_backward`).
 
     Args:
         cfg: frozen config with the keys of trainers.config.
@@ -95,6 +100,13 @@ class PromptTrainer(TrainerX):
         """Make the learnable networks and register them with their optimisers and schedules."""
         raise NotImplementedError
 
+    def register_network(self, name, network):
+        """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
+        network.to(self.device)
+        optimizer = build_optimizer(network, self.cfg.OPTIM)
+        self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
+        return network
+
     def build_encoder(self, **settings):
         """A PromptEncoder for this run's classes, within the memory budget."""
         memory_mb = self.cfg.TEST.MEMORY_MB
@@ -133,6 +145,11 @@ class PromptTrainer(TrainerX):
 
     def build_view_loader(self, loader):
         """A loader of features drawn from TRAIN_VIEWS random views of each training image, encoded once."""
+        if any(parameter.requires_grad for parameter in self.clip_model.visual.parameters()):
+            raise UserError(
+                f"TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but the image tower of {type(self).__name__} "
+                "trains, so their features change. Set it to 0."
+            )
         n_views, dataset = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, loader.dataset
 
         def compute(out):
@@ -201,6 +218,16 @@ class PromptTrainer(TrainerX):
         return self.predict(features, range(len(features)))
 
     # ---- training ----
+
+    def forward_backward(self, batch):
+        """One step on the cross-entropy of the logits; methods with another loss override it."""
+        features, labels = self.batch_features(batch), batch["label"].to(self.device)
+        with self.autocast():
+            text_features = self.text_features(features, batch["index"])
+        logits = self.logits(features, text_features)
+        loss = F.cross_entropy(logits, labels)
+        self.model_backward_and_update(loss)
+        return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
 
     def model_backward_and_update(self, loss, names=None):
         if self.scaler is None:

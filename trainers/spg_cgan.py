@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
-from dassl.optim import build_lr_scheduler, build_optimizer
 from torch.utils.data import BatchSampler, RandomSampler
 
 from common.errors import UserError
@@ -45,8 +44,8 @@ class SPG_CGAN(PromptTrainer):
             n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, class_token_position=settings.CLASS_TOKEN_POSITION
         )
         context = self.encoder.n_ctx, self.encoder.ctx_dim
-        self.generator = self._register("generator", Generator(self.feat_dim, *context, settings.LATENT_DIM))
-        self.discriminator = self._register("discriminator", Discriminator(self.feat_dim, *context))
+        self.generator = self.register_network("generator", Generator(self.feat_dim, *context, settings.LATENT_DIM))
+        self.discriminator = self.register_network("discriminator", Discriminator(self.feat_dim, *context))
 
         self.clip_gradients = settings.GRAD_CLIP and not (
             set(self.dm.dataset.target_domains) & set(settings.GRAD_CLIP_OFF_TARGETS)
@@ -57,12 +56,6 @@ class SPG_CGAN(PromptTrainer):
         self.discriminator_norms = GradientNorms(
             settings.D_WEIGHT_NORM, settings.D_BIAS_NORM, settings.D_ENDS_NORM, DISCRIMINATOR_SPECIAL
         )
-
-    def _register(self, name, network):
-        network.to(self.device)
-        optimizer = build_optimizer(network, self.cfg.OPTIM)
-        self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
-        return network
 
     def before_train(self):
         self.labels = self.load_labels()

@@ -31,9 +31,7 @@ CLASS_FOLDERS = {
 }
 SETS = list(CLASS_FOLDERS)
 SET_LAYOUTS = [(dataset, layout) for dataset in SETS for layout in dataset.layouts]
-SET_LAYOUT_IDS = [
-    f"{dataset.__name__}-{layout.folder}-{layout.images or 'flat'}" for dataset, layout in SET_LAYOUTS
-]
+SET_LAYOUT_IDS = [f"{dataset.__name__}-{layout.folder}-{layout.images or 'flat'}" for dataset, layout in SET_LAYOUTS]
 
 
 def _encoded():
@@ -55,25 +53,23 @@ def write_images(folder, names):
 
 
 def make_set(root, dataset, layout, per_class=10, domains=None):
-    """Make a set below ``root``: ``per_class`` images of each class in each domain, the same names in any layout.
+    """Make a set below ``root``: ``per_class`` images of each class in each domain, the same in any layout.
 
     In a layout with parts, the first 70 % lie in the first part. Returns the set's own folder.
     """
-    spelled = dict(
-        zip(dataset.domains, layout.domain_folders or domain_spelling(dataset, layout), strict=True)
-    )
+    spelled = dict(zip(dataset.domains, layout.domain_folders or domain_spelling(dataset, layout), strict=True))
     names = [f"pic_{k:03d}.jpg" for k in range(per_class)]
     cut = round(0.7 * per_class)
     parts = list(layout.parts)
-    shares = [(parts[0], names)] if len(parts) == 1 else [(parts[0], names[:cut]), (parts[1], names[cut:])]
+    shares = [(parts[0], names)]
+    if len(parts) == 2:
+        shares = [(parts[0], names[:cut]), (parts[1], names[cut:])]
     for domain in domains or dataset.domains:
         for number, class_folder in enumerate(CLASS_FOLDERS[dataset]):
             if dataset is SPG_VLCS and len(parts) > 1:
                 class_folder = str(number)
             for part, share in shares:
-                write_images(
-                    root / layout.folder / layout.images / spelled[domain] / part / class_folder, share
-                )
+                write_images(root / layout.folder / layout.images / spelled[domain] / part / class_folder, share)
     return root / layout.folder
 
 

@@ -14,9 +14,7 @@ from datasets.spg_pacs import SPG_PACS
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs/datasets").glob("*.yaml"))
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if path.stem != "mini_digits"], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "mini_digits"], ids=lambda path: path.stem)
 def test_config_names_a_dataset(path):
     cfg = get_cfg_default()
     cfg.merge_from_file(str(path))

@@ -23,9 +23,7 @@ def pacs(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(
-    ("dataset", "codes"), zip(SETS, ("acps", "clps", "acpr", "1234", "cipqrs"), strict=True)
-)
+@pytest.mark.parametrize(("dataset", "codes"), list(zip(SETS, ("acps", "clps", "acpr", "1234", "cipqrs"), strict=True)))
 def test_published_codes(dataset, codes):
     assert dataset.list_codes() == list(codes)
     for code, domain in zip(codes, dataset.list_domains(), strict=True):

@@ -127,5 +127,13 @@ def test_read_only_index_is_read_and_none_is_written(domain):
         assert names(domain)["dog"] == ["a.jpg", "b.jpg"]
 
 
+def test_an_index_that_cannot_be_written_is_done_without(domain, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(listing, "atomic_write", full)
+    assert names(domain)["dog"] == ["a.jpg", "b.jpg"]
+
+
 def test_extensions_are_lower_case():
     assert all(extension == extension.lower() and extension.startswith(".") for extension in IMAGE_EXTENSIONS)

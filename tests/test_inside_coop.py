@@ -1,0 +1,76 @@
+"""The README's steps for a CoOp checkout, on a miniature of one."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from conftest import REPOSITORY, command_line
+
+TRAIN = """
+import argparse
+import sys
+
+from dassl.config import get_cfg_default
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed, setup_logger
+from yacs.config import CfgNode as CN
+
+import datasets.folder_dg
+import trainers.coop
+import trainers.spg
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.COOP = CN()
+    cfg.TRAINER.COOP.N_CTX = 16
+    from trainers.config import extend_cfg as extend_cfg_spg
+    extend_cfg_spg(cfg)
+
+
+parser = argparse.ArgumentParser()
+for name in ("root", "trainer", "backbone", "dataset-config-file", "config-file", "output-dir"):
+    parser.add_argument("--" + name)
+parser.add_argument("--seed", type=int)
+parser.add_argument("--target-domains", nargs=1)
+parser.add_argument("opts", nargs=argparse.REMAINDER)
+args = parser.parse_args()
+cfg = get_cfg_default()
+extend_cfg(cfg)
+cfg.merge_from_file(args.dataset_config_file)
+cfg.merge_from_file(args.config_file)
+cfg.DATASET.ROOT, cfg.DATASET.TARGET_DOMAINS = args.root, args.target_domains
+cfg.OUTPUT_DIR, cfg.SEED = args.output_dir, args.seed
+cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = args.trainer, args.backbone
+cfg.merge_from_list(args.opts)
+cfg.freeze()
+set_random_seed(cfg.SEED)
+setup_logger(cfg.OUTPUT_DIR)
+build_trainer(cfg).train()
+"""
+
+
+def test_spg_in_a_coop_checkout(tmp_path, image_folder, clip_file):
+    checkout = tmp_path / "CoOp"
+    for folder in ("trainers", "datasets"):
+        (checkout / folder).mkdir(parents=True)
+        (checkout / folder / "__init__.py").write_text("")
+    coop = '"""CoOp\'s own."""\n'
+    (checkout / "trainers" / "coop.py").write_text(coop)
+    (checkout / "train.py").write_text(TRAIN)
+    shutil.copytree(image_folder, tmp_path / "images", ignore=shutil.ignore_patterns("spg_coop_splits"))
+
+    parts = [str(REPOSITORY / part) for part in ("trainers", "datasets", "common", "configs")]
+    subprocess.run(["cp", "-rn", *parts, str(checkout)], check=True)
+    assert (checkout / "trainers" / "coop.py").read_text() == coop
+
+    finished = subprocess.run(
+        [sys.executable, "train.py", *command_line("SPG", "red", root=tmp_path / "images", clip=clip_file)],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "compat")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert (checkout / "run" / "results.json").is_file()

@@ -1,0 +1,35 @@
+"""CoCoOp (Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022)."""
+
+from dassl.engine import TRAINER_REGISTRY
+from torch import nn
+
+from trainers.modules.meta_net import MetaNet
+from trainers.prompt_trainer import PromptTrainer
+
+
+class ConditionalPromptLearner(nn.Module):
+    """A learned context (n_ctx, D) and a meta-net that shifts all of its vectors alike for each image."""
+
+    def __init__(self, ctx, feat_dim):
+        super().__init__()
+        self.ctx = nn.Parameter(ctx)
+        self.meta_net = MetaNet(feat_dim, ctx.shape[-1])
+
+    def forward(self, features):
+        """(B, E) image features -> (B, n_ctx, D) contexts."""
+        return self.ctx + self.meta_net(features).unsqueeze(1)
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(PromptTrainer):
+    """A context for each image, learned end to end by cross-entropy."""
+
+    SETTINGS = "COCOOP"
+
+    def build_prompt_model(self):
+        self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX, ctx_init=self.settings.CTX_INIT)
+        learner = ConditionalPromptLearner(self.encoder.initial_context(), self.feat_dim)
+        self.model = self.register_network("prompt_learner", learner)
+
+    def text_features(self, features, indices):
+        return self.encoder(self.model(features))
