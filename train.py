@@ -19,7 +19,9 @@ def parse_args(argv=None):
     )
     parser.add_argument("--root", default="", help="folder that holds the data sets")
     parser.add_argument("--output-dir", default="", help="folder for log, checkpoints and results.json")
-    parser.add_argument("--resume", default="", help="folder of an unfinished run to go on from (default: the output folder)")
+    parser.add_argument(
+        "--resume", default="", help="folder of an unfinished run to go on from (default: the output folder)"
+    )
     parser.add_argument("--seed", type=int, default=-1, help="a number from 0 makes the run repeatable")
     parser.add_argument("--source-domains", nargs="+", default=None, help="default: all domains but the targets")
     parser.add_argument("--target-domains", nargs="+", default=None, help="full names or one-letter codes")
@@ -27,14 +29,16 @@ def parse_args(argv=None):
     parser.add_argument("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     parser.add_argument("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
     parser.add_argument("--trainer", default="", help="SPG, SPG_CoOp, SPG_CGAN, CoOp, CoCoOp, ZeroshotCLIP")
-    parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file with its weights')
+    parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file of weights')
     parser.add_argument("--head", default="", help=argparse.SUPPRESS)
     parser.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")
     parser.add_argument("--model-dir", default="", help="folder of the trained run for --eval-only")
     parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint (default: the best)")
     parser.add_argument("--no-train", action="store_true", help="build everything, but do not train")
     parser.add_argument("--no-feature-cache", action="store_true", help="do not keep image features on disk")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, such as OPTIM.MAX_EPOCH 10")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, such as OPTIM.MAX_EPOCH 10"
+    )
     args = parser.parse_args(argv)
     # argparse hands KEY VALUE pairs that follow a list of domains to that list.
     for name in ("source_domains", "target_domains", "transforms"):
@@ -65,7 +69,9 @@ def setup_cfg(args):
     try:
         cfg.merge_from_list(args.opts)
     except (KeyError, AssertionError, ValueError) as error:
-        raise UserError(f"Cannot apply the settings {' '.join(args.opts)}: {error}. See trainers/config.py for ours.") from error
+        raise UserError(
+            f"Cannot apply the settings {' '.join(args.opts)}: {error}. See trainers/config.py for ours."
+        ) from error
     cfg.freeze()
     return cfg
 
@@ -139,7 +145,9 @@ def run(args):
     """Do what the command line says."""
     cfg = setup_cfg(args)
     if not args.eval_only and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)):
-        print(f"{cfg.OUTPUT_DIR} holds a finished run ({RESULTS_FILE}); skipped. Name another --output-dir to run again.")
+        print(
+            f"{cfg.OUTPUT_DIR} holds a finished run ({RESULTS_FILE}); skipped. Name another --output-dir to run again."
+        )
         return
     if args.eval_only and not args.model_dir:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")

@@ -1,8 +1,8 @@
 """Draws the pictures of MiniDigits: ten digits in four domains, 64 px RGB, the same bytes every time.
 
-The domain ``handwritten`` is real (the digits that scikit-learn ships, scanned from people's handwriting); ``printed``,
-``display`` and ``sketch`` are drawn here with the fonts that matplotlib ships. No Dassl and no torch in this module, and
-scikit-learn and matplotlib are imported only when something is drawn.
+The domain ``handwritten`` is real: the digits that scikit-learn ships, scanned from people's handwriting. ``printed``
+and ``sketch`` are drawn here with the fonts that matplotlib ships, ``display`` segment by segment. No Dassl and no
+torch in this module, and scikit-learn and matplotlib are imported only when something is drawn.
 
 Every picture has a random generator of its own, seeded by (domain, class, number), so a picture depends neither on the
 order of drawing nor on how many others there are. What may differ between machines is what Pillow, FreeType and
@@ -28,7 +28,9 @@ SIZE = 64  # pixels, what the CLIP in assets/mini_clip.pt looks at
 VERSION = 1
 MARKER = "rendered.json"
 
-_SEED = 2404  # with 1 + domain, class and number: never the seeds of scripts/train_mini_clip.py, which have other lengths
+_SEED = (
+    2404  # with 1 + domain, class and number: never the seeds of scripts/train_mini_clip.py, which have other lengths
+)
 _CANVAS = 2 * SIZE  # drawn twice as large, reduced at the end: smooth edges
 _HANDWRITTEN_PX = 48  # sklearn's 8 x 8 cells become 6 px each, on a margin of 8 px of paper
 
@@ -154,10 +156,10 @@ def _printed(digit, rng):
 def _bar(points, thickness):
     """The six corners of a display segment that runs between two points, pointed at both ends."""
     (x0, y0), (x1, y1) = points
-    half = thickness / 2
+    h = thickness / 2
     if y0 == y1:
-        return [(x0, y0), (x0 + half, y0 - half), (x1 - half, y0 - half), (x1, y1), (x1 - half, y0 + half), (x0 + half, y0 + half)]
-    return [(x0, y0), (x0 + half, y0 + half), (x0 + half, y1 - half), (x1, y1), (x0 - half, y1 - half), (x0 - half, y0 + half)]
+        return [(x0, y0), (x0 + h, y0 - h), (x1 - h, y0 - h), (x1, y1), (x1 - h, y0 + h), (x0 + h, y0 + h)]
+    return [(x0, y0), (x0 + h, y0 + h), (x0 + h, y1 - h), (x1, y1), (x0 - h, y1 - h), (x0 - h, y0 + h)]
 
 
 def _display(digit, rng):

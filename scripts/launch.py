@@ -58,19 +58,23 @@ def dataset_config(name, data):
 
 
 def method_config(trainer, dataset, chosen):
-    """The config file of a method: $CFG, the one for the data set, or the default; None if it needs none."""
+    """The config file of a method: $CFG, the one for the data set, or the default.
+
+    Raises:
+        UserError: there is no such config, or none for the method at all.
+    """
     folder = REPOSITORY / "configs" / "trainers" / CONFIG_FOLDERS.get(trainer, trainer)
+    candidates = [folder / f"{dataset}.yaml", folder / "default.yaml"]
     if chosen:
         candidates = [Path(chosen), folder / f"{chosen}.yaml"]
-    else:
-        candidates = [folder / f"{dataset}.yaml", folder / "default.yaml"]
     for path in candidates:
         if path.is_file():
             return path
-    if chosen:
-        found = ", ".join(sorted(path.stem for path in folder.glob("*.yaml"))) or "none"
-        raise UserError(f"CFG is {chosen!r}, which is neither a file nor a config of {trainer}: {found}.")
-    return None
+    if not folder.is_dir():
+        methods = sorted({path.name for path in folder.parent.iterdir()} | set(CONFIG_FOLDERS))
+        raise UserError(f"Unknown trainer {trainer!r}; accepted: {', '.join(methods)}.")
+    found = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise UserError(f"CFG is {chosen!r}, which is neither a file nor a config of {trainer}: {found}.")
 
 
 def dataset_domains(dataset_file, root, targets):
@@ -96,8 +100,7 @@ def run_command(args, config, root, sources, target, seed, folder, labels, featu
     """The train.py command line of one run."""
     command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", args.trainer, "--root", str(root)]
     command += ["--dataset-config-file", str(config["dataset"]), "--backbone", args.backbone]
-    if config["method"]:
-        command += ["--config-file", str(config["method"])]
+    command += ["--config-file", str(config["method"])]
     command += ["--source-domains", *sources, "--target-domains", target]
     command += ["--seed", str(seed), "--output-dir", str(folder)]
     return [
@@ -127,7 +130,7 @@ def launch(args):
     method_file = method_config(args.trainer, name, os.environ.get("CFG"))
     config = {"dataset": dataset_file, "method": method_file}
     base = output / name / args.trainer / backbone_label(args.backbone)
-    base = base / (method_file.stem if method_file else "default")
+    base = base / method_file.stem
 
     runs = [(pair, seed) for seed in seeds for pair in leave_one_domain_out(domains, chosen)]
     failed = []
@@ -142,7 +145,15 @@ def launch(args):
                 sys.stdout.flush()
                 start = time.time()
                 command = run_command(
-                    args, config, root, sources, target, seed, folder, output / "prompt_labels", output / "feature_cache"
+                    args,
+                    config,
+                    root,
+                    sources,
+                    target,
+                    seed,
+                    folder,
+                    output / "prompt_labels",
+                    output / "feature_cache",
                 )
                 # The log has it all; bars and errors come through on stderr.
                 code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode

@@ -1,6 +1,6 @@
 """Tables of finished runs, read from their results.json.
 
-    python scripts/results.py output            all runs below a folder, one table for each data set and backbone
+python scripts/results.py output            all runs below a folder, one table for each data set and backbone
 """
 
 import argparse
@@ -54,7 +54,9 @@ def results_table(results, table_format="github"):
     targets = sorted({target_name(result) for result in results})
     methods = defaultdict(lambda: defaultdict(dict))
     for result in results:
-        method = result["trainer"] if result["config"] in ("", "default") else f"{result['trainer']} ({result['config']})"
+        method = (
+            result["trainer"] if result["config"] in ("", "default") else f"{result['trainer']} ({result['config']})"
+        )
         methods[method][target_name(result)][result["seed"]] = result["accuracy"]
     rows = []
     for method, by_target in methods.items():

@@ -30,9 +30,7 @@ def plain_text_features(model, classnames, ctx, position="end"):
     for i, name in enumerate(names):
         length = len(tokenizer.encode(name))
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
-        rows.append(
-            torch.cat([prefix[i], ctx[i, :before], suffix[i, :length], ctx[i, before:], suffix[i, length:]])
-        )
+        rows.append(torch.cat([prefix[i], ctx[i, :before], suffix[i, :length], ctx[i, before:], suffix[i, length:]]))
     x = torch.stack(rows) + model.positional_embedding.type(model.dtype)
     x = model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
     x = model.ln_final(x).type(model.dtype)

@@ -25,11 +25,15 @@ def refused(train, capsys):
 
 
 def test_unknown_names(refused):
-    assert "Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, SPG, SPG_CGAN, SPG_CoOp, ZeroshotCLIP" in refused("SPQ", "red")
+    assert "Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, SPG, SPG_CGAN, SPG_CoOp, ZeroshotCLIP" in refused(
+        "SPQ", "red"
+    )
     message = refused("SPG", "red", "DATASET.NAME", "Pacs")
     assert "Unknown data set 'Pacs'; accepted: " in message
     assert "SPG_PACS" in message
-    assert "'RN51' is neither a file nor one of OpenAI's names: RN50" in refused("SPG", "red", flags=["--backbone", "RN51"])
+    assert "'RN51' is neither a file nor one of OpenAI's names: RN50" in refused(
+        "SPG", "red", flags=["--backbone", "RN51"]
+    )
     message = refused("SPG", "purple")
     assert "'purple'" in message
     assert "blue, green, red" in message
@@ -144,7 +148,9 @@ def test_a_loss_that_is_not_finite(refused):
 
 
 def test_help_needs_no_heavy_imports():
-    code = "import sys, train\ntry:\n train.parse_args(['--help'])\nexcept SystemExit:\n sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, train\ntry:\n train.parse_args(['--help'])\nexcept SystemExit:\n sys.exit('torch' in sys.modules)"
+    )
     finished = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert finished.returncode == 0
     assert "--target-domains" in finished.stdout

@@ -27,6 +27,8 @@ from trainers.modules.features import FeatureCache, RandomViews, encode_dataset,
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.view_loader import ViewLoader
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
 
@@ -61,6 +63,13 @@ class PromptTrainer(TrainerX):
 
     def check_cfg(self, cfg):
         check_precision(cfg.TRAINER[self.SETTINGS].PREC)
+        mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
+        if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], [CLIP_MEAN, CLIP_STD], atol=1e-3):
+            print(
+                "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
+                f"otherwise (TRANSFORMS {list(cfg.INPUT.TRANSFORMS)}, PIXEL_MEAN {list(mean)}, PIXEL_STD {list(std)}): "
+                "accuracies will suffer. The configs in configs/trainers/ have it right (--config-file)."
+            )
 
     def build_data_loader(self):
         # Before the data, since the images' size is the backbone's.
@@ -141,14 +150,16 @@ class PromptTrainer(TrainerX):
                 dataset, self.encode_image, out, loader.batch_size or 64, self.cfg.DATALOADER.NUM_WORKERS, description
             )
 
-        return self.feature_cache.get(key, (len(dataset), self.clip_model.text_projection.shape[1]), compute, description)
+        return self.feature_cache.get(
+            key, (len(dataset), self.clip_model.text_projection.shape[1]), compute, description
+        )
 
     def build_view_loader(self, loader):
         """A loader of features drawn from TRAIN_VIEWS random views of each training image, encoded once."""
         if any(parameter.requires_grad for parameter in self.clip_model.visual.parameters()):
             raise UserError(
-                f"TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but the image tower of {type(self).__name__} "
-                "trains, so their features change. Set it to 0."
+                "TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but the image tower of "
+                f"{type(self).__name__} trains, so their features change. Set it to 0."
             )
         n_views, dataset = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, loader.dataset
 

@@ -4,8 +4,8 @@ from dassl.engine import TRAINER_REGISTRY
 
 from common.errors import UserError
 from trainers.context_trainer import ContextTrainer
-from trainers.spg_labels import label_folder, label_origin
 from trainers.modules.prompt_labels import save_prompt_label
+from trainers.spg_labels import label_folder, label_origin
 
 
 @TRAINER_REGISTRY.register()

@@ -113,9 +113,7 @@ class RunsCode:
 def test_code_is_not_run(tmp_path, capsys):
     path = str(tmp_path / "evil.pth.tar")
     for new_format in (True, False):
-        torch.save(
-            {"state_dict": {}, "epoch": 1, "x": RunsCode()}, path, _use_new_zipfile_serialization=new_format
-        )
+        torch.save({"state_dict": {}, "epoch": 1, "x": RunsCode()}, path, _use_new_zipfile_serialization=new_format)
         with pytest.raises(UserError, match=r"evil\.pth\.tar was not loaded: loading it would run code"):
             load_checkpoint(path)
     assert "must not run" not in capsys.readouterr().out
@@ -124,9 +122,7 @@ def test_code_is_not_run(tmp_path, capsys):
 def test_a_whole_pickled_model_is_refused_by_name(tmp_path):
     path = str(tmp_path / "whole.pth.tar")
     torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(
-        UserError, match=r"would run code that it carries \(torch\.nn\.modules\.linear\.Linear"
-    ):
+    with pytest.raises(UserError, match=r"would run code that it carries \(torch\.nn\.modules\.linear\.Linear"):
         load_checkpoint(path)
 
 

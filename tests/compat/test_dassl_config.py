@@ -133,9 +133,7 @@ def test_trainers_add_nodes_and_files_and_lists_merge(tmp_path):
     cfg = get_cfg_default()
     cfg.TRAINER.COOP = CfgNode({"N_CTX": 16, "CSC": False})
     file = tmp_path / "c.yaml"
-    file.write_text(
-        'INPUT:\n  SIZE: (32, 32)\n  TRANSFORMS: ["random_flip", "normalize"]\nOPTIM:\n  LR: 0.002\n'
-    )
+    file.write_text('INPUT:\n  SIZE: (32, 32)\n  TRANSFORMS: ["random_flip", "normalize"]\nOPTIM:\n  LR: 0.002\n')
     cfg.merge_from_file(str(file))
     cfg.merge_from_list(["TRAINER.COOP.N_CTX", "4", "DATASET.SOURCE_DOMAINS", "['a', 'b']"])
     cfg.freeze()

@@ -46,9 +46,7 @@ class CoOpStyleDataset(DatasetBase):
         mkdir_if_missing(self.split_fewshot_dir)
         if not osp.exists(self.split_path):
             write_json({"train": self.read_folder()}, self.split_path)
-        train = [
-            Datum(impath=p, label=int(y), classname=c) for p, y, c in read_json(self.split_path)["train"]
-        ]
+        train = [Datum(impath=p, label=int(y), classname=c) for p, y, c in read_json(self.split_path)["train"]]
         val, test = train[::2], train
 
         num_shots = cfg.DATASET.NUM_SHOTS
@@ -265,9 +263,7 @@ def test_train_then_evaluate(run, precision, capsys):
     trainer, _ = run(*opts)
     out = capsys.readouterr().out
     # What CoOp's parse_test_res.py looks for.
-    accuracies = re.findall(
-        r"^\* accuracy: ([\.\deE+-]+)%$", out[out.index("Finish training") :], re.MULTILINE
-    )
+    accuracies = re.findall(r"^\* accuracy: ([\.\deE+-]+)%$", out[out.index("Finish training") :], re.MULTILINE)
     assert len(accuracies) == 1
     losses = [float(x) for x in re.findall(r"loss ([\d.]+) \(", out)]
     assert len(losses) == 8 * 2  # 9 images, batches of 4; fewer than PRINT_FREQ, so each is printed

@@ -106,9 +106,7 @@ def test_few_shot(capsys):
 
 def test_unknown_domains_and_datasets(cfg):
     cfg.DATASET.SOURCE_DOMAINS = ["art", "foto"]
-    message = (
-        r"domain of ToyDG \(DATASET.SOURCE_DOMAINS\): 'foto'. Accepted: art, photo, sketch. Did you mean "
-    )
+    message = r"domain of ToyDG \(DATASET.SOURCE_DOMAINS\): 'foto'. Accepted: art, photo, sketch. Did you mean "
     with pytest.raises(UserError, match=message):
         build_dataset(cfg)
     cfg.DATASET.SOURCE_DOMAINS, cfg.DATASET.TARGET_DOMAINS = ["art"], ["clipart"]
@@ -288,9 +286,7 @@ def worker_cfg(cfg):
 
 
 def test_workers_live_on_and_draw_differently(worker_cfg):
-    loader = build_data_loader(
-        worker_cfg, "RandomSampler", items([6, 6]), batch_size=3, dataset_wrapper=Probe
-    )
+    loader = build_data_loader(worker_cfg, "RandomSampler", items([6, 6]), batch_size=3, dataset_wrapper=Probe)
     epochs = [list(loader) for _ in range(2)]
     pids = [{pid for batch in epoch for pid in batch["pid"].tolist()} for epoch in epochs]
     assert pids[0] == pids[1]
@@ -317,9 +313,7 @@ def test_two_runs_give_the_same_batches(worker_cfg):
 
 def test_a_second_iteration_does_not_disturb_the_first(worker_cfg):
     """torch's persistent workers would silently start the outer loop again."""
-    loader = build_data_loader(
-        worker_cfg, "SequentialSampler", items([6, 6]), batch_size=3, dataset_wrapper=Probe
-    )
+    loader = build_data_loader(worker_cfg, "SequentialSampler", items([6, 6]), batch_size=3, dataset_wrapper=Probe)
     outer = []
     for batch in loader:
         outer += batch["index"].tolist()
@@ -356,9 +350,7 @@ def test_errors_in_workers_arrive_with_their_message(worker_cfg, tmp_path, own_l
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n....")
     source = [Datum(str(tmp_path / "broken.png"), 0, 0, "a")] * 2
     if own_loader:
-        loader = build_data_loader(
-            worker_cfg, data_source=source, batch_size=1, tfm=build_transform(worker_cfg)
-        )
+        loader = build_data_loader(worker_cfg, data_source=source, batch_size=1, tfm=build_transform(worker_cfg))
     else:
         loader = DataLoader(DatasetWrapper(worker_cfg, source), num_workers=2)
     message = message_of_the_error(loader)

@@ -380,13 +380,9 @@ def test_labelled_and_unlabelled_batches(tiny, count, batch_u, batches, workers)
 
 
 def test_unlabelled_data_is_needed(tiny):
-    with pytest.raises(
-        UserError, match=r"ToyDG has no unlabelled training data \(train_u\), which TinyXU needs"
-    ):
+    with pytest.raises(UserError, match=r"ToyDG has no unlabelled training data \(train_u\), which TinyXU needs"):
         tiny("TinyXU").train()
-    with pytest.raises(
-        UserError, match=r"TRAIN.COUNT_ITER\): 'both'. Accepted: smaller_one, train_u, train_x"
-    ):
+    with pytest.raises(UserError, match=r"TRAIN.COUNT_ITER\): 'both'. Accepted: smaller_one, train_u, train_x"):
         tiny("TinyXU", DATASET__NAME="ToyDA", TRAIN__COUNT_ITER="both").train()
 
 
@@ -396,9 +392,7 @@ def test_unlabelled_data_is_needed(tiny):
 def test_unknown_trainers_and_missing_parts(tiny, cfg):
     with pytest.raises(UserError, match=r"Unknown trainer: 'TinyZ'. Accepted: .*TinyX.*Did you mean"):
         tiny("TinyZ")
-    with pytest.raises(
-        NotImplementedError, match=r"build_model\(\): this Dassl-compatible core carries no backbones"
-    ):
+    with pytest.raises(NotImplementedError, match=r"build_model\(\): this Dassl-compatible core carries no backbones"):
         SimpleTrainer(cfg)
 
 

@@ -188,9 +188,7 @@ def test_registry():
         registry.get("Coop")
     assert isinstance(caught.value, RegistryError)
     assert isinstance(caught.value, KeyError)
-    assert str(caught.value) == (
-        "Unknown trainer: 'Coop'. Accepted: CoOp, dict. Did you mean CoOp? Set it somewhere."
-    )
+    assert str(caught.value) == ("Unknown trainer: 'Coop'. Accepted: CoOp, dict. Did you mean CoOp? Set it somewhere.")
 
 
 def test_modeling_says_that_it_is_empty_but_takes_plugins():

@@ -8,7 +8,6 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-
 from scripts import launch
 
 QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
@@ -86,6 +85,8 @@ def test_configs_of_methods():
     assert launch.method_config("SPG", "pacs", None).parts[-2:] == ("SPG_CGAN", "pacs.yaml")
     assert launch.method_config("SPG", "vlcs", None).parts[-2:] == ("SPG_CGAN", "default.yaml")
     assert launch.method_config("SPG", "pacs", "as_run").name == "as_run.yaml"
-    assert launch.method_config("ZeroshotCLIP", "pacs", None) is None
+    assert launch.method_config("ZeroshotCLIP", "pacs", None).name == "default.yaml"
+    with pytest.raises(launch.UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, SPG, SPG_CGAN"):
+        launch.method_config("SPQ", "pacs", None)
     with pytest.raises(launch.UserError, match="CFG is 'asrun', .*as_run, default"):
         launch.method_config("SPG", "pacs", "asrun")

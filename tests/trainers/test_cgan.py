@@ -14,7 +14,13 @@ from trainers.modules.cgan import (
 def test_generator_has_the_published_keys_and_shapes():
     shapes = {key: tuple(value.shape) for key, value in Generator(1024, 4, 512).state_dict().items()}
     expected = {}
-    for index, (wide, narrow) in {0: (128, 1124), 2: (256, 128), 5: (512, 256), 8: (1024, 512), 11: (2048, 1024)}.items():
+    for index, (wide, narrow) in {
+        0: (128, 1124),
+        2: (256, 128),
+        5: (512, 256),
+        8: (1024, 512),
+        11: (2048, 1024),
+    }.items():
         expected |= {f"model.{index}.weight": (wide, narrow), f"model.{index}.bias": (wide,)}
     for index, width in {3: 256, 6: 512, 9: 1024}.items():
         for name in ("weight", "bias", "running_mean", "running_var"):

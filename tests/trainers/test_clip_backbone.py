@@ -34,8 +34,8 @@ def scripted_archive(state_dict, path):
 
 
 FULL_SIZE = {
-    "RN50": dict(embed_dim=1024, vision_layers=(3, 4, 6, 3), vision_width=64, vision_patch_size=None),
-    "ViT-B/16": dict(embed_dim=512, vision_layers=12, vision_width=768, vision_patch_size=16),
+    "RN50": {"embed_dim": 1024, "vision_layers": (3, 4, 6, 3), "vision_width": 64, "vision_patch_size": None},
+    "ViT-B/16": {"embed_dim": 512, "vision_layers": 12, "vision_width": 768, "vision_patch_size": 16},
 }
 
 
@@ -93,7 +93,9 @@ def test_half_precision_on_a_cpu_becomes_single_with_a_line(tmp_path, capsys):
     torch.save(tiny_clip().state_dict(), tmp_path / "tiny.pt")
     for precision in ("fp16", "bf16", "amp"):
         assert load_clip(str(tmp_path / "tiny.pt"), "cpu", precision).dtype == torch.float32
-        assert capsys.readouterr().out == f"Precision {precision} needs a GPU; on this CPU the computation runs in fp32.\n"
+        assert (
+            capsys.readouterr().out == f"Precision {precision} needs a GPU; on this CPU the computation runs in fp32.\n"
+        )
     assert effective_precision("fp16", "cuda") == "fp16"
 
 
@@ -193,7 +195,9 @@ def test_the_program_of_an_archive_is_never_run(tmp_path):
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "evil.pt", "w") as new:
         for name in old.namelist():
             new.writestr(name, pickled if name.endswith("/data.pkl") else old.read(name))
-    with pytest.raises(UserError, match=r"evil.pt is refused: __builtin__.exec is neither a tensor nor a container, and might run code"):
+    with pytest.raises(
+        UserError, match=r"evil.pt is refused: __builtin__.exec is neither a tensor nor a container, and might run code"
+    ):
         load_clip(str(tmp_path / "evil.pt"), "cpu", "fp32")
 
 
@@ -214,7 +218,9 @@ def test_a_state_dict_without_some_weights_is_an_error(tmp_path):
 
 
 def test_unknown_names_list_the_accepted_ones():
-    with pytest.raises(UserError, match=r"'RN51' is neither a file nor one of OpenAI's names: RN50, RN101, .*ViT-L/14@336px"):
+    with pytest.raises(
+        UserError, match=r"'RN51' is neither a file nor one of OpenAI's names: RN50, RN101, .*ViT-L/14@336px"
+    ):
         load_clip("RN51")
     with pytest.raises(UserError, match=r"'fp8'; accepted: fp32, fp16, bf16, amp"):
         load_clip("RN50", precision="fp8")

@@ -169,5 +169,3 @@ def test_view_loader_draws_among_the_views_of_the_right_image():
             assert (batch["features"][:, 0] % 100).tolist() == batch["index"].tolist()
         drawn.add(int(batches[0]["features"][0, 0]) // 100)
     assert drawn == set(range(8))
-
-

@@ -10,7 +10,11 @@ def test_noise_depends_on_seed_index_and_draw_alone():
     assert torch.equal(image_noise(1, [7, 3], 100), whole[[7, 3]])
     torch.manual_seed(99)
     assert torch.equal(image_noise(1, range(50), 100), whole)
-    for other in (image_noise(2, range(50), 100), image_noise(1, range(50), 100, draw=1), image_noise(-1, range(50), 100)):
+    for other in (
+        image_noise(2, range(50), 100),
+        image_noise(1, range(50), 100, draw=1),
+        image_noise(-1, range(50), 100),
+    ):
         assert not torch.isclose(other, whole).any(dim=1).all()
 
 

@@ -7,10 +7,35 @@ from plain_clip import plain_text_features, tiny_clip
 from common.errors import UserError
 from trainers.modules.prompt_encoder import PromptEncoder
 
-WORDS = (
-    "dog cat house tree guitar horse person giraffe elephant desk lamp alarm clock flip-flops t-shirt 7up "
-    "St._Basil's_Cathedral hockey_puck 24 o'clock R2-D2 rock'n'roll water-slide!! (sketch) mp3 zebra accordion"
-).split()
+WORDS = [
+    "dog",
+    "cat",
+    "house",
+    "tree",
+    "guitar",
+    "horse",
+    "person",
+    "giraffe",
+    "elephant",
+    "desk",
+    "lamp",
+    "alarm",
+    "clock",
+    "flip-flops",
+    "t-shirt",
+    "7up",
+    "St._Basil's_Cathedral",
+    "hockey_puck",
+    "24",
+    "o'clock",
+    "R2-D2",
+    "rock'n'roll",
+    "water-slide!!",
+    "(sketch)",
+    "mp3",
+    "zebra",
+    "accordion",
+]
 
 
 def random_names(count, seed):
@@ -32,9 +57,7 @@ def gradients(features, ctx, weights):
 @pytest.mark.parametrize(("n_cls", "n_ctx"), [(1, 1), (2, 4), (7, 16), (65, 5)])
 def test_values_and_gradients_equal_the_plain_tower(clip_model, n_cls, n_ctx, position, class_specific):
     names = random_names(n_cls, seed=n_cls)
-    encoder = PromptEncoder(
-        clip_model, names, n_ctx, class_token_position=position, class_specific=class_specific
-    )
+    encoder = PromptEncoder(clip_model, names, n_ctx, class_token_position=position, class_specific=class_specific)
     torch.manual_seed(1)
     ctx = (30 * encoder.initial_context()).requires_grad_()
     features = encoder(ctx)
@@ -51,9 +74,7 @@ def test_345_classes(clip_model):
     names = random_names(345, seed=3)
     encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a")
     ctx = encoder.initial_context()
-    torch.testing.assert_close(
-        encoder(ctx), plain_text_features(clip_model, names, ctx), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(encoder(ctx), plain_text_features(clip_model, names, ctx), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
@@ -75,7 +96,7 @@ def test_each_context_of_a_batch_has_its_own_features(clip_model, position):
 @pytest.mark.parametrize("position", ["end", "middle"])
 def test_chunks_change_nothing(clip_model, position, class_specific):
     names = random_names(40, seed=6)
-    settings = dict(n_ctx=4, class_token_position=position, class_specific=class_specific)
+    settings = {"n_ctx": 4, "class_token_position": position, "class_specific": class_specific}
     whole = PromptEncoder(clip_model, names, **settings)
     chunked = PromptEncoder(clip_model, names, **settings, memory_mb=1)
     ctx = (30 * whole.initial_context()).requires_grad_()
@@ -182,12 +203,12 @@ def test_wrong_shapes_name_what_is_accepted(clip_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(classnames=["dog " * 80]), r"takes \d+ tokens .* but 71 are left of the text tower's 77 positions"),
-        (dict(classnames=["dog", "_"]), "'_' has no word in it"),
-        (dict(classnames=[]), "list of class names is empty"),
-        (dict(class_token_position="start"), "'start'; accepted: end, middle, front"),
-        (dict(n_ctx=0), "N_CTX is 0"),
-        (dict(memory_mb=0), r"too small for one prompt; the smallest that works here is \d+ MB"),
+        ({"classnames": ["dog " * 80]}, r"takes \d+ tokens .* but 71 are left of the text tower's 77 positions"),
+        ({"classnames": ["dog", "_"]}, "'_' has no word in it"),
+        ({"classnames": []}, "list of class names is empty"),
+        ({"class_token_position": "start"}, "'start'; accepted: end, middle, front"),
+        ({"n_ctx": 0}, "N_CTX is 0"),
+        ({"memory_mb": 0}, r"too small for one prompt; the smallest that works here is \d+ MB"),
     ],
 )
 def test_errors(clip_model, settings, message):

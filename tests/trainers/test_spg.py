@@ -55,7 +55,13 @@ def test_a_whole_run(train, tmp_path, capsys):
 
     labels = tmp_path / "output" / "prompt_labels" / "stripes" / "tiny" / "seed_1"
     assert sorted(path.name for path in labels.iterdir()) == ["blue.pt", "green.pt"]
-    for name in ("log.txt", "config.yaml", "tensorboard", "generator/model-best.pth.tar", "discriminator/model.pth.tar-2"):
+    for name in (
+        "log.txt",
+        "config.yaml",
+        "tensorboard",
+        "generator/model-best.pth.tar",
+        "discriminator/model.pth.tar-2",
+    ):
         assert (tmp_path / "run" / name).exists()
     assert not (tmp_path / "run" / "generator" / "model.pth.tar-1").exists()
 
@@ -238,7 +244,9 @@ def test_n_prompts_averages_logits_over_draws(build):
 def test_results_do_not_depend_on_the_batch_size(train, tmp_path, batch_size):
     assert train("SPG", "red") == 0
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "eval", "--no-feature-cache"]
-    assert train("SPG", "red", "DATALOADER.TEST.BATCH_SIZE", batch_size, "DATALOADER.NUM_WORKERS", "2", flags=flags) == 0
+    assert (
+        train("SPG", "red", "DATALOADER.TEST.BATCH_SIZE", batch_size, "DATALOADER.NUM_WORKERS", "2", flags=flags) == 0
+    )
     assert results(tmp_path / "eval")["accuracy"] == results(tmp_path / "run")["accuracy"]
     assert results(tmp_path / "eval")["macro_f1"] == results(tmp_path / "run")["macro_f1"]
 
@@ -265,7 +273,8 @@ def test_an_unfinished_run_goes_on_as_if_nothing_had_happened(train, tmp_path, m
     for key in ("accuracy", "macro_f1", "val_accuracy", "best_epoch"):
         assert resumed[key] == whole[key]
     ours, expected = (
-        torch.load(tmp_path / name / "generator/model.pth.tar-4", weights_only=True)["state_dict"] for name in ("cut", "run")
+        torch.load(tmp_path / name / "generator/model.pth.tar-4", weights_only=True)["state_dict"]
+        for name in ("cut", "run")
     )
     for key, value in ours.items():
         assert torch.equal(value, expected[key])

@@ -84,9 +84,7 @@ def clip_file(name_or_path, root=DEFAULT_ROOT):
             ) from error
     path = Path(name_or_path).expanduser()
     if not path.is_file():
-        raise UserError(
-            f"Backbone {name_or_path!r} is neither a file nor one of OpenAI's names: {', '.join(names)}."
-        )
+        raise UserError(f"Backbone {name_or_path!r} is neither a file nor one of OpenAI's names: {', '.join(names)}.")
     return path
 
 
@@ -129,9 +127,7 @@ def _build(state_dict, path, device, precision):
 
 
 def _build_in_single_precision(state_dict):
-    state_dict = {
-        key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()
-    }
+    state_dict = {key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()}
     # On the meta device nothing is initialised, which takes most of the time that a large CLIP takes to build; and
     # the weights are not rounded to half precision, as build_model would have it.
     with torch.device("meta"), warnings.catch_warnings():

@@ -112,8 +112,8 @@ class FeatureCache:
         seconds = time.perf_counter() - start
         n_images = int(np.prod(array.shape[:-1]))
         print(
-            f"Encoded {n_images:,} images ({description}) in {seconds:.1f} s, {n_images / max(seconds, 1e-9):,.0f} images/s; "
-            f"{array.nbytes / 2**20:.1f} MB {place}"
+            f"Encoded {n_images:,} images ({description}) in {seconds:.1f} s, "
+            f"{n_images / max(seconds, 1e-9):,.0f} images/s; {array.nbytes / 2**20:.1f} MB {place}"
         )
         return array
 

@@ -116,9 +116,9 @@ class PromptEncoder(nn.Module):
         self.text_projection = clip_model.text_projection
         self.n_heads = self.blocks[0].attn.num_heads
 
-        self.n_shared = 0 if class_specific else {"end": self.n_ctx, "middle": self.n_ctx // 2, "front": 0}[
-            class_token_position
-        ]
+        self.n_shared = (
+            0 if class_specific else {"end": self.n_ctx, "middle": self.n_ctx // 2, "front": 0}[class_token_position]
+        )
         context_length = clip_model.positional_embedding.shape[0]
         tails = prompt_tails(classnames, self.n_ctx, class_token_position, self.n_shared, context_length)
         self._pack_tails(tails, clip_model)
@@ -128,9 +128,7 @@ class PromptEncoder(nn.Module):
         dtype = self.blocks[0].mlp.c_fc.weight.dtype
         initial = embedding[init_tokens].detach().float() if init_tokens else None
         self.register_buffer("_initial_context", initial, persistent=False)
-        self.register_buffer(
-            "_prefix_position", position[1 : 1 + self.n_shared].detach().to(dtype), persistent=False
-        )
+        self.register_buffer("_prefix_position", position[1 : 1 + self.n_shared].detach().to(dtype), persistent=False)
         with torch.no_grad():
             sos = (embedding[SOS_TOKEN] + position[0]).to(dtype).view(1, 1, -1)
             keys, values = self._prefix_keys_values(sos, None)
@@ -207,9 +205,7 @@ class PromptEncoder(nn.Module):
         self.register_buffer("_tail", tail, persistent=False)  # (T, D); slots hold their position only
         for name, values in (("_slot_at", slot_at), ("_slot_rows", slot_rows), ("_slot_classes", slot_classes)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.long, device=device), persistent=False)
-        self.register_buffer(
-            "_class_order", torch.argsort(torch.tensor(order, device=device)), persistent=False
-        )
+        self.register_buffer("_class_order", torch.argsort(torch.tensor(order, device=device)), persistent=False)
 
     def _bytes_per_token(self, with_gradients):
         element = self._tail.element_size()
@@ -278,7 +274,7 @@ class PromptEncoder(nn.Module):
         return features[:, self._class_order]
 
     def _shared_prefix(self, ctx):
-        """Keys and values of [SOS] and the shared context vectors, each layer: lists of (B or 1, heads, P, D / heads)."""
+        """Keys and values of [SOS] and the shared vectors, layer by layer: lists of (B or 1, heads, P, D / heads)."""
         if self.n_shared == 0:
             return list(self._sos_keys), list(self._sos_values)
         x = ctx[:, : self.n_shared] + self._prefix_position
@@ -309,9 +305,12 @@ class PromptEncoder(nn.Module):
     def _encode_pack(self, ctx, keys, values, pack):
         """Text features of one pack's classes: (B or 1, classes of the pack, E)."""
         x = self._tail_input(ctx, pack)
-        eos = torch.tensor(
-            [length for group in pack.groups for length in [group.length] * group.n_cls], device=x.device
-        ).cumsum(0) - 1
+        eos = (
+            torch.tensor(
+                [length for group in pack.groups for length in [group.length] * group.n_cls], device=x.device
+            ).cumsum(0)
+            - 1
+        )
         for block, past_k, past_v in zip(self.blocks[:-1], keys[:-1], values[:-1], strict=True):
             q, k, v = self._project(_layer_norm(x, block.ln_1), block)
             x = _after_attention(x, self._attend(q, k, v, past_k, past_v, pack.groups), block)

@@ -1,7 +1,7 @@
 """Prompt labels: the learned context of each source domain, as files.
 
-    <label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt              ours: {"ctx": (n_ctx, D), "made_from": {...}}
-    <label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt the authors': a bare (n_ctx, D) tensor
+<label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt              ours: {"ctx": (n_ctx, D), "made_from": {...}}
+<label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt the authors': a bare (n_ctx, D) tensor
 """
 
 from dataclasses import asdict, dataclass
@@ -101,8 +101,9 @@ def load_prompt_label(path, n_ctx, ctx_dim, origin):
         _check_origin(path, made_from, origin, remove)
     if ctx.shape != (n_ctx, ctx_dim):
         raise UserError(
-            f"Prompt label {path} has shape {tuple(ctx.shape)}; this run needs ({n_ctx}, {ctx_dim}): n_ctx x the width of "
-            f"the backbone's text tower. Use the n_ctx (TRAINER.SPG.N_CTX, CTX_INIT) and backbone it was made with. {remove}"
+            f"Prompt label {path} has shape {tuple(ctx.shape)}; this run needs ({n_ctx}, {ctx_dim}): n_ctx x the "
+            "width of the backbone's text tower. Use the n_ctx (TRAINER.SPG.N_CTX, CTX_INIT) and backbone it was made "
+            f"with. {remove}"
         )
     if not torch.isfinite(ctx).all():
         raise UserError(f"Prompt label {path} holds values that are not finite. {remove}")

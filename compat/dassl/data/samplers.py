@@ -69,8 +69,7 @@ class RandomDomainSampler(_GroupSampler):
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
         if self.n_domain > len(self.domains):
             raise UserError(
-                f"DATALOADER.TRAIN_X.N_DOMAIN is {n_domain}, but the training data has "
-                f"{len(self.domains)} domains."
+                f"DATALOADER.TRAIN_X.N_DOMAIN is {n_domain}, but the training data has {len(self.domains)} domains."
             )
         if batch_size % self.n_domain:
             raise UserError(

@@ -103,8 +103,7 @@ class TrainerBase:
             fpath = osp.join(directory, name, file_name)
             checkpoint = load_checkpoint(fpath)
             print(
-                f"Load {fpath} to {name} "
-                f"(epoch={checkpoint.get('epoch')}, val_result={checkpoint.get('val_result')})"
+                f"Load {fpath} to {name} (epoch={checkpoint.get('epoch')}, val_result={checkpoint.get('val_result')})"
             )
             load_weights(self._models[name], checkpoint["state_dict"], fpath)
 

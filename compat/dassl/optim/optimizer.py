@@ -25,9 +25,7 @@ def build_optimizer(model, optim_cfg, param_groups=None):
     check_availability(optim_cfg.NAME, AVAI_OPTIMS, "optimizer (OPTIM.NAME)")
     if optim_cfg.STAGED_LR:
         if param_groups is not None:
-            raise UserError(
-                "OPTIM.STAGED_LR makes its own parameter groups: set it to False to give param_groups."
-            )
+            raise UserError("OPTIM.STAGED_LR makes its own parameter groups: set it to False to give param_groups.")
         param_groups = _staged(model, optim_cfg)
     elif param_groups is None:
         param_groups = model.parameters() if isinstance(model, nn.Module) else model
@@ -42,9 +40,7 @@ def build_optimizer(model, optim_cfg, param_groups=None):
         # Dassl's RAdam decays the weights apart from the gradient, as AdamW does.
         return torch.optim.RAdam(param_groups, betas=betas, decoupled_weight_decay=True, **common)
     if optim_cfg.NAME == "rmsprop":
-        return torch.optim.RMSprop(
-            param_groups, momentum=optim_cfg.MOMENTUM, alpha=optim_cfg.RMSPROP_ALPHA, **common
-        )
+        return torch.optim.RMSprop(param_groups, momentum=optim_cfg.MOMENTUM, alpha=optim_cfg.RMSPROP_ALPHA, **common)
     return torch.optim.SGD(
         param_groups,
         momentum=optim_cfg.MOMENTUM,
@@ -57,17 +53,13 @@ def build_optimizer(model, optim_cfg, param_groups=None):
 def _staged(model, optim_cfg):
     """Two groups: the children in NEW_LAYERS at LR, all others at LR * BASE_LR_MULT."""
     if not isinstance(model, nn.Module):
-        raise UserError(
-            "OPTIM.STAGED_LR needs a module, to find NEW_LAYERS by name; parameters alone were given."
-        )
+        raise UserError("OPTIM.STAGED_LR needs a module, to find NEW_LAYERS by name; parameters alone were given.")
     if isinstance(model, nn.DataParallel):
         model = model.module
     new_layers = optim_cfg.NEW_LAYERS
     new_layers = {new_layers} if isinstance(new_layers, str) else set(new_layers)
     if not new_layers:
-        warnings.warn(
-            "OPTIM.NEW_LAYERS is empty: with STAGED_LR all layers learn at BASE_LR_MULT", stacklevel=3
-        )
+        warnings.warn("OPTIM.NEW_LAYERS is empty: with STAGED_LR all layers learn at BASE_LR_MULT", stacklevel=3)
     children = dict(model.named_children())
     for name in new_layers:
         check_availability(name, children, "layer (OPTIM.NEW_LAYERS)")

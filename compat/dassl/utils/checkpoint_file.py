@@ -51,8 +51,7 @@ def read_checkpoint_file(fpath):
     """
     if not osp.isfile(fpath):
         raise UserError(
-            f"Checkpoint not found: {fpath}. Check the folder (--model-dir, RESUME, "
-            "MODEL.INIT_WEIGHTS) and the epoch."
+            f"Checkpoint not found: {fpath}. Check the folder (--model-dir, RESUME, MODEL.INIT_WEIGHTS) and the epoch."
         )
     objects = _objects_in(fpath)
     recorded = {name for name in objects if name.startswith(_RECORDED_MODULES)}

@@ -58,9 +58,7 @@ def listdir_nohidden(path, sort=False):
     try:
         names = [name for name in os.listdir(path) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"Folder not found: {path}. Is DATASET.ROOT right, and the dataset unpacked?"
-        ) from None
+        raise UserError(f"Folder not found: {path}. Is DATASET.ROOT right, and the dataset unpacked?") from None
     return sorted(names) if sort else names
 
 

@@ -174,13 +174,9 @@ class DatasetBase:
 
                 download_url_to_file(url, dst)
         except ImportError:
-            raise UserError(
-                f"Downloading from Google Drive needs gdown: pip install gdown. Or: {by_hand}"
-            ) from None
+            raise UserError(f"Downloading from Google Drive needs gdown: pip install gdown. Or: {by_hand}") from None
         except Exception as error:  # urllib, requests and gdown have their own errors
-            raise UserError(
-                f"Could not download {url} ({type(error).__name__}: {error}). {by_hand}"
-            ) from error
+            raise UserError(f"Could not download {url} ({type(error).__name__}: {error}). {by_hand}") from error
         print(f"Extracting {dst} ...")
         if zipfile.is_zipfile(dst):
             with zipfile.ZipFile(dst) as archive:

@@ -2,9 +2,7 @@
 
 from dassl.utils.registry import Registry
 
-DATASET_REGISTRY = Registry(
-    "DATASET", "Set it by DATASET.NAME; the module that registers it must be imported."
-)
+DATASET_REGISTRY = Registry("DATASET", "Set it by DATASET.NAME; the module that registers it must be imported.")
 
 
 def build_dataset(cfg):
