@@ -44,7 +44,8 @@ def results_tables(results, table_format="github"):
     for result in results:
         groups[result["dataset"], result["backbone"], result["protocol"]].append(result)
     return "\n\n".join(
-        f"{dataset}, {backbone}, {protocol}: accuracy in % (mean ± std over seeds)\n\n{results_table(group, table_format)}"
+        f"{dataset}, {backbone}, {protocol}: accuracy in % (mean ± std over seeds)\n\n"
+        + results_table(group, table_format)
         for (dataset, backbone, protocol), group in sorted(groups.items())
     )
 

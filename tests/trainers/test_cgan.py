@@ -88,7 +88,7 @@ def test_each_gradient_is_clipped_on_its_own():
     }
     networks = {"G": Generator(16, 4, 32), "D": Discriminator(16, 4, 32)}
     for which, network in networks.items():
-        for name, parameter in network.named_parameters():
+        for parameter in network.parameters():
             parameter.grad = torch.full_like(parameter, 100.0)
         clip_gradients(network, norms[which])
         for name, parameter in network.named_parameters():

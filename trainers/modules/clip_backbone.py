@@ -79,8 +79,8 @@ def clip_file(name_or_path, root=DEFAULT_ROOT):
             return Path(openai_clip._download(names[name_or_path], str(folder)))
         except (OSError, RuntimeError, TypeError) as error:
             raise UserError(
-                f"Could not download CLIP {name_or_path} from {names[name_or_path]} to {folder}: {error}. Check the network "
-                "and run the command again, or give the path of a file you already have as the backbone."
+                f"Could not download CLIP {name_or_path} from {names[name_or_path]} to {folder}: {error}. Check the "
+                "network and run the command again, or give the path of a file you already have as the backbone."
             ) from error
     path = Path(name_or_path).expanduser()
     if not path.is_file():
