@@ -15,7 +15,7 @@ def parse_args(argv=None):
     """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Order of settings: --dataset-config-file, --config-file, these flags, KEY VALUE pairs; the last one wins.",
+        epilog="Settings: --dataset-config-file, --config-file, these flags, KEY VALUE pairs; the last one wins.",
     )
     parser.add_argument("--root", default="", help="folder that holds the data sets")
     parser.add_argument("--output-dir", default="", help="folder for log, checkpoints and results.json")

@@ -124,6 +124,12 @@ def test_prompt_labels(refused, train, tmp_path):
     assert "blue.pt has shape (4, 64); this run needs (3, 64)" in message
 
 
+def test_prompt_labels_of_a_quick_try_are_not_taken_for_the_real_ones(refused, train):
+    assert train("SPG", "red") == 0
+    message = refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 3]", flags=["--output-dir", "b"])
+    assert "learned with other settings of stage I: OPTIM.MAX_EPOCH 2 there and 3 here" in message
+
+
 def test_prompt_labels_of_another_backbone(refused, train, tmp_path, clip_file):
     assert train("SPG", "red") == 0
     weights = torch.load(clip_file, weights_only=True)

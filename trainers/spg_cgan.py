@@ -78,10 +78,15 @@ class SPG_CGAN(PromptTrainer):
                     "which trains the missing ones, or name another folder or seed (TRAINER.SPG.LABEL_DIR, LABEL_SEED)."
                 )
             index = list(dataset.domains).index(domain)
-            origin = label_origin(self, [item for item in dataset.train_x if item.domain == index])
+            items = [item for item in dataset.train_x if item.domain == index]
+            origin = label_origin(self, items, self.stage1_cfg(domain))
             labels[index] = load_prompt_label(path, *labels.shape[1:], origin)
             print(f"Prompt label of {domain}: {path}")
         return labels.to(self.device)
+
+    def stage1_cfg(self, domain):
+        """The config that a domain's label has to be trained by; None: any."""
+        return None
 
     def forward_backward(self, batch):
         features = self.batch_features(batch)

@@ -33,7 +33,7 @@ class SPG_CoOp(ContextTrainer):
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)
         path = label_folder(self.cfg).file_for(self.dm.dataset.source_domains[0])
-        save_prompt_label(path, self.model.ctx, label_origin(self, self.dm.dataset.train_x))
+        save_prompt_label(path, self.model.ctx, label_origin(self, self.dm.dataset.train_x, self.cfg))
         print(f"Prompt label written to {path}")
 
 

@@ -20,8 +20,17 @@ def label_folder(cfg):
     return LabelFolder(spg.LABEL_DIR, dataset_label(cfg), backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
 
 
-def label_origin(trainer, train_items):
-    """The LabelOrigin of a label learned by `trainer`'s settings from `train_items` (one domain's training items)."""
+def label_origin(trainer, train_items, stage1_cfg=None):
+    """What a label for this run has to be made from.
+
+    Args:
+        trainer: any trainer of SPG.
+        train_items: the domain's training items.
+        stage1_cfg: config of stage I; None where the run does not know it.
+
+    Returns:
+        LabelOrigin.
+    """
     digest = hashlib.sha256()
     for entry in sorted(f"{item.label}/{Path(item.impath).name}\n" for item in train_items):
         digest.update(entry.encode())
@@ -30,7 +39,19 @@ def label_origin(trainer, train_items):
         classnames=tuple(trainer.dm.dataset.classnames),
         class_token_position=trainer.settings.CLASS_TOKEN_POSITION,
         data=digest.hexdigest(),
+        recipe=None if stage1_cfg is None else _recipe(stage1_cfg),
     )
+
+
+def _recipe(cfg):
+    """The settings that a prompt label depends on, as plain values by name."""
+    recipe = {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
+    recipe |= {f"INPUT.{key}": cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
+    recipe["DATALOADER.TRAIN_X.BATCH_SIZE"] = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+    recipe["TRAINER.SPG.CTX_INIT"] = cfg.TRAINER.SPG.CTX_INIT
+    recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = cfg.TRAINER.FEATURES.TRAIN_VIEWS
+    recipe["TEST.FINAL_MODEL"] = cfg.TEST.FINAL_MODEL
+    return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}
 
 
 def clip_sha256(clip_model):

@@ -68,6 +68,17 @@ def test_another_origin(tmp_path, change, message):
         load_prompt_label(path, 4, 512, dataclasses.replace(ORIGIN, **change))
 
 
+def test_another_recipe(tmp_path):
+    path = tmp_path / "photo.pt"
+    save_prompt_label(
+        path, torch.zeros(4, 512), dataclasses.replace(ORIGIN, recipe={"EPOCHS": 2, "LR": 1.0, "T": ["a"]})
+    )
+    ours = dataclasses.replace(ORIGIN, recipe={"EPOCHS": 50, "LR": 1.0, "T": ["a"]})
+    with pytest.raises(UserError, match="learned with other settings of stage I: EPOCHS 2 there and 50 here. Delete"):
+        load_prompt_label(path, 4, 512, ours)
+    load_prompt_label(path, 4, 512, ORIGIN)  # a run that knows no recipe takes it
+
+
 class Malicious:
     def __reduce__(self):
         return exec, ("raise SystemExit('code of the file has run')",)

@@ -55,12 +55,14 @@ class LabelOrigin:
         classnames: tuple of class names.
         class_token_position: "end", "middle" or "front".
         data: fingerprint of the training images' list.
+        recipe: settings of the training by name, plain values; None where they are not known, and not compared then.
     """
 
     backbone_sha256: str
     classnames: tuple
     class_token_position: str
     data: str
+    recipe: dict | None = None
 
 
 def save_prompt_label(path, ctx, origin):
@@ -121,3 +123,8 @@ def _check_origin(path, made_from, origin, remove):
     for key, what in differences.items():
         if made_from.get(key) != ours[key]:
             raise UserError(f"Prompt label {path} was learned with {what}. {remove}")
+    theirs = made_from.get("recipe")
+    if isinstance(theirs, dict) and origin.recipe is not None and theirs != origin.recipe:
+        keys = sorted(key for key in {*theirs, *origin.recipe} if theirs.get(key) != origin.recipe.get(key))
+        changed = ", ".join(f"{key} {theirs.get(key)} there and {origin.recipe.get(key)} here" for key in keys)
+        raise UserError(f"Prompt label {path} was learned with other settings of stage I: {changed}. {remove}")
