@@ -99,8 +99,6 @@ def load_prompt_label(path, n_ctx, ctx_dim, origin):
     ctx = content.get("ctx") if isinstance(content, dict) else content
     if not isinstance(ctx, torch.Tensor) or not (made_from is None or isinstance(made_from, dict)):
         raise UserError(f"{path} is no prompt label: no context tensor in it. {remove}")
-    if made_from is not None:
-        _check_origin(path, made_from, origin, remove)
     if ctx.shape != (n_ctx, ctx_dim):
         raise UserError(
             f"Prompt label {path} has shape {tuple(ctx.shape)}; this run needs ({n_ctx}, {ctx_dim}): n_ctx x the "
@@ -109,6 +107,8 @@ def load_prompt_label(path, n_ctx, ctx_dim, origin):
         )
     if not torch.isfinite(ctx).all():
         raise UserError(f"Prompt label {path} holds values that are not finite. {remove}")
+    if made_from is not None:
+        _check_origin(path, made_from, origin, remove)
     return ctx.float()
 
 
