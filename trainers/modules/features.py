@@ -172,15 +172,16 @@ class RandomViews(Dataset):
 
     def __getitem__(self, index):
         seed = int(np.random.SeedSequence([self.view, index]).generate_state(1)[0])
-        python_state, numpy_state = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
             random.seed(seed)
             np.random.seed(seed)
-            item = self.dataset[index]
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        return item
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too, which takes longer
+            return self.dataset[index]
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
 
 
 def _map_npy(handle, shape):
