@@ -8,6 +8,7 @@ from common.config_keys import split_at_key
 from common.cores import share_cores
 from common.dassl_path import use_dassl
 from common.errors import UserError
+from common.files import atomic_write
 from common.results import RESULTS_FILE
 
 
@@ -144,7 +145,13 @@ def check_names(cfg):
 def run(args):
     """Do what the command line says."""
     cfg = setup_cfg(args)
-    if not args.eval_only and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE)):
+    if os.path.isfile(cfg.OUTPUT_DIR):
+        raise UserError(f"--output-dir {cfg.OUTPUT_DIR} is a file; name a folder.")
+    finished = os.path.isfile(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE))
+    in_place = args.eval_only and os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(args.model_dir)
+    if args.eval_only and finished and not in_place:
+        raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")
+    if not args.eval_only and finished:
         print(
             f"{cfg.OUTPUT_DIR} holds a finished run ({RESULTS_FILE}); skipped. Name another --output-dir to run again."
         )
@@ -174,13 +181,14 @@ def run(args):
     )
     cfg.freeze()
     trainer = build_trainer(cfg)
-    with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as handle:
-        handle.write(trainer.cfg.dump())
+    if not in_place:  # a test in the folder of its model leaves that run's files as they are
+        with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
+            handle.write(trainer.cfg.dump())
 
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
-        if os.path.realpath(cfg.OUTPUT_DIR) != os.path.realpath(args.model_dir):
+        if not in_place:
             trainer.write_results()
     elif not args.no_train:
         trainer.train()

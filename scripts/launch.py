@@ -15,6 +15,7 @@ from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.results import RESULTS_FILE  # noqa: E402
+from common.run_identity import identity_differences, write_identity  # noqa: E402
 from scripts.results import find_results, results_tables  # noqa: E402
 
 EMBEDDED_DATASET = "mini_digits"
@@ -113,6 +114,20 @@ def run_command(args, config, root, sources, target, seed, folder, labels, featu
     ]
 
 
+def check_same_run(folder, asked):
+    """Note in a run's folder what it was asked for; a folder that was asked for something else is not taken over.
+
+    Raises:
+        UserError: the folder belongs to a run on other data, another backbone file, or with other settings.
+    """
+    differences = identity_differences(folder / "launch", asked)
+    if differences:
+        raise UserError(
+            f"{folder} holds a run that was started differently: {differences}. Name another OUTPUT, or delete it."
+        )
+    write_identity(folder / "launch", asked)
+
+
 def launch(args):
     """Do all runs and print the table; returns the number of runs that failed."""
     embedded = args.dataset is None
@@ -132,12 +147,17 @@ def launch(args):
     base = output / name / args.trainer / backbone_label(args.backbone)
     base = base / method_file.stem
 
+    # A config that was asked for by name may have another stage I, so its labels are its own.
+    labels = output / (f"prompt_labels_{method_file.stem}" if os.environ.get("CFG") else "prompt_labels")
     runs = [(pair, seed) for seed in seeds for pair in leave_one_domain_out(domains, chosen)]
     failed = []
     with progress(total=len(runs), description=f"{args.trainer} on {name}", unit="run") as bar:
         for i, ((sources, target), seed) in enumerate(runs, start=1):
             folder = base / target / f"seed{seed}"
             title = f"[{i}/{len(runs)}] {args.trainer} on {name}, target {target}, seed {seed}"
+            check_same_run(
+                folder, {"root": str(Path(root).resolve()), "backbone": args.backbone, "settings": args.opts}
+            )
             if (folder / RESULTS_FILE).is_file():
                 bar.write(f"{title}: finished before, in {folder}", file=sys.stdout)
             else:
@@ -152,7 +172,7 @@ def launch(args):
                     target,
                     seed,
                     folder,
-                    output / "prompt_labels",
+                    labels,
                     output / "feature_cache",
                 )
                 # The log has it all; bars and errors come through on stderr.

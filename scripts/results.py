@@ -29,8 +29,9 @@ def find_results(folders):
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}.")
         for path in sorted(folder.rglob(RESULTS_FILE)):
-            # <cfg>/<targets>/seed<k>/results.json
-            found.append({**read_results(path), "config": path.parts[-4] if len(path.parts) > 3 else ""})
+            # The launchers' layout: <cfg>/<targets>/seed<k>/results.json
+            launched = path.parent.name.startswith("seed") and len(path.parts) > 3
+            found.append({**read_results(path), "config": path.parts[-4] if launched else ""})
     return found
 
 

@@ -141,13 +141,8 @@ def pen_path(digit, rng):
     moved = {}  # strokes that share a point go on sharing it
     strokes = []
     for stroke in variants[rng.integers(len(variants))].split(" / "):
-        points = []
-        for name in stroke.split():
-            if name not in moved:
-                moved[name] = np.array([int(number) / 100 for number in name.split(",")]) + rng.uniform(
-                    -shake, shake, 2
-                )
-            points.append(moved[name])
+        spots = [(name, np.array([int(number) / 100 for number in name.split(",")])) for name in stroke.split()]
+        points = [moved.setdefault(name, spot + rng.uniform(-shake, shake, 2)) for name, spot in spots]
         strokes.append(curve((np.array(points) - 0.5) * (width, height) + CANVAS / 2))
     return strokes
 

@@ -60,6 +60,33 @@ def test_settings(refused):
     assert "nowhere.yaml, which is not there" in refused("SPG", "red", "TRAINER.SPG.STAGE1_CONFIG_FILE", "nowhere.yaml")
 
 
+def test_more_settings(refused, tmp_path):
+    assert "TEST.SPLIT is 'val'" in refused("SPG", "red", "TEST.SPLIT", "val")
+    assert "at least 2 images" in refused("SPG", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
+    assert "K_TRANSFORMS" in refused("SPG", "red", "DATALOADER.K_TRANSFORMS", "2")
+    assert "NO_TRANSFORM" in refused("SPG", "red", "INPUT.NO_TRANSFORM", "True")
+    assert "pairs of an OPTIM key and a value" in refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.LR']")
+    assert "Non-existent key: OPTIM.LRR" in refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.LRR', 1]")
+    (tmp_path / "file").write_text("")
+    assert "file is a file; name a folder" in refused("SPG", "red", flags=["--output-dir", "file"])
+    message = refused("SPG", "red", "DATASET.NUM_SHOTS", "1", "SEED", "-1")
+    assert "without a seed would draw other images" in message
+
+
+def test_no_validation_images(refused, tmp_path, own_images):
+    folder, flags = own_images
+    for path in folder.glob("*/*/[1-4].png"):
+        path.unlink()
+    assert "too small for a validation split to choose an epoch by" in refused("CoOp", "red", flags=flags)
+
+
+def test_a_class_in_one_domain_only(refused, own_images):
+    folder, flags = own_images
+    (folder / "red" / "down").rename(folder / "red" / "dwon")
+    message = refused("SPG", "red", flags=flags)
+    assert "Missing: dwon" in message
+
+
 def test_a_config_file_that_is_none(refused, tmp_path):
     (tmp_path / "broken.yaml").write_text("OPTIM: [")
     assert "broken.yaml cannot be used" in refused("SPG", "red", flags=["--config-file", "broken.yaml"])

@@ -16,9 +16,11 @@ from common.errors import UserError
 from common.progress import progress
 from common.protocols import protocol_name
 from common.results import versions, write_results
+from common.run_identity import identity_differences, write_identity
 from trainers.modules.clip_backbone import (
     backbone_label,
     check_precision,
+    clip_sha256,
     effective_precision,
     load_clip,
     weights_fingerprint,
@@ -45,6 +47,7 @@ class PromptTrainer(TrainerX):
     """
 
     SETTINGS = None  # name of the trainer's node under cfg.TRAINER
+    restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     def __init__(self, cfg, clip_model=None):
         self.clip_model = clip_model
@@ -63,6 +66,15 @@ class PromptTrainer(TrainerX):
 
     def check_cfg(self, cfg):
         check_precision(cfg.TRAINER[self.SETTINGS].PREC)
+        if cfg.TEST.SPLIT != "test":
+            raise UserError(
+                f'TEST.SPLIT is {cfg.TEST.SPLIT!r}; results are those of the target domains\' split, "test".'
+            )
+        if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
+            raise UserError(
+                "INPUT.NO_TRANSFORM True and DATALOADER.K_TRANSFORMS other than 1 do not go with CLIP's image tower, "
+                "which takes one transformed image; leave both at their defaults."
+            )
         mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
         if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], [CLIP_MEAN, CLIP_STD], atol=1e-3):
             print(
@@ -181,7 +193,10 @@ class PromptTrainer(TrainerX):
 
     def _features_key(self, dataset, *more):
         paths = [item.impath for item in dataset.data_source]
-        return features_key(self.image_tower_sha256, self.precision, dataset.transform, paths, *more)
+        # The repr of Dassl's own transforms leaves out their settings, which INPUT has.
+        return features_key(
+            self.image_tower_sha256, self.precision, dataset.transform, paths, self.cfg.INPUT.dump(), *more
+        )
 
     @property
     def image_tower_sha256(self):
@@ -244,6 +259,7 @@ class PromptTrainer(TrainerX):
         if self.scaler is None:
             super().model_backward_and_update(loss, names)
             return
+        self.detect_anomaly(loss)
         self.model_zero_grad(names)
         self.scaler.scale(loss).backward()
         for name in self.get_model_names(names):
@@ -251,7 +267,13 @@ class PromptTrainer(TrainerX):
         self.scaler.update()
 
     def before_train(self):
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
+            raise UserError(
+                "TEST.FINAL_MODEL is best_val, but the source domains are too small for a validation split to choose "
+                "an epoch by. Add images, or set TEST.FINAL_MODEL last_step."
+            )
         super().before_train()
+        write_identity(self.output_dir, self.identity())
         self.epoch_bar = progress(
             total=self.max_epoch,
             initial=self.start_epoch,
@@ -265,7 +287,8 @@ class PromptTrainer(TrainerX):
     def before_epoch(self):
         super().before_epoch()
         if self.cfg.SEED >= 0:
-            # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same.
+            # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same
+            # batches and noise (and, but for loader workers, which live longer than an epoch, the same augmentation).
             mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
             set_random_seed(int(mixed))
 
@@ -308,8 +331,6 @@ class PromptTrainer(TrainerX):
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = split or self.cfg.TEST.SPLIT
-        if split == "val" and self.val_loader is None:
-            split = "test"
         loader = self.val_loader if split == "val" else self.test_loader
         print(f"Evaluate on the *{split}* set")
 
@@ -352,7 +373,38 @@ class PromptTrainer(TrainerX):
             },
         )
 
+    def identity(self):
+        """What makes this run what it is: settings and fingerprints, plain values by name."""
+        cfg, dataset = self.cfg, self.dm.dataset
+        identity = {
+            "TRAINER.NAME": cfg.TRAINER.NAME,
+            "backbone": clip_sha256(self.clip_model),
+            "class names": list(dataset.classnames),
+            "images": dataset.fingerprint,
+            "source domains": list(dataset.source_domains),
+            "SEED": cfg.SEED,
+            "DATALOADER.TRAIN_X.BATCH_SIZE": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
+            "TRAINER.FEATURES.TRAIN_VIEWS": cfg.TRAINER.FEATURES.TRAIN_VIEWS,
+        }
+        identity |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
+        identity |= {f"INPUT.{key}": cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
+        # Where labels lie does not matter, what they are does: they are checked when they are loaded.
+        aside = ("LABEL_DIR", "STAGE1_CONFIG_FILE")
+        identity |= {
+            f"TRAINER.{self.SETTINGS}.{key}": value for key, value in self.settings.items() if key not in aside
+        }
+        return identity
+
     def resume_model_if_exist(self, directory):
+        differences = identity_differences(directory, self.identity())
+        if differences and self.restart_on_difference:
+            print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
+            return 0
+        if differences:
+            raise UserError(
+                f"{directory} holds an unfinished run with other settings: {differences}. Delete it to start anew, or "
+                "name another --output-dir."
+            )
         start_epoch = super().resume_model_if_exist(directory)
         best = Path(directory, self.get_model_names()[0], "model-best.pth.tar")
         if start_epoch and best.is_file():

@@ -1,8 +1,11 @@
 """SPG, stage II: a conditional GAN learns to generate prompts from image features (SPG, Sec. 3.3 and Algorithm 1)."""
 
+import os
+
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import load_checkpoint
 from torch.utils.data import BatchSampler, RandomSampler
 
 from common.errors import UserError
@@ -33,6 +36,11 @@ class SPG_CGAN(PromptTrainer):
         check_shared_context(cfg)
         if cfg.TEST.N_PROMPTS < 1:
             raise UserError(f"TEST.N_PROMPTS is {cfg.TEST.N_PROMPTS}; it takes at least one prompt for each image.")
+        if cfg.DATALOADER.TRAIN_X.BATCH_SIZE < 2:
+            raise UserError(
+                "DATALOADER.TRAIN_X.BATCH_SIZE is 1, but the generator's batch normalisation takes at least 2 images at "
+                "a time; 32 is the published size."
+            )
 
     def training_batches(self, batch_sampler, n_images):
         second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)
@@ -56,6 +64,19 @@ class SPG_CGAN(PromptTrainer):
         self.discriminator_norms = GradientNorms(
             settings.D_WEIGHT_NORM, settings.D_BIAS_NORM, settings.D_ENDS_NORM, DISCRIMINATOR_SPECIAL
         )
+
+    def load_model(self, directory, epoch=None):
+        """Load the generator of a run, ours or the authors'; classification needs no discriminator."""
+        path = os.path.join(directory, "generator", "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}")
+        checkpoint = load_checkpoint(path)
+        try:
+            self.generator.load_state_dict(checkpoint["state_dict"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise UserError(
+                f"{path} holds no generator for this run (n_ctx {self.encoder.n_ctx}, text width "
+                f"{self.encoder.ctx_dim}, feature size {self.feat_dim}): {error}. Use the backbone and n_ctx that it was trained with."
+            ) from error
+        print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
 
     def before_train(self):
         self.labels = self.load_labels()

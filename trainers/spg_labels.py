@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from trainers.modules.clip_backbone import backbone_label, weights_fingerprint
+from trainers.modules.clip_backbone import backbone_label, clip_sha256
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
 
 
@@ -52,10 +52,3 @@ def _recipe(cfg):
     recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = cfg.TRAINER.FEATURES.TRAIN_VIEWS
     recipe["TEST.FINAL_MODEL"] = cfg.TEST.FINAL_MODEL
     return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}
-
-
-def clip_sha256(clip_model):
-    """Fingerprint of a CLIP's weights, computed once for each model."""
-    if not hasattr(clip_model, "sha256"):
-        clip_model.sha256 = weights_fingerprint(clip_model)
-    return clip_model.sha256

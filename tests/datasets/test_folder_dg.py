@@ -44,6 +44,11 @@ def test_launchers_can_ask_for_the_domains(folder):
 
 def test_class_in_one_domain_only(folder, tmp_path, capsys):
     write_images(folder / "Photo/Wolf", PICTURES)
+    with pytest.raises(UserError, match=r"class folders of drawn by hand in .* Missing: wolf. Unknown: none"):
+        FolderDG(config(folder, ["Photo"], output=tmp_path))
+    # An empty folder says that it is meant.
+    for domain in ("drawn by hand", "Ölgemälde"):
+        (folder / domain / "Wolf").mkdir()
     found = FolderDG(config(folder, ["Photo"], output=tmp_path))
     output = capsys.readouterr().out
     assert "source domain drawn by hand of FolderDG has no images of: wolf" in output

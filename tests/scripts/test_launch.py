@@ -49,6 +49,11 @@ def test_all_targets_and_seeds_then_the_table(bash, tmp_path, image_folder, clip
     assert finished.stdout.count("finished before") == 1
     assert (tmp_path / runs[0]).is_file()
 
+    # Other settings are not taken for the run that is there.
+    finished = bash("spg", image_folder, clip_file, *QUICK, "OPTIM.LR", "0.1", SEEDS="1", TARGETS="red")
+    assert finished.returncode == 1
+    assert "holds a run that was started differently: settings" in finished.stderr
+
     # Zero-shot CLIP beside it.
     finished = bash("zsclip", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", SEEDS="1", TARGETS="red")
     assert finished.returncode == 0, finished.stderr

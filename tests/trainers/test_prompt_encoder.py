@@ -40,7 +40,7 @@ WORDS = [
 
 def random_names(count, seed):
     rng = random.Random(seed)
-    return ["_".join(rng.choices(WORDS, k=rng.choice([1, 1, 1, 2, 2, 3, 5]))) for _ in range(count)]
+    return ["_".join(rng.choices(WORDS, k=rng.choice([1, 1, 1, 2, 2, 3, 5, 8]))) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def gradients(features, ctx, weights):
 
 @pytest.mark.parametrize("class_specific", [False, True])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-@pytest.mark.parametrize(("n_cls", "n_ctx"), [(1, 1), (2, 4), (7, 16), (65, 5)])
+@pytest.mark.parametrize(("n_cls", "n_ctx"), [(1, 1), (2, 4), (7, 16), (65, 5), (345, 4)])
 def test_values_and_gradients_equal_the_plain_tower(clip_model, n_cls, n_ctx, position, class_specific):
     names = random_names(n_cls, seed=n_cls)
     encoder = PromptEncoder(clip_model, names, n_ctx, class_token_position=position, class_specific=class_specific)
@@ -68,13 +68,6 @@ def test_values_and_gradients_equal_the_plain_tower(clip_model, n_cls, n_ctx, po
     torch.testing.assert_close(
         gradients(features, ctx, weights), gradients(expected, ctx, weights), atol=1e-5, rtol=1e-4
     )
-
-
-def test_345_classes(clip_model):
-    names = random_names(345, seed=3)
-    encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a")
-    ctx = encoder.initial_context()
-    torch.testing.assert_close(encoder(ctx), plain_text_features(clip_model, names, ctx), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
@@ -128,6 +121,24 @@ def test_memory_of_training_stays_within_the_budget():
         saved[memory_mb] = sum(tensors.values()) / 2**20
     assert saved[8] < 8
     assert saved[4096] > 16  # the bound does something
+
+
+def test_contexts_beyond_the_budget_are_encoded_again_instead_of_kept():
+    clip_model, names = tiny_clip(layers=6), random_names(40, seed=7)
+    encoder = PromptEncoder(clip_model, names, 4, memory_mb=8)
+    kept = {}
+    for count in (8, 32):
+        tensors = {}
+
+        def pack(tensor, tensors=tensors):
+            if not isinstance(tensor, torch.nn.Parameter):
+                tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder(torch.randn(count, 4, 64, requires_grad=True))
+        kept[count] = sum(tensors.values()) / 2**20
+    assert kept[32] < 8
 
 
 def test_initial_context(clip_model):

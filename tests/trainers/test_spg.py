@@ -10,6 +10,7 @@ from dassl.engine import build_trainer
 from torch import nn
 
 import train as command
+from common.errors import UserError
 from trainers.modules.prompt_labels import load_prompt_label
 
 
@@ -283,15 +284,106 @@ def test_an_unfinished_run_goes_on_as_if_nothing_had_happened(train, tmp_path, m
 def test_a_generator_of_the_authors_loads(build, tmp_path):
     trainer = build("SPG_CGAN", "red")
     torch.manual_seed(5)
-    for name, network in (("generator", trainer.generator), ("discriminator", trainer.discriminator)):
-        state = {key: torch.rand_like(value.float()) for key, value in network.state_dict().items()}
-        folder = tmp_path / "theirs" / name
-        folder.mkdir(parents=True)
-        # As Dassl.pytorch saves it.
-        checkpoint = {"state_dict": state, "epoch": 12, "optimizer": None, "scheduler": None, "val_result": 90.0}
-        torch.save(checkpoint, folder / "model-best.pth.tar")
+    state = {key: torch.rand_like(value.float()) for key, value in trainer.generator.state_dict().items()}
+    folder = tmp_path / "theirs" / "generator"
+    folder.mkdir(parents=True)
+    # As Dassl.pytorch saves it.
+    checkpoint = {"state_dict": state, "epoch": 12, "optimizer": None, "scheduler": None, "val_result": 90.0}
+    torch.save(checkpoint, folder / "model-best.pth.tar")
     trainer.load_model(str(tmp_path / "theirs"))
-    torch.testing.assert_close(trainer.discriminator.model[8].weight, state["model.8.weight"])
+    torch.testing.assert_close(trainer.generator.model[11].weight, state["model.11.weight"])
+    checkpoint["state_dict"] = {**state, "model.11.bias": torch.zeros(2048)}
+    torch.save(checkpoint, folder / "model-best.pth.tar")
+    with pytest.raises(UserError, match=r"model-best.pth.tar holds no generator for this run \(n_ctx 4, text width 64"):
+        trainer.load_model(str(tmp_path / "theirs"))
+
+
+def test_the_target_is_not_opened_before_the_final_test(train, monkeypatch, capsys):
+    from dassl.data import dataset_wrapper
+
+    opened = []
+
+    def spy(path):
+        opened.append((path, "Deploy the model" in capsys.readouterr().out))
+        return read_image(path)
+
+    read_image = dataset_wrapper.read_image
+    monkeypatch.setattr(dataset_wrapper, "read_image", spy)
+    assert train("SPG", "red", flags=["--no-feature-cache"]) == 0
+    first_of_target = min(i for i, (path, _) in enumerate(opened) if "/red/" in path)
+    assert opened[first_of_target][1]  # the model has been chosen by then
+    assert all("/red/" in path for path, _ in opened[first_of_target:])
+    assert len(opened) - first_of_target == 10
+
+
+def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(train, tmp_path, capsys):
+    assert train("CoOp", "red") == 0
+    (tmp_path / "run" / "results.json").unlink()
+    assert train("CoOp", "red", "OPTIM.LR", "0.1") == 1
+    message = capsys.readouterr().err
+    assert "run holds an unfinished run with other settings: OPTIM.LR 0.002 there and 0.1 here" in message
+
+
+def test_a_label_is_trained_anew_when_stage_one_has_changed(train, tmp_path, capsys):
+    assert train("SPG", "red") == 0
+    labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+    before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.iterdir()}
+    (tmp_path / "run" / "results.json").unlink()
+    for path in labels.iterdir():
+        path.unlink()
+    assert train("SPG", "red") == 0  # the same settings: the finished stage I is taken up again
+    for path in labels.iterdir():
+        assert torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
+        path.unlink()
+    (tmp_path / "run" / "results.json").unlink()
+    capsys.readouterr()
+    opts = "['OPTIM.MAX_EPOCH', 2, 'OPTIM.LR', 0.5, 'OPTIM.WARMUP_EPOCH', -1]"
+    assert train("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", opts, flags=["--output-dir", "run"]) == 1
+    assert "starting anew" in capsys.readouterr().out
+    for path in labels.iterdir():
+        assert not torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
+
+
+def test_a_label_does_not_depend_on_the_others(train, tmp_path):
+    opts = ["TRAINER.SPG.CTX_INIT", ""]
+    assert train("SPG", "red", *opts) == 0
+    path = tmp_path / "output/prompt_labels/stripes/tiny/seed_1/green.pt"
+    before = torch.load(path, weights_only=True)["ctx"]
+    path.unlink()
+    assert train("SPG", "red", *opts, flags=["--output-dir", "again"]) == 0
+    assert torch.equal(torch.load(path, weights_only=True)["ctx"], before)
+
+
+def test_testing_leaves_other_runs_alone(train, tmp_path, capsys):
+    assert train("CoOp", "red") == 0
+    config = (tmp_path / "run/config.yaml").read_text()
+    assert train("CoOp", "blue", flags=["--eval-only", "--model-dir", "run"]) == 0
+    assert (tmp_path / "run/config.yaml").read_text() == config
+    assert results(tmp_path / "run")["target_domains"] == ["red"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/results.json").write_text("{}")
+    assert train("CoOp", "blue", flags=["--eval-only", "--model-dir", "run", "--output-dir", "other"]) == 1
+    assert "other holds the results of another run" in capsys.readouterr().err
+
+
+def test_cocoop(train, tmp_path):
+    assert train("CoCoOp", "red") == 0
+    keys = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)["state_dict"]
+    assert {key for key in keys if key.startswith("meta_net")} == {
+        f"meta_net.linear{i}.{name}" for i in (1, 2) for name in ("weight", "bias")
+    }
+
+
+def test_published_pacs_settings():
+    cfg = command.setup_cfg(
+        command.parse_args(
+            ["--config-file", str(command.__file__).replace("train.py", "configs/trainers/SPG_CGAN/pacs.yaml")]
+        )
+    )
+    spg = cfg.TRAINER.SPG
+    assert (spg.D_WEIGHT_NORM, spg.D_BIAS_NORM, spg.D_ENDS_NORM) == (5e-1, 5e-1, 5.0)
+    assert (spg.G_WEIGHT_NORM, spg.G_BIAS_NORM, spg.G_LAST_BIAS_NORM) == (5e-2, 5e-7, 5.0)
+    assert list(spg.GRAD_CLIP_OFF_TARGETS) == ["cartoon", "photo"]
 
 
 def test_train_views(train, tmp_path, capsys):

@@ -97,6 +97,13 @@ def weights_fingerprint(module):
     return digest.hexdigest()
 
 
+def clip_sha256(clip_model):
+    """Fingerprint of a CLIP's weights in single precision, computed once for each model that `load_clip` made."""
+    if not hasattr(clip_model, "sha256"):
+        clip_model.sha256 = weights_fingerprint(clip_model)
+    return clip_model.sha256
+
+
 def _read_state_dict(path):
     if is_torchscript(path):
         try:
@@ -109,7 +116,7 @@ def _read_state_dict(path):
         state_dict = read_tensors(path, "Backbone file", MEND)
     if not isinstance(state_dict, dict):
         raise UserError(f"Backbone file {path} holds a {type(state_dict).__name__}. {MEND}")
-    return {key: value for key, value in state_dict.items() if key.rpartition(".")[2] not in NOT_WEIGHTS}
+    return {key: value for key, value in state_dict.items() if str(key).rpartition(".")[2] not in NOT_WEIGHTS}
 
 
 def _build(state_dict, path, device, precision):
@@ -122,6 +129,8 @@ def _build(state_dict, path, device, precision):
         ) from error
     precision = effective_precision(precision, device)
     if precision in ("fp16", "bf16"):
+        # Before the conversion, so that a backbone is the same one in every precision.
+        clip_sha256(model)
         _convert(model, torch.float16 if precision == "fp16" else torch.bfloat16)
     return model.to(device).eval().requires_grad_(False)
 

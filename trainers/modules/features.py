@@ -191,7 +191,11 @@ def _map_npy(handle, shape):
     handle.flush()
     start = handle.tell()
     # A full disk must say so here: written to through the map, it would kill the process.
-    os.posix_fallocate(handle.fileno(), start, int(np.prod(shape)) * 4)
+    n_bytes = int(np.prod(shape)) * 4
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle.fileno(), start, n_bytes)
+    else:  # macOS: no reserved space, but a file of the right size
+        os.ftruncate(handle.fileno(), start + n_bytes)
     return np.memmap(handle, np.float32, "r+", start, shape)
 
 

@@ -176,7 +176,8 @@ class PromptEncoder(nn.Module):
 
         contexts_at_a_time = max(1, tokens // (self._n_tokens + self.n_shared))
         packs = self._packs(tokens // contexts_at_a_time - self.n_shared)
-        return torch.cat([self._encode(chunk, packs) for chunk in ctx.split(contexts_at_a_time)])
+        chunks = ctx.split(contexts_at_a_time)
+        return torch.cat([self._encode(chunk, packs, recompute=len(chunks) > 1) for chunk in chunks])
 
     # ---- construction ----
 
@@ -259,10 +260,14 @@ class PromptEncoder(nn.Module):
 
     # ---- the tower ----
 
-    def _encode(self, ctx, packs):
-        """(B, n_ctx, D) shared contexts or (C, n_ctx, D) class-specific ones -> (B or 1, C, E)."""
+    def _encode(self, ctx, packs, recompute=False):
+        """(B, n_ctx, D) shared contexts or (C, n_ctx, D) class-specific ones -> (B or 1, C, E).
+
+        What does not fit into the budget at once (several packs, or `recompute`: one of several chunks of contexts)
+        is encoded again in the backward pass instead of being kept for it.
+        """
         keys, values = self._shared_prefix(ctx)
-        recompute = len(packs) > 1 and torch.is_grad_enabled() and ctx.requires_grad
+        recompute = (recompute or len(packs) > 1) and torch.is_grad_enabled() and ctx.requires_grad
         features = []
         for pack in packs:
             if recompute:
