@@ -23,8 +23,8 @@ class SPG(SPG_CGAN):
         stage1_optim(cfg)
         if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
             raise UserError(
-                f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; pass "
-                "--seed."
+                f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; "
+                "pass --seed."
             )
 
     def load_labels(self):

@@ -38,8 +38,8 @@ class SPG_CGAN(PromptTrainer):
             raise UserError(f"TEST.N_PROMPTS is {cfg.TEST.N_PROMPTS}; it takes at least one prompt for each image.")
         if cfg.DATALOADER.TRAIN_X.BATCH_SIZE < 2:
             raise UserError(
-                "DATALOADER.TRAIN_X.BATCH_SIZE is 1, but the generator's batch normalisation takes at least 2 images at "
-                "a time; 32 is the published size."
+                "DATALOADER.TRAIN_X.BATCH_SIZE is 1, but the generator's batch normalisation takes at least 2 images "
+                "at a time; 32 is the published size."
             )
 
     def training_batches(self, batch_sampler, n_images):
@@ -74,7 +74,8 @@ class SPG_CGAN(PromptTrainer):
         except (KeyError, RuntimeError, TypeError) as error:
             raise UserError(
                 f"{path} holds no generator for this run (n_ctx {self.encoder.n_ctx}, text width "
-                f"{self.encoder.ctx_dim}, feature size {self.feat_dim}): {error}. Use the backbone and n_ctx that it was trained with."
+                f"{self.encoder.ctx_dim}, feature size {self.feat_dim}): {error}. Use the backbone and n_ctx "
+                "that it was trained with."
             ) from error
         print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
 
