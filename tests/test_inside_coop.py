@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from conftest import REPOSITORY, command_line
+from quick_run import REPOSITORY, command_line
 
 TRAIN = """
 import argparse

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from quick_run import REPOSITORY
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
+from quick_run import REPOSITORY
 
 from scripts import launch
 

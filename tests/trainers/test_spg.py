@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from conftest import command_line
 from dassl.engine import build_trainer
+from quick_run import command_line
 from torch import nn
 
 import train as command
