@@ -25,7 +25,9 @@ def refused(train, capsys):
 
 
 def test_unknown_names(refused):
-    assert "Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, SPG, SPG_CGAN, SPG_CoOp, ZeroshotCLIP" in refused(
+    message = refused("SPQ", "red")
+    assert "Unknown trainer 'SPQ'; accepted: " in message
+    assert all(name in message for name in ("CoCoOp", "CoOp", "SPG", "SPG_CGAN", "SPG_CoOp", "ZeroshotCLIP"))
         "SPQ", "red"
     )
     message = refused("SPG", "red", "DATASET.NAME", "Pacs")
