@@ -28,8 +28,6 @@ def test_unknown_names(refused):
     message = refused("SPQ", "red")
     assert "Unknown trainer 'SPQ'; accepted: " in message
     assert all(name in message for name in ("CoCoOp", "CoOp", "SPG", "SPG_CGAN", "SPG_CoOp", "ZeroshotCLIP"))
-        "SPQ", "red"
-    )
     message = refused("SPG", "red", "DATASET.NAME", "Pacs")
     assert "Unknown data set 'Pacs'; accepted: " in message
     assert "SPG_PACS" in message
