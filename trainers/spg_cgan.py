@@ -122,8 +122,10 @@ class SPG_CGAN(PromptTrainer):
         loss_d = loss_d + F.mse_loss(self.discriminator(generated.detach(), independent), fake)
         self._update("discriminator", self.discriminator, self.discriminator_norms, loss_d)
 
+        self.discriminator.requires_grad_(False)  # of no use in the generator's step, and half of its cost
         loss_g = F.mse_loss(self.discriminator(generated, independent), real)
         self._update("generator", self.generator, self.generator_norms, loss_g)
+        self.discriminator.requires_grad_(True)
         return {"loss_d": loss_d.item(), "loss_g": loss_g.item()}
 
     def _update(self, name, network, norms, loss):
