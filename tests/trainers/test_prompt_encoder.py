@@ -104,21 +104,26 @@ def test_chunks_change_nothing(clip_model, position, class_specific):
         torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-6, rtol=0)
 
 
+def megabytes_kept(encoder, ctx):
+    """What a forward pass keeps for the backward pass, the frozen weights apart."""
+    tensors = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encoder(ctx)
+    return sum(tensors.values()) / 2**20
+
+
 def test_memory_of_training_stays_within_the_budget():
     clip_model, names = tiny_clip(layers=6), random_names(345, seed=7)
     saved = {}
     for memory_mb in (8, 4096):
         encoder = PromptEncoder(clip_model, names, 4, memory_mb=memory_mb)
-        tensors = {}
-
-        def pack(tensor, tensors=tensors):
-            if not isinstance(tensor, torch.nn.Parameter):
-                tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            encoder(encoder.initial_context().requires_grad_())
-        saved[memory_mb] = sum(tensors.values()) / 2**20
+        saved[memory_mb] = megabytes_kept(encoder, encoder.initial_context().requires_grad_())
     assert saved[8] < 8
     assert saved[4096] > 16  # the bound does something
 
@@ -128,16 +133,7 @@ def test_contexts_beyond_the_budget_are_encoded_again_instead_of_kept():
     encoder = PromptEncoder(clip_model, names, 4, memory_mb=8)
     kept = {}
     for count in (8, 32):
-        tensors = {}
-
-        def pack(tensor, tensors=tensors):
-            if not isinstance(tensor, torch.nn.Parameter):
-                tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            encoder(torch.randn(count, 4, 64, requires_grad=True))
-        kept[count] = sum(tensors.values()) / 2**20
+        kept[count] = megabytes_kept(encoder, torch.randn(count, 4, 64, requires_grad=True))
     assert kept[32] < 8
 
 
