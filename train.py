@@ -109,6 +109,8 @@ def apply_flags(cfg, args):
             cfg.merge_from_list([key, tuple(value) if isinstance(value, list) else value])
     if args.seed >= 0:
         cfg.SEED = args.seed
+    if args.config_file:
+        cfg.TRAINER.CONFIG = os.path.splitext(os.path.basename(args.config_file))[0]
     if args.no_feature_cache:
         cfg.TRAINER.FEATURES.CACHE = False
 

@@ -9,7 +9,7 @@ from common.errors import UserError
 from common.files import atomic_write
 
 RESULTS_FILE = "results.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def write_results(folder, results):
@@ -23,7 +23,7 @@ def read_results(path):
     """Read one results.json.
 
     Raises:
-        UserError: the file is damaged or of a newer format.
+        UserError: the file is damaged or of another format.
     """
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -31,9 +31,9 @@ def read_results(path):
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no results file: {error}. Delete it and run its command again.") from error
     if results_format != FORMAT:
-        raise UserError(
-            f"{path} has format {results_format}; this version reads format {FORMAT}. Use the version that wrote it."
-        )
+        newer = isinstance(results_format, int) and results_format > FORMAT
+        mend = "Use the version that wrote it." if newer else "Delete it and run its command again."
+        raise UserError(f"{path} has format {results_format}; this version reads format {FORMAT}. {mend}")
     return results
 
 

@@ -19,7 +19,7 @@ from common.results import RESULTS_FILE, read_results  # noqa: E402
 
 
 def find_results(folders):
-    """The results of all finished runs below some folders, each with its config's name as `config`.
+    """The results of all finished runs below some folders.
 
     Raises:
         UserError: a folder is missing, or a results file is damaged.
@@ -28,10 +28,7 @@ def find_results(folders):
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}.")
-        for path in sorted(folder.rglob(RESULTS_FILE)):
-            # The launchers' layout: <cfg>/<targets>/seed<k>/results.json
-            launched = path.parent.name.startswith("seed") and len(path.parts) > 3
-            found.append({**read_results(path), "config": path.parts[-4] if launched else ""})
+        found += map(read_results, sorted(folder.rglob(RESULTS_FILE)))
     return found
 
 

@@ -12,6 +12,8 @@ def extend_cfg(cfg):
     cfg.TEST.N_PROMPTS = 1  # contexts generated for each image; their logits are averaged
     cfg.TEST.MEMORY_MB = 0  # bound on intermediate results of the text tower in MB; 0: by device
 
+    cfg.TRAINER.CONFIG = ""  # name of the method's config file, for tables; train.py fills it in
+
     cfg.TRAINER.FEATURES = CfgNode()
     cfg.TRAINER.FEATURES.CACHE = True  # keep features of val and test images on disk, for later runs
     cfg.TRAINER.FEATURES.CACHE_DIR = "output/feature_cache"

@@ -13,8 +13,9 @@ from dassl.utils import load_checkpoint, set_random_seed
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from common.predictions import accuracy_by_domain, prediction_rows, write_predictions
 from common.progress import progress
-from common.protocols import protocol_name
+from common.protocols import dataset_label, protocol_name
 from common.results import versions, write_results
 from common.run_identity import identity_differences, write_identity
 from trainers.modules.clip_backbone import (
@@ -52,8 +53,11 @@ class PromptTrainer(TrainerX):
     def __init__(self, cfg, clip_model=None):
         self.clip_model = clip_model
         self.best_epoch = None
+        self.trained_on = None  # the data set of another run whose model this one tests; None: its own
         self.val_history = []  # accuracy after each epoch, in percent
+        self.loss_history = []  # per epoch: the mean of each loss of its steps, by name
         self.metrics = {}  # split -> what the evaluator found
+        self.predictions = {}  # split -> labels and confidences, in the data set's order
         self.started = time.time()
         super().__init__(cfg)
 
@@ -286,6 +290,7 @@ class PromptTrainer(TrainerX):
 
     def before_epoch(self):
         super().before_epoch()
+        self._train_scalars = {}
         if self.cfg.SEED >= 0:
             # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same
             # batches and noise (and, but for loader workers, which live longer than an epoch, the same augmentation).
@@ -295,6 +300,13 @@ class PromptTrainer(TrainerX):
     def run_epoch(self):
         super().run_epoch()
         self.update_lr()
+        self.loss_history.append(self._train_scalars)
+
+    def write_scalar(self, tag, scalar_value, global_step=None):
+        # Dassl's running means of the epoch pass by here, so the last ones are the epoch's means.
+        if tag.startswith("train/") and tag != "train/lr":
+            self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
+        super().write_scalar(tag, scalar_value, global_step)
 
     def after_epoch(self):
         """Training-domain validation: keep the epoch that is best on the source domains' val splits."""
@@ -338,36 +350,56 @@ class PromptTrainer(TrainerX):
         labels = torch.tensor([item.label for item in loader.dataset.data_source])
         batch_size = loader.batch_size
         starts = range(0, len(labels), batch_size)
+        confidence, predicted = [], []
         for start in progress(starts, description=f"Classifying {split}", unit="batch", beside_lines=False):
             indices = range(start, min(start + batch_size, len(labels)))
             chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
-            self.evaluator.process(self.predict(chunk, indices), labels[start : indices.stop].to(self.device))
+            logits = self.predict(chunk, indices)
+            self.evaluator.process(logits, labels[start : indices.stop].to(self.device))
+            top = logits.softmax(dim=-1).max(dim=-1)
+            confidence.append(top.values)
+            predicted.append(top.indices)
 
+        self.predictions[split] = torch.cat(predicted).cpu(), torch.cat(confidence).cpu()
         self.metrics[split] = self.evaluator.evaluate()
         for name, value in self.metrics[split].items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(self.metrics[split].values()))
 
     def write_results(self):
-        """Write results.json of a run whose test is done."""
-        dataset, metrics = self.dm.dataset, self.metrics["test"]
+        """Write predictions.csv and results.json of a run whose test is done."""
+        cfg, dataset, metrics = self.cfg, self.dm.dataset, self.metrics["test"]
         has_val = self.best_epoch is not None
+        predicted, confidence = self.predictions["test"]
+        rows = prediction_rows(dataset, cfg.DATASET.ROOT, predicted.tolist(), confidence.tolist())
+        write_predictions(self.output_dir, rows)
         write_results(
             self.output_dir,
             {
-                "trainer": self.cfg.TRAINER.NAME,
-                "dataset": self.cfg.DATASET.NAME,
-                "backbone": backbone_label(self.cfg.MODEL.BACKBONE.NAME),
+                "trainer": cfg.TRAINER.NAME,
+                "config": cfg.TRAINER.CONFIG,
+                "dataset": dataset_label(cfg),
+                "backbone": backbone_label(cfg.MODEL.BACKBONE.NAME),
+                "backbone_sha256": clip_sha256(self.clip_model),
+                "precision": self.precision,
                 "protocol": protocol_name(dataset.source_domains, dataset.target_domains),
+                "trained_on": self.trained_on,
                 "source_domains": list(dataset.source_domains),
                 "target_domains": list(dataset.target_domains),
-                "seed": self.cfg.SEED,
+                "test_subset": dataset.test_subset,
+                "num_shots": cfg.DATASET.NUM_SHOTS,
+                "classnames": list(dataset.classnames),
+                "data_fingerprint": dataset.fingerprint,
+                "selection": cfg.TEST.FINAL_MODEL if self.get_model_names() else None,
+                "seed": cfg.SEED,
                 "accuracy": float(metrics["accuracy"]),
                 "macro_f1": float(metrics["macro_f1"]),
+                "accuracy_by_domain": accuracy_by_domain(rows),
                 "n_test": len(dataset.test),
                 "val_accuracy": float(self.best_result) if has_val else None,
                 "best_epoch": self.best_epoch,
                 "val_history": [float(accuracy) for accuracy in self.val_history],
+                "loss_history": self.loss_history,
                 "seconds": round(time.time() - self.started, 1),
                 "versions": versions(),
             },

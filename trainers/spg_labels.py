@@ -3,14 +3,9 @@
 import hashlib
 from pathlib import Path
 
+from common.protocols import dataset_label
 from trainers.modules.clip_backbone import backbone_label, clip_sha256
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
-
-
-def dataset_label(cfg):
-    """The data set's name in folders: "SPG_PACS" -> "PACS"; a FolderDG goes by its folder's name."""
-    name = cfg.DATASET.NAME.removeprefix("SPG_")
-    return Path(cfg.DATASET.ROOT).resolve().name if name == "FolderDG" else name
 
 
 def label_folder(cfg):

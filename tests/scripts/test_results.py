@@ -6,7 +6,8 @@ from scripts.results import find_results, main, mean_and_std, results_table
 
 RESULT = {
     "trainer": "SPG",
-    "dataset": "SPG_PACS",
+    "config": "pacs",
+    "dataset": "PACS",
     "backbone": "RN50",
     "protocol": "multi-source",
     "target_domains": ["photo"],
@@ -18,7 +19,7 @@ RESULT = {
 def some_results():
     accuracies = {("photo", 1): 90.0, ("photo", 2): 92.0, ("sketch", 1): 80.0, ("sketch", 2): 86.0}
     return [
-        {**RESULT, "target_domains": [target], "seed": seed, "accuracy": accuracy, "config": "pacs"}
+        {**RESULT, "target_domains": [target], "seed": seed, "accuracy": accuracy}
         for (target, seed), accuracy in accuracies.items()
     ]
 
@@ -47,8 +48,8 @@ def test_single_values_and_none():
 def test_round_trip_and_search(tmp_path):
     folder = tmp_path / "pacs/SPG/RN50/pacs/photo/seed1"
     write_results(folder, RESULT)
-    assert read_results(folder / "results.json") == {"format": 1, **RESULT}
-    assert find_results([tmp_path]) == [{"format": 1, **RESULT, "config": "pacs"}]
+    assert read_results(folder / "results.json") == {"format": 2, **RESULT}
+    assert find_results([tmp_path]) == [{"format": 2, **RESULT}]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"accuracy": 1}'])
@@ -58,9 +59,10 @@ def test_damaged_results(tmp_path, content):
         read_results(tmp_path / "results.json")
 
 
-def test_results_of_a_newer_format(tmp_path):
-    (tmp_path / "results.json").write_text('{"format": 2}')
-    with pytest.raises(UserError, match="has format 2; this version reads format 1"):
+@pytest.mark.parametrize(("found", "advice"), [(3, "Use the version that wrote it"), (1, "run its command again")])
+def test_results_of_another_format(tmp_path, found, advice):
+    (tmp_path / "results.json").write_text(f'{{"format": {found}}}')
+    with pytest.raises(UserError, match=f"has format {found}; this version reads format 2.*{advice}"):
         read_results(tmp_path / "results.json")
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import train as command
 from common.errors import UserError
+from common.predictions import read_predictions
 from trainers.modules.prompt_labels import load_prompt_label
 
 
@@ -43,7 +44,7 @@ def test_a_whole_run(train, tmp_path, capsys):
 
     found = results(tmp_path / "run")
     assert found["trainer"] == "SPG"
-    assert found["dataset"] == "FolderDG"
+    assert found["dataset"] == "stripes"
     assert found["backbone"] == "tiny"
     assert found["protocol"] == "multi-source"
     assert (found["source_domains"], found["target_domains"]) == (["blue", "green"], ["red"])
@@ -52,6 +53,12 @@ def test_a_whole_run(train, tmp_path, capsys):
     assert found["val_accuracy"] == max(found["val_history"])
     assert found["best_epoch"] == 1 + found["val_history"].index(max(found["val_history"]))
     assert len(found["val_history"]) == 2
+    assert [sorted(losses) for losses in found["loss_history"]] == [["loss_d", "loss_g"]] * 2
+    rows = read_predictions(tmp_path / "run" / "predictions.csv")
+    assert len(rows) == 10 and {row["domain"] for row in rows} == {"red"}
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert found["accuracy_by_domain"] == {"red": pytest.approx(found["accuracy"])}
+    assert found["accuracy"] == pytest.approx(100 * right / 10)
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
     labels = tmp_path / "output" / "prompt_labels" / "stripes" / "tiny" / "seed_1"
