@@ -1,5 +1,8 @@
 """What all our trainers share: a frozen CLIP, its features, model selection, results."""
 
+import copy
+import functools
+import itertools
 import time
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, set_random_seed
 from torch.utils.data import DataLoader
 
+from common.cores import all_cores, share_cores
 from common.errors import UserError
 from common.predictions import accuracy_by_domain, prediction_rows, write_predictions
 from common.progress import progress
@@ -99,7 +103,9 @@ class PromptTrainer(TrainerX):
         self.cfg.freeze()
         super().build_data_loader()
 
+        self.feat_dim = self.clip_model.text_projection.shape[1]
         features = self.cfg.TRAINER.FEATURES
+        self._features = {}
         self.feature_cache = FeatureCache(features.CACHE_DIR if features.CACHE else None)
         loader = self.train_loader_x
         batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
@@ -117,7 +123,6 @@ class PromptTrainer(TrainerX):
         return batch_sampler
 
     def build_model(self):
-        self.feat_dim = self.clip_model.text_projection.shape[1]
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == "amp" else None
         self.build_prompt_model()
 
@@ -158,17 +163,11 @@ class PromptTrainer(TrainerX):
 
     def split_features(self, loader, description):
         """Features (N, E) of a deterministic loader's images in the data set's order, cached."""
-        dataset = loader.dataset
-        key = self._features_key(dataset)
 
-        def compute(out):
-            encode_dataset(
-                dataset, self.encode_image, out, loader.batch_size or 64, self.cfg.DATALOADER.NUM_WORKERS, description
-            )
+        def encode(dataset, out):
+            self._encode(dataset, out, loader.batch_size or 64, description)
 
-        return self.feature_cache.get(
-            key, (len(dataset), self.clip_model.text_projection.shape[1]), compute, description
-        )
+        return self._cached_by_domain(loader.dataset, (), encode, description)
 
     def build_view_loader(self, loader):
         """A loader of features drawn from TRAIN_VIEWS random views of each training image, encoded once."""
@@ -177,23 +176,43 @@ class PromptTrainer(TrainerX):
                 "TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but the image tower of "
                 f"{type(self).__name__} trains, so their features change. Set it to 0."
             )
-        n_views, dataset = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, loader.dataset
+        n_views = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS
 
-        def compute(out):
+        def encode(dataset, out):
             for view in range(n_views):
-                encode_dataset(
-                    RandomViews(dataset, view),
-                    self.encode_image,
-                    out[view],
-                    self.cfg.DATALOADER.TEST.BATCH_SIZE,
-                    self.cfg.DATALOADER.NUM_WORKERS,
-                    f"train, view {view + 1} of {n_views}",
-                )
+                batch_size = self.cfg.DATALOADER.TEST.BATCH_SIZE
+                self._encode(RandomViews(dataset, view), out[view], batch_size, f"train, view {view + 1} of {n_views}")
 
-        key = self._features_key(dataset, "views", n_views)
-        shape = (n_views, len(dataset), self.clip_model.text_projection.shape[1])
-        views = self.feature_cache.get(key, shape, compute, f"train, {n_views} views")
-        return ViewLoader(views, dataset.data_source, loader.batch_sampler)
+        views = self._cached_by_domain(loader.dataset, (n_views,), encode, f"train, {n_views} views")
+        return ViewLoader(views, loader.dataset.data_source, loader.batch_sampler)
+
+    def _encode(self, dataset, out, batch_size, description):
+        encode_dataset(dataset, self.encode_image, out, batch_size, self.cfg.DATALOADER.NUM_WORKERS, description)
+
+    def _cached_by_domain(self, dataset, leading, encode, description):
+        """Features (*leading, N, E) of a data set.
+
+        Each domain is an entry of the cache by itself, so that stage I, every stage II and every choice of targets
+        share what is encoded of a domain.
+
+        Args:
+            encode: called with a data set and an array (*leading, n, E) to fill.
+        """
+        if (id(dataset), leading) in self._features:
+            return self._features[id(dataset), leading][1]
+        items = dataset.data_source
+        runs = [list(run) for _, run in itertools.groupby(range(len(items)), key=lambda i: items[i].domain)]
+        parts = []
+        for run in runs:
+            part = copy.copy(dataset)
+            part.data_source = items[run[0] : run[-1] + 1]
+            shape = (*leading, len(run), self.feat_dim)
+            name = f"{self.dm.dataset.domains[items[run[0]].domain]}, {description}"
+            key = self._features_key(part, *leading)
+            parts.append(self.feature_cache.get(key, shape, functools.partial(encode, part), name))
+        features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(leading))
+        self._features[id(dataset), leading] = dataset, features  # the data set too, so that its id stays its own
+        return features
 
     def _features_key(self, dataset, *more):
         paths = [item.impath for item in dataset.data_source]
@@ -287,6 +306,7 @@ class PromptTrainer(TrainerX):
         )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
+            share_cores(0, on_cpu=self.device.type == "cpu")  # no worker is needed any more
 
     def before_epoch(self):
         super().before_epoch()
@@ -351,14 +371,16 @@ class PromptTrainer(TrainerX):
         batch_size = loader.batch_size
         starts = range(0, len(labels), batch_size)
         confidence, predicted = [], []
-        for start in progress(starts, description=f"Classifying {split}", unit="batch", beside_lines=False):
-            indices = range(start, min(start + batch_size, len(labels)))
-            chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
-            logits = self.predict(chunk, indices)
-            self.evaluator.process(logits, labels[start : indices.stop].to(self.device))
-            top = logits.softmax(dim=-1).max(dim=-1)
-            confidence.append(top.values)
-            predicted.append(top.indices)
+        # Loader workers wait meanwhile.
+        with all_cores(on_cpu=self.device.type == "cpu"):
+            for start in progress(starts, description=f"Classifying {split}", unit="batch", beside_lines=False):
+                indices = range(start, min(start + batch_size, len(labels)))
+                chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
+                logits = self.predict(chunk, indices)
+                self.evaluator.process(logits, labels[start : indices.stop].to(self.device))
+                top = logits.softmax(dim=-1).max(dim=-1)
+                confidence.append(top.values)
+                predicted.append(top.indices)
 
         self.predictions[split] = torch.cat(predicted).cpu(), torch.cat(confidence).cpu()
         self.metrics[split] = self.evaluator.evaluate()

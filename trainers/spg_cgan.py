@@ -118,8 +118,10 @@ class SPG_CGAN(PromptTrainer):
         real, fake = torch.ones(n, 1, device=self.device), torch.zeros(n, 1, device=self.device)
 
         generated = self.generator(independent)
-        loss_d = F.mse_loss(self.discriminator(labels, features), real)
-        loss_d = loss_d + F.mse_loss(self.discriminator(generated.detach(), independent), fake)
+        # One pass over both halves, which costs little more than one over either.
+        prompts = torch.cat([labels, generated.detach()])
+        validity = self.discriminator(prompts, torch.cat([features, independent]))
+        loss_d = F.mse_loss(validity[:n], real) + F.mse_loss(validity[n:], fake)
         self._update("discriminator", self.discriminator, self.discriminator_norms, loss_d)
 
         self.discriminator.requires_grad_(False)  # of no use in the generator's step, and half of its cost

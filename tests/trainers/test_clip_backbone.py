@@ -84,7 +84,8 @@ def test_single_precision_weights_are_not_rounded(tmp_path, vision):
     torch.save(model.state_dict(), tmp_path / "tiny.pt")
     loaded = load_clip(str(tmp_path / "tiny.pt"), "cpu", "fp32")
     image = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(loaded.encode_image(image), model.encode_image(image), rtol=0, atol=0)
+    # Rounded to half precision, they would be off by 1e-4; the memory layout of convolutions costs the last digit.
+    torch.testing.assert_close(loaded.encode_image(image), model.encode_image(image), rtol=0, atol=1e-6)
     assert loaded.visual.input_resolution == 32
     assert weights_fingerprint(loaded) == weights_fingerprint(model)
 

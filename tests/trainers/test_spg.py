@@ -212,9 +212,10 @@ def test_one_step_of_stage_two(build, clipping):
     for ours, theirs in ((trainer.generator, generator), (trainer.discriminator, discriminator)):
         expected = theirs.state_dict()
         for key, value in ours.state_dict().items():
-            # A bias before a batch norm has no gradient but rounding errors, which Adam blows up to whole steps.
+            # A bias before a batch norm has no gradient but rounding errors, which Adam blows up to whole steps (2e-3);
+            # of other small gradients, to a small part of one.
             noise_only = ours is trainer.generator and key in ("model.2.bias", "model.5.bias", "model.8.bias")
-            torch.testing.assert_close(value, expected[key], atol=5e-3 if noise_only else 1e-5, rtol=1e-5)
+            torch.testing.assert_close(value, expected[key], atol=5e-3 if noise_only else 5e-5, rtol=1e-5)
 
 
 def test_clipping_is_off_for_the_named_targets(build):
@@ -395,10 +396,13 @@ def test_published_pacs_settings():
 
 def test_train_views(train, tmp_path, capsys):
     assert train("SPG", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3") == 0
-    assert "(train, 3 views)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count("train, 3 views)") == 2  # by stage I, once for each source domain; none for stage II
     assert results(tmp_path / "run")["n_test"] == 10
     assert train("CoOp", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=["--output-dir", "coop"]) == 0
     assert "train, 3 views" not in capsys.readouterr().out  # the same views, from the cache
+    assert train("CoOp", "blue", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=["--output-dir", "other"]) == 0
+    assert capsys.readouterr().out.count("train, 3 views)") == 1  # those of red, which was no source before
 
 
 def test_zero_shot(train, tmp_path):

@@ -132,6 +132,9 @@ def _build(state_dict, path, device, precision):
         # Before the conversion, so that a backbone is the same one in every precision.
         clip_sha256(model)
         _convert(model, torch.float16 if precision == "fp16" else torch.bfloat16)
+    if device.type == "cpu":
+        # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
+        model.visual.to(memory_format=torch.channels_last)
     return model.to(device).eval().requires_grad_(False)
 
 
