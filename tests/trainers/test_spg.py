@@ -178,7 +178,7 @@ def reference_step(trainer, features, independent, labels, noise):
 
     loss_g = ((discriminator.model(torch.cat([fake.view(n, -1), independent], 1)) - 1) ** 2).mean()
     adam_g.zero_grad()
-    loss_g.backward()
+    loss_g.backward(inputs=list(generator.parameters()))
     clip(generator, limit_g)
     adam_g.step()
     return loss_d.item(), loss_g.item(), generator, discriminator
