@@ -1,6 +1,7 @@
 """Train and test one method on one choice of source and target domains (CoOp's command line)."""
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -8,7 +9,11 @@ from common.config_keys import split_at_key
 from common.cores import share_cores
 from common.dassl_path import use_dassl
 from common.errors import UserError
+from common.failures import explain
 from common.files import atomic_write
+from common.interruption import Interrupted, end_after_step, interruption
+from common.owner import owned
+from common.reproducible import make_deterministic
 from common.results import RESULTS_FILE
 
 
@@ -161,10 +166,6 @@ def run(args):
     if args.eval_only and not args.model_dir:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
 
-    import torch
-    from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed, setup_logger
-
     import datasets  # noqa: F401 (registers the data sets)
     import trainers.cocoop
     import trainers.coop
@@ -173,17 +174,29 @@ def run(args):
 
     check_device(args)
     check_names(cfg)
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    # A test in the folder of its model leaves that run's files as they are, so it may share it.
+    with contextlib.nullcontext() if in_place else owned(cfg.OUTPUT_DIR):
+        run_trainer(args, cfg, in_place)
+
+
+def run_trainer(args, cfg, in_place):
+    """Build the trainer, then train or test."""
+    import torch
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed, setup_logger
+
     if cfg.SEED >= 0:
+        make_deterministic()
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     cfg.defrost()
     cfg.DATALOADER.NUM_WORKERS = share_cores(
         cfg.DATALOADER.NUM_WORKERS, on_cpu=not (cfg.USE_CUDA and torch.cuda.is_available())
     )
     cfg.freeze()
     trainer = build_trainer(cfg)
-    if not in_place:  # a test in the folder of its model leaves that run's files as they are
+    if not in_place:
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
             handle.write(trainer.cfg.dump())
 
@@ -205,13 +218,25 @@ def user_errors():
 
 
 def main(argv=None):
-    """Run the command line and return its exit code: 0, or 1 with one message."""
+    """Run the command line and return its exit code: 0, 1 with one message, or 130 and 143 if it was interrupted."""
     args = parse_args(argv)
     use_dassl()
     try:
-        run(args)
+        with end_after_step():
+            run(args)
     except user_errors() as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except (Interrupted, OSError, RuntimeError, MemoryError) as error:
+        # A loader worker may have got the signal, too, and ended first.
+        due = error if isinstance(error, Interrupted) else interruption()
+        if due is not None:
+            print(f"Interrupted by {due}. The same command goes on after the last completed epoch.", file=sys.stderr)
+            return due.exit_code
+        message = explain(error)
+        if message is None:
+            raise
+        print(f"Error: {message}", file=sys.stderr)
         return 1
     return 0
 

@@ -177,7 +177,9 @@ def test_a_model_dir_without_a_model(refused):
 
 
 def test_a_loss_that_is_not_finite(refused):
-    assert "Loss is infinite or NaN" in refused("CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1")
+    message = refused("CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1")
+    assert "loss became nan in epoch 1 of 2, step 2 of 2" in message
+    assert "OPTIM.LR" in message
 
 
 def test_help_needs_no_heavy_imports():

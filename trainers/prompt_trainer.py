@@ -12,14 +12,17 @@ import torch.nn.functional as F
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint, set_random_seed
+from dassl.utils import set_random_seed
 from torch.utils.data import DataLoader
 
 from common.cores import all_cores, share_cores
 from common.errors import UserError
+from common.history import write_history
+from common.interruption import check_interruption
 from common.predictions import accuracy_by_domain, prediction_rows, write_predictions
 from common.progress import progress
 from common.protocols import dataset_label, protocol_name
+from common.reproducible import revision
 from common.results import versions, write_results
 from common.run_identity import identity_differences, write_identity
 from trainers.modules.clip_backbone import (
@@ -30,9 +33,11 @@ from trainers.modules.clip_backbone import (
     load_clip,
     weights_fingerprint,
 )
-from trainers.modules.features import FeatureCache, RandomViews, encode_dataset, features_key
+from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.seeded_items import RandomViews, SeededBatches, SeededItems
 from trainers.modules.view_loader import ViewLoader
+from trainers.resuming import best_of, resume
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -58,8 +63,7 @@ class PromptTrainer(TrainerX):
         self.clip_model = clip_model
         self.best_epoch = None
         self.trained_on = None  # the data set of another run whose model this one tests; None: its own
-        self.val_history = []  # accuracy after each epoch, in percent
-        self.loss_history = []  # per epoch: the mean of each loss of its steps, by name
+        self.history = []  # of each completed epoch: val_accuracy in percent or None, mean losses, seconds so far
         self.metrics = {}  # split -> what the evaluator found
         self.predictions = {}  # split -> labels and confidences, in the data set's order
         self.started = time.time()
@@ -107,16 +111,21 @@ class PromptTrainer(TrainerX):
         features = self.cfg.TRAINER.FEATURES
         self._features = {}
         self.feature_cache = FeatureCache(features.CACHE_DIR if features.CACHE else None)
-        loader = self.train_loader_x
-        batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
-        if batches is not loader.batch_sampler:
-            self.train_loader_x = DataLoader(
-                loader.dataset,
-                batch_sampler=batches,
-                num_workers=loader.num_workers,
-                pin_memory=loader.pin_memory,
-                persistent_workers=loader.num_workers > 0,
-            )
+        if self.train_loader_x is not None:
+            self.train_loader_x = self.build_train_loader(self.train_loader_x)
+
+    def build_train_loader(self, loader):
+        """Dassl's training loader, with this trainer's batches and augmentation that any number of workers repeats."""
+        self.batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
+        # Without a seed, one of chance, since each worker would augment alike otherwise.
+        seed = self.cfg.SEED if self.cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
+        return DataLoader(
+            SeededItems(loader.dataset, seed),
+            batch_sampler=SeededBatches(self.batches, lambda: self.epoch),
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            persistent_workers=loader.num_workers > 0,
+        )
 
     def training_batches(self, batch_sampler, n_images):
         """The batches of indices that training draws; `batch_sampler` draws one batch of images at a time."""
@@ -159,6 +168,7 @@ class PromptTrainer(TrainerX):
 
     def batch_features(self, batch):
         """L2-normalised image features (B, E) of a training batch: encoded now, or looked up among views."""
+        check_interruption()
         return self.encode_image(batch["img"]) if "img" in batch else batch["features"].to(self.device)
 
     def split_features(self, loader, description):
@@ -176,15 +186,15 @@ class PromptTrainer(TrainerX):
                 "TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but the image tower of "
                 f"{type(self).__name__} trains, so their features change. Set it to 0."
             )
-        n_views = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS
+        n_views, dataset = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, loader.dataset.dataset
 
         def encode(dataset, out):
             for view in range(n_views):
                 batch_size = self.cfg.DATALOADER.TEST.BATCH_SIZE
                 self._encode(RandomViews(dataset, view), out[view], batch_size, f"train, view {view + 1} of {n_views}")
 
-        views = self._cached_by_domain(loader.dataset, (n_views,), encode, f"train, {n_views} views")
-        return ViewLoader(views, loader.dataset.data_source, loader.batch_sampler)
+        views = self._cached_by_domain(dataset, (n_views,), encode, f"train, {n_views} views")
+        return ViewLoader(views, dataset.data_source, self.batches)
 
     def _encode(self, dataset, out, batch_size, description):
         encode_dataset(dataset, self.encode_image, out, batch_size, self.cfg.DATALOADER.NUM_WORKERS, description)
@@ -278,6 +288,22 @@ class PromptTrainer(TrainerX):
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
 
+    def detect_anomaly(self, loss):
+        """Stop at a loss that is not finite, with all that helps to find out why.
+
+        Raises:
+            UserError: it is not.
+        """
+        if torch.isfinite(loss).all():
+            return
+        kept = f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
+        raise UserError(
+            f"The loss became {loss.item()} in epoch {self.epoch + 1} of {self.max_epoch}, step "
+            f"{self.batch_idx + 1} of {self.num_batches} (learning rate {self.get_current_lr():.2g}, precision "
+            f"{self.precision}). Most likely the learning rate is too high (OPTIM.LR), or half precision overflows "
+            f"(PREC fp32). {kept}Changed settings need another --output-dir."
+        )
+
     def model_backward_and_update(self, loss, names=None):
         if self.scaler is None:
             super().model_backward_and_update(loss, names)
@@ -296,6 +322,9 @@ class PromptTrainer(TrainerX):
                 "an epoch by. Add images, or set TEST.FINAL_MODEL last_step."
             )
         super().before_train()
+        self.best_result, self.best_epoch = best_of(self.history)
+        if self.history:
+            self.started = time.time() - self.history[-1]["seconds"]
         write_identity(self.output_dir, self.identity())
         self.epoch_bar = progress(
             total=self.max_epoch,
@@ -312,15 +341,14 @@ class PromptTrainer(TrainerX):
         super().before_epoch()
         self._train_scalars = {}
         if self.cfg.SEED >= 0:
-            # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same
-            # batches and noise (and, but for loader workers, which live longer than an epoch, the same augmentation).
+            # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same batches
+            # and noise, and no random state needs to be saved. (Augmentation: see SeededItems.)
             mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
             set_random_seed(int(mixed))
 
     def run_epoch(self):
         super().run_epoch()
         self.update_lr()
-        self.loss_history.append(self._train_scalars)
 
     def write_scalar(self, tag, scalar_value, global_step=None):
         # Dassl's running means of the epoch pass by here, so the last ones are the epoch's means.
@@ -329,20 +357,27 @@ class PromptTrainer(TrainerX):
         super().write_scalar(tag, scalar_value, global_step)
 
     def after_epoch(self):
-        """Training-domain validation: keep the epoch that is best on the source domains' val splits."""
+        """Training-domain validation: keep the epoch that is best on the source domains' val splits.
+
+        Killed at any point in here, a run does the epoch again, and all of this with it.
+        """
+        accuracy, is_best = None, False
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             accuracy = self.test(split="val")
-            self.val_history.append(accuracy)
-            if accuracy > self.best_result:
-                self.best_result, self.best_epoch = accuracy, self.epoch + 1
-                self.save_model(self.epoch, self.output_dir, val_result=accuracy, model_name="model-best.pth.tar")
+            is_best = accuracy > self.best_result
             self.epoch_bar.set_postfix(val=f"{accuracy:.1f} %")
+        seconds = round(time.time() - self.started, 1)
+        self.history.append({"val_accuracy": accuracy, "losses": self._train_scalars, "seconds": seconds})
+        write_history(self.output_dir, self.history)
+        if is_best:
+            self.best_result, self.best_epoch = accuracy, self.epoch + 1
+            self.save_model(self.epoch, self.output_dir, val_result=accuracy, model_name="model-best.pth.tar")
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
-        self._remove_checkpoint(self.epoch)  # of the epoch before: epochs are counted from 1 in file names
+        self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
 
     def _remove_checkpoint(self, epoch):
-        """Keep the last checkpoint, and every CHECKPOINT_FREQ-th."""
+        """Keep the last two checkpoints, one of which may turn out to be damaged, and every CHECKPOINT_FREQ-th."""
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
         if epoch < 1 or (frequency > 0 and epoch % frequency == 0):
             return
@@ -351,6 +386,7 @@ class PromptTrainer(TrainerX):
 
     def after_train(self):
         self.epoch_bar.close()
+        self._remove_checkpoint(self.max_epoch - 1)
         super().after_train()
         if "test" in self.metrics:
             self.write_results()
@@ -374,6 +410,7 @@ class PromptTrainer(TrainerX):
         # Loader workers wait meanwhile.
         with all_cores(on_cpu=self.device.type == "cpu"):
             for start in progress(starts, description=f"Classifying {split}", unit="batch", beside_lines=False):
+                check_interruption()
                 indices = range(start, min(start + batch_size, len(labels)))
                 chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
                 logits = self.predict(chunk, indices)
@@ -420,9 +457,11 @@ class PromptTrainer(TrainerX):
                 "n_test": len(dataset.test),
                 "val_accuracy": float(self.best_result) if has_val else None,
                 "best_epoch": self.best_epoch,
-                "val_history": [float(accuracy) for accuracy in self.val_history],
-                "loss_history": self.loss_history,
+                "val_history": [epoch["val_accuracy"] for epoch in self.history] if has_val else [],
+                "loss_history": [epoch["losses"] for epoch in self.history],
                 "seconds": round(time.time() - self.started, 1),
+                "threads": torch.get_num_threads(),
+                "revision": revision(),
                 "versions": versions(),
             },
         )
@@ -459,9 +498,6 @@ class PromptTrainer(TrainerX):
                 f"{directory} holds an unfinished run with other settings: {differences}. Delete it to start anew, or "
                 "name another --output-dir."
             )
-        start_epoch = super().resume_model_if_exist(directory)
-        best = Path(directory, self.get_model_names()[0], "model-best.pth.tar")
-        if start_epoch and best.is_file():
-            checkpoint = load_checkpoint(str(best))
-            self.best_result, self.best_epoch = checkpoint["val_result"], checkpoint["epoch"]
+        networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}
+        start_epoch, self.history = resume(directory, networks, self.cfg.TEST.FINAL_MODEL == "best_val")
         return start_epoch

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from trainers.modules.features import FeatureCache, RandomViews, encode_dataset, features_key
+from trainers.modules.features import FeatureCache, encode_dataset, features_key
+from trainers.modules.seeded_items import RandomViews
 from trainers.modules.view_loader import ViewLoader
 
 

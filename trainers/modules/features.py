@@ -13,16 +13,16 @@ their sizes and modification times. An entry that does not check out is computed
 import hashlib
 import json
 import os
-import random
 import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from common.files import atomic_write, is_writable
+from common.interruption import check_interruption
 from common.progress import progress
 
 CACHE_VERSION = 1
@@ -150,38 +150,11 @@ def encode_dataset(dataset, encode, out, batch_size, num_workers, description):
     row = 0
     with progress(total=len(dataset), description=f"Encoding {description}", unit="img") as bar, torch.no_grad():
         for batch in loader:
+            check_interruption()
             features = encode(batch["img"]).float().cpu().numpy()
             out[row : row + len(features)] = features
             row += len(features)
             bar.update(len(features))
-
-
-class RandomViews(Dataset):
-    """One random view of each image of a data set with a random transform, the same at every look.
-
-    Args:
-        dataset: yields dicts; its transform draws from Python's, NumPy's and torch's global generators.
-        view: which view.
-    """
-
-    def __init__(self, dataset, view):
-        self.dataset, self.view = dataset, view
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        seed = int(np.random.SeedSequence([self.view, index]).generate_state(1)[0])
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too, which takes longer
-            return self.dataset[index]
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
 
 
 def _map_npy(handle, shape):

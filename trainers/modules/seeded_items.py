@@ -1,0 +1,96 @@
+"""Augmentation that depends on seed, epoch and image alone, not on which process does it or what ran before."""
+
+import contextlib
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+@contextlib.contextmanager
+def seeded(*numbers):
+    """Within the block, Python's, NumPy's and torch's global generators follow from `numbers`; then as before.
+
+    Args:
+        numbers: integers from 0.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too, which takes longer
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class SeededItems(Dataset):
+    """Items of a data set with a random transform, drawn by `SeededBatches`.
+
+    Args:
+        dataset: yields dicts; its transform draws from the global generators.
+        seed: an integer from 0.
+    """
+
+    def __init__(self, dataset, seed):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self):
+        return len(self.dataset)
+
+    @property
+    def data_source(self):
+        """The items of the data set."""
+        return self.dataset.data_source
+
+    def __getitem__(self, place):
+        epoch, look, index = place
+        with seeded(self.seed, epoch, look, index):
+            return self.dataset[index]
+
+
+class SeededBatches:
+    """Batches for `SeededItems`: (epoch, look, index) for each index.
+
+    Args:
+        batches: batch sampler; it may draw an index several times, each of which is a look of its own.
+        epoch: called when a pass begins; says which epoch that is.
+    """
+
+    def __init__(self, batches, epoch):
+        self.batches, self.epoch = batches, epoch
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        epoch, looks = self.epoch(), {}
+        for batch in self.batches:
+            places = []
+            for index in batch:
+                looks[index] = look = looks.get(index, -1) + 1
+                places.append((epoch, look, index))
+            yield places
+
+
+class RandomViews(Dataset):
+    """One random view of each image of a data set with a random transform, the same at every look.
+
+    Args:
+        dataset: yields dicts; its transform draws from the global generators.
+        view: which view.
+    """
+
+    def __init__(self, dataset, view):
+        self.dataset, self.view = dataset, view
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        with seeded(self.view, index):
+            return self.dataset[index]
