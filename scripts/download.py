@@ -1,0 +1,146 @@
+"""Download the published data sets into the data root, in a layout that the project reads.
+
+python scripts/download.py pacs vlcs --root data
+python scripts/download.py --list
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+if str(REPOSITORY) not in sys.path:
+    sys.path.insert(0, str(REPOSITORY))
+
+from common.archives import size_text  # noqa: E402
+from common.dassl_path import use_dassl  # noqa: E402
+from common.errors import UserError  # noqa: E402
+
+
+def parse_args(argv=None):
+    """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="A download that was broken off goes on where it stopped. By hand: see DATASETS.md.",
+    )
+    parser.add_argument("names", nargs="*", metavar="name", help="as in configs/datasets/, or all")
+    parser.add_argument("--root", default="data", help="folder for the data sets (default: data)")
+    parser.add_argument("--list", action="store_true", help="show names, archives, sizes, addresses; download nothing")
+    parser.add_argument("--mirror", default="", help="folder or address that has the archives by their names")
+    parser.add_argument(
+        "--archive", action="append", default=[], metavar="FILE", help="an archive that you have; may be repeated"
+    )
+    parser.add_argument("--any-counts", action="store_true", help="accept other numbers of images than the known ones")
+    args = parser.parse_args(argv)
+    if not args.names and not args.list:
+        parser.error("name a data set, or ask for --list")
+    return args
+
+
+def list_sources(root):
+    """The table for --list."""
+    from tabulate import tabulate
+
+    from datasets.downloads import SOURCES, locate_set
+
+    rows = []
+    for name, source in SOURCES.items():
+        location, missing = locate_set(source, root)
+        there = str(location.images_dir) if location else "no"
+        if location and missing:
+            there = f"in part: {', '.join(missing)} missing"
+        n_images = f"{sum(source.dataset.image_counts.values()):,}"
+        for archive in source.archives:
+            size = size_text(archive.about) if archive.about else "?"
+            rows.append([name, n_images, there, archive.name, size, archive.url])
+            name = n_images = there = ""
+    headers = ["name", "images", f"under {root}", "archive", "about", "from"]
+    return tabulate(rows, headers, disable_numparse=True)
+
+
+def download(args):
+    """Get all sets that were named; returns those that failed."""
+    from datasets.downloads import SOURCES, find_source, get
+
+    if args.list:
+        print(list_sources(args.root))
+        return []
+    names = list(SOURCES) if "all" in args.names else args.names
+    sources = list(dict.fromkeys(map(find_source, names)))
+    if args.archive and len(sources) > 1:
+        raise UserError("--archive goes with one data set at a time.")
+    failed = []
+    for source in sources:
+        try:
+            get(source, args.root, args.mirror, args.archive, args.any_counts)
+        except UserError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            failed.append(source.title)
+    return failed
+
+
+def download_command(dataset_name, root):
+    """The command that downloads a set, for messages."""
+    return f"python scripts/download.py {dataset_name} --root {shlex.quote(str(root))}"
+
+
+def offer_download(dataset_name, root):
+    """Ask on a terminal whether to download a set that is missing, and do so.
+
+    Without a terminal nothing is asked or done: the caller's message should name :func:`download_command`.
+
+    Args:
+        dataset_name (str): as in configs/datasets/, or the name of its class.
+        root: the data root.
+
+    Returns:
+        whether the set is there now; False for a set that cannot be downloaded.
+
+    Raises:
+        UserError: the download failed.
+    """
+    use_dassl()
+    from datasets.downloads import find_source, get, locate_set
+
+    try:
+        source = find_source(dataset_name)
+    except UserError:
+        return False
+    location, missing = locate_set(source, root)
+    if not missing:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    size = f" ({size_text(source.about)})" if source.about else ""
+    state = f"has no {', '.join(missing)} under {root}" if location else f"is not under {root}"
+    try:
+        answer = input(f"{source.title} {state}. Download it{size} now? [y/N] ")
+    except EOFError:
+        return False
+    if answer.strip().lower() not in ("y", "yes"):
+        return False
+    get(source, root)
+    return True
+
+
+def main(argv=None):
+    """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
+    args = parse_args(argv)
+    use_dassl()
+    try:
+        failed = download(args)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. What came so far is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    if failed and len(args.names) + ("all" in args.names) > 1:
+        print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
+    return bool(failed) * 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
