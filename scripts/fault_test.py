@@ -1,0 +1,160 @@
+"""Kill runs at random moments, resume them, and see whether they end as if nothing had happened.
+
+    python scripts/fault_test.py                     50 kills of whole SPG runs on 30 images; exit code 0 if all agree
+    python scripts/fault_test.py --kills 5 --trainer CoOp
+
+A trial is one run: it is started, killed by SIGKILL after a random time, started again by the same command, and so on,
+until it ends; then its results.json has to equal that of a run that nobody disturbed, number for number. Settings take
+turns: with and without loader workers, exact and cached training features.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+# What may differ between two runs that agree.
+ASIDE = ("seconds", "revision")
+SETTINGS = {
+    "exact, no workers": ["DATALOADER.NUM_WORKERS", "0"],
+    "exact, workers": ["DATALOADER.NUM_WORKERS", "2"],
+    "3 views encoded once": ["TRAINER.FEATURES.TRAIN_VIEWS", "3"],
+}
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="how many in all (default: 50)")
+    parser.add_argument("--trainer", default="SPG", help="which trainer (default: SPG, both stages)")
+    parser.add_argument("--epochs", type=int, default=30, help="of each stage (default: 30)")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments at which runs are killed")
+    return parser.parse_args(argv)
+
+
+def make_images(root):
+    """30 images: 3 domains (colours) x 2 classes (stripes across or down) x 5."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for channel, domain in enumerate(("red", "green", "blue")):
+        for classname in ("across", "down"):
+            folder = Path(root) / domain / classname
+            folder.mkdir(parents=True)
+            for i in range(5):
+                image = rng.integers(0, 60, (40, 40, 3))
+                stripes = 255 * (np.arange(40) // (3 + i) % 2)
+                image[..., channel] = stripes[:, None] if classname == "across" else stripes[None, :]
+                Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+
+
+def command_line(trainer, images, backbone, output, epochs, opts):
+    """The train.py command of a run on the 30 images."""
+    configs = REPOSITORY / "configs"
+    folder = "CoOp" if trainer == "CoOp" else "CoCoOp" if trainer == "CoCoOp" else "SPG_CGAN"
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", trainer, "--root", str(images)]
+    command += ["--dataset-config-file", str(configs / "datasets/folder.yaml"), "--backbone", str(backbone)]
+    command += ["--config-file", str(configs / f"trainers/{folder}/default.yaml"), "--target-domains", "red"]
+    command += ["--seed", "1", "--output-dir", str(output / "run"), "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
+    command += ["OPTIM.MAX_EPOCH", str(epochs), "TRAINER.SPG.STAGE1_OPTS", f"['OPTIM.MAX_EPOCH', {epochs}]"]
+    command += ["TRAINER.SPG.LABEL_DIR", str(output / "labels")]
+    return [*command, "TRAINER.FEATURES.CACHE_DIR", str(output / "cache"), *opts]
+
+
+def run_to_the_end(command, kill_after=None, log=None):
+    """Run a command, killed after some seconds; returns its exit code, -9 if it was killed before it ended."""
+    environment = {**os.environ, "SPG_DASSL": "bundled"}
+    with open(log or os.devnull, "ab") as handle:
+        # A session of its own, so that its loader workers die with it.
+        process = subprocess.Popen(command, stdout=handle, stderr=handle, env=environment, start_new_session=True)
+        try:
+            return process.wait(timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            return process.wait()
+
+
+def outcome(output):
+    """What results.json says, without what may differ."""
+    found = json.loads((Path(output) / "run" / "results.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in found.items() if key not in ASIDE}
+
+
+def where_killed(output):
+    """What the run was doing, by the last line of its log that tells."""
+    try:
+        text = (Path(output) / "console.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "at its start"
+    marks = {"Stage II": "stage II", "Stage I": "stage I", "Loading trainer": "while loading"}
+    found = max((text.rfind(mark), name) for mark, name in marks.items())
+    return found[1] if found[0] >= 0 else "at its start"
+
+
+def trial(command, output, rng, span, at_most):
+    """Kill a run again and again until it ends or was killed `at_most` times; returns where it was killed."""
+    killed = []
+    log = Path(output) / "console.txt"
+    while len(killed) < at_most:
+        log.unlink(missing_ok=True)
+        code = run_to_the_end(command, kill_after=rng.uniform(*span), log=log)
+        if code == 0:
+            return killed
+        if code != -signal.SIGKILL:
+            raise SystemExit(f"A run failed by itself (exit code {code}):\n{log.read_text(errors='replace')[-3000:]}")
+        killed.append(where_killed(output))
+    if (code := run_to_the_end(command, log=log)) != 0:
+        raise SystemExit(f"A resumed run failed (exit code {code}):\n{log.read_text(errors='replace')[-3000:]}")
+    return killed
+
+
+def main(argv=None):
+    """Exit code 0 if every run that was killed ended as the undisturbed one."""
+    args = parse_args(argv)
+    rng, places, differing, done = random.Random(args.seed), Counter(), 0, 0
+    backbone = REPOSITORY / "assets" / "mini_clip.pt"
+    with tempfile.TemporaryDirectory(prefix="spg-faults-") as folder:
+        folder = Path(folder)
+        make_images(folder / "images" / "stripes")
+        expected = {}
+        trials = 0
+        while done < args.kills:
+            name = list(SETTINGS)[trials % len(SETTINGS)]
+            images = folder / "images" / "stripes"
+            if name not in expected:
+                output = folder / f"whole{trials}"
+                output.mkdir()
+                command = command_line(args.trainer, images, backbone, output, args.epochs, SETTINGS[name])
+                start = time.perf_counter()
+                if run_to_the_end(command, log=output / "console.txt"):
+                    raise SystemExit((output / "console.txt").read_text(errors="replace")[-3000:])
+                expected[name] = outcome(output), time.perf_counter() - start
+                print(f"Undisturbed, {name}: {expected[name][1]:.1f} s", flush=True)
+            whole, seconds = expected[name]
+            output = folder / f"trial{trials}"
+            output.mkdir()
+            command = command_line(args.trainer, images, backbone, output, args.epochs, SETTINGS[name])
+            killed = trial(command, output, rng, (0.3 * seconds, 1.1 * seconds), min(8, args.kills - done))
+            found = outcome(output)
+            same = found == whole
+            trials, done, differing = trials + 1, done + len(killed), differing + (not same)
+            places.update(killed)
+            verdict = "equal" if same else f"DIFFERENT in {', '.join(k for k in whole if whole[k] != found.get(k))}"
+            print(f"Trial {trials}, {name}: killed {len(killed)} times ({', '.join(killed)}): {verdict}", flush=True)
+    print(f"{done} kills in {trials} runs ({dict(places)}): {trials - differing} equal, {differing} different")
+    return int(differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
