@@ -200,6 +200,12 @@ class DomainGeneralizationDataset(DatasetBase):
                 test += self._data(domain, (Image(folder, name) for folder in images for name in images[folder]))
         self._report_counts(counts)
         self._check_not_empty(train_x, val, test)
+        untrained = sorted({item.label for item in test} - {item.label for item in train_x})
+        if untrained:
+            warn(
+                f"no source domain of {self._name} has training images of "
+                f"{some(self._class_names[label] for label in untrained)}, but the target domains are tested on them."
+            )
         super().__init__(train_x=train_x, val=val, test=test)
 
     @property

@@ -15,6 +15,18 @@ _NOT_DATA = {"__MACOSX", "@eaDir", "#recycle", "lost+found", SPLIT_FOLDER}
 TRAIN, VAL, SPLIT = "train", "val", "split"
 
 
+class SetNotFound(UserError):
+    """No layout of a set is under the data root.
+
+    Attributes:
+        incomplete (list of str): folders that are called as the set's own, but have no domain in them.
+    """
+
+    def __init__(self, message, incomplete=()):
+        super().__init__(message)
+        self.incomplete = list(incomplete)
+
+
 @dataclass(frozen=True)
 class Layout:
     """``<root>/<folder>/[<images>/]<domain>/[<part>/]<class>/``.
@@ -60,6 +72,14 @@ class Location:
         return self.folder / self.layout.images if self.layout.images else self.folder
 
 
+def holds(check):
+    """What ``entry.is_dir`` or ``entry.is_file`` says; False for a link that leads to itself or nowhere."""
+    try:
+        return check()
+    except OSError:
+        return False
+
+
 def list_folders(folder):
     """Names of the folders in ``folder`` (links followed), sorted, without hidden ones and other litter.
 
@@ -71,7 +91,7 @@ def list_folders(folder):
             return sorted(
                 entry.name
                 for entry in entries
-                if not entry.name.startswith(".") and entry.name not in _NOT_DATA and entry.is_dir()
+                if not entry.name.startswith(".") and entry.name not in _NOT_DATA and holds(entry.is_dir)
             )
     except OSError as error:
         raise UserError(
@@ -111,7 +131,8 @@ def locate(root, dataset, domains, layouts, verbose=True):
         a :class:`Location` with at least one domain.
 
     Raises:
-        UserError: none is there.
+        SetNotFound: none is there.
+        UserError: two folders are the same domain; a folder cannot be read.
     """
     present = list_folders(root)
     found = []
@@ -121,7 +142,7 @@ def locate(root, dataset, domains, layouts, verbose=True):
                 found.append(_look(root / name, layout, domains, layouts))
     found = [location for location in found if location.domain_dirs] or _root_itself(root, domains, layouts)
     if not found:
-        raise UserError(_not_found(root, present, dataset, domains, layouts))
+        raise _not_found(root, present, dataset, domains, layouts)
     # Two layouts may be one folder (differing in letter case only): keep the one that is spelled as on disk.
     found.sort(key=lambda location: location.folder.name != location.layout.folder)
     distinct = list({frozenset(location.domain_dirs.items()): location for location in reversed(found)}.values())
@@ -215,9 +236,10 @@ def _not_found(root, present, dataset, domains, layouts):
     if incomplete:
         note = f"\n{', '.join(incomplete)} is there, but has no domain at those places: half-extracted?"
     shown = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
-    return (
+    return SetNotFound(
         f"{dataset} was not found under DATASET.ROOT {root}. Looked for, in any letter case:\n{looked_for}\n"
         f"with the domains {', '.join(domains)}.\n"
         f"Folders found there: {shown or 'none'}.{note}\n"
-        "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder."
+        "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder.",
+        incomplete,
     )

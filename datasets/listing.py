@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import atomic_write, is_writable
-from datasets.layouts import list_folders
+from datasets.layouts import holds, list_folders
 
 IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
@@ -72,7 +72,7 @@ def class_folders(domain_dir, parts, class_name):
     return folders
 
 
-def list_images(domain_dir, folders, index_file):
+def list_images(domain_dir, folders, index_file=None):
     """Names of the image files in each class folder.
 
     Image files are told by their extension, in any letter case; hidden files, folders, and links that lead
@@ -82,7 +82,8 @@ def list_images(domain_dir, folders, index_file):
         domain_dir (Path): folder of the domain.
         folders (list of ClassFolder): see :func:`class_folders`.
         index_file (Path): where the names in large domains are kept, with the modification time of each class
-            folder: a folder whose time differs is listed anew, and an index that cannot be read is made anew.
+            folder: a folder whose time differs is listed anew, and an index that cannot be read is made anew. None: no
+            index is read or written.
 
     Returns:
         dict from :class:`ClassFolder` to a sorted list of str.
@@ -90,7 +91,7 @@ def list_images(domain_dir, folders, index_file):
     Raises:
         UserError: a folder cannot be read.
     """
-    old = _read_index(index_file)
+    old = _read_index(index_file) if index_file else {}
     new, images = {}, {}
     for folder in folders:
         path = os.path.join(domain_dir, folder.path)
@@ -100,7 +101,7 @@ def list_images(domain_dir, folders, index_file):
         if known_mtime == mtime or mtime < now - INDEX_MIN_AGE_NS:
             new[folder.path] = [mtime, names]
     n_images = sum(map(len, images.values()))
-    if new != old and n_images >= INDEX_MIN_IMAGES and is_writable(index_file.parent):
+    if index_file and new != old and n_images >= INDEX_MIN_IMAGES and is_writable(index_file.parent):
         # A full disk is no reason to stop: the index only saves time.
         with contextlib.suppress(OSError), atomic_write(index_file, "w") as handle:
             json.dump({"version": INDEX_VERSION, "folders": new}, handle, separators=(",", ":"))
@@ -113,7 +114,9 @@ def _image_names(path):
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name.lower().endswith(IMAGE_EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
+                if entry.name.lower().endswith(IMAGE_EXTENSIONS)
+                and not entry.name.startswith(".")
+                and holds(entry.is_file)
             )
     except OSError as error:
         raise UserError(f"Cannot read the folder {path}: {error.strerror}. Check its permissions.") from error

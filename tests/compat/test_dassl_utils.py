@@ -6,6 +6,7 @@ import os
 import random
 import re
 import stat
+import subprocess
 import sys
 
 import numpy as np
@@ -118,7 +119,18 @@ def colour_image(mode):
 
 @pytest.mark.parametrize(
     ("mode", "suffix"),
-    [("RGB", "png"), ("RGBA", "png"), ("P", "png"), ("P with transparency", "png"), ("CMYK", "tif")],
+    [
+        ("RGB", "png"),
+        ("RGBA", "png"),
+        ("RGBA", "webp"),
+        ("P", "png"),
+        ("P", "gif"),
+        ("P with transparency", "png"),
+        ("CMYK", "tif"),
+        ("CMYK", "jpg"),
+        ("YCbCr", "jpg"),
+        ("LAB", "tif"),
+    ],
 )
 def test_colour_images_become_rgb(tmp_path, mode, suffix, recwarn):
     path = tmp_path / f"image.{suffix}"
@@ -127,6 +139,36 @@ def test_colour_images_become_rgb(tmp_path, mode, suffix, recwarn):
     assert image.mode == "RGB"
     np.testing.assert_allclose(np.asarray(image)[0, 0], (200, 100, 50), atol=26)  # the web palette is coarse
     assert not recwarn.list
+
+
+def test_of_an_animation_the_first_picture_is_read(tmp_path):
+    first, second = (Image.new("RGB", (2, 2), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "image.gif", save_all=True, append_images=[second])
+    assert read_image(str(tmp_path / "image.gif")).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_large_images_are_read_in_silence_and_larger_ones_refused_with_advice(tmp_path):
+    """In a process of its own, as pytest has its own idea of warnings."""
+    for edge in (30, 40):
+        Image.new("1", (edge, edge)).save(tmp_path / f"it's {edge}.png")
+    code = f"""
+from PIL import Image
+from dassl.utils import UserError, read_image
+Image.MAX_IMAGE_PIXELS = 700
+print(read_image("{tmp_path}/it's 30.png").size)
+try:
+    read_image("{tmp_path}/it's 40.png")
+except UserError as error:
+    print(error)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "(30, 30)",
+        f"The image {tmp_path}/it's 40.png is larger than the 1,400 pixels that Pillow decodes. Scale it down, e.g. "
+        f"with ImageMagick: mogrify -resize 4096x4096 '{tmp_path}/it'\"'\"'s 40.png'",
+    ]
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])

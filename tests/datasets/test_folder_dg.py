@@ -44,19 +44,27 @@ def test_launchers_can_ask_for_the_domains(folder):
 
 def test_class_in_one_domain_only(folder, tmp_path, capsys):
     write_images(folder / "Photo/Wolf", PICTURES)
-    with pytest.raises(UserError, match=r"class folders of drawn by hand in .* Missing: wolf. Unknown: none"):
-        FolderDG(config(folder, ["Photo"], output=tmp_path))
-    # An empty folder says that it is meant.
-    for domain in ("drawn by hand", "Ölgemälde"):
-        (folder / domain / "Wolf").mkdir()
+    (folder / "Ölgemälde/Wolf").mkdir()  # an empty folder is no other than none
     found = FolderDG(config(folder, ["Photo"], output=tmp_path))
     output = capsys.readouterr().out
-    assert "source domain drawn by hand of FolderDG has no images of: wolf" in output
+    for domain in ("drawn by hand", "Ölgemälde"):
+        assert f"Warning: source domain {domain} of FolderDG has no images of: wolf." in output
+    assert "Warning: no source domain of FolderDG has training images of wolf, but the target" in output
     assert found.classnames == ["großer hund", "snow owl", "wolf"]
     assert found.num_classes == 3
     assert len(found.test) == 15
     found = FolderDG(config(folder, ["Ölgemälde"], ["drawn by hand"], output=tmp_path))
     assert found.num_classes == 3  # labels do not depend on the choice of domains
+    assert "training images of wolf" not in capsys.readouterr().out  # nor is it tested on here
+
+
+def test_class_that_is_missing_in_the_target(folder, tmp_path, capsys):
+    for domain in ("Photo", "drawn by hand"):
+        write_images(folder / domain / "Wolf", PICTURES)
+    found = FolderDG(config(folder, ["Ölgemälde"], output=tmp_path))
+    assert "Warning" not in capsys.readouterr().out
+    assert found.classnames == ["großer hund", "snow owl", "wolf"]
+    assert len(found.test) == 10
 
 
 def test_one_domain_only(folder, tmp_path):
@@ -79,6 +87,28 @@ def test_no_domains(names, tmp_path):
 def test_one_level_too_many(folder, tmp_path):
     with pytest.raises(UserError, match="class folders of mine in .* hold no images: Photo, drawn by hand"):
         FolderDG(config(tmp_path, ["mine"], ["mine"]))
+
+
+def test_folder_of_something_else_among_the_domains(folder, tmp_path):
+    (folder / "papers/2024").mkdir()
+    with pytest.raises(UserError, match="class folders of papers in .* hold no images: 2024.* leave this domain out"):
+        FolderDG(config(folder, ["Photo"], output=tmp_path))
+    sources = ["drawn by hand", "Ölgemälde"]
+    assert len(FolderDG(config(folder, ["Photo"], sources, output=tmp_path)).test) == 10
+
+
+def test_links_that_lead_in_circles(folder, tmp_path):
+    (folder / "loop").symlink_to("loop")
+    (folder / "Photo/loop").symlink_to("loop")
+    (folder / "Photo/Snow_Owl/loop.jpg").symlink_to("loop.jpg")
+    (folder / "Photo/Snow_Owl/up").symlink_to(folder)
+    found = FolderDG(config(folder, ["Photo"], output=tmp_path))
+    assert found.domains == ["Photo", "drawn by hand", "Ölgemälde"]
+    assert (found.num_classes, len(found.test)) == (2, 10)
+    # Followed one level at a time, a folder that holds itself is a domain of domains.
+    (folder / "again").symlink_to(folder)
+    with pytest.raises(UserError, match="class folders of again in .* hold no images: Photo, again, drawn"):
+        FolderDG(config(folder, ["Photo"], output=tmp_path))
 
 
 def test_unknown_domain_lists_the_names(folder, tmp_path):

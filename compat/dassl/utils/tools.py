@@ -6,6 +6,7 @@ import os
 import os.path as osp
 import platform
 import random
+import shlex
 import tempfile
 import warnings
 
@@ -29,6 +30,10 @@ __all__ = [
     "tolist_if_not",
     "write_json",
 ]
+
+
+# Half as many pixels as Pillow refuses make it warn of an attack: a data set's large images are meant.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def mkdir_if_missing(dirname):
@@ -118,7 +123,7 @@ def read_image(path):
     """Read an image file of any mode as RGB.
 
     Transparency is dropped, as Dassl does: the colours are those stored under it. 16-bit and 32-bit
-    grayscale is scaled to 8 bits.
+    grayscale is scaled to 8 bits. Of an animation the first picture is read.
 
     Args:
         path (str): the file.
@@ -127,7 +132,7 @@ def read_image(path):
         a PIL image in mode RGB, whose file is closed.
 
     Raises:
-        UserError: the file is missing or is not a whole image.
+        UserError: the file is missing, is not a whole image, or has more pixels than Pillow decodes.
     """
     try:
         with Image.open(path) as image:
@@ -137,6 +142,11 @@ def read_image(path):
         raise UserError(
             f"Image not found: {path}. Check DATASET.ROOT, and that the dataset is unpacked completely."
         ) from None
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"The image {path} is larger than the {2 * Image.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes. "
+            f"Scale it down, e.g. with ImageMagick: mogrify -resize 4096x4096 {shlex.quote(str(path))}"
+        ) from error
     except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...
         raise UserError(
             f"Cannot read the image {path}: {type(error).__name__}: {error}. Download it again, or remove it."

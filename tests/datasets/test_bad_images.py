@@ -1,0 +1,102 @@
+"""Files that are called images: whatever kind loads, and what cannot be read is named."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from dassl.data import DataManager
+from dassl.utils import UserError
+from dataset_trees import config, write_images
+from PIL import Image
+
+from datasets.folder_dg import FolderDG
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two domains of two classes, three images each."""
+    for domain in ("photo", "sketch"):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / "mine" / domain / name, ["1.jpg", "2.jpg", "3.jpg"])
+    return tmp_path / "mine"
+
+
+def loaders(folder):
+    cfg = config(folder, ["sketch"], output=folder.parent)
+    cfg.DATASET.NAME = "FolderDG"
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.SIZE = (24, 24)
+    cfg.INPUT.TRANSFORMS = ["random_resized_crop", "random_flip", "normalize"]
+    return DataManager(cfg)
+
+
+def kinds_of_images():
+    """Names and images of every kind that people have, all of one colour."""
+    rgb = Image.new("RGB", (9, 7), (200, 100, 50))
+    clear = rgb.copy()
+    clear.putalpha(0)
+    return {
+        "gray.jpg": rgb.convert("L"),
+        "gray with alpha.png": rgb.convert("LA"),
+        "gray 16 bit.png": Image.fromarray(np.full((7, 9), 30_000, np.uint16)),
+        "line art.png": rgb.convert("1"),
+        "print.jpg": rgb.convert("CMYK"),
+        "print.tif": rgb.convert("CMYK"),
+        "palette.png": rgb.quantize(16),
+        "palette.gif": rgb.quantize(16),
+        "palette.bmp": rgb.quantize(16),
+        "clear.png": clear,
+        "clear.webp": clear,
+        "one pixel.png": Image.new("RGB", (1, 1)),
+        "one line.png": Image.new("RGB", (300, 1)),
+        "Ünï – 日本語 'q\" #%.png": rgb,
+        "large.png": Image.new("L", (6000, 4000), 200),
+    }
+
+
+def test_every_kind_of_image_becomes_a_batch_in_training_and_in_testing(folder):
+    for domain in ("photo", "sketch"):
+        for name, image in kinds_of_images().items():
+            image.save(folder / domain / "cat" / name)
+        (folder / domain / "cat/linked.png").symlink_to(folder / domain / "cat/clear.png")
+    manager = loaders(folder)
+    for loader in (manager.train_loader_x, manager.val_loader, manager.test_loader):
+        for batch in loader:
+            assert batch["img"].shape[1:] == (3, 24, 24)
+            assert torch.isfinite(batch["img"]).all()
+    assert sum(len(batch["label"]) for batch in manager.test_loader) == 6 + 16
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "cannot identify image file"), (b"<html>404</html>", "cannot identify image file"), (None, "truncated")],
+    ids=["empty", "web page", "truncated"],
+)
+@pytest.mark.parametrize(("trainer", "domain"), [("ZeroshotCLIP", "red"), ("CoOp", "blue"), ("SPG", "green")])
+def test_a_run_names_the_image_that_it_cannot_read(
+    trainer, domain, content, reason, train, image_folder, tmp_path, capsys
+):
+    root = shutil.copytree(image_folder, tmp_path / "data")
+    for broken in (root / domain / "down").iterdir():
+        broken.write_bytes(broken.read_bytes()[:-60] if content is None else content)
+    assert train(trainer, "red", flags=["--root", str(root)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"Error: Cannot read the image {root}/{domain}/down/")
+    assert reason in message
+    assert message.endswith("Download it again, or remove it.\n")
+    assert not (tmp_path / "run/results.json").exists()
+
+
+def test_a_file_that_vanished_is_named(folder):
+    manager = loaders(folder)
+    gone = manager.dataset.test[0].impath
+    shutil.move(gone, folder.parent / "elsewhere.jpg")
+    with pytest.raises(UserError, match=f"Image not found: {gone}. Check DATASET.ROOT"):
+        next(iter(manager.test_loader))
+
+
+def test_a_file_that_is_no_image_counts_until_it_is_read(folder):
+    """Listing opens no file: scripts/datasets.py does, before a run."""
+    (folder / "sketch/dog/notes.jpg").write_text("no image")
+    assert len(FolderDG(config(folder, ["sketch"], output=folder.parent)).test) == 7
