@@ -125,6 +125,8 @@ class PromptTrainer(TrainerX):
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             persistent_workers=loader.num_workers > 0,
+            # Its own, or the draws from the global one would depend on whether workers were just started.
+            generator=torch.Generator(),
         )
 
     def training_batches(self, batch_sampler, n_images):

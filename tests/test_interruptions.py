@@ -1,0 +1,337 @@
+"""Killed, stopped, out of space, damaged: a run goes on as if nothing had happened, or says what is wrong."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from quick_run import REPOSITORY
+
+from common.failures import explain
+from scripts import fault_test
+
+ASIDE = ("seconds", "revision")
+
+
+def results(folder):
+    found = json.loads((folder / "results.json").read_text())
+    return {key: value for key, value in found.items() if key not in ASIDE}
+
+
+@pytest.fixture
+def undisturbed(train, tmp_path):
+    """Results of a run that nothing happens to; whatever it leaves behind is moved away."""
+
+    def run(trainer, *opts):
+        assert train(trainer, "red", *opts) == 0
+        found = results(tmp_path / "run")
+        shutil.move(tmp_path / "run", tmp_path / "undisturbed")
+        if (tmp_path / "output").exists():
+            shutil.move(tmp_path / "output", tmp_path / "undisturbed_output")
+        return found
+
+    return run
+
+
+def fail_at_write(monkeypatch, number, error):
+    """Have the write `number` of files that are renamed into place fail; returns the list of all writes."""
+    replace, written = os.replace, []
+
+    def failing(source, target, **kwargs):
+        written.append(str(target))
+        if len(written) == number:
+            raise error
+        return replace(source, target, **kwargs)
+
+    monkeypatch.setattr(os, "replace", failing)
+    return written
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
+def test_a_full_disk_at_every_file(train, undisturbed, tmp_path, monkeypatch, capsys, trainer):
+    whole = undisturbed(trainer)
+    with monkeypatch.context() as patch:
+        files = fail_at_write(patch, 0, None)
+        assert train(trainer, "red") == 0
+    n_files = len(files)
+    assert n_files > 10
+    step = 1 if trainer == "CoOp" else 7
+    for number in range(1, n_files + 1, step):
+        for name in ("run", "output"):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            fail_at_write(patch, number, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            capsys.readouterr()
+            code = train(trainer, "red")
+            printed = capsys.readouterr()
+        # A cache that cannot be written is gone on without; for anything else the run ends and says why.
+        assert "The disk is full" in printed.err if code else "going on without it" in printed.out, files[number - 1]
+        assert not [path for path in tmp_path.rglob(".*.*") if path.is_file() and "run" in path.parts]
+        if code:
+            assert train(trainer, "red") == 0
+        assert results(tmp_path / "run") == whole, f"write {number}: {files[number - 1]}"
+
+
+class Killed(BaseException):
+    """Takes the place of SIGKILL: nothing handles it."""
+
+
+@pytest.mark.parametrize("opts", [(), ("TRAINER.FEATURES.TRAIN_VIEWS", "2")])
+@pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp", "SPG"])
+def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, trainer, opts):
+    whole = undisturbed(trainer, *opts)
+    with monkeypatch.context() as patch:
+        files = fail_at_write(patch, 0, None)
+        assert train(trainer, "red", *opts) == 0
+    for number in sorted(random.Random(1).sample(range(1, len(files) + 1), 2)):
+        for name in ("run", "output"):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            fail_at_write(patch, number, Killed())
+            with pytest.raises(Killed):
+                train(trainer, "red", *opts)
+        assert train(trainer, "red", *opts) == 0
+        assert results(tmp_path / "run") == whole, f"killed at write {number}: {files[number - 1]}"
+
+
+def test_sigkill_of_the_whole_process(tmp_path):
+    fault_test.make_images(tmp_path / "stripes")
+    outputs = [tmp_path / "whole", tmp_path / "killed"]
+    for output in outputs:
+        output.mkdir()
+    commands = [
+        fault_test.command_line(
+            "SPG", tmp_path / "stripes", REPOSITORY / "assets/mini_clip.pt", output, 4, ["DATALOADER.NUM_WORKERS", "1"]
+        )
+        for output in outputs
+    ]
+    assert fault_test.run_to_the_end(commands[0]) == 0
+    fault_test.trial(commands[1], outputs[1], random.Random(3), (3.0, 6.0), 2)
+    assert fault_test.outcome(outputs[1]) == fault_test.outcome(outputs[0])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_after_the_step(train, undisturbed, tmp_path, monkeypatch, capsys, number, code):
+    from trainers.coop import CoOp
+
+    whole = undisturbed("CoOp")
+    step, steps = CoOp.forward_backward, []
+
+    def interrupted(self, batch):
+        found = step(self, batch)
+        steps.append(found)
+        if len(steps) == 3:  # the first step of the second epoch
+            os.kill(os.getpid(), number)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "forward_backward", interrupted)
+        assert train("CoOp", "red") == code
+    assert len(steps) == 3
+    message = capsys.readouterr().err
+    assert f"Interrupted by {number.name}. The same command goes on after the last completed epoch." in message
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    assert train("CoOp", "red") == 0
+    assert "Going on after epoch 1" in capsys.readouterr().out
+    assert results(tmp_path / "run") == whole
+
+
+def test_the_number_of_workers_changes_nothing(train, tmp_path):
+    assert train("SPG", "red") == 0
+    whole = results(tmp_path / "run")
+    for name in ("run", "output"):
+        shutil.rmtree(tmp_path / name)
+    assert train("SPG", "red", "DATALOADER.NUM_WORKERS", "2") == 0
+    assert {**results(tmp_path / "run"), "threads": whole["threads"]} == whole
+
+
+@pytest.fixture
+def cut(train, undisturbed, tmp_path, monkeypatch):
+    """A CoOp run of 4 epochs that was killed in the fourth, and what it should come to."""
+    opts = ("OPTIM.MAX_EPOCH", "4")
+    whole = undisturbed("CoOp", *opts)
+    from trainers.coop import CoOp
+
+    def killed(self):
+        if self.epoch == 3:
+            raise Killed
+        return type(self).__mro__[1].before_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "before_epoch", killed, raising=False)
+        with pytest.raises(Killed):
+            train("CoOp", "red", *opts)
+    folder = tmp_path / "run" / "prompt_learner"
+    kept = sorted(path.name for path in folder.glob("model*"))
+    assert kept == ["model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-3"]
+
+    def resume():
+        assert train("CoOp", "red", *opts) == 0
+        assert results(tmp_path / "run") == whole
+
+    return folder, resume
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_bits(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 64] = bytes(64)
+    content[:4] = b"\0\0\0\0"
+    path.write_bytes(bytes(content))
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (os.system, ("touch /tmp/spg-ran-code",))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_bits, lambda path: torch.save(RunsCode(), path)])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys, damage):
+    folder, resume = cut
+    damage(folder / "model.pth.tar-3")
+    resume()
+    printed = capsys.readouterr().out
+    assert "A checkpoint cannot be used, going on from one before" in printed
+    assert "Going on after epoch 2" in printed
+    assert not os.path.exists("/tmp/spg-ran-code")
+
+
+@pytest.mark.parametrize("names", [("model.pth.tar-2", "model.pth.tar-3"), ("model-best.pth.tar",)])
+def test_with_nothing_left_training_starts_anew(cut, capsys, names):
+    folder, resume = cut
+    for name in names:
+        truncate(folder / name)
+    resume()
+    assert "training starts anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2, 3, 4]", '[{"val_accuracy": 1.0}]'])
+def test_a_damaged_history(cut, capsys, content):
+    folder, resume = cut
+    (folder.parent / "history.json").write_text(content)
+    resume()
+    assert "training starts anew" in capsys.readouterr().out
+
+
+def test_one_owner(train, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    hold = "import sys; from common.owner import owned\nwith owned('run'): print('held', flush=True); sys.stdin.read()"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert train("ZeroshotCLIP", "red") == 1
+        message = capsys.readouterr().err
+        assert f"run is in use by process {holder.pid} on " in message
+        assert "--output-dir" in message
+    finally:
+        holder.kill()
+        holder.wait()
+    assert (tmp_path / "run" / "owner.lock").exists()  # stale
+    assert train("ZeroshotCLIP", "red") == 0
+
+
+def test_two_processes_want_one_feature_cache(tmp_path):
+    from trainers.modules.features import FeatureCache
+
+    script = (
+        "import numpy, time; from trainers.modules.features import FeatureCache\n"
+        "def compute(out):\n    out[:] = numpy.arange(20).reshape(5, 4); time.sleep(0.5)\n"
+        "found = FeatureCache('cache').get('key', (5, 4), compute, 'test'); print(float(found.sum()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'compat'}"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.communicate()[0].splitlines()[-1] == "190.0"
+        assert process.returncode == 0
+    kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
+    assert kept.sum() == 190.0
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "run/log.txt"), "disk is full (run/log.txt)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk is full"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), "disk is full"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "TEST.MEMORY_MB"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "BATCH_SIZE"),
+        (MemoryError(), "Out of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "NUM_WORKERS"),
+        (PermissionError(errno.EACCES, "Permission denied", "run"), "Permission denied: run"),
+    ],
+)
+def test_failures_outside_the_program_are_explained(train, monkeypatch, capsys, error, says):
+    assert says in explain(error)
+    from trainers.zsclip import ZeroshotCLIP
+
+    def fail(self, split=None):
+        raise error
+
+    monkeypatch.setattr(ZeroshotCLIP, "test", fail)
+    assert train("ZeroshotCLIP", "red") == 1
+    assert says in capsys.readouterr().err
+
+
+def test_other_errors_keep_their_traceback(train, monkeypatch):
+    from trainers.zsclip import ZeroshotCLIP
+
+    assert explain(RuntimeError("a mistake of ours")) is None
+    monkeypatch.setattr(ZeroshotCLIP, "test", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("ZeroshotCLIP", "red")
+
+
+def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypatch, capsys):
+    from trainers.coop import CoOp
+
+    images = tmp_path / "moving"
+    shutil.copytree(image_folder, images)
+    step = CoOp.forward_backward
+
+    def disturb(self, batch):
+        for path in images.glob("blue/*/*.png"):
+            path.unlink()
+        return step(self, batch)
+
+    monkeypatch.setattr(CoOp, "forward_backward", disturb)
+    assert train("CoOp", "red", "DATASET.ROOT", str(images)) == 1
+    message = capsys.readouterr().err
+    assert str(images / "blue") in message
+    assert "Traceback" not in message
+
+
+def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, monkeypatch, capsys):
+    from trainers.coop import CoOp
+
+    images = tmp_path / "changing"
+    shutil.copytree(image_folder, images)
+
+    def killed(self):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "after_epoch", killed, raising=False)
+        with pytest.raises(Killed):
+            train("CoOp", "red", "DATASET.ROOT", str(images))
+    shutil.copy(images / "red/down/0.png", images / "red/down/new.png")
+    shutil.rmtree(images / "spg_coop_splits")
+    assert train("CoOp", "red", "DATASET.ROOT", str(images)) == 1
+    assert "holds an unfinished run with other settings: images " in capsys.readouterr().err
