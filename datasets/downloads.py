@@ -216,7 +216,7 @@ def _work_folder(source, root):
     if root.exists() and not root.is_dir():
         raise UserError(f"--root {root} is a file. Name the folder for the data sets.")
     work = root / WORK_FOLDER
-    if not is_writable(work):
+    if not (is_writable(root) and is_writable(work)):
         raise UserError(
             f"Cannot write to {root}: it is read-only. Name another folder for the data sets: --root FOLDER."
         )
@@ -229,18 +229,15 @@ def _work_folder(source, root):
         raise UserError(f"Another process is downloading {source.title} to {root}. Wait until it is done.") from None
     except OSError as error:
         raise UserError(f"Cannot write to {root}: {error.strerror}. Name another --root.") from error
-    done = False
     try:
         yield work
-        done = True
     finally:
         shutil.rmtree(_extraction_folder(source, work), ignore_errors=True)
         with contextlib.suppress(OSError):
             lock_file.unlink(missing_ok=True)
         lock.release()
-        if done:
-            with contextlib.suppress(OSError):
-                work.rmdir()
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 def _extraction_folder(source, work):
