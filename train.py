@@ -202,6 +202,7 @@ def run_trainer(args, cfg, in_place):
 
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.model_dir = os.path.abspath(args.model_dir)
         trainer.test()
         if not in_place:
             trainer.write_results()

@@ -62,6 +62,7 @@ class PromptTrainer(TrainerX):
     def __init__(self, cfg, clip_model=None):
         self.clip_model = clip_model
         self.best_epoch = None
+        self.model_dir = None  # folder of the run whose model was loaded to be tested; None: trained here
         self.trained_on = None  # the data set of another run whose model this one tests; None: its own
         self.history = []  # of each completed epoch: val_accuracy in percent or None, mean losses, seconds so far
         self.metrics = {}  # split -> what the evaluator found
@@ -445,6 +446,7 @@ class PromptTrainer(TrainerX):
                 "precision": self.precision,
                 "protocol": protocol_name(dataset.source_domains, dataset.target_domains),
                 "trained_on": self.trained_on,
+                "model_dir": self.model_dir,
                 "source_domains": list(dataset.source_domains),
                 "target_domains": list(dataset.target_domains),
                 "test_subset": dataset.test_subset,

@@ -1,0 +1,123 @@
+"""Repeat a run from its own record (config.yaml, results.json) and say whether the numbers agree.
+
+    python scripts/rerun.py output/PACS/SPG/RN50/pacs/sketch/seed1
+
+The repetition goes to a temporary folder, which is kept only if it does not agree, or to --output. Prompt labels are
+learned again, too, unless the run took those of a seed of its own choice (TRAINER.SPG.LABEL_SEED). Exit code 0 if
+every number agrees.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from tabulate import tabulate  # noqa: E402
+
+from common.errors import UserError  # noqa: E402
+from common.results import RESULTS_FILE, read_results  # noqa: E402
+
+# What may differ between two runs that agree, but tells why if they do not.
+CIRCUMSTANCES = ("seconds", "threads", "revision", "versions")
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--output", default="", help="folder of the repetition, which is kept then")
+    return parser.parse_args(argv)
+
+
+def rerun_command(run, output):
+    """The train.py command line that repeats a run.
+
+    Raises:
+        UserError: the folder holds no finished run, or not the config that it ran with.
+    """
+    import yaml
+
+    results = read_results(run / RESULTS_FILE)
+    config_file = run / "config.yaml"
+    try:
+        config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        settings = config["TRAINER"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{run} has no usable config.yaml ({error}); only whole runs can be repeated.") from error
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--config-file", str(config_file)]
+    command += ["--output-dir", str(output)]
+    if results.get("model_dir"):
+        command += ["--eval-only", "--model-dir", results["model_dir"]]
+    opts = ["TRAINER.CONFIG", results["config"], "RESUME", ""]
+    if settings.get("NAME") == "SPG" and settings.get("SPG", {}).get("LABEL_SEED", -1) < 0:
+        opts += ["TRAINER.SPG.LABEL_DIR", str(output / "prompt_labels")]
+    return [*command, *opts]
+
+
+def differences(before, after, keys=None):
+    """(name, before, after) of everything that differs between two results; lists and dicts entry by entry."""
+    found = []
+    for key in keys or sorted({*before, *after}):
+        for name, old, new in _entries(key, before.get(key), after.get(key)):
+            if old != new:
+                found.append((name, old, new))
+    return found
+
+
+def _entries(name, old, new):
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _entries(f"{name}.{key}", old.get(key), new.get(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from _entries(f"{name}[{i}]", one, other)
+    else:
+        yield name, old, new
+
+
+def verdict(before, after):
+    """What to say of a repetition, and whether it agrees."""
+    numbers = [key for key in sorted({*before, *after}) if key not in CIRCUMSTANCES]
+    differing = differences(before, after, numbers)
+    circumstances = differences(before, after, [key for key in CIRCUMSTANCES if key != "seconds"])
+    if not differing:
+        return f"Agrees in every number: accuracy {after['accuracy']:.2f} % ({len(numbers)} entries compared).", True
+    lines = ["Does not agree:", tabulate(differing[:20], ("", "then", "now"), tablefmt="github")]
+    if len(differing) > 20:
+        lines.append(f"and {len(differing) - 20} more")
+    if circumstances:
+        lines += ["Which may be due to:", tabulate(circumstances, ("", "then", "now"), tablefmt="github")]
+    return "\n\n".join(lines), False
+
+
+def main(argv=None):
+    """Exit code 0 if the repetition agrees, 1 if not or with one message."""
+    args = parse_args(argv)
+    run = Path(args.run)
+    output = Path(args.output or tempfile.mkdtemp(prefix="spg-rerun-"))
+    try:
+        command = rerun_command(run, output)
+        if (output / RESULTS_FILE).is_file():
+            raise UserError(f"{output} holds a finished run; delete it or name another --output.")
+        print(f"Repeating {run}; log in {output}/log.txt", flush=True)
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+        if code:
+            print(f"Error: the repetition failed with exit code {code}.", file=sys.stderr)
+            return code
+        text, agrees = verdict(read_results(run / RESULTS_FILE), read_results(output / RESULTS_FILE))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    if agrees and not args.output:
+        shutil.rmtree(output)
+    return int(not agrees)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Repeating a run from its own record."""
+
+import json
+import shutil
+
+import pytest
+
+from scripts.rerun import differences, main, verdict
+
+
+def test_a_run_is_repeated(train, tmp_path, capsys):
+    assert train("SPG", "red") == 0
+    capsys.readouterr()
+    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
+    assert "Agrees in every number: accuracy " in capsys.readouterr().out
+    assert (tmp_path / "again/prompt_labels").is_dir()  # learned again
+
+    path = tmp_path / "run/results.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "accuracy": 12.5, "revision": "another"}))
+    shutil.rmtree(tmp_path / "again")
+    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 1
+    printed = capsys.readouterr().out
+    assert "Does not agree" in printed
+    assert "accuracy" in printed and "12.5" in printed
+    assert "another" in printed
+
+    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 1
+    assert "holds a finished run" in capsys.readouterr().err
+
+
+def test_a_test_of_another_run_is_repeated(train, tmp_path, capsys):
+    assert train("CoOp", "red") == 0
+    flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
+    assert train("CoOp", "green", flags=flags) == 0
+    assert main([str(tmp_path / "tested"), "--output", str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again/results.json").read_text())["model_dir"] == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("missing", ["results.json", "config.yaml"])
+def test_nothing_to_repeat(train, tmp_path, capsys, missing):
+    assert train("ZeroshotCLIP", "red") == 0
+    (tmp_path / "run" / missing).unlink()
+    capsys.readouterr()
+    assert main([str(tmp_path / "run")]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Error: ")
+    assert missing in message
+
+
+def test_differences_are_named_to_the_entry():
+    before = {"accuracy": 1.0, "val_history": [1, 2], "versions": {"torch": "2"}}
+    after = {"accuracy": 1.0, "val_history": [1, 3], "versions": {"torch": "3"}}
+    assert differences(before, after) == [("val_history[1]", 2, 3), ("versions.torch", "2", "3")]
+    text, agrees = verdict(before, after)
+    assert not agrees
+    assert "val_history[1]" in text.partition("due to")[0]
+    assert "versions.torch" in text.partition("due to")[2]
+    assert verdict(before, {**before, "versions": {"torch": "3"}, "seconds": 3})[1]
