@@ -15,6 +15,7 @@ from datasets import names
 from datasets.layouts import SPLIT_FOLDER, check_root, locate
 from datasets.listing import class_folders, list_images
 from datasets.messages import some, warn
+from datasets.readable import keep_readable
 from datasets.splits import Image, match_split, read_split, seeded_split, write_split
 
 TEST_SUBSETS = ("all", "published")
@@ -51,7 +52,7 @@ class DomainGeneralizationDataset(DatasetBase):
 
     Args:
         cfg: the configuration; read are DATASET.ROOT, SOURCE_DOMAINS, TARGET_DOMAINS, NUM_SHOTS, TEST_SUBSET,
-            and SEED (few-shot only), OUTPUT_DIR (split files if the data root is read-only), VERBOSE.
+            SKIP_UNREADABLE, and SEED (few-shot only), OUTPUT_DIR (split files if the data root is read-only), VERBOSE.
 
     Raises:
         UserError: anything about domains, folders or split files that the user can mend.
@@ -199,6 +200,9 @@ class DomainGeneralizationDataset(DatasetBase):
             elif domain in self.target_domains:
                 test += self._data(domain, (Image(folder, name) for folder in images for name in images[folder]))
         self._report_counts(counts)
+        if getattr(cfg.DATASET, "SKIP_UNREADABLE", False):
+            named = zip(("train", "val", "test"), (train_x, val, test), strict=True)
+            train_x, val, test = (keep_readable(items, f"{self._name}, {split}") for split, items in named)
         self._check_not_empty(train_x, val, test)
         untrained = sorted({item.label for item in test} - {item.label for item in train_x})
         if untrained:

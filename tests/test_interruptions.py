@@ -335,3 +335,23 @@ def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, mo
     shutil.rmtree(images / "spg_coop_splits")
     assert train("CoOp", "red", "DATASET.ROOT", str(images)) == 1
     assert "holds an unfinished run with other settings: images " in capsys.readouterr().err
+
+
+def test_an_unreadable_image_stops_the_run_or_is_skipped(train, tmp_path, image_folder, capsys):
+    images = tmp_path / "partly"
+    shutil.copytree(image_folder, images)
+    bad = images / "blue/down/2.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    assert train("SPG", "red", "DATASET.ROOT", str(images)) == 1
+    assert f"Cannot read the image {bad}" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run")
+    assert train("SPG", "red", "DATASET.ROOT", str(images), "DATASET.SKIP_UNREADABLE", "True") == 0
+    assert "1 unreadable images of FolderDG, " in capsys.readouterr().out
+    assert results(tmp_path / "run")["n_test"] == 10
+    assert (
+        train(
+            "SPG", "blue", "DATASET.ROOT", str(images), "DATASET.SKIP_UNREADABLE", "True", flags=["--output-dir", "b"]
+        )
+        == 0
+    )
+    assert results(tmp_path / "b")["n_test"] == 9

@@ -8,6 +8,7 @@ def extend_cfg(cfg):
     cfg.MODEL.BACKBONE.PATH = "~/.cache/clip"  # where OpenAI's weights are downloaded to
 
     cfg.DATASET.TEST_SUBSET = "all"  # DomainNet: "published" tests on the 3 % that the authors tested on
+    cfg.DATASET.SKIP_UNREADABLE = False  # True: each image is decoded once at the start, and the bad ones are left out
 
     cfg.TEST.N_PROMPTS = 1  # contexts generated for each image; their logits are averaged
     cfg.TEST.MEMORY_MB = 0  # bound on intermediate results of the text tower in MB; 0: by device
