@@ -48,6 +48,7 @@ def fetch(url, path, description="", by_hand=""):
                 bar.total = total
             bar.update(so_far - bar.n)
 
+        bar.initial = bar.n = _part_size(path)  # so that the rate is that of this run
         restarted = False
         while not path.is_file():
             before = _part_size(path)

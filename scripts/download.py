@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-if str(REPOSITORY) not in sys.path:
-    sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(REPOSITORY))
 
 from common.archives import size_text  # noqa: E402
 from common.dassl_path import use_dassl  # noqa: E402
