@@ -74,7 +74,7 @@ _DOMAINNET = "http://csr.bu.edu/ftp/visda/2019/multi-source/"
 _CAMERA_TRAPS = "https://storage.googleapis.com/public-datasets-lila/caltechcameratraps/"
 _ANNOTATIONS = "eccv_18_annotations.tar.gz"
 
-# By the names of configs/datasets. No owner publishes sizes or checksums of these files, so none are given.
+# By the names of configs/datasets. No size or checksum of these files is known for certain, so none is given.
 SOURCES = {
     "pacs": Source(SPG_PACS, (Archive("pacs.zip", _drive("1m4X4fROCCXMO0lRLrr6Zz9Vb3974NWhE"), about=174_000_000),)),
     "vlcs": Source(SPG_VLCS, (Archive("vlcs.zip", _drive("1r0WL5DDqKfSPp9E3tRENwHaXNs1olLZd")),)),
