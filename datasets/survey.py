@@ -1,0 +1,194 @@
+"""What is there of a data set: its images by domain and class, damaged ones, copies. Looks only, writes nothing."""
+
+import hashlib
+import io
+import os
+import warnings
+from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image
+
+from common.cores import usable_cores
+from common.errors import UserError
+from common.progress import progress
+from datasets.listing import class_folders, list_images
+from datasets.messages import some
+
+_FILES_AT_A_TIME = 32  # that a process is given
+
+
+@dataclass
+class Survey:
+    """A set that was found.
+
+    Args:
+        name (str): what the user calls it.
+        dataset (type): its DomainGeneralizationDataset.
+        location (datasets.layouts.Location): where it is.
+        domains (list of str): all domains of the set, whether they are there or not.
+        classes (list of str): class names of the set, or those that the folders show.
+        images (dict): from each domain that is there to a dict from class name to the paths of its images, relative
+            to ``location.images_dir``; a class without images in a domain may be missing.
+        notes (list of str): what is not as it should be.
+        unreadable (dict): from path to what is wrong with the file; None: not examined.
+        duplicates (list of list of str): paths of files with the same content, groups across domains first.
+    """
+
+    name: str
+    dataset: type
+    location: object
+    domains: list
+    classes: list
+    images: dict
+    notes: list
+    unreadable: dict | None = None
+    duplicates: list = field(default_factory=list)
+
+    def paths(self):
+        """The paths of all images."""
+        return chain.from_iterable(chain.from_iterable(by_class.values()) for by_class in self.images.values())
+
+    def count(self, domain, classname=None):
+        """Number of images of a domain, or of a class in it."""
+        by_class = self.images.get(domain, {})
+        return sum(map(len, by_class.values())) if classname is None else len(by_class.get(classname, ()))
+
+    def classes_of(self, *domains):
+        """Number of the set's classes that have images in one of these domains."""
+        return sum(any(self.count(domain, name) for domain in domains) for name in self.classes)
+
+    def known(self, domain):
+        """Number of images of a domain in the full set, or None."""
+        return self.dataset.image_counts.get(domain)
+
+    def domains_of(self, paths):
+        """The domain of each of some images."""
+        domains = {folder.name: domain for domain, folder in self.location.domain_dirs.items()}
+        return [domains[path.split("/", 1)[0]] for path in paths]
+
+
+def look(name, dataset, root):
+    """List a set, however incomplete.
+
+    Args:
+        name (str): what the user calls it.
+        dataset (type): a DomainGeneralizationDataset.
+        root (Path): data root.
+
+    Returns:
+        a :class:`Survey`, files not yet examined.
+
+    Raises:
+        SetNotFound: it is not there.
+        UserError: its folders contradict each other, or cannot be read.
+    """
+    location, domains = dataset.locate(root), dataset.list_domains(root)
+    images, notes = {}, []
+    for domain in domains:
+        if domain not in location.domain_dirs:
+            notes.append(f"{domain}: there is no folder of this domain. Half-extracted?")
+            continue
+        images[domain] = defaultdict(list)
+        folder = location.domain_dirs[domain]
+        for part in location.layout.parts:
+            try:
+                listed = list_images(folder, class_folders(folder, (part,), dataset.class_name))
+            except UserError as error:
+                notes.append(f"{domain}: {error}")
+                continue
+            for class_folder, names in listed.items():
+                start = f"{folder.name}/{class_folder.path}"
+                images[domain][class_folder.classname] += [f"{start}/{file_name}" for file_name in names]
+    shown = sorted(set().union(*images.values()))
+    classes = dataset.classes or shown
+    survey = Survey(name, dataset, location, domains, list(classes), images, notes)
+    notes += _notes_on_classes(survey, shown)
+    return survey
+
+
+def _notes_on_classes(survey, shown):
+    n_classes = survey.dataset.n_classes
+    if n_classes not in (None, len(shown)):
+        once = [name for name in shown if sum(name in there for there in survey.images.values()) == 1]
+        yield f"there are folders for {len(shown)} classes, not {n_classes}. In one domain only: {some(once)}."
+    for domain, there in survey.images.items():
+        unknown = sorted(set(there) - set(survey.classes))
+        if unknown:
+            yield f"{domain}: these folders are no classes of the set: {some(unknown)}."
+        empty = [name for name in survey.classes if not there.get(name)]
+        if empty:
+            yield f"{domain}: no images of {some(empty)}."
+
+
+def examine(survey, decode=True):
+    """Find the files that cannot be decoded, and those with the same content, in several processes.
+
+    Args:
+        survey (Survey): its ``unreadable`` and ``duplicates`` are set.
+        decode (bool): decode each image; otherwise only files of the same size are read.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    paths, base = list(survey.paths()), survey.location.images_dir
+    sizes = [_size(base / path) for path in paths]
+    several = {size for size, n in Counter(sizes).items() if size and n > 1}
+    jobs = [(path, size in several) for path, size in zip(paths, sizes, strict=True) if decode or size in several]
+    unreadable, same = {}, defaultdict(list)
+    tasks = ((os.path.join(base, path), decode, hashed) for path, hashed in jobs)
+    try:
+        # Before the bar, which has a thread: processes are best forked from one that has none.
+        with ProcessPoolExecutor(usable_cores(), initializer=warnings.simplefilter, initargs=("ignore",)) as pool:
+            found = pool.map(_examine, tasks, chunksize=_FILES_AT_A_TIME)
+            found = progress(found, total=len(jobs), description=f"Examining {survey.name}", unit="file")
+            for (path, _), (reason, digest) in zip(jobs, found, strict=True):
+                if reason:
+                    unreadable[path] = reason
+                elif digest:
+                    same[digest].append(path)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"A process that examined the images of {survey.name} was killed, perhaps for want of memory. Close other "
+            "programs, or leave decoding out with --fast."
+        ) from error
+    survey.unreadable = unreadable if decode else None
+    groups = [sorted(group) for group in same.values() if len(group) > 1]
+    survey.duplicates = sorted(groups, key=lambda group: (-len(set(survey.domains_of(group))), group))
+
+
+def _size(path):
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None  # it is gone meanwhile, which reading it tells
+
+
+def _examine(task):
+    """What is wrong with a file ("" for nothing), and the sha256 of its content if that is wanted (else b"")."""
+    path, decode, hashed = task
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return error.strerror or str(error), b""
+    return why_unreadable(content) if decode else "", hashlib.sha256(content).digest() if hashed else b""
+
+
+def why_unreadable(content):
+    """What is wrong with the content of an image file, "" if it can be decoded whole."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except Image.DecompressionBombError:
+        return f"larger than the {2 * Image.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes: scale it down"
+    except Image.UnidentifiedImageError:
+        return "no image that Pillow knows" if content else "empty"
+    except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...
+        return f"{error}" or type(error).__name__
+    return ""
