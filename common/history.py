@@ -1,26 +1,21 @@
 """history.json: what each completed epoch of a run came to, so that a resumed run tells the whole story."""
 
-import json
 from pathlib import Path
 
-from common.files import atomic_write
+from common.records import read_record, write_record
 
 HISTORY_FILE = "history.json"
 
 
 def write_history(folder, epochs):
     """Write one dict of plain values for each epoch."""
-    with atomic_write(Path(folder) / HISTORY_FILE, "w") as handle:
-        json.dump(epochs, handle)
-        handle.write("\n")
+    write_record(Path(folder) / HISTORY_FILE, {"epochs": epochs})
 
 
 def read_history(folder, n_epochs):
     """The first `n_epochs` entries; None if there is no readable file with as many."""
     try:
-        epochs = json.loads((Path(folder) / HISTORY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        epochs = read_record(Path(folder) / HISTORY_FILE)["epochs"]
+    except (OSError, ValueError, KeyError):
         return None
-    if not isinstance(epochs, list) or len(epochs) < n_epochs or not all(isinstance(epoch, dict) for epoch in epochs):
-        return None
-    return epochs[:n_epochs]
+    return epochs[:n_epochs] if len(epochs) >= n_epochs else None

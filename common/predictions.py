@@ -44,8 +44,8 @@ def accuracy_by_domain(rows):
 
 def write_predictions(folder, rows):
     """Write rows to <folder>/predictions.csv, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     writer.writerows({**row, "confidence": f"{row['confidence']:.4f}"} for row in rows)
     with atomic_write(Path(folder) / PREDICTIONS_FILE) as handle:

@@ -1,12 +1,11 @@
 """results.json: what a finished run found out. A run counts as done when this file exists."""
 
-import json
 import platform
 from importlib import metadata
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.records import read_record, write_record
 
 RESULTS_FILE = "results.json"
 FORMAT = 2
@@ -14,9 +13,7 @@ FORMAT = 2
 
 def write_results(folder, results):
     """Write `results` (plain data) to <folder>/results.json, whole or not at all."""
-    with atomic_write(Path(folder) / RESULTS_FILE, "w") as handle:
-        json.dump({"format": FORMAT, **results}, handle, indent=2)
-        handle.write("\n")
+    write_record(Path(folder) / RESULTS_FILE, {"format": FORMAT, **results})
 
 
 def read_results(path):
@@ -26,7 +23,7 @@ def read_results(path):
         UserError: the file is damaged or of another format.
     """
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = read_record(path)
         results_format = results["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no results file: {error}. Delete it and run its command again.") from error

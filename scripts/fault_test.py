@@ -9,7 +9,6 @@ turns: with and without loader workers, exact and cached training features.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -22,6 +21,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
+
+from common.results import read_results  # noqa: E402
 
 # What may differ between two runs that agree.
 ASIDE = ("seconds", "revision")
@@ -87,7 +88,7 @@ def run_to_the_end(command, kill_after=None, log=None):
 
 def outcome(output):
     """What results.json says, without what may differ."""
-    found = json.loads((Path(output) / "run" / "results.json").read_text(encoding="utf-8"))
+    found = read_results(Path(output) / "run" / "results.json")
     return {key: value for key, value in found.items() if key not in ASIDE}
 
 

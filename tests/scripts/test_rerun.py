@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from common.results import read_results, write_results
 from scripts.rerun import differences, main, verdict
 
 
@@ -15,9 +16,8 @@ def test_a_run_is_repeated(train, tmp_path, capsys):
     assert "Agrees in every number: accuracy " in capsys.readouterr().out
     assert (tmp_path / "again/prompt_labels").is_dir()  # learned again
 
-    path = tmp_path / "run/results.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "accuracy": 12.5, "revision": "another"}))
+    record = read_results(tmp_path / "run/results.json")
+    write_results(tmp_path / "run", {**record, "accuracy": 12.5, "revision": "another"})
     shutil.rmtree(tmp_path / "again")
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 1
     printed = capsys.readouterr().out

@@ -74,7 +74,7 @@ class FeatureCache:
                 reason = "damaged"
             else:
                 return array
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # NumPy's reader of damaged headers fails in many ways
             reason = f"damaged ({type(error).__name__})"
         print(f"Feature cache {data}: {reason}; computed again.")
         return None

@@ -1,6 +1,7 @@
 """Reading checkpoint files without running any code they may carry."""
 
 import os.path as osp
+import zipfile
 
 import torch
 
@@ -66,6 +67,7 @@ def read_checkpoint_file(fpath):
             "and save its state_dict."
         )
     try:
+        _check_sums(fpath)
         with torch.serialization.safe_globals(standins):
             content = torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and tensor readers fail in many ways
@@ -77,6 +79,15 @@ def read_checkpoint_file(fpath):
             "Copy or download it again, or delete it to train from an older one."
         ) from error
     return _without_records(content) if recorded else content
+
+
+def _check_sums(fpath):
+    """Raise an error unless the contents fit their checksums, at which ``torch.load`` does not look."""
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not fit")
 
 
 def _objects_in(fpath):

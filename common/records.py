@@ -1,0 +1,39 @@
+"""JSON files of ours: written whole, and with a checksum that tells if something changed them since."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from common.files import atomic_write
+
+CHECKSUM = "checksum"
+
+
+def write_record(path, record):
+    """Write a dict of plain values."""
+    # Through JSON first, so that the checksum is of what will be read.
+    record = json.loads(json.dumps(record))
+    with atomic_write(path, "w") as handle:
+        json.dump({**record, CHECKSUM: _checksum(record)}, handle, indent=2)
+        handle.write("\n")
+
+
+def read_record(path):
+    """The dict that `write_record` wrote; one without a checksum is taken as it is.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such file, or was changed.
+    """
+    record = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError(f"it holds a {type(record).__name__}")
+    checksum = record.pop(CHECKSUM, None)
+    if checksum not in (None, _checksum(record)):
+        raise ValueError("its checksum does not fit: it is damaged, or was edited")
+    return record
+
+
+def _checksum(record):
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

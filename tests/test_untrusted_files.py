@@ -1,0 +1,229 @@
+"""Files from strangers and bad disks: refused with a message, never run, never taken for good."""
+
+import json
+import os
+import random
+import string
+
+import numpy as np
+import pytest
+import torch
+from dassl.utils import load_checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import train as command
+from common.config_keys import split_at_key
+from common.errors import UserError
+from common.predictions import read_predictions, write_predictions
+from common.records import read_record, write_record
+from common.results import read_results, write_results
+from datasets import names
+from datasets.splits import read_split
+from trainers.modules.clip_backbone import load_clip
+from trainers.modules.features import FeatureCache
+from trainers.modules.prompt_labels import LabelOrigin, load_prompt_label, save_prompt_label
+
+MARK = "/tmp/spg-ran-code"
+ERRORS = (UserError, *command.user_errors())
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (os.system, (f"touch {MARK}",))
+
+
+def label(folder):
+    path = folder / "label.pt"
+    origin = LabelOrigin("0" * 64, ("cat", "dog"), "end", "1" * 64, {"OPTIM.LR": 0.002})
+    save_prompt_label(path, torch.arange(16.0).view(4, 4), origin)
+    return path, lambda: load_prompt_label(path, 4, 4, origin)
+
+
+def checkpoint(folder):
+    path = folder / "model.pth.tar-1"
+    torch.save({"state_dict": {"ctx": torch.arange(16.0)}, "epoch": 1}, path)
+    return path, lambda: load_checkpoint(str(path))["state_dict"]["ctx"]
+
+
+def clip(folder, clip_file):
+    path = folder / "clip.pt"
+    path.write_bytes(clip_file.read_bytes())
+    return path, lambda: load_clip(str(path)).text_projection
+
+
+def results(folder):
+    write_results(folder, {"accuracy": 12.5, "trainer": "SPG"})
+    path = folder / "results.json"
+    return path, lambda: torch.tensor(read_results(path)["accuracy"])
+
+
+def cached(folder):
+    def get():
+        def compute(out):
+            out[:] = np.arange(12).reshape(4, 3)
+
+        return torch.from_numpy(np.array(FeatureCache(folder).get("key", (4, 3), compute, "test")))
+
+    get()
+    return folder / "key.npy", get
+
+
+@pytest.fixture(params=["label", "checkpoint", "clip", "results", "cached"])
+def file(request, tmp_path, clip_file):
+    """A whole file of some format: (path, call that reads a tensor from it)."""
+    if request.param == "clip":
+        return clip(tmp_path, clip_file)
+    return globals()[request.param](tmp_path)
+
+
+def refused_or_right(read, expected):
+    """Whether a file was refused; if it was not, it must have been read as it was written."""
+    try:
+        found = read()
+    except ERRORS as error:
+        assert str(error)
+        return True
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    return False
+
+
+def test_truncated(file):
+    path, read = file
+    expected, content = read(), path.read_bytes()
+    for part in (0.0, 0.1, 0.5, 0.9, 0.99):
+        path.write_bytes(content[: int(part * len(content))])
+        # A cache is computed again instead; and what is cut off may be no more than the last line's end.
+        assert refused_or_right(read, expected) or path.suffix == ".npy" or part > 0.9
+
+
+def test_flipped_bits(file):
+    path, read = file
+    expected, content, rng = read(), path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(40 if len(content) < 10**5 else 8):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(damaged))
+        refused += refused_or_right(read, expected)
+    assert refused or path.suffix == ".npy" or len(content) >= 10**5
+
+
+def test_code_is_not_run(file):
+    path, read = file
+    expected = read()
+    for malicious in (RunsCode(), {"state_dict": RunsCode(), "epoch": 1}, [RunsCode()]):
+        torch.save(malicious, path)
+        assert refused_or_right(read, expected) or path.suffix == ".npy"
+        np.save(path, np.array([malicious], dtype=object), allow_pickle=True)
+        assert refused_or_right(read, expected) or path.suffix == ".npy"
+    assert not os.path.exists(MARK)
+
+
+def test_yaml_runs_no_code(train, tmp_path, capsys):
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"OPTIM: !!python/object/apply:os.system ['touch {MARK}']\n")
+    for flag in ("--config-file", "--dataset-config-file"):
+        assert train("SPG", "red", flags=[flag, str(path)]) == 1
+        assert "evil.yaml cannot be used" in capsys.readouterr().err
+    assert train("SPG", "red", "TRAINER.SPG.STAGE1_CONFIG_FILE", str(path)) == 1
+    assert "evil.yaml cannot be used" in capsys.readouterr().err
+    assert train("SPG", "red", "OPTIM.LR", "__import__('os').system('touch /tmp/spg-ran-code')") == 1
+    assert not os.path.exists(MARK)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(record=st.dictionaries(st.text().filter(lambda key: key != "checksum"), JSON, max_size=5))
+def test_records_come_back_as_they_were(tmp_path_factory, record):
+    path = tmp_path_factory.mktemp("record") / "r.json"
+    write_record(path, record)
+    assert read_record(path) == json.loads(json.dumps(record))
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_as_results_splits_and_predictions(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "file"
+    path.write_bytes(content)
+    for read in (read_results, read_predictions, lambda path: read_split(path, set())):
+        try:
+            read(path)
+        except UserError as error:
+            assert str(path) in str(error)
+
+
+ENTRY = st.tuples(st.text(max_size=12), st.integers(0, 3), st.integers(0, 3), st.text(max_size=5)).map(list)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    content=st.fixed_dictionaries(
+        {"train": st.lists(ENTRY | JSON, max_size=4), "val": st.lists(ENTRY, max_size=2), "test": JSON}
+    )
+)
+def test_any_entries_as_a_split(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("split") / "a_train_val_split.json"
+    path.write_text(json.dumps(content))
+    try:
+        train, val = read_split(path, set())
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert len(train) == len(content["train"]) and len(val) == len(content["val"])
+
+
+NAMES = st.text(alphabet=string.ascii_letters + string.digits + "_- éß", min_size=1, max_size=12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sources=st.lists(NAMES, max_size=3), targets=st.lists(NAMES, max_size=2))
+def test_any_words_as_domains(sources, targets):
+    domains = ["art_painting", "cartoon", "photo", "sketch"]
+    try:
+        found = names.resolve_domains("PACS", domains, list("acps"), [], sources, targets)
+    except UserError as error:
+        assert "PACS" in str(error)
+    else:
+        assert set(found[0]) | set(found[1]) <= set(domains)
+
+
+@settings(max_examples=100, deadline=None)
+@given(folder=st.text(min_size=1, max_size=20))
+def test_any_text_as_a_class_folder(folder):
+    name = names.class_name(folder)
+    assert isinstance(name, str)
+    assert names.class_name(name) == name  # one spelling, whichever layout it comes from
+    assert "_" not in name.strip("_")
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(st.text(max_size=8), max_size=6))
+def test_any_words_before_settings(words):
+    before, opts = split_at_key(words)
+    assert [*before, *opts] == words
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {
+                "path": st.text(min_size=1),
+                "domain": NAMES,
+                "label": st.text(),
+                "prediction": st.text(),
+                "confidence": st.integers(0, 10**4).map(lambda n: n / 10**4),
+            }
+        ),
+        max_size=4,
+    )
+)
+def test_predictions_come_back_as_they_were(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("predictions")
+    write_predictions(folder, rows)
+    assert read_predictions(folder / "predictions.csv") == rows
