@@ -67,7 +67,7 @@ def wanted_sets(args):
     for config, root in chosen:
         dataset = DATASET_REGISTRY.get(yaml.safe_load(config.read_text(encoding="utf-8"))["DATASET"]["NAME"])
         root = check_root(root)
-        dataset.list_domains(root)
+        dataset.list_domains(root)  # of a folder: are there any?
         yield root.name if config.stem == "folder" else config.stem, dataset, root
 
 
@@ -286,14 +286,16 @@ def report(args):
     for name, incomplete in missing.items():
         there = f"  # {', '.join(incomplete)} is there, but has no domain in it: half-extracted?" if incomplete else ""
         print(f"  {name}: {how_to_get(name, args.root)}{there}")
+    sheet = None
     try:
         if args.json:
             write_json(args.json, surveys, missing, refused, args.root)
         if args.thumbnails:
             sheet = write_sheet(args.thumbnails, surveys, args.per_cell, args.columns)
-            print(f"\nSamples: {args.thumbnails} ({sheet.width} x {sheet.height} pixels)")
     except OSError as error:
         raise UserError(f"Cannot write {error.filename or args.thumbnails}: {error.strerror or error}.") from error
+    if sheet:
+        print(f"\nSamples: {args.thumbnails} ({sheet.width} x {sheet.height} pixels)")
 
 
 def main(argv=None):

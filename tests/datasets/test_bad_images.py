@@ -88,6 +88,18 @@ def test_a_run_names_the_image_that_it_cannot_read(
     assert not (tmp_path / "run/results.json").exists()
 
 
+@pytest.mark.parametrize("trainer", ["SPG", "CoOp"])
+def test_a_class_without_training_images_does_not_stop_a_run(trainer, train, image_folder, tmp_path, capsys):
+    root = shutil.copytree(image_folder, tmp_path / "data")
+    write_images(root / "red/spiral", ["1.jpg", "2.jpg"])  # in the target only
+    shutil.rmtree(root / "blue/across")  # not in this source
+    assert train(trainer, "red", flags=["--root", str(root)]) == 0
+    output = capsys.readouterr().out
+    assert "Warning: source domain blue of FolderDG has no images of: across, spiral." in output
+    assert "Warning: no source domain of FolderDG has training images of spiral, but the target" in output
+    assert len((tmp_path / "run/predictions.csv").read_text().splitlines()) == 1 + 10 + 2
+
+
 def test_a_file_that_vanished_is_named(folder):
     manager = loaders(folder)
     gone = manager.dataset.test[0].impath
