@@ -13,6 +13,7 @@ import torch
 from quick_run import REPOSITORY
 
 from common.failures import explain
+from common.records import read_record
 from common.results import read_results
 from scripts import fault_test
 
@@ -176,6 +177,39 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
         assert results(tmp_path / "run") == whole
 
     return folder, resume
+
+
+def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
+    import trainers.prompt_trainer
+    from trainers.coop import CoOp
+
+    monkeypatch.setattr(trainers.prompt_trainer, "effective_precision", lambda precision, device: precision)
+    # So that the scale grows with every second step, and a fresh one would be another.
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
+    opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
+    whole = undisturbed("CoOp", *opts)
+
+    def killed(self):
+        if self.epoch == 2:
+            raise Killed
+        return type(self).__mro__[1].before_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "before_epoch", killed, raising=False)
+        with pytest.raises(Killed):
+            train("CoOp", "red", *opts)
+    assert read_record(tmp_path / "run/history.json")["epochs"][-1]["scaler"]["scale"] > 2.0**16
+    assert train("CoOp", "red", *opts) == 0
+    ours, theirs = (read_record(tmp_path / name / "history.json")["epochs"] for name in ("run", "undisturbed"))
+    assert [epoch["scaler"] for epoch in ours] == [epoch["scaler"] for epoch in theirs]
+    assert results(tmp_path / "run") == whole
+
+
+def growing(init):
+    def patched(self, device, **kwargs):
+        init(self, device, growth_interval=2, **kwargs)
+
+    return patched
 
 
 def truncate(path):

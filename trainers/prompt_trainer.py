@@ -64,7 +64,7 @@ class PromptTrainer(TrainerX):
         self.best_epoch = None
         self.model_dir = None  # folder of the run whose model was loaded to be tested; None: trained here
         self.trained_on = None  # the data set of another run whose model this one tests; None: its own
-        self.history = []  # of each completed epoch: val_accuracy in percent or None, mean losses, seconds so far
+        self.history = []  # of each completed epoch: val_accuracy (%) or None, mean losses, seconds so far, scaler
         self.metrics = {}  # split -> what the evaluator found
         self.predictions = {}  # split -> labels and confidences, in the data set's order
         self.started = time.time()
@@ -328,6 +328,8 @@ class PromptTrainer(TrainerX):
         self.best_result, self.best_epoch = best_of(self.history)
         if self.history:
             self.started = time.time() - self.history[-1]["seconds"]
+            if self.scaler is not None:
+                self.scaler.load_state_dict(self.history[-1]["scaler"])
         write_identity(self.output_dir, self.identity())
         self.epoch_bar = progress(
             total=self.max_epoch,
@@ -370,7 +372,10 @@ class PromptTrainer(TrainerX):
             is_best = accuracy > self.best_result
             self.epoch_bar.set_postfix(val=f"{accuracy:.1f} %")
         seconds = round(time.time() - self.started, 1)
-        self.history.append({"val_accuracy": accuracy, "losses": self._train_scalars, "seconds": seconds})
+        entry = {"val_accuracy": accuracy, "losses": self._train_scalars, "seconds": seconds}
+        if self.scaler is not None:
+            entry["scaler"] = self.scaler.state_dict()
+        self.history.append(entry)
         write_history(self.output_dir, self.history)
         if is_best:
             self.best_result, self.best_epoch = accuracy, self.epoch + 1
@@ -390,6 +395,9 @@ class PromptTrainer(TrainerX):
     def after_train(self):
         self.epoch_bar.close()
         self._remove_checkpoint(self.max_epoch - 1)
+        folders = [Path(self.output_dir, name) for name in self.get_model_names()]
+        n_bytes = sum(path.stat().st_size for folder in folders for path in folder.glob("model*"))
+        print(f"Checkpoints take {n_bytes / 2**20:.1f} MB in {self.output_dir}")
         super().after_train()
         if "test" in self.metrics:
             self.write_results()
