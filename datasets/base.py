@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shlex
 from functools import cached_property
 from pathlib import Path
 
@@ -279,6 +280,13 @@ class DomainGeneralizationDataset(DatasetBase):
         for domain in used:
             missing = sorted(set(classes) - found[domain])
             unknown = sorted(found[domain] - set(classes))
+            if missing and not self.classes and self.n_classes is None:
+                there = some(other for other in found if missing[0] in found[other])
+                mend = (
+                    f"{missing[0]} is there in {there}: rename it if it is misspelled, move it away if it is no class; "
+                    f"if {domain} really has no such images, say so by an empty folder: "
+                    f"mkdir {shlex.quote(str(self._domain_dirs[domain] / missing[0]))}"
+                )
             if unknown or (missing and not self.absent_classes):
                 raise UserError(
                     f"{self._name}: the class folders of {domain} in {self._domain_dirs[domain]} are not "

@@ -12,12 +12,12 @@ class FolderDG(DomainGeneralizationDataset):
     """DATASET.ROOT is the folder itself; domains and classes are whatever folders are there.
 
     A domain's code is its name. Classes are those of all domains together, so that labels do not depend on which
-    domains are used. See :class:`DomainGeneralizationDataset`.
+    domains are used; every domain has to have a folder for each, if an empty one: a misspelled folder shall not
+    become a class of its own. See :class:`DomainGeneralizationDataset`.
     """
 
     dataset_dir = "folder"
     layouts = [Layout("any folder", "<root>")]
-    absent_classes = True  # archives and git drop empty folders
 
     @classmethod
     def list_domains(cls, root=""):

@@ -120,7 +120,10 @@ def _notes_on_classes(survey, shown):
         unknown = sorted(set(there) - set(survey.classes))
         if unknown:
             yield f"{domain}: these folders are no classes of the set: {some(unknown)}."
-        empty = [name for name in survey.classes if not there.get(name)]
+        missing = [name for name in survey.classes if name not in there]
+        if missing:
+            yield f"{domain}: no folder for {some(missing)}."
+        empty = [name for name in survey.classes if name in there and not there[name]]
         if empty:
             yield f"{domain}: no images of {some(empty)}."
 

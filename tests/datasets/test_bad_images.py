@@ -91,8 +91,10 @@ def test_a_run_names_the_image_that_it_cannot_read(
 @pytest.mark.parametrize("trainer", ["SPG", "CoOp"])
 def test_a_class_without_training_images_does_not_stop_a_run(trainer, train, image_folder, tmp_path, capsys):
     root = shutil.copytree(image_folder, tmp_path / "data")
-    write_images(root / "red/spiral", ["1.jpg", "2.jpg"])  # in the target only
-    shutil.rmtree(root / "blue/across")  # not in this source
+    write_images(root / "red/spiral", ["1.jpg", "2.jpg"])  # images in the target only
+    for empty in ("blue/spiral", "green/spiral", "blue/across"):
+        shutil.rmtree(root / empty, ignore_errors=True)
+        (root / empty).mkdir()
     assert train(trainer, "red", flags=["--root", str(root)]) == 0
     output = capsys.readouterr().out
     assert "Warning: source domain blue of FolderDG has no images of: across, spiral." in output

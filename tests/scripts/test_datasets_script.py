@@ -115,7 +115,7 @@ def test_a_half_extracted_set(pacs, table):
     assert rows["person"] == ["2", "0", "2", "0", "4"]
     assert rows["zebra"] == ["0", "0", "0", "1", "1"]
     assert "- cartoon: there is no folder of this domain. Half-extracted?\n" in out
-    assert "- photo: no images of dog.\n" in out
+    assert "- photo: no folder for dog.\n" in out
     assert "- sketch: no images of person.\n" in out
     assert "- sketch: these folders are no classes of the set: zebra.\n" in out
 
@@ -261,7 +261,7 @@ def test_own_folders(as_option, tmp_path, table):
     assert rows["Photo"] == ["2", "2", "-", "0", "0", "0"]
     assert rows["Ölgemälde von Hand"][0] == "1 of 2"
     assert rows["snow owl"] == ["1", "1", "2"]
-    assert "- Ölgemälde von Hand: no images of wolf.\n" in out
+    assert "- Ölgemälde von Hand: no folder for wolf.\n" in out
     assert "pacs" not in rows
 
 
