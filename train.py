@@ -167,10 +167,7 @@ def run(args):
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
 
     import datasets  # noqa: F401 (registers the data sets)
-    import trainers.cocoop
-    import trainers.coop
-    import trainers.spg
-    import trainers.zsclip  # noqa: F401 (the imports register the trainers)
+    import trainers.all  # noqa: F401 (registers the trainers)
 
     check_device(args)
     check_names(cfg)

@@ -5,6 +5,7 @@ import functools
 import itertools
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -45,6 +46,15 @@ CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
 
 
+class ClassNamesOnly:
+    """Takes the place of Dassl's DataManager where there are no images."""
+
+    def __init__(self, classnames):
+        self.dataset = SimpleNamespace(classnames=list(classnames), domains=(), source_domains=(), target_domains=())
+        self.num_classes = len(classnames)
+        self.lab2cname = dict(enumerate(classnames))
+
+
 class PromptTrainer(TrainerX):
     """Base class of trainers that learn contexts for a frozen CLIP.
 
@@ -54,13 +64,15 @@ class PromptTrainer(TrainerX):
     Args:
         cfg: frozen config with the keys of trainers.config.
         clip_model: a CLIP already loaded for this config's backbone and precision, to share it between trainers.
+        classnames: build a trainer that predicts these classes and has no data set; None: with cfg's data set.
     """
 
     SETTINGS = None  # name of the trainer's node under cfg.TRAINER
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
-    def __init__(self, cfg, clip_model=None):
+    def __init__(self, cfg, clip_model=None, classnames=None):
         self.clip_model = clip_model
+        self.classnames = classnames
         self.best_epoch = None
         self.model_dir = None  # folder of the run whose model was loaded to be tested; None: trained here
         self.trained_on = None  # the data set of another run whose model this one tests; None: its own
@@ -106,7 +118,13 @@ class PromptTrainer(TrainerX):
         self.cfg.defrost()
         self.cfg.INPUT.SIZE = (side, side)
         self.cfg.freeze()
-        super().build_data_loader()
+        if self.classnames is None:
+            super().build_data_loader()
+        else:
+            self.dm = ClassNamesOnly(self.classnames)
+            self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
+            self.num_classes, self.num_source_domains = self.dm.num_classes, 0
+            self.lab2cname = self.dm.lab2cname
 
         self.feat_dim = self.clip_model.text_projection.shape[1]
         features = self.cfg.TRAINER.FEATURES

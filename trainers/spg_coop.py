@@ -21,7 +21,7 @@ class SPG_CoOp(ContextTrainer):
     def build_data_loader(self):
         super().build_data_loader()
         domains = self.dm.dataset.source_domains
-        if len(domains) != 1:
+        if self.classnames is None and len(domains) != 1:
             raise UserError(
                 f"SPG_CoOp learns the prompt label of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
                 f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer SPG, which trains "

@@ -1,0 +1,168 @@
+"""Classify images by a trained run of any trainer: the most probable class names, with probabilities.
+
+python predict.py --model-dir output/PACS/SPG/ViT-B16/pacs/sketch/seed1 photo.jpg folder/
+python predict.py --model-dir <run> --classnames "cat,dog,guinea pig" --format json --out found.json folder/
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from common.dassl_path import use_dassl
+from common.errors import UserError
+from common.files import atomic_write
+
+# Kept in one name with what data sets list, but for formats that are seldom photographs.
+FORMATS = ("table", "json", "csv")
+
+
+def parse_args(argv=None):
+    """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", help="images, or folders of images (searched at all depths)")
+    parser.add_argument("--model-dir", required=True, help="folder of a trained run")
+    parser.add_argument("--list", default="", metavar="FILE", help="a text file that names an image on each line")
+    parser.add_argument("--classnames", default="", help='other class names: "a,b,c", or @FILE with one on each line')
+    parser.add_argument("--top-k", type=int, default=5, help="classes for each image (default: 5)")
+    parser.add_argument("--format", default="table", choices=FORMATS, help="of the output (default: table)")
+    parser.add_argument("--out", default="", metavar="FILE", help="write the output there instead of printing it")
+    parser.add_argument("--backbone", default="", help="where CLIP's weights are now, if not where they were")
+    parser.add_argument("--seed", type=int, default=None, help="of the generated prompts' noise (default: the run's)")
+    parser.add_argument("--n-prompts", type=int, default=None, help="prompts for each image (default: the run's)")
+    parser.add_argument("--batch-size", type=int, default=100, help="images at a time (default: 100)")
+    parser.add_argument("--workers", type=int, default=4, help="processes that decode images (default: 4)")
+    return parser.parse_args(argv)
+
+
+def find_images(words, list_file):
+    """The paths of all images that a command line names, in its order; those of a folder sorted.
+
+    Raises:
+        UserError: a file or folder is not there, or none is named.
+    """
+    from datasets.listing import IMAGE_EXTENSIONS
+
+    words = list(words)
+    if list_file:
+        try:
+            lines = Path(list_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--list {list_file} cannot be read: {error}.") from error
+        words += [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise UserError("No images are named: give files or folders, or --list FILE.")
+    found = []
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            inside = sorted(
+                str(file)
+                for file in path.rglob("*")
+                if file.suffix.lower() in IMAGE_EXTENSIONS and not file.name.startswith(".") and file.is_file()
+            )
+            if not inside:
+                raise UserError(f"There are no images in the folder {word} ({', '.join(IMAGE_EXTENSIONS)}).")
+            found += inside
+        else:
+            found.append(word)  # one that is missing is reported with those that cannot be read
+    return found
+
+
+def read_classnames(text):
+    """The class names of --classnames; None if it is not given.
+
+    Raises:
+        UserError: its file cannot be read.
+    """
+    if not text:
+        return None
+    if not text.startswith("@"):
+        return [name.strip() for name in text.split(",")]
+    try:
+        lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--classnames {text} cannot be read: {error}.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def formatted(rows, output_format):
+    """Rows of (path, list of (class name, probability)) as text."""
+    if output_format == "json":
+        content = [
+            {"image": path, "predictions": [{"class": name, "probability": round(p, 6)} for name, p in top]}
+            for path, top in rows
+        ]
+        return json.dumps(content, indent=2) + "\n"
+    if output_format == "csv":
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(("image", "rank", "class", "probability"))
+        for path, top in rows:
+            writer.writerows((path, rank, name, f"{p:.6f}") for rank, (name, p) in enumerate(top, start=1))
+        return text.getvalue()
+    from tabulate import tabulate
+
+    n_columns = max((len(top) for _, top in rows), default=0)
+    cells = [[path, *(f"{name} {100 * p:.1f}%" for name, p in top)] for path, top in rows]
+    return tabulate(cells, ["image", *map(str, range(1, n_columns + 1))], disable_numparse=True) + "\n"
+
+
+def run(args):
+    """Predict, and write what was found; returns the messages of images that could not be read."""
+    if args.top_k < 1 or args.batch_size < 1 or args.workers < 0:
+        raise UserError("--top-k and --batch-size are numbers from 1, --workers from 0.")
+    images, classnames = find_images(args.images, args.list), read_classnames(args.classnames)
+    from trainers.predictor import Predictor
+
+    predictor = Predictor(
+        args.model_dir,
+        classnames,
+        args.backbone or None,
+        args.seed,
+        args.n_prompts,
+        args.batch_size,
+        args.workers if len(images) > args.batch_size else 0,
+    )
+    found, unreadable = predictor.predict_readable(images, args.top_k)
+    text = formatted([(images[i], found[i]) for i in sorted(found)], args.format)
+    if args.out:
+        try:
+            with atomic_write(args.out) as handle:
+                handle.write(text.encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise UserError(f"--out {args.out} cannot be written: {error.strerror}.") from error
+    else:
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape")) if hasattr(sys.stdout, "buffer") else print(
+            text, end=""
+        )
+        sys.stdout.flush()
+    return list(unreadable.values())
+
+
+def main(argv=None):
+    """Exit code 0, or 1 with messages: one, or one for each image that could not be read."""
+    args = parse_args(argv)
+    use_dassl()
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+    from train import user_errors
+
+    try:
+        unreadable = run(args)
+    except user_errors() as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if unreadable:
+        print(f"Error: {len(unreadable)} images could not be read:", *unreadable, sep="\n  ", file=sys.stderr)
+    return int(bool(unreadable))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""predict.py and Predictor: class names for images, by any trained run."""
+
+import csv
+import io
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+import predict
+from common.errors import UserError
+from common.predictions import read_predictions
+from predict import main
+from trainers.predictor import Predictor
+
+
+@pytest.fixture
+def run(train, tmp_path):
+    """A finished run: run("CoOp") -> its folder."""
+
+    def make(trainer, *opts):
+        assert train(trainer, "red", *opts) == 0
+        return tmp_path / "run"
+
+    return make
+
+
+@pytest.fixture
+def images(image_folder):
+    return sorted(map(str, (image_folder / "red").rglob("*.png")))
+
+
+TRAINERS = ["SPG", "CoOp", "CoCoOp", "ZeroshotCLIP"]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_predictions_are_those_of_the_test(run, images, image_folder, trainer):
+    folder = run(trainer)
+    shutil.move(image_folder, image_folder.with_name("elsewhere"))  # the data set is not needed
+    try:
+        moved = [path.replace("/stripes/", "/elsewhere/") for path in images]
+        found = Predictor(folder)(moved)
+    finally:
+        shutil.move(image_folder.with_name("elsewhere"), image_folder)
+    tested = {row["path"].rpartition("stripes/")[2]: row for row in read_predictions(folder / "predictions.csv")}
+    for path, top in zip(moved, found, strict=True):
+        assert [name for name, _ in top] in (["across", "down"], ["down", "across"])
+        assert sum(probability for _, probability in top) == pytest.approx(1, abs=1e-5)
+        if trainer != "SPG":  # whose noise is that of the image's place in its split there, of its pixels here
+            row = tested[path.rpartition("elsewhere/")[2]]
+            assert (top[0][0], top[0][1]) == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))
+
+
+def test_a_prediction_depends_on_the_image_alone(run, images):
+    folder = run("SPG")
+    whole = Predictor(folder)(images)
+    for found in (
+        Predictor(folder, batch_size=1)(images),
+        Predictor(folder, batch_size=3, workers=1)(images[::-1])[::-1],
+        Predictor(folder)([Image.open(path) for path in images]),
+    ):
+        for one, other in zip(found, whole, strict=True):
+            assert dict(one) == pytest.approx(dict(other), abs=1e-5)
+    other_seed = Predictor(folder, seed=7)(images)
+    assert any(dict(a) != pytest.approx(dict(b), abs=1e-7) for a, b in zip(whole, other_seed, strict=True))
+    several = Predictor(folder, n_prompts=4)(images)
+    assert any(dict(a) != pytest.approx(dict(b), abs=1e-7) for a, b in zip(whole, several, strict=True))
+
+
+def test_other_class_names(run, images):
+    found = Predictor(run("SPG"), classnames=["cat", "dog", "guinea pig"])(images, top_k=2)
+    assert all(len(top) == 2 and {name for name, _ in top} <= {"cat", "dog", "guinea pig"} for top in found)
+
+
+def test_a_run_that_keeps_no_best_or_has_not_ended(run, images, tmp_path):
+    folder = run("CoOp", "TEST.FINAL_MODEL", "last_step")
+    whole = Predictor(folder)(images)
+    (folder / "results.json").unlink()
+    assert Predictor(folder)(images) == whole
+
+
+def test_command_line(run, images, image_folder, tmp_path, capsys):
+    folder = str(run("CoOp"))
+    capsys.readouterr()
+    assert main(["--model-dir", folder, *images[:2], str(image_folder / "red" / "down"), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in found] == [*images[:2], *images[5:]]
+    assert {p["class"] for p in found[0]["predictions"]} == {"across", "down"}
+
+    assert main(["--model-dir", folder, images[0], "--format", "csv", "--top-k", "1"]) == 0
+    header, row = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["image", "rank", "class", "probability"]
+    assert row[:2] == [images[0], "1"]
+
+    (tmp_path / "list.txt").write_text("\n".join(images[:3]))
+    (tmp_path / "names.txt").write_text("cat\n\nguinea pig\n")
+    out = tmp_path / "found" / "table.txt"
+    arguments = ["--list", str(tmp_path / "list.txt"), "--classnames", f"@{tmp_path / 'names.txt'}", "--out", str(out)]
+    assert main(["--model-dir", folder, *arguments]) == 0
+    assert capsys.readouterr().out == ""
+    assert len(out.read_text().splitlines()) == 5
+    assert "guinea pig" in out.read_text()
+
+
+def test_unreadable_images_are_reported_at_the_end(run, images, tmp_path, capsys):
+    folder = str(run("CoOp"))
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    capsys.readouterr()
+    assert main(["--model-dir", folder, images[0], str(bad), "nowhere.png", images[1], "--format", "json"]) == 1
+    printed = capsys.readouterr()
+    assert [entry["image"] for entry in json.loads(printed.out)] == images[:2]
+    assert "2 images could not be read" in printed.err
+    assert str(bad) in printed.err and "Image not found: nowhere.png" in printed.err
+    with pytest.raises(UserError, match="nowhere.png"):
+        Predictor(folder)(["nowhere.png"])
+
+
+@pytest.fixture
+def refused(capsys):
+    def call(*arguments):
+        capsys.readouterr()
+        assert main(list(map(str, arguments))) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("Error: ") and "Traceback" not in message
+        return message
+
+    return call
+
+
+def test_mistakes(run, images, tmp_path, refused):
+    folder = run("CoOp")
+    assert "nowhere is not there" in refused("--model-dir", "nowhere", images[0])
+    (tmp_path / "empty").mkdir()
+    assert "has no config.yaml" in refused("--model-dir", tmp_path / "empty", images[0])
+    assert "No images are named" in refused("--model-dir", folder)
+    assert "no images in the folder" in refused("--model-dir", folder, tmp_path / "empty")
+    assert "--list nowhere.txt cannot be read" in refused("--model-dir", folder, "--list", "nowhere.txt")
+    assert "@nowhere.txt cannot be read" in refused("--model-dir", folder, "--classnames", "@nowhere.txt", images[0])
+    assert "given twice: cat" in refused("--model-dir", folder, "--classnames", "cat,dog,cat", images[0])
+    assert "name 2 of 3 is empty" in refused("--model-dir", folder, "--classnames", "cat,,dog", images[0])
+    assert "at least two class names" in refused("--model-dir", folder, "--classnames", "cat", images[0])
+    assert "numbers from 1" in refused("--model-dir", folder, "--top-k", "0", images[0])
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused("--model-dir", folder, "--out", tmp_path / "file" / "x", images[0])
+    with pytest.raises(SystemExit):
+        main(["--model-dir", str(folder), "--format", "xml", images[0]])
+    with pytest.raises(UserError, match="a list of names"):
+        Predictor(folder, classnames="cat")
+
+
+def test_another_backbone(run, images, tmp_path, refused):
+    from plain_clip import tiny_clip
+
+    folder = run("CoOp")
+    state = tiny_clip().state_dict()
+    state["text_projection"] += 1
+    torch.save(state, tmp_path / "other.pt")
+    assert "holds other weights" in refused("--model-dir", folder, "--backbone", tmp_path / "other.pt", images[0])
+    assert "neither a file" in refused("--model-dir", folder, "--backbone", tmp_path / "none.pt", images[0])
+
+
+def test_no_checkpoint(run, images, refused):
+    folder = run("CoOp")
+    shutil.rmtree(folder / "prompt_learner")
+    message = refused("--model-dir", folder, images[0])
+    assert "has no checkpoint: no " in message and "prompt_learner/model-best.pth.tar" in message
+    for name in ("results.json", "identity.json"):
+        (folder / name).unlink()
+    assert "nothing was trained there yet" in refused("--model-dir", folder, images[0])
+
+
+def test_class_specific_contexts_keep_their_classes(run, images, refused):
+    folder = run("CoOp", "TRAINER.COOP.CSC", "True")
+    assert "do not fit" in refused("--model-dir", folder, "--classnames", "a,b,c", images[0])
+
+
+def test_formats_of_no_predictions():
+    assert json.loads(predict.formatted([], "json")) == []
+    assert predict.formatted([], "csv").startswith("image,rank")

@@ -1,0 +1,6 @@
+"""Imports every trainer, which registers them."""
+
+import trainers.cocoop
+import trainers.coop
+import trainers.spg
+import trainers.zsclip  # noqa: F401

@@ -1,0 +1,116 @@
+"""The folder of a run: its config, its checkpoints, and its trainer, built again."""
+
+import re
+from pathlib import Path
+
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+
+from common.errors import UserError
+from common.results import RESULTS_FILE, read_results
+from common.run_identity import IDENTITY_FILE, read_identity
+from trainers.config import extend_cfg
+from trainers.modules.clip_backbone import clip_sha256
+from trainers.resuming import BEST
+
+
+def read_config(folder):
+    """The config, not yet frozen, that a run's folder holds.
+
+    Raises:
+        UserError: there is no such folder, or no usable config.yaml in it.
+    """
+    folder = Path(folder)
+    path = folder / "config.yaml"
+    if not path.is_file():
+        what = "has no config.yaml, so it is no folder of a run" if folder.is_dir() else "is not there"
+        raise UserError(f"{folder} {what}. Name the folder that train.py wrote (--output-dir).")
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    try:
+        cfg.merge_from_file(str(path))
+    except Exception as error:  # whatever YAML and yacs make of a broken file
+        raise UserError(f"{path} cannot be used: {error}") from error
+    return cfg
+
+
+def read_run(folder):
+    """What a run was: its results.json, or if it has not ended what identity.json says, as a dict.
+
+    Keys: classnames, backbone_sha256; of a finished run all others of results.json.
+
+    Raises:
+        UserError: neither is there.
+    """
+    folder = Path(folder)
+    if (folder / RESULTS_FILE).is_file():
+        return read_results(folder / RESULTS_FILE)
+    identity = read_identity(folder)
+    if not {"class names", "backbone"} <= set(identity):
+        raise UserError(
+            f"{folder} has neither {RESULTS_FILE} nor {IDENTITY_FILE}: nothing was trained there yet. Run train.py "
+            "to its end first."
+        )
+    return {"classnames": identity["class names"], "backbone_sha256": identity["backbone"]}
+
+
+def load_newest_best(trainer, folder):
+    """Load the model of a run's best epoch, or of its last one if it keeps no best.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    for name in trainer.get_model_names()[:1]:
+        kept = Path(folder) / name
+        if not (kept / BEST).is_file():
+            found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in kept.glob("model.pth.tar-*"))
+            epochs = [int(match[1]) for match in found if match]
+            if not epochs:
+                state = "is complete" if (Path(folder) / RESULTS_FILE).is_file() else "has not ended its first epoch"
+                raise UserError(
+                    f"{folder} has no checkpoint: no {kept / BEST}. The run {state}; name the folder of another one."
+                )
+            trainer.load_model(str(folder), epoch=max(epochs))
+            return
+    trainer.load_model(str(folder))
+
+
+def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
+    """The trainer of a run with its model loaded, in evaluation mode.
+
+    Args:
+        folder: of the run.
+        classnames: other classes than the run's; only without data.
+        backbone: where CLIP's weights are now, if not where they were.
+        opts: KEY VALUE pairs on top of the run's config.
+        with_data: build its data set and loaders, too.
+
+    Raises:
+        UserError: the folder holds no usable run, or the backbone is another one.
+    """
+    _register()
+    cfg, record = read_config(folder), read_run(folder)
+    if backbone:
+        cfg.MODEL.BACKBONE.NAME = str(backbone)
+    try:
+        cfg.merge_from_list(list(opts))
+    except (KeyError, AssertionError, ValueError) as error:
+        raise UserError(f"Cannot apply the settings {' '.join(map(str, opts))}: {error}.") from error
+    cfg.freeze()
+    if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
+        raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")
+    names = None if with_data else list(record["classnames"] if classnames is None else classnames)
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names)
+    if clip_sha256(trainer.clip_model) != record["backbone_sha256"]:
+        raise UserError(
+            f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "
+            "right file (--backbone)."
+        )
+    load_newest_best(trainer, folder)
+    trainer.set_model_mode("eval")
+    return trainer
+
+
+def _register():
+    import datasets  # noqa: F401 (registers the data sets)
+    import trainers.all  # noqa: F401 (registers the trainers)

@@ -1,0 +1,139 @@
+"""Class names with probabilities for images, by the model of a run; no data set is needed."""
+
+import contextlib
+import hashlib
+import io
+import os
+
+import torch
+from dassl.data.transforms import build_transform
+from dassl.utils import read_image
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from common.cores import all_cores, share_cores
+from common.errors import UserError
+from common.progress import progress
+from trainers.finished_run import build_run
+
+
+class Predictor:
+    """Classifies images by a trained run of any trainer.
+
+        predictor = Predictor("output/PACS/SPG/ViT-B16/pacs/sketch/seed1")
+        predictor(["dog.jpg", "horse.png"])  # [[("dog", 0.98), ("horse", 0.01), ...], ...]
+
+    An image's noise follows from its pixels, so its prediction depends on nothing but run, seed and image.
+
+    Args:
+        model_dir: the run's folder.
+        classnames: other class names than the run's, where its model does without them (contexts for all classes).
+        backbone: where CLIP's weights are now, if not where they were.
+        seed: of the generators' noise; None: the run's.
+        n_prompts: contexts generated for each image; None: the run's.
+        batch_size: images at a time.
+        workers: processes that decode images; 0: none.
+
+    Raises:
+        UserError: the folder holds no usable run, or class names do not fit.
+    """
+
+    def __init__(self, model_dir, classnames=None, backbone=None, seed=None, n_prompts=None, batch_size=100, workers=0):
+        if classnames is not None:
+            check_classnames(classnames)
+        opts = [] if seed is None else ["SEED", seed]
+        opts += [] if n_prompts is None else ["TEST.N_PROMPTS", n_prompts]
+        with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
+            self.trainer = build_run(model_dir, classnames, backbone, opts)
+            self.transform = build_transform(self.trainer.cfg, is_train=False)
+        self.classnames = self.trainer.dm.dataset.classnames
+        self.batch_size, self.on_cpu = batch_size, self.trainer.device.type == "cpu"
+        self.workers = share_cores(workers, self.on_cpu)
+
+    def __call__(self, images, top_k=5):
+        """The most probable classes of each image.
+
+        Args:
+            images: paths or PIL images.
+            top_k: how many classes.
+
+        Returns:
+            a list of (class name, probability) for each image, the most probable first.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        found, unreadable = self.predict_readable(images, top_k)
+        if unreadable:
+            raise UserError("\n".join(unreadable.values()))
+        return [found[i] for i in range(len(found))]
+
+    def predict_readable(self, images, top_k=5):
+        """As a call, but images that cannot be read are told apart.
+
+        Returns:
+            ({position: list of (class name, probability)}, {position: message}).
+        """
+        images = list(images)
+        top_k = min(top_k, len(self.classnames))
+        loader = DataLoader(
+            _Images(images, self.transform), self.batch_size, num_workers=self.workers, collate_fn=_collate
+        )
+        found, unreadable = {}, {}
+        bar = progress(total=len(images), description="Predicting", unit="img")
+        with bar, torch.no_grad(), all_cores(self.on_cpu) if not self.workers else contextlib.nullcontext():
+            for positions, batch, indices, messages in loader:
+                unreadable |= messages
+                if positions:
+                    features = self.trainer.encode_image(batch)
+                    probabilities = self.trainer.predict(features, indices).softmax(dim=-1).cpu()
+                    values, labels = probabilities.topk(top_k, dim=-1)
+                    for position, row, which in zip(positions, values.tolist(), labels.tolist(), strict=True):
+                        found[position] = [
+                            (self.classnames[label], value) for label, value in zip(which, row, strict=True)
+                        ]
+                bar.update(len(positions) + len(messages))
+        return found, unreadable
+
+
+def check_classnames(classnames):
+    """Raise UserError unless these are two or more different names."""
+    if isinstance(classnames, str):
+        raise UserError(f"Class names are a list of names, not the text {classnames!r}.")
+    empty = [i for i, name in enumerate(classnames, start=1) if not str(name).strip()]
+    if empty:
+        raise UserError(f"Class name {empty[0]} of {len(classnames)} is empty.")
+    twice = sorted({name for name in classnames if list(classnames).count(name) > 1})
+    if twice:
+        raise UserError(f"Class names are given twice: {', '.join(twice)}.")
+    if len(classnames) < 2:
+        raise UserError(f"It takes at least two class names to choose from; {len(classnames)} given.")
+
+
+class _Images(Dataset):
+    """(position, transformed image or None, index of its noise, message or None) of each image."""
+
+    def __init__(self, images, transform):
+        self.images, self.transform = images, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, position):
+        image = self.images[position]
+        try:
+            if not isinstance(image, Image.Image):
+                image = read_image(os.fspath(image))
+            image = image.convert("RGB")
+        except Exception as error:  # whatever Pillow makes of a damaged file; the message names it
+            return position, None, None, str(error)
+        digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+        return position, self.transform(image), int.from_bytes(digest[:4], "big"), None
+
+
+def _collate(rows):
+    """Positions, images (B, 3, H, W) and noise indices of those that could be read, and messages of the others."""
+    good = [row for row in rows if row[3] is None]
+    batch = torch.stack([row[1] for row in good]) if good else None
+    messages = {row[0]: row[3] for row in rows if row[3] is not None}
+    return [row[0] for row in good], batch, [row[2] for row in good], messages
