@@ -15,6 +15,7 @@ from common.interruption import Interrupted, end_after_step, interruption
 from common.owner import owned
 from common.reproducible import make_deterministic
 from common.results import RESULTS_FILE
+from common.run_identity import TRAINED_FILE
 
 
 def parse_args(argv=None):
@@ -154,14 +155,12 @@ def run(args):
     cfg = setup_cfg(args)
     if os.path.isfile(cfg.OUTPUT_DIR):
         raise UserError(f"--output-dir {cfg.OUTPUT_DIR} is a file; name a folder.")
-    finished = os.path.isfile(os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE))
+    finished = os.path.isfile(os.path.join(cfg.OUTPUT_DIR, TRAINED_FILE if cfg.TEST.NO_TEST else RESULTS_FILE))
     in_place = args.eval_only and os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(args.model_dir)
     if args.eval_only and finished and not in_place:
         raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")
     if not args.eval_only and finished:
-        print(
-            f"{cfg.OUTPUT_DIR} holds a finished run ({RESULTS_FILE}); skipped. Name another --output-dir to run again."
-        )
+        print(f"{cfg.OUTPUT_DIR} holds a finished run; skipped. Name another --output-dir to run again.")
         return
     if args.eval_only and not args.model_dir:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
@@ -198,9 +197,7 @@ def run_trainer(args, cfg, in_place):
             handle.write(trainer.cfg.dump())
 
     if args.eval_only:
-        trainer.load_model(args.model_dir, epoch=args.load_epoch)
-        trainer.model_dir = os.path.abspath(args.model_dir)
-        trainer.test()
+        trainer.test_run(args.model_dir, args.load_epoch)
         if not in_place:
             trainer.write_results()
     elif not args.no_train:

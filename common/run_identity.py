@@ -6,6 +6,7 @@ from pathlib import Path
 from common.records import read_record, write_record
 
 IDENTITY_FILE = "identity.json"
+TRAINED_FILE = "trained.json"  # marks the end of a run that is not tested, and says what it was trained on
 
 
 def write_identity(folder, identity):

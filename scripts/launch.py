@@ -1,7 +1,8 @@
-"""Run a method under a protocol: every target domain x every seed, skipping finished runs; then the table."""
+"""Run methods under a protocol, skipping finished runs; then the table, and for a comparison the report."""
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,29 +16,51 @@ from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.results import RESULTS_FILE  # noqa: E402
-from common.run_identity import identity_differences, write_identity  # noqa: E402
+from common.run_identity import TRAINED_FILE, identity_differences, write_identity  # noqa: E402
+from scripts.plans import Set, cross_dataset, multi_source, single_source  # noqa: E402
 from scripts.results import find_results, results_tables  # noqa: E402
 
 EMBEDDED_DATASET = "mini_digits"
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 DEFAULT_BACKBONE = "RN50"
+PROTOCOLS = ("multi", "single", "cross")
+TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # cross, as published
+# What the folders of scripts/ call the methods, in the order of a comparison.
+METHODS = {
+    "zsclip": "ZeroshotCLIP",
+    "zsclip2": "ZeroshotCLIP2",
+    "linear_probe": "LinearProbe",
+    "coop": "CoOp",
+    "cocoop": "CoCoOp",
+    "spg": "SPG",
+}
 # SPG's config is that of its second stage; it names the first one's.
 CONFIG_FOLDERS = {"SPG": "SPG_CGAN"}
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def parse_args(argv=None):
-    """Split the command line into trainer, data set, backbone and KEY VALUE pairs."""
+    """Split the command line into methods, data sets, backbone and KEY VALUE pairs."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="From the environment: DATA, OUTPUT, SEEDS, TARGETS, CFG; see scripts/spg/main.sh.",
+        epilog="From the environment: DATA, OUTPUT, SEEDS, TARGETS or SOURCES, CFG, METHODS; see scripts/spg/*.sh and "
+        "scripts/compare.sh.",
     )
-    parser.add_argument("trainer", help="SPG, SPG_CGAN, CoOp, ZeroshotCLIP ...")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="[dataset] [backbone] [KEY VALUE ...]")
+    parser.add_argument("--protocol", default="multi", choices=PROTOCOLS)
+    parser.add_argument("--report", action="store_true", help="end with the report of the data set's output folder")
+    parser.add_argument("methods", help=f"{', '.join(METHODS)} or a trainer's name; several with commas between")
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="[dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]"
+    )
     args = parser.parse_args(argv)
     words, args.opts = split_at_key(args.rest)
-    if len(words) > 2:
-        parser.error(f"expected a data set, a backbone and KEY VALUE pairs, found: {' '.join(words)}")
-    args.dataset, args.backbone = [*words, None, None][:2]
+    places = ["dataset", "tested", "backbone"] if args.protocol == "cross" else ["dataset", "backbone"]
+    if len(words) > len(places):
+        parser.error(f"expected at most {' '.join(places)} and KEY VALUE pairs, found: {' '.join(words)}")
+    args.dataset = args.tested = args.backbone = None
+    for place, word in zip(places, words, strict=False):
+        setattr(args, place, word)
+    args.trainers = [METHODS.get(name, name) for name in args.methods.replace(",", " ").split()]
     return args
 
 
@@ -59,7 +82,12 @@ def dataset_config(name, data):
 
 
 def method_config(trainer, dataset, chosen):
-    """The config file of a method: $CFG, the one for the data set, or the default.
+    """The config file of a method: the one chosen (a file or a name), the one for the data set, or the default.
+
+    Args:
+        trainer: its name.
+        dataset: stem of the data set's config file.
+        chosen: from CFG; None: not chosen.
 
     Raises:
         UserError: there is no such config, or none for the method at all.
@@ -78,40 +106,51 @@ def method_config(trainer, dataset, chosen):
     raise UserError(f"CFG is {chosen!r}, which is neither a file nor a config of {trainer}: {found}.")
 
 
-def dataset_domains(dataset_file, root, targets):
-    """All domains of a data set, and the full names of the chosen targets (default: all domains)."""
+def find_set(name, data, chosen=()):
+    """The Set that a name or folder means; one that is missing is offered for download.
+
+    Args:
+        name: of configs/datasets/, or a folder.
+        data: the data root.
+        chosen: domains that were asked for, by name or code; none: all.
+
+    Raises:
+        UserError: it is unknown, or not there.
+    """
     import yaml
     from dassl.data.datasets import DATASET_REGISTRY
 
     import datasets  # noqa: F401 (registers the data sets)
+    from datasets.layouts import SetNotFound
+    from scripts.download import download_command, offer_download
 
-    name = yaml.safe_load(dataset_file.read_text(encoding="utf-8"))["DATASET"]["NAME"]
-    dataset = DATASET_REGISTRY.get(name)
+    config, root = dataset_config(name, data)
+    dataset = DATASET_REGISTRY.get(yaml.safe_load(config.read_text(encoding="utf-8"))["DATASET"]["NAME"])
+    if config.stem not in ("folder", EMBEDDED_DATASET):
+        try:
+            if not Path(root).is_dir():
+                raise SetNotFound(f"There is no folder {root} (DATA names another).")
+            dataset.locate(Path(root).resolve(), verbose=False)
+        except SetNotFound as error:
+            if not offer_download(config.stem, root):
+                raise UserError(f"{error}\nTo download it: {download_command(config.stem, root)}") from error
     domains = dataset.list_domains(str(root))
-    chosen = [dataset.resolve_domains(str(root), (), (target,))[1][0] for target in targets]
-    return domains, chosen or domains
+    asked = [dataset.resolve_domains(str(root), (), (domain,))[1][0] for domain in chosen]
+    label = Path(root).resolve().name if config.stem == "folder" else config.stem
+    return Set(label, config, str(root), tuple(domains), tuple(asked or domains))
 
 
-def leave_one_domain_out(domains, chosen):
-    """(sources, target) pairs: each of the chosen targets, with all other domains as sources."""
-    return [([d for d in domains if d != target], target) for target in chosen]
-
-
-def run_command(args, config, root, sources, target, seed, folder, labels, features):
+def run_command(trainer, run, method_file, backbone, opts, labels, features):
     """The train.py command line of one run."""
-    command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", args.trainer, "--root", str(root)]
-    command += ["--dataset-config-file", str(config["dataset"]), "--backbone", args.backbone]
-    command += ["--config-file", str(config["method"])]
-    command += ["--source-domains", *sources, "--target-domains", target]
-    command += ["--seed", str(seed), "--output-dir", str(folder)]
-    return [
-        *command,
-        "TRAINER.SPG.LABEL_DIR",
-        str(labels),
-        "TRAINER.FEATURES.CACHE_DIR",
-        str(features),
-        *args.opts,
-    ]
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", trainer, "--root", run.dataset.root]
+    command += ["--dataset-config-file", str(run.dataset.config), "--backbone", backbone]
+    command += ["--config-file", str(method_file)]
+    command += ["--source-domains", *run.sources, "--target-domains", *run.targets]
+    command += ["--seed", run.seed, "--output-dir", str(run.folder)]
+    if run.model_dir is not None:
+        command += ["--eval-only", "--model-dir", str(run.model_dir)]
+    command += ["TRAINER.SPG.LABEL_DIR", str(labels), "TRAINER.FEATURES.CACHE_DIR", str(features)]
+    return [*command, *([] if run.test else ["TEST.NO_TEST", "True"]), *opts]
 
 
 def check_same_run(folder, asked):
@@ -128,78 +167,144 @@ def check_same_run(folder, asked):
     write_identity(folder / "launch", asked)
 
 
-def launch(args):
-    """Do all runs and print the table; returns the number of runs that failed."""
-    embedded = args.dataset is None
-    dataset = EMBEDDED_DATASET if embedded else args.dataset
-    args.backbone = args.backbone or (EMBEDDED_BACKBONE if dataset == EMBEDDED_DATASET else DEFAULT_BACKBONE)
-    seeds = os.environ.get("SEEDS", "1" if embedded else "1 2 3").split()
-    output = Path(os.environ.get("OUTPUT", "output"))
-    dataset_file, root = dataset_config(dataset, os.environ.get("DATA", "data"))
+class Interrupted(Exception):
+    """The launcher was asked to end.
 
-    use_dassl()
-    from trainers.modules.clip_backbone import backbone_label
+    Attributes:
+        exit_code: of the run that was under way then.
+    """
 
-    domains, chosen = dataset_domains(dataset_file, root, os.environ.get("TARGETS", "").split())
-    name = Path(root).resolve().name if dataset_file.stem == "folder" else dataset_file.stem
-    method_file = method_config(args.trainer, name, os.environ.get("CFG"))
-    config = {"dataset": dataset_file, "method": method_file}
-    base = output / name / args.trainer / backbone_label(args.backbone)
-    base = base / method_file.stem
+    def __init__(self, exit_code):
+        super().__init__()
+        self.exit_code = exit_code
 
-    # A config that was asked for by name may have another stage I, so its labels are its own.
-    labels = output / (f"prompt_labels_{method_file.stem}" if os.environ.get("CFG") else "prompt_labels")
-    runs = [(pair, seed) for seed in seeds for pair in leave_one_domain_out(domains, chosen)]
-    failed = []
-    with progress(total=len(runs), description=f"{args.trainer} on {name}", unit="run") as bar:
-        for i, ((sources, target), seed) in enumerate(runs, start=1):
-            folder = base / target / f"seed{seed}"
-            title = f"[{i}/{len(runs)}] {args.trainer} on {name}, target {target}, seed {seed}"
-            check_same_run(
-                folder, {"root": str(Path(root).resolve()), "backbone": args.backbone, "settings": args.opts}
-            )
-            if (folder / RESULTS_FILE).is_file():
-                bar.write(f"{title}: finished before, in {folder}", file=sys.stdout)
-            else:
-                bar.write(f"{title}: log in {folder}/log.txt", file=sys.stdout)
-                sys.stdout.flush()
-                start = time.time()
-                command = run_command(
-                    args,
-                    config,
-                    root,
-                    sources,
-                    target,
-                    seed,
-                    folder,
-                    labels,
-                    output / "feature_cache",
-                )
-                # The log has it all; bars and errors come through on stderr.
-                code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
-                if code:
+
+def run_to_the_end(command):
+    """Run a command, which gets SIGINT and SIGTERM as well and may finish its step; returns its exit code."""
+    process = None
+
+    def pass_on(number, frame):
+        if process is not None and number == signal.SIGTERM:  # a terminal sends SIGINT to all itself
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # The log has it all; bars and errors come through on stderr.
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Launch:
+    """The runs of one method.
+
+    Args:
+        args: from `parse_args`.
+        trainer: its name.
+        output: folder of all output.
+        data: the data root.
+    """
+
+    def __init__(self, args, trainer, output, data):
+        from trainers.modules.clip_backbone import backbone_label
+
+        self.opts, self.trainer = args.opts, trainer
+        chosen = "SOURCES" if args.protocol == "single" else "TARGETS" if args.protocol == "multi" else None
+        domains = os.environ.get(chosen, "").split() if chosen else ()
+        name = args.dataset or (TRAINED_ON if args.protocol == "cross" else EMBEDDED_DATASET)
+        dataset = find_set(name, data, domains)
+        embedded = dataset.config.stem == EMBEDDED_DATASET and args.protocol != "cross"
+        self.backbone = args.backbone or (EMBEDDED_BACKBONE if embedded else DEFAULT_BACKBONE)
+        seeds = os.environ.get("SEEDS", "1" if args.dataset is None and embedded else "1 2 3").split()
+        cfg = os.environ.get("CFG")
+        if cfg and len(args.trainers) > 1:  # of several methods, those that have it
+            folder = REPOSITORY / "configs" / "trainers" / CONFIG_FOLDERS.get(trainer, trainer)
+            cfg = cfg if (folder / f"{cfg}.yaml").is_file() else None
+        self.method_file = method_config(trainer, dataset.config.stem, cfg)
+        self.folder = output / dataset.name
+        self.base = self.folder / trainer / backbone_label(self.backbone) / self.method_file.stem
+        # A config that was asked for by name may have another stage I, so its labels are its own.
+        self.labels = output / (f"prompt_labels_{self.method_file.stem}" if cfg else "prompt_labels")
+        self.features = output / "feature_cache"
+        if args.protocol == "cross":
+            tested = [find_set(other, data) for other in (args.tested or TESTED_ON).split(",")]
+            self.runs = cross_dataset(dataset, tested, self.base, seeds)
+        else:
+            plan = multi_source if args.protocol == "multi" else single_source
+            self.runs = plan(dataset, self.base, seeds)
+        self.name = f"{trainer} on {dataset.name}"
+
+    def go(self):
+        """Do all runs that are not finished; returns the titles of those that failed.
+
+        Raises:
+            Interrupted: a run was.
+        """
+        failed = []
+        with progress(total=len(self.runs), description=self.name, unit="run") as bar:
+            for i, run in enumerate(self.runs, start=1):
+                title = f"[{i}/{len(self.runs)}] {self.name}, {run.title}"
+                asked = {
+                    "root": str(Path(run.dataset.root).resolve()),
+                    "backbone": self.backbone,
+                    "settings": self.opts,
+                }
+                check_same_run(run.folder, asked)
+                if (run.folder / (RESULTS_FILE if run.test else TRAINED_FILE)).is_file():
+                    bar.write(f"{title}: finished before, in {run.folder}", file=sys.stdout)
+                elif not self._do(run, title, bar):
                     failed.append(title)
-                    bar.write(f"{title}: failed with exit code {code}", file=sys.stdout)
-                else:
-                    bar.write(f"{title}: done in {time.time() - start:.0f} s", file=sys.stdout)
-            bar.update()
+                bar.update()
+        return failed
 
-    results = find_results([base])
+    def _do(self, run, title, bar):
+        """Do one run; returns whether it succeeded."""
+        bar.write(f"{title}: log in {run.folder}/log.txt", file=sys.stdout)
+        sys.stdout.flush()
+        start = time.time()
+        command = run_command(self.trainer, run, self.method_file, self.backbone, self.opts, self.labels, self.features)
+        code = run_to_the_end(command)
+        if code in INTERRUPTED:
+            bar.write(f"{title}: interrupted; the same command goes on from here", file=sys.stdout)
+            raise Interrupted(code)
+        done = f"done in {time.time() - start:.0f} s" if code == 0 else f"failed with exit code {code}"
+        bar.write(f"{title}: {done}", file=sys.stdout)
+        return code == 0
+
+
+def launch(args):
+    """Do all runs of all methods and print the table; returns the number of runs that failed."""
+    use_dassl()
+    output, data = Path(os.environ.get("OUTPUT", "output")), os.environ.get("DATA", "data")
+    # All of them before the first begins, so that a mistake shows at once.
+    launches = [Launch(args, trainer, output, data) for trainer in args.trainers]
+    failed = [title for one in launches for title in one.go()]
+    results = find_results(sorted({one.base for one in launches if one.base.is_dir()}))
     if results:
         print("\n" + results_tables(results))
     if failed:
-        print(f"\n{len(failed)} of {len(runs)} runs failed:", *failed, sep="\n  ")
+        print(f"\n{len(failed)} of {sum(len(one.runs) for one in launches)} runs failed:", *failed, sep="\n  ")
+    if args.report and results:
+        folder = launches[0].folder
+        command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder)]
+        sys.stdout.flush()
+        if subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode:
+            failed.append("report")
     return len(failed)
 
 
 def main(argv=None):
-    """Exit code 0, or 1 with one message."""
+    """Exit code 0, 1 with one message or a list of what failed, or 130 and 143 if it was interrupted."""
     args = parse_args(argv)
     try:
         return min(1, launch(args))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except Interrupted as interrupted:
+        return interrupted.exit_code
 
 
 if __name__ == "__main__":

@@ -4,12 +4,23 @@
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 has_packages() {
-    "$1" - 2>/dev/null <<'PY'
+    "$1" - "$repository/requirements.txt" 2>/dev/null <<'PY'
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-needed = "torch torchvision clip pkg_resources yacs numpy sklearn matplotlib PIL tabulate tqdm tensorboard gdown pooch pytest hypothesis"
-sys.exit(sys.version_info < (3, 10) or any(find_spec(name) is None for name in needed.split()))
+from pkg_resources import parse_requirements
+
+if sys.version_info < (3, 10):
+    sys.exit(1)
+for requirement in parse_requirements(open(sys.argv[1])):
+    try:
+        fits = version(requirement.project_name) in requirement
+    except PackageNotFoundError:
+        # OpenAI's own clip, installed from git, serves as well.
+        fits = requirement.project_name == "clip-anytorch" and find_spec("clip") is not None
+    if not fits:
+        sys.exit(1)
 PY
 }
 

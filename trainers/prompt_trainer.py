@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +24,10 @@ from common.interruption import check_interruption
 from common.predictions import accuracy_by_domain, prediction_rows, write_predictions
 from common.progress import progress
 from common.protocols import dataset_label, protocol_name
+from common.records import read_record, write_record
 from common.reproducible import revision
-from common.results import versions, write_results
-from common.run_identity import identity_differences, write_identity
+from common.results import RESULTS_FILE, versions, write_results
+from common.run_identity import TRAINED_FILE, identity_differences, read_identity, write_identity
 from trainers.modules.clip_backbone import (
     backbone_label,
     check_precision,
@@ -75,7 +77,7 @@ class PromptTrainer(TrainerX):
         self.classnames = classnames
         self.best_epoch = None
         self.model_dir = None  # folder of the run whose model was loaded to be tested; None: trained here
-        self.trained_on = None  # the data set of another run whose model this one tests; None: its own
+        self.trained = {}  # what the model of model_dir was trained on, where its run says that
         self.history = []  # of each completed epoch: val_accuracy (%) or None, mean losses, seconds so far, scaler
         self.metrics = {}  # split -> what the evaluator found
         self.predictions = {}  # split -> labels and confidences, in the data set's order
@@ -417,8 +419,7 @@ class PromptTrainer(TrainerX):
         n_bytes = sum(path.stat().st_size for folder in folders for path in folder.glob("model*"))
         print(f"Checkpoints take {n_bytes / 2**20:.1f} MB in {self.output_dir}")
         super().after_train()
-        if "test" in self.metrics:
-            self.write_results()
+        self.write_outcome()
 
     # ---- evaluation ----
 
@@ -454,10 +455,38 @@ class PromptTrainer(TrainerX):
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(self.metrics[split].values()))
 
+    def write_outcome(self):
+        """Write the results of a run that was tested; of another, what its model was trained on."""
+        if "test" in self.metrics:
+            self.write_results()
+            return
+        record = {"dataset": dataset_label(self.cfg), "source_domains": list(self.dm.dataset.source_domains)}
+        write_record(Path(self.output_dir) / TRAINED_FILE, record)
+
+    def test_run(self, model_dir, epoch=None):
+        """Test the model of another run (or of none, for methods that learn nothing).
+
+        Raises:
+            UserError: it was trained with another backbone, or cannot be loaded.
+        """
+        backbone = read_identity(model_dir).get("backbone")
+        if backbone not in (None, clip_sha256(self.clip_model)):
+            raise UserError(
+                f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
+                "weights differ. Name the backbone that it was trained with."
+            )
+        self.load_model(model_dir, epoch=epoch)
+        self.model_dir, self.trained = os.path.abspath(model_dir), read_training_record(model_dir)
+        self.test()
+
     def write_results(self):
         """Write predictions.csv and results.json of a run whose test is done."""
         cfg, dataset, metrics = self.cfg, self.dm.dataset, self.metrics["test"]
         has_val = self.best_epoch is not None
+        label = dataset_label(cfg)
+        trained_on = self.trained.get("dataset", label)
+        trained_on = None if trained_on == label else trained_on
+        sources = self.trained.get("source_domains", dataset.source_domains)
         predicted, confidence = self.predictions["test"]
         rows = prediction_rows(dataset, cfg.DATASET.ROOT, predicted.tolist(), confidence.tolist())
         write_predictions(self.output_dir, rows)
@@ -466,14 +495,14 @@ class PromptTrainer(TrainerX):
             {
                 "trainer": cfg.TRAINER.NAME,
                 "config": cfg.TRAINER.CONFIG,
-                "dataset": dataset_label(cfg),
+                "dataset": label,
                 "backbone": backbone_label(cfg.MODEL.BACKBONE.NAME),
                 "backbone_sha256": clip_sha256(self.clip_model),
                 "precision": self.precision,
-                "protocol": protocol_name(dataset.source_domains, dataset.target_domains),
-                "trained_on": self.trained_on,
+                "protocol": protocol_name(sources, dataset.target_domains, trained_on is not None),
+                "trained_on": trained_on,
                 "model_dir": self.model_dir,
-                "source_domains": list(dataset.source_domains),
+                "source_domains": list(sources),
                 "target_domains": list(dataset.target_domains),
                 "test_subset": dataset.test_subset,
                 "num_shots": cfg.DATASET.NUM_SHOTS,
@@ -531,3 +560,15 @@ class PromptTrainer(TrainerX):
         networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}
         start_epoch, self.history = resume(directory, networks, self.cfg.TEST.FINAL_MODEL == "best_val")
         return start_epoch
+
+
+def read_training_record(model_dir):
+    """What the run in a folder trained on: its results.json or trained.json; {} where neither says."""
+    for name in (RESULTS_FILE, TRAINED_FILE):
+        try:
+            record = read_record(Path(model_dir) / name)
+        except (OSError, ValueError):
+            continue
+        if not record.get("trained_on"):
+            return {key: record[key] for key in ("dataset", "source_domains") if key in record}
+    return {}

@@ -2,12 +2,14 @@
 
 import os
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
 from torch.utils.data import BatchSampler, RandomSampler
 
+from common.contexts import Contexts, evenly_spaced, write_contexts
 from common.errors import UserError
 from trainers.modules.cgan import (
     DISCRIMINATOR_SPECIAL,
@@ -23,6 +25,8 @@ from trainers.modules.prompt_labels import load_prompt_label
 from trainers.prompt_trainer import PromptTrainer
 from trainers.spg_coop import check_shared_context
 from trainers.spg_labels import label_folder, label_origin
+
+CONTEXTS_PER_DOMAIN = 200  # that are kept for pictures
 
 
 @TRAINER_REGISTRY.register()
@@ -55,9 +59,9 @@ class SPG_CGAN(PromptTrainer):
         self.generator = self.register_network("generator", Generator(self.feat_dim, *context, settings.LATENT_DIM))
         self.discriminator = self.register_network("discriminator", Discriminator(self.feat_dim, *context))
 
-        self.clip_gradients = settings.GRAD_CLIP and not (
-            set(self.dm.dataset.target_domains) & set(settings.GRAD_CLIP_OFF_TARGETS)
-        )
+        # As published, where a run has one target; with several, all of them have to be named.
+        targets, off = set(self.dm.dataset.target_domains), set(settings.GRAD_CLIP_OFF_TARGETS)
+        self.clip_gradients = settings.GRAD_CLIP and not (targets and targets <= off)
         self.generator_norms = GradientNorms(
             settings.G_WEIGHT_NORM, settings.G_BIAS_NORM, settings.G_LAST_BIAS_NORM, GENERATOR_SPECIAL
         )
@@ -80,6 +84,13 @@ class SPG_CGAN(PromptTrainer):
         print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
 
     def before_train(self):
+        domains = self.dm.dataset.domains
+        strange = sorted(set(self.settings.GRAD_CLIP_OFF_TARGETS) - set(domains))
+        if strange:
+            raise UserError(
+                f"TRAINER.SPG.GRAD_CLIP_OFF_TARGETS names {', '.join(strange)}, which {self.cfg.DATASET.NAME} does not "
+                f'have. Accepted: {", ".join(domains)}; or none, "()". (Is the config that of another data set?)'
+            )
         self.labels = self.load_labels()
         super().before_train()
 
@@ -153,3 +164,35 @@ class SPG_CGAN(PromptTrainer):
         with self.autocast():
             text_features = self.text_features(features, indices, draw)
         return self.logits(features, text_features)
+
+    def write_results(self):
+        """Write some of the contexts first: the run is done when results.json is there."""
+        write_contexts(self.output_dir, self.sample_contexts())
+        super().write_results()
+
+    @torch.no_grad()
+    def sample_contexts(self):
+        """Contexts of at most 200 test images of each target domain; of a run that trained, also of its sources.
+
+        For these it takes validation images, and the prompt labels. A test of another run's model leaves them out: it
+        has no labels, and would encode images for nothing else.
+        """
+        domains = np.array(self.dm.dataset.domains)
+        trained = hasattr(self, "labels")
+        loaders = {"val": self.val_loader if trained else None, "test": self.test_loader}
+        contexts, names, splits = [], [], []
+        for split, loader in loaders.items():
+            if loader is None:
+                continue
+            features = self.split_features(loader, split)
+            of_image = np.array([item.domain for item in loader.dataset.data_source])
+            for domain in np.unique(of_image):
+                indices = np.flatnonzero(of_image == domain)
+                indices = indices[evenly_spaced(len(indices), CONTEXTS_PER_DOMAIN)]
+                chosen = torch.from_numpy(np.array(features[indices])).to(self.device)
+                contexts.append(self.contexts(chosen, indices.tolist()).float().cpu().numpy())
+                names += [domains[domain]] * len(indices)
+                splits += [split] * len(indices)
+        labels = self.labels.cpu().numpy() if trained else np.zeros((0, self.encoder.n_ctx, self.encoder.ctx_dim))
+        known = [i for i, label in enumerate(labels) if not np.isnan(label).any()]
+        return Contexts(np.concatenate(contexts), np.array(names), np.array(splits), labels[known], domains[known])

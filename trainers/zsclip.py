@@ -23,10 +23,11 @@ class ZeroshotCLIP(PromptTrainer):
         return self.template_features
 
     def train(self):
-        """There is nothing to train: test and write the results."""
+        """There is nothing to train: test, and write the results."""
         self.started = time.time()
-        self.test()
-        self.write_results()
+        if not self.cfg.TEST.NO_TEST:
+            self.test()
+        self.write_outcome()
 
     def load_model(self, directory, epoch=None):
         """There is nothing to load."""

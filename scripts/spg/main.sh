@@ -8,4 +8,4 @@
 # From the environment: DATA (data), OUTPUT (output), SEEDS ("1 2 3"), TARGETS (all domains), CFG (config of the method).
 set -euo pipefail
 source "$(dirname "$0")/../setup.sh"
-exec "$PYTHON" "$repository/scripts/launch.py" SPG "$@"
+exec "$PYTHON" "$repository/scripts/launch.py" spg "$@"

@@ -78,7 +78,7 @@ def test_a_finished_run_is_skipped(train, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text("{}")
     assert train("SPG", "red") == 0
-    assert "holds a finished run (results.json); skipped" in capsys.readouterr().out
+    assert "holds a finished run; skipped" in capsys.readouterr().out
 
 
 def test_the_same_command_gives_the_same_numbers(train, tmp_path):
