@@ -169,15 +169,16 @@ class PromptTrainer(TrainerX):
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def build_encoder(self, **settings):
-        """A PromptEncoder for this run's classes, within the memory budget."""
+    def build_encoder(self, classnames=None, **settings):
+        """A PromptEncoder for class names (None: this run's), within the memory budget."""
         memory_mb = self.cfg.TEST.MEMORY_MB
         if not memory_mb:
             memory_mb = CPU_MEMORY_MB
             if self.device.type == "cuda":
                 total = torch.cuda.get_device_properties(self.device).total_memory
                 memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
-        return PromptEncoder(self.clip_model, self.dm.dataset.classnames, memory_mb=memory_mb, **settings)
+        names = self.dm.dataset.classnames if classnames is None else classnames
+        return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
 
     # ---- features ----
 
