@@ -77,7 +77,7 @@ def test_unknown_data_set(bash):
 
 def test_words_of_the_command_line():
     args = launch.parse_args(["SPG", "pacs", "ViT-B/16", "OPTIM.LR", "1"])
-    assert (args.trainer, args.dataset, args.backbone, args.opts) == ("SPG", "pacs", "ViT-B/16", ["OPTIM.LR", "1"])
+    assert (args.trainers, args.dataset, args.backbone, args.opts) == (["SPG"], "pacs", "ViT-B/16", ["OPTIM.LR", "1"])
     args = launch.parse_args(["SPG", "pacs", "OPTIM.LR", "1"])
     assert (args.dataset, args.backbone, args.opts) == ("pacs", None, ["OPTIM.LR", "1"])
     args = launch.parse_args(["SPG", "USE_CUDA", "False"])
