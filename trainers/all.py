@@ -2,5 +2,6 @@
 
 import trainers.cocoop
 import trainers.coop
+import trainers.linear_probe
 import trainers.spg
 import trainers.zsclip  # noqa: F401

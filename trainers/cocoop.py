@@ -3,6 +3,7 @@
 from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
+from trainers.context_trainer import LEARNER, load_prompt_learner
 from trainers.modules.meta_net import MetaNet
 from trainers.prompt_trainer import PromptTrainer
 
@@ -29,7 +30,11 @@ class CoCoOp(PromptTrainer):
     def build_prompt_model(self):
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX, ctx_init=self.settings.CTX_INIT)
         learner = ConditionalPromptLearner(self.encoder.initial_context(), self.feat_dim)
-        self.model = self.register_network("prompt_learner", learner)
+        self.model = self.register_network(LEARNER, learner)
 
     def text_features(self, features, indices):
         return self.encoder(self.model(features))
+
+    def load_model(self, directory, epoch=None):
+        """Load the context and meta-net of a run, ours or CoCoOp's."""
+        load_prompt_learner(self, directory, epoch)

@@ -33,6 +33,11 @@ def extend_cfg(cfg):
     cfg.TRAINER.COCOOP.CTX_INIT = ""
     cfg.TRAINER.COCOOP.PREC = "fp16"
 
+    cfg.TRAINER.LINEAR_PROBE = CfgNode()
+    cfg.TRAINER.LINEAR_PROBE.PREC = "fp16"
+    # Inverse strengths of the L2 penalty, as scikit-learn's LogisticRegression has it, to choose from.
+    cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+
     spg = cfg.TRAINER.SPG = CfgNode()
     spg.N_CTX = 4
     spg.CSC = False  # accepted for CoOp's sake; a prompt label is one context for all classes
