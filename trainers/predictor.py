@@ -95,6 +95,17 @@ class Predictor:
                 bar.update(len(positions) + len(messages))
         return found, unreadable
 
+    def encode(self, images):
+        """Image features (B, E) and the indices of their noise.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+        _, batch, indices, messages = _collate([_Images(images, self.transform)[i] for i in range(len(images))])
+        if messages:
+            raise UserError("\n".join(messages.values()))
+        return self.trainer.encode_image(batch), indices
+
 
 def check_classnames(classnames):
     """Raise UserError unless these are two or more different names."""

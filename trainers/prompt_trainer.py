@@ -373,7 +373,14 @@ class PromptTrainer(TrainerX):
             set_random_seed(int(mixed))
 
     def run_epoch(self):
-        super().run_epoch()
+        loader, title = self.train_loader_x, f"Epoch {self.epoch + 1}"
+        try:
+            # Dassl's loop takes the bar for the loader.
+            with progress(loader, len(loader), description=title, unit="batch", beside_lines=False) as bar:
+                self.train_loader_x = bar
+                super().run_epoch()
+        finally:
+            self.train_loader_x = loader
         self.update_lr()
 
     def write_scalar(self, tag, scalar_value, global_step=None):

@@ -158,9 +158,10 @@ class SPG_CGAN(PromptTrainer):
 
     def predict(self, features, indices):
         draws = range(self.cfg.TEST.N_PROMPTS)
-        return sum(self._predict_once(features, indices, draw) for draw in draws) / len(draws)
+        return sum(self.predict_draw(features, indices, draw) for draw in draws) / len(draws)
 
-    def _predict_once(self, features, indices, draw):
+    def predict_draw(self, features, indices, draw):
+        """Logits (B, C) with one prompt for each image, of the noise's draw number `draw`."""
         with self.autocast():
             text_features = self.text_features(features, indices, draw)
         return self.logits(features, text_features)

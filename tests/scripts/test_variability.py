@@ -1,0 +1,50 @@
+"""How results depend on the noise of generated prompts."""
+
+import pytest
+import torch
+
+from common.records import read_record
+from common.results import read_results
+from scripts.variability import agreement, find_runs, main
+
+
+def test_agreement_by_hand():
+    # Two images, three draws: all equal; then two of three equal, which is 1 of 3 pairs.
+    predicted = torch.tensor([[0, 0], [0, 1], [0, 0]])
+    assert agreement(predicted, 2) == pytest.approx(100 * (1 + 1 / 3) / 2)
+
+
+def test_of_a_run(train, tmp_path, capsys):
+    assert train("SPG", "red") == 0
+    capsys.readouterr()
+    assert main([str(tmp_path), "--draws", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "| red " in printed and "4 averaged" in printed
+    found = read_record(tmp_path / "run" / "variability.json")
+    row = found["by_domain"]["red"]
+    assert found["draws"] == 4 and list(found["averaged"]) == ["1", "2", "4"]
+    assert row["min"] <= row["mean"] <= row["max"] and row["std"] >= 0
+    # The first draw is the one that the run was tested with.
+    assert found["averaged"]["1"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
+
+
+def test_n_prompts_is_what_is_averaged(train, tmp_path):
+    assert train("SPG", "red", "TEST.N_PROMPTS", "4") == 0
+    assert main([str(tmp_path / "run"), "--draws", "4"]) == 0
+    found = read_record(tmp_path / "run" / "variability.json")
+    assert found["averaged"]["4"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
+
+
+def test_mistakes(train, tmp_path, capsys):
+    assert train("CoOp", "red") == 0
+    for arguments, message in (
+        ([str(tmp_path / "run")], "is a run of CoOp, whose prompts do not depend on noise"),
+        ([str(tmp_path / "nowhere")], "nowhere is not there"),
+        ([str(tmp_path / "run"), "--draws", "1"], "takes at least 2"),
+    ):
+        capsys.readouterr()
+        assert main(arguments) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Exception, match="holds no finished run"):
+        find_runs([tmp_path / "empty"])
