@@ -1,0 +1,301 @@
+"""One page about finished runs: tables, pictures, config and versions of each.
+
+    python scripts/report.py output --out report.html
+    python scripts/report.py output/pacs output/vlcs --out report.html --baseline CoOp
+
+The page is one file that opens from disk and needs nothing else; its pictures are written to report_files/ as well, as
+PNG and SVG. What a picture needs lies beside each results.json: predictions.csv, contexts.npz and, where
+scripts/variability.py was run, variability.json. What is missing there is left out and listed at the end.
+"""
+
+import argparse
+import html
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import jinja2  # noqa: E402
+from markupsafe import Markup  # noqa: E402
+
+from common.contexts import CONTEXTS_FILE, read_contexts  # noqa: E402
+from common.errors import UserError  # noqa: E402
+from common.progress import progress  # noqa: E402
+from common.records import read_record  # noqa: E402
+from scripts import report_pictures as pictures  # noqa: E402
+from scripts.report_samples import (  # noqa: E402
+    confusion,
+    find_image,
+    most_confused,
+    most_often_wrong,
+    predictions_of,
+    thumbnail,
+)
+from scripts.report_tables import columns_of, make_tables, method_name  # noqa: E402
+from scripts.results import (  # noqa: E402
+    add_arguments,
+    difference_note,
+    difference_rows,
+    read_folders,
+    table_rows,
+    write_text,
+)
+
+PAGE = "report_page.html"
+VARIABILITY_FILE = "variability.json"
+MATRIX_CLASSES = 40  # for more classes a table of pairs
+CONFUSED_PAIRS = 20
+SAMPLES = 12
+FACTS = ("trainer", "config", "dataset", "backbone", "backbone_sha256", "protocol", "trained_on", "source_domains")
+FACTS += ("target_domains", "seed", "selection", "precision", "test_subset", "num_shots", "best_epoch", "n_test")
+FACTS += ("accuracy", "macro_f1", "seconds", "threads", "revision", "data_fingerprint")
+
+
+class Report:
+    """Collects what the page shows.
+
+    Args:
+        folder: where the pictures go as files.
+        bar: progress bar that counts pictures.
+
+    Attributes:
+        skipped: what is left out and why, one line each.
+    """
+
+    def __init__(self, folder, bar):
+        self.folder = folder
+        self.bar = bar
+        self.skipped = []
+        self.names = set()
+
+    def picture(self, figure, name, alt, caption):
+        """Save a picture; a dict for the page."""
+        stem = pictures.file_name(name)
+        number = 1
+        while stem in self.names:
+            number += 1
+            stem = f"{pictures.file_name(name)}-{number}"
+        self.names.add(stem)
+        png = pictures.save_picture(figure, self.folder, stem)
+        self.bar.update()
+        return {"png": png, "alt": alt, "caption": caption}
+
+    def section(self, table):
+        """What the page shows of a table."""
+        by_method = pictures.runs_by_method(table)
+        accuracy = self.picture(
+            pictures.accuracy_picture(table),
+            f"{table.title} accuracy",
+            f"Accuracy of {', '.join(table.rows)} on {', '.join(table.columns)}; the numbers are in the table above.",
+            "Mean over seeds; bars: standard deviation.",
+        )
+        predictions = {method: predictions_of(runs, self.skipped) for method, runs in by_method.items()}
+        confusion_pictures, confused = self.confusions(table, predictions)
+        section = {
+            "title": table.title,
+            "table": _as_html(table_rows(table, "html", html.escape)),
+            "notes": table.notes,
+            "baseline": table.baseline,
+            "accuracy": [accuracy],
+            "learning": self.learning(table, by_method),
+            "confusion": confusion_pictures,
+            "confused": confused,
+            "contexts": self.contexts(table, by_method),
+            "samples": self.samples(predictions),
+        }
+        if table.differences:
+            section["differences"] = _as_html(difference_rows(table, "html", html.escape))
+            section["difference_note"] = difference_note(table)
+        return section
+
+    def learning(self, table, by_method):
+        """Pictures of learning curves, one for each method that learns."""
+        found = []
+        for method, runs in by_method.items():
+            figure = pictures.learning_picture(runs)
+            if figure is not None:
+                caption = f"{method}: accuracy on the source domains' validation images for each column (mean over "
+                caption += "seeds), and training losses (mean over all runs)."
+                found.append(
+                    self.picture(figure, f"{table.title} learning {method}", f"Learning curves of {method}.", caption)
+                )
+        return found
+
+    def confusions(self, table, predictions):
+        """Confusion matrices of methods, or tables of the most confused pairs where there are many classes."""
+        found, tables = [], []
+        for method, of_method in predictions.items():
+            by_classes = defaultdict(list)
+            for run, rows in of_method:
+                by_classes[tuple(run.get("classnames") or sorted({row["label"] for row in rows}))].append((run, rows))
+            for classnames, group in by_classes.items():
+                counts = confusion(group, classnames)
+                if not counts.sum():
+                    continue
+                columns = sorted({column for run, _ in group for column in columns_of(run)})
+                what = method if len(by_classes) == 1 else f"{method}, {', '.join(columns)}"
+                pairs = most_confused(counts, classnames, CONFUSED_PAIRS)
+                if len(classnames) > MATRIX_CLASSES:
+                    tables.append((what, [(a, b, n, f"{share:.1f}") for a, b, n, share in pairs]))
+                    continue
+                worst = "; ".join(f"{a} taken for {b} {n} times" for a, b, n, _ in pairs[:3])
+                images = f"{counts.sum()} predictions of {len(group)} run{'s' * (len(group) != 1)}"
+                picture = self.picture(
+                    pictures.confusion_picture(counts, classnames),
+                    f"{table.title} confusion {what}",
+                    f"Confusion matrix of {what}. Most often: {worst or 'nothing is confused'}.",
+                    f"{what}: {images}, all columns and seeds together. Most often: {worst or 'nothing is confused'}.",
+                )
+                found.append(picture)
+        return found, tables
+
+    def contexts(self, table, by_method):
+        """Pictures of generated contexts: of each method and set of targets the first seed that kept them."""
+        found, seen = [], set()
+        for method, runs in by_method.items():
+            for run in sorted(runs, key=lambda run: run["seed"]):
+                columns = tuple(columns_of(run))
+                path = Path(run["folder"]) / CONTEXTS_FILE
+                if (method, columns) in seen or not path.is_file():
+                    continue
+                try:
+                    figure = pictures.contexts_picture(read_contexts(path))
+                except UserError as error:
+                    self.skipped.append(str(error))
+                    continue
+                if figure is None:
+                    continue
+                seen.add((method, columns))
+                what = f"{method}, {', '.join(columns)}, seed {run['seed']}"
+                caption = f"{what}: principal components of the contexts generated for images, one point each, and of "
+                caption += "the prompt labels."
+                alt = f"Contexts of {what} in the plane of their first two principal components, coloured by domain."
+                found.append(self.picture(figure, f"{table.title} contexts {what}", alt, caption))
+        return found
+
+    def samples(self, predictions):
+        """The images most often wrong, with thumbnails where their files are found."""
+        found, missing = [], 0
+        for sample in most_often_wrong([pair for pairs in predictions.values() for pair in pairs], SAMPLES):
+            path = find_image(sample)
+            jpeg = thumbnail(path) if path else None
+            missing += jpeg is None
+            said = []
+            for method, counts in sample.said.items():
+                said.append(
+                    (method, ", ".join(f"{name} ({n} of {counts.total()})" for name, n in counts.most_common()))
+                )
+            entry = {key: getattr(sample, key) for key in ("path", "domain", "label", "tested", "wrong")}
+            found.append({**entry, "said": said, "jpeg": jpeg})
+        if missing:
+            self.skipped.append(
+                f"{missing} of {len(found)} images most often wrong: no readable file. Start this where the runs were "
+                "started, or give them their data set back (DATASET.ROOT in config.yaml)."
+            )
+        return found
+
+    def variability(self, results):
+        """Header and rows of what scripts/variability.py found out; None without."""
+        rows, averaged = [], set()
+        for result in results:
+            path = Path(result["folder"]) / VARIABILITY_FILE
+            if not path.is_file():
+                continue
+            try:
+                record = read_record(path)
+                for domain, found in record["by_domain"].items():
+                    averages = {int(n): float(by[domain]) for n, by in record.get("averaged", {}).items()}
+                    numbers = [f"{float(found[key]):.1f}" for key in ("mean", "std", "min", "max")]
+                    agreement = float(found["agreement"])
+                    row = [_run_name(result), domain, str(int(record["draws"])), *numbers, f"{agreement:.3g}"]
+                    rows.append((row, averages))
+                    averaged |= set(averages)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                self.skipped.append(f"{path} is damaged ({error}). Delete it and run scripts/variability.py again.")
+        if not rows:
+            return None
+        averaged = sorted(averaged)
+        header = ["run", "domain", "draws", "mean", "std", "min", "max", "agreement", *(f"n = {n}" for n in averaged)]
+        texts = [row + [f"{found[n]:.1f}" if n in found else "-" for n in averaged] for row, found in rows]
+        return header, texts
+
+    def run(self, result):
+        """Name, facts and config of a run."""
+        path = Path(result["folder"]) / "config.yaml"
+        try:
+            config = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            config = "(no config.yaml)"
+            self.skipped.append(f"{path} cannot be read, so the run's config is not shown.")
+        facts = [("folder", result["folder"])]
+        facts += [(name, _fact(result[name])) for name in FACTS if result.get(name) is not None]
+        facts += [(f"version of {name}", version) for name, version in (result.get("versions") or {}).items()]
+        return {"name": _run_name(result), "facts": facts, "config": config}
+
+
+def _run_name(result):
+    return f"{result['dataset']}, {method_name(result)}, {', '.join(columns_of(result))}, seed {result['seed']}"
+
+
+def _fact(value):
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _as_html(header_and_rows):
+    """Texts that are HTML already, told so to Jinja."""
+    header, rows = header_and_rows
+    return [Markup(name) for name in header], [[Markup(cell) for cell in row] for row in rows]
+
+
+def write_report(folders, out, baseline="", duplicates=""):
+    """Write the page and its pictures; what was left out, one line each.
+
+    Raises:
+        UserError: there is nothing to report, or the page cannot be written.
+    """
+    out = Path(out)
+    tables = make_tables(read_folders(folders), baseline, duplicates)
+    try:
+        with progress(description="Pictures", unit="picture") as bar:
+            report = Report(out.with_name(f"{out.stem}_files"), bar)
+            sections = [report.section(table) for table in tables]
+    except OSError as error:
+        raise UserError(f"Cannot write {error.filename or out}: {error.strerror}. Name another --out.") from error
+    results = [run for table in tables for run in table.runs]
+    content = {
+        "title": f"Results: {', '.join(sorted({result['dataset'] for result in results}))}",
+        "n_runs": len(results),
+        "baseline": baseline,
+        "sections": sections,
+        "variability": report.variability(results),
+        "runs": [report.run(result) for result in results],
+    }
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined)
+    write_text(out, page.get_template(PAGE).render(**content, skipped=report.skipped))
+    return report.skipped
+
+
+def main(argv=None):
+    """Exit code 0, or 1 with one message."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--out", default="report.html", help="the page (default: report.html)")
+    args = parser.parse_args(argv)
+    try:
+        skipped = write_report(args.folders, args.out, args.baseline, args.duplicates)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    print(f"Report: {args.out}")
+    if skipped:
+        print("Left out:", *skipped, sep="\n  ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
