@@ -453,9 +453,9 @@ class PromptTrainer(TrainerX):
                 chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
                 logits = self.predict(chunk, indices)
                 self.evaluator.process(logits, labels[start : indices.stop].to(self.device))
-                top = logits.softmax(dim=-1).max(dim=-1)
-                confidence.append(top.values)
-                predicted.append(top.indices)
+                # By the logits, as the evaluator has it: probabilities may be equal where logits are not quite.
+                predicted.append(logits.argmax(dim=-1))
+                confidence.append(logits.softmax(dim=-1).amax(dim=-1))
 
         self.predictions[split] = torch.cat(predicted).cpu(), torch.cat(confidence).cpu()
         self.metrics[split] = self.evaluator.evaluate()
