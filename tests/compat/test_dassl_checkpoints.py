@@ -3,7 +3,9 @@
 import os
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dassl.config import get_cfg_default
@@ -180,6 +182,24 @@ def test_a_checkpoint_of_dasslpytorch_loads(tmp_path):
     assert resume_from_checkpoint(str(tmp_path), *resumed) == 5
     assert torch.equal(resumed[0].weight, model.weight)
     assert resumed[2].last_epoch == 5
+
+
+def test_numbers_of_numpy_become_plain_ones(tmp_path):
+    """As an evaluator leaves them that computes its results by scikit-learn."""
+    path = str(tmp_path / "model.pth.tar-5")
+    for number in (np.float64(81.25), np.float32(0.5), np.int64(-7), np.bool_(True)):
+        torch.save({"state_dict": nn.Linear(2, 2).state_dict(), "epoch": 5, "val_result": number}, path)
+        found = load_checkpoint(path)["val_result"]
+        assert (found, type(found)) == (number.item(), type(number.item()))
+    old = torch.load(path, weights_only=False)  # as NumPy before version 2 names it
+    torch.save({**old, "val_result": np.float64(1.5)}, path, _use_new_zipfile_serialization=False)
+    content = Path(path).read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    Path(path).write_bytes(content)
+    assert load_checkpoint(path)["val_result"] == 1.5
+    for other in (np.str_("81"), np.void(b"81"), np.ones(3)):
+        torch.save({"state_dict": {}, "epoch": 5, "val_result": other}, path)
+        with pytest.raises(UserError, match="model.pth.tar-5"):
+            load_checkpoint(path)
 
 
 # -- parameters -------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Reading checkpoint files without running any code they may carry."""
 
 import os.path as osp
+import re
 import zipfile
 
+import numpy as np
 import torch
 
 from .errors import UserError
@@ -27,6 +29,31 @@ class _Record:
 def _plain_dict(*_):
     # Stands in for defaultdict, which the optimizers inside those schedulers hold.
     return {}
+
+
+class _NumberType:
+    """What numpy.dtype(code, ...) says of a single number."""
+
+    def __init__(self, code, *_):
+        if not re.fullmatch(r"[biuf]\d+", code):
+            raise ValueError(f"a NumPy value of type {code}, which is no number")
+        self.code = code
+
+    def __setstate__(self, state):
+        self.code = state[1] + self.code  # the byte order
+
+
+def _number(number_type, content):
+    """Stands in for what makes NumPy's numbers, such as an accuracy: a plain one of Python's."""
+    return np.frombuffer(content, number_type.code).item()
+
+
+# NumPy 2 renamed the module.
+_NUMBERS = [
+    (_NumberType, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+]
 
 
 def _without_records(value):
@@ -56,7 +83,7 @@ def read_checkpoint_file(fpath):
         )
     objects = _objects_in(fpath)
     recorded = {name for name in objects if name.startswith(_RECORDED_MODULES)}
-    standins = [(_Record, name) for name in recorded]
+    standins = [(_Record, name) for name in recorded] + _NUMBERS
     if recorded:
         standins += [(_plain_dict, "collections.defaultdict"), (dict, "builtins.dict")]
     foreign = sorted(objects - {name for _, name in standins})
