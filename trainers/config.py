@@ -36,7 +36,7 @@ def extend_cfg(cfg):
     cfg.TRAINER.LINEAR_PROBE = CfgNode()
     cfg.TRAINER.LINEAR_PROBE.PREC = "fp16"
     # Inverse strengths of the L2 penalty, as scikit-learn's LogisticRegression has it, to choose from.
-    cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+    cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
     spg = cfg.TRAINER.SPG = CfgNode()
     spg.N_CTX = 4

@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from dassl.data.data_manager import build_data_loader
-from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -79,31 +79,32 @@ class LinearProbe(PromptTrainer):
         super().train()
 
     def run_epoch(self):
-        """Fit a classifier for each C and keep the one that is best on val, the first (smallest C) of several."""
+        """Fit a classifier for each C and keep the one that is best on val; of several, that with the lowest loss."""
         with all_cores(on_cpu=self.device.type == "cpu"):
             best = self.fit_all()
-        self.model.c = best[1]
-        for parameter, value in zip((self.model.weight, self.model.bias), best[2], strict=True):
-            parameter.copy_(torch.from_numpy(value))
-        print(f"C {best[1]:g} is the best on the source domains' val splits ({best[0]:.2f} %)")
+        (accuracy, _), self.model.c, (weight, bias) = best
+        self.model.weight.copy_(weight)
+        self.model.bias.copy_(bias)
+        print(f"C {self.model.c:g} is the best on the source domains' val splits ({accuracy:.2f} %)")
 
     def fit_all(self):
-        """(accuracy on val in percent, C, (weight (C, E), bias (C,))) of the best classifier."""
+        """The best classifier: (accuracy on val in percent, -loss there), C, (weight (C, E), bias (C,))."""
         train, val = self.dm.dataset.train_x, self.dm.dataset.val
         loader = build_data_loader(
             self.cfg,
             data_source=train,
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=build_transform(self.cfg, is_train=False),
+            tfm=self.val_loader.dataset.transform,
             is_train=False,
         )
         x, y = np.array(self.split_features(loader, "train"), np.float64), labels_of(train)
-        val_x, val_y = np.array(self.split_features(self.val_loader, "val"), np.float64), labels_of(val)
+        val_x = torch.from_numpy(np.array(self.split_features(self.val_loader, "val"), np.float64))
+        val_y = torch.from_numpy(labels_of(val))
         if len(set(y)) < 2:
             raise UserError(
                 "The training images of the source domains are all of one class; a linear probe needs at least two."
             )
-        best = -1.0, None, None
+        best = None
         # From strong to weak penalties, each from the solution before.
         regression = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
         for c in progress(sorted(set(self.settings.C)), description="Fitting", unit="C", beside_lines=False):
@@ -112,11 +113,13 @@ class LinearProbe(PromptTrainer):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 regression.set_params(C=c).fit(x, y)
             weight, bias = linear_map(regression, self.num_classes)
-            accuracy = 100 * float(np.mean((val_x @ weight.T + bias).argmax(axis=1) == val_y))
+            logits = F.linear(val_x, weight, bias)
+            accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
+            score = accuracy, -F.cross_entropy(logits, val_y).item()
             ended = "" if regression.n_iter_.max() < MAX_ITERATIONS else f", stopped after {MAX_ITERATIONS} iterations"
-            print(f"C {c:g}: {accuracy:.2f} % on val{ended}")
-            if accuracy > best[0]:
-                best = accuracy, c, (weight, bias)
+            print(f"C {c:g}: {accuracy:.2f} % on val, loss {-score[1]:.3f}{ended}")
+            if best is None or score > best[0]:
+                best = score, c, (weight, bias)
         return best
 
     def predict(self, features, indices):
@@ -135,4 +138,4 @@ def linear_map(regression, n_classes):
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     weight, bias = np.zeros((n_classes, coef.shape[1])), np.full(n_classes, -np.inf)
     weight[regression.classes_], bias[regression.classes_] = coef, intercept
-    return weight, bias
+    return torch.from_numpy(weight), torch.from_numpy(bias)

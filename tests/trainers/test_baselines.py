@@ -1,0 +1,314 @@
+"""The methods that SPG is compared with, each in a real run on the 30 images."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from clip.clip import tokenize
+from dassl.config import get_cfg_default
+from plain_clip import tiny_clip
+from quick_run import REPOSITORY
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from common.errors import UserError
+from common.predictions import read_predictions
+from trainers.config import extend_cfg
+from trainers.finished_run import build_run
+from trainers.linear_probe import Probe, linear_map
+from trainers.predictor import Predictor
+
+TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", "LinearProbe", "CoOp", "CoCoOp"]
+NETWORKS = {"LinearProbe": "linear_probe", "CoOp": "prompt_learner", "CoCoOp": "prompt_learner"}
+
+
+def own_config(trainer, name="default"):
+    return ["--config-file", str(REPOSITORY / f"configs/trainers/{trainer}/{name}.yaml")]
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_whole_run(train, tmp_path, image_folder, trainer):
+    assert train(trainer, "red", flags=own_config(trainer)) == 0
+    found = results(tmp_path / "run")
+    assert (found["trainer"], found["config"], found["protocol"]) == (trainer, "default", "multi-source")
+    assert (found["source_domains"], found["target_domains"]) == (["blue", "green"], ["red"])
+    rows = read_predictions(tmp_path / "run" / "predictions.csv")
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert len(rows) == found["n_test"] == 10
+    assert found["accuracy"] == pytest.approx(10 * right)
+    if trainer in NETWORKS:
+        assert found["selection"] == "best_val"
+        assert found["val_accuracy"] == max(found["val_history"])
+        assert (tmp_path / "run" / NETWORKS[trainer] / "model-best.pth.tar").is_file()
+    else:
+        assert found["selection"] is found["val_accuracy"] is None
+
+    flags = [*own_config(trainer), "--eval-only", "--model-dir", "run", "--output-dir", "tested"]
+    assert train(trainer, "red", flags=flags) == 0
+    tested = results(tmp_path / "tested")
+    assert (tested["accuracy"], tested["macro_f1"]) == (found["accuracy"], found["macro_f1"])
+    assert (tmp_path / "tested/predictions.csv").read_text() == (tmp_path / "run/predictions.csv").read_text()
+
+    top = Predictor(tmp_path / "run")([image_folder / "red" / "down" / "0.png"])[0][0]
+    row = next(row for row in rows if row["path"].endswith("red/down/0.png"))
+    assert top == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))
+
+
+@pytest.mark.parametrize("trainer", ["LinearProbe", "CoOp", "CoCoOp"])
+def test_the_same_command_gives_the_same_model(train, tmp_path, trainer):
+    states = []
+    for name in ("a", "b"):
+        assert train(trainer, "red", flags=[*own_config(trainer), "--output-dir", name]) == 0
+        path = tmp_path / name / NETWORKS[trainer] / "model-best.pth.tar"
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+    for key, value in states[0].items():
+        other = states[1][key]
+        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+
+
+# ---- settings of CoOp and CoCoOp ----
+
+
+@pytest.mark.parametrize("csc", ["False", "True"])
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_class_token_positions_and_class_specific_contexts(train, tmp_path, position, csc):
+    opts = ["TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", csc, "TRAINER.COOP.N_CTX", "3"]
+    assert train("CoOp", "red", *opts, "OPTIM.MAX_EPOCH", "1") == 0
+    saved = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1", weights_only=True)["state_dict"]
+    assert saved["ctx"].shape == ((2, 3, 64) if csc == "True" else (3, 64))
+    assert {"accuracy", "val_accuracy"} <= set(results(tmp_path / "run"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "amp"])
+@pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp", "LinearProbe", "ZeroshotCLIP2"])
+def test_every_precision_runs_on_a_cpu(train, tmp_path, capsys, trainer, precision):
+    node = {"CoOp": "COOP", "CoCoOp": "COCOOP", "LinearProbe": "LINEAR_PROBE", "ZeroshotCLIP2": "COOP"}[trainer]
+    assert train(trainer, "red", f"TRAINER.{node}.PREC", precision, "OPTIM.MAX_EPOCH", "1") == 0
+    assert results(tmp_path / "run")["precision"] == "fp32"
+    assert (f"Precision {precision} needs a GPU" in capsys.readouterr().out) == (precision != "fp32")
+
+
+def test_every_config_of_coop_and_cocoop_can_be_used():
+    paths = [path for name in ("CoOp", "CoCoOp") for path in (REPOSITORY / "configs/trainers" / name).glob("*.yaml")]
+    names = {path.stem for path in paths}
+    assert {"rn50", "rn50_ep50", "rn50_ep50_ctxv1", "vit_b16", "vit_b16_ep50", "vit_b16_ctxv1"} <= names
+    assert {f"vit_b16_c{n}_ep10_batch1" for n in (4, 8, 16)} | {"vit_b16_c4_ep10_batch1_ctxv1"} <= names
+    backbones = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
+    for path in paths:
+        cfg = get_cfg_default()
+        extend_cfg(cfg)
+        cfg.merge_from_file(str(path))
+        words = path.stem.split("_")
+        assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.LR_SCHEDULER) == ("sgd", 0.002, "cosine"), path
+        warmup = cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.WARMUP_TYPE, cfg.OPTIM.WARMUP_CONS_LR
+        assert warmup == (1, "constant", 1e-5), path
+        if words[0] in ("rn50", "rn101", "vit"):  # what CoOp's users know by these names
+            epochs = [int(word[2:]) for word in words if word.startswith("ep")]
+            assert (epochs or [200]) == [cfg.OPTIM.MAX_EPOCH], path
+            assert next(b for n, b in backbones.items() if path.stem.startswith(n)) == cfg.MODEL.BACKBONE.NAME
+            node = cfg.TRAINER[path.parent.name.upper()]
+            assert ("a photo of a" if "ctxv1" in words else "") == node.CTX_INIT, path
+            context = [int(word[1:]) for word in words if word[0] == "c" and word[1:].isdigit()]
+            assert (context or [16]) == [node.N_CTX], path
+            assert (1 if "batch1" in words else 32) == cfg.DATALOADER.TRAIN_X.BATCH_SIZE, path
+            assert cfg.TEST.FINAL_MODEL == "last_step", path
+
+
+@pytest.mark.parametrize(("trainer", "name"), [("CoOp", "rn50_ep50_ctxv1"), ("CoCoOp", "vit_b16_c4_ep10_batch1")])
+def test_the_backbone_of_the_command_line_wins_over_the_config(train, tmp_path, trainer, name):
+    opts = ["OPTIM.MAX_EPOCH", "1"]
+    assert train(trainer, "red", *opts, flags=own_config(trainer, name)) == 0
+    found = results(tmp_path / "run")
+    assert (found["backbone"], found["config"], found["selection"]) == ("tiny", name, "last_step")
+
+
+# ---- zero-shot ----
+
+
+def test_the_ensemble_is_that_of_coop(train, tmp_path):
+    assert train("ZeroshotCLIP2", "red") == 0
+    trainer = build_run(tmp_path / "run", classnames=["dog", "guinea_pig", "St._Basil's", "24 o'clock!"])
+    total = 0
+    for template in (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+        "a photo of a {}.",
+    ):
+        tokens = tokenize([template.format(n) for n in ("dog", "guinea pig", "St. Basil's", "24 o'clock!")])
+        features = tiny_clip().encode_text(tokens)
+        total = total + features / features.norm(dim=-1, keepdim=True)
+    mean = total / 8
+    expected = mean / mean.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(trainer.text_features(None, None), expected, atol=1e-5, rtol=0)
+
+
+def test_one_template(train, tmp_path):
+    assert train("ZeroshotCLIP", "red") == 0
+    trainer = build_run(tmp_path / "run", classnames=["dog", "guinea_pig"])
+    expected = tiny_clip().encode_text(tokenize(["a photo of a dog.", "a photo of a guinea pig."]))
+    expected = expected / expected.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(trainer.text_features(None, None), expected, atol=1e-5, rtol=0)
+
+
+# ---- linear probe ----
+
+
+def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_path):
+    assert train("LinearProbe", "red", "TRAINER.LINEAR_PROBE.C", "(10, 0.1, 1000)") == 0
+    trainer = build_run(tmp_path / "run", with_data=True)
+    dataset = trainer.dm.dataset
+
+    def encoded(items):
+        images = torch.stack([trainer.val_loader.dataset.transform(_open(item.impath)) for item in items])
+        return trainer.encode_image(images).double().numpy(), [item.label for item in items]
+
+    scores, models = {}, {}
+    for c in (0.1, 10, 1000):
+        models[c] = LogisticRegression(C=c, max_iter=1000).fit(*encoded(dataset.train_x))
+        x, y = encoded(dataset.val)
+        scores[c] = models[c].score(x, y), -log_loss(y, models[c].predict_proba(x))
+    best = max(scores, key=scores.get)  # of several with the same accuracy, that with the lowest loss
+    assert trainer.model.c == best
+    assert results(tmp_path / "run")["val_accuracy"] == pytest.approx(100 * scores[best][0])
+    x, _ = encoded(dataset.test)
+    ours = trainer.predict(torch.from_numpy(x).float(), range(len(x))).softmax(dim=-1)
+    np.testing.assert_allclose(ours.detach().numpy(), models[best].predict_proba(x), atol=1e-3)
+
+
+def _open(path):
+    from dassl.utils import read_image
+
+    return read_image(path)
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (0, 2, 3), (1, 3)])
+def test_a_class_without_images_is_never_predicted(classes):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 5)), np.array(classes)[np.arange(60) % len(classes)]
+    regression = LogisticRegression(C=10).fit(x, y)
+    weight, bias = linear_map(regression, n_classes=4)
+    probabilities = torch.nn.functional.linear(torch.from_numpy(x), weight, bias).softmax(dim=-1).numpy()
+    np.testing.assert_allclose(probabilities[:, list(classes)], regression.predict_proba(x), atol=1e-9)
+    others = [c for c in range(4) if c not in classes]
+    assert (probabilities[:, others] == 0).all()
+
+
+def test_the_probe_sees_neither_the_target_nor_augmented_images(train, tmp_path, monkeypatch, capsys):
+    from dassl.data import dataset_wrapper
+
+    opened = []
+
+    def spy(path):
+        opened.append((path, "Deploy the model" in capsys.readouterr().out))
+        return read_image(path)
+
+    read_image = dataset_wrapper.read_image
+    monkeypatch.setattr(dataset_wrapper, "read_image", spy)
+    flags = ["--no-feature-cache", "--transforms", "random_resized_crop", "normalize"]
+    assert train("LinearProbe", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=flags) == 0
+    paths = [path for path, _ in opened]
+    assert len(paths) == len(set(paths)) == 30  # each image once
+    assert ["/red/" in path for path in paths] == [False] * 20 + [True] * 10
+    assert opened[20][1]  # C has been chosen by then
+    accuracy = results(tmp_path / "run")["accuracy"]
+    monkeypatch.setattr(dataset_wrapper, "read_image", read_image)
+    flags = ["--transforms", "random_flip", "normalize", "--output-dir", "b"]
+    assert train("LinearProbe", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "3", flags=[*flags, "--seed", "1"]) == 0
+    assert results(tmp_path / "b")["accuracy"] == accuracy
+
+
+def test_an_interrupted_probe_starts_anew_and_a_finished_one_is_skipped(train, tmp_path, monkeypatch, capsys):
+    from trainers.linear_probe import LinearProbe
+
+    assert train("LinearProbe", "red", flags=["--output-dir", "whole"]) == 0
+    fit_all = LinearProbe.fit_all
+    monkeypatch.setattr(LinearProbe, "fit_all", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train("LinearProbe", "red")
+    monkeypatch.setattr(LinearProbe, "fit_all", fit_all)
+    assert train("LinearProbe", "red") == 0
+    assert results(tmp_path / "run")["accuracy"] == results(tmp_path / "whole")["accuracy"]
+    # Killed between the fit and the test: the classifier is not fitted again.
+    (tmp_path / "run" / "results.json").unlink()
+    monkeypatch.setattr(LinearProbe, "fit_all", _interrupted)
+    assert train("LinearProbe", "red") == 0
+    assert results(tmp_path / "run")["accuracy"] == results(tmp_path / "whole")["accuracy"]
+    capsys.readouterr()
+    assert train("LinearProbe", "red") == 0
+    assert "holds a finished run" in capsys.readouterr().out
+
+
+def _interrupted(self):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def refused(train, capsys):
+    """Run, expect exit code 1, and return the one message on stderr."""
+
+    def run(*args, **kwargs):
+        capsys.readouterr()
+        assert train(*args, **kwargs) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("Error: ")
+        assert "Traceback" not in message
+        return message
+
+    return run
+
+
+def test_settings_of_the_probe(refused):
+    key = "TRAINER.LINEAR_PROBE.C"
+    assert "TRAINER.LINEAR_PROBE.C is ()" in refused("LinearProbe", "red", key, "()")
+    assert "(1, -2); accepted: one or more positive" in refused("LinearProbe", "red", key, "(1, -2)")
+    assert "('a',); accepted" in refused("LinearProbe", "red", key, "('a',)")
+    assert key in refused("LinearProbe", "red", key, "0.5")
+    assert "is last_step, but a linear probe has no epochs" in refused(
+        "LinearProbe", "red", "TEST.FINAL_MODEL", "last_step"
+    )
+    assert "'fp8'; accepted: fp32" in refused("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
+
+
+def test_the_probe_knows_its_own_classes_only(train, refused, tmp_path, image_folder):
+    assert train("LinearProbe", "red") == 0
+    for names in (["cat", "dog"], ["across", "down", "slanted"], ["down", "across"]):
+        with pytest.raises(UserError, match="this one across, down, not " + ", ".join(names)):
+            Predictor(tmp_path / "run", classnames=names)
+    shutil.copytree(image_folder, tmp_path / "other", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    for domain in (tmp_path / "other").iterdir():
+        (domain / "down").rename(domain / "zigzag")
+    flags = ["--eval-only", "--model-dir", "run", "--output-dir", "b", "--root", "other"]
+    assert "this one across, down, not across, zigzag" in refused("LinearProbe", "red", flags=flags)
+
+
+def test_a_folder_without_a_probe(refused, train, tmp_path):
+    flags = ["--eval-only", "--model-dir", "nowhere"]
+    assert "nowhere/linear_probe/model-best.pth.tar" in refused("LinearProbe", "red", flags=flags)
+    folder = tmp_path / "theirs" / "linear_probe"
+    folder.mkdir(parents=True)
+    probe = Probe(32, ["across", "down"])
+    probe.c = 1.0
+    state = {key: value for key, value in probe.state_dict().items() if key != "_extra_state"}
+    torch.save({"state_dict": state, "epoch": 1}, folder / "model-best.pth.tar")
+    flags = ["--eval-only", "--model-dir", "theirs"]
+    assert "do not fit the model" in refused("LinearProbe", "red", flags=flags)
+
+
+def test_training_images_of_one_class(refused, tmp_path, image_folder):
+    shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    for domain in ("blue", "green"):
+        for path in (tmp_path / "own" / domain / "down").iterdir():
+            path.unlink()
+    assert "all of one class" in refused("LinearProbe", "red", flags=["--root", "own"])
