@@ -8,6 +8,7 @@ from dassl.utils import load_checkpoint
 from torch import nn
 
 from common.errors import UserError
+from common.run_identity import read_identity
 from trainers.prompt_trainer import PromptTrainer
 from trainers.resuming import BEST
 
@@ -61,7 +62,7 @@ def load_prompt_learner(trainer, directory, epoch=None):
     Args:
         trainer: has a `model` with `ctx`.
         directory: the run's folder.
-        epoch: which checkpoint; None: the best one.
+        epoch: which checkpoint; None: the best one, or the last where there is no best.
 
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
@@ -79,6 +80,8 @@ def load_prompt_learner(trainer, directory, epoch=None):
             f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
         )
     _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
+    if saved["ctx"].dim() == 3:
+        _check_classes(path, read_identity(directory).get("class names"), trainer.dm.dataset.classnames)
     strange = [f"{key} {tuple(saved[key].shape)}" for key in own if saved[key].shape != own[key].shape]
     if strange:
         raise UserError(
@@ -92,15 +95,19 @@ def load_prompt_learner(trainer, directory, epoch=None):
 def find_checkpoint(directory, epoch=None):
     """The file of a run's prompt learner: the best one's, or that of an epoch.
 
+    Runs with TEST.FINAL_MODEL last_step, CoOp's default, keep no best; theirs is the last one.
+
     Raises:
         UserError: it is not there; the message names those that are.
     """
     folder = Path(directory) / LEARNER
+    found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in folder.glob("model.pth.tar-*"))
+    epochs = sorted(int(match[1]) for match in found if match)
     path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
     if path.is_file():
         return path
-    found = (re.fullmatch(r"model\.pth\.tar-(\d+)", other.name) for other in folder.glob("model.pth.tar-*"))
-    epochs = sorted(int(match[1]) for match in found if match)
+    if epoch is None and epochs:
+        return folder / f"model.pth.tar-{epochs[-1]}"
     mend = "Name the folder of a trained run (--model-dir)."
     if epochs:
         mend = f"There are checkpoints of these epochs: {', '.join(map(str, epochs))} (--load-epoch)."
@@ -129,4 +136,13 @@ def _check_context(path, saved, own, trainer):
             f"{path}: class-specific contexts do not fit other classes; they are for {saved[0]} classes, and here are "
             f"{own[0]}. Use the class names they were trained with, or a model with one context for all classes "
             f"({node}.CSC False)."
+        )
+
+
+def _check_classes(path, trained_for, classnames):
+    """Raise UserError if a run that noted its class names has class-specific contexts for others."""
+    if trained_for not in (None, list(classnames)):
+        raise UserError(
+            f"{path}: class-specific contexts do not fit other classes; they are for {', '.join(trained_for)}, and not "
+            f"for {', '.join(classnames)}. Use a model with one context for all classes."
         )

@@ -1,0 +1,198 @@
+"""Checkpoints as CoOp and CoCoOp write them: other class names, half precision, and what does not fit."""
+
+import pytest
+import torch
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.optim import build_lr_scheduler, build_optimizer
+from plain_clip import tiny_clip
+from torch import nn
+
+from common.errors import UserError
+from trainers.config import extend_cfg
+from trainers.finished_run import load_newest_best
+
+CLASSES = ["across", "down"]
+COOP_CLASSES = 5  # that the saved models were trained on
+
+
+@pytest.fixture(scope="module")
+def clip_model():
+    return tiny_clip()
+
+
+@pytest.fixture
+def build(clip_model, tmp_path, monkeypatch):
+    """A trainer without data: build("CoOp", "KEY", "VALUE")."""
+    import trainers.all  # noqa: F401 (registers)
+
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, *opts, classnames=CLASSES):
+        cfg = get_cfg_default()
+        extend_cfg(cfg)
+        cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = name, "tiny"
+        cfg.merge_from_list(list(opts))
+        cfg.freeze()
+        return TRAINER_REGISTRY.get(name)(cfg, clip_model=clip_model, classnames=classnames)
+
+    return make
+
+
+def save(folder, name, more=(), ctx=(16, 64), dtype=torch.float16, n_cls=COOP_CLASSES):
+    """A checkpoint in CoOp's shape; returns its state_dict."""
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    n_ctx = ctx[-2]
+    state = {"ctx": drawn(*ctx), "token_prefix": drawn(n_cls, 1, 64), "token_suffix": drawn(n_cls, 76 - n_ctx, 64)}
+    state |= {key: drawn(*shape) for key, shape in dict(more).items()}
+    network = nn.Linear(2, 2)
+    cfg = get_cfg_default()
+    optimizer = build_optimizer(network, cfg.OPTIM)
+    content = {
+        "state_dict": state,
+        "epoch": 50,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": build_lr_scheduler(optimizer, cfg.OPTIM).state_dict(),
+        "val_result": None,
+    }
+    (folder / "prompt_learner").mkdir(parents=True, exist_ok=True)
+    torch.save(content, folder / "prompt_learner" / name)
+    return state
+
+
+META_NET = {
+    "meta_net.linear1.weight": (2, 32),
+    "meta_net.linear1.bias": (2,),
+    "meta_net.linear2.weight": (64, 2),
+    "meta_net.linear2.bias": (64,),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize(("name", "epoch"), [("model-best.pth.tar", None), ("model.pth.tar-50", 50)])
+def test_coop(build, tmp_path, name, epoch, dtype):
+    state = save(tmp_path, name, dtype=dtype)
+    trainer = build("CoOp", "TRAINER.COOP.N_CTX", "16")
+    trainer.load_model(str(tmp_path), epoch=epoch)
+    assert trainer.model.ctx.dtype == torch.float32
+    torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
+    assert trainer.text_features(None, None).shape == (2, 32)  # of the classes here, not of the five there
+
+
+def test_cocoop(build, tmp_path):
+    state = save(tmp_path, "model-best.pth.tar", META_NET, ctx=(4, 64))
+    trainer = build("CoCoOp", "TRAINER.COCOOP.N_CTX", "4")
+    trainer.load_model(str(tmp_path))
+    for key, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(value, state[key].float())
+    features = torch.randn(3, 32)
+    contexts = trainer.model(features)
+    hidden = torch.relu(features @ state["meta_net.linear1.weight"].float().t() + state["meta_net.linear1.bias"])
+    shift = hidden @ state["meta_net.linear2.weight"].float().t() + state["meta_net.linear2.bias"]
+    expected = state["ctx"].float() + shift.unsqueeze(1)
+    torch.testing.assert_close(contexts, expected)
+
+
+def test_a_file_with_schedule_objects(build, tmp_path):
+    # Dassl.pytorch keeps the whole scheduler, and through it the optimizer, beside the weights.
+    state = save(tmp_path, "model-best.pth.tar")
+    path = tmp_path / "prompt_learner" / "model-best.pth.tar"
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
+    torch.save({**torch.load(path, weights_only=True), "scheduler": {"successor": schedule}}, path)
+    trainer = build("CoOp")
+    trainer.load_model(str(tmp_path))
+    torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
+
+
+def test_class_specific_contexts(build, tmp_path):
+    state = save(tmp_path, "model-best.pth.tar", ctx=(2, 16, 64), n_cls=2)
+    trainer = build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"])
+    trainer.load_model(str(tmp_path))
+    torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
+    with pytest.raises(UserError, match="do not fit other classes; they are for 2 classes, and here are 3"):
+        build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["a", "b", "c"]).load_model(str(tmp_path))
+    with pytest.raises(UserError, match=r"holds class-specific contexts. Set TRAINER.COOP.CSC True"):
+        build("CoOp").load_model(str(tmp_path))
+    save(tmp_path, "model-best.pth.tar")
+    with pytest.raises(UserError, match=r"holds one context for all classes. Set TRAINER.COOP.CSC False"):
+        trainer.load_model(str(tmp_path))
+    save(tmp_path, "model-best.pth.tar", META_NET, ctx=(2, 16, 64))
+    with pytest.raises(UserError, match="class-specific contexts. Use --trainer CoOp"):
+        build("CoCoOp").load_model(str(tmp_path))
+
+
+def test_another_number_of_context_vectors(build, tmp_path):
+    save(tmp_path, "model-best.pth.tar")
+    with pytest.raises(UserError, match=r"context has 16 vectors, this run's has 8. Set TRAINER.COOP.N_CTX 16\.$"):
+        build("CoOp", "TRAINER.COOP.N_CTX", "8").load_model(str(tmp_path))
+    # Initial words say how many there are, so they have to go.
+    with pytest.raises(UserError, match=r'has 4. Set TRAINER.COOP.N_CTX 16 TRAINER.COOP.CTX_INIT ""\.$'):
+        build("CoOp", "TRAINER.COOP.CTX_INIT", "a photo of a").load_model(str(tmp_path))
+    build("CoOp", "TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", "").load_model(str(tmp_path))
+    save(tmp_path, "model-best.pth.tar", META_NET, ctx=(4, 64))
+    with pytest.raises(UserError, match=r"Set TRAINER.COCOOP.N_CTX 4\.$"):
+        build("CoCoOp").load_model(str(tmp_path))
+
+
+def test_another_method_or_backbone(build, tmp_path):
+    save(tmp_path, "model-best.pth.tar", META_NET)
+    with pytest.raises(UserError, match=r"is of another method .* holds ctx, meta_net.linear1.bias, .*CoOp has ctx\."):
+        build("CoOp").load_model(str(tmp_path))
+    save(tmp_path, "model-best.pth.tar")
+    with pytest.raises(UserError, match="is of another method .* holds ctx; CoCoOp has ctx, meta_net"):
+        build("CoCoOp").load_model(str(tmp_path))
+    save(tmp_path, "model-best.pth.tar", {**META_NET, "meta_net.linear1.weight": (2, 48)})
+    with pytest.raises(
+        UserError, match=r"does not fit this backbone, tiny: it holds meta_net.linear1.weight \(2, 48\)"
+    ):
+        build("CoCoOp").load_model(str(tmp_path))
+    save(tmp_path, "model-best.pth.tar", ctx=(16, 512))
+    with pytest.raises(UserError, match=r"does not fit this backbone, tiny: it holds ctx \(16, 512\)"):
+        build("CoOp").load_model(str(tmp_path))
+
+
+def test_files_that_hold_something_else(build, tmp_path):
+    trainer = build("CoOp")
+    path = tmp_path / "prompt_learner" / "model-best.pth.tar"
+    path.parent.mkdir()
+    for content in ({"ctx": torch.zeros(16, 64)}, torch.zeros(16, 64), {"state_dict": {"ctx": [0.0]}}):
+        torch.save(content, path)
+        with pytest.raises(UserError, match="model-best.pth.tar is no checkpoint of a prompt learner"):
+            trainer.load_model(str(tmp_path))
+    torch.save({"state_dict": {"ctx": torch.zeros(64)}}, path)
+    with pytest.raises(UserError, match=r"holds a context of shape \(64,\)"):
+        trainer.load_model(str(tmp_path))
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(Exception, match="is damaged or is not a checkpoint"):
+        trainer.load_model(str(tmp_path))
+
+
+def test_a_missing_checkpoint(build, tmp_path):
+    trainer = build("CoOp")
+    with pytest.raises(UserError, match="Checkpoint not found: .*model-best.pth.tar. Name the folder of a trained run"):
+        trainer.load_model(str(tmp_path))
+    state = save(tmp_path, "model.pth.tar-9")
+    save(tmp_path, "model.pth.tar-50")
+    with pytest.raises(UserError, match=r"model-best.pth.tar. There are .* these epochs: 9, 50 \(--load-epoch\)"):
+        trainer.load_model(str(tmp_path))
+    with pytest.raises(UserError, match=r"model.pth.tar-7. There are .* these epochs: 9, 50"):
+        trainer.load_model(str(tmp_path), epoch=7)
+    trainer.load_model(str(tmp_path), epoch=9)
+    torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
+    load_newest_best(trainer, tmp_path)  # the last one, where no best one is kept
+
+
+def test_eval_only_on_the_command_line(train, tmp_path, capsys):
+    save(tmp_path / "theirs", "model.pth.tar-50", ctx=(16, 64))
+    opts = ["TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", ""]
+    flags = ["--eval-only", "--model-dir", "theirs"]
+    assert train("CoOp", "red", *opts, flags=[*flags, "--load-epoch", "50"]) == 0
+    assert (tmp_path / "run" / "results.json").is_file()
+    capsys.readouterr()
+    assert train("CoOp", "red", *opts, flags=[*flags, "--output-dir", "b"]) == 1
+    assert "these epochs: 50 (--load-epoch)" in capsys.readouterr().err
