@@ -1,6 +1,5 @@
 """contexts.npz: contexts that a run generated for some images, and the prompt labels it learned from, for pictures."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,19 +54,22 @@ def read_contexts(path):
     Raises:
         UserError: the file is missing, damaged or something else; it is never executed.
     """
-    names = Contexts.__dataclass_fields__
+    mend = "Delete it; the pictures go without."
     try:
         with np.load(path, allow_pickle=False) as archive:
-            found = Contexts(**{name: archive[name] for name in names})
-        for array, of in ((found.contexts, (found.domains, found.splits)), (found.labels, (found.label_domains,))):
-            if array.ndim != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
-                raise ValueError("its contexts are no finite numbers of shape (N, n_ctx, D)")
-            if any(words.shape != array.shape[:1] or words.dtype.kind != "U" for words in of):
-                raise ValueError("its names do not go with its contexts")
-        if found.labels.size and found.labels.shape[1:] != found.contexts.shape[1:]:
-            raise ValueError("its prompt labels do not go with its contexts")
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} holds no contexts: {error}. Delete it; the pictures go without.") from error
+            found = Contexts(**{name: archive[name] for name in Contexts.__dataclass_fields__})
     except Exception as error:  # bytes that are no such file end in any kind of exception
-        raise UserError(f"{path} is damaged ({type(error).__name__}). Delete it; the pictures go without.") from error
+        raise UserError(
+            f"{path} holds no contexts: it is damaged or something else ({type(error).__name__}). {mend}"
+        ) from error
+    for array, words in (
+        (found.contexts, (found.domains, found.splits)),
+        (found.labels, (found.label_domains,)),
+    ):
+        if array.ndim != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            raise UserError(f"{path}: its contexts are no finite numbers of shape (N, n_ctx, D). {mend}")
+        if any(names.shape != array.shape[:1] or names.dtype.kind != "U" for names in words):
+            raise UserError(f"{path}: its names do not go with its contexts. {mend}")
+    if found.labels.shape[1:] != found.contexts.shape[1:]:
+        raise UserError(f"{path}: its prompt labels do not go with its contexts. {mend}")
     return found

@@ -103,7 +103,7 @@ class Report:
             "confusion": confusion_pictures,
             "confused": confused,
             "contexts": self.contexts(table, by_method),
-            "samples": self.samples(predictions),
+            "samples": self.samples(table, predictions),
         }
         if table.differences:
             section["differences"] = _as_html(difference_rows(table, "html", html.escape))
@@ -116,8 +116,9 @@ class Report:
         for method, runs in by_method.items():
             figure = pictures.learning_picture(runs)
             if figure is not None:
-                caption = f"{method}: accuracy on the source domains' validation images for each column (mean over "
-                caption += "seeds), and training losses (mean over all runs)."
+                line = "source" if runs[0]["protocol"] == "single-source" else "column of the table"
+                caption = f"{method}: accuracy on the source domains' validation images, a line for each {line} (mean "
+                caption += "over seeds), and training losses (mean over all runs)."
                 found.append(
                     self.picture(figure, f"{table.title} learning {method}", f"Learning curves of {method}.", caption)
                 )
@@ -175,7 +176,7 @@ class Report:
                 found.append(self.picture(figure, f"{table.title} contexts {what}", alt, caption))
         return found
 
-    def samples(self, predictions):
+    def samples(self, table, predictions):
         """The images most often wrong, with thumbnails where their files are found."""
         found, missing = [], 0
         for sample in most_often_wrong([pair for pairs in predictions.values() for pair in pairs], SAMPLES):
@@ -191,8 +192,8 @@ class Report:
             found.append({**entry, "said": said, "jpeg": jpeg})
         if missing:
             self.skipped.append(
-                f"{missing} of {len(found)} images most often wrong: no readable file. Start this where the runs were "
-                "started, or give them their data set back (DATASET.ROOT in config.yaml)."
+                f"{table.title}: {missing} of {len(found)} images most often wrong have no readable file. Start this "
+                "where the runs were started, or give them their data set back (DATASET.ROOT in config.yaml)."
             )
         return found
 
@@ -269,7 +270,6 @@ def write_report(folders, out, baseline="", duplicates=""):
     content = {
         "title": f"Results: {', '.join(sorted({result['dataset'] for result in results}))}",
         "n_runs": len(results),
-        "baseline": baseline,
         "sections": sections,
         "variability": report.variability(results),
         "runs": [report.run(result) for result in results],

@@ -196,9 +196,11 @@ def contexts_picture(contexts):
         name = shortened(domain) + (" (target)" if domain in tested else "")
         marker = "^" if domain in tested else "o"
         axes.scatter(*generated[mine].T, s=14, alpha=0.5, color=colour, marker=marker, linewidths=0, label=name)
-    for domain, colour in zip(domains, colours(len(domains)), strict=True):
-        mine = contexts.label_domains == domain
-        axes.scatter(*labels[mine].T, s=220, color=colour, marker="*", edgecolors="black", linewidths=1, zorder=3)
+    known = [domain for domain in domains if domain in contexts.label_domains]
+    for k, domain in enumerate(known):
+        mine, colour = contexts.label_domains == domain, colours(len(domains))[domains.index(domain)]
+        size = 60 + 300 * (len(known) - k) / len(known)  # so that those at one place are seen
+        axes.scatter(*labels[mine].T, s=size, color=colour, marker="*", edgecolors="black", linewidths=1, zorder=3)
     if len(labels):
         axes.scatter([], [], s=120, color="white", marker="*", edgecolors="black", label="prompt label")
     shares = 100 * pca.explained_variance_ratio_
@@ -207,6 +209,7 @@ def contexts_picture(contexts):
     legend_above(axes, len(domains) + 1)
     for handle in axes.get_legend().legend_handles:
         handle.set_alpha(1)
+        handle.set_sizes([50])
     return figure
 
 

@@ -26,6 +26,7 @@ class Sample:
     Attributes:
         path, domain, label: as in predictions.csv.
         tested, wrong: how many runs tested it, and were wrong.
+        sure: sum of the wrong ones' confidences.
         said: dict from a method to a Counter of its seeds' predictions.
         folder: of one of these runs.
     """
@@ -35,6 +36,7 @@ class Sample:
     label: str
     tested: int = 0
     wrong: int = 0
+    sure: float = 0.0
     said: dict = field(default_factory=lambda: defaultdict(Counter))
     folder: str = ""
 
@@ -74,17 +76,19 @@ def most_confused(counts, classnames, n):
 
 
 def most_often_wrong(predictions, n):
-    """The n Samples that the largest share of their runs got wrong; of equal shares those with more runs first."""
+    """The n Samples that the largest share of their runs got wrong; of equal shares, where more runs were surer."""
     samples = {}
     for run, rows in predictions:
         for row in rows:
             key = row["domain"], row["path"], row["label"]
             sample = samples.setdefault(key, Sample(row["path"], row["domain"], row["label"], folder=run["folder"]))
             sample.tested += 1
-            sample.wrong += row["prediction"] != row["label"]
+            if row["prediction"] != row["label"]:
+                sample.wrong += 1
+                sample.sure += row["confidence"]
             sample.said[method_name(run)][row["prediction"]] += 1
     wrong = [sample for sample in samples.values() if sample.wrong]
-    return sorted(wrong, key=lambda s: (-s.wrong / s.tested, -s.wrong, s.domain, s.path))[:n]
+    return sorted(wrong, key=lambda s: (-s.wrong / s.tested, -s.wrong, -s.sure, s.domain, s.path))[:n]
 
 
 def find_image(sample):
