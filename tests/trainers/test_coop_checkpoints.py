@@ -9,6 +9,7 @@ from plain_clip import tiny_clip
 from torch import nn
 
 from common.errors import UserError
+from common.run_identity import write_identity
 from trainers.config import extend_cfg
 from trainers.finished_run import load_newest_best
 
@@ -147,9 +148,7 @@ def test_another_method_or_backbone(build, tmp_path):
     with pytest.raises(UserError, match="is of another method .* holds ctx; CoCoOp has ctx, meta_net"):
         build("CoCoOp").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", {**META_NET, "meta_net.linear1.weight": (2, 48)})
-    with pytest.raises(
-        UserError, match=r"does not fit this backbone, tiny: it holds meta_net.linear1.weight \(2, 48\)"
-    ):
+    with pytest.raises(UserError, match=r"fit this backbone, tiny: it holds meta_net.linear1.weight \(2, 48\)"):
         build("CoCoOp").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", ctx=(16, 512))
     with pytest.raises(UserError, match=r"does not fit this backbone, tiny: it holds ctx \(16, 512\)"):
@@ -176,23 +175,41 @@ def test_a_missing_checkpoint(build, tmp_path):
     trainer = build("CoOp")
     with pytest.raises(UserError, match="Checkpoint not found: .*model-best.pth.tar. Name the folder of a trained run"):
         trainer.load_model(str(tmp_path))
-    state = save(tmp_path, "model.pth.tar-9")
-    save(tmp_path, "model.pth.tar-50")
-    with pytest.raises(UserError, match=r"model-best.pth.tar. There are .* these epochs: 9, 50 \(--load-epoch\)"):
-        trainer.load_model(str(tmp_path))
-    with pytest.raises(UserError, match=r"model.pth.tar-7. There are .* these epochs: 9, 50"):
+    save(tmp_path, "model.pth.tar-9")
+    with pytest.raises(UserError, match=r"model.pth.tar-7. There are .* these epochs: 9 \(--load-epoch\)"):
         trainer.load_model(str(tmp_path), epoch=7)
-    trainer.load_model(str(tmp_path), epoch=9)
-    torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
-    load_newest_best(trainer, tmp_path)  # the last one, where no best one is kept
+
+
+def test_the_last_epoch_where_no_best_is_kept(build, tmp_path):
+    trainer = build("CoOp")
+    for epoch, dtype in ((9, torch.float32), (50, torch.float16)):
+        state = save(tmp_path, f"model.pth.tar-{epoch}", dtype=dtype)
+    for load in (lambda: trainer.load_model(str(tmp_path)), lambda: load_newest_best(trainer, tmp_path)):
+        trainer.model.ctx.data.zero_()
+        load()
+        assert torch.equal(trainer.model.ctx, state["ctx"].float())
+        assert not torch.equal(trainer.model.ctx, _context_of(tmp_path, 9))
+
+
+def _context_of(folder, epoch):
+    path = folder / "prompt_learner" / f"model.pth.tar-{epoch}"
+    return torch.load(path, weights_only=True)["state_dict"]["ctx"]
+
+
+def test_class_specific_contexts_of_a_run_that_noted_its_classes(build, tmp_path):
+    save(tmp_path, "model-best.pth.tar", ctx=(2, 16, 64), n_cls=2)
+    write_identity(tmp_path, {"class names": ["cat", "dog"]})
+    build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"]).load_model(str(tmp_path))
+    with pytest.raises(UserError, match="they are for cat, dog, and not for dog, cat"):
+        build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["dog", "cat"]).load_model(str(tmp_path))
 
 
 def test_eval_only_on_the_command_line(train, tmp_path, capsys):
     save(tmp_path / "theirs", "model.pth.tar-50", ctx=(16, 64))
     opts = ["TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", ""]
     flags = ["--eval-only", "--model-dir", "theirs"]
-    assert train("CoOp", "red", *opts, flags=[*flags, "--load-epoch", "50"]) == 0
+    assert train("CoOp", "red", *opts, flags=flags) == 0
     assert (tmp_path / "run" / "results.json").is_file()
     capsys.readouterr()
-    assert train("CoOp", "red", *opts, flags=[*flags, "--output-dir", "b"]) == 1
+    assert train("CoOp", "red", *opts, flags=[*flags, "--load-epoch", "3", "--output-dir", "b"]) == 1
     assert "these epochs: 50 (--load-epoch)" in capsys.readouterr().err
