@@ -35,7 +35,8 @@ def parse_args(argv=None):
     parser.add_argument("--transforms", nargs="+", default=None, help="training transforms, instead of the config's")
     parser.add_argument("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     parser.add_argument("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
-    parser.add_argument("--trainer", default="", help="SPG, SPG_CoOp, SPG_CGAN, CoOp, CoCoOp, ZeroshotCLIP")
+    trainers = "SPG, SPG_CoOp, SPG_CGAN, CoOp, CoCoOp, LinearProbe, ZeroshotCLIP, ZeroshotCLIP2"
+    parser.add_argument("--trainer", default="", help=trainers)
     parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file of weights')
     parser.add_argument("--head", default="", help=argparse.SUPPRESS)
     parser.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")

@@ -32,7 +32,7 @@ def images(image_folder):
     return sorted(map(str, (image_folder / "red").rglob("*.png")))
 
 
-TRAINERS = ["SPG", "CoOp", "CoCoOp", "ZeroshotCLIP"]
+TRAINERS = ["SPG", "CoOp", "CoCoOp", "LinearProbe", "ZeroshotCLIP", "ZeroshotCLIP2"]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

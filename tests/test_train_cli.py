@@ -27,7 +27,8 @@ def refused(train, capsys):
 def test_unknown_names(refused):
     message = refused("SPQ", "red")
     assert "Unknown trainer 'SPQ'; accepted: " in message
-    assert all(name in message for name in ("CoCoOp", "CoOp", "SPG", "SPG_CGAN", "SPG_CoOp", "ZeroshotCLIP"))
+    names = ("CoCoOp", "CoOp", "LinearProbe", "SPG", "SPG_CGAN", "SPG_CoOp", "ZeroshotCLIP", "ZeroshotCLIP2")
+    assert all(name in message for name in names)
     message = refused("SPG", "red", "DATASET.NAME", "Pacs")
     assert "Unknown data set 'Pacs'; accepted: " in message
     assert "SPG_PACS" in message
