@@ -185,9 +185,7 @@ class Report:
             missing += jpeg is None
             said = []
             for method, counts in sample.said.items():
-                said.append(
-                    (method, ", ".join(f"{name} ({n} of {counts.total()})" for name, n in counts.most_common()))
-                )
+                said.append((method, ", ".join(f"{name} {n}/{counts.total()}" for name, n in counts.most_common())))
             entry = {key: getattr(sample, key) for key in ("path", "domain", "label", "tested", "wrong")}
             found.append({**entry, "said": said, "jpeg": jpeg})
         if missing:

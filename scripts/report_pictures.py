@@ -199,8 +199,8 @@ def contexts_picture(contexts):
     known = [domain for domain in domains if domain in contexts.label_domains]
     for k, domain in enumerate(known):
         mine, colour = contexts.label_domains == domain, colours(len(domains))[domains.index(domain)]
-        size = 60 + 300 * (len(known) - k) / len(known)  # so that those at one place are seen
-        axes.scatter(*labels[mine].T, s=size, color=colour, marker="*", edgecolors="black", linewidths=1, zorder=3)
+        size = 60 + 500 * (len(known) - 1 - k) / len(known)  # so that those at one place are seen
+        axes.scatter(*labels[mine].T, s=size, color=colour, marker="*", edgecolors="black", linewidths=0.6, zorder=3)
     if len(labels):
         axes.scatter([], [], s=120, color="white", marker="*", edgecolors="black", label="prompt label")
     shares = 100 * pca.explained_variance_ratio_

@@ -27,7 +27,7 @@ from scripts.report_tables import AVERAGE, columns_of, make_tables, method_name 
 
 FORMATS = ("github", "latex", "csv", "plain")
 DIFFERENCE_NOTE = (
-    "Difference to {baseline} in points over pairs of the same {cluster} and seed, and its 95 % confidence interval: "
+    "Difference to {baseline} in points over pairs of the same column and seed, and its 95 % confidence interval: "
     "Student's t over the {cluster}s' means."
 )
 LATEX = {
@@ -160,15 +160,18 @@ def note_text(table, i, escape=str):
     return f"[{i + 1}] {escape(table.notes[i])}"
 
 
+def cluster_word(table):
+    """What the differences of a table are averaged over first; see report_tables.cluster_of."""
+    return {"single-source": "source", "cross-dataset": "set"}.get(table.runs[0]["protocol"], "target")
+
+
 def difference_note(table):
     """What the table of differences says, and how its intervals are made."""
-    cluster = "source" if "single-source" in table.title else "set" if "cross-dataset" in table.title else "target"
-    return DIFFERENCE_NOTE.format(baseline=table.baseline, cluster=cluster)
+    return DIFFERENCE_NOTE.format(baseline=table.baseline, cluster=cluster_word(table))
 
 
 def difference_rows(table, table_format, escape=str):
     """Header and rows of the differences to the baseline: texts, escaped."""
-    cluster = difference_note(table).partition("the same ")[2].partition(" ")[0]
     rows = []
     for method, found in table.differences.items():
         interval = found.reason or f"{signed(found.low)} to {signed(found.high)}"
@@ -177,7 +180,7 @@ def difference_rows(table, table_format, escape=str):
         row = [escape(text) for text in texts]
         row[1] += marks_text(found.marks, table_format)
         rows.append(row)
-    header = ["method", "difference", "95 % interval", "pairs", f"{cluster}s", "seeds"]
+    header = ["method", "difference", "95 % interval", "pairs", f"{cluster_word(table)}s", "seeds"]
     return [escape(name) for name in header], rows
 
 
