@@ -206,9 +206,8 @@ class Report:
                 record = read_record(path)
                 for domain, found in record["by_domain"].items():
                     averages = {int(n): float(by[domain]) for n, by in record.get("averaged", {}).items()}
-                    numbers = [f"{float(found[key]):.1f}" for key in ("mean", "std", "min", "max")]
-                    agreement = float(found["agreement"])
-                    row = [_run_name(result), domain, str(int(record["draws"])), *numbers, f"{agreement:.3g}"]
+                    numbers = [f"{float(found[key]):.1f}" for key in ("mean", "std", "min", "max", "agreement")]
+                    row = [_run_name(result), domain, str(int(record["draws"])), *numbers]
                     rows.append((row, averages))
                     averaged |= set(averages)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -197,12 +197,12 @@ def contexts_picture(contexts):
         marker = "^" if domain in tested else "o"
         axes.scatter(*generated[mine].T, s=14, alpha=0.5, color=colour, marker=marker, linewidths=0, label=name)
     known = [domain for domain in domains if domain in contexts.label_domains]
-    for k, domain in enumerate(known):
+    # The largest first, so that those at one place are all seen.
+    for domain, size in zip(known, np.geomspace(600, 60, len(known)), strict=True):
         mine, colour = contexts.label_domains == domain, colours(len(domains))[domains.index(domain)]
-        size = 60 + 500 * (len(known) - 1 - k) / len(known)  # so that those at one place are seen
-        axes.scatter(*labels[mine].T, s=size, color=colour, marker="*", edgecolors="black", linewidths=0.6, zorder=3)
+        axes.scatter(*labels[mine].T, s=size, color=colour, marker="*", linewidths=0, zorder=3)
     if len(labels):
-        axes.scatter([], [], s=120, color="white", marker="*", edgecolors="black", label="prompt label")
+        axes.scatter([], [], color="black", marker="*", label="prompt label")
     shares = 100 * pca.explained_variance_ratio_
     axes.set_xlabel(f"first component ({shares[0]:.0f} % of the variance)")
     axes.set_ylabel(f"second component ({shares[1]:.0f} %)")

@@ -84,7 +84,7 @@ def runs(tmp_path_factory):
                 write_run(folder, trainer, target, seed, said)
                 if trainer == "SPG":
                     write_contexts(folder, some_contexts(seed))
-    found = {"mean": 50.1, "std": 0.5, "min": 49.0, "max": 51.0, "agreement": 0.987}
+    found = {"mean": 50.1, "std": 0.5, "min": 49.0, "max": 51.0, "agreement": 98.72}
     record = {"draws": 8, "by_domain": {"art": found}, "averaged": {"1": {"art": 50.0}, "16": {"art": 52.5}}}
     write_record(root / "out/SPG-0/seed1/variability.json", record)
     (root / "out" / "data" / "images").mkdir(parents=True)
@@ -308,7 +308,7 @@ def test_everything_is_on_the_page_and_escaped(report):
         assert text in page.text
     assert "NOTE: </pre><script>" in page.text
     assert page.tags.count("details") == 8
-    for text in ("Prompt variability", "n = 16", "52.5", "0.987", "wrong in 4 of 4 runs", "images/1.png"):
+    for text in ("Prompt variability", "n = 16", "52.5", "98.7", "wrong in 4 of 4 runs", "images/1.png"):
         assert text in page.text
     (line,) = skipped
     assert "images most often wrong have no readable file" in line and line in page.text
