@@ -36,7 +36,6 @@ METHODS = {
 }
 # SPG's config is that of its second stage; it names the first one's.
 CONFIG_FOLDERS = {"SPG": "SPG_CGAN"}
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def parse_args(argv=None):
@@ -62,6 +61,10 @@ def parse_args(argv=None):
         setattr(args, place, word)
     args.trainers = [METHODS.get(name, name) for name in args.methods.replace(",", " ").split()]
     return args
+
+
+class MethodError(UserError):
+    """A method cannot be run as asked; others of a comparison can."""
 
 
 def dataset_config(name, data):
@@ -90,7 +93,7 @@ def method_config(trainer, dataset, chosen):
         chosen: from CFG; None: not chosen.
 
     Raises:
-        UserError: there is no such config, or none for the method at all.
+        MethodError: there is no such config, or none for the method at all.
     """
     folder = REPOSITORY / "configs" / "trainers" / CONFIG_FOLDERS.get(trainer, trainer)
     candidates = [folder / f"{dataset}.yaml", folder / "default.yaml"]
@@ -101,9 +104,9 @@ def method_config(trainer, dataset, chosen):
             return path
     if not folder.is_dir():
         methods = sorted({path.name for path in folder.parent.iterdir()} | set(CONFIG_FOLDERS))
-        raise UserError(f"Unknown trainer {trainer!r}; accepted: {', '.join(methods)}.")
+        raise MethodError(f"Unknown trainer {trainer!r}; accepted: {', '.join(methods)}.")
     found = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    raise UserError(f"CFG is {chosen!r}, which is neither a file nor a config of {trainer}: {found}.")
+    raise MethodError(f"CFG is {chosen!r}, which is neither a file nor a config of {trainer}: {found}.")
 
 
 def find_set(name, data, chosen=()):
@@ -157,11 +160,11 @@ def check_same_run(folder, asked):
     """Note in a run's folder what it was asked for; a folder that was asked for something else is not taken over.
 
     Raises:
-        UserError: the folder belongs to a run on other data, another backbone file, or with other settings.
+        MethodError: the folder belongs to a run on other data, another backbone file, or with other settings.
     """
     differences = identity_differences(folder / "launch", asked)
     if differences:
-        raise UserError(
+        raise MethodError(
             f"{folder} holds a run that was started differently: {differences}. Name another OUTPUT, or delete it."
         )
     write_identity(folder / "launch", asked)
@@ -171,7 +174,7 @@ class Interrupted(Exception):
     """The launcher was asked to end.
 
     Attributes:
-        exit_code: of the run that was under way then.
+        exit_code: 128 + the signal's number.
     """
 
     def __init__(self, exit_code):
@@ -180,18 +183,29 @@ class Interrupted(Exception):
 
 
 def run_to_the_end(command):
-    """Run a command, which gets SIGINT and SIGTERM as well and may finish its step; returns its exit code."""
-    process = None
+    """Run a command, which gets SIGINT and SIGTERM as well and may finish its step; returns its exit code.
+
+    Raises:
+        Interrupted: one of them came. What the command made of it does not matter: it may have been just starting.
+    """
+    process, received = None, []
 
     def pass_on(number, frame):
-        if process is not None and number == signal.SIGTERM:  # a terminal sends SIGINT to all itself
+        received.append(number)
+        if process is not None:
             process.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # The log has it all; bars and errors come through on stderr.
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        return process.wait()
+        # The log has it all; bars and errors come through on stderr. In a session of its own it gets a terminal's
+        # Ctrl-C once, from here, like that of anyone who signals the launcher alone.
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        if received:  # before there was a process to tell
+            process.send_signal(received[0])
+        code = process.wait()
+        if received:
+            raise Interrupted(128 + received[0])
+        return code
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -265,10 +279,11 @@ class Launch:
         sys.stdout.flush()
         start = time.time()
         command = run_command(self.trainer, run, self.method_file, self.backbone, self.opts, self.labels, self.features)
-        code = run_to_the_end(command)
-        if code in INTERRUPTED:
+        try:
+            code = run_to_the_end(command)
+        except Interrupted:
             bar.write(f"{title}: interrupted; the same command goes on from here", file=sys.stdout)
-            raise Interrupted(code)
+            raise
         done = f"done in {time.time() - start:.0f} s" if code == 0 else f"failed with exit code {code}"
         bar.write(f"{title}: {done}", file=sys.stdout)
         return code == 0
@@ -278,14 +293,33 @@ def launch(args):
     """Do all runs of all methods and print the table; returns the number of runs that failed."""
     use_dassl()
     output, data = Path(os.environ.get("OUTPUT", "output")), os.environ.get("DATA", "data")
+    launches, failed, refused = [], [], []
+
+    def refuse(trainer, error):
+        if len(args.trainers) == 1:
+            raise error
+        print(f"Error: {error}", file=sys.stderr)
+        refused.append(trainer)
+
     # All of them before the first begins, so that a mistake shows at once.
-    launches = [Launch(args, trainer, output, data) for trainer in args.trainers]
-    failed = [title for one in launches for title in one.go()]
+    for trainer in args.trainers:
+        try:
+            launches.append(Launch(args, trainer, output, data))
+        except MethodError as error:
+            refuse(trainer, error)
+    for one in launches:
+        try:
+            failed += one.go()
+        except MethodError as error:
+            refuse(one.trainer, error)
     results = find_results(sorted({one.base for one in launches if one.base.is_dir()}))
     if results:
         print("\n" + results_tables(results))
     if failed:
         print(f"\n{len(failed)} of {sum(len(one.runs) for one in launches)} runs failed:", *failed, sep="\n  ")
+    if refused:
+        print(f"\nNot run to the end, see the errors above: {', '.join(refused)}")
+        failed += refused
     if args.report and results:
         folder = launches[0].folder
         command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder)]
@@ -305,6 +339,8 @@ def main(argv=None):
         return 1
     except Interrupted as interrupted:
         return interrupted.exit_code
+    except KeyboardInterrupt:  # between runs
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -153,8 +153,19 @@ def test_a_comparison_goes_on_where_one_method_fails(bash, tmp_path, image_folde
     assert (tmp_path / "output/stripes/report.html").is_file()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_launcher_lets_the_run_end_its_step(tmp_path, image_folder, clip_file, number, code):
+def test_a_method_that_cannot_be_run_does_not_stop_the_others(bash, tmp_path, image_folder, clip_file):
+    finished = bash("compare.sh", image_folder, clip_file, *QUICK, METHODS="nonsense,zsclip", TARGETS="red")
+    assert finished.returncode == 1
+    assert "Error: Unknown trainer 'nonsense'" in finished.stderr
+    assert "Not run to the end, see the errors above: nonsense" in finished.stdout
+    assert (tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/red/seed1/results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("send", "number", "code"),
+    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)],
+)
+def test_an_interrupted_launcher_lets_the_run_end_its_step(tmp_path, image_folder, clip_file, send, number, code):
     command = ["bash", str(REPOSITORY / "scripts/coop/main.sh"), str(image_folder), str(clip_file), *QUICK]
     command[-4:-4] = ["OPTIM.MAX_EPOCH", "2000"]
     process = subprocess.Popen(
@@ -171,7 +182,7 @@ def test_an_interrupted_launcher_lets_the_run_end_its_step(tmp_path, image_folde
     while not history.is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
     # A terminal's Ctrl-C reaches the whole group; kill reaches the launcher alone, which passes it on.
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    send(process.pid, number)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == code, printed
     assert "interrupted; the same command goes on from here" in printed
