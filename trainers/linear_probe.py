@@ -18,6 +18,7 @@ from common.progress import progress
 from trainers.prompt_trainer import PromptTrainer
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
+TOLERANCE = 1e-6  # of the gradient
 
 
 class Probe(nn.Linear):
@@ -105,13 +106,8 @@ class LinearProbe(PromptTrainer):
                 "The training images of the source domains are all of one class; a linear probe needs at least two."
             )
         best = None
-        # From strong to weak penalties, each from the solution before.
-        regression = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
-        for c in progress(sorted(set(self.settings.C)), description="Fitting", unit="C", beside_lines=False):
-            check_interruption()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                regression.set_params(C=c).fit(x, y)
+        grid = progress(sorted(set(self.settings.C)), description="Fitting", unit="C", beside_lines=False)
+        for c, regression in fits(x, y, grid):
             weight, bias = linear_map(regression, self.num_classes)
             logits = F.linear(val_x, weight, bias)
             accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
@@ -129,6 +125,19 @@ class LinearProbe(PromptTrainer):
 def labels_of(items):
     """Labels (N,) of a split's items."""
     return np.array([item.label for item in items])
+
+
+def fits(x, y, grid):
+    """Fit labels y (N,) to features x (N, E) for each C of a rising grid; yields C and the one regression, fitted."""
+    # From strong to weak penalties, each from the solution before. With scikit-learn's own tolerance weak penalties,
+    # whose gradients are small, would not be fitted at all.
+    regression = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True)
+    for c in grid:
+        check_interruption()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.set_params(C=c).fit(x, y)
+        yield c, regression
 
 
 def linear_map(regression, n_classes):

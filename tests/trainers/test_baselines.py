@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.predictions import read_predictions
 from trainers.config import extend_cfg
 from trainers.finished_run import build_run
-from trainers.linear_probe import Probe, linear_map
+from trainers.linear_probe import Probe, fits, linear_map
 from trainers.predictor import Predictor
 
 TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", "LinearProbe", "CoOp", "CoCoOp"]
@@ -185,6 +185,17 @@ def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_pat
     x, _ = encoded(dataset.test)
     ours = trainer.predict(torch.from_numpy(x).float(), range(len(x))).softmax(dim=-1)
     np.testing.assert_allclose(ours.detach().numpy(), models[best].predict_proba(x), atol=1e-3)
+
+
+def test_every_c_is_fitted_to_its_end():
+    """Also a weak penalty, from whose predecessor the solver has little to gain."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 7
+    x = 0.5 * rng.normal(size=(7, 64))[y] + 2 * rng.normal(size=(400, 64))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    for c, regression in fits(x, y, [1, 100, 1000, 10000]):
+        alone = LogisticRegression(C=c, tol=1e-8, max_iter=10000).fit(x, y)
+        np.testing.assert_allclose(regression.predict_proba(x), alone.predict_proba(x), atol=2e-3)
 
 
 def _open(path):
