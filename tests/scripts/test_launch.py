@@ -91,7 +91,9 @@ def test_configs_of_methods():
     assert launch.method_config("SPG", "vlcs", None).parts[-2:] == ("SPG_CGAN", "default.yaml")
     assert launch.method_config("SPG", "pacs", "as_run").name == "as_run.yaml"
     assert launch.method_config("ZeroshotCLIP", "pacs", None).name == "default.yaml"
-    with pytest.raises(launch.UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, LinearProbe, SPG, SPG_CGAN"):
+    with pytest.raises(
+        launch.UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, LinearProbe, SPG, SPG_CGAN"
+    ):
         launch.method_config("SPQ", "pacs", None)
     with pytest.raises(launch.UserError, match="CFG is 'asrun', .*as_run, default"):
         launch.method_config("SPG", "pacs", "asrun")
