@@ -17,8 +17,17 @@ from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.files import atomic_write
 
-# Kept in one name with what data sets list, but for formats that are seldom photographs.
 FORMATS = ("table", "json", "csv")
+
+
+def __getattr__(name):
+    """`from predict import Predictor` works, and nothing heavy is imported before it is asked for."""
+    if name != "Predictor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    use_dassl()
+    from trainers.predictor import Predictor
+
+    return Predictor
 
 
 def parse_args(argv=None):
@@ -105,9 +114,11 @@ def formatted(rows, output_format):
         for path, top in rows:
             writer.writerows((path, rank, name, f"{p:.6f}") for rank, (name, p) in enumerate(top, start=1))
         return text.getvalue()
+    if not rows:
+        return ""
     from tabulate import tabulate
 
-    n_columns = max((len(top) for _, top in rows), default=0)
+    n_columns = max(len(top) for _, top in rows)
     cells = [[path, *(f"{name} {100 * p:.1f}%" for name, p in top)] for path, top in rows]
     return tabulate(cells, ["image", *map(str, range(1, n_columns + 1))], disable_numparse=True) + "\n"
 
@@ -137,15 +148,13 @@ def run(args):
         except OSError as error:
             raise UserError(f"--out {args.out} cannot be written: {error.strerror}.") from error
     else:
-        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape")) if hasattr(sys.stdout, "buffer") else print(
-            text, end=""
-        )
-        sys.stdout.flush()
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
+        print(text, end="", flush=True)
     return list(unreadable.values())
 
 
 def main(argv=None):
-    """Exit code 0, or 1 with messages: one, or one for each image that could not be read."""
+    """Exit code 0, 1 with messages (one, or one for each image that could not be read), or 130 if interrupted."""
     args = parse_args(argv)
     use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
@@ -156,11 +165,14 @@ def main(argv=None):
     except user_errors() as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if unreadable:
-        print(f"Error: {len(unreadable)} images could not be read:", *unreadable, sep="\n  ", file=sys.stderr)
+        images = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
+        print(f"Error: {images} could not be read:", *unreadable, sep="\n  ", file=sys.stderr)
     return int(bool(unreadable))
 
 

@@ -3,12 +3,16 @@
     python scripts/interpret_prompt.py output/PACS/CoOp/RN50/default/sketch/seed1        the learned context of a run
     python scripts/interpret_prompt.py output/PACS/SPG/RN50/pacs/sketch/seed1 --images dog.jpg    generated for images
     python scripts/interpret_prompt.py prompt_labels/PACS/RN50/seed_1/*.pt --backbone RN50        prompt labels
+    python scripts/interpret_prompt.py prompt_learner/model.pth.tar-50 --backbone RN50            a checkpoint of CoOp
 
-Distances are Euclidean, in the space of token embeddings. Words are what CLIP's tokenizer has: parts of words are shown
-with a hyphen. Learned vectors need not be near any word; a distance far above those between words says so.
+A run of SPG without --images shows contexts that it kept (contexts.npz): of each domain the first, and its prompt
+labels. Distances are Euclidean, in the space of token embeddings. Words are what CLIP's tokenizer has, parts of words
+with a hyphen. Learned vectors need not be near any word; a distance far above that from word to word says so.
 """
 
 import argparse
+import functools
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -22,7 +26,8 @@ from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.records import write_record  # noqa: E402
 
-MEND = "Accepted: prompt labels (.pt) and folders of runs that learn or generate contexts."
+MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
+SAMPLE = 256  # words, by which the distance from word to word is told
 
 
 def parse_args(argv=None):
@@ -30,8 +35,11 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="prompt labels, or folders of runs")
     parser.add_argument("--backbone", default="", help="the CLIP; of a run by default its own")
-    parser.add_argument("--images", nargs="+", default=[], help="generate contexts for these, by a run of SPG")
+    parser.add_argument(
+        "--images", nargs="+", default=[], help="generate contexts for these, by a run of SPG or CoCoOp"
+    )
     parser.add_argument("--topk", type=int, default=5, help="words for each vector (default: 5)")
+    parser.add_argument("--words", action="store_true", help="whole words of letters only, no parts and no signs")
     parser.add_argument("--json", default="", metavar="FILE", help="write what was found there, too")
     return parser.parse_args(argv)
 
@@ -50,7 +58,9 @@ def nearest_words(context, embeddings, words, topk):
     """
     import torch
 
-    distances = torch.cdist(context.float(), embeddings.float())
+    # The faster way by a matrix product is off by up to 0.01 at short distances.
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(context.float(), embeddings.float(), compute_mode=exact)
     values, indices = distances.topk(topk, dim=1, largest=False)
     return [
         [(words[i], value) for i, value in zip(which, row, strict=True)]
@@ -58,12 +68,36 @@ def nearest_words(context, embeddings, words, topk):
     ]
 
 
+def word_distance(embeddings):
+    """Median distance from a token to its nearest other one; of a sample that is always the same."""
+    import torch
+
+    sample = embeddings[:: max(1, len(embeddings) // SAMPLE)].float()
+    return torch.cdist(sample, embeddings.float()).topk(2, dim=1, largest=False).values[:, 1].median().item()
+
+
 def vocabulary():
     """CLIP's V tokens as words; those that only begin or continue a word end in a hyphen."""
     from clip.clip import _tokenizer
 
-    tokens = [_tokenizer.decoder[i] for i in range(len(_tokenizer.decoder))]
-    return [token.removesuffix("</w>") if token.endswith("</w>") else f"{token}-" for token in tokens]
+    words = []
+    for i in range(len(_tokenizer.decoder)):
+        token = _tokenizer.decoder[i]
+        if token.startswith("<|"):  # start and end of a text
+            words.append(token)
+            continue
+        # The tokenizer has signs in the place of bytes; some tokens are a part of a letter's or an emoji's.
+        letters = bytes(_tokenizer.byte_decoder[sign] for sign in token.removesuffix("</w>"))
+        words.append(letters.decode("utf-8", "backslashreplace") + ("" if token.endswith("</w>") else "-"))
+    return words
+
+
+@functools.lru_cache(maxsize=1)
+def token_embeddings(backbone):
+    """(V, D) token embeddings of a CLIP."""
+    from trainers.modules.clip_backbone import load_clip
+
+    return load_clip(backbone).token_embedding.weight
 
 
 def contexts_of(path, args):
@@ -79,39 +113,71 @@ def contexts_of(path, args):
         raise UserError(f"{path} is not there. {MEND}")
     if not args.backbone:
         raise UserError(f"{path} does not say for which CLIP it was learned; name it with --backbone.")
-    from trainers.modules.clip_backbone import load_clip
     from trainers.modules.tensor_files import read_tensors
 
-    content = read_tensors(path, "Prompt label", MEND)
-    context = content.get("ctx") if isinstance(content, dict) else content
-    if not hasattr(context, "shape") or len(context.shape) != 2:
+    content = read_tensors(path, "File of contexts", MEND)
+    if isinstance(content, dict):
+        state = content.get("state_dict")
+        content = (state if isinstance(state, dict) else content).get("ctx")
+    if not hasattr(content, "shape") or len(content.shape) not in (2, 3) or not content.is_floating_point():
         raise UserError(f"{path} holds no context (n_ctx, D). {MEND}")
-    return {path.stem: context}, load_clip(args.backbone).token_embedding.weight
+    return named(content, path.stem, None), token_embeddings(args.backbone)
+
+
+def named(context, name, classnames):
+    """A context (n_ctx, D) under its name; class-specific ones (C, n_ctx, D) under those of the classes, if known."""
+    if len(context.shape) == 2:
+        return {name: context}
+    return dict(zip(classnames or (f"class {i}" for i in range(1, len(context) + 1)), context, strict=True))
 
 
 def contexts_of_run(path, args):
-    """Contexts of a run's model: learned, or generated for --images."""
+    """Contexts of a run's model: learned, or generated for --images, or those that the run kept."""
     import torch
 
+    from trainers.cocoop import CoCoOp
     from trainers.predictor import Predictor
     from trainers.spg_cgan import SPG_CGAN
 
     predictor = Predictor(path, backbone=args.backbone or None)
-    trainer = predictor.trainer
+    trainer, method = predictor.trainer, predictor.trainer.cfg.TRAINER.NAME
     embeddings = trainer.clip_model.token_embedding.weight
-    if isinstance(trainer, SPG_CGAN):
-        if not args.images:
-            raise UserError(f"{path} generates a context for each image: name some (--images a.jpg b.jpg).")
+    generates = isinstance(trainer, SPG_CGAN)
+    if args.images:
+        if not generates and not isinstance(trainer, CoCoOp):
+            raise UserError(f"{path} is a run of {method}, which makes no context from an image; leave out --images.")
         features, indices = predictor.encode(args.images)
         with torch.no_grad():
-            contexts = trainer.contexts(features, indices)
+            contexts = trainer.contexts(features, indices) if generates else trainer.model(features)
         return dict(zip(args.images, contexts, strict=True)), embeddings
+    if generates:
+        return kept_contexts(path), embeddings
     context = getattr(getattr(trainer, "model", None), "ctx", None)
     if context is None:
-        raise UserError(f"{path} is a run of {trainer.cfg.TRAINER.NAME}, which has no context. {MEND}")
-    if context.dim() == 3:
-        return dict(zip(predictor.classnames, context.detach(), strict=True)), embeddings
-    return {trainer.cfg.TRAINER.NAME: context.detach()}, embeddings
+        raise UserError(f"{path} is a run of {method}, which has no context. {MEND}")
+    return named(context.detach(), method, predictor.classnames), embeddings
+
+
+def kept_contexts(folder):
+    """Of what a run of SPG kept: the prompt labels, and the first generated context of each domain.
+
+    Raises:
+        UserError: it kept none.
+    """
+    import torch
+
+    from common.contexts import CONTEXTS_FILE, read_contexts
+
+    if not (folder / CONTEXTS_FILE).is_file():
+        raise UserError(
+            f"{folder} generates a context for each image, and kept none ({CONTEXTS_FILE}): name some images "
+            "(--images a.jpg b.jpg)."
+        )
+    kept = read_contexts(folder / CONTEXTS_FILE)
+    found = {f"prompt label of {name}": label for name, label in zip(kept.label_domains, kept.labels, strict=True)}
+    for name, split, context in zip(kept.domains, kept.splits, kept.contexts, strict=True):
+        found.setdefault(f"generated for an image of {name} ({split})", context)
+    return {name: torch.from_numpy(context) for name, context in found.items()}
 
 
 def run(args):
@@ -119,26 +185,36 @@ def run(args):
     if args.topk < 1:
         raise UserError(f"--topk is {args.topk}; accepted: a number from 1.")
     words, found = vocabulary(), {}
+    chosen = [i for i, word in enumerate(words) if word.isalpha() or not args.words]
+    words = [words[i] for i in chosen]
     for path in args.paths:
         contexts, embeddings = contexts_of(path, args)
+        embeddings = embeddings[chosen]
         for name, context in contexts.items():
             if context.shape[1] != embeddings.shape[1]:
                 raise UserError(
                     f"The context in {path} has width {context.shape[1]}, the text tower of the backbone "
                     f"{embeddings.shape[1]}: name the CLIP that it was learned with (--backbone)."
                 )
-            nearest = nearest_words(context, embeddings, words, args.topk)
+            if not context.isfinite().all():
+                raise UserError(f"The context in {path} ({name}) holds values that are not finite.")
+            nearest = nearest_words(context, embeddings, words, min(args.topk, len(words)))
             found.setdefault(str(path), {})[name] = nearest
             rows = [[i, *(f"{w} {d:.3f}" for w, d in row)] for i, row in enumerate(nearest, start=1)]
+            columns = ["vector", *range(1, len(nearest[0]) + 1)]
             print(f"{path}: {name}\n")
-            print(tabulate(rows, ["vector", *range(1, args.topk + 1)], tablefmt="github", disable_numparse=True) + "\n")
+            print(tabulate(rows, columns, tablefmt="github", disable_numparse=True) + "\n")
+        print(f"From a word to the nearest other one it is {word_distance(embeddings):.3f} (median).\n", flush=True)
     if args.json:
-        write_record(args.json, found)
+        try:
+            write_record(args.json, found)
+        except OSError as error:
+            raise UserError(f"--json {args.json} cannot be written: {error.strerror}.") from error
     return found
 
 
 def main(argv=None):
-    """Exit code 0, or 1 with one message."""
+    """Exit code 0, 1 with one message, or 130 if interrupted."""
     args = parse_args(argv)
     use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
@@ -148,6 +224,11 @@ def main(argv=None):
         run(args)
     except user_errors() as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 

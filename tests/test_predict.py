@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from PIL import Image
+from quick_run import REPOSITORY
 
 import predict
 from common.errors import UserError
@@ -69,6 +72,27 @@ def test_a_prediction_depends_on_the_image_alone(run, images):
     assert any(dict(a) != pytest.approx(dict(b), abs=1e-7) for a, b in zip(whole, several, strict=True))
 
 
+def test_three_lines_of_python(run, images):
+    folder = run("CoOp")
+    lines = f"""
+from predict import Predictor
+predictor = Predictor({str(folder)!r})
+print(predictor([{images[0]!r}])[0][0][0])"""
+    done = subprocess.run([sys.executable, "-c", lines], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == Predictor(folder)(images[:1])[0][0][0]
+    assert predict.Predictor is Predictor
+    with pytest.raises(AttributeError, match="no attribute 'predictor'"):
+        predict.predictor  # noqa: B018
+    assert Predictor(folder)([]) == []
+    with pytest.raises(UserError, match="not the single"):
+        Predictor(folder)(images[0])
+
+
+def test_class_names_of_a_linear_probe(run, images, refused):
+    folder = run("LinearProbe")
+    assert "knows only the classes" in refused("--model-dir", folder, "--classnames", "cat,dog", images[0])
+
+
 def test_other_class_names(run, images):
     found = Predictor(run("SPG"), classnames=["cat", "dog", "guinea pig"])(images, top_k=2)
     assert all(len(top) == 2 and {name for name, _ in top} <= {"cat", "dog", "guinea pig"} for top in found)
@@ -113,7 +137,10 @@ def test_unreadable_images_are_reported_at_the_end(run, images, tmp_path, capsys
     printed = capsys.readouterr()
     assert [entry["image"] for entry in json.loads(printed.out)] == images[:2]
     assert "2 images could not be read" in printed.err
-    assert str(bad) in printed.err and "Image not found: nowhere.png" in printed.err
+    assert str(bad) in printed.err and "Image not found: nowhere.png\n" in printed.err
+    assert main(["--model-dir", folder, str(bad)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("Error: 1 image could not be read:")
     with pytest.raises(UserError, match="nowhere.png"):
         Predictor(folder)(["nowhere.png"])
 
@@ -133,6 +160,7 @@ def refused(capsys):
 def test_mistakes(run, images, tmp_path, refused):
     folder = run("CoOp")
     assert "nowhere is not there" in refused("--model-dir", "nowhere", images[0])
+    assert "config.yaml is a file" in refused("--model-dir", folder / "config.yaml", images[0])
     (tmp_path / "empty").mkdir()
     assert "has no config.yaml" in refused("--model-dir", tmp_path / "empty", images[0])
     assert "No images are named" in refused("--model-dir", folder)
@@ -145,7 +173,7 @@ def test_mistakes(run, images, tmp_path, refused):
     assert "numbers from 1" in refused("--model-dir", folder, "--top-k", "0", images[0])
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused("--model-dir", folder, "--out", tmp_path / "file" / "x", images[0])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit):  # argparse says which formats there are
         main(["--model-dir", str(folder), "--format", "xml", images[0]])
     with pytest.raises(UserError, match="a list of names"):
         Predictor(folder, classnames="cat")
@@ -177,6 +205,24 @@ def test_class_specific_contexts_keep_their_classes(run, images, refused):
     assert "do not fit" in refused("--model-dir", folder, "--classnames", "a,b,c", images[0])
 
 
+def test_what_config_or_class_names_make_impossible(run, images, refused):
+    folder = run("SPG")
+    assert "at least one prompt" in refused("--model-dir", folder, "--n-prompts", "0", images[0])
+    assert "Shorten the name" in refused(
+        "--model-dir", folder, "--classnames", "dog," + "very " * 80 + "long", images[0]
+    )
+    (folder / "config.yaml").write_text("no config")
+    assert "config.yaml cannot be used" in refused("--model-dir", folder, images[0])
+
+
+def test_a_closed_pipe_is_no_error(run, image_folder):
+    command = [sys.executable, REPOSITORY / "predict.py", "--model-dir", run("CoOp"), image_folder / "red"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 def test_formats_of_no_predictions():
+    assert predict.formatted([], "table") == ""
     assert json.loads(predict.formatted([], "json")) == []
     assert predict.formatted([], "csv").startswith("image,rank")

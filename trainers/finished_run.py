@@ -23,7 +23,8 @@ def read_config(folder):
     folder = Path(folder)
     path = folder / "config.yaml"
     if not path.is_file():
-        what = "has no config.yaml, so it is no folder of a run" if folder.is_dir() else "is not there"
+        what = "is a file" if folder.exists() else "is not there"
+        what = "has no config.yaml, so it is no folder of a run" if folder.is_dir() else what
         raise UserError(f"{folder} {what}. Name the folder that train.py wrote (--output-dir).")
     cfg = get_cfg_default()
     extend_cfg(cfg)

@@ -63,6 +63,8 @@ class Predictor:
         Raises:
             UserError: an image cannot be read.
         """
+        if isinstance(images, (str, os.PathLike, Image.Image)):
+            raise UserError(f"Images are a list of paths or PIL images, not the single {images!r}.")
         found, unreadable = self.predict_readable(images, top_k)
         if unreadable:
             raise UserError("\n".join(unreadable.values()))
@@ -134,7 +136,10 @@ class _Images(Dataset):
         image = self.images[position]
         try:
             if not isinstance(image, Image.Image):
-                image = read_image(os.fspath(image))
+                image = os.fspath(image)
+                if not os.path.isfile(image):
+                    return position, None, None, f"Image not found: {image}"
+                image = read_image(image)
             image = image.convert("RGB")
         except Exception as error:  # whatever Pillow makes of a damaged file; the message names it
             return position, None, None, str(error)
