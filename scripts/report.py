@@ -196,8 +196,8 @@ class Report:
         return found
 
     def variability(self, results):
-        """Header and rows of what scripts/variability.py found out; None without."""
-        rows, averaged = [], set()
+        """Table and pictures of what scripts/variability.py found out; None without."""
+        rows, drawn = [], defaultdict(list)
         for result in results:
             path = Path(result["folder"]) / VARIABILITY_FILE
             if not path.is_file():
@@ -207,17 +207,30 @@ class Report:
                 for domain, found in record["by_domain"].items():
                     averages = {int(n): float(by[domain]) for n, by in record.get("averaged", {}).items()}
                     numbers = [f"{float(found[key]):.1f}" for key in ("mean", "std", "min", "max", "agreement")]
-                    row = [_run_name(result), domain, str(int(record["draws"])), *numbers]
-                    rows.append((row, averages))
-                    averaged |= set(averages)
+                    rows.append(([_run_name(result), domain, str(int(record["draws"])), *numbers], averages))
+                    line = f"{domain}, seed {result['seed']}"
+                    if result["protocol"] == "single-source":
+                        line = f"{'+'.join(result['source_domains'])} → {line}"
+                    group = f"{method_name(result)}, {result['dataset']}, {result['backbone']}, {result['protocol']}"
+                    drawn[group].append((line, {key: float(value) for key, value in found.items()}, averages))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 self.skipped.append(f"{path} is damaged ({error}). Delete it and run scripts/variability.py again.")
         if not rows:
             return None
-        averaged = sorted(averaged)
+        averaged = sorted({n for _, averages in rows for n in averages})
         header = ["run", "domain", "draws", "mean", "std", "min", "max", "agreement", *(f"n = {n}" for n in averaged)]
         texts = [row + [f"{found[n]:.1f}" if n in found else "-" for n in averaged] for row, found in rows]
-        return header, texts
+        found = [
+            self.picture(
+                pictures.variability_picture(lines),
+                f"{group} variability",
+                f"Spread of accuracy over draws of the noise, {group}; the numbers are in the table above.",
+                f"{group}: range and standard deviation of the accuracy over single draws, accuracy when draws are "
+                "averaged, and how often two draws agree.",
+            )
+            for group, lines in drawn.items()
+        ]
+        return {"table": (header, texts), "pictures": found}
 
     def run(self, result):
         """Name, facts and config of a run."""
@@ -257,18 +270,19 @@ def write_report(folders, out, baseline="", duplicates=""):
     """
     out = Path(out)
     tables = make_tables(read_folders(folders), baseline, duplicates)
+    results = [run for table in tables for run in table.runs]
     try:
         with progress(description="Pictures", unit="picture") as bar:
             report = Report(out.with_name(f"{out.stem}_files"), bar)
             sections = [report.section(table) for table in tables]
+            variability = report.variability(results)
     except OSError as error:
         raise UserError(f"Cannot write {error.filename or out}: {error.strerror}. Name another --out.") from error
-    results = [run for table in tables for run in table.runs]
     content = {
         "title": f"Results: {', '.join(sorted({result['dataset'] for result in results}))}",
         "n_runs": len(results),
         "sections": sections,
-        "variability": report.variability(results),
+        "variability": variability,
         "runs": [report.run(result) for result in results],
     }
     loader = jinja2.FileSystemLoader(Path(__file__).parent)

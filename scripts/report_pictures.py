@@ -1,4 +1,4 @@
-"""The report's pictures: accuracy, learning curves, confusion matrix, contexts. Each function returns a Figure."""
+"""The report's pictures: accuracy, curves, confusion, contexts, variability. Each function returns a Figure."""
 
 import base64
 import io
@@ -216,3 +216,47 @@ def contexts_picture(contexts):
 def runs_by_method(table):
     """Dict from each method of a table to its runs."""
     return {method: [run for run in table.runs if method_name(run) == method] for method in table.rows}
+
+
+@plt.rc_context(STYLE)
+def variability_picture(rows):
+    """How the accuracy of some runs depends on the noise of their prompts: a line for each run and domain.
+
+    All in points from the mean over single draws: those draws' range and standard deviation, and averages of n draws.
+
+    Args:
+        rows: (label, "mean", "std", "min", "max" and "agreement" by name, dict from n to the accuracy of n averaged).
+    """
+    counts = sorted({n for _, _, averages in rows for n in averages if n > 1})
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.32 * len(rows)))
+    places = np.arange(len(rows))
+    means = np.array([found["mean"] for _, found, _ in rows])
+    low, high, std = (np.array([found[key] for _, found, _ in rows]) for key in ("min", "max", "std"))
+    axes.hlines(places, low - means, high - means, color="#888888", linewidth=1.2, label="single draws: range")
+    axes.hlines(places, -std, std, color="#bbbbbb", linewidth=7, label="their std")
+    # From light to dark and small to large, so that they are told apart where they coincide.
+    for k, n in enumerate(counts):
+        having = [i for i, (_, _, averages) in enumerate(rows) if n in averages]
+        axes.scatter(
+            [rows[i][2][n] - means[i] for i in having],
+            having,
+            s=90 - 70 * k / max(1, len(counts) - 1),
+            color=matplotlib.colormaps["viridis_r"]((k + 1) / (len(counts) + 0.5)),
+            edgecolors="white",
+            linewidths=0.5,
+            label=f"{n} averaged",
+            zorder=3 + k,
+        )
+    axes.axvline(0, color="#888888", linewidth=0.8, zorder=0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_yticks(places, [f"{shortened(label)}, {found['mean']:.1f} %" for label, found, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("points from the mean of single draws")
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(places, [f"{found['agreement']:.0f} %" for _, found, _ in rows])
+    right.tick_params(length=0)
+    right.spines[:].set_visible(False)
+    axes.text(1.02, -0.6, "agree", transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)
+    place = (0, 1.01 + 0.25 / len(rows))
+    axes.legend(loc="lower left", bbox_to_anchor=place, ncols=3, borderaxespad=0, columnspacing=1.2)
+    return figure

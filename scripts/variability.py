@@ -5,7 +5,8 @@
 
 Of each run below the folders: accuracy over several draws of the noise for every test image, how often two draws agree
 on a prediction, and accuracy when the logits of the first n draws are averaged (TEST.N_PROMPTS n). Written to
-variability.json in the run's folder, where scripts/report.py finds it.
+variability.json in the run's folder, where scripts/report.py finds it, and drawn in variability.png and variability.svg
+beside it. Runs of other methods are passed over.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.records import write_record  # noqa: E402
-from common.results import RESULTS_FILE  # noqa: E402
+from common.results import RESULTS_FILE, read_results  # noqa: E402
 
 VARIABILITY_FILE = "variability.json"
 
@@ -40,19 +41,26 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def find_runs(folders):
-    """The folders of all finished runs below some folders.
+def find_runs(folders, methods):
+    """The folders of all finished runs of some methods below some folders.
 
     Raises:
         UserError: a folder is missing or holds none.
     """
     found = []
     for folder in map(Path, folders):
-        runs = sorted(path.parent for path in folder.rglob(RESULTS_FILE))
+        runs = {path.parent: read_results(path).get("trainer") for path in sorted(folder.rglob(RESULTS_FILE))}
         if not runs:
             what = "holds no finished run" if folder.is_dir() else "is not there"
             raise UserError(f"{folder} {what}.")
-        found += runs
+        wanted = [run for run, trainer in runs.items() if trainer in methods]
+        if not wanted:
+            others = ", ".join(sorted(set(map(str, runs.values()))))
+            raise UserError(
+                f"{folder} holds runs of {others} alone, whose prompts do not depend on noise. Name runs of "
+                f"{' or '.join(methods)}."
+            )
+        found += [run for run in wanted if run not in found]
     return found
 
 
@@ -155,22 +163,24 @@ def run(args):
     if args.draws < 2:
         raise UserError(f"--draws is {args.draws}; it takes at least 2 to compare.")
     from common.cores import share_cores
+    from scripts.report_pictures import save_picture, variability_picture
     from trainers.finished_run import build_run
+    from trainers.spg import SPG
     from trainers.spg_cgan import SPG_CGAN
 
     share_cores(0, on_cpu=True)
     found = {}
-    for folder in find_runs(args.folders):
+    for folder in find_runs(args.folders, [SPG.__name__, SPG_CGAN.__name__]):
         with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
             opts = ["DATASET.ROOT", args.root] if args.root else []
             trainer = build_run(folder, backbone=args.backbone or None, opts=opts, with_data=True)
-        if not isinstance(trainer, SPG_CGAN):
-            raise UserError(
-                f"{folder} is a run of {trainer.cfg.TRAINER.NAME}, whose prompts do not depend on noise. Name runs of "
-                "SPG or SPG_CGAN."
-            )
-        found[str(folder)] = measure(trainer, args.draws)
-        write_record(folder / VARIABILITY_FILE, found[str(folder)])
+        record = found[str(folder)] = measure(trainer, args.draws)
+        write_record(folder / VARIABILITY_FILE, record)
+        lines = [
+            (domain, row, {int(n): averages[domain] for n, averages in record["averaged"].items()})
+            for domain, row in record["by_domain"].items()
+        ]
+        save_picture(variability_picture(lines), folder, Path(VARIABILITY_FILE).stem)
     return found
 
 

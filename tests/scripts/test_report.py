@@ -229,7 +229,7 @@ def test_pictures_are_saved_twice_and_show_something(report):
     folder = out.with_name("all of it_files")
     stems = sorted(path.stem for path in folder.glob("*.png"))
     assert stems == sorted(path.stem for path in folder.glob("*.svg"))
-    for kind, n in {"accuracy": 1, "learning": 1, "confusion": 2, "contexts": 2}.items():
+    for kind, n in {"accuracy": 1, "learning": 1, "confusion": 2, "contexts": 2, "variability": 1}.items():
         assert sum(f"-{kind}" in stem for stem in stems) == n
     for stem in stems:
         assert shows_something(folder / f"{stem}.png")
@@ -261,6 +261,18 @@ def test_learning_curves_are_means_over_seeds_of_any_length():
     np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), [1.0] * 3)
     pictures.plt.close(figure)
     assert pictures.learning_picture([{**shared, "val_history": [], "loss_history": []}]) is None
+
+
+def test_variability_picture_is_relative_to_the_mean_of_single_draws():
+    found = {"mean": 50.0, "std": 0.5, "min": 49.0, "max": 52.0, "agreement": 98.7}
+    figure = pictures.variability_picture([("art", found, {1: 50.5, 2: 51.0}), ("photo", found, {1: 49.0, 4: 50.0})])
+    parts = {part.get_label(): part for part in figure.axes[0].collections}
+    assert set(parts) == {"single draws: range", "their std", "2 averaged", "4 averaged"}
+    np.testing.assert_allclose(parts["single draws: range"].get_segments()[0], [[-1, 0], [2, 0]])
+    np.testing.assert_allclose(parts["their std"].get_segments()[1], [[-0.5, 1], [0.5, 1]])
+    np.testing.assert_allclose(parts["2 averaged"].get_offsets(), [[1, 0]])
+    np.testing.assert_allclose(parts["4 averaged"].get_offsets(), [[0, 1]])
+    pictures.plt.close(figure)
 
 
 def test_too_few_contexts_for_a_picture():
@@ -297,7 +309,7 @@ def test_the_page_needs_nothing_but_itself(report):
     assert all(reference.startswith(("data:image/", "#")) for reference in page.references)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
     assert "url(" not in source and "@import" not in source
-    assert all(page.alts) and len(page.alts) == 6 + 2  # pictures, thumbnails
+    assert all(page.alts) and len(page.alts) == 7 + 2  # pictures, thumbnails
 
 
 def test_everything_is_on_the_page_and_escaped(report):

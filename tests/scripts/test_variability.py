@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from common.errors import UserError
 from common.records import read_record
-from common.results import read_results
+from common.results import read_results, write_results
 from scripts.variability import agreement, find_runs, main
 
 
@@ -21,6 +22,7 @@ def test_of_a_run(train, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| red " in printed and "4 averaged" in printed
     found = read_record(tmp_path / "run" / "variability.json")
+    assert (tmp_path / "run" / "variability.png").is_file() and (tmp_path / "run" / "variability.svg").is_file()
     row = found["by_domain"]["red"]
     assert found["draws"] == 4 and list(found["averaged"]) == ["1", "2", "4"]
     assert row["min"] <= row["mean"] <= row["max"] and row["std"] >= 0
@@ -38,7 +40,7 @@ def test_n_prompts_is_what_is_averaged(train, tmp_path):
 def test_mistakes(train, tmp_path, capsys):
     assert train("CoOp", "red") == 0
     for arguments, message in (
-        ([str(tmp_path / "run")], "is a run of CoOp, whose prompts do not depend on noise"),
+        ([str(tmp_path / "run")], "holds runs of CoOp alone, whose prompts do not depend on noise"),
         ([str(tmp_path / "nowhere")], "nowhere is not there"),
         ([str(tmp_path / "run"), "--draws", "1"], "takes at least 2"),
     ):
@@ -46,5 +48,14 @@ def test_mistakes(train, tmp_path, capsys):
         assert main(arguments) == 1
         assert message in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Exception, match="holds no finished run"):
-        find_runs([tmp_path / "empty"])
+    with pytest.raises(UserError, match="holds no finished run"):
+        find_runs([tmp_path / "empty"], ["SPG"])
+
+
+def test_runs_of_other_methods_are_passed_over(tmp_path):
+    for folder, trainer in {"a": "SPG", "b": "CoOp", "c/d": "SPG_CGAN"}.items():
+        write_results(tmp_path / folder, {"trainer": trainer})
+    found = find_runs([tmp_path, tmp_path / "a"], ["SPG", "SPG_CGAN"])
+    assert found == [tmp_path / "a", tmp_path / "c/d"]  # once each
+    with pytest.raises(UserError, match="runs of CoOp alone"):
+        find_runs([tmp_path / "b"], ["SPG"])
