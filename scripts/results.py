@@ -122,7 +122,8 @@ def table_text(table, table_format):
     parts.append(_tabulated(header, rows, table_format))
     if table.notes:
         # In LaTeX after the table, a line each.
-        parts.append(("\\\\\n" if comment else "\n").join(note_text(table, i, escape) for i in range(len(table.notes))))
+        notes = [note_text(table, i, table_format, escape) for i in range(len(table.notes))]
+        parts.append(("\\\\\n" if comment else "\n").join(notes))
     if table.differences:
         parts.append(escape(difference_note(table)))
         parts.append(_tabulated(*difference_rows(table, table_format, escape), table_format))
@@ -132,7 +133,11 @@ def table_text(table, table_format):
 def _tabulated(header, rows, table_format):
     # The texts are LaTeX already.
     name = "latex_raw" if table_format == "latex" else table_format
-    return tabulate(rows, header, tablefmt=name, disable_numparse=True)
+    text = tabulate(rows, header, tablefmt=name, disable_numparse=True)
+    if table_format == "latex":  # tabulate has booktabs' rules only for texts that it escapes itself
+        for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
+            text = text.replace("\\hline", rule, 1)
+    return text
 
 
 def table_rows(table, table_format, escape=str):
@@ -155,9 +160,10 @@ def marks_text(marks, table_format):
     return style.format(",".join(map(str, marks))) if marks else ""
 
 
-def note_text(table, i, escape=str):
-    """Note i of a table as a line under it."""
-    return f"[{i + 1}] {escape(table.notes[i])}"
+def note_text(table, i, table_format, escape=str):
+    """Note i of a table as a line under it, with its mark as in the table."""
+    # No bracket in LaTeX: after a line break it would be the length of a gap.
+    return f"{marks_text([i + 1], table_format).strip()} {escape(table.notes[i])}"
 
 
 def cluster_word(table):
@@ -243,7 +249,7 @@ def main(argv=None):
     """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--format", default="github", choices=FORMATS)
+    parser.add_argument("--format", default="github", choices=FORMATS, help="latex needs the package booktabs")
     parser.add_argument("--out", default="", help="file to write to instead of printing")
     args = parser.parse_args(argv)
     try:

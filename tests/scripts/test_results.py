@@ -295,6 +295,16 @@ def test_latex_is_escaped():
     assert "±" not in text.partition("\n")[2]  # the title is a comment
 
 
+def test_latex_has_the_rules_of_booktabs_and_notes_that_follow_a_line_break():
+    lines = results_tables(runs(SPG) + other({("photo", 1): 88.0}, precision="amp"), "latex").splitlines()
+    rules = [line for line in lines if line.endswith(("rule", "hline"))]
+    assert rules == ["\\toprule", "\\midrule", "\\bottomrule"]
+    notes = [line for line in lines if line.startswith("\\textsuperscript{")]
+    assert len(notes) == 3 and [note.endswith("\\\\") for note in notes] == [True, True, False]
+    # LaTeX takes what is in brackets after a line break for a length.
+    assert not any(line.startswith("[") for line in lines)
+
+
 def test_bars_do_not_break_a_markdown_table():
     lines = results_tables(runs({("a|b", 1): 50.0})).splitlines()
     assert "a\\|b" in lines[2]
