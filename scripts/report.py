@@ -45,6 +45,7 @@ from scripts.results import (  # noqa: E402
 
 PAGE = "report_page.html"
 VARIABILITY_FILE = "variability.json"
+SPREAD = ("mean", "std", "min", "max", "agreement")  # in variability.json, of single draws
 MATRIX_CLASSES = 40  # for more classes a table of pairs
 CONFUSED_PAIRS = 20
 SAMPLES = 12
@@ -196,8 +197,8 @@ class Report:
         return found
 
     def variability(self, results):
-        """Table and pictures of what scripts/variability.py found out; None without."""
-        rows, drawn = [], defaultdict(list)
+        """What scripts/variability.py found out: a table and a picture for each method on a data set and backbone."""
+        groups = defaultdict(list)
         for result in results:
             path = Path(result["folder"]) / VARIABILITY_FILE
             if not path.is_file():
@@ -206,31 +207,32 @@ class Report:
                 record = read_record(path)
                 for domain, found in record["by_domain"].items():
                     averages = {int(n): float(by[domain]) for n, by in record.get("averaged", {}).items()}
-                    numbers = [f"{float(found[key]):.1f}" for key in ("mean", "std", "min", "max", "agreement")]
-                    rows.append(([_run_name(result), domain, str(int(record["draws"])), *numbers], averages))
                     line = f"{domain}, seed {result['seed']}"
                     if result["protocol"] == "single-source":
                         line = f"{'+'.join(result['source_domains'])} → {line}"
                     group = f"{method_name(result)}, {result['dataset']}, {result['backbone']}, {result['protocol']}"
-                    drawn[group].append((line, {key: float(value) for key, value in found.items()}, averages))
+                    numbers = {key: float(found[key]) for key in SPREAD}
+                    groups[group].append((line, int(record["draws"]), numbers, averages))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 self.skipped.append(f"{path} is damaged ({error}). Delete it and run scripts/variability.py again.")
-        if not rows:
-            return None
-        averaged = sorted({n for _, averages in rows for n in averages})
-        header = ["run", "domain", "draws", "mean", "std", "min", "max", "agreement", *(f"n = {n}" for n in averaged)]
-        texts = [row + [f"{found[n]:.1f}" if n in found else "-" for n in averaged] for row, found in rows]
-        found = [
-            self.picture(
-                pictures.variability_picture(lines),
-                f"{group} variability",
-                f"Spread of accuracy over draws of the noise, {group}; the numbers are in the table above.",
-                f"{group}: range and standard deviation of the accuracy over single draws, accuracy when draws are "
-                "averaged, and how often two draws agree.",
-            )
-            for group, lines in drawn.items()
+        return [self._variability_of(group, lines) for group, lines in groups.items()]
+
+    def _variability_of(self, group, lines):
+        counts = sorted({n for *_, averages in lines for n in averages})
+        rows = [
+            [line, str(draws), *(f"{numbers[key]:.1f}" for key in SPREAD)]
+            + [f"{averages[n]:.1f}" if n in averages else "-" for n in counts]
+            for line, draws, numbers, averages in lines
         ]
-        return {"table": (header, texts), "pictures": found}
+        picture = self.picture(
+            pictures.variability_picture([(line, numbers, averages) for line, _, numbers, averages in lines]),
+            f"{group} variability",
+            f"Spread of accuracy over draws of the noise, {group}; the numbers are in the table above.",
+            "Range and standard deviation of the accuracy over single draws, accuracy when draws are averaged, and how "
+            "often two draws agree.",
+        )
+        header = ["domain, run", "draws", *SPREAD, *(f"n = {n}" for n in counts)]
+        return {"name": group, "table": (header, rows), "pictures": [picture]}
 
     def run(self, result):
         """Name, facts and config of a run."""

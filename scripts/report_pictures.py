@@ -249,7 +249,7 @@ def variability_picture(rows):
         )
     axes.axvline(0, color="#888888", linewidth=0.8, zorder=0.5)
     axes.grid(axis="y", visible=False)
-    axes.set_yticks(places, [f"{shortened(label)}, {found['mean']:.1f} %" for label, found, _ in rows])
+    axes.set_yticks(places, [f"{shortened(label, 40)}, {found['mean']:.1f} %" for label, found, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("points from the mean of single draws")
     right = axes.secondary_yaxis("right")
