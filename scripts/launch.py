@@ -1,6 +1,7 @@
 """Run methods under a protocol, skipping finished runs; then the table, and for a comparison the report."""
 
 import argparse
+import hashlib
 import os
 import signal
 import subprocess
@@ -107,6 +108,14 @@ def method_config(trainer, dataset, chosen):
         raise MethodError(f"Unknown trainer {trainer!r}; accepted: {', '.join(methods)}.")
     found = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
     raise MethodError(f"CFG is {chosen!r}, which is neither a file nor a config of {trainer}: {found}.")
+
+
+def named_backbone(method_file):
+    """The backbone that a method's config names, as CoOp's do (vit_b16.yaml); None if it names none."""
+    import yaml
+
+    config = yaml.safe_load(method_file.read_text(encoding="utf-8")) or {}
+    return config.get("MODEL", {}).get("BACKBONE", {}).get("NAME")
 
 
 def find_set(name, data, chosen=()):
@@ -230,13 +239,14 @@ class Launch:
         name = args.dataset or (TRAINED_ON if args.protocol == "cross" else EMBEDDED_DATASET)
         dataset = find_set(name, data, domains)
         embedded = dataset.config.stem == EMBEDDED_DATASET and args.protocol != "cross"
-        self.backbone = args.backbone or (EMBEDDED_BACKBONE if embedded else DEFAULT_BACKBONE)
         seeds = os.environ.get("SEEDS", "1" if args.dataset is None and embedded else "1 2 3").split()
         cfg = os.environ.get("CFG")
         if cfg and len(args.trainers) > 1:  # of several methods, those that have it
             folder = REPOSITORY / "configs" / "trainers" / CONFIG_FOLDERS.get(trainer, trainer)
             cfg = cfg if (folder / f"{cfg}.yaml").is_file() else None
         self.method_file = method_config(trainer, dataset.config.stem, cfg)
+        default = EMBEDDED_BACKBONE if embedded else named_backbone(self.method_file) or DEFAULT_BACKBONE
+        self.backbone = args.backbone or default
         self.folder = output / dataset.name
         self.base = self.folder / trainer / backbone_label(self.backbone) / self.method_file.stem
         # A config that was asked for by name may have another stage I, so its labels are its own.
@@ -264,6 +274,9 @@ class Launch:
                     "root": str(Path(run.dataset.root).resolve()),
                     "backbone": self.backbone,
                     "settings": self.opts,
+                    "sources": run.sources,
+                    "targets": run.targets,
+                    self.method_file.name: hashlib.sha256(self.method_file.read_bytes()).hexdigest()[:16],
                 }
                 check_same_run(run.folder, asked)
                 if (run.folder / (RESULTS_FILE if run.test else TRAINED_FILE)).is_file():

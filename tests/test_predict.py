@@ -98,8 +98,9 @@ def test_other_class_names(run, images):
     assert all(len(top) == 2 and {name for name, _ in top} <= {"cat", "dog", "guinea pig"} for top in found)
 
 
-def test_a_run_that_keeps_no_best_or_has_not_ended(run, images, tmp_path):
-    folder = run("CoOp", "TEST.FINAL_MODEL", "last_step")
+@pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
+def test_a_run_that_keeps_no_best_or_has_not_ended(run, images, trainer):
+    folder = run(trainer, "TEST.FINAL_MODEL", "last_step")
     whole = Predictor(folder)(images)
     (folder / "results.json").unlink()
     assert Predictor(folder)(images) == whole
@@ -194,7 +195,7 @@ def test_no_checkpoint(run, images, refused):
     folder = run("CoOp")
     shutil.rmtree(folder / "prompt_learner")
     message = refused("--model-dir", folder, images[0])
-    assert "has no checkpoint: no " in message and "prompt_learner/model-best.pth.tar" in message
+    assert "Checkpoint not found: " in message and "prompt_learner/model-best.pth.tar" in message
     for name in ("results.json", "identity.json"):
         (folder / name).unlink()
     assert "nothing was trained there yet" in refused("--model-dir", folder, images[0])

@@ -1,8 +1,5 @@
 """One learned context for all images."""
 
-import re
-from pathlib import Path
-
 import torch
 from dassl.utils import load_checkpoint
 from torch import nn
@@ -10,7 +7,7 @@ from torch import nn
 from common.errors import UserError
 from common.run_identity import read_identity
 from trainers.prompt_trainer import PromptTrainer
-from trainers.resuming import BEST
+from trainers.resuming import find_checkpoint
 
 LEARNER = "prompt_learner"
 # CoOp saves the words around the context as well. They follow from the class names, so they are not read.
@@ -48,7 +45,8 @@ class ContextTrainer(PromptTrainer):
     @torch.no_grad()
     def test(self, split=None):
         # The same for every batch: encoded once, for as long as the evaluation takes.
-        text_features = self.text_features(None, None)
+        with self.autocast():
+            text_features = self.text_features(None, None)
         self.text_features = lambda features, indices: text_features
         try:
             return super().test(split)
@@ -67,7 +65,7 @@ def load_prompt_learner(trainer, directory, epoch=None):
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
     """
-    path = find_checkpoint(directory, epoch)
+    path = find_checkpoint(directory, LEARNER, epoch)
     checkpoint = load_checkpoint(str(path))
     saved = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
@@ -90,28 +88,6 @@ def load_prompt_learner(trainer, directory, epoch=None):
         )
     trainer.model.load_state_dict(saved)
     print(f"Prompt learner loaded from {path} (epoch {checkpoint.get('epoch')})")
-
-
-def find_checkpoint(directory, epoch=None):
-    """The file of a run's prompt learner: the best one's, or that of an epoch.
-
-    Runs with TEST.FINAL_MODEL last_step, CoOp's default, keep no best; theirs is the last one.
-
-    Raises:
-        UserError: it is not there; the message names those that are.
-    """
-    folder = Path(directory) / LEARNER
-    found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in folder.glob("model.pth.tar-*"))
-    epochs = sorted(int(match[1]) for match in found if match)
-    path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
-    if path.is_file():
-        return path
-    if epoch is None and epochs:
-        return folder / f"model.pth.tar-{epochs[-1]}"
-    mend = "Name the folder of a trained run (--model-dir)."
-    if epochs:
-        mend = f"There are checkpoints of these epochs: {', '.join(map(str, epochs))} (--load-epoch)."
-    raise UserError(f"Checkpoint not found: {path}. {mend}")
 
 
 def _check_context(path, saved, own, trainer):

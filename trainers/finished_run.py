@@ -1,6 +1,5 @@
 """The folder of a run: its config, its checkpoints, and its trainer, built again."""
 
-import re
 from pathlib import Path
 
 from dassl.config import get_cfg_default
@@ -11,7 +10,6 @@ from common.results import RESULTS_FILE, read_results
 from common.run_identity import IDENTITY_FILE, read_identity
 from trainers.config import extend_cfg
 from trainers.modules.clip_backbone import clip_sha256
-from trainers.resuming import BEST
 
 
 def read_config(folder):
@@ -55,27 +53,6 @@ def read_run(folder):
     return {"classnames": identity["class names"], "backbone_sha256": identity["backbone"]}
 
 
-def load_newest_best(trainer, folder):
-    """Load the model of a run's best epoch, or of its last one if it keeps no best.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    for name in trainer.get_model_names()[:1]:
-        kept = Path(folder) / name
-        if not (kept / BEST).is_file():
-            found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in kept.glob("model.pth.tar-*"))
-            epochs = [int(match[1]) for match in found if match]
-            if not epochs:
-                state = "is complete" if (Path(folder) / RESULTS_FILE).is_file() else "has not ended its first epoch"
-                raise UserError(
-                    f"{folder} has no checkpoint: no {kept / BEST}. The run {state}; name the folder of another one."
-                )
-            trainer.load_model(str(folder), epoch=max(epochs))
-            return
-    trainer.load_model(str(folder))
-
-
 def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
     """The trainer of a run with its model loaded, in evaluation mode.
 
@@ -107,7 +84,7 @@ def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "
             "right file (--backbone)."
         )
-    load_newest_best(trainer, folder)
+    trainer.load_model(str(folder))
     trainer.set_model_mode("eval")
     return trainer
 

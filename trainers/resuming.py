@@ -48,6 +48,27 @@ def resume(directory, networks, selects):
     return 0, []
 
 
+def find_checkpoint(directory, network, epoch=None):
+    """The file of a run's network: the best one's, or that of an epoch.
+
+    Runs with TEST.FINAL_MODEL last_step, CoOp's default, keep no best; theirs is the last one.
+
+    Raises:
+        UserError: it is not there; the message names those that are.
+    """
+    folder = Path(directory) / network
+    path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
+    if path.is_file():
+        return path
+    epochs = sorted(_epochs(folder))
+    if epoch is None and epochs:
+        return folder / f"model.pth.tar-{epochs[-1]}"
+    mend = "Name the folder of a trained run (--model-dir)."
+    if epochs:
+        mend = f"There are checkpoints of these epochs: {', '.join(map(str, epochs))} (--load-epoch)."
+    raise UserError(f"Checkpoint not found: {path}. {mend}")
+
+
 def best_of(history):
     """(accuracy, epoch from 1) of the first best epoch; (-inf, None) where none was validated."""
     accuracies = [entry["val_accuracy"] for entry in history if entry["val_accuracy"] is not None]

@@ -1,7 +1,5 @@
 """SPG, stage II: a conditional GAN learns to generate prompts from image features (SPG, Sec. 3.3 and Algorithm 1)."""
 
-import os
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,6 +21,7 @@ from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
 from trainers.modules.prompt_labels import load_prompt_label
 from trainers.prompt_trainer import PromptTrainer
+from trainers.resuming import find_checkpoint
 from trainers.spg_coop import check_shared_context
 from trainers.spg_labels import label_folder, label_origin
 
@@ -71,8 +70,8 @@ class SPG_CGAN(PromptTrainer):
 
     def load_model(self, directory, epoch=None):
         """Load the generator of a run, ours or the authors'; classification needs no discriminator."""
-        path = os.path.join(directory, "generator", "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}")
-        checkpoint = load_checkpoint(path)
+        path = find_checkpoint(directory, "generator", epoch)
+        checkpoint = load_checkpoint(str(path))
         try:
             self.generator.load_state_dict(checkpoint["state_dict"])
         except (KeyError, RuntimeError, TypeError) as error:

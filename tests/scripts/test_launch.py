@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -54,6 +55,14 @@ def test_all_targets_and_seeds_then_the_table(bash, tmp_path, image_folder, clip
     assert finished.returncode == 1
     assert "holds a run that was started differently: settings" in finished.stderr
 
+    # Nor is a folder that has another domain since.
+    shutil.copytree(image_folder, tmp_path / "stripes")
+    assert bash("zsclip", "stripes", clip_file, SEEDS="1", TARGETS="red", OUTPUT="more").returncode == 0
+    shutil.copytree(image_folder / "blue", tmp_path / "stripes" / "white")
+    finished = bash("zsclip", "stripes", clip_file, SEEDS="1", TARGETS="red", OUTPUT="more")
+    assert finished.returncode == 1
+    assert "started differently: sources ['blue', 'green'] there and ['blue', 'green', 'white'] here" in finished.stderr
+
     # Zero-shot CLIP beside it.
     finished = bash("zsclip", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", SEEDS="1", TARGETS="red")
     assert finished.returncode == 0, finished.stderr
@@ -97,3 +106,8 @@ def test_configs_of_methods():
         launch.method_config("SPQ", "pacs", None)
     with pytest.raises(launch.UserError, match="CFG is 'asrun', .*as_run, default"):
         launch.method_config("SPG", "pacs", "asrun")
+
+
+def test_the_backbone_that_a_config_names():
+    assert launch.named_backbone(launch.method_config("CoOp", "pacs", "vit_b16_ep50")) == "ViT-B/16"
+    assert launch.named_backbone(launch.method_config("CoOp", "pacs", None)) is None
