@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common.dassl_path import use_dassl
 from common.errors import UserError
+from common.failures import run_main
 from common.files import atomic_write
 
 FORMATS = ("table", "json", "csv")
@@ -177,4 +178,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -13,6 +13,7 @@ from common.failures import explain
 from common.files import atomic_write
 from common.interruption import Interrupted, end_after_step, interruption
 from common.owner import owned
+from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
 from common.results import RESULTS_FILE
 from common.run_identity import TRAINED_FILE
@@ -218,7 +219,7 @@ def main(argv=None):
     args = parse_args(argv)
     use_dassl()
     try:
-        with end_after_step():
+        with end_after_step(), lines_above_bars():
             run(args)
     except user_errors() as error:
         print(f"Error: {error}", file=sys.stderr)

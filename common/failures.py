@@ -1,6 +1,8 @@
 """What went wrong outside the program, in words that say how to mend it."""
 
 import errno
+import os
+import sys
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
@@ -28,6 +30,24 @@ def explain(error):
             f"A loader worker died ({text.splitlines()[0]}). Killed means that memory ran out: lower "
             "DATALOADER.NUM_WORKERS. Run the same command again: it goes on after the last completed epoch."
         )
-    if isinstance(error, (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+    if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}. Mend that and run the same command again."
     return None
+
+
+def run_main(main):
+    """Call a script's `main`; returns its exit code, or with one message 1, or 130 where Ctrl-C ended it."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, RuntimeError, MemoryError) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        print(f"Error: {message}", file=sys.stderr)
+        return 1

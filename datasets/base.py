@@ -233,14 +233,22 @@ class DomainGeneralizationDataset(DatasetBase):
         return self.codes[self.domains.index(domain)]
 
     @cached_property
+    def test_fingerprint(self):
+        """As :attr:`fingerprint`, of the test images alone."""
+        return self._fingerprint_of(("test",))
+
+    @cached_property
     def fingerprint(self):
         """sha256 (hexadecimal) of the domain, class and file name of every image in each split.
 
         The same wherever and in whatever layout the set is stored.
         """
+        return self._fingerprint_of(("train_x", "val", "test"))
+
+    def _fingerprint_of(self, splits):
         lines = [
             f"{split}/{self.domains[item.domain]}/{item.classname}/{os.path.basename(item.impath)}\n"
-            for split in ("train_x", "val", "test")
+            for split in splits
             for item in getattr(self, split)
         ]
         return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()

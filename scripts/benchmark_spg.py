@@ -45,7 +45,7 @@ class Images:
     Attributes:
         name: for the table.
         root, dataset_file, method_file, target, backbone: as train.py takes them.
-        goals: whether the goals of issue 3, which are for PACS and tiny_rn, apply.
+        goals: whether the project's goals, which are for PACS and tiny_rn, apply.
     """
 
     name: str
@@ -165,7 +165,7 @@ class SpgBench:
         self.published = PublishedTextEncoder(self.model, self.classnames, stage1.encoder.n_ctx)
         with trained(stage1) as before:
             self.batch_size = stage1.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-            loader = training_loader(stage1.train_loader_x.dataset, self.batch_size, self.workers)
+            loader = training_loader(stage1.train_loader_x.dataset.dataset, self.batch_size, self.workers)
             return [self._stage1_step(stage1, next(iter(loader))), self._stage1_epoch(stage1, loader, before)]
 
     def _stage1_step(self, stage1, batch):
@@ -208,7 +208,7 @@ class SpgBench:
         trainer = self.trainer
         self.give_labels(trainer)
         with trained(trainer) as before:
-            loader = training_loader(trainer.train_loader_x.dataset, self.batch_size, self.workers)
+            loader = training_loader(trainer.train_loader_x.dataset.dataset, self.batch_size, self.workers)
             rows = [self._stage2_step(loader), self._stage2_epoch(loader, before)]
             return [*rows, self._inference()]
 

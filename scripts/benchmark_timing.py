@@ -21,7 +21,7 @@ class Row:
         what: what was measured.
         ours, reference: the measured values, in `unit`; None where there is none.
         unit: "ms", "s", "images/s", "GB".
-        goal: what issue 3 asks for: a least ratio, or for "GB" the most.
+        goal: what the project wants to reach: a least ratio, or for "GB" the most.
         difference: largest difference between both sides' outputs; None for figures without a pair.
         note: what the reader must know of how it was measured.
     """

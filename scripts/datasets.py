@@ -18,6 +18,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.failures import run_main  # noqa: E402
 from common.files import atomic_write  # noqa: E402
 from scripts.launch import EMBEDDED_DATASET, dataset_config  # noqa: E402
 
@@ -311,4 +312,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -24,6 +24,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.failures import run_main  # noqa: E402
 from common.records import write_record  # noqa: E402
 
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
@@ -234,4 +235,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -35,6 +36,16 @@ METHODS = {
     "cocoop": "CoCoOp",
     "spg": "SPG",
 }
+# What a run may use, not what it computes.
+RESOURCES = (
+    "TEST.MEMORY_MB",
+    "DATALOADER.NUM_WORKERS",
+    "DATASET.SKIP_UNREADABLE",
+    "TRAINER.FEATURES.CACHE",
+    "TRAINER.FEATURES.CACHE_DIR",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+)
 # SPG's config is that of its second stage; it names the first one's.
 CONFIG_FOLDERS = {"SPG": "SPG_CGAN"}
 
@@ -179,6 +190,25 @@ def check_same_run(folder, asked):
     write_identity(folder / "launch", asked)
 
 
+def resolved(backbone):
+    """A backbone's name, or the whole path of its file."""
+    return str(Path(backbone).resolve()) if Path(backbone).is_file() else backbone
+
+
+def settings_that_matter(opts):
+    """KEY VALUE pairs without those that only say how much memory, disk and time a run may take."""
+    pairs = dict(zip(opts[::2], opts[1::2], strict=False))
+    return {key: value for key, value in sorted(pairs.items()) if key not in RESOURCES}
+
+
+def config_digest(path):
+    """Fingerprint of what a config file says, whatever its comments."""
+    import yaml
+
+    content = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 class Interrupted(Exception):
     """The launcher was asked to end.
 
@@ -272,11 +302,11 @@ class Launch:
                 title = f"[{i}/{len(self.runs)}] {self.name}, {run.title}"
                 asked = {
                     "root": str(Path(run.dataset.root).resolve()),
-                    "backbone": self.backbone,
-                    "settings": self.opts,
+                    "backbone": resolved(self.backbone),
+                    "settings": settings_that_matter(self.opts),
                     "sources": run.sources,
                     "targets": run.targets,
-                    self.method_file.name: hashlib.sha256(self.method_file.read_bytes()).hexdigest()[:16],
+                    self.method_file.name: config_digest(self.method_file),
                 }
                 check_same_run(run.folder, asked)
                 if (run.folder / (RESULTS_FILE if run.test else TRAINED_FILE)).is_file():
@@ -325,7 +355,9 @@ def launch(args):
             failed += one.go()
         except MethodError as error:
             refuse(one.trainer, error)
-    results = find_results(sorted({one.base for one in launches if one.base.is_dir()}))
+    # Those of these runs alone: another protocol may have its own beside them.
+    folders = [run.folder for one in launches for run in one.runs if run.test]
+    results = find_results([folder for folder in folders if (folder / RESULTS_FILE).is_file()])
     if results:
         print("\n" + results_tables(results))
     if failed:

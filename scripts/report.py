@@ -22,6 +22,7 @@ from markupsafe import Markup  # noqa: E402
 
 from common.contexts import CONTEXTS_FILE, read_contexts  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.failures import run_main  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.records import read_record  # noqa: E402
 from scripts import report_pictures as pictures  # noqa: E402
@@ -311,4 +312,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

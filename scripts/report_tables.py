@@ -23,7 +23,8 @@ from common.errors import UserError
 
 CONFIDENCE = 0.95
 AVERAGE = "average"
-# Keys of results.json that every cell of a table has to share, and over what: the table, a column, a column and seed.
+# Keys of results.json that every cell of a table has to share, and over what: the table, a row, a column, a column and
+# seed.
 SHARED = {
     "backbone_sha256": ("other backbone weights under the same name", "table"),
     "selection": ("another selection of the model", "table"),
@@ -32,9 +33,11 @@ SHARED = {
     "num_shots": ("another number of shots", "table"),
     "classnames": ("other class names", "column"),
     "data_fingerprint": ("other images or another split of them", "seed"),
+    "test_fingerprint": ("other test images", "seed"),
+    "settings_sha256": ("other settings", "row"),
 }
 NOT_COMPARABLE = "Not comparable"
-OF_LEARNING = ("selection", "num_shots")
+OF_LEARNING = ("selection", "num_shots", "data_fingerprint")
 
 
 @dataclass
@@ -190,7 +193,7 @@ def _make_table(title, results, baseline, duplicates, asked_baseline):
         average = {seed: statistics.mean(cell.values[seed] for cell in cells.values()) for seed in complete}
         marks = sorted({mark for cell in cells.values() for mark in cell.marks})
         rows[method] = {**cells, AVERAGE: Cell(average, marks)}
-    _mark_best(rows)
+    _mark_best(rows, notes)
     if asked_baseline and not baseline:
         notes.append(f"No differences here: the baseline {asked_baseline} has no run in this table.")
     differences = {m: paired_difference(rows[m], rows[baseline]) for m in methods if baseline not in ("", m)}
@@ -234,13 +237,13 @@ def _reasons(runs, baseline):
     for name, (what, scope) in SHARED.items():
 
         def scope_of(key, scope=scope):
-            return key[1:] if scope == "seed" else key[1:2] if scope == "column" else ()
+            return {"seed": key[1:], "column": key[1:2], "row": key[:1], "table": ()}[scope]
 
         votes, baseline_votes = defaultdict(Counter), defaultdict(Counter)
         for key, run in runs.items():
             if _has(run, name):
                 votes[scope_of(key)][_plain(run.get(name))] += 1
-                if key[0] == baseline:
+                if key[0] == baseline and scope != "row":
                     baseline_votes[scope_of(key)][_plain(run.get(name))] += 1
         for key, run in runs.items():
             if not _has(run, name):
@@ -248,7 +251,8 @@ def _reasons(runs, baseline):
             deciding = baseline_votes.get(scope_of(key)) or votes[scope_of(key)]
             reference = deciding.most_common(1)[0][0]
             if _plain(run.get(name)) != reference:
-                than = f"the baseline {baseline}" if scope_of(key) in baseline_votes else "most runs of this table"
+                whole = "row" if scope == "row" else "table"
+                than = f"the baseline {baseline}" if scope_of(key) in baseline_votes else f"most runs of this {whole}"
                 values = "" if scope != "table" or "sha256" in name else f" ({run.get(name)}, not {reference})"
                 found[key].append(f"{NOT_COMPARABLE}: {what}{values} than {than}.")
     return found
@@ -271,10 +275,15 @@ def _numbers(reasons, notes):
     return sorted({notes.index(reason) + 1 for reason in reasons})
 
 
-def _mark_best(rows):
-    """Of each column with several methods, the best as it is printed: to one decimal."""
+def _mark_best(rows, notes):
+    """Of each column with several methods that compare, the best as it is printed: to one decimal."""
     for column in next(iter(rows.values())):
-        means = {method: round(cells[column].mean, 1) for method, cells in rows.items() if cells[column].values}
+        means = {
+            method: round(cells[column].mean, 1)
+            for method, cells in rows.items()
+            if cells[column].values
+            and not any(notes[mark - 1].startswith(NOT_COMPARABLE) for mark in cells[column].marks)
+        }
         for method, mean in means.items():
             rows[method][column].best = len(means) > 1 and mean == max(means.values())
 

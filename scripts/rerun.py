@@ -20,6 +20,7 @@ sys.path.insert(0, str(REPOSITORY))
 from tabulate import tabulate  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
+from common.failures import run_main  # noqa: E402
 from common.results import RESULTS_FILE, read_results  # noqa: E402
 
 # What may differ between two runs that agree, but tells why if they do not.
@@ -53,6 +54,7 @@ def rerun_command(run, output):
     command += ["--output-dir", str(output)]
     if results.get("model_dir"):
         command += ["--eval-only", "--model-dir", results["model_dir"]]
+        command += [] if results.get("load_epoch") is None else ["--load-epoch", str(results["load_epoch"])]
     opts = ["TRAINER.CONFIG", results["config"], "RESUME", ""]
     if settings.get("NAME") == "SPG" and settings.get("SPG", {}).get("LABEL_SEED", -1) < 0:
         opts += ["TRAINER.SPG.LABEL_DIR", str(output / "prompt_labels")]
@@ -120,4 +122,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -21,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY))
 from tabulate import tabulate  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
+from common.failures import run_main  # noqa: E402
 from common.files import atomic_write  # noqa: E402
 from common.results import RESULTS_FILE, read_results  # noqa: E402
 from scripts.report_tables import AVERAGE, columns_of, make_tables, method_name  # noqa: E402
@@ -279,4 +280,4 @@ def write_text(path, text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -24,6 +24,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.failures import run_main  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.records import write_record  # noqa: E402
 from common.results import RESULTS_FILE, read_results  # noqa: E402
@@ -185,4 +186,4 @@ def run(args):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -390,3 +390,52 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped(train, tmp_path, image_
         == 0
     )
     assert results(tmp_path / "b")["n_test"] == 9
+
+
+def test_settings_that_change_the_result_are_not_mixed(cut, train, capsys):
+    for opts in (("TEST.FINAL_MODEL", "last_step"), ("TEST.N_PROMPTS", "2"), ("INPUT.PIXEL_STD", "(0.2, 0.2, 0.2)")):
+        capsys.readouterr()
+        assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4", *opts) == 1
+        assert f"holds an unfinished run with other settings: {opts[0]} " in capsys.readouterr().err
+
+
+def test_a_lost_best_model_is_not_replaced_by_the_last(train, tmp_path, capsys):
+    assert train("SPG", "red") == 0
+    (tmp_path / "run/generator/model-best.pth.tar").unlink()
+    capsys.readouterr()
+    flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
+    assert train("SPG", "red", flags=flags) == 1
+    assert "Checkpoint not found: run/generator/model-best.pth.tar" in capsys.readouterr().err
+    assert train("SPG", "red", flags=[*flags, "--load-epoch", "2"]) == 0
+    found = read_results(tmp_path / "tested" / "results.json")
+    assert (found["selection"], found["load_epoch"]) == ("epoch 2", 2)
+
+
+def test_a_run_begun_from_another_goes_on_by_itself(train, tmp_path, monkeypatch, capsys):
+    from trainers.coop import CoOp
+
+    assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4") == 0
+    shutil.rmtree(tmp_path / "run/prompt_learner")
+    shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
+    # Nothing to go on from there: trained anew in another folder, killed, and started again by the same command.
+    opts, flags = ("OPTIM.MAX_EPOCH", "4"), ["--resume", "begun", "--output-dir", "next"]
+
+    def killed(self):
+        if self.epoch == 2:
+            raise Killed
+        return type(self).__mro__[1].before_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "before_epoch", killed, raising=False)
+        with pytest.raises(Killed):
+            train("CoOp", "red", *opts, flags=flags)
+    capsys.readouterr()
+    assert train("CoOp", "red", *opts, flags=flags) == 0
+    assert "Going on after epoch 2" in capsys.readouterr().out
+    assert results(tmp_path / "next") == results(tmp_path / "run")
+
+
+def test_runs_without_a_seed_learn_labels_of_their_own(train, tmp_path):
+    for name in ("one", "two"):
+        assert train("SPG", "red", "SEED", "-1", flags=["--output-dir", name]) == 0
+        assert len(list((tmp_path / name / "prompt_labels").rglob("*.pt"))) == 2

@@ -84,7 +84,8 @@ def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "
             "right file (--backbone)."
         )
-    trainer.load_model(str(folder))
+    # A run that only tested keeps no model of its own.
+    trainer.load_model(record.get("model_dir") or str(folder))
     trainer.set_model_mode("eval")
     return trainer
 

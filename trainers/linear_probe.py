@@ -106,7 +106,7 @@ class LinearProbe(PromptTrainer):
                 "The training images of the source domains are all of one class; a linear probe needs at least two."
             )
         best = None
-        grid = progress(sorted(set(self.settings.C)), description="Fitting", unit="C", beside_lines=False)
+        grid = progress(sorted(set(self.settings.C)), description="Fitting", unit="C")
         for c, regression in fits(x, y, grid):
             weight, bias = linear_map(regression, self.num_classes)
             logits = F.linear(val_x, weight, bias)

@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import hashlib
 import itertools
+import json
 import os
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from common.cores import all_cores, share_cores
 from common.errors import UserError
-from common.history import write_history
+from common.history import read_history, write_history
 from common.interruption import check_interruption
 from common.predictions import accuracy_by_domain, prediction_rows, write_predictions
 from common.progress import progress
@@ -77,6 +79,7 @@ class PromptTrainer(TrainerX):
         self.classnames = classnames
         self.best_epoch = None
         self.model_dir = None  # folder of the run whose model was loaded to be tested; None: trained here
+        self.load_epoch = None  # which of its epochs, where it was named
         self.trained = {}  # what the model of model_dir was trained on, where its run says that
         self.history = []  # of each completed epoch: val_accuracy (%) or None, mean losses, seconds so far, scaler
         self.metrics = {}  # split -> what the evaluator found
@@ -345,6 +348,11 @@ class PromptTrainer(TrainerX):
                 "TEST.FINAL_MODEL is best_val, but the source domains are too small for a validation split to choose "
                 "an epoch by. Add images, or set TEST.FINAL_MODEL last_step."
             )
+        if self.cfg.RESUME and read_history(self.output_dir, 1):
+            # A run that was begun from another one goes on by itself.
+            self.cfg.defrost()
+            self.cfg.RESUME = ""
+            self.cfg.freeze()
         super().before_train()
         self.best_result, self.best_epoch = best_of(self.history)
         if self.history:
@@ -357,7 +365,6 @@ class PromptTrainer(TrainerX):
             initial=self.start_epoch,
             description=f"{self.cfg.TRAINER.NAME} ({', '.join(self.dm.dataset.source_domains)})",
             unit="epoch",
-            beside_lines=False,
         )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
@@ -376,7 +383,7 @@ class PromptTrainer(TrainerX):
         loader, title = self.train_loader_x, f"Epoch {self.epoch + 1}"
         try:
             # Dassl's loop takes the bar for the loader.
-            with progress(loader, len(loader), description=title, unit="batch", beside_lines=False) as bar:
+            with progress(loader, len(loader), description=title, unit="batch") as bar:
                 self.train_loader_x = bar
                 super().run_epoch()
         finally:
@@ -447,7 +454,7 @@ class PromptTrainer(TrainerX):
         confidence, predicted = [], []
         # Loader workers wait meanwhile.
         with all_cores(on_cpu=self.device.type == "cpu"):
-            for start in progress(starts, description=f"Classifying {split}", unit="batch", beside_lines=False):
+            for start in progress(starts, description=f"Classifying {split}", unit="batch"):
                 check_interruption()
                 indices = range(start, min(start + batch_size, len(labels)))
                 chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
@@ -484,6 +491,7 @@ class PromptTrainer(TrainerX):
                 "weights differ. Name the backbone that it was trained with."
             )
         self.load_model(model_dir, epoch=epoch)
+        self.load_epoch = epoch
         self.model_dir, self.trained = os.path.abspath(model_dir), read_training_record(model_dir)
         self.test()
 
@@ -510,13 +518,16 @@ class PromptTrainer(TrainerX):
                 "protocol": protocol_name(sources, dataset.target_domains, trained_on is not None),
                 "trained_on": trained_on,
                 "model_dir": self.model_dir,
+                "load_epoch": self.load_epoch,
                 "source_domains": list(sources),
                 "target_domains": list(dataset.target_domains),
                 "test_subset": dataset.test_subset,
                 "num_shots": cfg.DATASET.NUM_SHOTS,
                 "classnames": list(dataset.classnames),
                 "data_fingerprint": dataset.fingerprint,
-                "selection": cfg.TEST.FINAL_MODEL if self.get_model_names() else None,
+                "test_fingerprint": dataset.test_fingerprint,
+                "settings_sha256": self.settings_sha256(),
+                "selection": self.selection(),
                 "seed": cfg.SEED,
                 "accuracy": float(metrics["accuracy"]),
                 "macro_f1": float(metrics["macro_f1"]),
@@ -533,6 +544,17 @@ class PromptTrainer(TrainerX):
             },
         )
 
+    def selection(self):
+        """How the tested model was chosen; None for methods that learn nothing."""
+        if not self.get_model_names():
+            return None
+        return self.cfg.TEST.FINAL_MODEL if self.load_epoch is None else f"epoch {self.load_epoch}"
+
+    def settings_sha256(self):
+        """Fingerprint of the settings alone: equal for runs that differ in data, domains, seed and backbone only."""
+        settings = {key: value for key, value in self.identity().items() if "." in key}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
     def identity(self):
         """What makes this run what it is: settings and fingerprints, plain values by name."""
         cfg, dataset = self.cfg, self.dm.dataset
@@ -543,11 +565,12 @@ class PromptTrainer(TrainerX):
             "images": dataset.fingerprint,
             "source domains": list(dataset.source_domains),
             "SEED": cfg.SEED,
-            "DATALOADER.TRAIN_X.BATCH_SIZE": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
             "TRAINER.FEATURES.TRAIN_VIEWS": cfg.TRAINER.FEATURES.TRAIN_VIEWS,
         }
         identity |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
-        identity |= {f"INPUT.{key}": cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
+        identity |= {f"INPUT.{key}": value for key, value in cfg.INPUT.items() if key != "SIZE"}  # the backbone's
+        identity |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
+        identity |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
         # Where labels lie does not matter, what they are does: they are checked when they are loaded.
         aside = ("LABEL_DIR", "STAGE1_CONFIG_FILE")
         identity |= {

@@ -58,11 +58,14 @@ def find_checkpoint(directory, network, epoch=None):
     """
     folder = Path(directory) / network
     path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
+    epochs = sorted(_epochs(folder))
+    history = read_history(directory, 1)
+    # CoOp's own runs have no history, and a best model only where they chose by it.
+    keeps_best = path.is_file() if history is None else history[0]["val_accuracy"] is not None
+    if epoch is None and epochs and not keeps_best:
+        return folder / f"model.pth.tar-{epochs[-1]}"
     if path.is_file():
         return path
-    epochs = sorted(_epochs(folder))
-    if epoch is None and epochs:
-        return folder / f"model.pth.tar-{epochs[-1]}"
     mend = "Name the folder of a trained run (--model-dir)."
     if epochs:
         mend = f"There are checkpoints of these epochs: {', '.join(map(str, epochs))} (--load-epoch)."

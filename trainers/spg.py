@@ -28,6 +28,11 @@ class SPG(SPG_CGAN):
             )
 
     def load_labels(self):
+        if self.cfg.SEED < 0 and self.cfg.TRAINER.SPG.LABEL_SEED < 0:
+            # Runs without a seed are independent of each other, labels and all.
+            self.cfg.defrost()
+            self.cfg.TRAINER.SPG.LABEL_DIR = os.path.join(self.cfg.OUTPUT_DIR, "prompt_labels")
+            self.cfg.freeze()
         dataset, folder = self.dm.dataset, label_folder(self.cfg)
         for domain in dataset.source_domains:
             if folder.find(domain, dataset.code(domain)) is None:

@@ -1,5 +1,7 @@
 """SPG, stage II: a conditional GAN learns to generate prompts from image features (SPG, Sec. 3.3 and Algorithm 1)."""
 
+import hashlib
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,7 @@ class SPG_CGAN(PromptTrainer):
     """Trains the generator against the prompt labels of the source domains; classifies by generated prompts."""
 
     SETTINGS = "SPG"
+    labels = None  # of the source domains, once training begins
 
     def check_cfg(self, cfg):
         super().check_cfg(cfg)
@@ -92,6 +95,12 @@ class SPG_CGAN(PromptTrainer):
             )
         self.labels = self.load_labels()
         super().before_train()
+
+    def identity(self):
+        identity = super().identity()
+        if self.labels is not None:
+            identity["prompt labels"] = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
+        return identity
 
     def load_labels(self):
         """Prompt labels of the source domains: (number of all domains, n_ctx, D), NaN for every other domain.
@@ -178,7 +187,7 @@ class SPG_CGAN(PromptTrainer):
         has no labels, and would encode images for nothing else.
         """
         domains = np.array(self.dm.dataset.domains)
-        trained = hasattr(self, "labels")
+        trained = self.labels is not None
         loaders = {"val": self.val_loader if trained else None, "test": self.test_loader}
         contexts, names, splits = [], [], []
         for split, loader in loaders.items():

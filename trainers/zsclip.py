@@ -47,8 +47,9 @@ class ZeroshotCLIP(PromptTrainer):
     def train(self):
         """There is nothing to train: test and write the results."""
         self.started = time.time()
-        self.test()
-        self.write_results()
+        if not self.cfg.TEST.NO_TEST:
+            self.test()
+        self.write_outcome()
 
     def load_model(self, directory, epoch=None):
         """There is nothing to load."""

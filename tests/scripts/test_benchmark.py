@@ -108,7 +108,7 @@ def test_a_mistake_in_the_reference_shows(bench, monkeypatch):
         bench.stage1()
         bench.give_labels(bench.trainer)
         with benchmark_spg.trained(bench.trainer):
-            loader = benchmark_reference.training_loader(bench.trainer.train_loader_x.dataset, 4, 0)
+            loader = benchmark_reference.training_loader(bench.trainer.train_loader_x.dataset.dataset, 4, 0)
             assert not bench._stage2_step(loader).agrees
 
 

@@ -111,3 +111,17 @@ def test_configs_of_methods():
 def test_the_backbone_that_a_config_names():
     assert launch.named_backbone(launch.method_config("CoOp", "pacs", "vit_b16_ep50")) == "ViT-B/16"
     assert launch.named_backbone(launch.method_config("CoOp", "pacs", None)) is None
+
+
+def test_what_a_run_may_use_makes_it_no_other(tmp_path, monkeypatch):
+    pairs = ["OPTIM.LR", "0.1", "TEST.MEMORY_MB", "100"]
+    assert launch.settings_that_matter(pairs) == {"OPTIM.LR": "0.1"}
+    assert launch.settings_that_matter(["B", "2", "A", "1"]) == launch.settings_that_matter(["A", "1", "B", "2"])
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("OPTIM:\n  LR: 0.1  # as published\n")
+    other.write_text("OPTIM: {LR: 0.1}")
+    assert launch.config_digest(one) == launch.config_digest(other)
+    (tmp_path / "clip.pt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert launch.resolved("clip.pt") == launch.resolved(str(tmp_path / "clip.pt"))
+    assert launch.resolved("RN50") == "RN50"

@@ -29,6 +29,10 @@ CACHE_VERSION = 1
 CHECKSUM_BYTES = 2**24  # how much of an entry is checksummed at a time
 
 
+class _NotEncoded(Exception):
+    """Images could not be encoded; the cause says why."""
+
+
 class FeatureCache:
     """Features on disk, or in memory only where there is no usable folder.
 
@@ -55,7 +59,10 @@ class FeatureCache:
         if key not in self._opened:
             array = self._read(key, shape)
             if array is None:
-                array = self._write(key, shape, compute, description)
+                try:
+                    array = self._write(key, shape, compute, description)
+                except _NotEncoded as failure:
+                    raise failure.__cause__ from None
             self._opened[key] = array
         return self._opened[key]
 
@@ -108,7 +115,10 @@ class FeatureCache:
 
     def _compute(self, array, compute, description, place):
         start = time.perf_counter()
-        compute(array)
+        try:
+            compute(array)
+        except OSError as error:
+            raise _NotEncoded from error  # an image's fault, not the cache's
         seconds = time.perf_counter() - start
         n_images = int(np.prod(array.shape[:-1]))
         print(
