@@ -429,6 +429,8 @@ class PromptTrainer(TrainerX):
 
     def after_train(self):
         self.epoch_bar.close()
+        # Its workers end here; left to the garbage collector, they might be waited for in a process forked later.
+        self.train_loader_x = None
         self._remove_checkpoint(self.max_epoch - 1)
         folders = [Path(self.output_dir, name) for name in self.get_model_names()]
         n_bytes = sum(path.stat().st_size for folder in folders for path in folder.glob("model*"))
