@@ -3,4 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repository"
-exec "$PYTHON" -m pytest "$@"
+# Two processes, which few machines are too small for.
+exec "$PYTHON" -m pytest -n 2 "$@"

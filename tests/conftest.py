@@ -4,11 +4,16 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 from quick_run import REPOSITORY, command_line
 
 os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "compat"))
+
+# The same examples in every run: a test fails for everyone or for no one.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 SHARED = REPOSITORY.parent / "shared"
 
