@@ -8,7 +8,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -161,16 +160,11 @@ def main(argv=None):
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     from train import user_errors
 
-    try:
-        unreadable = run(args)
-    except user_errors() as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return run_main(lambda: report(run(args)), user_errors())
+
+
+def report(unreadable):
+    """Name the images that could not be read; returns the exit code."""
     if unreadable:
         images = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
         print(f"Error: {images} could not be read:", *unreadable, sep="\n  ", file=sys.stderr)
@@ -178,4 +172,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(main())

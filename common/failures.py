@@ -35,10 +35,18 @@ def explain(error):
     return None
 
 
-def run_main(main):
-    """Call a script's `main`; returns its exit code, or with one message 1, or 130 where Ctrl-C ended it."""
+def run_main(main, messages=()):
+    """Call a script's `main`; returns its exit code, or with one message 1, or 130 where Ctrl-C ended it.
+
+    Args:
+        main: takes nothing, returns an exit code.
+        messages: exception types that are messages to the user as they are.
+    """
     try:
         return main()
+    except messages as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130

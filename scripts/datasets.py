@@ -20,6 +20,7 @@ from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.failures import run_main  # noqa: E402
 from common.files import atomic_write  # noqa: E402
+from scripts.download import download_command  # noqa: E402
 from scripts.launch import EMBEDDED_DATASET, dataset_config  # noqa: E402
 
 EXAMPLES = 5  # files named for each kind of finding; --json names all
@@ -190,7 +191,7 @@ def how_to_get(name, root):
     """The command that fetches a set."""
     if name == EMBEDDED_DATASET:
         return f"DATA={shlex.quote(str(root))} bash scripts/spg/main.sh  # draws it on first use"
-    return f"python scripts/download.py {name} --root {shlex.quote(str(root))}"
+    return download_command(name, root)
 
 
 # --- files ---

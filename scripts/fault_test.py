@@ -86,9 +86,9 @@ def run_to_the_end(command, kill_after=None, log=None):
             return process.wait()
 
 
-def outcome(output):
-    """What results.json says, without what may differ."""
-    found = read_results(Path(output) / "run" / "results.json")
+def outcome(run):
+    """What the results.json in a run's folder says, without what may differ."""
+    found = read_results(Path(run) / "results.json")
     return {key: value for key, value in found.items() if key not in ASIDE}
 
 
@@ -140,14 +140,14 @@ def main(argv=None):
                 start = time.perf_counter()
                 if run_to_the_end(command, log=output / "console.txt"):
                     raise SystemExit((output / "console.txt").read_text(errors="replace")[-3000:])
-                expected[name] = outcome(output), time.perf_counter() - start
+                expected[name] = outcome(output / "run"), time.perf_counter() - start
                 print(f"Undisturbed, {name}: {expected[name][1]:.1f} s", flush=True)
             whole, seconds = expected[name]
             output = folder / f"trial{trials}"
             output.mkdir()
             command = command_line(args.trainer, images, backbone, output, args.epochs, SETTINGS[name])
             killed = trial(command, output, rng, (0.3 * seconds, 1.1 * seconds), min(8, args.kills - done))
-            found = outcome(output)
+            found = outcome(output / "run")
             same = found == whole
             trials, done, differing = trials + 1, done + len(killed), differing + (not same)
             places.update(killed)

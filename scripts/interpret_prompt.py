@@ -12,7 +12,6 @@ with a hyphen. Learned vectors need not be near any word; a distance far above t
 
 import argparse
 import functools
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -221,18 +220,12 @@ def main(argv=None):
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     from train import user_errors
 
-    try:
+    def work():
         run(args)
-    except user_errors() as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
+        return 0
+
+    return run_main(work, user_errors())
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(main())

@@ -43,9 +43,9 @@ from scripts.results import (  # noqa: E402
     table_rows,
     write_text,
 )
+from scripts.variability import VARIABILITY_FILE  # noqa: E402
 
 PAGE = "report_page.html"
-VARIABILITY_FILE = "variability.json"
 SPREAD = ("mean", "std", "min", "max", "agreement")  # in variability.json, of single draws
 MATRIX_CLASSES = 40  # for more classes a table of pairs
 CONFUSED_PAIRS = 20

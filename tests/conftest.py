@@ -75,3 +75,34 @@ def train(tmp_path, image_folder, clip_file, monkeypatch):
             sys.stdout, sys.stderr = stdout, stderr
 
     return run
+
+
+@pytest.fixture
+def refused(train, capsys):
+    """Run, expect exit code 1, and return the one message on stderr."""
+
+    def run(*args, **kwargs):
+        capsys.readouterr()
+        assert train(*args, **kwargs) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("Error: ")
+        assert "Traceback" not in message
+        return message
+
+    return run
+
+
+@pytest.fixture
+def opened(monkeypatch, capsys):
+    """(path, whether the final model had been chosen by then) of each image that runs open, in order."""
+    from dassl.data import dataset_wrapper
+
+    opened = []
+
+    def spy(path):
+        opened.append((path, "Deploy the model" in capsys.readouterr().out))
+        return read_image(path)
+
+    read_image = dataset_wrapper.read_image
+    monkeypatch.setattr(dataset_wrapper, "read_image", spy)
+    return opened

@@ -17,12 +17,7 @@ from common.records import read_record
 from common.results import read_results
 from scripts import fault_test
 
-ASIDE = ("seconds", "revision")
-
-
-def results(folder):
-    found = read_results(folder / "results.json")
-    return {key: value for key, value in found.items() if key not in ASIDE}
+results = fault_test.outcome
 
 
 @pytest.fixture
@@ -83,6 +78,21 @@ class Killed(BaseException):
     """Takes the place of SIGKILL: nothing handles it."""
 
 
+def killed_before(epoch, train, monkeypatch, *opts, flags=()):
+    """A run of CoOp that is killed when an epoch, counted from 0, is to begin."""
+    from trainers.coop import CoOp
+
+    def begin(self):
+        if self.epoch == epoch:
+            raise Killed
+        return type(self).__mro__[1].before_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CoOp, "before_epoch", begin, raising=False)
+        with pytest.raises(Killed):
+            train("CoOp", "red", *opts, flags=flags)
+
+
 @pytest.mark.parametrize("opts", [(), ("TRAINER.FEATURES.TRAIN_VIEWS", "2")])
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp", "SPG"])
 def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, trainer, opts):
@@ -114,7 +124,7 @@ def test_sigkill_of_the_whole_process(tmp_path):
     ]
     assert fault_test.run_to_the_end(commands[0]) == 0
     fault_test.trial(commands[1], outputs[1], random.Random(3), (3.0, 6.0), 2)
-    assert fault_test.outcome(outputs[1]) == fault_test.outcome(outputs[0])
+    assert results(outputs[1] / "run") == results(outputs[0] / "run")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -157,17 +167,7 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
     """A CoOp run of 4 epochs that was killed in the fourth, and what it should come to."""
     opts = ("OPTIM.MAX_EPOCH", "4")
     whole = undisturbed("CoOp", *opts)
-    from trainers.coop import CoOp
-
-    def killed(self):
-        if self.epoch == 3:
-            raise Killed
-        return type(self).__mro__[1].before_epoch(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CoOp, "before_epoch", killed, raising=False)
-        with pytest.raises(Killed):
-            train("CoOp", "red", *opts)
+    killed_before(3, train, monkeypatch, *opts)
     folder = tmp_path / "run" / "prompt_learner"
     kept = sorted(path.name for path in folder.glob("model*"))
     assert kept == ["model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-3"]
@@ -181,7 +181,6 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
 
 def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
     import trainers.prompt_trainer
-    from trainers.coop import CoOp
 
     monkeypatch.setattr(trainers.prompt_trainer, "effective_precision", lambda precision, device: precision)
     # So that the scale grows with every second step, and a fresh one would be another.
@@ -189,15 +188,7 @@ def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
     whole = undisturbed("CoOp", *opts)
 
-    def killed(self):
-        if self.epoch == 2:
-            raise Killed
-        return type(self).__mro__[1].before_epoch(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CoOp, "before_epoch", killed, raising=False)
-        with pytest.raises(Killed):
-            train("CoOp", "red", *opts)
+    killed_before(2, train, monkeypatch, *opts)
     assert read_record(tmp_path / "run/history.json")["epochs"][-1]["scaler"]["scale"] > 2.0**16
     assert train("CoOp", "red", *opts) == 0
     ours, theirs = (read_record(tmp_path / name / "history.json")["epochs"] for name in ("run", "undisturbed"))
@@ -412,23 +403,13 @@ def test_a_lost_best_model_is_not_replaced_by_the_last(train, tmp_path, capsys):
 
 
 def test_a_run_begun_from_another_goes_on_by_itself(train, tmp_path, monkeypatch, capsys):
-    from trainers.coop import CoOp
-
     assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4") == 0
     shutil.rmtree(tmp_path / "run/prompt_learner")
     shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
     # Nothing to go on from there: trained anew in another folder, killed, and started again by the same command.
     opts, flags = ("OPTIM.MAX_EPOCH", "4"), ["--resume", "begun", "--output-dir", "next"]
 
-    def killed(self):
-        if self.epoch == 2:
-            raise Killed
-        return type(self).__mro__[1].before_epoch(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CoOp, "before_epoch", killed, raising=False)
-        with pytest.raises(Killed):
-            train("CoOp", "red", *opts, flags=flags)
+    killed_before(2, train, monkeypatch, *opts, flags=flags)
     capsys.readouterr()
     assert train("CoOp", "red", *opts, flags=flags) == 0
     assert "Going on after epoch 2" in capsys.readouterr().out

@@ -9,21 +9,6 @@ import torch
 from quick_run import REPOSITORY
 
 
-@pytest.fixture
-def refused(train, capsys):
-    """Run, expect exit code 1, and return the one message on stderr."""
-
-    def run(*args, **kwargs):
-        capsys.readouterr()
-        assert train(*args, **kwargs) == 1
-        message = capsys.readouterr().err
-        assert message.startswith("Error: ")
-        assert "Traceback" not in message
-        return message
-
-    return run
-
-
 def test_unknown_names(refused):
     message = refused("SPQ", "red")
     assert "Unknown trainer 'SPQ'; accepted: " in message

@@ -216,17 +216,7 @@ def test_a_class_without_images_is_never_predicted(classes):
     assert (probabilities[:, others] == 0).all()
 
 
-def test_the_probe_sees_neither_the_target_nor_augmented_images(train, tmp_path, monkeypatch, capsys):
-    from dassl.data import dataset_wrapper
-
-    opened = []
-
-    def spy(path):
-        opened.append((path, "Deploy the model" in capsys.readouterr().out))
-        return read_image(path)
-
-    read_image = dataset_wrapper.read_image
-    monkeypatch.setattr(dataset_wrapper, "read_image", spy)
+def test_the_probe_sees_neither_the_target_nor_augmented_images(train, opened, tmp_path):
     flags = ["--no-feature-cache", "--transforms", "random_resized_crop", "normalize"]
     assert train("LinearProbe", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=flags) == 0
     paths = [path for path, _ in opened]
@@ -234,7 +224,6 @@ def test_the_probe_sees_neither_the_target_nor_augmented_images(train, tmp_path,
     assert ["/red/" in path for path in paths] == [False] * 20 + [True] * 10
     assert opened[20][1]  # C has been chosen by then
     accuracy = results(tmp_path / "run")["accuracy"]
-    monkeypatch.setattr(dataset_wrapper, "read_image", read_image)
     flags = ["--transforms", "random_flip", "normalize", "--output-dir", "b"]
     assert train("LinearProbe", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "3", flags=[*flags, "--seed", "1"]) == 0
     assert results(tmp_path / "b")["accuracy"] == accuracy
@@ -263,21 +252,6 @@ def test_an_interrupted_probe_starts_anew_and_a_finished_one_is_skipped(train, t
 
 def _interrupted(self):
     raise KeyboardInterrupt
-
-
-@pytest.fixture
-def refused(train, capsys):
-    """Run, expect exit code 1, and return the one message on stderr."""
-
-    def run(*args, **kwargs):
-        capsys.readouterr()
-        assert train(*args, **kwargs) == 1
-        message = capsys.readouterr().err
-        assert message.startswith("Error: ")
-        assert "Traceback" not in message
-        return message
-
-    return run
 
 
 def test_settings_of_the_probe(refused):
