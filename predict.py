@@ -1,6 +1,6 @@
 """Classify images by a trained run of any trainer: the most probable class names, with probabilities.
 
-python predict.py --model-dir output/PACS/SPG/ViT-B16/pacs/sketch/seed1 photo.jpg folder/
+python predict.py --model-dir output/pacs/SPG/ViT-B16/pacs/sketch/seed1 photo.jpg folder/
 python predict.py --model-dir <run> --classnames "cat,dog,guinea pig" --format json --out found.json folder/
 """
 

@@ -71,7 +71,6 @@ def extract(archive, target, places=None, description="Extracting"):
         target.mkdir(parents=True, exist_ok=True)
         allowance = _Allowance(archive, target)
         with progress(total=allowance.archive_size, description=description, unit="B") as bar:
-            bar.unit_scale = True
             for member in _members(archive, target, allowance, bar):
                 name = _checked_name(archive, member.name)
                 if member.is_folder or not name:

@@ -40,7 +40,6 @@ def fetch(url, path, description="", by_hand=""):
     if "retries" not in inspect.signature(gdown.download).parameters:
         raise UserError("Downloads need gdown 6.3 or newer. Get it by: pip install -U 'gdown>=6.3'")
     with progress(description=description, unit="B") as bar:
-        bar.unit_scale = True
 
         def report(so_far, total):
             if total and bar.total != total:

@@ -1,29 +1,40 @@
 """One kind of progress bar for every long step, and lines that get along with it."""
 
 import contextlib
+import io
 import sys
+import time
 
 from tqdm import tqdm
 
+SECONDS_BETWEEN_LINES = 30
+LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
+
 
 def progress(iterable=None, total=None, initial=0, description="", unit="it"):
-    """A tqdm bar on stderr, gone when done; nothing at all when stderr is not a terminal.
+    """A tqdm bar on stderr, gone when done; where that is no terminal, a plain line every 30 seconds.
 
     Args:
         iterable, total, initial, unit: as in tqdm.
         description: shown before the bar.
     """
-    return tqdm(
-        iterable,
-        total=total,
-        initial=initial,
-        desc=description,
-        unit=unit,
-        file=sys.stderr,
-        leave=False,
-        dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
-    )
+    shared = {"total": total, "initial": initial, "desc": description, "unit": unit, "unit_scale": unit == "B"}
+    if sys.stderr.isatty():
+        return tqdm(iterable, file=sys.stderr, leave=False, dynamic_ncols=True, **shared)
+    return _Lines(iterable, file=io.StringIO(), leave=False, miniters=1, mininterval=0, bar_format=LINE, **shared)
+
+
+class _Lines(tqdm):
+    """A bar that is told in lines: for logs, which do not go back to the start of a line."""
+
+    _told = None
+
+    def display(self, msg=None, pos=None):
+        if self._told is None:  # the first call is at 0 of all
+            self._told = time.monotonic()
+        elif msg is None and time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            print(str(self), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

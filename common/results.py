@@ -37,7 +37,7 @@ def read_results(path):
 def versions():
     """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "clip-anytorch", "numpy", "pillow"):
+    for package in ("torch", "torchvision", "clip-anytorch", "numpy", "pillow", "scipy", "scikit-learn"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

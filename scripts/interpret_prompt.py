@@ -1,7 +1,7 @@
 """The words of CLIP's vocabulary that are nearest to learned and generated context vectors.
 
-    python scripts/interpret_prompt.py output/PACS/CoOp/RN50/default/sketch/seed1        the learned context of a run
-    python scripts/interpret_prompt.py output/PACS/SPG/RN50/pacs/sketch/seed1 --images dog.jpg    generated for images
+    python scripts/interpret_prompt.py output/pacs/CoOp/RN50/default/sketch/seed1        the learned context of a run
+    python scripts/interpret_prompt.py output/pacs/SPG/RN50/pacs/sketch/seed1 --images dog.jpg    generated for images
     python scripts/interpret_prompt.py prompt_labels/PACS/RN50/seed_1/*.pt --backbone RN50        prompt labels
     python scripts/interpret_prompt.py prompt_learner/model.pth.tar-50 --backbone RN50            a checkpoint of CoOp
 
@@ -60,7 +60,8 @@ def nearest_words(context, embeddings, words, topk):
 
     # The faster way, by a matrix product, does not give 0 for equal vectors.
     exact = "donot_use_mm_for_euclid_dist"
-    distances = torch.cdist(context.float(), embeddings.float(), compute_mode=exact)
+    # What a run kept lies in main memory, whatever device its model is on.
+    distances = torch.cdist(context.float().cpu(), embeddings.float().cpu(), compute_mode=exact)
     values, indices = distances.topk(topk, dim=1, largest=False)
     return [
         [(words[i], value) for i, value in zip(which, row, strict=True)]

@@ -20,6 +20,7 @@ from common.progress import progress  # noqa: E402
 from common.results import RESULTS_FILE  # noqa: E402
 from common.run_identity import TRAINED_FILE, identity_differences, write_identity  # noqa: E402
 from scripts.plans import Set, cross_dataset, multi_source, single_source  # noqa: E402
+from scripts.report_tables import method_name  # noqa: E402
 from scripts.results import find_results, results_tables  # noqa: E402
 
 EMBEDDED_DATASET = "mini_digits"
@@ -96,6 +97,11 @@ def dataset_config(name, data):
     )
 
 
+def config_of(trainer, name):
+    """Where the config of a method by some name would lie."""
+    return REPOSITORY / "configs" / "trainers" / CONFIG_FOLDERS.get(trainer, trainer) / f"{name}.yaml"
+
+
 def method_config(trainer, dataset, chosen):
     """The config file of a method: the one chosen (a file or a name), the one for the data set, or the default.
 
@@ -107,13 +113,13 @@ def method_config(trainer, dataset, chosen):
     Raises:
         MethodError: there is no such config, or none for the method at all.
     """
-    folder = REPOSITORY / "configs" / "trainers" / CONFIG_FOLDERS.get(trainer, trainer)
-    candidates = [folder / f"{dataset}.yaml", folder / "default.yaml"]
+    candidates = [config_of(trainer, dataset), config_of(trainer, "default")]
     if chosen:
-        candidates = [Path(chosen), folder / f"{chosen}.yaml"]
+        candidates = [Path(chosen), config_of(trainer, chosen)]
     for path in candidates:
         if path.is_file():
             return path
+    folder = candidates[-1].parent
     if not folder.is_dir():
         methods = sorted({path.name for path in folder.parent.iterdir()} | set(CONFIG_FOLDERS))
         raise MethodError(f"Unknown trainer {trainer!r}; accepted: {', '.join(methods)}.")
@@ -269,11 +275,16 @@ class Launch:
         name = args.dataset or (TRAINED_ON if args.protocol == "cross" else EMBEDDED_DATASET)
         dataset = find_set(name, data, domains)
         embedded = dataset.config.stem == EMBEDDED_DATASET and args.protocol != "cross"
+        if args.protocol != "cross" and len(dataset.domains) < 2:
+            raise UserError(
+                f"{dataset.root} has one domain, {dataset.domains[0]}; generalization takes another one to test on."
+            )
         seeds = os.environ.get("SEEDS", "1" if args.dataset is None and embedded else "1 2 3").split()
+        if not seeds:
+            raise UserError('SEEDS is empty; accepted: numbers, SEEDS="1 2 3".')
         cfg = os.environ.get("CFG")
-        if cfg and len(args.trainers) > 1:  # of several methods, those that have it
-            folder = REPOSITORY / "configs" / "trainers" / CONFIG_FOLDERS.get(trainer, trainer)
-            cfg = cfg if (folder / f"{cfg}.yaml").is_file() else None
+        if cfg and len(args.trainers) > 1 and not config_of(trainer, cfg).is_file():
+            cfg = None  # of several methods, those that have it
         self.method_file = method_config(trainer, dataset.config.stem, cfg)
         default = EMBEDDED_BACKBONE if embedded else named_backbone(self.method_file) or DEFAULT_BACKBONE
         self.backbone = args.backbone or default
@@ -332,6 +343,14 @@ class Launch:
         return code == 0
 
 
+def baseline_of(results):
+    """The method that a comparison's differences are to: BASELINE, or zero-shot CLIP where it is among the results."""
+    chosen = os.environ.get("BASELINE")
+    chosen = METHODS.get(chosen, chosen)
+    zero_shot = (method_name(result) for result in results if result["trainer"] == "ZeroshotCLIP")
+    return next(zero_shot, "") if chosen is None else chosen
+
+
 def launch(args):
     """Do all runs of all methods and print the table; returns the number of runs that failed."""
     use_dassl()
@@ -344,12 +363,27 @@ def launch(args):
         print(f"Error: {error}", file=sys.stderr)
         refused.append(trainer)
 
+    cfg = os.environ.get("CFG")
+    if cfg and len(args.trainers) > 1 and not any(config_of(trainer, cfg).is_file() for trainer in args.trainers):
+        raise UserError(
+            f"CFG is {cfg!r}, but none of {', '.join(args.trainers)} has a config of that name in configs/trainers. "
+            "(One method alone takes a file, too.)"
+        )
+    baseline = os.environ.get("BASELINE", "").partition(" (")[0]
+    if baseline and METHODS.get(baseline, baseline).lower() not in map(str.lower, args.trainers):
+        raise UserError(f"BASELINE is {baseline!r}, which is none of the methods: {', '.join(args.trainers)}.")
     # All of them before the first begins, so that a mistake shows at once.
     for trainer in args.trainers:
         try:
             launches.append(Launch(args, trainer, output, data))
         except MethodError as error:
             refuse(trainer, error)
+    backbones = {one.backbone for one in launches}
+    if len(backbones) > 1:
+        raise UserError(
+            f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not compare: "
+            "name one for all, after the data set."
+        )
     for one in launches:
         try:
             failed += one.go()
@@ -358,8 +392,9 @@ def launch(args):
     # Those of these runs alone: another protocol may have its own beside them.
     folders = [run.folder for one in launches for run in one.runs if run.test]
     results = find_results([folder for folder in folders if (folder / RESULTS_FILE).is_file()])
+    baseline = baseline_of(results) if args.report else ""
     if results:
-        print("\n" + results_tables(results))
+        print("\n" + results_tables(results, baseline=baseline))
     if failed:
         print(f"\n{len(failed)} of {sum(len(one.runs) for one in launches)} runs failed:", *failed, sep="\n  ")
     if refused:
@@ -367,7 +402,7 @@ def launch(args):
         failed += refused
     if args.report and results:
         folder = launches[0].folder
-        command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder)]
+        command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
         sys.stdout.flush()
         if subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode:
             failed.append("report")

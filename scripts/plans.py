@@ -64,7 +64,15 @@ def multi_source(dataset, base, seeds):
 
 
 def single_source(dataset, base, seeds):
-    """Train on each chosen domain, once, and test on each other one."""
+    """Train on each chosen domain, once, and test on each other one.
+
+    Of two domains these are the runs of `multi_source`, so they go by its folders.
+    """
+
+    def folder(source):
+        others = [domain for domain in dataset.domains if domain != source]
+        return f"from_{source}" if len(others) > 1 else others[0]
+
     return [
         Run(
             f"source {source}, seed {seed}",
@@ -72,7 +80,7 @@ def single_source(dataset, base, seeds):
             (source,),
             tuple(domain for domain in dataset.domains if domain != source),
             seed,
-            base / f"from_{source}" / f"seed{seed}",
+            base / folder(source) / f"seed{seed}",
         )
         for seed in seeds
         for source in dataset.chosen

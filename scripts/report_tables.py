@@ -122,6 +122,18 @@ def columns_of(result):
     return {column: result["accuracy"]}
 
 
+def absent_columns(results):
+    """The columns that the runs of a table would have if each domain had been a target as the others were."""
+    protocol = results[0]["protocol"]
+    domains = {domain for run in results for domain in (*run["source_domains"], *run["target_domains"])}
+    if protocol == "multi-source":
+        return sorted(domains - {domain for run in results for domain in run["target_domains"]})
+    if protocol == "single-source":
+        shown = {column for run in results for column in columns_of(run)}
+        return sorted({f"{a} → {b}" for a in domains for b in domains if a != b} - shown)
+    return []
+
+
 def cluster_of(column):
     """What the runs of a column share beyond chance, so that they do not count as independent.
 
@@ -193,7 +205,10 @@ def _make_table(title, results, baseline, duplicates, asked_baseline):
         average = {seed: statistics.mean(cell.values[seed] for cell in cells.values()) for seed in complete}
         marks = sorted({mark for cell in cells.values() for mark in cell.marks})
         rows[method] = {**cells, AVERAGE: Cell(average, marks)}
-    _mark_best(rows, notes)
+    _mark_best(rows)
+    absent = absent_columns([*runs.values()])
+    if absent:
+        notes.append(f"The average is over the columns shown; there are no runs of {', '.join(absent)}.")
     if asked_baseline and not baseline:
         notes.append(f"No differences here: the baseline {asked_baseline} has no run in this table.")
     differences = {m: paired_difference(rows[m], rows[baseline]) for m in methods if baseline not in ("", m)}
@@ -252,7 +267,9 @@ def _reasons(runs, baseline):
             reference = deciding.most_common(1)[0][0]
             if _plain(run.get(name)) != reference:
                 whole = "row" if scope == "row" else "table"
-                than = f"the baseline {baseline}" if scope_of(key) in baseline_votes else f"most runs of this {whole}"
+                most = deciding.most_common(2)
+                which = "most runs of" if len(most) < 2 or most[0][1] > most[1][1] else "the first method in"
+                than = f"the baseline {baseline}" if scope_of(key) in baseline_votes else f"{which} this {whole}"
                 values = "" if scope != "table" or "sha256" in name else f" ({run.get(name)}, not {reference})"
                 found[key].append(f"{NOT_COMPARABLE}: {what}{values} than {than}.")
     return found
@@ -275,14 +292,13 @@ def _numbers(reasons, notes):
     return sorted({notes.index(reason) + 1 for reason in reasons})
 
 
-def _mark_best(rows, notes):
-    """Of each column with several methods that compare, the best as it is printed: to one decimal."""
+def _mark_best(rows):
+    """Of each column with several cells that are complete and compare, the best as it is printed: to one decimal."""
     for column in next(iter(rows.values())):
         means = {
             method: round(cells[column].mean, 1)
             for method, cells in rows.items()
-            if cells[column].values
-            and not any(notes[mark - 1].startswith(NOT_COMPARABLE) for mark in cells[column].marks)
+            if cells[column].values and not cells[column].marks
         }
         for method, mean in means.items():
             rows[method][column].best = len(means) > 1 and mean == max(means.values())

@@ -1,6 +1,6 @@
 """Repeat a run from its own record (config.yaml, results.json) and say whether the numbers agree.
 
-    python scripts/rerun.py output/PACS/SPG/RN50/pacs/sketch/seed1
+    python scripts/rerun.py output/pacs/SPG/RN50/pacs/sketch/seed1
 
 The repetition goes to a temporary folder, which is kept only if it does not agree, or to --output. Prompt labels are
 learned again, too, unless the run took those of a seed of its own choice (TRAINER.SPG.LABEL_SEED). Exit code 0 if

@@ -212,7 +212,12 @@ def tables_csv(tables):
         for method, found in table.differences.items():
             mean, low, high = ("" if n is None else f"{n:.4f}" for n in (found.mean, found.low, found.high))
             column = f"difference to {table.baseline}"
-            writer.writerow([table.title, method, column, mean, "", found.n_seeds, "", low, high, found.reason])
+            notes = " ".join(filter(None, [found.reason, *(table.notes[mark - 1] for mark in found.marks)]))
+            writer.writerow([table.title, method, column, mean, "", found.n_seeds, "", low, high, notes])
+        marked = {mark for cells in table.rows.values() for cell in cells.values() for mark in cell.marks}
+        for i, note in enumerate(table.notes, start=1):
+            if i not in marked:  # of the table as a whole
+                writer.writerow([table.title, *[""] * 8, note])
     return text.getvalue().rstrip("\r\n")
 
 

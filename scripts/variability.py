@@ -1,7 +1,7 @@
 """How much the results of SPG depend on the noise that its prompts are generated from.
 
-    python scripts/variability.py output/PACS/SPG/RN50/pacs/sketch/seed1
-    python scripts/variability.py output/PACS/SPG/RN50/pacs --draws 32
+    python scripts/variability.py output/pacs/SPG/RN50/pacs/sketch/seed1
+    python scripts/variability.py output/pacs/SPG/RN50/pacs --draws 32
 
 Of each run below the folders: accuracy over several draws of the noise for every test image, how often two draws agree
 on a prediction, and accuracy when the logits of the first n draws are averaged (TEST.N_PROMPTS n). Written to

@@ -64,7 +64,7 @@ def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
         with_data: build its data set and loaders, too.
 
     Raises:
-        UserError: the folder holds no usable run, or the backbone is another one.
+        UserError: the folder holds no usable run, the backbone is another one, or the data are others than it tested.
     """
     _register()
     cfg, record = read_config(folder), read_run(folder)
@@ -84,10 +84,23 @@ def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "
             "right file (--backbone)."
         )
+    if with_data:
+        _check_data(folder, record, trainer)
     # A run that only tested keeps no model of its own.
-    trainer.load_model(record.get("model_dir") or str(folder))
+    trainer.load_model(record.get("model_dir") or str(folder), epoch=record.get("load_epoch"))
     trainer.set_model_mode("eval")
     return trainer
+
+
+def _check_data(folder, record, trainer):
+    dataset = trainer.dm.dataset
+    found = {"classnames": list(dataset.classnames), "test_fingerprint": dataset.test_fingerprint}
+    if any(record.get(key, value) != value for key, value in found.items()):
+        raise UserError(
+            f"{trainer.cfg.DATASET.NAME} under {trainer.cfg.DATASET.ROOT or '.'} has other test images or classes than "
+            f"those that {folder} was tested on. Give the run its images back, or name the folder where they are now "
+            "(--root)."
+        )
 
 
 def _register():

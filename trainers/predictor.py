@@ -20,7 +20,7 @@ from trainers.finished_run import build_run
 class Predictor:
     """Classifies images by a trained run of any trainer.
 
-        predictor = Predictor("output/PACS/SPG/ViT-B16/pacs/sketch/seed1")
+        predictor = Predictor("output/pacs/SPG/ViT-B16/pacs/sketch/seed1")
         predictor(["dog.jpg", "horse.png"])  # [[("dog", 0.98), ("horse", 0.01), ...], ...]
 
     An image's noise follows from its pixels, so its prediction depends on nothing but run, seed and image.

@@ -42,12 +42,13 @@ from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import RandomViews, SeededBatches, SeededItems
 from trainers.modules.view_loader import ViewLoader
-from trainers.resuming import best_of, resume
+from trainers.resuming import BEST, best_of, find_checkpoint, resume
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
+UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
 
 
 class ClassNamesOnly:
@@ -80,7 +81,7 @@ class PromptTrainer(TrainerX):
         self.best_epoch = None
         self.model_dir = None  # folder of the run whose model was loaded to be tested; None: trained here
         self.load_epoch = None  # which of its epochs, where it was named
-        self.trained = {}  # what the model of model_dir was trained on, where its run says that
+        self.trained = {}  # how the model of model_dir was trained, as far as its run says that
         self.history = []  # of each completed epoch: val_accuracy (%) or None, mean losses, seconds so far, scaler
         self.metrics = {}  # split -> what the evaluator found
         self.predictions = {}  # split -> labels and confidences, in the data set's order
@@ -477,8 +478,19 @@ class PromptTrainer(TrainerX):
         if "test" in self.metrics:
             self.write_results()
             return
-        record = {"dataset": dataset_label(self.cfg), "source_domains": list(self.dm.dataset.source_domains)}
-        write_record(Path(self.output_dir) / TRAINED_FILE, record)
+        write_record(Path(self.output_dir) / TRAINED_FILE, self.training_record())
+
+    def training_record(self):
+        """What results of this run's model have to say of its training, by the names of results.json."""
+        dataset = self.dm.dataset
+        return {
+            "dataset": dataset_label(self.cfg),
+            "source_domains": list(dataset.source_domains),
+            "num_shots": self.cfg.DATASET.NUM_SHOTS,
+            "data_fingerprint": dataset.fingerprint,
+            "selection": self.cfg.TEST.FINAL_MODEL if self.get_model_names() else None,
+            "settings_sha256": self.settings_sha256(),
+        }
 
     def test_run(self, model_dir, epoch=None):
         """Test the model of another run (or of none, for methods that learn nothing).
@@ -494,7 +506,14 @@ class PromptTrainer(TrainerX):
             )
         self.load_model(model_dir, epoch=epoch)
         self.load_epoch = epoch
-        self.model_dir, self.trained = os.path.abspath(model_dir), read_training_record(model_dir)
+        self.model_dir = os.path.abspath(model_dir)
+        self.trained = read_training_record(model_dir)
+        if self.get_model_names():
+            if epoch is None:
+                best = find_checkpoint(model_dir, self.get_model_names()[0]).name == BEST
+                self.trained["selection"] = "best_val" if best else "last_step"
+            else:
+                self.trained["selection"] = f"epoch {epoch}"
         self.test()
 
     def write_results(self):
@@ -502,9 +521,11 @@ class PromptTrainer(TrainerX):
         cfg, dataset, metrics = self.cfg, self.dm.dataset, self.metrics["test"]
         has_val = self.best_epoch is not None
         label = dataset_label(cfg)
-        trained_on = self.trained.get("dataset", label)
+        # Of another run's model, this run's settings do not tell how it was trained.
+        training = self.training_record() if self.model_dir is None else self.trained
+        trained_on = training.get("dataset", label)
         trained_on = None if trained_on == label else trained_on
-        sources = self.trained.get("source_domains", dataset.source_domains)
+        sources = training.get("source_domains", dataset.source_domains)
         predicted, confidence = self.predictions["test"]
         rows = prediction_rows(dataset, cfg.DATASET.ROOT, predicted.tolist(), confidence.tolist())
         write_predictions(self.output_dir, rows)
@@ -524,12 +545,12 @@ class PromptTrainer(TrainerX):
                 "source_domains": list(sources),
                 "target_domains": list(dataset.target_domains),
                 "test_subset": dataset.test_subset,
-                "num_shots": cfg.DATASET.NUM_SHOTS,
+                "num_shots": training.get("num_shots", UNKNOWN),
                 "classnames": list(dataset.classnames),
-                "data_fingerprint": dataset.fingerprint,
+                "data_fingerprint": training.get("data_fingerprint", UNKNOWN),
                 "test_fingerprint": dataset.test_fingerprint,
                 "settings_sha256": self.settings_sha256(),
-                "selection": self.selection(),
+                "selection": training.get("selection"),
                 "seed": cfg.SEED,
                 "accuracy": float(metrics["accuracy"]),
                 "macro_f1": float(metrics["macro_f1"]),
@@ -546,15 +567,11 @@ class PromptTrainer(TrainerX):
             },
         )
 
-    def selection(self):
-        """How the tested model was chosen; None for methods that learn nothing."""
-        if not self.get_model_names():
-            return None
-        return self.cfg.TEST.FINAL_MODEL if self.load_epoch is None else f"epoch {self.load_epoch}"
-
     def settings_sha256(self):
         """Fingerprint of the settings alone: equal for runs that differ in data, domains, seed and backbone only."""
         settings = {key: value for key, value in self.identity().items() if "." in key}
+        if self.model_dir is not None:
+            settings["of the model's training"] = self.trained.get("settings_sha256", UNKNOWN)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self):
@@ -574,7 +591,7 @@ class PromptTrainer(TrainerX):
         identity |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
         identity |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
         # Where labels lie does not matter, what they are does: they are checked when they are loaded.
-        aside = ("LABEL_DIR", "STAGE1_CONFIG_FILE")
+        aside = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
         identity |= {
             f"TRAINER.{self.SETTINGS}.{key}": value for key, value in self.settings.items() if key not in aside
         }
@@ -596,12 +613,13 @@ class PromptTrainer(TrainerX):
 
 
 def read_training_record(model_dir):
-    """What the run in a folder trained on: its results.json or trained.json; {} where neither says."""
+    """How the model in a run's folder was trained, by its results.json or trained.json; {} where neither says."""
+    keys = ("dataset", "source_domains", "num_shots", "data_fingerprint", "settings_sha256")
     for name in (RESULTS_FILE, TRAINED_FILE):
         try:
             record = read_record(Path(model_dir) / name)
         except (OSError, ValueError):
             continue
         if not record.get("trained_on"):
-            return {key: record[key] for key in ("dataset", "source_domains") if key in record}
+            return {key: record[key] for key in keys if key in record}
     return {}

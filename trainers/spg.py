@@ -47,6 +47,11 @@ class SPG(SPG_CGAN):
         print("Stage II: training the generator")
         return super().load_labels()
 
+    def identity(self):
+        # Of the file's name and the pairs on top of it only what they come to matters.
+        stage1 = stage1_optim(self.cfg)
+        return super().identity() | {f"stage I: OPTIM.{key}": value for key, value in stage1.items()}
+
     def stage1_cfg(self, domain):
         """The config of stage I for a domain: this run's, but for the optimisation, the domain and the folder."""
         cfg = self.cfg.clone()

@@ -12,6 +12,7 @@ import pytest
 from quick_run import REPOSITORY
 from test_launch import QUICK
 
+from common.records import read_record
 from common.results import read_results
 from scripts import launch
 from scripts.plans import Set, cross_dataset, multi_source, single_source
@@ -34,6 +35,15 @@ def test_single_source_tests_on_every_other_domain():
     runs = single_source(ABC, Path("base"), ["1"])
     assert [(run.sources, run.targets) for run in runs] == [(("a",), ("b", "c")), (("c",), ("a", "b"))]
     assert runs[1].folder == Path("base/from_c/seed1")
+
+
+def test_of_two_domains_both_protocols_are_the_same_runs():
+    two = Set("letters", Path("letters.yaml"), "data", ("a", "b"), ("a", "b"))
+
+    def places(runs):
+        return {(run.sources, run.targets, run.folder) for run in runs}
+
+    assert places(single_source(two, Path("base"), ["1"])) == places(multi_source(two, Path("base"), ["1"]))
 
 
 def test_cross_dataset_trains_once_and_carries_the_model_over():
@@ -111,6 +121,11 @@ def test_cross_dataset(bash, tmp_path, image_folder, digits, clip_file, method, 
     assert found["target_domains"] == ["drawn", "printed"]
     assert found["classnames"] == ["one", "three", "two"]
     assert found["n_test"] == 30
+    # Of the training, not of the test: so that models of other training data do not pass for comparable.
+    trained = read_record(base / "train/seed1/trained.json")
+    assert trained["selection"] == found["selection"] == (None if trainer == "ZeroshotCLIP" else "best_val")
+    assert trained["num_shots"] == found["num_shots"] == -1
+    assert trained["data_fingerprint"] == found["data_fingerprint"] != found["test_fingerprint"]
     assert not (base / "train/seed1/results.json").exists()
     assert "cross-dataset" in finished.stdout
     assert bash(*words).stdout.count("finished before") == 2
@@ -151,6 +166,40 @@ def test_a_comparison_goes_on_where_one_method_fails(bash, tmp_path, image_folde
     assert "1 of 2 runs failed:\n  [1/1] SPG on stripes, target red" in finished.stdout
     assert "ZeroshotCLIP" in finished.stdout
     assert (tmp_path / "output/stripes/report.html").is_file()
+
+
+def test_a_comparison_ends_with_differences(bash, tmp_path, image_folder, clip_file):
+    words = ("compare.sh", image_folder, clip_file, *QUICK)
+    finished = bash(*words, METHODS="zsclip,zsclip2", TARGETS="red")
+    assert finished.returncode == 0, finished.stderr
+    assert "Difference to ZeroshotCLIP in points" in finished.stdout
+    page = (tmp_path / "output/stripes/report.html").read_text()
+    assert "Difference to ZeroshotCLIP in points" in page
+    finished = bash(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="zsclip2")
+    assert "Difference to ZeroshotCLIP2 in points" in finished.stdout
+    assert "Difference to" not in bash(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="").stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"CFG": "vit_b16_ep50"}, "name different backbones (RN50, ViT-B/16), which do not compare: name one for all"),
+        ({"CFG": "asrun"}, "CFG is 'asrun', but none of CoOp, ZeroshotCLIP has a config of that name"),
+        ({"BASELINE": "SPG"}, "BASELINE is 'SPG', which is none of the methods: CoOp, ZeroshotCLIP."),
+        ({"SEEDS": " "}, "SEEDS is empty; accepted: numbers"),
+    ],
+)
+def test_what_cannot_be_compared(bash, image_folder, environment, message):
+    finished = bash("compare.sh", image_folder, METHODS="coop,zsclip", **environment)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: ") and message in finished.stderr and finished.stderr.count("\n") == 1
+
+
+def test_one_domain_is_not_enough(bash, tmp_path, image_folder, clip_file):
+    shutil.copytree(image_folder / "red", tmp_path / "alone" / "red")
+    finished = bash("coop/main.sh", "alone", clip_file)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: alone has one domain, red; generalization takes another one")
 
 
 def test_a_method_that_cannot_be_run_does_not_stop_the_others(bash, tmp_path, image_folder, clip_file):

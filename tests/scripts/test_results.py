@@ -26,6 +26,8 @@ RESULT = {
     "num_shots": 0,
     "classnames": ["dog", "elephant"],
     "data_fingerprint": "ff",
+    "test_fingerprint": "ee",
+    "settings_sha256": "dd",
     "selection": "best_val",
     "seed": 1,
     "accuracy": 90.0,
@@ -38,11 +40,13 @@ def runs(accuracies, **changes):
     return [
         {
             **RESULT,
+            "source_domains": [domain for domain in ("photo", "sketch") if domain != target],
             "target_domains": [target],
             "seed": seed,
             "accuracy": accuracy,
             "accuracy_by_domain": {target: accuracy},
             "data_fingerprint": f"{target} {seed}",
+            "test_fingerprint": target,
             **changes,
         }
         for (target, seed), accuracy in accuracies.items()
@@ -166,7 +170,9 @@ def test_missing_seeds_are_marked():
         ({"test_subset": "published"}, "another test subset (published, not all)"),
         ({"num_shots": 16}, "another number of shots (16, not 0)"),
         ({"classnames": ["dog", "cat"]}, "other class names"),
+        ({"num_shots": "unknown"}, "another number of shots (unknown, not 0)"),
         ({"data_fingerprint": "other"}, "other images or another split"),
+        ({"test_fingerprint": "other"}, "other test images"),
     ],
 )
 def test_other_conditions_are_marked(change, explanation):
@@ -180,6 +186,42 @@ def test_other_conditions_are_marked(change, explanation):
     text = results_tables(results)
     assert "88.5 ± 0.7 [1]" in text and f"[1] {note}" in text
     assert "\\textsuperscript{1}" in results_tables(results, "latex")
+
+
+def test_seeds_with_other_settings_are_marked_within_their_row():
+    odd = other({**COOP, ("photo", 3): 80.0, ("sketch", 3): 80.0}, settings_sha256="cc")
+    odd[-1]["settings_sha256"] = "bb"
+    found = marked(only_table(odd + runs({**SPG, ("photo", 3): 80.0, ("sketch", 3): 80.0})))
+    assert set(found) == {("CoOp", "sketch"), ("CoOp", AVERAGE)}  # SPG's settings are its own
+    assert found["CoOp", "sketch"] == ["Not comparable: other settings than most runs of this row."]
+
+
+def test_other_test_images_are_marked_in_methods_that_learn_nothing_too():
+    zero_shot = other(COOP, selection=None, data_fingerprint="none", test_fingerprint="other")
+    found = marked(only_table(zero_shot + runs(SPG) + runs(SPG, trainer="Third")))
+    assert {method for method, _ in found} == {"CoOp"}
+    assert found["CoOp", "photo"] == ["Not comparable: other test images than most runs of this table."]
+
+
+def test_of_two_that_differ_none_is_called_most():
+    found = marked(only_table(runs(SPG) + other(COOP, precision="amp")))
+    assert found["CoOp", "photo"] == [
+        "Not comparable: another precision (amp, not fp32) than the first method in this table."
+    ]
+
+
+def test_incomplete_cells_are_never_the_best():
+    table = only_table(runs(SPG) + other({("photo", 1): 99.0, ("sketch", 1): 99.0}) + runs(COOP, trainer="Third"))
+    best = {(method, column) for method, row in table.rows.items() for column, cell in row.items() if cell.best}
+    assert best == {("SPG (pacs)", column) for column in ("photo", "sketch", AVERAGE)}
+
+
+def test_a_target_that_no_method_was_tested_on_is_named():
+    table = only_table(runs({("photo", 1): 90.0}) + other({("photo", 1): 88.0}))
+    assert table.notes == ["The average is over the columns shown; there are no runs of sketch."]
+    single = {**RESULT, "protocol": "single-source", "source_domains": ["a"], "target_domains": ["b", "c"]}
+    (note,) = only_table([{**single, "accuracy_by_domain": {"b": 1.0, "c": 2.0}}]).notes
+    assert note.endswith("no runs of b → a, b → c, c → a, c → b.")
 
 
 def test_a_named_baseline_is_the_reference_even_against_the_majority():
@@ -289,8 +331,22 @@ def test_csv_is_read_by_csv():
     assert rows[-1]["column"] == "difference to CoOp" and rows[-1]["mean"] == "2.2500"
 
 
+def test_csv_tells_what_a_difference_is_marked_for():
+    text = results_tables(runs(SPG) + other(COOP, precision="amp"), "csv", baseline="CoOp")
+    difference = list(csv.DictReader(io.StringIO(text)))[-1]
+    assert difference["column"] == "difference to CoOp" and "another precision" in difference["notes"]
+
+
+def test_csv_tells_what_is_said_of_a_whole_table():
+    last = list(csv.DictReader(io.StringIO(results_tables(runs({("photo", 1): 90.0}), "csv"))))[-1]
+    assert last["method"] == last["column"] == "" and last["notes"].endswith("there are no runs of sketch.")
+
+
 def test_latex_is_escaped():
-    text = results_tables(runs({("50%_a&b", 1): 50.0, ("50%_a&b", 2): 52.0}) + other({("50%_a&b", 1): 40.0}), "latex")
+    text = results_tables(
+        runs({("50%_a&b", 1): 50.0, ("50%_a&b", 2): 52.0}) + other({("50%_a&b", 1): 40.0, ("50%_a&b", 2): 40.0}),
+        "latex",
+    )
     assert r"50\%\_a\&b" in text and r"\textbf{51.0 $\pm$ 1.4}" in text
     assert "±" not in text.partition("\n")[2]  # the title is a comment
 

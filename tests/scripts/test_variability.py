@@ -1,5 +1,7 @@
 """How results depend on the noise of generated prompts."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -50,6 +52,18 @@ def test_mistakes(train, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no finished run"):
         find_runs([tmp_path / "empty"], ["SPG"])
+
+
+def test_other_images_than_the_run_was_tested_on(train, tmp_path, image_folder, capsys):
+    assert train("SPG", "red") == 0
+    shutil.copytree(image_folder, tmp_path / "stripes", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    arguments = [str(tmp_path / "run"), "--draws", "2", "--root", str(tmp_path / "stripes")]
+    assert main(arguments) == 0
+    (tmp_path / "stripes/red/down/0.png").unlink()
+    shutil.rmtree(tmp_path / "stripes/spg_coop_splits")
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "has other test images or classes than those that" in capsys.readouterr().err
 
 
 def test_runs_of_other_methods_are_passed_over(tmp_path):

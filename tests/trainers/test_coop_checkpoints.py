@@ -1,5 +1,7 @@
 """Checkpoints as CoOp and CoCoOp write them: other class names, half precision, and what does not fit."""
 
+import shutil
+
 import pytest
 import torch
 from dassl.config import get_cfg_default
@@ -9,8 +11,10 @@ from plain_clip import tiny_clip
 from torch import nn
 
 from common.errors import UserError
+from common.results import read_results
 from common.run_identity import write_identity
 from trainers.config import extend_cfg
+from trainers.finished_run import build_run
 
 CLASSES = ["across", "down"]
 COOP_CLASSES = 5  # that the saved models were trained on
@@ -222,6 +226,33 @@ class PromptLearnerOfCoop(nn.Module):
         self.register_buffer("token_suffix", torch.zeros(2, 76 - n_ctx, 64))
         if meta_net:
             self.meta_net = nn.ModuleDict({"linear1": nn.Linear(32, 2), "linear2": nn.Linear(2, 64)})
+
+
+def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, tmp_path):
+    opts = ("TEST.FINAL_MODEL", "last_step", "DATASET.NUM_SHOTS", "2")
+    assert train("CoOp", "red", *opts, "OPTIM.LR", "1.0") == 0
+    run = read_results(tmp_path / "run/results.json")
+
+    def tested(name, *more, model="run"):
+        flags = ["--eval-only", "--model-dir", model, "--output-dir", name, *more]
+        assert train("CoOp", "red", flags=flags) == 0
+        return read_results(tmp_path / name / "results.json")
+
+    found = tested("a")
+    for key in ("selection", "num_shots", "data_fingerprint", "test_fingerprint", "accuracy"):
+        assert found[key] == run[key], key
+    assert (found["selection"], found["num_shots"]) == ("last_step", 2)
+    # A model whose run is not on record, as CoOp's own.
+    shutil.copytree(tmp_path / "run/prompt_learner", tmp_path / "theirs/prompt_learner")
+    found = tested("b", model="theirs")
+    assert (found["selection"], found["num_shots"], found["data_fingerprint"]) == ("last_step", "unknown", "unknown")
+    # The epoch that was tested is the one that is built again.
+    assert tested("c", "--load-epoch", "1")["selection"] == "epoch 1"
+    first = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1")["state_dict"]["ctx"]
+    last = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2")["state_dict"]["ctx"]
+    assert not torch.equal(first, last)
+    torch.testing.assert_close(build_run(tmp_path / "c").model.ctx.detach(), first, atol=0, rtol=0)
+    torch.testing.assert_close(build_run(tmp_path / "a").model.ctx.detach(), last, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["CoOp", "CoCoOp"])

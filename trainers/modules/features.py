@@ -26,7 +26,6 @@ from common.interruption import check_interruption
 from common.progress import progress
 
 CACHE_VERSION = 1
-SECONDS_BETWEEN_LINES = 30  # where there is no terminal for a bar
 CHECKSUM_BYTES = 2**24  # how much of an entry is checksummed at a time
 
 
@@ -158,7 +157,7 @@ def encode_dataset(dataset, encode, out, batch_size, num_workers, description):
         description: shown beside the progress bar.
     """
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
-    row, told = 0, time.perf_counter()
+    row = 0
     with progress(total=len(dataset), description=f"Encoding {description}", unit="img") as bar, torch.no_grad():
         for batch in loader:
             check_interruption()
@@ -166,9 +165,6 @@ def encode_dataset(dataset, encode, out, batch_size, num_workers, description):
             out[row : row + len(features)] = features
             row += len(features)
             bar.update(len(features))
-            if bar.disable and time.perf_counter() - told > SECONDS_BETWEEN_LINES:
-                told = time.perf_counter()
-                print(f"Encoding {description}: {row:,} of {len(dataset):,} images", flush=True)
 
 
 def _map_npy(handle, shape):
