@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from clip.clip import _tokenizer as tokenizer
 from torch.utils.data import DataLoader
 
-from trainers.modules.cgan import clip_gradients
-
 
 class PublishedTextEncoder:
     """CoOp's PromptLearner and TextEncoder for one context, class name at the end (Zhou et al., IJCV 2022).
@@ -164,7 +162,8 @@ def _update(network, optimizer, norms, loss):
     optimizer.zero_grad()
     loss.backward()
     if norms is not None:
-        clip_gradients(network, norms)
+        for name, parameter in network.named_parameters():
+            torch.nn.utils.clip_grad_norm_([parameter], norms.limit(name))
     optimizer.step()
 
 

@@ -216,16 +216,20 @@ class PromptTrainer(TrainerX):
             )
         n_views, dataset = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, loader.dataset.dataset
 
+        def encode_views(images):
+            return self.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
         def encode(dataset, out):
-            for view in range(n_views):
-                batch_size = self.cfg.DATALOADER.TEST.BATCH_SIZE
-                self._encode(RandomViews(dataset, view), out[view], batch_size, f"train, view {view + 1} of {n_views}")
+            batch_size = max(1, self.cfg.DATALOADER.TEST.BATCH_SIZE // n_views)
+            views = RandomViews(dataset, n_views)
+            self._encode(views, out.swapaxes(0, 1), batch_size, f"train, {n_views} views", encode_views)
 
         views = self._cached_by_domain(dataset, (n_views,), encode, f"train, {n_views} views")
         return ViewLoader(views, dataset.data_source, self.batches)
 
-    def _encode(self, dataset, out, batch_size, description):
-        encode_dataset(dataset, self.encode_image, out, batch_size, self.cfg.DATALOADER.NUM_WORKERS, description)
+    def _encode(self, dataset, out, batch_size, description, encode=None):
+        workers = self.cfg.DATALOADER.NUM_WORKERS
+        encode_dataset(dataset, encode or self.encode_image, out, batch_size, workers, description)
 
     def _cached_by_domain(self, dataset, leading, encode, description):
         """Features (*leading, N, E) of a data set.

@@ -75,6 +75,32 @@ def test_discriminator_is_the_published_computation():
     assert dropouts == [0.4, 0.4]
 
 
+def test_dropout_drops_and_scales_as_torch_does():
+    torch.manual_seed(0)
+    dropout = Discriminator(6, 2, 8).model[3]
+    x = torch.linspace(1, 2, 100_000, requires_grad=True)
+    dropped = dropout(x)
+    kept = dropped != 0
+    assert abs(kept.double().mean().item() - 0.6) < 0.01
+    torch.testing.assert_close(dropped[kept], x[kept] / 0.6)
+    dropped.sum().backward()
+    torch.testing.assert_close(x.grad, kept / 0.6)
+    assert dropout.eval()(x) is x
+
+
+def test_gradients_within_their_limits_are_left_alone():
+    network = Generator(16, 4, 32)
+    norms = GradientNorms(10.0, 10.0, 10.0, GENERATOR_SPECIAL)
+    given = {}
+    for name, parameter in network.named_parameters():
+        parameter.grad = given[name] = torch.randn_like(parameter) * 0.01
+        given[name] = given[name].clone()
+    network.model[0].weight.grad = None  # a frozen one
+    clip_gradients(network, norms)
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is None or torch.equal(parameter.grad, given[name]), name
+
+
 def test_weights_start_kaiming_uniform():
     weight = Generator(512, 4, 512).model[11].weight
     bound = (6 / 1024) ** 0.5

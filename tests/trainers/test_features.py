@@ -1,11 +1,14 @@
 import errno
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
+from torchvision import transforms
 
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.seeded_items import RandomViews
@@ -142,14 +145,41 @@ def test_data_sets_are_encoded_in_order(num_workers, batch_size):
     np.testing.assert_array_equal(out[:, 0].astype(int), np.arange(10))
 
 
-def test_a_view_is_the_same_at_every_look_and_leaves_the_generators_alone():
+@pytest.fixture
+def pictures(image_folder):
+    """A data set of two images, whose transform draws from all three global generators."""
+
+    def transform(image):
+        import random
+
+        return transforms.functional.to_tensor(image) + 0.1 * (torch.rand(()) + np.random.rand() + random.random())
+
+    paths = sorted((image_folder / "red/down").iterdir())[:2]
+    return SimpleNamespace(data_source=[SimpleNamespace(impath=str(path)) for path in paths], transform=transform)
+
+
+def test_views_are_the_same_at_every_look_and_leave_the_generators_alone(pictures):
     torch.manual_seed(0)
-    first = RandomViews(RandomImages(), 0)[3]["img"]
+    first = RandomViews(pictures, 3)[1]["img"]
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), after)
-    assert torch.equal(RandomViews(RandomImages(), 0)[3]["img"], first)
-    assert not torch.equal(RandomViews(RandomImages(), 1)[3]["img"], first)
+    assert torch.equal(RandomViews(pictures, 3)[1]["img"], first)
+    assert torch.equal(RandomViews(pictures, 2)[1]["img"], first[:2])  # fewer are the first of more
+    shifts = first - transforms.functional.to_tensor(Image.open(pictures.data_source[1].impath))
+    assert shifts.flatten(1).std(dim=1).max() < 1e-5 and len(set(shifts[:, 0, 0, 0].tolist())) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_views_are_encoded_in_order(pictures, batch_size):
+    views = np.zeros((3, 2, 3), np.float32)  # as they are kept: view by view
+    encode_dataset(
+        RandomViews(pictures, 3), lambda images: images.mean(dim=(3, 4)), views.swapaxes(0, 1), batch_size, 0, "test"
+    )
+    for view, of_view in enumerate(views):
+        for index, feature in enumerate(of_view):
+            expected = RandomViews(pictures, 3)[index]["img"][view].mean(dim=(1, 2))
+            np.testing.assert_allclose(feature, expected, rtol=1e-6)
 
 
 def test_view_loader_draws_among_the_views_of_the_right_image():

@@ -150,9 +150,9 @@ def encode_dataset(dataset, encode, out, batch_size, num_workers, description):
     """Encode a data set in its own order.
 
     Args:
-        dataset: yields dicts with "img" (3, H, W).
-        encode: (B, 3, H, W) tensor -> (B, E) tensor.
-        out: array (N, E), filled in place.
+        dataset: yields dicts with "img" (3, H, W), or (K, 3, H, W) for K views.
+        encode: (B, 3, H, W) tensor -> (B, E) tensor, or (B, K, 3, H, W) -> (B, K, E).
+        out: array (N, E) or (N, K, E), filled in place.
         batch_size, num_workers: of the loader; its workers end with the pass.
         description: shown beside the progress bar.
     """

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import torch
+from dassl.utils import read_image
 from torch.utils.data import Dataset
 
 
@@ -78,19 +79,23 @@ class SeededBatches:
 
 
 class RandomViews(Dataset):
-    """One random view of each image of a data set with a random transform, the same at every look.
+    """Several random views of each image of a data set, the same at every look; each image is decoded once.
 
     Args:
-        dataset: yields dicts; its transform draws from the global generators.
-        view: which view.
+        dataset: has `data_source`, items with `impath`, and a `transform` that draws from the global generators.
+        n_views: K, how many.
     """
 
-    def __init__(self, dataset, view):
-        self.dataset, self.view = dataset, view
+    def __init__(self, dataset, n_views):
+        self.dataset, self.n_views = dataset, n_views
 
     def __len__(self):
-        return len(self.dataset)
+        return len(self.dataset.data_source)
 
     def __getitem__(self, index):
-        with seeded(self.view, index):
-            return self.dataset[index]
+        """A dict with "img", (K, 3, H, W)."""
+        image, views = read_image(self.dataset.data_source[index].impath), []
+        for view in range(self.n_views):
+            with seeded(view, index):
+                views.append(self.dataset.transform(image))
+        return {"img": torch.stack(views)}
