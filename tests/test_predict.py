@@ -99,11 +99,14 @@ def test_other_class_names(run, images):
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
-def test_a_run_that_keeps_no_best_or_has_not_ended(run, images, trainer):
+def test_a_run_that_keeps_no_best_or_has_not_ended(run, images, capsys, trainer):
     folder = run(trainer, "TEST.FINAL_MODEL", "last_step")
+    capsys.readouterr()
     whole = Predictor(folder)(images)
+    assert capsys.readouterr().err == ""
     (folder / "results.json").unlink()
     assert Predictor(folder)(images) == whole
+    assert f"Note: the run in {folder} has not ended" in capsys.readouterr().err
 
 
 def test_command_line(run, images, image_folder, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The folder of a run: its config, its checkpoints, and its trainer, built again."""
 
+import sys
 from pathlib import Path
 
 from dassl.config import get_cfg_default
@@ -7,7 +8,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from common.errors import UserError
 from common.results import RESULTS_FILE, read_results
-from common.run_identity import IDENTITY_FILE, read_identity
+from common.run_identity import IDENTITY_FILE, TRAINED_FILE, read_identity
 from trainers.config import extend_cfg
 from trainers.modules.clip_backbone import clip_sha256
 
@@ -86,6 +87,8 @@ def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
         )
     if with_data:
         _check_data(folder, record, trainer)
+    if not any((Path(folder) / name).is_file() for name in (RESULTS_FILE, TRAINED_FILE)):
+        print(f"Note: the run in {folder} has not ended; what it has so far is used.", file=sys.stderr)
     # A run that only tested keeps no model of its own.
     trainer.load_model(record.get("model_dir") or str(folder), epoch=record.get("load_epoch"))
     trainer.set_model_mode("eval")
