@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.dassl_path import use_dassl
 from common.errors import UserError
-from common.failures import run_main
+from common.failures import script
 from common.files import atomic_write
 
 FORMATS = ("table", "json", "csv")
@@ -153,14 +153,13 @@ def run(args):
     return list(unreadable.values())
 
 
+@script
 def main(argv=None):
     """Exit code 0, 1 with messages (one, or one for each image that could not be read), or 130 if interrupted."""
     args = parse_args(argv)
     use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-    from train import user_errors
-
-    return run_main(lambda: report(run(args)), user_errors())
+    return report(run(args))
 
 
 def report(unreadable):

@@ -9,7 +9,7 @@ from common.config_keys import split_at_key
 from common.cores import share_cores
 from common.dassl_path import use_dassl
 from common.errors import UserError
-from common.failures import explain
+from common.failures import explain, user_errors
 from common.files import atomic_write
 from common.interruption import Interrupted, end_after_step, interruption
 from common.owner import owned
@@ -204,14 +204,6 @@ def run_trainer(args, cfg, in_place):
             trainer.write_results()
     elif not args.no_train:
         trainer.train()
-
-
-def user_errors():
-    """The exceptions that are messages to the user: ours, and those of the bundled Dassl core."""
-    import dassl.utils
-
-    # Dassl stops by FloatingPointError when a loss is not finite; its message says what to do.
-    return UserError, FloatingPointError, getattr(dassl.utils, "UserError", UserError)
 
 
 def main(argv=None):

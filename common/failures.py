@@ -1,8 +1,11 @@
 """What went wrong outside the program, in words that say how to mend it."""
 
 import errno
+import functools
 import os
 import sys
+
+from common.errors import UserError
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
@@ -35,27 +38,37 @@ def explain(error):
     return None
 
 
-def run_main(main, messages=()):
-    """Call a script's `main`; returns its exit code, or with one message 1, or 130 where Ctrl-C ended it.
+def user_errors():
+    """The exceptions that are messages to the user: ours, and those of the Dassl core where it is in use."""
+    core = sys.modules.get("dassl.utils")
+    # Dassl stops by FloatingPointError when a loss is not finite; its message says what to do.
+    return UserError, FloatingPointError, getattr(core, "UserError", UserError)
 
-    Args:
-        main: takes nothing, returns an exit code.
-        messages: exception types that are messages to the user as they are.
+
+def script(main):
+    """Decorator of a script's `main(argv=None)`, which then returns an exit code whatever happens.
+
+    That is what `main` returns (nothing: 0), 1 with one message, or 130 where Ctrl-C ended it.
     """
-    try:
-        return main()
-    except messages as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (OSError, RuntimeError, MemoryError) as error:
-        message = explain(error)
-        if message is None:
-            raise
-        print(f"Error: {message}", file=sys.stderr)
-        return 1
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            return main(argv) or 0
+        except user_errors() as error:
+            print(f"Error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (OSError, RuntimeError, MemoryError) as error:
+            message = explain(error)
+            if message is None:
+                raise
+            print(f"Error: {message}", file=sys.stderr)
+            return 1
+
+    return wrapped

@@ -19,6 +19,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.failures import script  # noqa: E402
 from common.files import atomic_write, is_writable  # noqa: E402
 
 PARTS = ("text", "spg", "memory", "growth")
@@ -181,17 +182,13 @@ def said(line):
     print(line, file=sys.stderr, flush=True)
 
 
+@script
 def main(argv=None):
     """Exit code 0, or 1 if outputs differ or with one message."""
     args = parse_args(argv)
     use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-    try:
-        rows = run(args)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return int(not all(row.agrees for row in rows))
+    return int(not all(row.agrees for row in run(args)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.failures import run_main  # noqa: E402
+from common.failures import script  # noqa: E402
 from common.files import atomic_write  # noqa: E402
 from scripts.download import download_command  # noqa: E402
 from scripts.launch import EMBEDDED_DATASET, dataset_config  # noqa: E402
@@ -300,17 +300,13 @@ def report(args):
         print(f"\nSamples: {args.thumbnails} ({sheet.width} x {sheet.height} pixels)")
 
 
+@script
 def main(argv=None):
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)
     use_dassl()
-    try:
-        report(args)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    report(args)
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(main())

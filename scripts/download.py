@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPOSITORY))
 from common.archives import size_text  # noqa: E402
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from common.failures import script  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -124,15 +125,13 @@ def offer_download(dataset_name, root):
     return True
 
 
+@script
 def main(argv=None):
     """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
     args = parse_args(argv)
     use_dassl()
     try:
         failed = download(args)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nInterrupted. What came so far is kept; the same command goes on from there.", file=sys.stderr)
         return 130

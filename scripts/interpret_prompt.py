@@ -23,7 +23,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.failures import run_main  # noqa: E402
+from common.failures import script  # noqa: E402
 from common.records import write_record  # noqa: E402
 
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
@@ -214,18 +214,13 @@ def run(args):
     return found
 
 
+@script
 def main(argv=None):
     """Exit code 0, 1 with one message, or 130 if interrupted."""
     args = parse_args(argv)
     use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-    from train import user_errors
-
-    def work():
-        run(args)
-        return 0
-
-    return run_main(work, user_errors())
+    run(args)
 
 
 if __name__ == "__main__":

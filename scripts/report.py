@@ -22,7 +22,7 @@ from markupsafe import Markup  # noqa: E402
 
 from common.contexts import CONTEXTS_FILE, read_contexts  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.failures import run_main  # noqa: E402
+from common.failures import script  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.records import read_record  # noqa: E402
 from scripts import report_pictures as pictures  # noqa: E402
@@ -294,22 +294,18 @@ def write_report(folders, out, baseline="", duplicates=""):
     return report.skipped
 
 
+@script
 def main(argv=None):
     """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--out", default="report.html", help="the page (default: report.html)")
     args = parser.parse_args(argv)
-    try:
-        skipped = write_report(args.folders, args.out, args.baseline, args.duplicates)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    skipped = write_report(args.folders, args.out, args.baseline, args.duplicates)
     print(f"Report: {args.out}")
     if skipped:
         print("Left out:", *skipped, sep="\n  ")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(main())

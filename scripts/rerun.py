@@ -20,7 +20,7 @@ sys.path.insert(0, str(REPOSITORY))
 from tabulate import tabulate  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
-from common.failures import run_main  # noqa: E402
+from common.failures import script  # noqa: E402
 from common.results import RESULTS_FILE, read_results  # noqa: E402
 
 # What may differ between two runs that agree, but tells why if they do not.
@@ -97,24 +97,21 @@ def verdict(before, after):
     return "\n\n".join(lines), False
 
 
+@script
 def main(argv=None):
     """Exit code 0 if the repetition agrees, 1 if not or with one message."""
     args = parse_args(argv)
     run = Path(args.run)
     output = Path(args.output or tempfile.mkdtemp(prefix="spg-rerun-"))
-    try:
-        command = rerun_command(run, output)
-        if (output / RESULTS_FILE).is_file():
-            raise UserError(f"{output} holds a finished run; delete it or name another --output.")
-        print(f"Repeating {run}; log in {output}/log.txt", flush=True)
-        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
-        if code:
-            print(f"Error: the repetition failed with exit code {code}.", file=sys.stderr)
-            return code
-        text, agrees = verdict(read_results(run / RESULTS_FILE), read_results(output / RESULTS_FILE))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+    command = rerun_command(run, output)
+    if (output / RESULTS_FILE).is_file():
+        raise UserError(f"{output} holds a finished run; delete it or name another --output.")
+    print(f"Repeating {run}; log in {output}/log.txt", flush=True)
+    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    if code:
+        print(f"Error: the repetition failed with exit code {code}.", file=sys.stderr)
+        return code
+    text, agrees = verdict(read_results(run / RESULTS_FILE), read_results(output / RESULTS_FILE))
     print(text)
     if agrees and not args.output:
         shutil.rmtree(output)
@@ -122,4 +119,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(main())

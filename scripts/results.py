@@ -21,7 +21,7 @@ sys.path.insert(0, str(REPOSITORY))
 from tabulate import tabulate  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
-from common.failures import run_main  # noqa: E402
+from common.failures import script  # noqa: E402
 from common.files import atomic_write  # noqa: E402
 from common.results import RESULTS_FILE, read_results  # noqa: E402
 from scripts.report_tables import AVERAGE, columns_of, make_tables, method_name  # noqa: E402
@@ -251,6 +251,7 @@ def add_arguments(parser):
     )
 
 
+@script
 def main(argv=None):
     """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -258,16 +259,11 @@ def main(argv=None):
     parser.add_argument("--format", default="github", choices=FORMATS, help="latex needs the package booktabs")
     parser.add_argument("--out", default="", help="file to write to instead of printing")
     args = parser.parse_args(argv)
-    try:
-        text = results_tables(read_folders(args.folders), args.format, args.baseline, args.duplicates)
-        if args.out:
-            write_text(args.out, text + "\n")
-        else:
-            print(text)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    text = results_tables(read_folders(args.folders), args.format, args.baseline, args.duplicates)
+    if args.out:
+        write_text(args.out, text + "\n")
+    else:
+        print(text)
 
 
 def write_text(path, text):
@@ -285,4 +281,4 @@ def write_text(path, text):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(main())

@@ -24,7 +24,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.failures import run_main  # noqa: E402
+from common.failures import script  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.records import write_record  # noqa: E402
 from common.results import RESULTS_FILE, read_results  # noqa: E402
@@ -144,19 +144,13 @@ def table(found):
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
+@script
 def main(argv=None):
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)
     use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-    from train import user_errors
-
-    try:
-        print(table(run(args)))
-    except user_errors() as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    print(table(run(args)))
 
 
 def run(args):
@@ -186,4 +180,4 @@ def run(args):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    sys.exit(main())

@@ -12,9 +12,9 @@ from dassl.utils import load_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import train as command
 from common.config_keys import split_at_key
 from common.errors import UserError
+from common.failures import user_errors
 from common.predictions import read_predictions, write_predictions
 from common.records import read_record, write_record
 from common.results import read_results, write_results
@@ -25,7 +25,7 @@ from trainers.modules.features import FeatureCache
 from trainers.modules.prompt_labels import LabelOrigin, load_prompt_label, save_prompt_label
 
 MARK = "/tmp/spg-ran-code"
-ERRORS = (UserError, *command.user_errors())
+ERRORS = user_errors()
 
 
 class RunsCode:
