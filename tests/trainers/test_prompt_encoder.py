@@ -104,6 +104,22 @@ def test_chunks_change_nothing(clip_model, position, class_specific):
         torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("class_specific", [False, True])
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_one_row_equals_prefix_and_tails(clip_model, monkeypatch, position, class_specific):
+    names = random_names(9, seed=8)
+    settings = {"n_ctx": 3, "class_token_position": position, "class_specific": class_specific}
+    row = PromptEncoder(clip_model, names, **settings)
+    monkeypatch.setattr("trainers.modules.prompt_encoder.ROW_TOKENS", 0)
+    apart = PromptEncoder(clip_model, names, **settings)
+    assert row._row_mask is not None and apart._row_mask is None
+    ctx = torch.randn(9 if class_specific else 5, 3, row.ctx_dim, requires_grad=True)
+    weights = torch.randn(row(ctx).shape)
+    torch.testing.assert_close(row(ctx), apart(ctx), atol=1e-6, rtol=0)
+    torch.testing.assert_close(gradients(row(ctx), ctx, weights), gradients(apart(ctx), ctx, weights))
+    assert torch.equal(row(ctx).detach(), row(ctx.detach()))  # with and without gradients
+
+
 def megabytes_kept(encoder, ctx):
     """What a forward pass keeps for the backward pass, the frozen weights apart."""
     tensors = {}
@@ -126,6 +142,16 @@ def test_memory_of_training_stays_within_the_budget():
         saved[memory_mb] = megabytes_kept(encoder, encoder.initial_context().requires_grad_())
     assert saved[8] < 8
     assert saved[4096] > 16  # the bound does something
+
+
+def test_memory_of_training_on_one_row_stays_within_the_budget():
+    clip_model, names = tiny_clip(layers=6), random_names(16, seed=7)
+    encoder = PromptEncoder(clip_model, names, 4, memory_mb=64)
+    assert encoder._row_mask is not None
+    contexts = torch.randn(200, 4, encoder.ctx_dim)
+    fitting = encoder._tokens_at_a_time(contexts.requires_grad_()) // (encoder._n_tokens + encoder.n_shared)
+    kept = megabytes_kept(encoder, contexts[:fitting].detach().requires_grad_())
+    assert 16 < kept < 64
 
 
 def test_contexts_beyond_the_budget_are_encoded_again_instead_of_kept():

