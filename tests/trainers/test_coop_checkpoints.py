@@ -229,7 +229,7 @@ class PromptLearnerOfCoop(nn.Module):
 
 
 def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, tmp_path):
-    opts = ("TEST.FINAL_MODEL", "last_step", "DATASET.NUM_SHOTS", "2")
+    opts = ("TEST.FINAL_MODEL", "last_step", "DATASET.NUM_SHOTS", "2", "TRAIN.CHECKPOINT_FREQ", "1")
     assert train("CoOp", "red", *opts, "OPTIM.LR", "1.0") == 0
     run = read_results(tmp_path / "run/results.json")
 
