@@ -65,7 +65,7 @@ def setup_cfg(args):
     """
     from dassl.config import get_cfg_default
 
-    from trainers.config import extend_cfg
+    from trainers.config import apply_settings, extend_cfg
 
     cfg = get_cfg_default()
     extend_cfg(cfg)
@@ -73,14 +73,7 @@ def setup_cfg(args):
         if path:
             merge_file(cfg, path)
     apply_flags(cfg, args)
-    if len(args.opts) % 2:
-        raise UserError(f"Settings come in pairs KEY VALUE; {args.opts[-1]!r} has no value.")
-    try:
-        cfg.merge_from_list(args.opts)
-    except (KeyError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"Cannot apply the settings {' '.join(args.opts)}: {error}. See trainers/config.py for ours."
-        ) from error
+    apply_settings(cfg, args.opts)
     cfg.freeze()
     return cfg
 
@@ -216,6 +209,9 @@ def main(argv=None):
     except user_errors() as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # the second one, which does not wait for the end of the step
+        print("Interrupted at once. The same command goes on after the last completed epoch.", file=sys.stderr)
+        return 130
     except (Interrupted, OSError, RuntimeError, MemoryError) as error:
         # A loader worker may have got the signal, too, and ended first.
         due = error if isinstance(error, Interrupted) else interruption()

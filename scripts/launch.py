@@ -18,7 +18,7 @@ from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.progress import progress  # noqa: E402
 from common.results import RESULTS_FILE  # noqa: E402
-from common.run_identity import TRAINED_FILE, identity_differences, write_identity  # noqa: E402
+from common.run_identity import IDENTITY_FILE, TRAINED_FILE, identity_differences, write_identity  # noqa: E402
 from scripts.plans import Set, cross_dataset, multi_source, single_source  # noqa: E402
 from scripts.report_tables import method_name  # noqa: E402
 from scripts.results import find_results, results_tables  # noqa: E402
@@ -267,7 +267,8 @@ class Launch:
     """
 
     def __init__(self, args, trainer, output, data):
-        from trainers.modules.clip_backbone import backbone_label
+        import train
+        from trainers.modules.clip_backbone import backbone_label, check_backbone
 
         self.opts, self.trainer = args.opts, trainer
         chosen = "SOURCES" if args.protocol == "single" else "TARGETS" if args.protocol == "multi" else None
@@ -279,9 +280,10 @@ class Launch:
             raise UserError(
                 f"{dataset.root} has one domain, {dataset.domains[0]}; generalization takes another one to test on."
             )
-        seeds = os.environ.get("SEEDS", "1" if args.dataset is None and embedded else "1 2 3").split()
-        if not seeds:
-            raise UserError('SEEDS is empty; accepted: numbers, SEEDS="1 2 3".')
+        seeds = os.environ.get("SEEDS", "1" if args.dataset is None and embedded else "1 2 3")
+        if not seeds.split() or not all(seed.isdecimal() for seed in seeds.split()):
+            raise UserError(f'SEEDS is {seeds!r}; accepted: numbers from 0 with spaces between, SEEDS="1 2 3".')
+        seeds = seeds.split()
         cfg = os.environ.get("CFG")
         if cfg and len(args.trainers) > 1 and not config_of(trainer, cfg).is_file():
             cfg = None  # of several methods, those that have it
@@ -300,17 +302,27 @@ class Launch:
             plan = multi_source if args.protocol == "multi" else single_source
             self.runs = plan(dataset, self.base, seeds)
         self.name = f"{trainer} on {dataset.name}"
+        # What every run would say of its config, said once and before the first begins.
+        check_backbone(self.backbone)
+        train.setup_cfg(train.parse_args(self.command(self.runs[0])[2:]))
 
-    def go(self):
+    def command(self, run):
+        """The train.py command line of one of the runs."""
+        return run_command(self.trainer, run, self.method_file, self.backbone, self.opts, self.labels, self.features)
+
+    def go(self, first=1, total=None):
         """Do all runs that are not finished; returns the titles of those that failed.
+
+        Args:
+            first, total: of a comparison, the number of this method's first run and that of all runs.
 
         Raises:
             Interrupted: a run was.
         """
         failed = []
         with progress(total=len(self.runs), description=self.name, unit="run") as bar:
-            for i, run in enumerate(self.runs, start=1):
-                title = f"[{i}/{len(self.runs)}] {self.name}, {run.title}"
+            for i, run in enumerate(self.runs, start=first):
+                title = f"[{i}/{total or len(self.runs)}] {self.name}, {run.title}"
                 asked = {
                     "root": str(Path(run.dataset.root).resolve()),
                     "backbone": resolved(self.backbone),
@@ -329,17 +341,21 @@ class Launch:
 
     def _do(self, run, title, bar):
         """Do one run; returns whether it succeeded."""
-        bar.write(f"{title}: log in {run.folder}/log.txt", file=sys.stdout)
+        begun = (run.folder / "log.txt").is_file()
+        log = "going on, log in log.txt-<time> beside" if begun else "log in"
+        bar.write(f"{title}: {log} {run.folder}/log.txt", file=sys.stdout)
         sys.stdout.flush()
         start = time.time()
-        command = run_command(self.trainer, run, self.method_file, self.backbone, self.opts, self.labels, self.features)
         try:
-            code = run_to_the_end(command)
+            code = run_to_the_end(self.command(run))
         except Interrupted:
             bar.write(f"{title}: interrupted; the same command goes on from here", file=sys.stdout)
             raise
         done = f"done in {time.time() - start:.0f} s" if code == 0 else f"failed with exit code {code}"
         bar.write(f"{title}: {done}", file=sys.stdout)
+        if code and not (run.folder / IDENTITY_FILE).is_file():
+            # It never began to train, so there is nothing that other settings could be mixed up with.
+            (run.folder / "launch" / IDENTITY_FILE).unlink(missing_ok=True)
         return code == 0
 
 
@@ -384,11 +400,13 @@ def launch(args):
             f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not compare: "
             "name one for all, after the data set."
         )
+    total, first = sum(len(one.runs) for one in launches), 1
     for one in launches:
         try:
-            failed += one.go()
+            failed += one.go(first, total)
         except MethodError as error:
             refuse(one.trainer, error)
+        first += len(one.runs)
     # Those of these runs alone: another protocol may have its own beside them.
     folders = [run.folder for one in launches for run in one.runs if run.test]
     results = find_results([folder for folder in folders if (folder / RESULTS_FILE).is_file()])
@@ -396,7 +414,7 @@ def launch(args):
     if results:
         print("\n" + results_tables(results, baseline=baseline))
     if failed:
-        print(f"\n{len(failed)} of {sum(len(one.runs) for one in launches)} runs failed:", *failed, sep="\n  ")
+        print(f"\n{len(failed)} of {total} runs failed:", *failed, sep="\n  ")
     if refused:
         print(f"\nNot run to the end, see the errors above: {', '.join(refused)}")
         failed += refused

@@ -98,7 +98,7 @@ class Report:
         section = {
             "title": table.title,
             "table": _as_html(table_rows(table, "html", html.escape)),
-            "notes": table.notes,
+            "notes": [(i if i in table.marked else 0, note) for i, note in enumerate(table.notes, start=1)],
             "baseline": table.baseline,
             "accuracy": [accuracy],
             "learning": self.learning(table, by_method),

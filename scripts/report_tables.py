@@ -102,6 +102,12 @@ class Table:
     differences: dict
     runs: list
 
+    @property
+    def marked(self):
+        """Numbers of the notes that something in the table is marked with; others are about all of it."""
+        cells = [cell for row in self.rows.values() for cell in row.values()]
+        return {mark for marked in (*cells, *self.differences.values()) for mark in marked.marks}
+
     def seeds(self, method):
         """How many seeds a method has results of."""
         return len({seed for cell in self.rows[method].values() for seed in cell.values})

@@ -162,9 +162,10 @@ def marks_text(marks, table_format):
 
 
 def note_text(table, i, table_format, escape=str):
-    """Note i of a table as a line under it, with its mark as in the table."""
+    """Note i of a table as a line under it, with its mark as in the table, if it is marked there."""
     # No bracket in LaTeX: after a line break it would be the length of a gap.
-    return f"{marks_text([i + 1], table_format).strip()} {escape(table.notes[i])}"
+    mark = marks_text([i + 1], table_format).strip() if i + 1 in table.marked else ""
+    return f"{mark} {escape(table.notes[i])}".strip()
 
 
 def cluster_word(table):
@@ -214,9 +215,8 @@ def tables_csv(tables):
             column = f"difference to {table.baseline}"
             notes = " ".join(filter(None, [found.reason, *(table.notes[mark - 1] for mark in found.marks)]))
             writer.writerow([table.title, method, column, mean, "", found.n_seeds, "", low, high, notes])
-        marked = {mark for cells in table.rows.values() for cell in cells.values() for mark in cell.marks}
         for i, note in enumerate(table.notes, start=1):
-            if i not in marked:  # of the table as a whole
+            if i not in table.marked:
                 writer.writerow([table.title, *[""] * 8, note])
     return text.getvalue().rstrip("\r\n")
 

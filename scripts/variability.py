@@ -30,6 +30,10 @@ from common.records import write_record  # noqa: E402
 from common.results import RESULTS_FILE, read_results  # noqa: E402
 
 VARIABILITY_FILE = "variability.json"
+LEGEND = (
+    "accuracy: mean ± std over single draws of the noise, in %; agreement: how often two draws predict the same, in %; "
+    "n averaged: accuracy when the logits of n draws are averaged (TEST.N_PROMPTS n)."
+)
 
 
 def parse_args(argv=None):
@@ -141,7 +145,7 @@ def table(found):
             averages = [f"{record['averaged'][n][domain]:.1f}" for n in counts]
             rows.append([run, domain, *spread, f"{row['agreement']:.1f}", *averages])
     headers = ["run", "target", "accuracy", "range", "agreement", *(f"{n} averaged" for n in counts)]
-    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True) + f"\n\n{LEGEND}"
 
 
 @script

@@ -1,6 +1,10 @@
-"""Every config key that our trainers add to Dassl's, with its meaning and default."""
+"""Every config key that our trainers add to Dassl's, with its meaning and default; and how KEY VALUE pairs set them."""
+
+import difflib
 
 from yacs.config import CfgNode
+
+from common.errors import UserError
 
 
 def extend_cfg(cfg):
@@ -61,3 +65,28 @@ def extend_cfg(cfg):
     # from these KEY VALUE pairs.
     spg.STAGE1_CONFIG_FILE = "configs/trainers/SPG_CoOp/default.yaml"
     spg.STAGE1_OPTS = ()
+
+
+def apply_settings(cfg, opts):
+    """Merge KEY VALUE pairs into a config, the later over the earlier.
+
+    Raises:
+        UserError: a key does not exist, has no value, or not one of its type.
+    """
+    opts = list(opts)
+    if len(opts) % 2:
+        raise UserError(f"Settings come in pairs KEY VALUE; {opts[-1]!r} has no value.")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, AssertionError, ValueError) as error:
+            near = difflib.get_close_matches(key, _keys(cfg), n=1)
+            mend = f"Did you mean {near[0]}?" if near and near[0] != key else "See trainers/config.py for ours."
+            raise UserError(f"Cannot apply the setting {key} {value}: {error.args[0]}. {mend}") from error
+
+
+def _keys(cfg, above=""):
+    for key, value in cfg.items():
+        yield above + key
+        if hasattr(value, "items"):
+            yield from _keys(value, f"{above}{key}.")

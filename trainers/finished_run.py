@@ -9,7 +9,7 @@ from dassl.engine import TRAINER_REGISTRY
 from common.errors import UserError
 from common.results import RESULTS_FILE, read_results
 from common.run_identity import IDENTITY_FILE, TRAINED_FILE, read_identity
-from trainers.config import extend_cfg
+from trainers.config import apply_settings, extend_cfg
 from trainers.modules.clip_backbone import clip_sha256
 
 
@@ -71,10 +71,7 @@ def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
     cfg, record = read_config(folder), read_run(folder)
     if backbone:
         cfg.MODEL.BACKBONE.NAME = str(backbone)
-    try:
-        cfg.merge_from_list(list(opts))
-    except (KeyError, AssertionError, ValueError) as error:
-        raise UserError(f"Cannot apply the settings {' '.join(map(str, opts))}: {error}.") from error
+    apply_settings(cfg, opts)
     cfg.freeze()
     if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
         raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")

@@ -77,6 +77,31 @@ def test_a_failing_run_is_reported_and_the_others_go_on(bash, image_folder, clip
     assert "2 of 2 runs failed" in finished.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nofile.pt"], "Backbone 'nofile.pt' is neither a file nor one of OpenAI's names: RN50, "),
+        (["OPTIM.MAX_EPOCHS", "2"], "Non-existent key: OPTIM.MAX_EPOCHS. Did you mean OPTIM.MAX_EPOCH?"),
+        (["OPTIM.MAX_EPOCH", "two"], "Cannot apply the setting OPTIM.MAX_EPOCH two: Type mismatch"),
+        (["OPTIM.MAX_EPOCH"], "Settings come in pairs KEY VALUE; 'OPTIM.MAX_EPOCH' has no value."),
+    ],
+)
+def test_mistakes_are_told_once_before_the_first_run(bash, tmp_path, image_folder, words, message):
+    finished = bash("spg", image_folder, *words)
+    assert finished.returncode == 1
+    assert message in finished.stderr and finished.stderr.count("Error: ") == 1
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_run_that_never_began_does_not_stand_in_the_way(bash, image_folder, clip_file):
+    words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
+    finished = bash("coop", *words, "TEST.SPLIT", "train", SEEDS="1", TARGETS="red")
+    assert finished.returncode == 1 and "TEST.SPLIT is 'train'" in finished.stderr
+    finished = bash("coop", *words, SEEDS="1", TARGETS="red")
+    assert finished.returncode == 0, finished.stderr
+    assert "going on, log in log.txt-<time> beside output/stripes/CoOp" in finished.stdout
+
+
 def test_unknown_data_set(bash):
     finished = bash("spg", "pcas")
     assert finished.returncode == 1

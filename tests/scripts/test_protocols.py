@@ -163,7 +163,7 @@ def test_a_comparison_goes_on_where_one_method_fails(bash, tmp_path, image_folde
         "compare.sh", image_folder, clip_file, *QUICK, "TEST.N_PROMPTS", "0", METHODS="zsclip,spg", TARGETS="red"
     )
     assert finished.returncode == 1
-    assert "1 of 2 runs failed:\n  [1/1] SPG on stripes, target red" in finished.stdout
+    assert "1 of 2 runs failed:\n  [2/2] SPG on stripes, target red" in finished.stdout
     assert "ZeroshotCLIP" in finished.stdout
     assert (tmp_path / "output/stripes/report.html").is_file()
 
@@ -186,7 +186,8 @@ def test_a_comparison_ends_with_differences(bash, tmp_path, image_folder, clip_f
         ({"CFG": "vit_b16_ep50"}, "name different backbones (RN50, ViT-B/16), which do not compare: name one for all"),
         ({"CFG": "asrun"}, "CFG is 'asrun', but none of CoOp, ZeroshotCLIP has a config of that name"),
         ({"BASELINE": "SPG"}, "BASELINE is 'SPG', which is none of the methods: CoOp, ZeroshotCLIP."),
-        ({"SEEDS": " "}, "SEEDS is empty; accepted: numbers"),
+        ({"SEEDS": " "}, "SEEDS is ' '; accepted: numbers from 0 with spaces between"),
+        ({"SEEDS": "1,2"}, "SEEDS is '1,2'; accepted: numbers from 0 with spaces between"),
     ],
 )
 def test_what_cannot_be_compared(bash, image_folder, environment, message):

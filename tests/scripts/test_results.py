@@ -219,6 +219,8 @@ def test_incomplete_cells_are_never_the_best():
 def test_a_target_that_no_method_was_tested_on_is_named():
     table = only_table(runs({("photo", 1): 90.0}) + other({("photo", 1): 88.0}))
     assert table.notes == ["The average is over the columns shown; there are no runs of sketch."]
+    text = results_tables(runs({("photo", 1): 90.0}))
+    assert text.splitlines()[-1] == table.notes[0]  # without a mark, since nothing is marked with it
     single = {**RESULT, "protocol": "single-source", "source_domains": ["a"], "target_domains": ["b", "c"]}
     (note,) = only_table([{**single, "accuracy_by_domain": {"b": 1.0, "c": 2.0}}]).notes
     assert note.endswith("no runs of b → a, b → c, c → a, c → b.")

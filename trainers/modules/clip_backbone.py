@@ -72,6 +72,7 @@ def clip_file(name_or_path, root=DEFAULT_ROOT):
     Raises:
         UserError: neither a name nor a file, or the download failed.
     """
+    check_backbone(name_or_path)
     names = openai_clip._MODELS
     if name_or_path in names:
         folder = Path(root).expanduser()
@@ -82,10 +83,14 @@ def clip_file(name_or_path, root=DEFAULT_ROOT):
                 f"Could not download CLIP {name_or_path} from {names[name_or_path]} to {folder}: {error}. Check the "
                 "network and run the command again, or give the path of a file you already have as the backbone."
             ) from error
-    path = Path(name_or_path).expanduser()
-    if not path.is_file():
+    return Path(name_or_path).expanduser()
+
+
+def check_backbone(name_or_path):
+    """Raise UserError unless a backbone is one of OpenAI's names or a file."""
+    names = openai_clip._MODELS
+    if name_or_path not in names and not Path(name_or_path).expanduser().is_file():
         raise UserError(f"Backbone {name_or_path!r} is neither a file nor one of OpenAI's names: {', '.join(names)}.")
-    return path
 
 
 def weights_fingerprint(module):
