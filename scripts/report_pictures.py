@@ -101,7 +101,7 @@ def accuracy_picture(table):
 
 @plt.rc_context(STYLE)
 def learning_picture(runs):
-    """Validation accuracy and losses by epoch of one method's runs; None where it learned nothing.
+    """Validation accuracy and losses by epoch of one method's runs; None where it had no two epochs to be a curve.
 
     Accuracy: a line for each column, the mean over its seeds. Losses: the mean over all runs, one line each.
     """
@@ -117,7 +117,8 @@ def learning_picture(runs):
             losses.setdefault(name, []).append([epoch.get(name) for epoch in run["loss_history"]])
     accuracy = losses.pop("acc", [])
     parts = [part for part in (by_column or accuracy, losses) if part]
-    if not parts:
+    curves = [*by_column.values(), accuracy, *losses.values()]
+    if not any(len(curve) > 1 for of_runs in curves for curve in of_runs):
         return None
     figure, axes = plt.subplots(
         len(parts), 1, figsize=(WIDTH, 2.5 * len(parts)), sharex=True, squeeze=False, layout="constrained"

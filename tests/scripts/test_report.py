@@ -261,6 +261,8 @@ def test_learning_curves_are_means_over_seeds_of_any_length():
     np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), [1.0] * 3)
     pictures.plt.close(figure)
     assert pictures.learning_picture([{**shared, "val_history": [], "loss_history": []}]) is None
+    one_epoch = {**shared, "val_history": [70.0], "loss_history": [{"loss": 1.0}]}
+    assert pictures.learning_picture([one_epoch]) is None
 
 
 def test_variability_picture_is_relative_to_the_mean_of_single_draws():
