@@ -97,6 +97,8 @@ def opened(monkeypatch, capsys):
     """(path, whether the final model had been chosen by then) of each image that runs open, in order."""
     from dassl.data import dataset_wrapper
 
+    from trainers.modules import seeded_items
+
     opened = []
 
     def spy(path):
@@ -104,5 +106,6 @@ def opened(monkeypatch, capsys):
         return read_image(path)
 
     read_image = dataset_wrapper.read_image
-    monkeypatch.setattr(dataset_wrapper, "read_image", spy)
+    for module in (dataset_wrapper, seeded_items):  # images one by one, and for several views
+        monkeypatch.setattr(module, "read_image", spy)
     return opened

@@ -248,8 +248,8 @@ def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, 
     assert (found["selection"], found["num_shots"], found["data_fingerprint"]) == ("last_step", "unknown", "unknown")
     # The epoch that was tested is the one that is built again.
     assert tested("c", "--load-epoch", "1")["selection"] == "epoch 1"
-    first = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1")["state_dict"]["ctx"]
-    last = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2")["state_dict"]["ctx"]
+    first = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1", weights_only=True)["state_dict"]["ctx"]
+    last = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2", weights_only=True)["state_dict"]["ctx"]
     assert not torch.equal(first, last)
     torch.testing.assert_close(build_run(tmp_path / "c").model.ctx.detach(), first, atol=0, rtol=0)
     torch.testing.assert_close(build_run(tmp_path / "a").model.ctx.detach(), last, atol=0, rtol=0)

@@ -309,8 +309,9 @@ def test_a_generator_of_the_authors_loads(build, tmp_path):
         trainer.load_model(str(tmp_path / "theirs"))
 
 
-def test_the_target_is_not_opened_before_the_final_test(train, opened):
-    assert train("SPG", "red", flags=["--no-feature-cache"]) == 0
+@pytest.mark.parametrize("n_views", ["0", "2"])
+def test_the_target_is_not_opened_before_the_final_test(train, opened, n_views):
+    assert train("SPG", "red", "TRAINER.FEATURES.TRAIN_VIEWS", n_views, flags=["--no-feature-cache"]) == 0
     first_of_target = min(i for i, (path, _) in enumerate(opened) if "/red/" in path)
     assert opened[first_of_target][1]  # the model has been chosen by then
     assert all("/red/" in path for path, _ in opened[first_of_target:])

@@ -225,7 +225,7 @@ class PromptEncoder(nn.Module):
         n_tokens = prefix + self._n_tokens
         if n_tokens > ROW_TOKENS:
             return None
-        lengths = [group.length for group in self._groups for _ in range(group.n_cls)]
+        lengths = _tail_lengths(self._groups)
         classes = torch.tensor([-1] * prefix + [c for c, length in enumerate(lengths) for _ in range(length)])
         seen = ((classes[:, None] == classes) | (classes == -1)).tril()
         return torch.zeros(n_tokens, n_tokens).masked_fill(~seen, float("-inf")).to(self._tail.device)
@@ -434,10 +434,14 @@ class PromptEncoder(nn.Module):
         return attended.transpose(1, 2).flatten(2)
 
 
+def _tail_lengths(groups):
+    """The number of tokens of each class in some groups."""
+    return [group.length for group in groups for _ in range(group.n_cls)]
+
+
 def _eos_positions(pack, device):
     """Where each class of a pack has its EOS, counted from the pack's first token."""
-    lengths = [group.length for group in pack.groups for _ in range(group.n_cls)]
-    return torch.tensor(lengths, device=device).cumsum(0) - 1
+    return torch.tensor(_tail_lengths(pack.groups), device=device).cumsum(0) - 1
 
 
 def _causal_mask(length, like):
