@@ -12,11 +12,11 @@ from common.errors import UserError
 from common.failures import explain, user_errors
 from common.files import atomic_write
 from common.interruption import Interrupted, end_after_step, interruption
-from common.owner import owned
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
-from common.results import RESULTS_FILE
-from common.run_identity import TRAINED_FILE
+from common.run.identity import TRAINED_FILE
+from common.run.lock import owned
+from common.run.results import RESULTS_FILE
 
 
 def parse_args(argv=None):

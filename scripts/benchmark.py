@@ -159,7 +159,7 @@ def figure(value, unit):
 
 def machine():
     """What the figures depend on beside the code."""
-    from common.results import versions
+    from common.run.results import versions
 
     return {
         "platform": platform.platform(),

@@ -12,10 +12,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from common.archives import size_text  # noqa: E402
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
+from datasets.download.archives import size_text  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -43,7 +43,7 @@ def list_sources(root):
     """The table for --list."""
     from tabulate import tabulate
 
-    from datasets.downloads import SOURCES, locate_set
+    from datasets.download.sources import SOURCES, locate_set
 
     rows = []
     for name, source in SOURCES.items():
@@ -62,7 +62,7 @@ def list_sources(root):
 
 def download(args):
     """Get all sets that were named; returns those that failed."""
-    from datasets.downloads import SOURCES, find_source, get
+    from datasets.download.sources import SOURCES, find_source, get
 
     if args.list:
         print(list_sources(args.root))
@@ -102,7 +102,7 @@ def offer_download(dataset_name, root):
         UserError: the download failed.
     """
     use_dassl()
-    from datasets.downloads import find_source, get, locate_set
+    from datasets.download.sources import find_source, get, locate_set
 
     try:
         source = find_source(dataset_name)

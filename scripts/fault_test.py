@@ -22,7 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from common.results import read_results  # noqa: E402
+from common.run.results import read_results  # noqa: E402
 
 # What may differ between two runs that agree.
 ASIDE = ("seconds", "revision")

@@ -24,7 +24,7 @@ from tabulate import tabulate  # noqa: E402
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
-from common.records import write_record  # noqa: E402
+from common.run.records import write_record  # noqa: E402
 
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
 SAMPLE = 256  # words, by which the distance from word to word is told
@@ -167,7 +167,7 @@ def kept_contexts(folder):
     """
     import torch
 
-    from common.contexts import CONTEXTS_FILE, read_contexts
+    from common.run.contexts import CONTEXTS_FILE, read_contexts
 
     if not (folder / CONTEXTS_FILE).is_file():
         raise UserError(

@@ -17,8 +17,8 @@ from common.config_keys import split_at_key  # noqa: E402
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.progress import progress  # noqa: E402
-from common.results import RESULTS_FILE  # noqa: E402
-from common.run_identity import IDENTITY_FILE, TRAINED_FILE, identity_differences, write_identity  # noqa: E402
+from common.run.identity import IDENTITY_FILE, TRAINED_FILE, identity_differences, write_identity  # noqa: E402
+from common.run.results import RESULTS_FILE  # noqa: E402
 from scripts.plans import Set, cross_dataset, multi_source, single_source  # noqa: E402
 from scripts.report_tables import method_name  # noqa: E402
 from scripts.results import find_results, results_tables  # noqa: E402

@@ -20,11 +20,11 @@ sys.path.insert(0, str(REPOSITORY))
 import jinja2  # noqa: E402
 from markupsafe import Markup  # noqa: E402
 
-from common.contexts import CONTEXTS_FILE, read_contexts  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
 from common.progress import progress  # noqa: E402
-from common.records import read_record  # noqa: E402
+from common.run.contexts import CONTEXTS_FILE, read_contexts  # noqa: E402
+from common.run.records import read_record  # noqa: E402
 from scripts import report_pictures as pictures  # noqa: E402
 from scripts.report_samples import (  # noqa: E402
     confusion,

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from common.errors import UserError
-from common.predictions import PREDICTIONS_FILE, read_predictions
+from common.run.predictions import PREDICTIONS_FILE, read_predictions
 from scripts.report_tables import method_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
-from common.results import RESULTS_FILE, read_results  # noqa: E402
+from common.run.results import RESULTS_FILE, read_results  # noqa: E402
 
 # What may differ between two runs that agree, but tells why if they do not.
 CIRCUMSTANCES = ("seconds", "threads", "revision", "versions")

@@ -23,7 +23,7 @@ from tabulate import tabulate  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
 from common.files import atomic_write  # noqa: E402
-from common.results import RESULTS_FILE, read_results  # noqa: E402
+from common.run.results import RESULTS_FILE, read_results  # noqa: E402
 from scripts.report_tables import AVERAGE, columns_of, make_tables, method_name  # noqa: E402
 
 FORMATS = ("github", "latex", "csv", "plain")

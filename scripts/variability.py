@@ -26,8 +26,8 @@ from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
 from common.progress import progress  # noqa: E402
-from common.records import write_record  # noqa: E402
-from common.results import RESULTS_FILE, read_results  # noqa: E402
+from common.run.records import write_record  # noqa: E402
+from common.run.results import RESULTS_FILE, read_results  # noqa: E402
 
 VARIABILITY_FILE = "variability.json"
 LEGEND = (
@@ -163,7 +163,7 @@ def run(args):
         raise UserError(f"--draws is {args.draws}; it takes at least 2 to compare.")
     from common.cores import share_cores
     from scripts.report_pictures import save_picture, variability_picture
-    from trainers.finished_run import build_run
+    from trainers.saved_run import build_run
     from trainers.spg import SPG
     from trainers.spg_cgan import SPG_CGAN
 

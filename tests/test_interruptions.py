@@ -13,8 +13,8 @@ import torch
 from quick_run import REPOSITORY
 
 from common.failures import explain
-from common.records import read_record
-from common.results import read_results
+from common.run.records import read_record
+from common.run.results import read_results
 from scripts import fault_test
 
 results = fault_test.outcome
@@ -190,9 +190,9 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
 
 
 def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
-    import trainers.prompt_trainer
+    import trainers.base.trainer
 
-    monkeypatch.setattr(trainers.prompt_trainer, "effective_precision", lambda precision, device: precision)
+    monkeypatch.setattr(trainers.base.trainer, "effective_precision", lambda precision, device: precision)
     # So that the scale grows with every second step, and a fresh one would be another.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
@@ -260,7 +260,9 @@ def test_a_damaged_history(cut, capsys, damage):
 
 def test_one_owner(train, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    hold = "import sys; from common.owner import owned\nwith owned('run'): print('held', flush=True); sys.stdin.read()"
+    hold = (
+        "import sys; from common.run.lock import owned\nwith owned('run'): print('held', flush=True); sys.stdin.read()"
+    )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     holder = subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True

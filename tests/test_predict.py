@@ -14,7 +14,7 @@ from quick_run import REPOSITORY
 
 import predict
 from common.errors import UserError
-from common.predictions import read_predictions
+from common.run.predictions import read_predictions
 from predict import main
 from trainers.predictor import Predictor
 

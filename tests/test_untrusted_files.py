@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from common.config_keys import split_at_key
 from common.errors import UserError
 from common.failures import user_errors
-from common.predictions import read_predictions, write_predictions
-from common.records import read_record, write_record
-from common.results import read_results, write_results
+from common.run.predictions import read_predictions, write_predictions
+from common.run.records import read_record, write_record
+from common.run.results import read_results, write_results
 from datasets import names
 from datasets.splits import read_split
 from trainers.modules.clip_backbone import load_clip

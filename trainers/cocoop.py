@@ -3,9 +3,9 @@
 from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
-from trainers.context_trainer import LEARNER, load_prompt_learner
+from trainers.base.context_trainer import LEARNER, load_prompt_learner
+from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.meta_net import MetaNet
-from trainers.prompt_trainer import PromptTrainer
 
 
 class ConditionalPromptLearner(nn.Module):
@@ -22,7 +22,7 @@ class ConditionalPromptLearner(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(PromptTrainer):
+class CoCoOp(FrozenClipTrainer):
     """A context for each image, learned end to end by cross-entropy."""
 
     SETTINGS = "COCOOP"

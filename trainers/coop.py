@@ -2,7 +2,7 @@
 
 from dassl.engine import TRAINER_REGISTRY
 
-from trainers.context_trainer import ContextTrainer
+from trainers.base.context_trainer import ContextTrainer
 
 
 @TRAINER_REGISTRY.register()

@@ -15,7 +15,7 @@ from common.cores import all_cores
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
-from trainers.prompt_trainer import PromptTrainer
+from trainers.base.trainer import FrozenClipTrainer
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
 TOLERANCE = 1e-6  # of the gradient
@@ -45,7 +45,7 @@ class Probe(nn.Linear):
 
 
 @TRAINER_REGISTRY.register()
-class LinearProbe(PromptTrainer):
+class LinearProbe(FrozenClipTrainer):
     """Logistic regression on the train splits of the source domains; its C is the best on their val splits.
 
     Images pass through the test transform, once. To Dassl's loop this is a training of one epoch.

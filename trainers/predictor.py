@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.cores import all_cores, share_cores
 from common.errors import UserError
 from common.progress import progress
-from trainers.finished_run import build_run
+from trainers.saved_run import build_run
 
 
 class Predictor:

@@ -9,8 +9,10 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
 from torch.utils.data import BatchSampler, RandomSampler
 
-from common.contexts import Contexts, evenly_spaced, write_contexts
 from common.errors import UserError
+from common.run.contexts import Contexts, evenly_spaced, write_contexts
+from trainers.base.checkpoints import find_checkpoint
+from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.cgan import (
     DISCRIMINATOR_SPECIAL,
     GENERATOR_SPECIAL,
@@ -22,8 +24,6 @@ from trainers.modules.cgan import (
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
 from trainers.modules.prompt_labels import load_prompt_label
-from trainers.prompt_trainer import PromptTrainer
-from trainers.resuming import find_checkpoint
 from trainers.spg_coop import check_shared_context
 from trainers.spg_labels import label_folder, label_origin
 
@@ -31,7 +31,7 @@ CONTEXTS_PER_DOMAIN = 200  # that are kept for pictures
 
 
 @TRAINER_REGISTRY.register()
-class SPG_CGAN(PromptTrainer):
+class SPG_CGAN(FrozenClipTrainer):
     """Trains the generator against the prompt labels of the source domains; classifies by generated prompts."""
 
     SETTINGS = "SPG"

@@ -3,7 +3,7 @@
 from dassl.engine import TRAINER_REGISTRY
 
 from common.errors import UserError
-from trainers.context_trainer import ContextTrainer
+from trainers.base.context_trainer import ContextTrainer
 from trainers.modules.prompt_labels import save_prompt_label
 from trainers.spg_labels import label_folder, label_origin
 

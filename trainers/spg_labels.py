@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from common.protocols import dataset_label
+from common.run.names import dataset_label
 from trainers.modules.clip_backbone import backbone_label, clip_sha256
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
 

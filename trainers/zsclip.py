@@ -5,7 +5,7 @@ import time
 import torch
 from dassl.engine import TRAINER_REGISTRY
 
-from trainers.prompt_trainer import PromptTrainer
+from trainers.base.trainer import FrozenClipTrainer
 
 TEMPLATE = "a photo of a {}."
 # The seven that CLIP's authors found to do nearly as well as all eighty, as in CoOp.
@@ -21,7 +21,7 @@ SELECTED_TEMPLATES = (
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(PromptTrainer):
+class ZeroshotCLIP(FrozenClipTrainer):
     """Classifies with "a photo of a <class>."; learns nothing."""
 
     SETTINGS = "COOP"

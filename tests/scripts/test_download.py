@@ -25,9 +25,9 @@ sys.path.append(str(REPOSITORY / "tests" / "datasets"))
 from dataset_trees import CLASS_FOLDERS, PICTURES, config, make_set, read_only  # noqa: E402
 
 from common import archives, fetch  # noqa: E402
-from datasets import downloads  # noqa: E402
-from datasets.camera_traps import select_images  # noqa: E402
-from datasets.downloads import SOURCES  # noqa: E402
+from datasets.download import sources as downloads  # noqa: E402
+from datasets.download.camera_traps import select_images  # noqa: E402
+from datasets.download.sources import SOURCES  # noqa: E402
 from datasets.spg_domainnet import SPG_DomainNet  # noqa: E402
 from datasets.spg_pacs import SPG_PACS  # noqa: E402
 from datasets.spg_terraincognita import SPG_TerraIncognita  # noqa: E402

@@ -4,7 +4,7 @@ import clip
 import pytest
 import torch
 
-from common.records import read_record
+from common.run.records import read_record
 from scripts.interpret_prompt import main, nearest_words, vocabulary, word_distance
 from trainers.modules.clip_backbone import load_clip
 

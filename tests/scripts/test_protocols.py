@@ -12,8 +12,8 @@ import pytest
 from quick_run import REPOSITORY
 from test_launch import QUICK
 
-from common.records import read_record
-from common.results import read_results
+from common.run.records import read_record
+from common.run.results import read_results
 from scripts import launch
 from scripts.plans import Set, cross_dataset, multi_source, single_source
 

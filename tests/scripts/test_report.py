@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.contexts import Contexts, evenly_spaced, read_contexts, write_contexts
 from common.errors import UserError
-from common.predictions import accuracy_by_domain, write_predictions
-from common.records import write_record
-from common.results import write_results
+from common.run.contexts import Contexts, evenly_spaced, read_contexts, write_contexts
+from common.run.predictions import accuracy_by_domain, write_predictions
+from common.run.records import write_record
+from common.run.results import write_results
 from scripts import report_pictures as pictures
 from scripts.report import main, write_report
 from scripts.report_samples import confusion, find_image, most_confused, most_often_wrong, thumbnail

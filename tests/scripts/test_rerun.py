@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from common.results import read_results, write_results
+from common.run.results import read_results, write_results
 from scripts.rerun import differences, main, verdict
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from common.errors import UserError
-from common.results import read_results, write_results
+from common.run.results import read_results, write_results
 from scripts.report_tables import AVERAGE, make_tables
 from scripts.results import find_results, main, mean_and_std, results_tables
 

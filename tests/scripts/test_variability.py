@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.records import read_record
-from common.results import read_results, write_results
+from common.run.records import read_record
+from common.run.results import read_results, write_results
 from scripts.variability import agreement, find_runs, main
 
 

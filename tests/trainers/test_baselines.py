@@ -14,11 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from common.errors import UserError
-from common.predictions import read_predictions
+from common.run.predictions import read_predictions
 from trainers.config import extend_cfg
-from trainers.finished_run import build_run
 from trainers.linear_probe import Probe, fits, linear_map
 from trainers.predictor import Predictor
+from trainers.saved_run import build_run
 
 TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", "LinearProbe", "CoOp", "CoCoOp"]
 NETWORKS = {"LinearProbe": "linear_probe", "CoOp": "prompt_learner", "CoCoOp": "prompt_learner"}

@@ -11,10 +11,10 @@ from plain_clip import tiny_clip
 from torch import nn
 
 from common.errors import UserError
-from common.results import read_results
-from common.run_identity import write_identity
+from common.run.identity import write_identity
+from common.run.results import read_results
 from trainers.config import extend_cfg
-from trainers.finished_run import build_run
+from trainers.saved_run import build_run
 
 CLASSES = ["across", "down"]
 COOP_CLASSES = 5  # that the saved models were trained on

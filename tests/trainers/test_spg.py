@@ -11,7 +11,7 @@ from torch import nn
 
 import train as command
 from common.errors import UserError
-from common.predictions import read_predictions
+from common.run.predictions import read_predictions
 from trainers.modules.prompt_labels import load_prompt_label
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.records import read_record, write_record
+from common.run.records import read_record, write_record
 
 HISTORY_FILE = "history.json"
 

@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 from common.errors import UserError
-from common.records import read_record, write_record
+from common.run.records import read_record, write_record
 
 RESULTS_FILE = "results.json"
 FORMAT = 2

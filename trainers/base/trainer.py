@@ -21,15 +21,16 @@ from torch.utils.data import DataLoader
 
 from common.cores import all_cores, share_cores
 from common.errors import UserError
-from common.history import read_history, write_history
 from common.interruption import check_interruption
-from common.predictions import accuracy_by_domain, prediction_rows, write_predictions
 from common.progress import progress
-from common.protocols import dataset_label, protocol_name
-from common.records import read_record, write_record
 from common.reproducible import revision
-from common.results import RESULTS_FILE, versions, write_results
-from common.run_identity import TRAINED_FILE, identity_differences, read_identity, write_identity
+from common.run.history import read_history, write_history
+from common.run.identity import TRAINED_FILE, identity_differences, read_identity, write_identity
+from common.run.names import dataset_label, protocol_name
+from common.run.predictions import accuracy_by_domain, prediction_rows, write_predictions
+from common.run.records import read_record, write_record
+from common.run.results import RESULTS_FILE, versions, write_results
+from trainers.base.checkpoints import BEST, best_of, find_checkpoint, resume
 from trainers.modules.clip_backbone import (
     backbone_label,
     check_precision,
@@ -42,7 +43,6 @@ from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import RandomViews, SeededBatches, SeededItems
 from trainers.modules.view_loader import ViewLoader
-from trainers.resuming import BEST, best_of, find_checkpoint, resume
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -60,7 +60,7 @@ class ClassNamesOnly:
         self.lab2cname = dict(enumerate(classnames))
 
 
-class PromptTrainer(TrainerX):
+class FrozenClipTrainer(TrainerX):
     """Base class of trainers that learn contexts for a frozen CLIP.
 
     A subclass says which contexts (`build_prompt_model`, `text_features`) and, if it is not the cross-entropy of

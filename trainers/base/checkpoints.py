@@ -6,7 +6,7 @@ from pathlib import Path
 from dassl.utils import load_checkpoint
 
 from common.errors import UserError
-from common.history import read_history
+from common.run.history import read_history
 
 BEST = "model-best.pth.tar"
 

@@ -5,9 +5,9 @@ from dassl.utils import load_checkpoint
 from torch import nn
 
 from common.errors import UserError
-from common.run_identity import read_identity
-from trainers.prompt_trainer import PromptTrainer
-from trainers.resuming import find_checkpoint
+from common.run.identity import read_identity
+from trainers.base.checkpoints import find_checkpoint
+from trainers.base.trainer import FrozenClipTrainer
 
 LEARNER = "prompt_learner"
 # CoOp saves the words around the context as well. They follow from the class names, so they are not read.
@@ -22,7 +22,7 @@ class PromptLearner(nn.Module):
         self.ctx = nn.Parameter(ctx)
 
 
-class ContextTrainer(PromptTrainer):
+class ContextTrainer(FrozenClipTrainer):
     """Learns a context by cross-entropy on the source domains' images, as CoOp does (Zhou et al., IJCV 2022)."""
 
     def build_prompt_model(self):

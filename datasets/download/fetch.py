@@ -9,9 +9,9 @@ import inspect
 import re
 import shutil
 
-from common.archives import size_text
 from common.errors import UserError
 from common.progress import progress
+from datasets.download.archives import size_text
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
 RETRIES = 2  # without a single new byte; gdown waits longer before each

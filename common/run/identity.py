@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from common.records import read_record, write_record
+from common.run.records import read_record, write_record
 
 IDENTITY_FILE = "identity.json"
 TRAINED_FILE = "trained.json"  # marks the end of a run that is not tested, and says what it was trained on

@@ -7,8 +7,8 @@ from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 
 from common.errors import UserError
-from common.results import RESULTS_FILE, read_results
-from common.run_identity import IDENTITY_FILE, TRAINED_FILE, read_identity
+from common.run.identity import IDENTITY_FILE, TRAINED_FILE, read_identity
+from common.run.results import RESULTS_FILE, read_results
 from trainers.config import apply_settings, extend_cfg
 from trainers.modules.clip_backbone import clip_sha256
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import filelock
 
-from common.archives import DamagedArchive, extract, size_text
 from common.errors import UserError
-from common.fetch import check_file, fetch
 from common.files import is_writable
-from datasets.camera_traps import select_images
+from datasets.download.archives import DamagedArchive, extract, size_text
+from datasets.download.camera_traps import select_images
+from datasets.download.fetch import check_file, fetch
 from datasets.layouts import SPLIT_FOLDER, list_folders
 from datasets.listing import class_folders, list_images
 from datasets.messages import warn
