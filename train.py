@@ -6,7 +6,6 @@ import os
 import sys
 
 from common.config_keys import split_at_key
-from common.cores import share_cores
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.failures import explain, user_errors
@@ -17,6 +16,7 @@ from common.reproducible import make_deterministic
 from common.run.identity import TRAINED_FILE
 from common.run.lock import owned
 from common.run.results import RESULTS_FILE
+from common.threads import loader_workers, settle_waiting
 
 
 def parse_args(argv=None):
@@ -74,6 +74,7 @@ def setup_cfg(args):
             merge_file(cfg, path)
     apply_flags(cfg, args)
     apply_settings(cfg, args.opts)
+    cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
     cfg.freeze()
     return cfg
 
@@ -173,7 +174,6 @@ def run(args):
 
 def run_trainer(args, cfg, in_place):
     """Build the trainer, then train or test."""
-    import torch
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
@@ -181,11 +181,6 @@ def run_trainer(args, cfg, in_place):
         make_deterministic()
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    cfg.defrost()
-    cfg.DATALOADER.NUM_WORKERS = share_cores(
-        cfg.DATALOADER.NUM_WORKERS, on_cpu=not (cfg.USE_CUDA and torch.cuda.is_available())
-    )
-    cfg.freeze()
     trainer = build_trainer(cfg)
     if not in_place:
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
@@ -202,6 +197,7 @@ def run_trainer(args, cfg, in_place):
 def main(argv=None):
     """Run the command line and return its exit code: 0, 1 with one message, or 130 and 143 if it was interrupted."""
     args = parse_args(argv)
+    settle_waiting()
     use_dassl()
     try:
         with end_after_step(), lines_above_bars():

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dassl.utils import read_image
 
-from common.cores import usable_cores
 from common.progress import progress
+from common.threads import usable_cores
 from datasets.messages import some, warn
 
 

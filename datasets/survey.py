@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.cores import usable_cores
 from common.errors import UserError
 from common.progress import progress
+from common.threads import usable_cores
 from datasets.listing import class_folders, list_images
 from datasets.messages import some
 

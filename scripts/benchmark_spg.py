@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Subset
 
 import datasets  # noqa: F401 (registers the data sets)
 import train
-from common.cores import share_cores
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from scripts.benchmark_reference import (
@@ -137,11 +136,7 @@ class SpgBench:
         arguments += ["--target-domains", self.images.target, "--output-dir", str(output)]
         arguments += ["TRAINER.SPG.LABEL_DIR", str(output / "labels"), "TRAINER.SPG.PREC", "fp32"]
         arguments += ["TRAINER.FEATURES.CACHE_DIR", str(output / "cache"), "TRAINER.FEATURES.TRAIN_VIEWS", str(views)]
-        cfg = train.setup_cfg(train.parse_args([*arguments, "USE_CUDA", "False", *self.opts]))
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = share_cores(cfg.DATALOADER.NUM_WORKERS, on_cpu=True)
-        cfg.freeze()
-        return cfg
+        return train.setup_cfg(train.parse_args([*arguments, "USE_CUDA", "False", *self.opts]))
 
     def row(self, what, ours, reference, unit, goal=None, gap=None, note=""):
         goal = goal if self.images.goals else None

@@ -161,18 +161,17 @@ def run(args):
     """Measure all runs and write their files; returns what was found, by run."""
     if args.draws < 2:
         raise UserError(f"--draws is {args.draws}; it takes at least 2 to compare.")
-    from common.cores import share_cores
     from scripts.report_pictures import save_picture, variability_picture
     from trainers.saved_run import build_run
     from trainers.spg import SPG
     from trainers.spg_cgan import SPG_CGAN
 
-    share_cores(0, on_cpu=True)
     found = {}
     for folder in find_runs(args.folders, [SPG.__name__, SPG_CGAN.__name__]):
         with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
             opts = ["DATASET.ROOT", args.root] if args.root else []
             trainer = build_run(folder, backbone=args.backbone or None, opts=opts, with_data=True)
+        trainer.threads.use(workers=0)
         record = found[str(folder)] = measure(trainer, args.draws)
         write_record(folder / VARIABILITY_FILE, record)
         lines = [

@@ -11,7 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from common.cores import all_cores
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
@@ -81,7 +80,7 @@ class LinearProbe(FrozenClipTrainer):
 
     def run_epoch(self):
         """Fit a classifier for each C and keep the one that is best on val; of several, that with the lowest loss."""
-        with all_cores(on_cpu=self.device.type == "cpu"):
+        with self.threads.all():
             best = self.fit_all()
         (accuracy, _), self.model.c, (weight, bias) = best
         self.model.weight.copy_(weight)

@@ -11,9 +11,9 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from common.cores import all_cores, share_cores
 from common.errors import UserError
 from common.progress import progress
+from common.threads import loader_workers
 from trainers.saved_run import build_run
 
 
@@ -47,8 +47,8 @@ class Predictor:
             self.trainer = build_run(model_dir, classnames, backbone, opts)
             self.transform = build_transform(self.trainer.cfg, is_train=False)
         self.classnames = self.trainer.dm.dataset.classnames
-        self.batch_size, self.on_cpu = batch_size, self.trainer.device.type == "cpu"
-        self.workers = share_cores(workers, self.on_cpu)
+        self.batch_size, self.workers = batch_size, loader_workers(workers)
+        self.trainer.threads.use(self.workers)
 
     def __call__(self, images, top_k=5):
         """The most probable classes of each image.
@@ -83,7 +83,7 @@ class Predictor:
         )
         found, unreadable = {}, {}
         bar = progress(total=len(images), description="Predicting", unit="img")
-        with bar, torch.no_grad(), all_cores(self.on_cpu) if not self.workers else contextlib.nullcontext():
+        with bar, torch.no_grad():
             for positions, batch, indices, messages in loader:
                 unreadable |= messages
                 if positions:

@@ -43,6 +43,7 @@ class SPG(SPG_CGAN):
                     set_random_seed(cfg.SEED)
                 stage1 = SPG_CoOp(cfg, self.clip_model)
                 stage1.restart_on_difference = True
+                stage1.settle_threads(self.threads)
                 stage1.train()
         print("Stage II: training the generator")
         return super().load_labels()

@@ -46,6 +46,7 @@ class ZeroshotCLIP(FrozenClipTrainer):
 
     def train(self):
         """There is nothing to train: test and write the results."""
+        self.take_threads()
         self.started = time.time()
         if not self.cfg.TEST.NO_TEST:
             self.test()

@@ -19,7 +19,6 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch.utils.data import DataLoader
 
-from common.cores import all_cores, share_cores
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
@@ -30,6 +29,8 @@ from common.run.names import dataset_label, protocol_name
 from common.run.predictions import accuracy_by_domain, prediction_rows, write_predictions
 from common.run.records import read_record, write_record
 from common.run.results import RESULTS_FILE, versions, write_results
+from common.run.threads import read_threads, write_threads
+from common.threads import asked_for, plan_threads, usable_cores, waiting
 from trainers.base.checkpoints import BEST, best_of, find_checkpoint, resume
 from trainers.modules.clip_backbone import (
     backbone_label,
@@ -37,6 +38,7 @@ from trainers.modules.clip_backbone import (
     clip_sha256,
     effective_precision,
     load_clip,
+    n_tower_weights,
     weights_fingerprint,
 )
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
@@ -120,6 +122,7 @@ class FrozenClipTrainer(TrainerX):
         self.precision = effective_precision(self.settings.PREC, self.device)
         if self.clip_model is None:
             self.clip_model = load_clip(backbone.NAME, self.device, self.precision, backbone.PATH)
+        self.settle_threads(plan_threads(n_tower_weights(self.clip_model), self.cfg.DATALOADER.NUM_WORKERS))
         side = self.clip_model.visual.input_resolution
         self.cfg.defrost()
         self.cfg.INPUT.SIZE = (side, side)
@@ -310,6 +313,33 @@ class FrozenClipTrainer(TrainerX):
 
     # ---- training ----
 
+    def settle_threads(self, threads):
+        """Compute with these numbers of threads from now on."""
+        self.threads = threads
+        threads.use(self.cfg.DATALOADER.NUM_WORKERS)
+
+    def take_threads(self):
+        """Take the threads of the run that the output folder holds, and note there those of a new one."""
+        known = read_threads(self.output_dir, self.cfg.DATALOADER.NUM_WORKERS)
+        if asked_for() is None and known is not None:
+            self.settle_threads(known)
+        elif known not in (None, self.threads):
+            print(
+                f"Note: OMP_NUM_THREADS is {asked_for()}, but so far this run computed with {known.beside_workers} "
+                f"threads and, where no loader workers ran, with {known.alone}; the last digits may differ."
+            )
+        if known != self.threads:
+            write_threads(self.output_dir, self.threads)
+        if self.cfg.VERBOSE:
+            print(
+                f"Threads: {self.threads.alone}, beside loader workers {self.threads.beside_workers} ({waiting()}); "
+                f"cores: {usable_cores()}"
+            )
+
+    def train(self):
+        self.take_threads()
+        super().train()
+
     def forward_backward(self, batch):
         """One step on the cross-entropy of the logits; methods with another loss override it."""
         features, labels = self.batch_features(batch), batch["label"].to(self.device)
@@ -373,7 +403,7 @@ class FrozenClipTrainer(TrainerX):
         )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
-            share_cores(0, on_cpu=self.device.type == "cpu")  # no worker is needed any more
+            self.threads.use(workers=0)  # none is needed any more
 
     def before_epoch(self):
         super().before_epoch()
@@ -460,7 +490,7 @@ class FrozenClipTrainer(TrainerX):
         starts = range(0, len(labels), batch_size)
         confidence, predicted = [], []
         # Loader workers wait meanwhile.
-        with all_cores(on_cpu=self.device.type == "cpu"):
+        with self.threads.all():
             for start in progress(starts, description=f"Classifying {split}", unit="batch"):
                 check_interruption()
                 indices = range(start, min(start + batch_size, len(labels)))
@@ -508,6 +538,7 @@ class FrozenClipTrainer(TrainerX):
                 f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
                 "weights differ. Name the backbone that it was trained with."
             )
+        self.take_threads()
         self.load_model(model_dir, epoch=epoch)
         self.load_epoch = epoch
         self.model_dir = os.path.abspath(model_dir)
@@ -566,6 +597,9 @@ class FrozenClipTrainer(TrainerX):
                 "loss_history": [epoch["losses"] for epoch in self.history],
                 "seconds": round(time.time() - self.started, 1),
                 "threads": torch.get_num_threads(),
+                "threads_alone": self.threads.alone,
+                "threads_beside_workers": self.threads.beside_workers,
+                "thread_waiting": waiting(),
                 "revision": revision(),
                 "versions": versions(),
             },

@@ -102,6 +102,12 @@ def weights_fingerprint(module):
     return digest.hexdigest()
 
 
+def n_tower_weights(clip_model):
+    """Number of weights of both towers, without the vocabulary's: what the time of a step goes by."""
+    vocabulary = clip_model.token_embedding.weight
+    return sum(weight.numel() for weight in clip_model.parameters()) - vocabulary.numel()
+
+
 def clip_sha256(clip_model):
     """Fingerprint of a CLIP's weights in single precision, computed once for each model that `load_clip` made."""
     if not hasattr(clip_model, "sha256"):
