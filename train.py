@@ -13,9 +13,8 @@ from common.files import atomic_write
 from common.interruption import Interrupted, end_after_step, interruption
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
-from common.run.identity import TRAINED_FILE
+from common.run.folder import is_finished
 from common.run.lock import owned
-from common.run.results import RESULTS_FILE
 from common.threads import loader_workers, settle_waiting
 
 
@@ -151,7 +150,7 @@ def run(args):
     cfg = setup_cfg(args)
     if os.path.isfile(cfg.OUTPUT_DIR):
         raise UserError(f"--output-dir {cfg.OUTPUT_DIR} is a file; name a folder.")
-    finished = os.path.isfile(os.path.join(cfg.OUTPUT_DIR, TRAINED_FILE if cfg.TEST.NO_TEST else RESULTS_FILE))
+    finished = is_finished(cfg.OUTPUT_DIR, tested=not cfg.TEST.NO_TEST)
     in_place = args.eval_only and os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(args.model_dir)
     if args.eval_only and finished and not in_place:
         raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")

@@ -155,7 +155,7 @@ class SpgBench:
         self.model, self.workers = self.trainer.clip_model, self.trainer.cfg.DATALOADER.NUM_WORKERS
         dataset = self.trainer.dm.dataset
         self.classnames, self.n_sources = dataset.classnames, len(dataset.source_domains)
-        stage1 = SPG_CoOp(self.trainer.stage1_cfg(dataset.source_domains[0]), self.model)
+        stage1 = SPG_CoOp(self.trainer.stage1_cfg(dataset.source_domains[0]), self.trainer.backbone)
         self.stage1_epochs = stage1.max_epoch
         self.published = PublishedTextEncoder(self.model, self.classnames, stage1.encoder.n_ctx)
         with trained(stage1) as before:
@@ -248,7 +248,7 @@ class SpgBench:
             for dropout, p in zip(find_dropouts(network), published, strict=True):
                 dropout.p = p
         noise = image_noise(1, range(8), generator.latent_dim)
-        features = torch.nn.functional.normalize(torch.randn(8, ours.feat_dim), dim=-1)
+        features = torch.nn.functional.normalize(torch.randn(8, ours.backbone.feature_size), dim=-1)
         with torch.no_grad():
             # In training mode: a bias before a batch normalisation has no gradient but rounding, which AdamW blows up.
             gap = difference(ours.generator(features, noise), generator(features, noise))
@@ -293,7 +293,7 @@ class SpgBench:
     def cosines(self, trainer, loader, n_images):
         """Our cosines (n_images, C) of a split's first images, from their cached features."""
         trainer.set_model_mode("eval")
-        features = torch.from_numpy(trainer.split_features(loader, "again")[:n_images].copy())
+        features = torch.from_numpy(trainer.image_features.of_split(loader, "again")[:n_images].copy())
         with torch.no_grad():
             return trainer.predict(features, range(n_images)) / self.model.logit_scale.exp()
 
@@ -324,7 +324,7 @@ class SpgBench:
         Without real runs only one view is encoded, since the number of views makes no difference to an epoch.
         """
         n_views = VIEWS if self.amounts.real_runs else 1
-        trainer = SPG(self.cfg("views", n_views), self.model)
+        trainer = SPG(self.cfg("views", n_views), self.trainer.backbone)
         self.give_labels(trainer)
         with trained(trainer) as encoding:
             first, later = epoch_times(trainer, max(3, self.amounts.epochs))
@@ -368,7 +368,7 @@ class SpgBench:
         cfg.defrost()
         cfg.TRAINER.FEATURES.TRAIN_VIEWS, cfg.OUTPUT_DIR = 1, os.path.join(cfg.OUTPUT_DIR, "views")
         cfg.freeze()
-        stage1 = SPG_CoOp(cfg, self.model)
+        stage1 = SPG_CoOp(cfg, self.trainer.backbone)
         with trained(stage1):
             return epoch_times(stage1, 3)[1]
 

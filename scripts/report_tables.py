@@ -20,22 +20,10 @@ from dataclasses import dataclass, field
 from scipy import stats
 
 from common.errors import UserError
+from common.run.results import SHARED
 
 CONFIDENCE = 0.95
 AVERAGE = "average"
-# Keys of results.json that every cell of a table has to share, and over what: the table, a row, a column, a column and
-# seed.
-SHARED = {
-    "backbone_sha256": ("other backbone weights under the same name", "table"),
-    "selection": ("another selection of the model", "table"),
-    "precision": ("another precision", "table"),
-    "test_subset": ("another test subset", "table"),
-    "num_shots": ("another number of shots", "table"),
-    "classnames": ("other class names", "column"),
-    "data_fingerprint": ("other images or another split of them", "seed"),
-    "test_fingerprint": ("other test images", "seed"),
-    "settings_sha256": ("other settings", "row"),
-}
 NOT_COMPARABLE = "Not comparable"
 OF_LEARNING = ("selection", "num_shots", "data_fingerprint")
 

@@ -21,10 +21,7 @@ from tabulate import tabulate  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
-from common.run.results import RESULTS_FILE, read_results  # noqa: E402
-
-# What may differ between two runs that agree, but tells why if they do not.
-CIRCUMSTANCES = ("seconds", "threads", "revision", "versions")
+from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results  # noqa: E402
 
 
 def parse_args(argv=None):

@@ -79,7 +79,7 @@ def measure(trainer, draws):
     import torch
 
     loader, dataset = trainer.test_loader, trainer.dm.dataset
-    features = trainer.split_features(loader, "test")
+    features = trainer.image_features.of_split(loader, "test")
     labels = torch.tensor([item.label for item in dataset.test])
     domains = torch.tensor([item.domain for item in dataset.test])
     counts = [n for n in (2**i for i in range(draws.bit_length())) if n <= draws]

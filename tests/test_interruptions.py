@@ -190,9 +190,9 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
 
 
 def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
-    import trainers.base.trainer
+    from trainers.modules import clip_backbone
 
-    monkeypatch.setattr(trainers.base.trainer, "effective_precision", lambda precision, device: precision)
+    monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
     # So that the scale grows with every second step, and a fresh one would be another.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")

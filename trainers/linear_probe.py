@@ -66,7 +66,7 @@ class LinearProbe(FrozenClipTrainer):
             )
 
     def build_prompt_model(self):
-        probe = Probe(self.feat_dim, self.dm.dataset.classnames)
+        probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model("linear_probe", self.model)
 
@@ -97,8 +97,8 @@ class LinearProbe(FrozenClipTrainer):
             tfm=self.val_loader.dataset.transform,
             is_train=False,
         )
-        x, y = np.array(self.split_features(loader, "train"), np.float64), labels_of(train)
-        val_x = torch.from_numpy(np.array(self.split_features(self.val_loader, "val"), np.float64))
+        x, y = np.array(self.image_features.of_split(loader, "train"), np.float64), labels_of(train)
+        val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
         val_y = torch.from_numpy(labels_of(val))
         if len(set(y)) < 2:
             raise UserError(

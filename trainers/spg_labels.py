@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from common.run.names import dataset_label
-from trainers.modules.clip_backbone import backbone_label, clip_sha256
+from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
 
 
@@ -30,7 +30,7 @@ def label_origin(trainer, train_items, stage1_cfg=None):
     for entry in sorted(f"{item.label}/{Path(item.impath).name}\n" for item in train_items):
         digest.update(entry.encode())
     return LabelOrigin(
-        backbone_sha256=clip_sha256(trainer.clip_model),
+        backbone_sha256=trainer.backbone.sha256,
         classnames=tuple(trainer.dm.dataset.classnames),
         class_token_position=trainer.settings.CLASS_TOKEN_POSITION,
         data=digest.hexdigest(),

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from common.run.history import HISTORY_FILE
+from common.run.folder import has_begun
 from common.run.records import read_record, write_record
 from common.threads import Threads, by_cores
 
@@ -24,6 +24,6 @@ def read_threads(folder: str | Path, workers: int) -> Threads | None:
     try:
         return Threads(**read_record(Path(folder) / THREADS_FILE))
     except FileNotFoundError:
-        return by_cores(workers) if (Path(folder) / HISTORY_FILE).is_file() else None
+        return by_cores(workers) if has_begun(folder) else None
     except (OSError, ValueError, TypeError):
         return None
