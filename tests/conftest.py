@@ -11,6 +11,12 @@ os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "compat"))
 
+from common.threads import settle_waiting  # noqa: E402
+
+settle_waiting()
+# Tests run in several processes, of one thread each; those that they start do, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples in every run: a test fails for everyone or for no one.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")

@@ -135,7 +135,7 @@ def test_no_command_is_forgotten():
 def test_a_run_notes_its_threads_and_says_them_once(train, tmp_path, capsys):
     assert train("SPG", "red") == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Threads: ")]
-    assert said == ["Threads: 1, beside loader workers 1 (as OpenMP has it); cores: 8"]
+    assert said == ["Threads: 1, beside loader workers 1 (OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0); cores: 8"]
     found = read_results(tmp_path / "run/results.json")
     assert (found["threads"], found["threads_alone"], found["threads_beside_workers"]) == (1, 1, 1)
     assert json.loads((tmp_path / "run" / THREADS_FILE).read_text())["alone"] == 1
