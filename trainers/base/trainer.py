@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ class FrozenClipTrainer(TrainerX):
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     def __init__(self, cfg: CfgNode, backbone: Backbone | None = None, classnames: Sequence[str] | None = None) -> None:
-        self.backbone = backbone
+        self.given_backbone = backbone
         self.classnames = classnames
         self.course = Course()
         self.tested: dict[str, Tested] = {}
@@ -116,9 +117,8 @@ class FrozenClipTrainer(TrainerX):
 
     def build_data_loader(self):
         # Before the data, since the images' size is the backbone's.
-        if self.backbone is None:
-            named = self.cfg.MODEL.BACKBONE
-            self.backbone = load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        named = self.cfg.MODEL.BACKBONE
+        self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         self.cfg = self.settled_cfg(self.cfg)
@@ -373,7 +373,7 @@ class FrozenClipTrainer(TrainerX):
         Killed at any point in here, a run does the epoch again, and all of this with it.
         """
         course, is_best = self.course, False
-        entry = {"val_accuracy": None, "losses": self._train_scalars}
+        entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             chosen_by = self.test(split="val")
             entry["val_accuracy"] = self.tested["val"].metrics.get("accuracy")
