@@ -10,21 +10,19 @@ labels. Distances are Euclidean, in the space of token embeddings. Words are wha
 with a hyphen. Learned vectors need not be near any word; a distance far above that from word to word says so.
 """
 
+import _repository
+
 import argparse
 import functools
 import sys
 import warnings
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
-
-from common.dassl_path import use_dassl  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.run.records import write_record  # noqa: E402
+from common.errors import UserError
+from common.failures import script
+from common.run.records import write_record
 
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
 SAMPLE = 256  # words, by which the distance from word to word is told
@@ -218,7 +216,6 @@ def run(args):
 def main(argv=None):
     """Exit code 0, 1 with one message, or 130 if interrupted."""
     args = parse_args(argv)
-    use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     run(args)
 

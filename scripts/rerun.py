@@ -7,6 +7,8 @@ learned again, too, unless the run took those of a seed of its own choice (TRAIN
 every number agrees.
 """
 
+import _repository
+
 import argparse
 import shutil
 import subprocess
@@ -14,14 +16,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
-
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results  # noqa: E402
+from common.dassl_path import REPOSITORY
+from common.errors import UserError
+from common.failures import script
+from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
 
 
 def parse_args(argv=None):

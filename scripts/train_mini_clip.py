@@ -17,9 +17,10 @@ It takes about three minutes on one core. Everything is seeded and runs on one t
 versions of PyTorch, NumPy and Pillow makes the very file that is shipped; another one makes one much like it.
 """
 
+import _repository
+
 import argparse
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -30,14 +31,9 @@ from clip import tokenize
 from clip.model import CLIP, build_model
 from PIL import Image, ImageDraw, ImageFilter
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from common.dassl_path import use_dassl  # noqa: E402
-from common.files import atomic_write  # noqa: E402
-
-use_dassl()
-from datasets import mini_digits_render as drawing  # noqa: E402
+from common.dassl_path import REPOSITORY
+from common.files import atomic_write
+from datasets import mini_digits_render as drawing
 
 SEED = 7
 IMAGES = 7000
