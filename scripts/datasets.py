@@ -5,23 +5,19 @@ python scripts/datasets.py --root data pacs vlcs --classes      two of them, wit
 python scripts/datasets.py path/to/folder                       your own images, <folder>/<domain>/<class>/<image>
 """
 
+import _repository
+
 import argparse
 import json
 import shlex
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
-
-from common.dassl_path import use_dassl  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.files import atomic_write  # noqa: E402
-from scripts.download import download_command  # noqa: E402
-from scripts.launch import EMBEDDED_DATASET, dataset_config  # noqa: E402
+from common.errors import UserError
+from common.failures import script
+from common.files import atomic_write
 
 EXAMPLES = 5  # files named for each kind of finding; --json names all
 
@@ -55,22 +51,17 @@ def wanted_sets(args):
     Raises:
         UserError: an unknown name; the root is missing; a folder is none of domains.
     """
-    import yaml
-    from dassl.data.datasets import DATASET_REGISTRY
-
+    from datasets.known import FOLDER, dataset_class, dataset_config, folder_config, known_names
     from datasets.layouts import check_root
 
     names = args.names
     if not names and not args.folder:
-        configs = sorted(path.stem for path in (REPOSITORY / "configs/datasets").glob("*.yaml"))
-        names = [name for name in configs if name != "folder"]
-    chosen = [dataset_config(name, args.root) for name in names]
-    chosen += [(REPOSITORY / "configs/datasets/folder.yaml", folder) for folder in args.folder]
-    for config, root in chosen:
-        dataset = DATASET_REGISTRY.get(yaml.safe_load(config.read_text(encoding="utf-8"))["DATASET"]["NAME"])
-        root = check_root(root)
+        names = known_names()
+    chosen = [dataset_config(name, args.root) for name in names] + [folder_config(folder) for folder in args.folder]
+    for config, place in chosen:
+        dataset, root = dataset_class(config), check_root(place)
         dataset.list_domains(root)  # of a folder: are there any?
-        yield root.name if config.stem == "folder" else config.stem, dataset, root
+        yield root.name if config.stem == FOLDER else config.stem, dataset, root
 
 
 # --- tables ---
@@ -189,6 +180,9 @@ def with_examples(title, items):
 
 def how_to_get(name, root):
     """The command that fetches a set."""
+    from datasets.download.offer import download_command
+    from datasets.known import EMBEDDED_DATASET
+
     if name == EMBEDDED_DATASET:
         return f"DATA={shlex.quote(str(root))} bash scripts/spg/main.sh  # draws it on first use"
     return download_command(name, root)
@@ -304,7 +298,6 @@ def report(args):
 def main(argv=None):
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)
-    use_dassl()
     report(args)
 
 
