@@ -11,7 +11,9 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -19,10 +21,16 @@ from common.errors import UserError
 from common.failures import script
 from common.files import atomic_write
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from datasets.base import DomainGeneralizationDataset
+    from datasets.survey import Survey
+
 EXAMPLES = 5  # files named for each kind of finding; --json names all
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="sets, or folders of domains (default: all known sets)")
@@ -37,7 +45,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def positive(text):
+def positive(text: str) -> int:
     """A whole number from 1."""
     number = int(text)
     if number < 1:
@@ -45,7 +53,7 @@ def positive(text):
     return number
 
 
-def wanted_sets(args):
+def wanted_sets(args: argparse.Namespace) -> "Iterator[tuple[str, type[DomainGeneralizationDataset], Path]]":
     """(name, registered class, root) of each set to look at; a folder goes by its own name.
 
     Raises:
@@ -67,7 +75,7 @@ def wanted_sets(args):
 # --- tables ---
 
 
-def summary_table(surveys, missing, refused):
+def summary_table(surveys: "Sequence[Survey]", missing: Iterable[str], refused: Iterable[str]) -> str:
     """One row for each set, also for those that were not found or are in disorder."""
     rows = []
     for survey in surveys:
@@ -92,12 +100,12 @@ def summary_table(surveys, missing, refused):
     return table(rows, header, "llllrrrrr")
 
 
-def n_classes(survey):
+def n_classes(survey: "Survey") -> int:
     """Number of classes of the full set; of an own folder, those that it has."""
     return survey.dataset.n_classes or len(survey.classes)
 
 
-def domain_table(survey):
+def domain_table(survey: "Survey") -> str:
     """Images of each domain against the known count, and how many of them are damaged or copies."""
     unreadable = survey.domains_of(survey.unreadable or ())
     within, across = dict.fromkeys(survey.domains, 0), dict.fromkeys(survey.domains, 0)
@@ -127,7 +135,7 @@ def domain_table(survey):
     return table(rows, header, "lrrrrrr")
 
 
-def class_table(survey):
+def class_table(survey: "Survey") -> str:
     """Images of each class in each domain."""
     rows = [
         [name, *(survey.count(domain, name) for domain in survey.domains)]
@@ -137,24 +145,24 @@ def class_table(survey):
     return table(rows, ["class", *survey.domains, "all"], "l" + "r" * (len(survey.domains) + 1))
 
 
-def table(rows, header, align):
+def table(rows: Iterable[Iterable[object]], header: Sequence[str], align: str) -> str:
     """A table as the other scripts print it; numbers get separators."""
-    rows = [[f"{cell:,}" if isinstance(cell, int) else printable(cell) for cell in row] for row in rows]
-    align = ["left" if letter == "l" else "right" for letter in align]
-    return tabulate(rows, map(printable, header), tablefmt="github", colalign=align, disable_numparse=True)
+    texts = [[f"{cell:,}" if isinstance(cell, int) else printable(cell) for cell in row] for row in rows]
+    sides = ["left" if letter == "l" else "right" for letter in align]
+    return tabulate(texts, [*map(printable, header)], tablefmt="github", colalign=sides, disable_numparse=True)
 
 
-def of(n, total):
+def of(n: int, total: int) -> str:
     """ "4", or "3 of 4"."""
     return f"{n}" if n == total else f"{n} of {total}"
 
 
-def printable(text):
+def printable(text: object) -> str:
     """Text that any terminal takes; file names may be any bytes."""
     return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def findings(survey):
+def findings(survey: "Survey") -> list[str]:
     """Lines on what is not as it should be, with examples."""
     lines = [f"- {note}" for note in survey.notes]
     lines += with_examples(
@@ -168,7 +176,7 @@ def findings(survey):
     return [printable(line) for line in lines]
 
 
-def with_examples(title, items):
+def with_examples(title: str, items: Iterable[str]) -> Iterator[str]:
     """A line with the number of items, and the first few of them; nothing if there are none."""
     items = list(items)
     if items:
@@ -178,7 +186,7 @@ def with_examples(title, items):
             yield f"    and {len(items) - EXAMPLES:,} more (--json FILE lists them)"
 
 
-def how_to_get(name, root):
+def how_to_get(name: str, root: str) -> str:
     """The command that fetches a set."""
     from datasets.download.offer import download_command
     from datasets.known import EMBEDDED_DATASET
@@ -191,7 +199,7 @@ def how_to_get(name, root):
 # --- files ---
 
 
-def as_plain_data(survey):
+def as_plain_data(survey: "Survey") -> dict[str, Any]:
     """All about a set as JSON has it."""
     return {
         "dataset": survey.dataset.__name__,
@@ -212,7 +220,9 @@ def as_plain_data(survey):
     }
 
 
-def write_json(path, surveys, missing, refused, root):
+def write_json(
+    path: str, surveys: "Sequence[Survey]", missing: Iterable[str], refused: dict[str, str], root: str
+) -> None:
     """Write what was found to a file."""
     content = {
         "sets": {survey.name: as_plain_data(survey) for survey in surveys},
@@ -224,7 +234,7 @@ def write_json(path, surveys, missing, refused, root):
         handle.write("\n")
 
 
-def write_sheet(path, surveys, per_cell, columns):
+def write_sheet(path: str, surveys: "Sequence[Survey]", per_cell: int, columns: int) -> "Image.Image":
     """Draw samples of the sets into a file, whose kind its extension tells."""
     from PIL import Image
 
@@ -244,7 +254,7 @@ def write_sheet(path, surveys, per_cell, columns):
 # --- the whole ---
 
 
-def report(args):
+def report(args: argparse.Namespace) -> None:
     """Look at the sets and print the tables.
 
     Raises:
@@ -253,7 +263,9 @@ def report(args):
     from datasets.layouts import SetNotFound
     from datasets.survey import examine, look
 
-    surveys, missing, refused = [], {}, {}
+    surveys: list[Survey] = []
+    missing: dict[str, list[str]] = {}
+    refused: dict[str, str] = {}
     for name, dataset, root in list(wanted_sets(args)):
         try:
             survey = look(name, dataset, root)
@@ -295,7 +307,7 @@ def report(args):
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)
     report(args)

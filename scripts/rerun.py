@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -24,7 +26,7 @@ from common.failures import script
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a finished run")
@@ -32,7 +34,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def rerun_command(run, output):
+def rerun_command(run: Path, output: Path) -> list[str]:
     """The train.py command line that repeats a run.
 
     Raises:
@@ -58,7 +60,9 @@ def rerun_command(run, output):
     return [*command, *opts]
 
 
-def differences(before, after, keys=None):
+def differences(
+    before: dict[str, Any], after: dict[str, Any], keys: Iterable[str] | None = None
+) -> list[tuple[str, Any, Any]]:
     """(name, before, after) of everything that differs between two results; lists and dicts entry by entry."""
     found = []
     for key in keys or sorted({*before, *after}):
@@ -68,7 +72,7 @@ def differences(before, after, keys=None):
     return found
 
 
-def _entries(name, old, new):
+def _entries(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _entries(f"{name}.{key}", old.get(key), new.get(key))
@@ -79,7 +83,7 @@ def _entries(name, old, new):
         yield name, old, new
 
 
-def verdict(before, after):
+def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
     """What to say of a repetition, and whether it agrees."""
     numbers = [key for key in sorted({*before, *after}) if key not in CIRCUMSTANCES]
     differing = differences(before, after, numbers)
@@ -95,7 +99,7 @@ def verdict(before, after):
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if the repetition agrees, 1 if not or with one message."""
     args = parse_args(argv)
     run = Path(args.run)
