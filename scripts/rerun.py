@@ -23,6 +23,7 @@ from tabulate import tabulate
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.failures import script
+from common.run.folder import is_finished
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
 
 
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     run = Path(args.run)
     output = Path(args.output or tempfile.mkdtemp(prefix="spg-rerun-"))
     command = rerun_command(run, output)
-    if (output / RESULTS_FILE).is_file():
+    if is_finished(output):
         raise UserError(f"{output} holds a finished run; delete it or name another --output.")
     print(f"Repeating {run}; log in {output}/log.txt", flush=True)
     code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from trainers.modules.cgan import Discriminator, Generator, GradientNorms
+from trainers.modules.cgan import GradientNorms
 
 # Context (n_ctx, D) -> L2-normalised text features (C, E).
 TextEncoder = Callable[[Tensor], Tensor]
@@ -159,7 +159,7 @@ def independent_batch(loader: Iterable[Batch], position: int) -> Batch:
 
 def stage2_step(
     model: CLIP,
-    networks: tuple[Generator, Discriminator],
+    networks: tuple[nn.Module, nn.Module],
     optimizers: tuple[Optimizer, Optimizer],
     norms: tuple[GradientNorms, GradientNorms] | None,
     batch: Batch,
@@ -215,7 +215,7 @@ def stage2_training(
 
 @torch.no_grad()
 def classify_one_by_one(
-    model: CLIP, encoder: TextEncoder, generator: Generator, loader: Iterable[Batch], noise: Tensor
+    model: CLIP, encoder: TextEncoder, generator: nn.Module, loader: Iterable[Batch], noise: Tensor
 ) -> Tensor:
     """Cosines (N, C) of a loader's images, each against the prompts that are generated for it.
 

@@ -14,8 +14,8 @@ from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.interruption import Interrupted
 from common.progress import progress
-from common.run.identity import IDENTITY_FILE, TRAINED_FILE, write_identity
-from common.run.results import RESULTS_FILE
+from common.run.folder import has_begun, is_finished
+from common.run.identity import IDENTITY_FILE, write_identity
 from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
 from scripts.launching.plans import Run, cross_dataset, multi_source, single_source
 from scripts.launching.runs import (
@@ -152,7 +152,7 @@ class Launch:
         """
         for run in self.runs:
             check_same_run(run.folder, self._asked(run))
-            if not self._is_finished(run):
+            if not is_finished(run.folder, run.test):
                 yield run
 
     def go(self, first: int = 1, total: int | None = None) -> list[str]:
@@ -172,7 +172,7 @@ class Launch:
                 asked = self._asked(run)
                 check_same_run(run.folder, asked)
                 write_identity(run.folder / ASKED, asked)
-                if self._is_finished(run):
+                if is_finished(run.folder, run.test):
                     bar.write(f"{title}: finished before, in {run.folder}", file=sys.stdout)
                 elif not self._do(run, title, bar):
                     failed.append(title)
@@ -190,9 +190,6 @@ class Launch:
             self.method_file.name: config_digest(self.method_file),
         }
 
-    def _is_finished(self, run: Run) -> bool:
-        return (run.folder / (RESULTS_FILE if run.test else TRAINED_FILE)).is_file()
-
     def _do(self, run: Run, title: str, bar: Any) -> bool:
         """Do one run; returns whether it succeeded."""
         begun = (run.folder / "log.txt").is_file()
@@ -207,7 +204,7 @@ class Launch:
             raise
         done = f"done in {time.time() - start:.0f} s" if code == 0 else f"failed with exit code {code}"
         bar.write(f"{title}: {done}", file=sys.stdout)
-        if code and not (run.folder / IDENTITY_FILE).is_file():
+        if code and not has_begun(run.folder):
             # It never began to train, so there is nothing that other settings could be mixed up with.
             (run.folder / ASKED / IDENTITY_FILE).unlink(missing_ok=True)
         return code == 0
@@ -290,7 +287,7 @@ class Comparison:
             first += len(one.runs)
         # Those of these runs alone: another protocol may have its own beside them.
         folders = [run.folder for one in self.launches for run in one.runs if run.test]
-        results = find_results([folder for folder in folders if (folder / RESULTS_FILE).is_file()])
+        results = find_results([folder for folder in folders if is_finished(folder)])
         baseline = baseline_of(self.request.baseline, results) if self.request.report else ""
         if results:
             print("\n" + results_tables(results, baseline=baseline))
