@@ -25,6 +25,7 @@ from trainers.methods import METHODS, PROTOCOLS, trainer_name
 USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]
        bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
        bash scripts/compare.sh [flags] [dataset] [backbone] [KEY VALUE ...]"""
+METHOD_LINES = "\n".join(f"  {one.name:15}{one.trainer:16}{one.what}" for one in METHODS)
 WORDS = f"""words:
   METHODS          of the methods below, with commas between; by short names or trainers
   dataset          a name of configs/datasets/ or a folder <domain>/<class>/<image> (default: mini_digits; of cross:
@@ -35,16 +36,13 @@ WORDS = f"""words:
   KEY VALUE        config keys, such as OPTIM.MAX_EPOCH 10
 
 methods:
-{chr(10).join(f"  {one.name:15}{one.trainer:16}{one.what}" for one in METHODS)}"""
+{METHOD_LINES}"""
 
 
-def parse_args(argv: list[str] | None = None) -> Request:
-    """What a command line asks for. The environment gives the defaults of flags, and is read nowhere else."""
+def make_parser() -> argparse.ArgumentParser:
+    """The flags, to which the environment gives defaults; it is read nowhere else."""
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        usage=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=WORDS,
+        description=__doc__, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=WORDS
     )
 
     def add_flag(variable: str, metavar: str, what: str, default: str | None = None) -> None:
@@ -54,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
     add_flag("PROTOCOL", "NAME", f"{', '.join(PROTOCOLS[:-1])} or {PROTOCOLS[-1]} (default: multi)", "multi")
     parser.add_argument("--compare", action="store_true", help="all methods side by side, if none are named; --report")
     parser.add_argument("--methods", metavar="NAMES", help="in place of the word METHODS [METHODS, of --compare alone]")
+    parser.set_defaults(compared=os.environ.get("METHODS"))
     parser.add_argument("--report", action="store_true", help="end with report.html in the data set's output folder")
     parser.add_argument(
         "--print",
@@ -68,8 +67,13 @@ def parse_args(argv: list[str] | None = None) -> Request:
     add_flag("CFG", "NAME", "config of the method, or its file (default: that of the data set, else default)", "")
     add_flag("BASELINE", "METHOD", 'of the report: what differences are to, "" for nothing (default: ZeroshotCLIP)')
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    return parser
 
+
+def parse_args(argv: list[str] | None = None) -> Request:
+    """What a command line asks for."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
     protocol = args.protocol or "multi"
     if protocol not in PROTOCOLS:
         parser.error(f"--protocol is {protocol}; accepted: {', '.join(PROTOCOLS)}")
@@ -82,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
     methods = args.methods
     if args.compare and not methods:
         compared = (one.name for one in METHODS if one.compared and protocol in one.protocols)
-        methods = os.environ.get("METHODS") or ",".join(compared)
+        methods = args.compared or ",".join(compared)
     if not methods:
         if not words:
             parser.error(f"name a method: {', '.join(one.name for one in METHODS)}")
@@ -90,7 +94,6 @@ def parse_args(argv: list[str] | None = None) -> Request:
     places = ["dataset", "tested", "backbone"] if protocol == "cross" else ["dataset", "backbone"]
     if len(words) > len(places):
         parser.error(f"expected at most {' '.join(places)} and KEY VALUE pairs, found: {' '.join(words)}")
-    domains = {"multi": args.targets, "single": args.sources}.get(protocol, "")
     return Request(
         trainers=[trainer_name(name) for name in methods.replace(",", " ").split()],
         protocol=protocol,
@@ -99,7 +102,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
         data=args.data,
         output=Path(args.output),
         seeds=args.seeds,
-        domains=domains.split(),
+        domains={"multi": args.targets, "single": args.sources}.get(protocol, "").split(),
         cfg=args.cfg,
         baseline=args.baseline,
         report=args.report or args.compare,

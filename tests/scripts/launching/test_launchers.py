@@ -203,3 +203,12 @@ def test_nothing_is_printed_for_a_folder_with_another_run(tmp_path, printed, ima
     assert launch.main(["--print", "--seeds", "1", *words, "INPUT.NO_TRANSFORM", "True"]) == 1
     found = capsys.readouterr()
     assert "holds a run that was started differently" in found.err and found.out == ""
+
+
+def test_nothing_is_downloaded_for_what_is_printed(tmp_path, monkeypatch, capsys):
+    from datasets.download import offer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(offer, "offer_download", lambda *_: pytest.fail("offered"))
+    assert launch.main(["--print", "spg", "vlcs"]) == 1
+    assert "To download it: python scripts/download.py vlcs --root data" in capsys.readouterr().err
