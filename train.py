@@ -16,6 +16,7 @@ from common.reproducible import make_deterministic
 from common.run.folder import is_finished
 from common.run.lock import owned
 from common.threads import loader_workers, settle_waiting
+from trainers.methods import METHODS
 
 
 def parse_args(argv=None):
@@ -35,8 +36,7 @@ def parse_args(argv=None):
     parser.add_argument("--transforms", nargs="+", default=None, help="training transforms, instead of the config's")
     parser.add_argument("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     parser.add_argument("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
-    trainers = "SPG, SPG_CoOp, SPG_CGAN, CoOp, CoCoOp, LinearProbe, ZeroshotCLIP, ZeroshotCLIP2"
-    parser.add_argument("--trainer", default="", help=trainers)
+    parser.add_argument("--trainer", default="", help=", ".join(method.trainer for method in METHODS))
     parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file of weights')
     parser.add_argument("--head", default="", help=argparse.SUPPRESS)
     parser.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")

@@ -8,6 +8,8 @@ until it ends; then its results.json has to equal that of a run that nobody dist
 turns: with and without loader workers, exact and cached training features.
 """
 
+import _repository
+
 import argparse
 import os
 import random
@@ -19,10 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from common.run.results import read_results  # noqa: E402
+from common.dassl_path import REPOSITORY
+from common.run.results import read_results
 
 # What may differ between two runs that agree.
 ASIDE = ("seconds", "revision")

@@ -5,12 +5,21 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # a process whose memory is measured imports nothing that it does not use
+    from torch import Tensor
 
 TOLERANCE = 1e-4
 # A first call that takes this long (s) is no longer about warming up: it counts, and is the only one.
 LONG = 4.0
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass
@@ -35,30 +44,32 @@ class Row:
     note: str = ""
 
     @property
-    def ratio(self):
+    def ratio(self) -> float | None:
         """How many times better ours is; None without a reference."""
         if self.reference is None:
             return None
         return self.ours / self.reference if self.unit == "images/s" else self.reference / self.ours
 
     @property
-    def agrees(self):
+    def agrees(self) -> bool:
         """Whether both sides' outputs are the same; a NaN is no agreement."""
         return self.difference is None or self.difference <= TOLERANCE
 
     @property
-    def reached(self):
+    def reached(self) -> bool | None:
         """Whether the goal is reached; None without a goal."""
         if self.goal is None:
             return None
-        return self.ours < self.goal if self.unit == "GB" else self.ratio >= self.goal
+        if self.unit == "GB":
+            return self.ours < self.goal
+        return self.ratio is not None and self.ratio >= self.goal
 
-    def record(self):
+    def record(self) -> dict[str, Any]:
         """The row as plain data."""
         return {**asdict(self), "ratio": self.ratio, "agrees": self.agrees, "reached": self.reached}
 
 
-def median_seconds(call, repeats):
+def median_seconds(call: Callable[[], T], repeats: int) -> tuple[float, T]:
     """Median time of a call in s, after a warm-up, and what the last call returned."""
     seconds, result = timed(call)
     if seconds > LONG:
@@ -70,7 +81,9 @@ def median_seconds(call, repeats):
     return statistics.median(times), result
 
 
-def median_pair(ours, reference, repeats):
+def median_pair(
+    ours: Callable[[], T], reference: Callable[[], S], repeats: int
+) -> tuple[tuple[float, T], tuple[float, S]]:
     """Median times in s of two calls that take turns, so that a busy spell of the machine meets both.
 
     Ours, the short one, runs before and after each run of the reference.
@@ -93,21 +106,21 @@ def median_pair(ours, reference, repeats):
     return (statistics.median(our_times), found), (statistics.median(their_times), expected)
 
 
-def timed(call):
+def timed(call: Callable[[], T]) -> tuple[float, T]:
     """Time of one call in s, and what it returned."""
     start = time.perf_counter()
     result = call()
     return time.perf_counter() - start, result
 
 
-def difference(ours, reference):
+def difference(ours: "Tensor", reference: "Tensor") -> float:
     """Largest absolute difference of two tensors of one shape."""
     if ours.shape != reference.shape:
         raise ValueError(f"outputs have shapes {tuple(ours.shape)} and {tuple(reference.shape)}")
     return (ours.detach().float() - reference.detach().float()).abs().max().item()
 
 
-def peak_memory_gb(call, *args):
+def peak_memory_gb(call: Callable, *args: Any) -> float:
     """Peak resident memory in GB (2^30 bytes) of a fresh process that runs a function of a module."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -122,12 +135,12 @@ def peak_memory_gb(call, *args):
         process.join()
 
 
-def _run_and_report(sender, call, args):
+def _run_and_report(sender: Connection, call: Callable, args: tuple) -> None:
     call(*args)
     sender.send(_peak_bytes() / 2**30)
 
 
-def _peak_bytes():
+def _peak_bytes() -> int:
     """Peak resident memory of this process."""
     status = Path("/proc/self/status")
     if status.is_file():

@@ -1,17 +1,21 @@
 """Measures of the text tower: alone, in CoOp and CoCoOp, its memory, and how its cost grows."""
 
 import copy
+import functools
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from clip.model import CLIP
+from torch import Tensor, nn
 
-from scripts.benchmark_classes import DOMAIN_NET, OFFICE_HOME, PACS
-from scripts.benchmark_reference import PublishedTextEncoder, cocoop_step, coop_step, image_features
-from scripts.benchmark_timing import Row, difference, median_pair, median_seconds, peak_memory_gb
+from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME, PACS
+from scripts.benchmarks.reference import PublishedTextEncoder, cocoop_step, coop_step, image_features
+from scripts.benchmarks.timing import Row, difference, median_pair, median_seconds, peak_memory_gb
 from trainers.modules.cgan import Generator
 from trainers.modules.meta_net import MetaNet
 from trainers.modules.noise import image_noise
@@ -37,20 +41,20 @@ class TextAmounts:
         growth_images: numbers of cached features.
     """
 
-    ours: dict
-    reference: dict
-    every: dict
+    ours: dict[int, int]
+    reference: dict[int, int]
+    every: dict[int, int]
     repeats: int
-    cocoop: tuple
+    cocoop: tuple[int, int]
     memory_batch: int
-    growth_images: tuple
+    growth_images: tuple[int, ...]
 
 
 FULL = TextAmounts({7: 32, 65: 8, 345: 4}, {7: 4, 65: 2, 345: 1}, {}, 3, (8, 2), 32, (1_000, 10_000, 100_000))
 QUICK = TextAmounts({7: 16, 65: 4, 345: 2}, {7: 1, 65: 1, 345: 1}, {345: 5}, 1, (8, 1), 4, (1_000, 2_000, 8_000))
 
 
-def random_clip(size, image_tower=False, seed=0):
+def random_clip(size: str, image_tower: bool = False, seed: int = 0) -> CLIP:
     """A CLIP with random weights: the text tower of "ViT-B/16" or "RN50" in full size, or a small one ("small").
 
     Args:
@@ -59,7 +63,7 @@ def random_clip(size, image_tower=False, seed=0):
     torch.manual_seed(seed)
     embed = {"ViT-B/16": 512, "RN50": 1024, "small": 32}[size]
     width, layers = (64, 2) if size == "small" else (512, 12)
-    vision = (32, 1, 64, 16)
+    vision: tuple = (32, 1, 64, 16)
     if image_tower and size == "ViT-B/16":
         vision = (224, 12, 768, 16)
     elif image_tower and size == "RN50":
@@ -73,7 +77,7 @@ def random_clip(size, image_tower=False, seed=0):
     return model.eval().requires_grad_(False)
 
 
-def text_alone(name, model, n_classes, amounts, goal=None):
+def text_alone(name: str, model: CLIP, n_classes: int, amounts: TextAmounts, goal: float | None = None) -> Row:
     """Row: forward of the text tower with a context for each image, time per image."""
     classnames = CLASSES[n_classes]
     step = amounts.every.get(n_classes, 1)
@@ -100,7 +104,14 @@ def text_alone(name, model, n_classes, amounts, goal=None):
     )
 
 
-def coop(name, model, classnames, amounts, goal=None, batch=32):
+def coop(
+    name: str,
+    model: CLIP,
+    classnames: Sequence[str],
+    amounts: TextAmounts,
+    goal: float | None = None,
+    batch: int = 32,
+) -> Row:
     """Row: forward and backward of the text tower with one shared context (CoOp), time per step."""
     encoder, published = PromptEncoder(model, classnames, N_CTX), PublishedTextEncoder(model, classnames, N_CTX)
     features = F.normalize(torch.randn(batch, model.text_projection.shape[1]), dim=-1)
@@ -118,12 +129,14 @@ def coop(name, model, classnames, amounts, goal=None, batch=32):
     return Row(what, 1000 * ours, 1000 * theirs, "ms", goal, gap, "per step, image features given")
 
 
-def relative_difference(ours, reference):
+def relative_difference(ours: Tensor | None, reference: Tensor | None) -> float:
     """Largest difference of two gradients, relative to the largest entry of the reference (at least 1)."""
+    if ours is None or reference is None:
+        raise ValueError("a side has no gradient")
     return difference(ours, reference) / max(1.0, reference.abs().max().item())
 
 
-def cocoop(name, model, classnames, amounts, goal=None):
+def cocoop(name: str, model: CLIP, classnames: Sequence[str], amounts: TextAmounts, goal: float | None = None) -> Row:
     """Row: a CoCoOp step with its image tower, time per image."""
     n_ours, n_reference = amounts.cocoop
     side = model.visual.input_resolution
@@ -148,7 +161,9 @@ def cocoop(name, model, classnames, amounts, goal=None):
     return Row(what, 1000 * ours / n_ours, 1000 * theirs / n_reference, "ms", goal, max(gaps), note)
 
 
-def batched_cocoop_step(model, encoder, ctx, meta_net, images, labels):
+def batched_cocoop_step(
+    model: CLIP, encoder: PromptEncoder, ctx: Tensor, meta_net: nn.Module, images: Tensor, labels: Tensor
+) -> Tensor:
     """Our CoCoOp step: what trainers/cocoop.py does with a batch. Returns cosines (B, C)."""
     ctx.grad = None
     meta_net.zero_grad()
@@ -162,7 +177,7 @@ def batched_cocoop_step(model, encoder, ctx, meta_net, images, labels):
 # ---- memory ----
 
 
-def memory_rows(amounts):
+def memory_rows(amounts: TextAmounts) -> list[Row]:
     """Rows: peak memory with DomainNet's 345 classes at ViT-B/16 size, of processes of their own."""
     batch = amounts.memory_batch
     inference = peak_memory_gb(infer_once, "ViT-B/16", batch)
@@ -174,14 +189,14 @@ def memory_rows(amounts):
     ]
 
 
-def infer_once(size, batch):
+def infer_once(size: str, batch: int) -> None:
     """Encode the prompts of 345 classes for a batch of contexts."""
     encoder = PromptEncoder(random_clip(size), DOMAIN_NET, N_CTX)
     with torch.no_grad():
         encoder(torch.zeros(batch, N_CTX, encoder.ctx_dim))
 
 
-def train_once(size):
+def train_once(size: str) -> None:
     """A step of CoOp with 345 classes."""
     encoder = PromptEncoder(random_clip(size), DOMAIN_NET, N_CTX)
     encoder(torch.zeros(N_CTX, encoder.ctx_dim, requires_grad=True)).sum().backward()
@@ -190,7 +205,9 @@ def train_once(size):
 # ---- growth ----
 
 
-def growth(model, amounts, class_counts=(7, 16, 65, 150, 345), batch=32):
+def growth(
+    model: CLIP, amounts: TextAmounts, class_counts: Iterable[int] = (7, 16, 65, 150, 345), batch: int = 32
+) -> dict[str, dict[str, Any]]:
     """How time per image grows with the number of classes, and with that of cached features (7 classes).
 
     Returns:
@@ -200,7 +217,7 @@ def growth(model, amounts, class_counts=(7, 16, 65, 150, 345), batch=32):
     for n_classes in class_counts:
         predictor = _Predictor(model, DOMAIN_NET[:n_classes])
         features = torch.randn(batch, model.text_projection.shape[1])
-        by_classes[n_classes] = median_seconds(lambda p=predictor, f=features: p(f, 0), 3)[0] / batch
+        by_classes[n_classes] = median_seconds(functools.partial(predictor, features, 0), 3)[0] / batch
 
     predictor, by_images = _Predictor(model, PACS), {}
     for n_images in amounts.growth_images:
@@ -215,7 +232,7 @@ def growth(model, amounts, class_counts=(7, 16, 65, 150, 345), batch=32):
     }
 
 
-def at_most_linear(cost):
+def at_most_linear(cost: dict[int, float]) -> bool:
     """Whether cost {number: s} grows no faster than the number, from each number to the next."""
     numbers = sorted(cost)
     pairs = zip(numbers, numbers[1:], strict=False)
@@ -225,19 +242,19 @@ def at_most_linear(cost):
 class _Predictor:
     """Generator and prompt encoder, as SPG predicts with them."""
 
-    def __init__(self, model, classnames):
+    def __init__(self, model: CLIP, classnames: Sequence[str]):
         self.encoder = PromptEncoder(model, classnames, N_CTX)
         feat_dim = model.text_projection.shape[1]
         self.generator = Generator(feat_dim, N_CTX, self.encoder.ctx_dim).eval()
 
     @torch.no_grad()
-    def __call__(self, features, first_index):
+    def __call__(self, features: Tensor, first_index: int) -> Tensor:
         noise = image_noise(1, range(first_index, first_index + len(features)), self.generator.latent_dim)
         text_features = self.encoder(self.generator(features, noise))
         return torch.einsum("be,bce->bc", features, text_features)
 
 
-def _seconds_for_images(predictor, n_images):
+def _seconds_for_images(predictor: _Predictor, n_images: int) -> float:
     """Time of one pass over features that lie in a memory-mapped file, as cached ones do."""
     feat_dim = predictor.encoder.text_projection.shape[1]
     with tempfile.TemporaryFile() as handle:

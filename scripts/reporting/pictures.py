@@ -3,17 +3,24 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from sklearn.decomposition import PCA  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
 
-from common.files import atomic_write  # noqa: E402
-from scripts.report_tables import AVERAGE, columns_of, method_name  # noqa: E402
+from common.files import atomic_write
+from common.run.contexts import Contexts
+from common.run.variability import Spread
+from scripts.reporting.tables import AVERAGE, Results, Table, columns_of, method_name
 
 WIDTH = 5.2  # inches: text stays readable where a phone shows the whole picture
 DPI = 160
@@ -32,19 +39,19 @@ STYLE = {
 MARKERS = "osD^vP*X"
 
 
-def colours(n):
+def colours(n: int) -> list:
     """n colours that are told apart."""
-    palette = matplotlib.colormaps["tab10" if n <= 10 else "tab20"].colors
+    palette = matplotlib.color_sequences["tab10" if n <= 10 else "tab20"]
     return [palette[i % len(palette)] for i in range(n)]
 
 
-def file_name(text):
+def file_name(text: str) -> str:
     """Text as a part of a file name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:100]
 
 
 @plt.rc_context(STYLE)
-def save_picture(figure, folder, name):
+def save_picture(figure: Figure, folder: Path, name: str) -> str:
     """Write <folder>/<name>.png and .svg, close the figure and return the PNG in base64."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=DPI, bbox_inches="tight")
@@ -57,12 +64,12 @@ def save_picture(figure, folder, name):
     return base64.b64encode(png.getvalue()).decode()
 
 
-def shortened(text, length=24):
+def shortened(text: str, length: int = 24) -> str:
     """Text of bounded length."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def legend_above(axes, n):
+def legend_above(axes: Axes, n: int) -> None:
     """A legend over the axes for n entries, in as many columns as fit the width."""
     longest = max((len(text) for text in axes.get_legend_handles_labels()[1]), default=1)
     columns = max(1, min(n, 56 // (longest + 6)))
@@ -70,7 +77,7 @@ def legend_above(axes, n):
 
 
 @plt.rc_context(STYLE)
-def accuracy_picture(table):
+def accuracy_picture(table: Table) -> Figure:
     """Accuracy of each method in each column: mean and standard deviation over seeds."""
     columns = [*table.columns, AVERAGE] if len(table.columns) > 1 else table.columns
     methods = list(table.rows)
@@ -100,12 +107,13 @@ def accuracy_picture(table):
 
 
 @plt.rc_context(STYLE)
-def learning_picture(runs):
+def learning_picture(runs: Sequence[Results]) -> Figure | None:
     """Validation accuracy and losses by epoch of one method's runs; None where it had no two epochs to be a curve.
 
     Accuracy: a line for each column, the mean over its seeds. Losses: the mean over all runs, one line each.
     """
-    by_column, losses = {}, {}
+    by_column: dict[str, list] = {}
+    losses: dict[str, list] = {}
     for run in runs:
         if run.get("val_history"):
             name = (
@@ -143,7 +151,7 @@ def learning_picture(runs):
     return figure
 
 
-def _draw_mean(axes, histories, **style):
+def _draw_mean(axes: Axes, histories: Sequence[Sequence[float | None]], **style: Any) -> None:
     """The mean of several histories, of perhaps different lengths, by epoch; gaps where none has a value."""
     length = max(map(len, histories))
     values = np.full((len(histories), length), np.nan)
@@ -156,7 +164,7 @@ def _draw_mean(axes, histories, **style):
 
 
 @plt.rc_context(STYLE)
-def confusion_picture(counts, classnames):
+def confusion_picture(counts: np.ndarray, classnames: Sequence[str]) -> Figure:
     """Confusion matrix: of each class's images (rows), the share (%) that was taken for each class (columns)."""
     n = len(classnames)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -180,7 +188,7 @@ def confusion_picture(counts, classnames):
 
 
 @plt.rc_context(STYLE)
-def contexts_picture(contexts):
+def contexts_picture(contexts: Contexts) -> Figure | None:
     """PCA of generated contexts and prompt labels together, coloured by domain; None for fewer than three."""
     points = np.concatenate([contexts.contexts, contexts.labels]).astype(np.float32)
     points = points.reshape(len(points), -1)
@@ -214,25 +222,24 @@ def contexts_picture(contexts):
     return figure
 
 
-def runs_by_method(table):
+def runs_by_method(table: Table) -> dict[str, list[Results]]:
     """Dict from each method of a table to its runs."""
     return {method: [run for run in table.runs if method_name(run) == method] for method in table.rows}
 
 
 @plt.rc_context(STYLE)
-def variability_picture(rows):
+def variability_picture(rows: Sequence[tuple[str, Spread, dict[int, float]]]) -> Figure:
     """How the accuracy of some runs depends on the noise of their prompts: a line for each run and domain.
 
     All in points from the mean over single draws: those draws' range and standard deviation, and averages of n draws.
 
     Args:
-        rows: (label, "mean", "std", "min", "max" and "agreement" by name, dict from n to the accuracy of n averaged).
+        rows: (label, Spread of single draws, dict from n to the accuracy of n averaged).
     """
     counts = sorted({n for _, _, averages in rows for n in averages if n > 1})
     figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.32 * len(rows)))
     places = np.arange(len(rows))
-    means = np.array([found["mean"] for _, found, _ in rows])
-    low, high, std = (np.array([found[key] for _, found, _ in rows]) for key in ("min", "max", "std"))
+    means, low, high, std = np.array([(found.mean, found.min, found.max, found.std) for _, found, _ in rows]).T
     axes.hlines(places, low - means, high - means, color="#888888", linewidth=1.2, label="single draws: range")
     axes.hlines(places, -std, std, color="#bbbbbb", linewidth=7, label="their std")
     # From light to dark and small to large, so that they are told apart where they coincide.
@@ -250,11 +257,11 @@ def variability_picture(rows):
         )
     axes.axvline(0, color="#888888", linewidth=0.8, zorder=0.5)
     axes.grid(axis="y", visible=False)
-    axes.set_yticks(places, [f"{shortened(label, 40)}, {found['mean']:.1f} %" for label, found, _ in rows])
+    axes.set_yticks(places, [f"{shortened(label, 40)}, {found.mean:.1f} %" for label, found, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("points from the mean of single draws")
     right = axes.secondary_yaxis("right")
-    right.set_yticks(places, [f"{found['agreement']:.0f} %" for _, found, _ in rows])
+    right.set_yticks(places, [f"{found.agreement:.0f} %" for _, found, _ in rows])
     right.tick_params(length=0)
     right.spines[:].set_visible(False)
     axes.text(1.02, -0.6, "agree", transform=axes.get_yaxis_transform(), va="bottom", fontsize=9)

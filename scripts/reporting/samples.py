@@ -4,19 +4,23 @@ import base64
 import io
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
+from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.predictions import PREDICTIONS_FILE, read_predictions
-from scripts.report_tables import method_name
+from scripts.reporting.tables import Results, method_name
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 THUMBNAIL = 128  # pixels
+
+Predictions = Iterable[tuple[Results, list[dict[str, Any]]]]  # runs with the rows of their predictions.csv
 
 
 @dataclass
@@ -37,11 +41,11 @@ class Sample:
     tested: int = 0
     wrong: int = 0
     sure: float = 0.0
-    said: dict = field(default_factory=lambda: defaultdict(Counter))
+    said: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     folder: str = ""
 
 
-def predictions_of(runs, skipped):
+def predictions_of(runs: Iterable[Results], skipped: list[str]) -> list[tuple[Results, list[dict[str, Any]]]]:
     """(run, rows) of all runs whose predictions can be read; why others cannot is added to `skipped`."""
     found = []
     for run in runs:
@@ -52,7 +56,7 @@ def predictions_of(runs, skipped):
     return found
 
 
-def confusion(predictions, classnames):
+def confusion(predictions: Predictions, classnames: Sequence[str]) -> np.ndarray:
     """(C, C) counts over all rows: [i, j] images of class i that were taken for j; other names are left out."""
     index = {name: i for i, name in enumerate(classnames)}
     counts = np.zeros((len(classnames), len(classnames)), int)
@@ -63,7 +67,7 @@ def confusion(predictions, classnames):
     return counts
 
 
-def most_confused(counts, classnames, n):
+def most_confused(counts: np.ndarray, classnames: Sequence[str], n: int) -> list[tuple[str, str, int, float]]:
     """The n pairs that are mixed up most: (class, taken for, times, % of the class's images)."""
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:n]
@@ -75,9 +79,9 @@ def most_confused(counts, classnames, n):
     ]
 
 
-def most_often_wrong(predictions, n):
+def most_often_wrong(predictions: Predictions, n: int) -> list[Sample]:
     """The n Samples that the largest share of their runs got wrong; of equal shares, where more runs were surer."""
-    samples = {}
+    samples: dict[tuple[str, str, str], Sample] = {}
     for run, rows in predictions:
         for row in rows:
             key = row["domain"], row["path"], row["label"]
@@ -91,7 +95,7 @@ def most_often_wrong(predictions, n):
     return sorted(wrong, key=lambda s: (-s.wrong / s.tested, -s.wrong, -s.sure, s.domain, s.path))[:n]
 
 
-def find_image(sample):
+def find_image(sample: Sample) -> Path | None:
     """The file of a sample; None if it is not where its run read it.
 
     Paths are relative to the DATASET.ROOT of the run's config.yaml, and that to where the run was started: here, or
@@ -112,11 +116,11 @@ def find_image(sample):
     return None
 
 
-def thumbnail(path):
+def thumbnail(path: Path) -> str | None:
     """A small JPEG of an image file, in base64; None if the file cannot be read as an image."""
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)

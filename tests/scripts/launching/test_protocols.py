@@ -15,7 +15,8 @@ from test_launch import QUICK
 from common.run.records import read_record
 from common.run.results import read_results
 from scripts import launch
-from scripts.plans import Set, cross_dataset, multi_source, single_source
+from scripts.launching.plans import Set, cross_dataset, multi_source, single_source
+from scripts.launching.runs import run_command
 
 ABC = Set("letters", Path("letters.yaml"), "data", ("a", "b", "c"), ("a", "c"))
 
@@ -52,10 +53,10 @@ def test_cross_dataset_trains_once_and_carries_the_model_over():
     assert (train.sources, train.targets, train.test, train.model_dir) == (ABC.domains, ABC.domains, False, None)
     assert (to_digits.dataset, to_digits.targets) == (other, ("x", "y"))
     assert to_digits.model_dir == train.folder == Path("base/cross/train/seed3")
-    command = launch.run_command("SPG", to_digits, "m.yaml", "RN50", ["A", "1"], "labels", "features")
+    command = run_command("SPG", to_digits, "m.yaml", "RN50", ["A", "1"], "labels", "features")
     assert command[command.index("--model-dir") + 1] == "base/cross/train/seed3"
     assert "--eval-only" in command and command[-2:] == ["A", "1"]
-    command = launch.run_command("SPG", train, "m.yaml", "RN50", [], "labels", "features")
+    command = run_command("SPG", train, "m.yaml", "RN50", [], "labels", "features")
     assert command[-2:] == ["TEST.NO_TEST", "True"] and "--eval-only" not in command
 
 

@@ -13,11 +13,14 @@ from PIL import Image
 from common.errors import UserError
 from common.run.contexts import Contexts, evenly_spaced, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
-from common.run.records import write_record
 from common.run.results import write_results
-from scripts import report_pictures as pictures
-from scripts.report import main, write_report
-from scripts.report_samples import confusion, find_image, most_confused, most_often_wrong, thumbnail
+from common.run.variability import Spread, Variability, write_variability
+from scripts.report import main
+from scripts.reporting import pictures
+from scripts.reporting.finished import find_results
+from scripts.reporting.page import write_report
+from scripts.reporting.samples import confusion, find_image, most_confused, most_often_wrong, thumbnail
+from scripts.reporting.tables import make_tables
 
 CLASSES = ["cat & <b>dog</b>", "x<y", "$\\alpha_"]
 DOMAINS = ["art", "photo <i>"]
@@ -84,9 +87,8 @@ def runs(tmp_path_factory):
                 write_run(folder, trainer, target, seed, said)
                 if trainer == "SPG":
                     write_contexts(folder, some_contexts(seed))
-    found = {"mean": 50.1, "std": 0.5, "min": 49.0, "max": 51.0, "agreement": 98.72}
-    record = {"draws": 8, "by_domain": {"art": found}, "averaged": {"1": {"art": 50.0}, "16": {"art": 52.5}}}
-    write_record(root / "out/SPG-0/seed1/variability.json", record)
+    spread = Spread(50.1, 0.5, 49.0, 51.0, 98.72)
+    write_variability(root / "out/SPG-0/seed1", Variability(8, {"art": spread}, {1: {"art": 50.0}, 16: {"art": 52.5}}))
     (root / "out" / "data" / "images").mkdir(parents=True)
     for i in (0, 1):
         Image.new("RGB", (300, 200), (200, 30, 30)).save(root / "out" / "data" / "images" / f"{i}.png")
@@ -237,9 +239,6 @@ def test_pictures_are_saved_twice_and_show_something(report):
 
 
 def test_accuracy_picture_has_the_means_and_bars(runs):
-    from scripts.report_tables import make_tables
-    from scripts.results import find_results
-
     (table,) = make_tables(find_results([runs]))
     figure = pictures.accuracy_picture(table)
     lines = {container.get_label(): container for container in figure.axes[0].containers}
@@ -266,7 +265,7 @@ def test_learning_curves_are_means_over_seeds_of_any_length():
 
 
 def test_variability_picture_is_relative_to_the_mean_of_single_draws():
-    found = {"mean": 50.0, "std": 0.5, "min": 49.0, "max": 52.0, "agreement": 98.7}
+    found = Spread(50.0, 0.5, 49.0, 52.0, 98.7)
     figure = pictures.variability_picture([("art", found, {1: 50.5, 2: 51.0}), ("photo", found, {1: 49.0, 4: 50.0})])
     parts = {part.get_label(): part for part in figure.axes[0].collections}
     assert set(parts) == {"single draws: range", "their std", "2 averaged", "4 averaged"}
@@ -329,8 +328,6 @@ def test_everything_is_on_the_page_and_escaped(report):
 
 
 def test_many_classes_become_a_table(runs, tmp_path):
-    from scripts.results import find_results
-
     names = [f"class {i}" for i in range(41)]
     of_run = [
         {"path": f"{i}.png", "domain": "art", "label": name, "prediction": names[0], "confidence": 0.5}

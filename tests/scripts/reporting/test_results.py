@@ -8,8 +8,10 @@ import pytest
 
 from common.errors import UserError
 from common.run.results import read_results, write_results
-from scripts.report_tables import AVERAGE, make_tables
-from scripts.results import find_results, main, mean_and_std, results_tables
+from scripts.reporting.finished import find_results
+from scripts.reporting.tables import AVERAGE, make_tables
+from scripts.reporting.text import mean_and_std, results_tables
+from scripts.results import main
 
 RESULT = {
     "trainer": "SPG",

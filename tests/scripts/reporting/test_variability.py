@@ -8,7 +8,8 @@ import torch
 from common.errors import UserError
 from common.run.records import read_record
 from common.run.results import read_results, write_results
-from scripts.variability import agreement, find_runs, main
+from scripts.reporting.variability import agreement, find_runs
+from scripts.variability import main
 
 
 def test_agreement_by_hand():

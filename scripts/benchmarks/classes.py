@@ -1,7 +1,7 @@
 """Class names that people really use, for the benchmark: PACS, OfficeHome, DomainNet."""
 
 
-def _names(text):
+def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.replace("\n", " ").split(",") if name.strip())
 
 

@@ -5,17 +5,20 @@ import copy
 import os
 import random
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
+from yacs.config import CfgNode
 
-import datasets  # noqa: F401 (registers the data sets)
+import datasets
 import train
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
-from scripts.benchmark_reference import (
+from scripts.benchmarks.reference import (
     PublishedTextEncoder,
     classify_one_by_one,
     coop_step,
@@ -26,8 +29,9 @@ from scripts.benchmark_reference import (
     stage2_training,
     training_loader,
 )
-from scripts.benchmark_text import relative_difference
-from scripts.benchmark_timing import Row, difference, median_pair, median_seconds, timed
+from scripts.benchmarks.text import relative_difference
+from scripts.benchmarks.timing import Row, difference, median_pair, median_seconds, timed
+from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.noise import image_noise
 from trainers.spg import SPG, SPG_CoOp
 
@@ -80,7 +84,7 @@ FULL = SpgAmounts(None, None, 3, True, 5)
 QUICK = SpgAmounts(24, 3, 1, False, 2)
 
 
-def choose_images(folder):
+def choose_images(folder: str | Path) -> Images:
     """PACS and tiny_rn of ../shared where they are, else MiniDigits (made in `folder`) and the CLIP that ships.
 
     Raises:
@@ -106,12 +110,12 @@ class SpgBench:
         opts: KEY VALUE pairs on top, for tests.
     """
 
-    def __init__(self, images, amounts, folder, opts=()):
+    def __init__(self, images: Images, amounts: SpgAmounts, folder: str | Path, opts: Sequence[str] = ()):
         self.images, self.amounts, self.folder, self.opts = images, amounts, Path(folder), list(opts)
         self.log = self.folder / "log.txt"
-        self.seconds = {}  # of the parts that a whole run consists of
+        self.seconds: dict = {}  # of the parts that a whole run consists of
 
-    def rows(self):
+    def rows(self) -> list[Row]:
         """All rows, in the order of the table."""
         with self.quiet():
             # Bound to this order: stage I and II leave behind the times that the whole runs are scaled from.
@@ -121,13 +125,13 @@ class SpgBench:
     # ---- preparation ----
 
     @contextlib.contextmanager
-    def quiet(self):
+    def quiet(self) -> Iterator[None]:
         """What trainers print goes to a file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.log, "a", encoding="utf-8") as handle, contextlib.redirect_stdout(handle):
             yield
 
-    def cfg(self, name, views=0):
+    def cfg(self, name: str, views: int = 0) -> CfgNode:
         """The config of a run named `name`, which shares nothing with other runs."""
         output = self.folder / name
         arguments = ["--trainer", "SPG", "--root", str(self.images.root), "--seed", "1"]
@@ -138,18 +142,28 @@ class SpgBench:
         arguments += ["TRAINER.FEATURES.CACHE_DIR", str(output / "cache"), "TRAINER.FEATURES.TRAIN_VIEWS", str(views)]
         return train.setup_cfg(train.parse_args([*arguments, "USE_CUDA", "False", *self.opts]))
 
-    def row(self, what, ours, reference, unit, goal=None, gap=None, note=""):
+    def row(
+        self,
+        what: str,
+        ours: float,
+        reference: float | None,
+        unit: str,
+        goal: float | None = None,
+        gap: float | None = None,
+        note: str = "",
+    ) -> Row:
+        """A Row about these images; the goals are for some images alone."""
         goal = goal if self.images.goals else None
         return Row(f"{what}, {self.images.name}", ours, reference, unit, goal, gap, note)
 
-    def image_loader(self, loader, batch_size, n_images=None):
+    def image_loader(self, loader: DataLoader, batch_size: int, n_images: int | None = None) -> DataLoader:
         """The published loader of a val or test split, or of its first images."""
         dataset = loader.dataset if n_images is None else Subset(loader.dataset, range(n_images))
         return DataLoader(dataset, batch_size=batch_size, num_workers=self.workers)
 
     # ---- stage I ----
 
-    def stage1(self):
+    def stage1(self) -> list[Row]:
         """Rows: a step, and an epoch with validation, of stage I on the first source domain."""
         self.trainer = SPG(self.cfg("exact"))
         self.model, self.workers = self.trainer.clip_model, self.trainer.cfg.DATALOADER.NUM_WORKERS
@@ -198,7 +212,7 @@ class SpgBench:
 
     # ---- stage II ----
 
-    def stage2(self):
+    def stage2(self) -> list[Row]:
         """Rows: a step and an epoch of stage II with its validation, in exact mode; inference."""
         trainer = self.trainer
         self.give_labels(trainer)
@@ -207,11 +221,11 @@ class SpgBench:
             rows = [self._stage2_step(loader), self._stage2_epoch(loader, before)]
             return [*rows, self._inference()]
 
-    def give_labels(self, trainer):
+    def give_labels(self, trainer: SPG) -> None:
         """Prompt labels out of thin air, so that stage II need not wait for stage I; its cost is the same."""
         shape = len(trainer.dm.dataset.domains), trainer.encoder.n_ctx, trainer.encoder.ctx_dim
         labels = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        trainer.load_labels = lambda: labels
+        trainer.load_labels = lambda: labels  # type: ignore[method-assign]
 
     def _reference_nets(self):
         """Copies of our networks and optimisers, and the step of the reference with them."""
@@ -290,7 +304,7 @@ class SpgBench:
         seconds, _ = timed(lambda: stage2_training(step, loader, positions))
         return seconds * len(loader) / n_steps, f"reference: scaled from {n_steps} of {len(loader)} steps"
 
-    def cosines(self, trainer, loader, n_images):
+    def cosines(self, trainer: FrozenClipTrainer, loader: DataLoader, n_images: int) -> Tensor:
         """Our cosines (n_images, C) of a split's first images, from their cached features."""
         trainer.set_model_mode("eval")
         features = torch.from_numpy(trainer.image_features.of_split(loader, "again")[:n_images].copy())
@@ -318,7 +332,7 @@ class SpgBench:
 
     # ---- TRAIN_VIEWS and whole runs ----
 
-    def views(self):
+    def views(self) -> list[Row]:
         """Row: an epoch of stage II with TRAIN_VIEWS.
 
         Without real runs only one view is encoded, since the number of views makes no difference to an epoch.
@@ -333,7 +347,7 @@ class SpgBench:
         what = f"stage II epoch with validation, TRAIN_VIEWS {VIEWS}"
         return [self.row(what, later, self.seconds["stage2"][2], "s", None, None, note)]
 
-    def whole_run(self, views, goal):
+    def whole_run(self, views: int, goal: float) -> Row:
         """Row: both stages at the published epochs, and the test."""
         note = "every epoch costs the same: reference scaled from its epochs above; "
         if self.amounts.real_runs:
@@ -373,13 +387,13 @@ class SpgBench:
             return epoch_times(stage1, 3)[1]
 
 
-def find_dropouts(network):
+def find_dropouts(network: nn.Module) -> list[nn.Dropout]:
     """The Dropout layers of a network."""
     return [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
 
 
 @contextlib.contextmanager
-def trained(trainer):
+def trained(trainer: FrozenClipTrainer) -> Iterator[float]:
     """A trainer that is ready to train; yields how long it took to get ready (s)."""
     seconds, _ = timed(trainer.before_train)
     try:
@@ -389,7 +403,7 @@ def trained(trainer):
         trainer.close_writer()
 
 
-def epoch_times(trainer, n_later):
+def epoch_times(trainer: FrozenClipTrainer, n_later: int) -> tuple[float, float]:
     """Time in s of the first epoch with its validation and checkpoint, and the median of those after it."""
     times = []
     for trainer.epoch in range(1 + n_later):
@@ -398,7 +412,7 @@ def epoch_times(trainer, n_later):
     return times[0], statistics.median(times[1:])
 
 
-def one_epoch(trainer):
+def one_epoch(trainer: FrozenClipTrainer) -> None:
     """An epoch as Dassl's trainers run it."""
     trainer.before_epoch()
     trainer.run_epoch()

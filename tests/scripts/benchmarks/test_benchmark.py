@@ -8,14 +8,13 @@ import torch
 from plain_clip import plain_text_features, tiny_clip
 
 from common.dassl_path import REPOSITORY
-from scripts import benchmark, benchmark_reference, benchmark_spg, benchmark_text
-from scripts.benchmark_classes import DOMAIN_NET, OFFICE_HOME, PACS
-from scripts.benchmark_timing import Row, difference, median_pair, peak_memory_gb
+from scripts import benchmark
+from scripts.benchmarks import reference, spg, text
+from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME, PACS
+from scripts.benchmarks.timing import Row, difference, median_pair, peak_memory_gb
 
-TINY_TEXT = benchmark_text.TextAmounts(
-    {7: 2, 65: 2, 345: 1}, {7: 2, 65: 1, 345: 1}, {345: 50}, 1, (3, 2), 2, (150, 300)
-)
-TINY_SPG = benchmark_spg.SpgAmounts(3, 1, 1, False, 1)
+TINY_TEXT = text.TextAmounts({7: 2, 65: 2, 345: 1}, {7: 2, 65: 1, 345: 1}, {345: 50}, 1, (3, 2), 2, (150, 300))
+TINY_SPG = spg.SpgAmounts(3, 1, 1, False, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +29,7 @@ def one_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model():
-    return benchmark_text.random_clip("small")
+    return text.random_clip("small")
 
 
 @pytest.mark.parametrize("names, count", [(PACS, 7), (OFFICE_HOME, 65), (DOMAIN_NET, 345)])
@@ -41,31 +40,31 @@ def test_class_names_are_all_there_and_differ(names, count):
 
 def test_published_text_encoder_equals_the_plain_one():
     model, ctx = tiny_clip(), 0.1 * torch.randn(4, 64)
-    published = benchmark_reference.PublishedTextEncoder(model, ["dog", "hot_air balloon"], 4)
+    published = reference.PublishedTextEncoder(model, ["dog", "hot_air balloon"], 4)
     assert difference(published(ctx), plain_text_features(model, ["dog", "hot_air balloon"], ctx)) < 1e-6
 
 
 @pytest.mark.parametrize("n_classes", [7, 65, 345])
 def test_text_tower_agrees(model, n_classes):
-    row = benchmark_text.text_alone("small", model, n_classes, TINY_TEXT)
+    row = text.text_alone("small", model, n_classes, TINY_TEXT)
     assert row.agrees and row.ours > 0 and row.reference > 0
 
 
 def test_coop_and_cocoop_steps_agree(model):
-    assert benchmark_text.coop("small", model, PACS, TINY_TEXT, batch=4).agrees
-    assert benchmark_text.cocoop("small", model, PACS, TINY_TEXT).agrees
+    assert text.coop("small", model, PACS, TINY_TEXT, batch=4).agrees
+    assert text.cocoop("small", model, PACS, TINY_TEXT).agrees
 
 
 def test_independent_batch_is_the_one_at_its_position():
     loader = [{"index": i} for i in range(4)]
-    assert benchmark_reference.independent_batch(loader, 2) == {"index": 2}
+    assert reference.independent_batch(loader, 2) == {"index": 2}
     with pytest.raises(IndexError):
-        benchmark_reference.independent_batch(loader, 4)
+        reference.independent_batch(loader, 4)
     pairs = []
-    benchmark_reference.stage2_training(lambda a, b: pairs.append((a["index"], b["index"])), loader, [3, 0])
+    reference.stage2_training(lambda a, b: pairs.append((a["index"], b["index"])), loader, [3, 0])
     assert pairs == [(0, 3), (1, 0)]
     pairs.clear()
-    benchmark_reference.stage2_training(lambda a, b: pairs.append((a["index"], b["index"])), loader)
+    reference.stage2_training(lambda a, b: pairs.append((a["index"], b["index"])), loader)
     assert [first for first, _ in pairs] == [0, 1, 2, 3]
 
 
@@ -73,9 +72,9 @@ def test_independent_batch_is_the_one_at_its_position():
 def bench(image_folder, clip_file, tmp_path):
     configs = REPOSITORY / "configs"
     files = configs / "datasets/folder.yaml", configs / "trainers/SPG_CGAN/default.yaml"
-    images = benchmark_spg.Images("stripes", image_folder, *files, "red", clip_file)
+    images = spg.Images("stripes", image_folder, *files, "red", clip_file)
     opts = ["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
-    return benchmark_spg.SpgBench(images, TINY_SPG, tmp_path, opts)
+    return spg.SpgBench(images, TINY_SPG, tmp_path, opts)
 
 
 def test_spg_rows_agree_and_are_complete(bench, capfd):
@@ -98,22 +97,22 @@ def test_spg_rows_agree_and_are_complete(bench, capfd):
 
 
 def test_a_mistake_in_the_reference_shows(bench, monkeypatch):
-    right = benchmark_reference.stage2_step
+    right = reference.stage2_step
 
     def other_update(model, networks, optimizers, norms, batch, independent, labels):
         return right(model, networks, optimizers, norms, independent, batch, labels)
 
-    monkeypatch.setattr(benchmark_spg, "stage2_step", other_update)
+    monkeypatch.setattr(spg, "stage2_step", other_update)
     with bench.quiet():
         bench.stage1()
         bench.give_labels(bench.trainer)
-        with benchmark_spg.trained(bench.trainer):
-            loader = benchmark_reference.training_loader(bench.trainer.train_loader_x.dataset.dataset, 4, 0)
+        with spg.trained(bench.trainer):
+            loader = reference.training_loader(bench.trainer.train_loader_x.dataset.dataset, 4, 0)
             assert not bench._stage2_step(loader).agrees
 
 
 def test_growth_counts_every_number(model):
-    found = benchmark_text.growth(model, TINY_TEXT, class_counts=(2, 4), batch=2)
+    found = text.growth(model, TINY_TEXT, class_counts=(2, 4), batch=2)
     assert list(found["classes"]["seconds_per_image"]) == [2, 4]
     assert list(found["images"]["seconds_per_image"]) == [150, 300]
 
@@ -122,7 +121,7 @@ def test_growth_counts_every_number(model):
     "cost, linear", [({1: 1.0, 10: 10.0}, True), ({1: 1.0, 10: 2.0}, True), ({1: 1.0, 2: 2.0, 4: 8.0}, False)]
 )
 def test_at_most_linear(cost, linear):
-    assert benchmark_text.at_most_linear(cost) is linear
+    assert text.at_most_linear(cost) is linear
 
 
 def test_peak_memory_is_that_of_the_child():
@@ -143,14 +142,14 @@ ROWS = [
 
 
 def test_table_names_ratios_goals_and_what_was_missed():
-    text = benchmark.report(ROWS, {"classes": {"seconds_per_image": {7: 0.001}, "linear_or_better": True}}, 3.0)
-    lines = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")] for line in text.splitlines()[2:5]}
+    shown = benchmark.report(ROWS, {"classes": {"seconds_per_image": {7: 0.001}, "linear_or_better": True}}, 3.0)
+    lines = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")] for line in shown.splitlines()[2:5]}
     assert lines["fast"][2:7] == ["2 ms", "50 ms", "25.0x", "20x reached", "1.0e-06"]
     assert lines["throughput"][4:6] == ["10.0x", "20x NOT reached"]
     assert lines["memory"][3:6] == ["", "", "< 8 GB reached"]
-    assert "Goals that were not reached: throughput" in text
-    assert "number of classes (linear or better): 7: 1 ms" in text
-    assert "agree within 1e-4" in text
+    assert "Goals that were not reached: throughput" in shown
+    assert "number of classes (linear or better): 7: 1 ms" in shown
+    assert "agree within 1e-4" in shown
 
 
 @pytest.mark.parametrize("gap, code", [(1e-6, 0), (2e-4, 1), (float("nan"), 1)])
@@ -172,14 +171,14 @@ def test_json_that_cannot_be_written_is_said_before_measuring(tmp_path, monkeypa
 
 
 def test_missing_clip_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark_spg, "SHARED", tmp_path / "shared")
-    monkeypatch.setattr(benchmark_spg, "MINI_CLIP", tmp_path / "mini_clip.pt")
+    monkeypatch.setattr(spg, "SHARED", tmp_path / "shared")
+    monkeypatch.setattr(spg, "MINI_CLIP", tmp_path / "mini_clip.pt")
     assert benchmark.main(["--quick", "--only", "spg"]) == 1
     assert "mini_clip.pt" in capsys.readouterr().err
 
 
 def test_embedded_images_where_nothing_lies_beside(tmp_path, monkeypatch, clip_file):
-    monkeypatch.setattr(benchmark_spg, "SHARED", tmp_path / "shared")
-    monkeypatch.setattr(benchmark_spg, "MINI_CLIP", clip_file)
-    images = benchmark_spg.choose_images(tmp_path)
+    monkeypatch.setattr(spg, "SHARED", tmp_path / "shared")
+    monkeypatch.setattr(spg, "MINI_CLIP", clip_file)
+    images = spg.choose_images(tmp_path)
     assert images.dataset_file.stem == "mini_digits" and images.backbone == clip_file and not images.goals

@@ -15,7 +15,9 @@ Methods that learn nothing select no model and see no shots, so they compare wit
 import math
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from scipy import stats
 
@@ -27,21 +29,25 @@ AVERAGE = "average"
 NOT_COMPARABLE = "Not comparable"
 OF_LEARNING = ("selection", "num_shots", "data_fingerprint")
 
+# The keys of common.run.results.Result, with "folder" and "written" (seconds) where they are known.
+Results = dict[str, Any]
+Runs = dict[tuple[str, str, int], Results]  # by method, column and seed
+
 
 @dataclass
 class Cell:
     """One cell: accuracies (%) by seed, the numbers of the notes that it is marked with, whether it is the best."""
 
-    values: dict
-    marks: list = field(default_factory=list)
+    values: dict[int, float]
+    marks: list[int] = field(default_factory=list)
     best: bool = False
 
     @property
-    def mean(self):
+    def mean(self) -> float | None:
         return statistics.mean(self.values.values()) if self.values else None
 
     @property
-    def std(self):
+    def std(self) -> float | None:
         """Sample standard deviation over seeds; None for fewer than two."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
@@ -65,7 +71,7 @@ class Difference:
     n_clusters: int
     n_seeds: int
     reason: str = ""
-    marks: list = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -83,30 +89,31 @@ class Table:
     """
 
     title: str
-    columns: list
-    rows: dict
-    notes: list
+    columns: list[str]
+    rows: dict[str, dict[str, Cell]]
+    notes: list[str]
     baseline: str
-    differences: dict
-    runs: list
+    differences: dict[str, Difference]
+    runs: list[Results]
 
     @property
-    def marked(self):
+    def marked(self) -> set[int]:
         """Numbers of the notes that something in the table is marked with; others are about all of it."""
-        cells = [cell for row in self.rows.values() for cell in row.values()]
-        return {mark for marked in (*cells, *self.differences.values()) for mark in marked.marks}
+        marks = [cell.marks for row in self.rows.values() for cell in row.values()]
+        marks += [difference.marks for difference in self.differences.values()]
+        return set().union(*marks)
 
-    def seeds(self, method):
+    def seeds(self, method: str) -> int:
         """How many seeds a method has results of."""
         return len({seed for cell in self.rows[method].values() for seed in cell.values})
 
 
-def method_name(result):
+def method_name(result: Results) -> str:
     """The row of a result."""
     return result["trainer"] if result["config"] in ("", "default") else f"{result['trainer']} ({result['config']})"
 
 
-def columns_of(result):
+def columns_of(result: Results) -> dict[str, float]:
     """The columns that a result goes to, with its accuracy (%) in each."""
     if result["protocol"] == "single-source":
         source = "+".join(result["source_domains"])
@@ -116,7 +123,7 @@ def columns_of(result):
     return {column: result["accuracy"]}
 
 
-def absent_columns(results):
+def absent_columns(results: list[Results]) -> list[str]:
     """The columns that the runs of a table would have if each domain had been a target as the others were."""
     protocol = results[0]["protocol"]
     domains = {domain for run in results for domain in (*run["source_domains"], *run["target_domains"])}
@@ -128,7 +135,7 @@ def absent_columns(results):
     return []
 
 
-def cluster_of(column):
+def cluster_of(column: str) -> str:
     """What the runs of a column share beyond chance, so that they do not count as independent.
 
     Of single-source runs that is the source, whose one model is tested on several targets; else the column itself.
@@ -136,35 +143,35 @@ def cluster_of(column):
     return column.partition(" → ")[0]
 
 
-def make_tables(results, baseline="", duplicates=""):
+def make_tables(results: Iterable[Results], baseline: str = "", duplicates: str = "") -> list[Table]:
     """All tables of some results, in order of their titles.
 
     Args:
-        results: dicts of results.json, with "folder" and "written" (seconds) where they are known.
+        results: of finished runs.
         baseline: method to compare the others with; its name as in the tables, or that of its trainer.
         duplicates: "newest" to take the newest of several runs of one cell and seed.
 
     Raises:
         UserError: there are such runs, or no table has the baseline.
     """
-    groups = defaultdict(list)
+    groups: dict[str, list[Results]] = defaultdict(list)
     for result in results:
         groups[_title(result)].append(result)
     names = {title: _baseline_name(group, baseline) for title, group in groups.items()}
     if baseline and not any(names.values()):
-        found = ", ".join(sorted({method_name(result) for result in results}))
+        found = ", ".join(sorted({method_name(result) for group in groups.values() for result in group}))
         raise UserError(f"There is no method {baseline!r} to be the baseline; found: {found}.")
     return [_make_table(title, groups[title], names[title], duplicates, baseline) for title in sorted(groups)]
 
 
-def _title(result):
+def _title(result: Results) -> str:
     data = result["dataset"]
     if result["protocol"] == "cross-dataset":
         data = f"trained on {result.get('trained_on') or 'nothing'}"
     return f"{data}, {result['backbone']}, {result['protocol']}"
 
 
-def _baseline_name(results, baseline):
+def _baseline_name(results: list[Results], baseline: str) -> str:
     methods = list(dict.fromkeys(map(method_name, results)))
     if not baseline:
         return ""
@@ -176,14 +183,14 @@ def _baseline_name(results, baseline):
     return next(iter(trainers), "")
 
 
-def _make_table(title, results, baseline, duplicates, asked_baseline):
+def _make_table(title: str, results: list[Results], baseline: str, duplicates: str, asked_baseline: str) -> Table:
     runs, notes = _without_duplicates(results, duplicates)
     columns = sorted({column for _, column, _ in runs})
     methods = list(dict.fromkeys(method for method, _, _ in runs))
     seeds = sorted({seed for _, _, seed in runs})
     reasons = _reasons(runs, baseline)
 
-    rows = {}
+    rows: dict[str, dict[str, Cell]] = {}
     for method in methods:
         cells = {}
         for column in columns:
@@ -206,16 +213,17 @@ def _make_table(title, results, baseline, duplicates, asked_baseline):
     if asked_baseline and not baseline:
         notes.append(f"No differences here: the baseline {asked_baseline} has no run in this table.")
     differences = {m: paired_difference(rows[m], rows[baseline]) for m in methods if baseline not in ("", m)}
-    for method, found in differences.items():
-        marks = {*rows[method][AVERAGE].marks, *rows[baseline][AVERAGE].marks}
-        found.marks = sorted(mark for mark in marks if notes[mark - 1].startswith(NOT_COMPARABLE))
+    for method, difference in differences.items():
+        of_both = {*rows[method][AVERAGE].marks, *rows[baseline][AVERAGE].marks}
+        difference.marks = sorted(mark for mark in of_both if notes[mark - 1].startswith(NOT_COMPARABLE))
     kept = list({id(run): run for run in runs.values()}.values())
     return Table(title, columns, rows, notes, baseline, differences, kept)
 
 
-def _without_duplicates(results, duplicates):
+def _without_duplicates(results: list[Results], duplicates: str) -> tuple[Runs, list[str]]:
     """Dict from (method, column, seed) to its run, and a note for each run that gave way to a newer one."""
-    runs, notes = {}, []
+    runs: Runs = {}
+    notes: list[str] = []
     for result in results:
         for column in columns_of(result):
             key = method_name(result), column, result["seed"]
@@ -240,15 +248,16 @@ def _without_duplicates(results, duplicates):
     return runs, notes
 
 
-def _reasons(runs, baseline):
+def _reasons(runs: Runs, baseline: str) -> dict[tuple[str, str, int], list[str]]:
     """Dict from (method, column, seed) to the reasons why its run does not compare."""
-    found = {key: [] for key in runs}
+    found: dict[tuple[str, str, int], list[str]] = {key: [] for key in runs}
     for name, (what, scope) in SHARED.items():
 
         def scope_of(key, scope=scope):
             return {"seed": key[1:], "column": key[1:2], "row": key[:1], "table": ()}[scope]
 
-        votes, baseline_votes = defaultdict(Counter), defaultdict(Counter)
+        votes: dict[tuple, Counter] = defaultdict(Counter)
+        baseline_votes: dict[tuple, Counter] = defaultdict(Counter)
         for key, run in runs.items():
             if _has(run, name):
                 votes[scope_of(key)][_plain(run.get(name))] += 1
@@ -269,16 +278,16 @@ def _reasons(runs, baseline):
     return found
 
 
-def _has(run, name):
+def _has(run: Results, name: str) -> bool:
     """Whether a setting means anything in a run."""
     return not (name in OF_LEARNING and run.get("selection") is None)
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _numbers(reasons, notes):
+def _numbers(reasons: list[str], notes: list[str]) -> list[int]:
     """The numbers of reasons among the notes, which are added where they are new."""
     for reason in reasons:
         if reason not in notes:
@@ -286,26 +295,27 @@ def _numbers(reasons, notes):
     return sorted({notes.index(reason) + 1 for reason in reasons})
 
 
-def _mark_best(rows):
+def _mark_best(rows: dict[str, dict[str, Cell]]) -> None:
     """Of each column with several cells that are complete and compare, the best as it is printed: to one decimal."""
     for column in next(iter(rows.values())):
         means = {
-            method: round(cells[column].mean, 1)
+            method: round(mean, 1)
             for method, cells in rows.items()
-            if cells[column].values and not cells[column].marks
+            if (mean := cells[column].mean) is not None and not cells[column].marks
         }
         for method, mean in means.items():
             rows[method][column].best = len(means) > 1 and mean == max(means.values())
 
 
-def paired_difference(cells, baseline):
+def paired_difference(cells: dict[str, Cell], baseline: dict[str, Cell]) -> Difference:
     """A row minus the baseline's row as a Difference.
 
     The interval is Student's t over the means of clusters (targets; see `cluster_of`), since the pairs of a target
     have its difficulty in common and are no independent draws: k targets count as k observations, k - 1 degrees of
     freedom, whatever the number of seeds. It says how the mean would vary over other targets and seeds like these.
     """
-    by_cluster, seeds = defaultdict(list), set()
+    by_cluster: dict[str, list[float]] = defaultdict(list)
+    seeds: set[int] = set()
     for column in cells:
         if column == AVERAGE:
             continue

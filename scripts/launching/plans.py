@@ -1,5 +1,6 @@
 """What a protocol consists of: which runs, on what, in which folders."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,8 @@ class Set:
     name: str
     config: Path
     root: str
-    domains: tuple
-    chosen: tuple
+    domains: tuple[str, ...]
+    chosen: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Run:
 
     title: str
     dataset: Set
-    sources: tuple
-    targets: tuple
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
     seed: str
     folder: Path
     model_dir: Path | None = None
     test: bool = True
 
 
-def multi_source(dataset, base, seeds):
+def multi_source(dataset: Set, base: Path, seeds: Iterable[str]) -> list[Run]:
     """Leave one domain out: each chosen domain as the target, all others as sources."""
     return [
         Run(
@@ -63,13 +64,13 @@ def multi_source(dataset, base, seeds):
     ]
 
 
-def single_source(dataset, base, seeds):
+def single_source(dataset: Set, base: Path, seeds: Iterable[str]) -> list[Run]:
     """Train on each chosen domain, once, and test on each other one.
 
     Of two domains these are the runs of `multi_source`, so they go by its folders.
     """
 
-    def folder(source):
+    def folder(source: str) -> str:
         others = [domain for domain in dataset.domains if domain != source]
         return f"from_{source}" if len(others) > 1 else others[0]
 
@@ -87,7 +88,7 @@ def single_source(dataset, base, seeds):
     ]
 
 
-def cross_dataset(dataset, tested, base, seeds):
+def cross_dataset(dataset: Set, tested: Iterable[Set], base: Path, seeds: Iterable[str]) -> list[Run]:
     """Train on all domains of one set, then test on each of others, with their class names.
 
     Args:

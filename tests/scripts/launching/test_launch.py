@@ -9,7 +9,11 @@ import sys
 import pytest
 from quick_run import REPOSITORY
 
+from common.errors import UserError
 from scripts import launch
+from scripts.launching.configs import config_digest, method_config, named_backbone
+from scripts.launching.runs import anchored, resolved, settings_that_matter
+from trainers.methods import find_method
 
 QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
 
@@ -122,32 +126,39 @@ def test_words_of_the_command_line():
 
 
 def test_configs_of_methods():
-    assert launch.method_config("SPG", "pacs", None).parts[-2:] == ("SPG_CGAN", "pacs.yaml")
-    assert launch.method_config("SPG", "vlcs", None).parts[-2:] == ("SPG_CGAN", "default.yaml")
-    assert launch.method_config("SPG", "pacs", "as_run").name == "as_run.yaml"
-    assert launch.method_config("ZeroshotCLIP", "pacs", None).name == "default.yaml"
-    with pytest.raises(
-        launch.UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, LinearProbe, SPG, SPG_CGAN"
-    ):
-        launch.method_config("SPQ", "pacs", None)
-    with pytest.raises(launch.UserError, match="CFG is 'asrun', .*as_run, default"):
-        launch.method_config("SPG", "pacs", "asrun")
+    spg = find_method("SPG")
+    assert method_config(spg, "pacs", None).parts[-2:] == ("SPG_CGAN", "pacs.yaml")
+    assert method_config(spg, "vlcs", None).parts[-2:] == ("SPG_CGAN", "default.yaml")
+    assert method_config(spg, "pacs", "as_run").name == "as_run.yaml"
+    assert method_config(find_method("zsclip"), "pacs", None).name == "default.yaml"
+    with pytest.raises(UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, LinearProbe, SPG, SPG_CGAN"):
+        find_method("SPQ")
+    with pytest.raises(UserError, match="CFG is 'asrun', .*as_run, default"):
+        method_config(spg, "pacs", "asrun")
 
 
 def test_the_backbone_that_a_config_names():
-    assert launch.named_backbone(launch.method_config("CoOp", "pacs", "vit_b16_ep50")) == "ViT-B/16"
-    assert launch.named_backbone(launch.method_config("CoOp", "pacs", None)) is None
+    assert named_backbone(method_config(find_method("coop"), "pacs", "vit_b16_ep50")) == "ViT-B/16"
+    assert named_backbone(method_config(find_method("coop"), "pacs", None)) is None
 
 
 def test_what_a_run_may_use_makes_it_no_other(tmp_path, monkeypatch):
     pairs = ["OPTIM.LR", "0.1", "TEST.MEMORY_MB", "100"]
-    assert launch.settings_that_matter(pairs) == {"OPTIM.LR": "0.1"}
-    assert launch.settings_that_matter(["B", "2", "A", "1"]) == launch.settings_that_matter(["A", "1", "B", "2"])
+    assert settings_that_matter(pairs) == {"OPTIM.LR": "0.1"}
+    assert settings_that_matter(["B", "2", "A", "1"]) == settings_that_matter(["A", "1", "B", "2"])
     one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
     one.write_text("OPTIM:\n  LR: 0.1  # as published\n")
     other.write_text("OPTIM: {LR: 0.1}")
-    assert launch.config_digest(one) == launch.config_digest(other)
+    assert config_digest(one) == config_digest(other)
     (tmp_path / "clip.pt").write_text("")
     monkeypatch.chdir(tmp_path)
-    assert launch.resolved("clip.pt") == launch.resolved(str(tmp_path / "clip.pt"))
-    assert launch.resolved("RN50") == "RN50"
+    assert resolved("clip.pt") == resolved(str(tmp_path / "clip.pt"))
+    assert resolved("RN50") == "RN50"
+
+
+def test_paths_among_pairs_mean_the_same_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("")
+    pairs = ["OPTIM.LR", "1", "TRAINER.SPG.LABEL_DIR", "labels", "TRAINER.SPG.STAGE1_CONFIG_FILE"]
+    assert anchored([*pairs, "mine.yaml"])[1::2] == ["1", str(tmp_path / "labels"), str(tmp_path / "mine.yaml")]
+    assert anchored([*pairs, "configs/trainers/SPG_CoOp/as_run.yaml"])[-1] == "configs/trainers/SPG_CoOp/as_run.yaml"

@@ -8,12 +8,23 @@ deviation: noise is passed in, so that both sides can be given the same.
 """
 
 import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import clip
 import torch
 import torch.nn.functional as F
 from clip.clip import _tokenizer as tokenizer
-from torch.utils.data import DataLoader
+from clip.model import CLIP
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+
+from trainers.modules.cgan import GradientNorms
+
+# Context (n_ctx, D) -> L2-normalised text features (C, E).
+TextEncoder = Callable[[Tensor], Tensor]
+Batch = dict[str, Any]
 
 
 class PublishedTextEncoder:
@@ -25,7 +36,7 @@ class PublishedTextEncoder:
         n_ctx: number of context vectors.
     """
 
-    def __init__(self, model, classnames, n_ctx):
+    def __init__(self, model: CLIP, classnames: Sequence[str], n_ctx: int):
         self.model, self.n_ctx = model, n_ctx
         names = [name.replace("_", " ") for name in classnames]
         placeholders = " ".join(["X"] * n_ctx)
@@ -35,7 +46,7 @@ class PublishedTextEncoder:
             embedding = model.token_embedding(self.tokens)
         self.prefix, self.suffix = embedding[:, :1], embedding[:, 1 + n_ctx :]
 
-    def __call__(self, ctx):
+    def __call__(self, ctx: Tensor) -> Tensor:
         """Context (n_ctx, D) -> L2-normalised text features (C, E), over all positions of every prompt."""
         ctx = ctx.unsqueeze(0).expand(len(self.tokens), -1, -1)
         x = torch.cat([self.prefix, ctx, self.suffix], dim=1) + self.model.positional_embedding
@@ -45,19 +56,19 @@ class PublishedTextEncoder:
         return x / x.norm(dim=-1, keepdim=True)
 
 
-def initial_context(model, words="a photo of a"):
+def initial_context(model: CLIP, words: str = "a photo of a") -> Tensor:
     """Embeddings (n_ctx, D) of the words that contexts start from."""
     return model.token_embedding.weight[tokenizer.encode(words)].detach().clone()
 
 
 @torch.no_grad()
-def image_features(model, images):
+def image_features(model: CLIP, images: Tensor) -> Tensor:
     """(B, 3, H, W) -> L2-normalised features (B, E)."""
     features = model.encode_image(images)
     return features / features.norm(dim=-1, keepdim=True)
 
 
-def training_loader(dataset, batch_size, num_workers):
+def training_loader(dataset: Dataset, batch_size: int, num_workers: int) -> DataLoader:
     """The published training loader: shuffled, the last incomplete batch dropped, workers started anew each epoch."""
     return DataLoader(dataset, batch_size=batch_size, shuffle=True, drop_last=True, num_workers=num_workers)
 
@@ -65,7 +76,14 @@ def training_loader(dataset, batch_size, num_workers):
 # ---- CoOp and stage I ----
 
 
-def coop_step(model, encoder, ctx, images_or_features, labels, optimizer=None):
+def coop_step(
+    model: CLIP,
+    encoder: TextEncoder,
+    ctx: Tensor,
+    images_or_features: Tensor,
+    labels: Tensor,
+    optimizer: Optimizer | None = None,
+) -> Tensor:
     """One step of CoOp on a batch: forward, backward, update if there is an optimiser.
 
     Args:
@@ -87,14 +105,16 @@ def coop_step(model, encoder, ctx, images_or_features, labels, optimizer=None):
     return text_features.detach()
 
 
-def stage1_training(model, encoder, ctx, optimizer, loader):
+def stage1_training(
+    model: CLIP, encoder: TextEncoder, ctx: Tensor, optimizer: Optimizer, loader: Iterable[Batch]
+) -> None:
     """An epoch of stage I (SPG_CoOp) on a training loader."""
     for batch in loader:
         coop_step(model, encoder, ctx, batch["img"], batch["label"], optimizer)
 
 
 @torch.no_grad()
-def stage1_validation(model, encoder, ctx, loader):
+def stage1_validation(model: CLIP, encoder: TextEncoder, ctx: Tensor, loader: Iterable[Batch]) -> Tensor:
     """Cosines (N, C) of validation images: images and prompts encoded anew for every batch."""
     return torch.cat([image_features(model, batch["img"]) @ encoder(ctx).t() for batch in loader])
 
@@ -102,7 +122,9 @@ def stage1_validation(model, encoder, ctx, loader):
 # ---- CoCoOp ----
 
 
-def cocoop_step(model, encoder, ctx, meta_net, images, labels):
+def cocoop_step(
+    model: CLIP, encoder: TextEncoder, ctx: Tensor, meta_net: nn.Module, images: Tensor, labels: Tensor
+) -> Tensor:
     """CoCoOp on a batch, image by image (its published batch size is 1); gradients add up to the batch's.
 
     Args:
@@ -127,7 +149,7 @@ def cocoop_step(model, encoder, ctx, meta_net, images, labels):
 # ---- stage II ----
 
 
-def independent_batch(loader, position):
+def independent_batch(loader: Iterable[Batch], position: int) -> Batch:
     """The batch at `position`, found by walking the loader from its start."""
     for i, batch in enumerate(loader):
         if i == position:
@@ -135,7 +157,15 @@ def independent_batch(loader, position):
     raise IndexError(f"the loader has no batch {position}")
 
 
-def stage2_step(model, networks, optimizers, norms, batch, independent, prompt_labels):
+def stage2_step(
+    model: CLIP,
+    networks: tuple[nn.Module, nn.Module],
+    optimizers: tuple[Optimizer, Optimizer],
+    norms: tuple[GradientNorms, GradientNorms] | None,
+    batch: Batch,
+    independent: Batch,
+    prompt_labels: Tensor,
+) -> tuple[Tensor, tuple[float, float]]:
     """One step of stage II (SPG, Algorithm 1).
 
     Args:
@@ -158,7 +188,7 @@ def stage2_step(model, networks, optimizers, norms, batch, independent, prompt_l
     return generated.detach(), (loss_d.item(), loss_g.item())
 
 
-def _update(network, optimizer, norms, loss):
+def _update(network: nn.Module, optimizer: Optimizer, norms: GradientNorms | None, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
     if norms is not None:
@@ -167,7 +197,9 @@ def _update(network, optimizer, norms, loss):
     optimizer.step()
 
 
-def stage2_training(step, loader, positions=None):
+def stage2_training(
+    step: Callable[[Batch, Batch], object], loader: DataLoader, positions: Sequence[int] | None = None
+) -> None:
     """An epoch of stage II, or its first steps.
 
     Args:
@@ -182,7 +214,9 @@ def stage2_training(step, loader, positions=None):
 
 
 @torch.no_grad()
-def classify_one_by_one(model, encoder, generator, loader, noise):
+def classify_one_by_one(
+    model: CLIP, encoder: TextEncoder, generator: nn.Module, loader: Iterable[Batch], noise: Tensor
+) -> Tensor:
     """Cosines (N, C) of a loader's images, each against the prompts that are generated for it.
 
     Args:

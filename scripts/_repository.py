@@ -1,0 +1,11 @@
+"""The first import of every command: what makes the repository's packages importable, wherever it is started."""
+
+import sys
+from pathlib import Path
+
+# Before the folder of the commands, where Python looks first: its datasets.py is not the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.dassl_path import use_dassl
+
+use_dassl()
