@@ -10,14 +10,15 @@ matplotlib's fonts change between their versions.
 """
 
 import contextlib
-import functools
 import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
+
+from datasets.fonts import load_font
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DOMAINS = ("display", "handwritten", "printed", "sketch")
@@ -53,34 +54,21 @@ _SEGMENTS = ("abcdef", "bc", "abdeg", "abcdg", "bcfg", "acdfg", "acdefg", "abc",
 # --- parts that scripts/train_mini_clip.py draws with as well ---------------------------------------------------------
 
 
-def font_path(name):
-    """The file of one of matplotlib's TrueType fonts, for example ``"DejaVuSans-Bold"``."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
-
-
-@functools.lru_cache(maxsize=512)
-def _face(font, size):
-    # The basic layout engine, since the other one is not in every Pillow.
-    return ImageFont.truetype(str(font_path(font)), size, layout_engine=ImageFont.Layout.BASIC)
-
-
 def glyph(digit, font, height, canvas):
     """A digit of a font as a mask with its ink in the middle.
 
     Args:
         digit: 0 to 9.
-        font: name of a font, see :func:`font_path`.
+        font: name of a font, see :func:`datasets.fonts.load_font`.
         height: of the ink, in canvas pixels.
         canvas: edge of the square mask in pixels.
 
     Returns:
         a PIL image of mode "L", 255 = ink.
     """
-    face = _face(font, 200)
+    face = load_font(font, 200)
     box = face.getbbox(str(digit))
-    face = _face(font, max(1, round(200 * height / (box[3] - box[1]))))
+    face = load_font(font, max(1, round(200 * height / (box[3] - box[1]))))
     left, top, right, bottom = face.getbbox(str(digit))
     mask = Image.new("L", (canvas, canvas))
     corner = ((canvas - right - left) // 2, (canvas - bottom - top) // 2)

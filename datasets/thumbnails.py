@@ -1,8 +1,8 @@
 """A sheet of sample images to look at: domains are rows, classes columns."""
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from datasets.mini_digits_render import font_path
+from datasets.fonts import load_font
 
 EDGE = 96  # pixels of a sample
 _GAP, _MARGIN = 4, 16
@@ -39,7 +39,7 @@ def spread(items, n):
 
 
 def _draw_set(survey, per_cell, max_classes):
-    title, label, small = _font(20), _font(14), _font(11)
+    title, label, small = (load_font("DejaVuSans", size) for size in (20, 14, 11))
     classes = spread(survey.classes, max_classes)
     shown = f"{len(classes)} of {len(survey.classes)}" if len(classes) < len(survey.classes) else f"{len(classes)}"
     heading = f"{survey.name}: {shown} classes, {per_cell} images of each"
@@ -83,11 +83,6 @@ def _draw_sample(block, x, y, path, font):
     scale = EDGE / max(image.size)
     image = image.resize([max(1, round(edge * scale)) for edge in image.size], reducing_gap=2.0)
     block.paste(image, (x + (EDGE - image.width) // 2, y + (EDGE - image.height) // 2))
-
-
-def _font(size):
-    # The basic layout engine, since the other one is not in every Pillow.
-    return ImageFont.truetype(str(font_path("DejaVuSans")), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _shorten(text, font, width):

@@ -15,7 +15,7 @@ sys.path.insert(0, str(REPOSITORY))
 from common.dassl_path import use_dassl  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.failures import script  # noqa: E402
-from datasets.download.archives import size_text  # noqa: E402
+from common.files import size_text  # noqa: E402
 
 
 def parse_args(argv=None):

@@ -95,17 +95,13 @@ def refused(train, capsys):
 @pytest.fixture
 def opened(monkeypatch, capsys):
     """(path, whether the final model had been chosen by then) of each image that runs open, in order."""
-    from dassl.data import dataset_wrapper
+    from PIL import Image
 
-    from trainers.modules import seeded_items
+    open_image, opened = Image.open, []
 
-    opened = []
+    def spy(path, *args, **kwargs):
+        opened.append((str(path), "Deploy the model" in capsys.readouterr().out))
+        return open_image(path, *args, **kwargs)
 
-    def spy(path):
-        opened.append((path, "Deploy the model" in capsys.readouterr().out))
-        return read_image(path)
-
-    read_image = dataset_wrapper.read_image
-    for module in (dataset_wrapper, seeded_items):  # images one by one, and for several views
-        monkeypatch.setattr(module, "read_image", spy)
+    monkeypatch.setattr(Image, "open", spy)
     return opened

@@ -13,6 +13,7 @@ import zlib
 from typing import NamedTuple
 
 from common.errors import UserError
+from common.files import size_text
 from common.progress import progress
 
 # What an archive may expand to: nearly all of the free space of the disk, and so many times its own size (images
@@ -127,15 +128,6 @@ class _Allowance:
                 f"{self.archive} has more than {MAX_MEMBERS:,} entries: an archive bomb? It was not extracted. Delete "
                 "it unless you trust its source."
             )
-
-
-def size_text(n_bytes):
-    """A number of bytes for people: ``"174 MB"``, ``"5.6 GB"``."""
-    for unit in ("bytes", "kB", "MB"):
-        if n_bytes < 999.5:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} GB"
 
 
 def _members(archive, target, allowance, bar):

@@ -10,8 +10,8 @@ import re
 import shutil
 
 from common.errors import UserError
+from common.files import size_text
 from common.progress import progress
-from datasets.download.archives import size_text
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
 RETRIES = 2  # without a single new byte; gdown waits longer before each

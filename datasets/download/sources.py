@@ -10,8 +10,8 @@ from pathlib import Path
 import filelock
 
 from common.errors import UserError
-from common.files import is_writable
-from datasets.download.archives import DamagedArchive, extract, size_text
+from common.files import is_writable, size_text
+from datasets.download.archives import DamagedArchive, extract
 from datasets.download.camera_traps import select_images
 from datasets.download.fetch import check_file, fetch
 from datasets.layouts import SPLIT_FOLDER, list_folders
