@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from datasets.fonts import load_font
@@ -54,7 +55,7 @@ _SEGMENTS = ("abcdef", "bc", "abdeg", "abcdg", "bcfg", "acdfg", "acdefg", "abc",
 # --- parts that scripts/train_mini_clip.py draws with as well ---------------------------------------------------------
 
 
-def glyph(digit, font, height, canvas):
+def glyph(digit: int, font: str, height: float, canvas: int) -> Image.Image:
     """A digit of a font as a mask with its ink in the middle.
 
     Args:
@@ -76,13 +77,13 @@ def glyph(digit, font, height, canvas):
     return mask
 
 
-def smooth_noise(rng, canvas, cells):
+def smooth_noise(rng: np.random.Generator, canvas: int, cells: int) -> np.ndarray:
     """A smooth random surface: float32 (canvas, canvas) within [-1, 1], about ``cells`` hills along an edge."""
     grid = Image.fromarray(rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32))
     return np.clip(np.asarray(grid.resize((canvas, canvas), Image.Resampling.BICUBIC)), -1, 1)
 
 
-def warp(mask, rng, pixels, cells):
+def warp(mask: Image.Image, rng: np.random.Generator, pixels: float, cells: int) -> Image.Image:
     """Move every point of a mask smoothly by at most ``pixels`` in each direction."""
     source = np.asarray(mask)
     edge = source.shape[0]
@@ -92,7 +93,7 @@ def warp(mask, rng, pixels, cells):
     return Image.fromarray(source[rows, columns])
 
 
-def place(mask, rng, degrees, shear, shift):
+def place(mask: Image.Image, rng: np.random.Generator, degrees: float, shear: float, shift: float) -> Image.Image:
     """Turn, slant and move a mask, each at random up to the given bound (degrees, ratio, pixels)."""
     turned = mask.rotate(rng.uniform(-degrees, degrees), resample=Image.Resampling.BILINEAR)
     slant = rng.uniform(-shear, shear)
@@ -101,7 +102,7 @@ def place(mask, rng, degrees, shear, shift):
     return turned.transform(mask.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
 
 
-def blend(ground, mask, ink):
+def blend(ground: np.ndarray, mask: Image.Image | np.ndarray, ink: npt.ArrayLike) -> np.ndarray:
     """Lay ink on a ground.
 
     Args:
@@ -113,13 +114,13 @@ def blend(ground, mask, ink):
     return ground + cover[..., None] * (np.asarray(ink, dtype=np.float32) - ground)
 
 
-def plain(rng, colour, canvas, unevenness):
+def plain(rng: np.random.Generator, colour: npt.ArrayLike, canvas: int, unevenness: float) -> np.ndarray:
     """A ground of one colour, (canvas, canvas, 3), shaded smoothly by at most ``unevenness`` grey levels."""
     shade = unevenness * smooth_noise(rng, canvas, 2)
     return np.asarray(colour, dtype=np.float32) + shade[..., None]
 
 
-def finish(picture, rng, grain):
+def finish(picture: np.ndarray, rng: np.random.Generator, grain: float) -> Image.Image:
     """Reduce a float (2 SIZE, 2 SIZE, 3) drawing to a SIZE x SIZE RGB image with +-``grain`` levels of noise."""
     image = Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
     small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
@@ -224,7 +225,7 @@ def _sketch(digit, rng):
     return finish(blend(paper, np.clip(1.2 * pencil, 0, 1), rng.uniform(20, 90, 3)), rng, 8)
 
 
-def handwritten():
+def handwritten() -> dict[int, list[Image.Image]]:
     """``IMAGES_PER_CLASS`` of each digit that scikit-learn ships, enlarged, dark on paper.
 
     Returns:
@@ -255,7 +256,7 @@ def _enlarge(cells):
 _PAINTERS = {"display": _display, "printed": _printed, "sketch": _sketch}
 
 
-def draw(domain, digit, number):
+def draw(domain: str, digit: int, number: int) -> Image.Image:
     """Picture ``number`` of a digit in one of the drawn domains (``display``, ``printed``, ``sketch``).
 
     Returns:
@@ -265,7 +266,7 @@ def draw(domain, digit, number):
     return _PAINTERS[domain](digit, rng)
 
 
-def render(folder):
+def render(folder: str | Path) -> None:
     """Draw all pictures: ``<folder>/<domain>/<class>/<NNN>.png`` and the marker that says which version drew them.
 
     Takes a few seconds for 4 domains x 10 classes x 40 pictures. ``folder`` should be empty; see
@@ -286,7 +287,7 @@ def _marker():
     return {"version": VERSION, "images_per_class": IMAGES_PER_CLASS, "size": SIZE}
 
 
-def is_current(folder):
+def is_current(folder: str | Path) -> bool:
     """Whether ``folder`` holds what this version renders, by its marker."""
     try:
         return json.loads((Path(folder) / MARKER).read_text(encoding="utf-8")) == _marker()
@@ -294,7 +295,7 @@ def is_current(folder):
         return False
 
 
-def render_once(folder):
+def render_once(folder: str | Path) -> None:
     """See to it that ``folder`` holds the pictures of this version, whoever else is doing the same.
 
     The pictures are drawn into a temporary folder beside it, which then takes its place by renaming, so ``folder`` is

@@ -10,7 +10,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, NamedTuple
 
 from common.errors import UserError
 from common.files import size_text
@@ -44,10 +46,15 @@ class _Member(NamedTuple):
     name: str
     size: int
     is_folder: bool
-    open: object
+    open: Callable[[], IO[bytes] | None]
 
 
-def extract(archive, target, places=None, description="Extracting"):
+def extract(
+    archive: Path,
+    target: Path,
+    places: Callable[[str], Iterable[str]] | None = None,
+    description: str = "Extracting",
+) -> None:
     """Extract a zip, tar or tar.gz archive (told by its content) into a folder of our own.
 
     Nothing is ever written outside ``target``: names with ``..``, absolute names, links, devices and pipes make the
@@ -56,11 +63,11 @@ def extract(archive, target, places=None, description="Extracting"):
     far stays: delete ``target``.
 
     Args:
-        archive (Path): the file.
-        target (Path): folder to extract into; made if missing. It must hold no links made by others.
-        places (callable): from the name of a file in the archive to the names that it gets below ``target``, none
-            to leave it out; by default its own.
-        description (str): shown before the progress bar.
+        archive: the file.
+        target: folder to extract into; made if missing. It must hold no links made by others.
+        places: from the name of a file in the archive to the names that it gets below ``target``, none to leave it
+            out; by default its own.
+        description: shown before the progress bar.
 
     Raises:
         DamagedArchive: see there.
