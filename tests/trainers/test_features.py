@@ -204,11 +204,3 @@ def test_view_loader_draws_among_the_views_of_the_right_image():
             assert (batch["features"][:, 0] % 100).tolist() == batch["index"].tolist()
         drawn.add(int(batches[0]["features"][0, 0]) // 100)
     assert drawn == set(range(8))
-
-
-def test_without_a_terminal_long_passes_print_lines(monkeypatch, capsys):
-    monkeypatch.setattr("common.progress.SECONDS_BETWEEN_LINES", 0)
-    data = [{"img": torch.zeros(3, 2, 2)} for _ in range(5)]
-    encode_dataset(data, lambda image: image.flatten(1)[:, :4], np.empty((5, 4), np.float32), 2, 0, "test")
-    printed = capsys.readouterr()
-    assert "Encoding test: 5 of 5 img, " in printed.err and printed.out == ""
