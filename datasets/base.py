@@ -188,7 +188,7 @@ class DomainGeneralizationDataset(DatasetBase):
         self._class_names = self._check_classes(folders, used)
         self._labels = {classname: label for label, classname in enumerate(self._class_names)}
 
-        self.split_files = {}
+        self.split_files: dict[str, str] = {}
         train_x, val, test, counts = [], [], [], {}
         for domain in progress(used, description=f"Listing {self._name}", unit="domain"):
             images = self._list_images(domain, folders[domain])
@@ -383,12 +383,10 @@ class DomainGeneralizationDataset(DatasetBase):
     def _read_split(self, path, domain, images):
         domain_dir = self._domain_dirs[domain]
         aliases = self._domain_aliases()
-        listed = read_split(path, {part for layout in self.layouts for part in layout.parts if part})
-        if self.skipped:
-            listed = [
-                [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
-                for entries in listed
-            ]
+        listed = [
+            [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
+            for entries in read_split(path, {part for layout in self.layouts for part in layout.parts if part})
+        ]
         train, val = match_split(
             path,
             listed,

@@ -171,7 +171,7 @@ def _look(folder, layout, domains, layouts):
     all_parts = {part for other in layouts for part in other.parts if part}
     names = layout.domain_folders or domains
     full_names = dict(zip(names, domains, strict=True))
-    domain_dirs = {}
+    domain_dirs: dict[str, Path] = {}
     for name in list_folders(images_dir):
         domain = full_names.get(find_domain(name, names))
         if domain is None:

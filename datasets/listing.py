@@ -60,7 +60,7 @@ def class_folders(domain_dir: Path, parts: Iterable[str], class_name: Callable[[
                 f"{domain_dir} has no folder {part!r}; this layout needs {', '.join(map(repr, parts))} in "
                 "each domain. Extract the set again."
             )
-        seen = {}
+        seen: dict[str, str] = {}  # folder by class
         for name in list_folders(part_dir):
             classname = class_name(name)
             if classname in seen:

@@ -124,8 +124,8 @@ def finish(picture: np.ndarray, rng: np.random.Generator, grain: float) -> Image
     """Reduce a float (2 SIZE, 2 SIZE, 3) drawing to a SIZE x SIZE RGB image with +-``grain`` levels of noise."""
     image = Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
     small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
-    small = small + rng.uniform(-grain, grain, (SIZE, SIZE, 1))
-    return Image.fromarray(np.clip(np.rint(small), 0, 255).astype(np.uint8))
+    grainy = small + rng.uniform(-grain, grain, (SIZE, SIZE, 1))
+    return Image.fromarray(np.clip(np.rint(grainy), 0, 255).astype(np.uint8))
 
 
 # --- the domains ------------------------------------------------------------------------------------------------------
@@ -174,7 +174,8 @@ def _display(digit, rng):
     on, off = Image.new("L", (_CANVAS, _CANVAS)), Image.new("L", (_CANVAS, _CANVAS))
     for name, points in ends.items():
         ImageDraw.Draw(on if name in lit else off).polygon(_bar(points, thickness), fill=255)
-    slant, right_by, down_by = rng.uniform(0, 0.15), *rng.uniform(-8, 8, 2)
+    slant = rng.uniform(0, 0.15)
+    right_by, down_by = rng.uniform(-8, 8, 2)
     matrix = (1, slant, -slant * _CANVAS / 2 - right_by, 0, 1, -down_by)
     on, off = (
         part.transform(part.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)

@@ -82,10 +82,10 @@ def resolve_domains(
     """
     accepted = f"Accepted: {domains_with_codes(domains, codes)}."
 
-    def full_names(values, key):
+    def full_names(values: Sequence[str | int], key: str) -> list[str]:
         if isinstance(values, str):
             values = [values]
-        names = []
+        names: list[str] = []
         for value in values:
             name = find_domain(value, domains, codes, aliases)
             if name is None:
@@ -97,18 +97,18 @@ def resolve_domains(
             names.append(name)
         return names
 
-    targets = full_names(targets, "DATASET.TARGET_DOMAINS")
-    sources = full_names(sources, "DATASET.SOURCE_DOMAINS")
-    if not targets:
+    target_names = full_names(targets, "DATASET.TARGET_DOMAINS")
+    source_names = full_names(sources, "DATASET.SOURCE_DOMAINS")
+    if not target_names:
         raise UserError(
             f"DATASET.TARGET_DOMAINS is empty: name the domain of {dataset} to test on, e.g. "
             f"--target-domains {codes[-1]}. {accepted}"
         )
-    if not sources:
-        sources = [domain for domain in domains if domain not in targets]
-        if not sources:
+    if not source_names:
+        source_names = [domain for domain in domains if domain not in target_names]
+        if not source_names:
             raise UserError(
                 f"DATASET.TARGET_DOMAINS names every domain of {dataset}, so none is left to train on. Name "
                 f"fewer, or name DATASET.SOURCE_DOMAINS as well. {accepted}"
             )
-    return sources, targets
+    return source_names, target_names

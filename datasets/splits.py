@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
 
 def seeded_split(
-    images: Mapping[ClassFolder, Sequence[str]],
+    images: Mapping[ClassFolder, list[str]],
     parts: Mapping[str, str],
     domain: str,
     split_sizes: Callable[[int], tuple[int, int]],
@@ -67,12 +67,15 @@ def seeded_split(
     Returns:
         train and val, each in order of class, part and name.
     """
-    train, val = [], []
+    train: list[Image] = []
+    val: list[Image] = []
     for folder, names in sorted(images.items(), key=lambda item: (item[0].classname, item[0].part)):
+        for_train: list[str] = []
+        for_val: list[str] = []
         if parts[folder.part] == TRAIN:
-            for_train, for_val = names, []
+            for_train = names
         elif parts[folder.part] == VAL:
-            for_train, for_val = [], names
+            for_val = names
         else:
             drawn = _shuffled(names, f"{SPLIT_SEED}/{domain}/{folder.part}/{folder.classname}/")
             n_train, n_val = split_sizes(len(names))
@@ -135,14 +138,15 @@ def read_split(path: Path, parts: Container[str] = ()) -> tuple[list[Entry], lis
     return train, val
 
 
-def _entry(row, parts):
+def _entry(row: object, parts: Container[str]) -> Entry | None:
     """The :class:`Entry` of one row of a split file, or None if the row is not what it must be."""
     if not isinstance(row, list) or list(map(type, row)) != [str, int, int, str]:
         return None
-    *above, class_folder, name = ["", "", *row[0].replace("\\", "/").split("/")]
+    path: str = row[0]
+    *above, class_folder, name = ["", "", *path.replace("\\", "/").split("/")]
     part = above.pop() if len(above) > 1 and above[-1] in parts else ""
     domain = above.pop()
-    return Entry(row[0], domain, part, class_folder, name) if domain and class_folder and name else None
+    return Entry(path, domain, part, class_folder, name) if domain and class_folder and name else None
 
 
 def match_split(
@@ -182,7 +186,8 @@ def match_split(
         found = [folder for folder, names in candidates if entry.name in names]
         return Image(found[0], entry.name) if len(found) == 1 else None
 
-    missing, splits = [], []
+    missing: list[str] = []
+    splits: list[list[Image]] = []
     for listed in entries:
         splits.append([])
         for entry in listed:

@@ -193,7 +193,8 @@ def why_unreadable(content: bytes) -> str:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
     except Image.DecompressionBombError:
-        return f"larger than the {2 * Image.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes: scale it down"
+        limit = Image.MAX_IMAGE_PIXELS or 0  # no limit, no such error
+        return f"larger than the {2 * limit:,} pixels that Pillow decodes: scale it down"
     except Image.UnidentifiedImageError:
         return "no image that Pillow knows" if content else "empty"
     except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...

@@ -83,7 +83,7 @@ def where_killed(output: Path) -> str:
 
 def trial(command: list[str], output: Path, rng: random.Random, span: tuple[float, float], at_most: int) -> list[str]:
     """Kill a run again and again until it ends or was killed `at_most` times; returns where it was killed."""
-    killed = []
+    killed: list[str] = []
     log = Path(output) / "console.txt"
     while len(killed) < at_most:
         log.unlink(missing_ok=True)
@@ -110,7 +110,8 @@ def undisturbed(command: list[str], output: Path) -> tuple[dict, float]:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if every run that was killed ended as the undisturbed one."""
     args = parse_args(argv)
-    rng, places, expected = random.Random(args.seed), Counter(), {}
+    rng, expected = random.Random(args.seed), {}
+    places: Counter[str] = Counter()
     trials = done = differing = 0
     with tempfile.TemporaryDirectory(prefix="spg-kills-") as temporary:
         folder = Path(temporary)

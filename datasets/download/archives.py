@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import gzip
 import re
 import shutil
@@ -158,7 +159,7 @@ def _zip_members(archive, allowance, bar):
         allowance.check(sum(info.file_size for info in members))
         for info in members:
             is_folder = info.is_dir() or stat.S_ISDIR(info.external_attr >> 16)
-            yield _Member(info.filename, info.file_size, is_folder, lambda info=info: handle.open(info))
+            yield _Member(info.filename, info.file_size, is_folder, functools.partial(handle.open, info))
             bar.update(info.compress_size)
 
 
@@ -177,8 +178,8 @@ def _tar_members(archive, target, allowance, bar):
         for info in handle:
             allowance.count_member()
             _check_tar_member(archive, info, target)
-            yield _Member(info.name, info.size, info.isdir(), lambda info=info: handle.extractfile(info))
-            handle.members.clear()  # it would remember every entry
+            yield _Member(info.name, info.size, info.isdir(), functools.partial(handle.extractfile, info))
+            handle.members.clear()  # type: ignore[attr-defined]  # it would remember every entry
             bar.update(raw.tell() - bar.n)
         # The checksum of a tar.gz comes at the very end, after what tarfile reads.
         while rest := stream.read(_CHUNK):

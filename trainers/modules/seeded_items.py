@@ -71,7 +71,8 @@ class SeededBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        epoch, looks = self.epoch(), {}
+        epoch = self.epoch()
+        looks: dict[int, int] = {}  # number of the last look at each index
         for batch in self.batches:
             places = []
             for index in batch:
