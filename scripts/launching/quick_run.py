@@ -34,7 +34,7 @@ def arguments(
     batch_size: int = 8,
     epochs: int = 2,
 ) -> list[str]:
-    """Arguments of train.py for a quick run with seed 1, by the trainer's own default config.
+    """Arguments of train.py for a quick run with seed 1, by the trainer's own default config, if it has one.
 
     Args:
         trainer: its name.
@@ -50,8 +50,8 @@ def arguments(
     configs = REPOSITORY / "configs"
     method = configs / "trainers" / CONFIG_FOLDERS.get(trainer, trainer) / "default.yaml"
     words = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", 1]
-    words += ["--dataset-config-file", configs / "datasets/folder.yaml", "--config-file", method]
-    words += ["--target-domains", target, "--output-dir", output, *flags]
+    words += ["--dataset-config-file", configs / "datasets/folder.yaml", "--target-domains", target]
+    words += [*(["--config-file", method] if method.is_file() else []), "--output-dir", output, *flags]
     words += ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", batch_size, "OPTIM.MAX_EPOCH", epochs]
     words += ["TRAINER.SPG.STAGE1_OPTS", f"['OPTIM.MAX_EPOCH', {epochs}]", *opts]
     return list(map(str, words))
