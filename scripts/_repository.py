@@ -7,5 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.dassl_path import use_dassl
+from common.threads import settle_waiting
 
+settle_waiting()  # which counts only before NumPy is imported
 use_dassl()

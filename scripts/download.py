@@ -11,6 +11,7 @@ import sys
 
 from common.errors import UserError
 from common.failures import script
+from common.files import size_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,7 +39,6 @@ def list_sources(root: str) -> str:
     """The table for --list."""
     from tabulate import tabulate
 
-    from datasets.download.archives import size_text
     from datasets.download.sources import SOURCES, locate_set
 
     rows = []

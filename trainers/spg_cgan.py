@@ -26,8 +26,7 @@ from trainers.modules.cgan import (
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
 from trainers.modules.prompt_labels import load_prompt_label
-from trainers.spg_coop import check_shared_context
-from trainers.spg_labels import label_folder, label_origin
+from trainers.spg_labels import check_shared_context, label_folder, label_origin
 
 CONTEXTS_PER_DOMAIN = 200  # that are kept for pictures
 

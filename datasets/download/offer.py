@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from common.errors import UserError
-from datasets.download.archives import size_text
+from common.files import size_text
 from datasets.download.sources import find_source, get, locate_set
 
 

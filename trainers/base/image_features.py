@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from dassl.utils import read_image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -89,7 +90,7 @@ class ImageFeatures:
             return self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
         def encode(dataset, out):
-            views = RandomViews(dataset, n_views)
+            views = RandomViews(dataset, n_views, read_image)
             size = max(1, batch_size // n_views)
             self._encode(views, out.swapaxes(0, 1), size, description, encode_views)
 

@@ -1,17 +1,20 @@
-"""What a run looks like on a terminal: lines, with bars for epochs and batches below them."""
+"""What a run looks like: on a terminal, bars with lines above them; elsewhere lines alone."""
 
 import os
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from quick_run import REPOSITORY, command_line
 
-pty = pytest.importorskip("pty")  # not on Windows
+from trainers.modules.features import encode_dataset
 
 
 def test_lines_appear_above_the_bars(tmp_path, image_folder, clip_file):
+    pty = pytest.importorskip("pty")  # not on Windows
     import fcntl
     import struct
     import termios
@@ -43,3 +46,11 @@ def test_lines_appear_above_the_bars(tmp_path, image_folder, clip_file):
     assert not [line for line in lines if not line.startswith("epoch [")]
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("epoch [") == 4 and "%|" not in log
+
+
+def test_without_a_terminal_long_passes_print_lines(monkeypatch, capsys):
+    monkeypatch.setattr("common.progress.SECONDS_BETWEEN_LINES", 0)
+    data = [{"img": torch.zeros(3, 2, 2)} for _ in range(5)]
+    encode_dataset(data, lambda image: image.flatten(1)[:, :4], np.empty((5, 4), np.float32), 2, 0, "test")
+    printed = capsys.readouterr()
+    assert "Encoding test: 5 of 5 img, " in printed.err and printed.out == ""

@@ -1,7 +1,7 @@
 """Kill runs at random moments, resume them, and see whether they end as if nothing had happened.
 
-    python scripts/fault_test.py                     50 kills of whole SPG runs on 30 images; exit code 0 if all agree
-    python scripts/fault_test.py --kills 5 --trainer CoOp
+    python scripts/kill_trial.py                       50 kills of whole SPG runs on 30 images; exit code 0 if all agree
+    python scripts/kill_trial.py --kills 5 --trainer CoOp
 
 A trial is one run: it is started, killed by SIGKILL after a random time, started again by the same command, and so on,
 until it ends; then its results.json has to equal that of a run that nobody disturbed, number for number. Settings take
@@ -23,6 +23,8 @@ from pathlib import Path
 
 from common.dassl_path import REPOSITORY
 from common.run.results import read_results
+from scripts.launching.quick_run import arguments, make_images
+from trainers.methods import METHODS
 
 # What may differ between two runs that agree.
 ASIDE = ("seconds", "revision")
@@ -31,49 +33,27 @@ SETTINGS = {
     "exact, workers": ["DATALOADER.NUM_WORKERS", "2"],
     "3 views encoded once": ["TRAINER.FEATURES.TRAIN_VIEWS", "3"],
 }
+TRAINERS = [method.trainer for method in METHODS if method.learns and method.launchers]
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how many in all (default: 50)")
-    parser.add_argument("--trainer", default="SPG", help="which trainer (default: SPG, both stages)")
+    parser.add_argument("--trainer", default="SPG", choices=TRAINERS, help="which trainer (default: SPG, both stages)")
     parser.add_argument("--epochs", type=int, default=30, help="of each stage (default: 30)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments at which runs are killed")
     return parser.parse_args(argv)
 
 
-def make_images(root):
-    """30 images: 3 domains (colours) x 2 classes (stripes across or down) x 5."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for channel, domain in enumerate(("red", "green", "blue")):
-        for classname in ("across", "down"):
-            folder = Path(root) / domain / classname
-            folder.mkdir(parents=True)
-            for i in range(5):
-                image = rng.integers(0, 60, (40, 40, 3))
-                stripes = 255 * (np.arange(40) // (3 + i) % 2)
-                image[..., channel] = stripes[:, None] if classname == "across" else stripes[None, :]
-                Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+def command_line(trainer: str, images: Path, backbone: Path, output: Path, epochs: int, opts: list[str]) -> list[str]:
+    """The train.py command of a run that keeps to itself whatever it makes, below `output`."""
+    opts = ["TRAINER.SPG.LABEL_DIR", str(output / "labels"), "TRAINER.FEATURES.CACHE_DIR", str(output / "cache"), *opts]
+    words = arguments(trainer, "red", images, backbone, output / "run", *opts, batch_size=4, epochs=epochs)
+    return [sys.executable, str(REPOSITORY / "train.py"), *words]
 
 
-def command_line(trainer, images, backbone, output, epochs, opts):
-    """The train.py command of a run on the 30 images."""
-    configs = REPOSITORY / "configs"
-    folder = "CoOp" if trainer == "CoOp" else "CoCoOp" if trainer == "CoCoOp" else "SPG_CGAN"
-    command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", trainer, "--root", str(images)]
-    command += ["--dataset-config-file", str(configs / "datasets/folder.yaml"), "--backbone", str(backbone)]
-    command += ["--config-file", str(configs / f"trainers/{folder}/default.yaml"), "--target-domains", "red"]
-    command += ["--seed", "1", "--output-dir", str(output / "run"), "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
-    command += ["OPTIM.MAX_EPOCH", str(epochs), "TRAINER.SPG.STAGE1_OPTS", f"['OPTIM.MAX_EPOCH', {epochs}]"]
-    command += ["TRAINER.SPG.LABEL_DIR", str(output / "labels")]
-    return [*command, "TRAINER.FEATURES.CACHE_DIR", str(output / "cache"), *opts]
-
-
-def run_to_the_end(command, kill_after=None, log=None):
+def run_to_the_end(command: list[str], kill_after: float | None = None, log: Path | None = None) -> int:
     """Run a command, killed after some seconds; returns its exit code, -9 if it was killed before it ended."""
     environment = {**os.environ, "SPG_DASSL": "bundled"}
     with open(log or os.devnull, "ab") as handle:
@@ -86,26 +66,25 @@ def run_to_the_end(command, kill_after=None, log=None):
             return process.wait()
 
 
-def outcome(run):
+def outcome(run: Path) -> dict:
     """What the results.json in a run's folder says, without what may differ."""
     found = read_results(Path(run) / "results.json")
     return {key: value for key, value in found.items() if key not in ASIDE}
 
 
-def where_killed(output):
+def where_killed(output: Path) -> str:
     """What the run was doing, by the last line of its log that tells."""
     try:
         text = (Path(output) / "console.txt").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "at its start"
-    marks = {"Stage II": "stage II", "Stage I": "stage I", "Loading trainer": "while loading"}
-    found = max((text.rfind(mark), name) for mark, name in marks.items())
-    return found[1] if found[0] >= 0 else "at its start"
+    marks = {"Stage II": "stage II", "Stage I": "stage I", "epoch [": "training", "Loading trainer": "while loading"}
+    return next((name for mark, name in marks.items() if mark in text), "at its start")
 
 
-def trial(command, output, rng, span, at_most):
+def trial(command: list[str], output: Path, rng: random.Random, span: tuple[float, float], at_most: int) -> list[str]:
     """Kill a run again and again until it ends or was killed `at_most` times; returns where it was killed."""
-    killed = []
+    killed: list[str] = []
     log = Path(output) / "console.txt"
     while len(killed) < at_most:
         log.unlink(missing_ok=True)
@@ -120,27 +99,32 @@ def trial(command, output, rng, span, at_most):
     return killed
 
 
-def main(argv=None):
+def undisturbed(command: list[str], output: Path) -> tuple[dict, float]:
+    """What a run comes to that is left alone, and how many seconds that takes."""
+    output.mkdir()
+    log, start = output / "console.txt", time.perf_counter()
+    if run_to_the_end(command, log=log):
+        raise SystemExit(log.read_text(errors="replace")[-3000:])
+    return outcome(output / "run"), time.perf_counter() - start
+
+
+def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if every run that was killed ended as the undisturbed one."""
     args = parse_args(argv)
-    rng, places, differing, done = random.Random(args.seed), Counter(), 0, 0
-    backbone = REPOSITORY / "assets" / "mini_clip.pt"
-    with tempfile.TemporaryDirectory(prefix="spg-faults-") as folder:
-        folder = Path(folder)
-        make_images(folder / "images" / "stripes")
-        expected = {}
-        trials = 0
+    rng, expected = random.Random(args.seed), {}
+    places: Counter[str] = Counter()
+    trials = done = differing = 0
+    with tempfile.TemporaryDirectory(prefix="spg-kills-") as temporary:
+        folder = Path(temporary)
+        images, backbone = folder / "images" / "stripes", REPOSITORY / "assets" / "mini_clip.pt"
+        make_images(images)
         while done < args.kills:
             name = list(SETTINGS)[trials % len(SETTINGS)]
-            images = folder / "images" / "stripes"
             if name not in expected:
                 output = folder / f"whole{trials}"
-                output.mkdir()
-                command = command_line(args.trainer, images, backbone, output, args.epochs, SETTINGS[name])
-                start = time.perf_counter()
-                if run_to_the_end(command, log=output / "console.txt"):
-                    raise SystemExit((output / "console.txt").read_text(errors="replace")[-3000:])
-                expected[name] = outcome(output / "run"), time.perf_counter() - start
+                expected[name] = undisturbed(
+                    command_line(args.trainer, images, backbone, output, args.epochs, SETTINGS[name]), output
+                )
                 print(f"Undisturbed, {name}: {expected[name][1]:.1f} s", flush=True)
             whole, seconds = expected[name]
             output = folder / f"trial{trials}"
