@@ -18,8 +18,9 @@ from common.errors import UserError
 from common.progress import progress
 from common.threads import usable_cores
 from datasets.base import DomainGeneralizationDataset
+from datasets.contents import Unused, collect
 from datasets.layouts import Location
-from datasets.listing import class_folders, list_images
+from datasets.listing import beside_classes, class_folders, list_images
 from datasets.messages import some
 
 _FILES_AT_A_TIME = 32  # that a process is given
@@ -38,6 +39,7 @@ class Survey:
         images: of each domain that is there and each class, the paths of the images, relative to
             ``location.images_dir``; a class without images in a domain may be missing.
         notes: what is not as it should be.
+        unused: of each domain that is there what is not used, as paths by reason; "": of what lies beside the domains.
         unreadable: from path to what is wrong with the file; None: not examined.
         duplicates: paths of files with the same content, groups across domains first.
     """
@@ -49,6 +51,7 @@ class Survey:
     classes: list[str]
     images: dict[str, dict[str, list[str]]]
     notes: list[str]
+    unused: dict[str, Unused]
     unreadable: dict[str, str] | None = None
     duplicates: list[list[str]] = field(default_factory=list)
 
@@ -93,24 +96,27 @@ def look(name: str, dataset: type[DomainGeneralizationDataset], root: Path) -> S
     location, domains = dataset.locate(root), dataset.list_domains(root)
     images: dict[str, dict[str, list[str]]] = {}
     notes: list[str] = []
+    unused: dict[str, Unused] = {"": location.beside_domains()}
     for domain in domains:
         if domain not in location.domain_dirs:
             notes.append(f"{domain}: there is no folder of this domain. Half-extracted?")
             continue
         images[domain] = defaultdict(list)
-        folder = location.domain_dirs[domain]
+        folder, unused[domain] = location.domain_dirs[domain], {}
         for part in location.layout.parts:
             try:
                 listed = list_images(folder, class_folders(folder, (part,), dataset.class_name))
             except UserError as error:
                 notes.append(f"{domain}: {error}")
                 continue
-            for class_folder, names in listed.items():
+            collect(unused[domain], listed.unused, f"{folder.name}/")
+            for class_folder, names in listed.images.items():
                 start = f"{folder.name}/{class_folder.path}"
                 images[domain][class_folder.classname] += [f"{start}/{file_name}" for file_name in names]
+        collect(unused[domain], beside_classes(folder, location.layout.parts), f"{folder.name}/")
     shown = sorted(set().union(*images.values()))
     classes = dataset.classes or shown
-    survey = Survey(name, dataset, location, domains, list(classes), images, notes)
+    survey = Survey(name, dataset, location, domains, list(classes), images, notes, unused)
     notes += _notes_on_classes(survey, shown)
     return survey
 

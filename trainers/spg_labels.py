@@ -1,7 +1,6 @@
 """What a run's prompt labels have to be, by its config and data: where they lie and what they are made from."""
 
 import hashlib
-from pathlib import Path
 
 from common.errors import UserError
 from common.run.names import dataset_label
@@ -37,7 +36,7 @@ def label_origin(trainer, train_items, stage1_cfg=None):
         LabelOrigin.
     """
     digest = hashlib.sha256()
-    for entry in sorted(f"{item.label}/{Path(item.impath).name}\n" for item in train_items):
+    for entry in sorted(f"{item.label}/{trainer.dm.dataset.image_name(item)}\n" for item in train_items):
         digest.update(entry.encode())
     return LabelOrigin(
         backbone_sha256=trainer.backbone.sha256,
