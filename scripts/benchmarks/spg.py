@@ -110,7 +110,7 @@ class SpgBench:
         opts: KEY VALUE pairs on top, for tests.
     """
 
-    def __init__(self, images: Images, amounts: SpgAmounts, folder: str | Path, opts: Sequence[str] = ()):
+    def __init__(self, images: Images, amounts: SpgAmounts, folder: str | Path, opts: Sequence[str] = ()) -> None:
         self.images, self.amounts, self.folder, self.opts = images, amounts, Path(folder), list(opts)
         self.log = self.folder / "log.txt"
         self.seconds: dict = {}  # of the parts that a whole run consists of
@@ -235,6 +235,7 @@ class SpgBench:
         norms = (ours.generator_norms, ours.discriminator_norms) if ours.clip_gradients else None
 
         def step(batch, independent):
+            assert ours.labels is not None  # training began with them
             return stage2_step(self.model, networks, optimizers, norms, batch, independent, ours.labels)
 
         return networks, step

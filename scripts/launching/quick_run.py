@@ -49,7 +49,7 @@ def arguments(
     """
     configs = REPOSITORY / "configs"
     method = configs / "trainers" / find_method(trainer).config_folder / "default.yaml"
-    words = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", 1]
+    words: list[object] = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", 1]
     words += ["--dataset-config-file", configs / "datasets/folder.yaml", "--target-domains", target]
     words += [*(["--config-file", method] if method.is_file() else []), "--output-dir", output, *flags]
     words += ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", batch_size, "OPTIM.MAX_EPOCH", epochs]
