@@ -39,21 +39,11 @@ def clip_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
-    """30 images: 3 domains (tints) x 2 classes (stripes across or down) x 5."""
-    import numpy as np
-    from PIL import Image
+    """30 images: 3 domains (blue, green, red) x 2 classes (across, down) x 5."""
+    from scripts.launching.quick_run import make_images
 
     root = tmp_path_factory.mktemp("data") / "stripes"
-    rng = np.random.default_rng(0)
-    for domain, tint in {"blue": 2, "green": 1, "red": 0}.items():
-        for classname in ("across", "down"):
-            folder = root / domain / classname
-            folder.mkdir(parents=True)
-            for i in range(5):
-                stripes = 255 * (np.arange(40) // (3 + i) % 2)
-                image = rng.integers(0, 60, (40, 40, 3))
-                image[..., tint] = stripes[:, None] if classname == "across" else stripes[None, :]
-                Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+    make_images(root)
     return root
 
 
