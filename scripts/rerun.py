@@ -81,7 +81,8 @@ def _entries(name, old, new):
 
 def verdict(before, after):
     """What to say of a repetition, and whether it agrees."""
-    numbers = [key for key in sorted({*before, *after}) if key not in CIRCUMSTANCES]
+    # Of an older version, the record has nothing to say of what came later.
+    numbers = [key for key in sorted(before) if key not in CIRCUMSTANCES]
     differing = differences(before, after, numbers)
     circumstances = differences(before, after, [key for key in CIRCUMSTANCES if key != "seconds"])
     if not differing:
