@@ -1,14 +1,17 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there; where files may be made; sizes for people."""
 
 import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
+from typing import IO
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="wb"):
+def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path`` that takes its place when the block ends without error.
 
     A reader never sees half a file: the content is flushed to disk and renamed in one step; if the
@@ -40,7 +43,7 @@ def atomic_write(path, mode="wb"):
         raise
 
 
-def is_writable(folder):
+def is_writable(folder: str | PathLike) -> bool:
     """Whether files may be made in ``folder`` (or in the nearest ancestor that exists).
 
     A folder without any write bit counts as read-only for root as well: whoever took the bits away
@@ -51,3 +54,12 @@ def is_writable(folder):
         folder = folder.parent
     has_write_bit = folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     return bool(has_write_bit) and os.access(folder, os.W_OK)
+
+
+def size_text(n_bytes: float) -> str:
+    """A number of bytes for people: ``"174 MB"``, ``"5.6 GB"``."""
+    for unit in ("bytes", "kB", "MB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.0f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"

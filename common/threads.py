@@ -27,8 +27,8 @@ def settle_waiting() -> None:
 
 
 def waiting() -> str:
-    """How the threads wait, by the environment: "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"."""
-    return " ".join(f"{name}={os.environ[name]}" for name in OPENMP_NAMES if name in os.environ)
+    """How threads wait, by the environment: "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"."""
+    return " ".join(f"{name}={os.environ[name]}" for name in OPENMP_NAMES if name in os.environ) or "as OpenMP has it"
 
 
 @functools.cache

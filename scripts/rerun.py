@@ -7,24 +7,28 @@ learned again, too, unless the run took those of a seed of its own choice (TRAIN
 every number agrees.
 """
 
+import _repository
+
 import argparse
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
+from common.dassl_path import REPOSITORY
+from common.errors import UserError
+from common.failures import script
+from common.run.folder import is_finished
+from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from common.run.threads import threads_of, write_threads
 
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results  # noqa: E402
 
-
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a finished run")
@@ -32,7 +36,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def rerun_command(run, output):
+def rerun_command(run: Path, output: Path) -> list[str]:
     """The train.py command line that repeats a run.
 
     Raises:
@@ -58,7 +62,9 @@ def rerun_command(run, output):
     return [*command, *opts]
 
 
-def differences(before, after, keys=None):
+def differences(
+    before: dict[str, Any], after: dict[str, Any], keys: Iterable[str] | None = None
+) -> list[tuple[str, Any, Any]]:
     """(name, before, after) of everything that differs between two results; lists and dicts entry by entry."""
     found = []
     for key in keys or sorted({*before, *after}):
@@ -68,7 +74,7 @@ def differences(before, after, keys=None):
     return found
 
 
-def _entries(name, old, new):
+def _entries(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _entries(f"{name}.{key}", old.get(key), new.get(key))
@@ -79,7 +85,7 @@ def _entries(name, old, new):
         yield name, old, new
 
 
-def verdict(before, after):
+def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
     """What to say of a repetition, and whether it agrees."""
     # Of an older version, the record has nothing to say of what came later.
     numbers = [key for key in sorted(before) if key not in CIRCUMSTANCES]
@@ -96,14 +102,15 @@ def verdict(before, after):
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if the repetition agrees, 1 if not or with one message."""
     args = parse_args(argv)
     run = Path(args.run)
     output = Path(args.output or tempfile.mkdtemp(prefix="spg-rerun-"))
     command = rerun_command(run, output)
-    if (output / RESULTS_FILE).is_file():
+    if is_finished(output):
         raise UserError(f"{output} holds a finished run; delete it or name another --output.")
+    write_threads(output, threads_of(read_results(run / RESULTS_FILE)))
     print(f"Repeating {run}; log in {output}/log.txt", flush=True)
     code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
     if code:

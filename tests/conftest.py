@@ -11,6 +11,12 @@ os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "compat"))
 
+from common.threads import settle_waiting  # noqa: E402
+
+settle_waiting()
+# Tests run in several processes, of one thread each; those that they start do, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples in every run: a test fails for everyone or for no one.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
@@ -85,17 +91,13 @@ def refused(train, capsys):
 @pytest.fixture
 def opened(monkeypatch, capsys):
     """(path, whether the final model had been chosen by then) of each image that runs open, in order."""
-    from dassl.data import dataset_wrapper
+    from PIL import Image
 
-    from trainers.modules import seeded_items
+    open_image, opened = Image.open, []
 
-    opened = []
+    def spy(path, *args, **kwargs):
+        opened.append((str(path), "Deploy the model" in capsys.readouterr().out))
+        return open_image(path, *args, **kwargs)
 
-    def spy(path):
-        opened.append((path, "Deploy the model" in capsys.readouterr().out))
-        return read_image(path)
-
-    read_image = dataset_wrapper.read_image
-    for module in (dataset_wrapper, seeded_items):  # images one by one, and for several views
-        monkeypatch.setattr(module, "read_image", spy)
+    monkeypatch.setattr(Image, "open", spy)
     return opened

@@ -1,11 +1,12 @@
 """SPG, stage I: the prompt label of a source domain, learned by CoOp on that domain alone (SPG, Sec. 3.2)."""
 
 from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from trainers.base.context_trainer import ContextTrainer
 from trainers.modules.prompt_labels import save_prompt_label
-from trainers.spg_labels import label_folder, label_origin
+from trainers.spg_labels import check_shared_context, label_folder, label_origin
 
 
 @TRAINER_REGISTRY.register()
@@ -14,11 +15,11 @@ class SPG_CoOp(ContextTrainer):
 
     SETTINGS = "SPG"
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         check_shared_context(cfg)
 
-    def build_data_loader(self):
+    def build_data_loader(self) -> None:
         super().build_data_loader()
         domains = self.dm.dataset.source_domains
         if self.classnames is None and len(domains) != 1:
@@ -28,19 +29,10 @@ class SPG_CoOp(ContextTrainer):
                 "the labels of all source domains."
             )
 
-    def after_train(self):
+    def after_train(self) -> None:
         super().after_train()
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)
         path = label_folder(self.cfg).file_for(self.dm.dataset.source_domains[0])
         save_prompt_label(path, self.model.ctx, label_origin(self, self.dm.dataset.train_x, self.cfg))
         print(f"Prompt label written to {path}")
-
-
-def check_shared_context(cfg):
-    """Raise UserError if contexts are to be class-specific."""
-    if cfg.TRAINER.SPG.CSC:
-        raise UserError(
-            "TRAINER.SPG.CSC is True, but a prompt label is one context for all classes. Set it to False, or use "
-            "--trainer CoOp with TRAINER.COOP.CSC True."
-        )

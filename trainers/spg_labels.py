@@ -1,21 +1,38 @@
-"""Where a run's prompt labels are, and what they have to be made from, by its config and data."""
+"""What a run's prompt labels have to be, by its config and data: where they lie and what they are made from."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
+from yacs.config import CfgNode
+
+from common.errors import UserError
 from common.run.names import dataset_label
+from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.clip_backbone import backbone_label
+from trainers.modules.image_data import Item
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
 
 
-def label_folder(cfg):
+def check_shared_context(cfg: CfgNode) -> None:
+    """Raise UserError if contexts are to be class-specific."""
+    if cfg.TRAINER.SPG.CSC:
+        raise UserError(
+            "TRAINER.SPG.CSC is True, but a prompt label is one context for all classes. Set it to False, or use "
+            "--trainer CoOp with TRAINER.COOP.CSC True."
+        )
+
+
+def label_folder(cfg: CfgNode) -> LabelFolder:
     """The LabelFolder of a run."""
     spg = cfg.TRAINER.SPG
     seed = cfg.SEED if spg.LABEL_SEED < 0 else spg.LABEL_SEED
     return LabelFolder(spg.LABEL_DIR, dataset_label(cfg), backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
 
 
-def label_origin(trainer, train_items, stage1_cfg=None):
+def label_origin(
+    trainer: FrozenClipTrainer, train_items: Iterable[Item], stage1_cfg: CfgNode | None = None
+) -> LabelOrigin:
     """What a label for this run has to be made from.
 
     Args:

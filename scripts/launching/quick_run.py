@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG_FOLDERS = {"SPG": "SPG_CGAN"}  # where it is not called as the trainer
+from common.dassl_path import REPOSITORY
+from trainers.methods import find_method
 
 
 def make_images(folder: Path) -> None:
@@ -48,8 +48,8 @@ def arguments(
         epochs: of each stage.
     """
     configs = REPOSITORY / "configs"
-    method = configs / "trainers" / CONFIG_FOLDERS.get(trainer, trainer) / "default.yaml"
-    words = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", 1]
+    method = configs / "trainers" / find_method(trainer).config_folder / "default.yaml"
+    words: list[object] = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", 1]
     words += ["--dataset-config-file", configs / "datasets/folder.yaml", "--target-domains", target]
     words += [*(["--config-file", method] if method.is_file() else []), "--output-dir", output, *flags]
     words += ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", batch_size, "OPTIM.MAX_EPOCH", epochs]

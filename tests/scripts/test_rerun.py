@@ -57,4 +57,6 @@ def test_differences_are_named_to_the_entry():
     assert "val_history[1]" in text.partition("due to")[0]
     assert "versions.torch" in text.partition("due to")[2]
     assert verdict(before, {**before, "versions": {"torch": "3"}, "seconds": 3})[1]
-    assert verdict(before, {**after, "val_history": [1, 2], "macro_f1": 1.0})[1]  # which came after `before` was written
+    assert verdict(before, {**after, "val_history": [1, 2], "macro_f1": 1.0})[
+        1
+    ]  # which came after `before` was written

@@ -1,6 +1,7 @@
 """The one loop over images that classifies: their features -> logits, batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -8,14 +9,15 @@ from torch import Tensor
 
 from common.interruption import check_interruption
 
+Indices = TypeVar("Indices", bound=Sequence[int])
 # Features (B, E) and the indices of their images -> logits (B, C).
 Classifier = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 @torch.no_grad()
 def classify(
-    batches: Iterable[tuple[Tensor, Sequence[int]]], classifier: Classifier, device: torch.device
-) -> Iterator[tuple[Sequence[int], Tensor]]:
+    batches: Iterable[tuple[Tensor, Indices]], classifier: Classifier, device: torch.device
+) -> Iterator[tuple[Indices, Tensor]]:
     """Classify images by their features.
 
     Args:
