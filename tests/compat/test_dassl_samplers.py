@@ -12,7 +12,7 @@ from dassl.utils import UserError
 
 def data(domains=(10, 10, 10), classes=5):
     """As many items of each domain as ``domains`` says, labels in turn."""
-    return [Datum(str(i), i % classes, domain) for domain, n in enumerate(domains) for i in range(n)]
+    return [Datum(__file__, i % classes, domain) for domain, n in enumerate(domains) for i in range(n)]
 
 
 def split(indices, size):
@@ -63,7 +63,7 @@ def test_sequential_domains_come_in_order():
 
 def test_random_classes_give_several_instances():
     source = data((40,), classes=5)
-    source += [Datum("rare", 5, 0)]
+    source += [Datum(__file__, 5, 0)]
     sampler = build_sampler("RandomClassSampler", data_source=source, batch_size=8, n_ins=4)
     for _ in range(5):
         announced = len(sampler)

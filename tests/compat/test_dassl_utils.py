@@ -219,7 +219,8 @@ def test_registry():
     class CoOp:
         pass
 
-    registry.register(dict)
+    assert registry.register(dict) is None
+    assert registry._obj_map == {"CoOp": CoOp, "dict": dict}
     assert registry.get("CoOp") is CoOp
     assert "CoOp" in registry
     assert registry.registered_names() == ["CoOp", "dict"]
@@ -230,13 +231,17 @@ def test_registry():
         registry.get("Coop")
     assert isinstance(caught.value, RegistryError)
     assert isinstance(caught.value, KeyError)
+    assert isinstance(caught.value, ValueError)
     assert str(caught.value) == ("Unknown trainer: 'Coop'. Accepted: CoOp, dict. Did you mean CoOp? Set it somewhere.")
 
 
-def test_modeling_says_that_it_is_empty_but_takes_plugins():
-    for build, what in ((build_backbone, "backbone"), (build_head, "head"), (build_network, "network")):
-        with pytest.raises(UserError, match=f"Unknown {what}: 'resnet18'.*carries no {what}s of its own"):
-            build("resnet18")
+def test_modeling_names_what_it_has_and_takes_plugins():
+    with pytest.raises(UserError, match="Unknown backbone: 'resnet18'.*carries no backbones of its own"):
+        build_backbone("resnet18")
+    with pytest.raises(UserError, match="Unknown head: 'mpl'. Accepted: mlp. Did you mean mlp"):
+        build_head("mpl")
+    with pytest.raises(UserError, match="Unknown network: 'fcn'. Accepted: fcn_3x32_gctx, "):
+        build_network("fcn")
 
     def tiny(width):
         return width
@@ -275,9 +280,9 @@ def test_average_meter():
     meter.update(torch.tensor(4.0), n=2)
     assert (meter.val, meter.avg, meter.count) == (4.0, 3.0, 3)
     moving = AverageMeter(ema=True)
-    moving.update(1.0)
-    moving.update(2.0)
-    assert moving.avg == pytest.approx(1.1)
+    for value in (1.0, 2.0, 3.0):
+        moving.update(value)
+    assert moving.avg == pytest.approx(0.561)
 
 
 def test_metric_meter_prints_value_and_average():

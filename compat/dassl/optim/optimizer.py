@@ -5,10 +5,12 @@ import warnings
 import torch
 from torch import nn
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UserTypeError
 from dassl.utils.registry import check_availability
 
-AVAI_OPTIMS = ("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw")
+from .radam import RAdam
+
+AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 
 
 def build_optimizer(model, optim_cfg, param_groups=None):
@@ -17,15 +19,17 @@ def build_optimizer(model, optim_cfg, param_groups=None):
     Args:
         model: an nn.Module, or an iterable of its parameters.
         optim_cfg: the node ``cfg.OPTIM``.
-        param_groups: parameters or groups to use instead of all parameters of ``model``; not with STAGED_LR.
+        param_groups: parameters or groups to use instead of all parameters of ``model``; STAGED_LR is ignored
+            then, with a warning.
 
     Raises:
-        UserError: unknown optimizer; STAGED_LR without a module, or with layers that the model does not have.
+        UserValueError: unknown optimizer; STAGED_LR with layers that the model does not have.
+        UserTypeError: STAGED_LR without a module.
     """
     check_availability(optim_cfg.NAME, AVAI_OPTIMS, "optimizer (OPTIM.NAME)")
-    if optim_cfg.STAGED_LR:
-        if param_groups is not None:
-            raise UserError("OPTIM.STAGED_LR makes its own parameter groups: set it to False to give param_groups.")
+    if optim_cfg.STAGED_LR and param_groups is not None:
+        warnings.warn("OPTIM.STAGED_LR is ignored: the trainer makes parameter groups of its own", stacklevel=2)
+    elif optim_cfg.STAGED_LR:
         param_groups = _staged(model, optim_cfg)
     elif param_groups is None:
         param_groups = model.parameters() if isinstance(model, nn.Module) else model
@@ -38,8 +42,7 @@ def build_optimizer(model, optim_cfg, param_groups=None):
         param_groups = list(param_groups)
         return torch.optim.AdamW(param_groups, betas=betas, fused=_can_be_fused(param_groups), **common)
     if optim_cfg.NAME == "radam":
-        # Dassl's RAdam decays the weights apart from the gradient, as AdamW does.
-        return torch.optim.RAdam(param_groups, betas=betas, decoupled_weight_decay=True, **common)
+        return RAdam(param_groups, betas=betas, **common)
     if optim_cfg.NAME == "rmsprop":
         return torch.optim.RMSprop(param_groups, momentum=optim_cfg.MOMENTUM, alpha=optim_cfg.RMSPROP_ALPHA, **common)
     return torch.optim.SGD(
@@ -61,7 +64,7 @@ def _can_be_fused(param_groups):
 def _staged(model, optim_cfg):
     """Two groups: the children in NEW_LAYERS at LR, all others at LR * BASE_LR_MULT."""
     if not isinstance(model, nn.Module):
-        raise UserError("OPTIM.STAGED_LR needs a module, to find NEW_LAYERS by name; parameters alone were given.")
+        raise UserTypeError("OPTIM.STAGED_LR needs a module, to find NEW_LAYERS by name; parameters alone were given.")
     if isinstance(model, nn.DataParallel):
         model = model.module
     new_layers = optim_cfg.NEW_LAYERS
