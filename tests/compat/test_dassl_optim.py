@@ -177,7 +177,8 @@ def test_no_warning_when_epochs_step_after_batches():
         ("sgd", torch.optim.SGD, {"momentum": 0.9, "dampening": 0, "nesterov": False}),
         ("rmsprop", torch.optim.RMSprop, {"momentum": 0.9, "alpha": 0.99}),
         ("radam", RAdam, {"betas": (0.9, 0.999)}),
-        ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.999)}),
+        ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": None}),
+        ("adamw_fused", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": True}),
     ],
 )
 def test_optimizers(name, kind, settings):
@@ -188,6 +189,12 @@ def test_optimizers(name, kind, settings):
         group = optimizer.param_groups[0]
         assert {"lr": 3e-4, "weight_decay": 5e-4, **settings}.items() <= group.items()
         assert len(group["params"]) == 2
+
+
+def test_adamw_gives_the_bits_of_the_plain_one_and_its_fused_form_nearly():
+    plain = run(lambda p: torch.optim.AdamW(p, lr=3e-4, weight_decay=5e-4))
+    assert torch.equal(run(lambda p: build_optimizer(p, optim_cfg(NAME="adamw"))), plain)
+    torch.testing.assert_close(run(lambda p: build_optimizer(p, optim_cfg(NAME="adamw_fused"))), plain)
 
 
 def test_param_groups_replace_the_parameters_of_the_model():
