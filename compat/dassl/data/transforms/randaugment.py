@@ -181,7 +181,7 @@ class Lighting:
         if self.alphastd == 0:
             return img
         alpha = torch.empty(3, dtype=img.dtype, device=img.device).normal_(0, self.alphastd)
-        shift = self.eigvec.to(img) @ (alpha * self.eigval.to(img))
+        shift = (self.eigvec.to(img) * alpha * self.eigval.to(img)).sum(1)
         return img + shift.view(3, 1, 1)
 
 

@@ -54,8 +54,8 @@ AVAI_CHOICES = [
     "gaussian_blur",
 ]
 
-# The classes below draw from the generators that Dassl's draw from, in the same order: python's, NumPy's for
-# Cutout, torch's for the noise itself. Loader workers have all three seeded by torch.
+# The classes below give the bits that Dassl's give: they draw from the same generators in the same order (python's,
+# NumPy's for Cutout, torch's for the noise itself) and compute in the same order.
 
 
 class Random2DTranslation:
@@ -98,7 +98,8 @@ class InstanceNormalization:
 
     def __call__(self, img):
         """From a tensor (C, H, W) to one of the same shape."""
-        std, mean = torch.std_mean(img, dim=(-2, -1), keepdim=True)
+        values = img.flatten(1)
+        mean, std = values.mean(1).view(-1, 1, 1), values.std(1).view(-1, 1, 1)
         return (img - mean) / (std + self.eps)
 
     def __repr__(self):
@@ -148,7 +149,7 @@ class GaussianNoise:
         """From a tensor (C, H, W) to one of the same shape."""
         if random.uniform(0, 1) > self.p:
             return img
-        return img + torch.randn(img.size()) * self.std + self.mean
+        return img + (torch.randn(img.size()) * self.std + self.mean)
 
     def __repr__(self):
         return f"gaussian noise (mean={self.mean}, std={self.std})"
