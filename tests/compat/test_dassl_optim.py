@@ -215,12 +215,20 @@ def test_what_is_wrong_is_named():
         build_lr_scheduler(optimizer, optim_cfg(WARMUP_TYPE="cubic", WARMUP_EPOCH=1))
     with pytest.raises(UserError, match=r"OPTIM.STEPSIZE is \(-1,\)"):
         build_lr_scheduler(optimizer, optim_cfg(LR_SCHEDULER="multi_step"))
-    with pytest.raises(UserError, match=r"OPTIM.NEW_LAYERS.*'head'.*Accepted: 0"):
-        build_optimizer(nn.Sequential(model), optim_cfg(STAGED_LR=True, NEW_LAYERS=("head",)))
     with pytest.raises(UserError, match="STAGED_LR needs a module"):
         build_optimizer(model.parameters(), optim_cfg(STAGED_LR=True))
     with pytest.raises(TypeError, match="STAGED_LR needs a module"):
         build_optimizer(model.parameters(), optim_cfg(STAGED_LR=True))
+
+
+def test_new_layers_that_are_not_there_are_named_and_passed_over():
+    """DePT names the new layers of all its models at once."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    node = optim_cfg(STAGED_LR=True, NEW_LAYERS=("1", "film"), BASE_LR_MULT=0.5, LR=0.1)
+    with pytest.warns(UserWarning, match="NEW_LAYERS names film, which this model does not have; it has 0, 1"):
+        optimizer = build_optimizer(model, node)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
+    assert all(group["params"][0] is child.weight for group, child in zip(optimizer.param_groups, model, strict=True))
 
 
 def test_param_groups_go_before_staged_rates():

@@ -25,7 +25,7 @@ def build_optimizer(model, optim_cfg, param_groups=None):
             then, with a warning.
 
     Raises:
-        UserValueError: unknown optimizer; STAGED_LR with layers that the model does not have.
+        UserValueError: unknown optimizer.
         UserTypeError: STAGED_LR without a module.
     """
     check_availability(optim_cfg.NAME, AVAI_OPTIMS, "optimizer (OPTIM.NAME)")
@@ -67,8 +67,13 @@ def _staged(model, optim_cfg):
     if not new_layers:
         warnings.warn("OPTIM.NEW_LAYERS is empty: with STAGED_LR all layers learn at BASE_LR_MULT", stacklevel=3)
     children = dict(model.named_children())
-    for name in new_layers:
-        check_availability(name, children, "layer (OPTIM.NEW_LAYERS)")
+    unknown = sorted(new_layers - set(children))
+    if unknown:  # not an error: clients name the layers of all their models at once
+        warnings.warn(
+            f"OPTIM.NEW_LAYERS names {', '.join(unknown)}, which this model does not have; it has "
+            f"{', '.join(children)}. All layers that are not named learn at LR * BASE_LR_MULT",
+            stacklevel=3,
+        )
     base = [p for name, child in children.items() if name not in new_layers for p in child.parameters()]
     new = [p for name, child in children.items() if name in new_layers for p in child.parameters()]
     return [{"params": base, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": new}]
