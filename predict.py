@@ -10,7 +10,9 @@ import io
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from common.dassl_path import use_dassl
 from common.errors import UserError
@@ -21,7 +23,7 @@ from common.threads import settle_waiting
 FORMATS = ("table", "json", "csv")
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """`from predict import Predictor` works, and nothing heavy is imported before it is asked for."""
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -32,7 +34,7 @@ def __getattr__(name):
     return Predictor
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="images, or folders of images (searched at all depths)")
@@ -50,7 +52,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def find_images(words, list_file):
+def find_images(words: Sequence[str], list_file: str) -> list[str]:
     """The paths of all images that a command line names, in its order; those of a folder sorted.
 
     Raises:
@@ -84,7 +86,7 @@ def find_images(words, list_file):
     return found
 
 
-def read_classnames(text):
+def read_classnames(text: str) -> list[str] | None:
     """The class names of --classnames; None if it is not given.
 
     Raises:
@@ -101,7 +103,7 @@ def read_classnames(text):
     return [line.strip() for line in lines if line.strip()]
 
 
-def formatted(rows, output_format):
+def formatted(rows: Sequence[tuple[str, list[tuple[str, float]]]], output_format: str) -> str:
     """Rows of (path, list of (class name, probability)) as text."""
     if output_format == "json":
         content = [
@@ -125,7 +127,7 @@ def formatted(rows, output_format):
     return tabulate(cells, ["image", *map(str, range(1, n_columns + 1))], disable_numparse=True) + "\n"
 
 
-def run(args):
+def run(args: argparse.Namespace) -> list[str]:
     """Predict, and write what was found; returns the messages of images that could not be read."""
     if args.top_k < 1 or args.batch_size < 1 or args.workers < 0:
         raise UserError("--top-k and --batch-size are numbers from 1, --workers from 0.")
@@ -150,13 +152,14 @@ def run(args):
         except OSError as error:
             raise UserError(f"--out {args.out} cannot be written: {error.strerror}.") from error
     else:
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
         print(text, end="", flush=True)
     return list(unreadable.values())
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 with messages (one, or one for each image that could not be read), or 130 if interrupted."""
     args = parse_args(argv)
     settle_waiting()
@@ -165,7 +168,7 @@ def main(argv=None):
     return report(run(args))
 
 
-def report(unreadable):
+def report(unreadable: Sequence[str]) -> int:
     """Name the images that could not be read; returns the exit code."""
     if unreadable:
         images = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"

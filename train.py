@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from common.config_keys import split_at_key
 from common.dassl_path import use_dassl
@@ -18,8 +19,11 @@ from common.run.lock import owned
 from common.threads import loader_workers, settle_waiting
 from trainers.methods import METHODS
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
-def parse_args(argv=None):
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -56,7 +60,7 @@ def parse_args(argv=None):
     return args
 
 
-def setup_cfg(args):
+def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     """The frozen config of a command line.
 
     Raises:
@@ -78,7 +82,7 @@ def setup_cfg(args):
     return cfg
 
 
-def merge_file(cfg, path):
+def merge_file(cfg: "CfgNode", path: str) -> None:
     """Merge a config file into cfg, with errors that name it."""
     import yaml
 
@@ -92,7 +96,7 @@ def merge_file(cfg, path):
         raise UserError(f"Config file {path} cannot be used: {error}") from error
 
 
-def apply_flags(cfg, args):
+def apply_flags(cfg: "CfgNode", args: argparse.Namespace) -> None:
     """Put the flags that were given into cfg."""
     given = {
         "DATASET.ROOT": args.root,
@@ -116,7 +120,7 @@ def apply_flags(cfg, args):
         cfg.TRAINER.FEATURES.CACHE = False
 
 
-def check_device(args):
+def check_device(args: argparse.Namespace) -> None:
     """CUDA is used where there is one; asking for it by name where there is none is an error."""
     import torch
 
@@ -128,7 +132,7 @@ def check_device(args):
         )
 
 
-def check_names(cfg):
+def check_names(cfg: "CfgNode") -> None:
     """Raise UserError unless trainer, data set and backbone are named and known."""
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
@@ -145,7 +149,7 @@ def check_names(cfg):
         raise UserError('No backbone is named: pass --backbone, for example "ViT-B/16" or the path of a CLIP file.')
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     cfg = setup_cfg(args)
     if os.path.isfile(cfg.OUTPUT_DIR):
@@ -171,7 +175,7 @@ def run(args):
         run_trainer(args, cfg, in_place)
 
 
-def run_trainer(args, cfg, in_place):
+def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> None:
     """Build the trainer, then train or test."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
@@ -193,7 +197,7 @@ def run_trainer(args, cfg, in_place):
         trainer.train()
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 with one message, or 130 and 143 if it was interrupted."""
     args = parse_args(argv)
     settle_waiting()

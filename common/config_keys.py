@@ -5,7 +5,7 @@ import re
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+|SEED|VERBOSE|USE_CUDA|RESUME|OUTPUT_DIR")
 
 
-def split_at_key(words):
+def split_at_key(words: list[str]) -> tuple[list[str], list[str]]:
     """The words before the first config key (such as OPTIM.MAX_EPOCH), and those from it on."""
     for i, word in enumerate(words):
         if KEY.fullmatch(word):

@@ -8,7 +8,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLED = str(REPOSITORY / "compat")
 
 
-def use_dassl():
+def use_dassl() -> None:
     """Make `import dassl` work; SPG_DASSL=bundled prefers our core to an installed Dassl."""
     if BUNDLED in sys.path:
         return

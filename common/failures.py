@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import sys
+from collections.abc import Callable
 
 from common.errors import UserError
 
@@ -13,11 +14,12 @@ OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memo
 WRITER_FAILED = ("PytorchStreamWriter failed", "unexpected pos")
 
 
-def explain(error):
+def explain(error: BaseException) -> str | None:
     """A message for a full disk, missing memory, or a refused file; None for any other exception."""
     text = str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL or any(part in text for part in WRITER_FAILED):
-        where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+        filename = getattr(error, "filename", None)
+        where = f" ({filename})" if filename else ""
         return (
             f"The disk is full{where}. What was finished is kept. Free some space and run the same command again: "
             "it goes on after the last completed epoch."
@@ -38,21 +40,21 @@ def explain(error):
     return None
 
 
-def user_errors():
+def user_errors() -> tuple[type[BaseException], ...]:
     """The exceptions that are messages to the user: ours, and those of the Dassl core where it is in use."""
     core = sys.modules.get("dassl.utils")
     # Dassl stops by FloatingPointError when a loss is not finite; its message says what to do.
     return UserError, FloatingPointError, getattr(core, "UserError", UserError)
 
 
-def script(main):
+def script(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
     """Decorator of a script's `main(argv=None)`, which then returns an exit code whatever happens.
 
     That is what `main` returns (nothing: 0), 1 with one message, or 130 where Ctrl-C ended it.
     """
 
     @functools.wraps(main)
-    def wrapped(argv=None):
+    def wrapped(argv: list[str] | None = None) -> int:
         try:
             return main(argv) or 0
         except user_errors() as error:

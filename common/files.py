@@ -4,11 +4,14 @@ import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
+from typing import IO
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="wb"):
+def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path`` that takes its place when the block ends without error.
 
     A reader never sees half a file: the content is flushed to disk and renamed in one step; if the
@@ -40,7 +43,7 @@ def atomic_write(path, mode="wb"):
         raise
 
 
-def is_writable(folder):
+def is_writable(folder: str | PathLike) -> bool:
     """Whether files may be made in ``folder`` (or in the nearest ancestor that exists).
 
     A folder without any write bit counts as read-only for root as well: whoever took the bits away

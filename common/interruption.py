@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
-_received = None
+_received: int | None = None
 
 
 class Interrupted(Exception):
@@ -16,13 +17,13 @@ class Interrupted(Exception):
         exit_code: what shells and launchers expect then, 128 + the signal's number.
     """
 
-    def __init__(self, number):
+    def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
 
 
 @contextlib.contextmanager
-def end_after_step():
+def end_after_step() -> Iterator[None]:
     """Within the block, the first SIGINT or SIGTERM is noted for `check_interruption`; a second one ends the process.
 
     Signals reach a process's main thread alone; in any other nothing changes.
@@ -51,12 +52,12 @@ def end_after_step():
             signal.signal(number, handler)
 
 
-def interruption():
+def interruption() -> Interrupted | None:
     """The `Interrupted` that is due, or None."""
     return None if _received is None else Interrupted(_received)
 
 
-def check_interruption():
+def check_interruption() -> None:
     """Raise `Interrupted` if the process was asked to end; called where nothing is half done."""
     if _received is not None:
         raise Interrupted(_received)

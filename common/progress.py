@@ -4,6 +4,7 @@ import contextlib
 import io
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -11,7 +12,13 @@ SECONDS_BETWEEN_LINES = 30
 LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
 
 
-def progress(iterable=None, total=None, initial=0, description="", unit="it"):
+def progress(
+    iterable: Iterable | None = None,
+    total: int | None = None,
+    initial: int = 0,
+    description: str = "",
+    unit: str = "it",
+) -> tqdm:
     """A tqdm bar on stderr, gone when done; where that is no terminal, a plain line every 30 seconds.
 
     Args:
@@ -38,7 +45,7 @@ class _Lines(tqdm):
 
 
 @contextlib.contextmanager
-def lines_above_bars():
+def lines_above_bars() -> Iterator[None]:
     """Within the block, what is printed on a terminal appears above the bars there, line by line."""
     stdout = sys.stdout
     if stdout.isatty() and sys.stderr.isatty():

@@ -6,7 +6,7 @@ import subprocess
 from common.dassl_path import REPOSITORY
 
 
-def make_deterministic():
+def make_deterministic() -> None:
     """Have torch take deterministic algorithms, and warn where it has none.
 
     On a CPU this changes nothing and costs nothing; on a GPU, cuBLAS needs a workspace of 8 MB, and some backward
@@ -16,11 +16,12 @@ def make_deterministic():
     import torch
 
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which is for finding bugs, and takes time
+    # Which is for finding bugs, and takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch hides its type
     torch.backends.cudnn.benchmark = False
 
 
-def revision():
+def revision() -> str | None:
     """The git revision of this code, with "+changes" if files differ from it; None outside of git."""
     try:
         found = _git("rev-parse", "HEAD")

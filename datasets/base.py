@@ -161,7 +161,7 @@ class DomainGeneralizationDataset(DatasetBase):
 
     # --- what trainers ask ---
 
-    def __init__(self, cfg: CfgNode):
+    def __init__(self, cfg: CfgNode) -> None:
         self.test_subset = getattr(cfg.DATASET, "TEST_SUBSET", "all")
         if self.test_subset not in TEST_SUBSETS:
             accepted = ", ".join(TEST_SUBSETS)

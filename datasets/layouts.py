@@ -20,7 +20,7 @@ class SetNotFound(UserError):
         incomplete: folders that are called as the set's own, but have no domain in them.
     """
 
-    def __init__(self, message: str, incomplete: Iterable[str] = ()):
+    def __init__(self, message: str, incomplete: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.incomplete = list(incomplete)
 

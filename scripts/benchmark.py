@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from scripts.benchmarks.text import TextAmounts
     from scripts.benchmarks.timing import Row
 
-PARTS = ("text", "spg", "memory", "growth")
+PARTS = ("text", "spg", "memory", "growth", "neighbours")
+DEFAULT_PARTS = PARTS[:-1]  # beside other load nothing else is measured
 FORMAT = 1
 
 
@@ -37,7 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches: 3 minutes on 2 cores")
     parser.add_argument("--json", default="", metavar="PATH", help="write the figures to this file, too")
-    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="parts to measure (default: all)")
+    parser.add_argument(
+        "--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, help="parts (default: all but neighbours)"
+    )
     return parser.parse_args(argv)
 
 
@@ -72,7 +75,7 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
     """Yield the rows of one part; fills `growth`, and `threads` with the threads that each part ran with."""
     import torch
 
-    from scripts.benchmarks import spg, text
+    from scripts.benchmarks import neighbours, spg, text
 
     amounts = text.QUICK if quick else text.FULL
     if part == "text":
@@ -82,6 +85,8 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
         yield from spg.SpgBench(images, spg.QUICK if quick else spg.FULL, Path(folder) / "runs").rows()
     elif part == "memory":
         yield from text.memory_rows(amounts)
+    elif part == "neighbours":
+        yield from neighbours.neighbour_rows(quick)
     else:
         growth.update(text.growth(tiny_clips()[0][1], amounts))
     threads[part] = torch.get_num_threads()

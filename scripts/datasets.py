@@ -137,7 +137,7 @@ def domain_table(survey: "Survey") -> str:
 
 def class_table(survey: "Survey") -> str:
     """Images of each class in each domain."""
-    rows = [
+    rows: list[list[Any]] = [
         [name, *(survey.count(domain, name) for domain in survey.domains)]
         for name in sorted({*survey.classes, *set().union(*survey.images.values())})
     ]

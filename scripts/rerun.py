@@ -25,6 +25,7 @@ from common.errors import UserError
 from common.failures import script
 from common.run.folder import is_finished
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from common.run.threads import threads_of, write_threads
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -86,7 +87,8 @@ def _entries(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
     """What to say of a repetition, and whether it agrees."""
-    numbers = [key for key in sorted({*before, *after}) if key not in CIRCUMSTANCES]
+    # Of an older version, the record has nothing to say of what came later.
+    numbers = [key for key in sorted(before) if key not in CIRCUMSTANCES]
     differing = differences(before, after, numbers)
     circumstances = differences(before, after, [key for key in CIRCUMSTANCES if key != "seconds"])
     if not differing:
@@ -108,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     command = rerun_command(run, output)
     if is_finished(output):
         raise UserError(f"{output} holds a finished run; delete it or name another --output.")
+    write_threads(output, threads_of(read_results(run / RESULTS_FILE)))
     print(f"Repeating {run}; log in {output}/log.txt", flush=True)
     code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
     if code:

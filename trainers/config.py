@@ -1,13 +1,15 @@
 """Every config key that our trainers add to Dassl's, with its meaning and default; and how KEY VALUE pairs set them."""
 
 import difflib
+from collections.abc import Iterable
+from typing import Any
 
 from yacs.config import CfgNode
 
 from common.errors import UserError
 
 
-def extend_cfg(cfg):
+def extend_cfg(cfg: CfgNode) -> None:
     """Add our keys to a config made by dassl.config.get_cfg_default(), in place."""
     cfg.MODEL.BACKBONE.PATH = "~/.cache/clip"  # where OpenAI's weights are downloaded to
 
@@ -69,7 +71,7 @@ def extend_cfg(cfg):
     spg.STAGE1_OPTS = ()
 
 
-def apply_settings(cfg, opts):
+def apply_settings(cfg: CfgNode, opts: Iterable[Any]) -> None:
     """Merge KEY VALUE pairs into a config, the later over the earlier.
 
     Raises:

@@ -1,6 +1,8 @@
 """A linear classifier on CLIP's frozen image features (Radford et al., 2021, Sec. 3.2): no text, no prompts."""
 
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +11,15 @@ from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
 from trainers.base.trainer import FrozenClipTrainer
+from trainers.modules.image_data import Item
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
 TOLERANCE = 1e-6  # of the gradient
@@ -23,16 +28,17 @@ TOLERANCE = 1e-6  # of the gradient
 class Probe(nn.Linear):
     """Image features (B, E) -> logits (B, C); its state_dict holds the class names, too."""
 
-    def __init__(self, feat_dim, classnames):
+    def __init__(self, feat_dim: int, classnames: Sequence[str]) -> None:
         super().__init__(feat_dim, len(classnames))
         self.requires_grad_(False)
-        self.classnames, self.c = list(classnames), None
+        self.classnames = list(classnames)
+        self.c: float | None = None
 
-    def get_extra_state(self):
+    def get_extra_state(self) -> dict[str, Any]:
         """The class names, and the C that was chosen."""
         return {"classnames": self.classnames, "C": self.c}
 
-    def set_extra_state(self, state):
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Raise UserError if the state is that of other classes."""
         if state["classnames"] != self.classnames:
             raise UserError(
@@ -52,7 +58,7 @@ class LinearProbe(FrozenClipTrainer):
 
     SETTINGS = "LINEAR_PROBE"
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         grid = cfg.TRAINER.LINEAR_PROBE.C
         if not grid or not all(isinstance(c, (int, float)) and 0 < c < float("inf") for c in grid):
@@ -65,20 +71,20 @@ class LinearProbe(FrozenClipTrainer):
                 "source domains' val splits. Set it to best_val, as configs/trainers/LinearProbe/default.yaml does."
             )
 
-    def build_prompt_model(self):
+    def build_prompt_model(self) -> None:
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model("linear_probe", self.model)
 
-    def build_view_loader(self, loader):
+    def build_view_loader(self, loader: DataLoader) -> DataLoader:
         """Nothing is augmented, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""
         return loader
 
-    def train(self):
+    def train(self) -> None:
         self.max_epoch = 1
         super().train()
 
-    def run_epoch(self):
+    def run_epoch(self) -> None:
         """Fit a classifier for each C and keep the one that is best on val; of several, that with the lowest loss."""
         with self.threads.all():
             best = self.fit_all()
@@ -87,7 +93,7 @@ class LinearProbe(FrozenClipTrainer):
         self.model.bias.copy_(bias)
         print(f"C {self.model.c:g} is the best on the source domains' val splits ({accuracy:.2f} %)")
 
-    def fit_all(self):
+    def fit_all(self) -> tuple[tuple[float, float], float, tuple[Tensor, Tensor]]:
         """The best classifier: (accuracy on val in percent, -loss there), C, (weight (C, E), bias (C,))."""
         train, val = self.dm.dataset.train_x, self.dm.dataset.val
         loader = build_data_loader(
@@ -104,7 +110,7 @@ class LinearProbe(FrozenClipTrainer):
             raise UserError(
                 "The training images of the source domains are all of one class; a linear probe needs at least two."
             )
-        best = None
+        best: tuple[tuple[float, float], float, tuple[Tensor, Tensor]] | None = None
         grid = progress(sorted(set(self.settings.C)), description="Fitting", unit="C")
         for c, regression in fits(x, y, grid):
             weight, bias = linear_map(regression, self.num_classes)
@@ -115,18 +121,19 @@ class LinearProbe(FrozenClipTrainer):
             print(f"C {c:g}: {accuracy:.2f} % on val, loss {-score[1]:.3f}{ended}")
             if best is None or score > best[0]:
                 best = score, c, (weight, bias)
+        assert best is not None  # an empty grid is refused at the start
         return best
 
-    def predict(self, features, indices):
+    def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.model(features)
 
 
-def labels_of(items):
+def labels_of(items: Iterable[Item]) -> np.ndarray:
     """Labels (N,) of a split's items."""
     return np.array([item.label for item in items])
 
 
-def fits(x, y, grid):
+def fits(x: np.ndarray, y: np.ndarray, grid: Iterable[float]) -> Iterator[tuple[float, LogisticRegression]]:
     """Fit labels y (N,) to features x (N, E) for each C of a rising grid; yields C and the one regression, fitted."""
     # From strong to weak penalties, each from the solution before. With scikit-learn's own tolerance weak penalties,
     # whose gradients are small, would not be fitted at all.
@@ -139,7 +146,7 @@ def fits(x, y, grid):
         yield c, regression
 
 
-def linear_map(regression, n_classes):
+def linear_map(regression: LogisticRegression, n_classes: int) -> tuple[Tensor, Tensor]:
     """Weight (C, E) and bias (C,) whose softmax is a fitted regression's; a class without images gets probability 0."""
     coef, intercept = regression.coef_, regression.intercept_
     if len(coef) == 1:  # of two classes, scikit-learn keeps one row

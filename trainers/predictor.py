@@ -4,11 +4,15 @@ import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
 
 import torch
 from dassl.data.transforms import build_transform
 from dassl.utils import read_image
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
@@ -39,10 +43,19 @@ class Predictor:
         UserError: the folder holds no usable run, or class names do not fit.
     """
 
-    def __init__(self, model_dir, classnames=None, backbone=None, seed=None, n_prompts=None, batch_size=100, workers=0):
+    def __init__(
+        self,
+        model_dir: str | PathLike,
+        classnames: Sequence[str] | None = None,
+        backbone: str | PathLike | None = None,
+        seed: int | None = None,
+        n_prompts: int | None = None,
+        batch_size: int = 100,
+        workers: int = 0,
+    ) -> None:
         if classnames is not None:
             check_classnames(classnames)
-        opts = [] if seed is None else ["SEED", seed]
+        opts: list[Any] = [] if seed is None else ["SEED", seed]
         opts += [] if n_prompts is None else ["TEST.N_PROMPTS", n_prompts]
         with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
             self.trainer = build_run(model_dir, classnames, backbone, opts)
@@ -52,7 +65,7 @@ class Predictor:
         self.trainer.threads.use(self.workers)
         self.classifier = self.trainer.classifier()
 
-    def __call__(self, images, top_k=5):
+    def __call__(self, images: Sequence[str | PathLike | Image.Image], top_k: int = 5) -> list[list[tuple[str, float]]]:
         """The most probable classes of each image.
 
         Args:
@@ -72,7 +85,9 @@ class Predictor:
             raise UserError("\n".join(unreadable.values()))
         return [found[i] for i in range(len(found))]
 
-    def predict_readable(self, images, top_k=5):
+    def predict_readable(
+        self, images: Sequence[str | PathLike | Image.Image], top_k: int = 5
+    ) -> tuple[dict[int, list[tuple[str, float]]], dict[int, str]]:
         """As a call, but images that cannot be read are told apart.
 
         Returns:
@@ -83,9 +98,10 @@ class Predictor:
         loader = DataLoader(
             _Images(images, self.transform), self.batch_size, num_workers=self.workers, collate_fn=_collate
         )
-        found, unreadable = {}, {}
+        found: dict[int, list[tuple[str, float]]] = {}
+        unreadable: dict[int, str] = {}
         bar = progress(total=len(images), description="Predicting", unit="img")
-        positions_of_batches = []
+        positions_of_batches: list[list[int]] = []
 
         def batches():
             for positions, batch, indices, messages in loader:
@@ -104,7 +120,7 @@ class Predictor:
                     found[position] = [(self.classnames[label], value) for label, value in zip(which, row, strict=True)]
         return found, unreadable
 
-    def encode(self, images):
+    def encode(self, images: Sequence[str | PathLike | Image.Image]) -> tuple[Tensor, list[int]]:
         """Image features (B, E) and the indices of their noise.
 
         Raises:
@@ -116,7 +132,7 @@ class Predictor:
         return self.trainer.image_features.encode(batch), indices
 
 
-def check_classnames(classnames):
+def check_classnames(classnames: Sequence[str]) -> None:
     """Raise UserError unless these are two or more different names."""
     if isinstance(classnames, str):
         raise UserError(f"Class names are a list of names, not the text {classnames!r}.")

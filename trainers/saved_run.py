@@ -1,19 +1,24 @@
 """The folder of a run: its config, its checkpoints, and its trainer, built again."""
 
 import sys
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
+from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, extend_cfg
 
 
-def read_config(folder):
+def read_config(folder: str | PathLike) -> CfgNode:
     """The config, not yet frozen, that a run's folder holds.
 
     Raises:
@@ -34,7 +39,7 @@ def read_config(folder):
     return cfg
 
 
-def read_run(folder):
+def read_run(folder: str | PathLike) -> dict[str, Any]:
     """What a run was: its results.json, or if it has not ended what identity.json says, as a dict.
 
     Keys: classnames, backbone_sha256; of a finished run all others of results.json.
@@ -54,7 +59,13 @@ def read_run(folder):
     return {"classnames": identity["class names"], "backbone_sha256": identity["backbone"]}
 
 
-def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
+def build_run(
+    folder: str | PathLike,
+    classnames: Sequence[str] | None = None,
+    backbone: str | PathLike | None = None,
+    opts: Sequence[Any] = (),
+    with_data: bool = False,
+) -> FrozenClipTrainer:
     """The trainer of a run with its model loaded, in evaluation mode.
 
     Args:

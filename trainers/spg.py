@@ -6,9 +6,13 @@ from dataclasses import replace
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
+from torch import Tensor
+from yacs.config import CfgNode
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.held import held
+from common.run.identity import RunIdentity
 from trainers.config import extend_cfg
 from trainers.spg_cgan import SPG_CGAN
 from trainers.spg_coop import SPG_CoOp
@@ -19,7 +23,7 @@ from trainers.spg_labels import label_folder
 class SPG(SPG_CGAN):
     """Trains whatever prompt labels of the source domains are missing (stage I), then the CGAN (stage II)."""
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         stage1_optim(cfg)
         if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
@@ -28,7 +32,7 @@ class SPG(SPG_CGAN):
                 "pass --seed."
             )
 
-    def settled_cfg(self, cfg):
+    def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         cfg = super().settled_cfg(cfg)
         if cfg.SEED < 0 and cfg.TRAINER.SPG.LABEL_SEED < 0:
             # Runs without a seed are independent of each other, labels and all.
@@ -37,29 +41,36 @@ class SPG(SPG_CGAN):
             cfg.freeze()
         return cfg
 
-    def load_labels(self):
+    def load_labels(self) -> Tensor:
         dataset, folder = self.dm.dataset, label_folder(self.cfg)
         for domain in dataset.source_domains:
             if folder.find(domain, dataset.code(domain)) is None:
-                print(f"Stage I: learning the prompt label of {domain}")
-                cfg = self.stage1_cfg(domain)
-                if cfg.SEED >= 0:
-                    # A label does not depend on which others were missing.
-                    set_random_seed(cfg.SEED)
-                stage1 = SPG_CoOp(cfg, self.backbone)
-                stage1.restart_on_difference = True
-                stage1.settle_threads(self.threads)
-                stage1.train()
+                # Of several runs that need a label one learns it, and the others take that one.
+                with held(folder.file_for(domain), f"the prompt label of {domain}"):
+                    if folder.find(domain, dataset.code(domain)) is None:
+                        self.learn_label(domain)
         print("Stage II: training the generator")
         return super().load_labels()
 
-    def identity(self):
+    def learn_label(self, domain: str) -> None:
+        """Stage I: learn the prompt label of a domain and write it."""
+        print(f"Stage I: learning the prompt label of {domain}")
+        cfg = self.stage1_cfg(domain)
+        if cfg.SEED >= 0:
+            # A label does not depend on which others were missing.
+            set_random_seed(cfg.SEED)
+        stage1 = SPG_CoOp(cfg, self.backbone)
+        stage1.restart_on_difference = True
+        stage1.settle_threads(self.threads)
+        stage1.train()
+
+    def identity(self) -> RunIdentity:
         # Of the file's name and the pairs on top of it only what they come to matters.
         stage1 = {f"stage I: OPTIM.{key}": value for key, value in stage1_optim(self.cfg).items()}
         identity = super().identity()
         return replace(identity, settings={**identity.settings, **stage1})
 
-    def stage1_cfg(self, domain):
+    def stage1_cfg(self, domain: str) -> CfgNode:
         """The config of stage I for a domain: this run's, but for the optimisation, the domain and the folder."""
         cfg = self.cfg.clone()
         cfg.defrost()
@@ -75,7 +86,7 @@ class SPG(SPG_CGAN):
         return cfg
 
 
-def stage1_optim(cfg):
+def stage1_optim(cfg: CfgNode) -> CfgNode:
     """The OPTIM section of stage I: of STAGE1_CONFIG_FILE, looked up here, then in the repository; then STAGE1_OPTS.
 
     Raises:

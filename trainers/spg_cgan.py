@@ -1,18 +1,25 @@
 """SPG, stage II: a conditional GAN learns to generate prompts from image features (SPG, Sec. 3.3 and Algorithm 1)."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
+from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint
+from torch import Tensor
 from torch.utils.data import BatchSampler, RandomSampler
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
+from common.run.identity import RunIdentity
 from trainers.base.checkpoints import find_checkpoint
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.cgan import (
@@ -23,6 +30,7 @@ from trainers.modules.cgan import (
     GradientNorms,
     clip_gradients,
 )
+from trainers.modules.image_data import Batches
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
 from trainers.modules.prompt_labels import load_prompt_label
@@ -36,9 +44,9 @@ class SPG_CGAN(FrozenClipTrainer):
     """Trains the generator against the prompt labels of the source domains; classifies by generated prompts."""
 
     SETTINGS = "SPG"
-    labels = None  # of the source domains, once training begins
+    labels: Tensor | None = None  # of the source domains, once training begins
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         check_shared_context(cfg)
         if cfg.TEST.N_PROMPTS < 1:
@@ -49,11 +57,11 @@ class SPG_CGAN(FrozenClipTrainer):
                 "at a time; 32 is the published size."
             )
 
-    def training_batches(self, batch_sampler, n_images):
+    def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)
         return PairedBatchSampler(batch_sampler, second)
 
-    def build_prompt_model(self):
+    def build_prompt_model(self) -> None:
         settings = self.settings
         self.encoder = self.build_encoder(
             n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, class_token_position=settings.CLASS_TOKEN_POSITION
@@ -72,7 +80,7 @@ class SPG_CGAN(FrozenClipTrainer):
             settings.D_WEIGHT_NORM, settings.D_BIAS_NORM, settings.D_ENDS_NORM, DISCRIMINATOR_SPECIAL
         )
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the generator of a run, ours or the authors'; classification needs no discriminator."""
         path = find_checkpoint(directory, "generator", epoch)
         checkpoint = load_checkpoint(str(path))
@@ -86,7 +94,7 @@ class SPG_CGAN(FrozenClipTrainer):
             ) from error
         print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
 
-    def before_train(self):
+    def before_train(self) -> None:
         domains = self.dm.dataset.domains
         strange = sorted(set(self.settings.GRAD_CLIP_OFF_TARGETS) - set(domains))
         if strange:
@@ -97,14 +105,14 @@ class SPG_CGAN(FrozenClipTrainer):
         self.labels = self.load_labels()
         super().before_train()
 
-    def identity(self):
+    def identity(self) -> RunIdentity:
         identity = super().identity()
         if self.labels is None:
             return identity
         sha256 = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
         return replace(identity, subject={**identity.subject, "prompt labels": sha256})
 
-    def load_labels(self):
+    def load_labels(self) -> Tensor:
         """Prompt labels of the source domains: (number of all domains, n_ctx, D), NaN for every other domain.
 
         Raises:
@@ -123,19 +131,20 @@ class SPG_CGAN(FrozenClipTrainer):
             index = list(dataset.domains).index(domain)
             items = [item for item in dataset.train_x if item.domain == index]
             origin = label_origin(self, items, self.stage1_cfg(domain))
-            labels[index] = load_prompt_label(path, *labels.shape[1:], origin)
+            labels[index] = load_prompt_label(path, self.encoder.n_ctx, self.encoder.ctx_dim, origin)
             print(f"Prompt label of {domain}: {path}")
         return labels.to(self.device)
 
-    def stage1_cfg(self, domain):
+    def stage1_cfg(self, domain: str) -> CfgNode | None:
         """The config that a domain's label has to be trained by; None: any."""
         return None
 
-    def forward_backward(self, batch):
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         check_interruption()
         features = self.image_features.of_batch(batch)
         n = len(features) // 2
         features, independent = features[:n], features[n:]
+        assert self.labels is not None  # training began with them
         labels = self.labels[batch["domain"][:n].to(self.device)]
         real, fake = torch.ones(n, 1, device=self.device), torch.zeros(n, 1, device=self.device)
 
@@ -159,31 +168,31 @@ class SPG_CGAN(FrozenClipTrainer):
             clip_gradients(network, norms)
         self.model_update(name)
 
-    def contexts(self, features, indices, draw=0):
+    def contexts(self, features: Tensor, indices: Sequence[int], draw: int = 0) -> Tensor:
         """Generate one context for each image: (B, E) features, B indices -> (B, n_ctx, D)."""
         noise = image_noise(self.cfg.SEED, indices, self.generator.latent_dim, draw)
         return self.generator(features, noise.to(features))
 
-    def text_features(self, features, indices, draw=0):
+    def text_features(self, features: Tensor, indices: Sequence[int], draw: int = 0) -> Tensor:
         return self.encoder(self.contexts(features, indices, draw))
 
-    def predict(self, features, indices):
+    def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         draws = range(self.cfg.TEST.N_PROMPTS)
-        return sum(self.predict_draw(features, indices, draw) for draw in draws) / len(draws)
+        return reduce(torch.add, (self.predict_draw(features, indices, draw) for draw in draws)) / len(draws)
 
-    def predict_draw(self, features, indices, draw):
+    def predict_draw(self, features: Tensor, indices: Sequence[int], draw: int) -> Tensor:
         """Logits (B, C) with one prompt for each image, of the noise's draw number `draw`."""
         with self.backbone.autocast():
             text_features = self.text_features(features, indices, draw)
         return self.logits(features, text_features)
 
-    def write_results(self):
+    def write_results(self) -> None:
         """Write some of the contexts first: the run is done when results.json is there."""
         write_contexts(self.output_dir, self.sample_contexts())
         super().write_results()
 
     @torch.no_grad()
-    def sample_contexts(self):
+    def sample_contexts(self) -> Contexts:
         """Contexts of at most 200 test images of each target domain; of a run that trained, also of its sources.
 
         For these it takes validation images, and the prompt labels. A test of another run's model leaves them out: it
@@ -192,7 +201,9 @@ class SPG_CGAN(FrozenClipTrainer):
         domains = np.array(self.dm.dataset.domains)
         trained = self.labels is not None
         loaders = {"val": self.val_loader if trained else None, "test": self.test_loader}
-        contexts, names, splits = [], [], []
+        contexts: list[np.ndarray] = []
+        names: list[str] = []
+        splits: list[str] = []
         for split, loader in loaders.items():
             if loader is None:
                 continue
@@ -205,6 +216,7 @@ class SPG_CGAN(FrozenClipTrainer):
                 contexts.append(self.contexts(chosen, indices.tolist()).float().cpu().numpy())
                 names += [domains[domain]] * len(indices)
                 splits += [split] * len(indices)
-        labels = self.labels.cpu().numpy() if trained else np.zeros((0, self.encoder.n_ctx, self.encoder.ctx_dim))
+        shape = (0, self.encoder.n_ctx, self.encoder.ctx_dim)
+        labels = np.zeros(shape) if self.labels is None else self.labels.cpu().numpy()
         known = [i for i, label in enumerate(labels) if not np.isnan(label).any()]
         return Contexts(np.concatenate(contexts), np.array(names), np.array(splits), labels[known], domains[known])

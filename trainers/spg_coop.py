@@ -1,6 +1,7 @@
 """SPG, stage I: the prompt label of a source domain, learned by CoOp on that domain alone (SPG, Sec. 3.2)."""
 
 from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from trainers.base.context_trainer import ContextTrainer
@@ -14,11 +15,11 @@ class SPG_CoOp(ContextTrainer):
 
     SETTINGS = "SPG"
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         check_shared_context(cfg)
 
-    def build_data_loader(self):
+    def build_data_loader(self) -> None:
         super().build_data_loader()
         domains = self.dm.dataset.source_domains
         if self.classnames is None and len(domains) != 1:
@@ -28,7 +29,7 @@ class SPG_CoOp(ContextTrainer):
                 "the labels of all source domains."
             )
 
-    def after_train(self):
+    def after_train(self) -> None:
         super().after_train()
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)

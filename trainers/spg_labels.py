@@ -1,14 +1,19 @@
 """What a run's prompt labels have to be, by its config and data: where they lie and what they are made from."""
 
 import hashlib
+from collections.abc import Iterable
+
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.run.names import dataset_label
+from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.clip_backbone import backbone_label
+from trainers.modules.image_data import Item
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
 
 
-def check_shared_context(cfg):
+def check_shared_context(cfg: CfgNode) -> None:
     """Raise UserError if contexts are to be class-specific."""
     if cfg.TRAINER.SPG.CSC:
         raise UserError(
@@ -17,14 +22,16 @@ def check_shared_context(cfg):
         )
 
 
-def label_folder(cfg):
+def label_folder(cfg: CfgNode) -> LabelFolder:
     """The LabelFolder of a run."""
     spg = cfg.TRAINER.SPG
     seed = cfg.SEED if spg.LABEL_SEED < 0 else spg.LABEL_SEED
     return LabelFolder(spg.LABEL_DIR, dataset_label(cfg), backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
 
 
-def label_origin(trainer, train_items, stage1_cfg=None):
+def label_origin(
+    trainer: FrozenClipTrainer, train_items: Iterable[Item], stage1_cfg: CfgNode | None = None
+) -> LabelOrigin:
     """What a label for this run has to be made from.
 
     Args:

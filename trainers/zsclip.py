@@ -1,7 +1,12 @@
 """Zero-shot CLIP: fixed words instead of a learned context (Radford et al., 2021)."""
 
+from collections.abc import Sequence
+from functools import reduce
+from os import PathLike
+
 import torch
 from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor
 
 from trainers.base.run_record import Course
 from trainers.base.trainer import FrozenClipTrainer
@@ -24,15 +29,15 @@ class ZeroshotCLIP(FrozenClipTrainer):
     """Classifies with "a photo of a <class>."; learns nothing."""
 
     SETTINGS = "COOP"
-    TEMPLATES = (TEMPLATE,)
+    TEMPLATES: tuple[str, ...] = (TEMPLATE,)
 
     @torch.no_grad()
-    def build_prompt_model(self):
+    def build_prompt_model(self) -> None:
         # Each prompt counts alike, whatever the length of its feature.
-        features = sum(self.encode_template(template) for template in self.TEMPLATES)
+        features = reduce(torch.add, map(self.encode_template, self.TEMPLATES))
         self.template_features = features / features.norm(dim=-1, keepdim=True)
 
-    def encode_template(self, template):
+    def encode_template(self, template: str) -> Tensor:
         """Text features (C, E) of a template with {} for the class name."""
         before, after = template.removesuffix(".").split("{}")
         # The encoder takes words before a class name, and any words as the class name.
@@ -40,10 +45,10 @@ class ZeroshotCLIP(FrozenClipTrainer):
         encoder = self.build_encoder(names, ctx_init=before.strip())
         return encoder(encoder.initial_context()).float()
 
-    def text_features(self, features, indices):
+    def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.template_features
 
-    def train(self):
+    def train(self) -> None:
         """There is nothing to train: test and write the results."""
         self.take_threads()
         self.course = Course()
@@ -51,7 +56,7 @@ class ZeroshotCLIP(FrozenClipTrainer):
             self.test()
         self.write_outcome()
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """There is nothing to load."""
 
 

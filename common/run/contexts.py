@@ -1,6 +1,7 @@
 """contexts.npz: contexts that a run generated for some images, and the prompt labels it learned from, for pictures."""
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,12 @@ class Contexts:
     label_domains: np.ndarray
 
 
-def evenly_spaced(n, at_most):
+def evenly_spaced(n: int, at_most: int) -> np.ndarray:
     """At most `at_most` of the indices 0 ... n-1, spread evenly over all of them."""
     return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
 
 
-def write_contexts(folder, contexts):
+def write_contexts(folder: str | PathLike, contexts: Contexts) -> None:
     """Write a Contexts to <folder>/contexts.npz, whole or not at all."""
     with atomic_write(Path(folder) / CONTEXTS_FILE) as handle:
         np.savez_compressed(
@@ -48,7 +49,7 @@ def write_contexts(folder, contexts):
         )
 
 
-def read_contexts(path):
+def read_contexts(path: str | PathLike) -> Contexts:
     """Read one contexts.npz as a Contexts.
 
     Raises:

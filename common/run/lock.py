@@ -5,6 +5,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 from common.errors import UserError
@@ -12,13 +14,13 @@ from common.errors import UserError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a name that may be either has no other way to say so
 
 LOCK_FILE = "owner.lock"
 
 
 @contextlib.contextmanager
-def owned(folder):
+def owned(folder: str | PathLike) -> Iterator[None]:
     """Hold `folder` while the block runs.
 
     The lock is the operating system's, so it ends with its process, however that ends; what the file says is for

@@ -1,9 +1,14 @@
 """The names of what is trained on what, and tested where."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 
-def protocol_name(source_domains, target_domains, other_dataset=False):
+def protocol_name(source_domains: Sequence[str], target_domains: Sequence[str], other_dataset: bool = False) -> str:
     """ "multi-source", "single-source", "in-domain" when the domains tested are those trained on, or "cross-dataset".
 
     Args:
@@ -17,7 +22,7 @@ def protocol_name(source_domains, target_domains, other_dataset=False):
     return "single-source" if len(source_domains) == 1 else "multi-source"
 
 
-def dataset_label(cfg):
+def dataset_label(cfg: "CfgNode") -> str:
     """The data set's name in folders: "SPG_PACS" -> "PACS"; a FolderDG goes by its folder's name."""
     name = cfg.DATASET.NAME.removeprefix("SPG_")
     return Path(cfg.DATASET.ROOT).resolve().name if name == "FolderDG" else name

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from common.files import atomic_write
 
 CHECKSUM = "checksum"
 
 
-def write_record(path, record):
+def write_record(path: str | PathLike, record: dict[str, Any]) -> None:
     """Write a dict of plain values."""
     # Through JSON first, so that the checksum is of what will be read.
     record = json.loads(json.dumps(record))
@@ -18,7 +20,7 @@ def write_record(path, record):
         handle.write("\n")
 
 
-def read_record(path):
+def read_record(path: str | PathLike) -> dict[str, Any]:
     """The dict that `write_record` wrote; one without a checksum is taken as it is.
 
     Raises:

@@ -2,10 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from common.run.folder import has_begun
 from common.run.records import read_record, write_record
-from common.threads import Threads, by_cores
+from common.threads import Threads, by_cores, usable_cores
 
 THREADS_FILE = "threads.json"
 
@@ -13,6 +14,14 @@ THREADS_FILE = "threads.json"
 def write_threads(folder: str | Path, threads: Threads) -> None:
     """Note the threads of the run in a folder."""
     write_record(Path(folder) / THREADS_FILE, asdict(threads))
+
+
+def threads_of(results: dict[str, Any]) -> Threads:
+    """The threads that a finished run computed with, by its results."""
+    if "threads_alone" in results:
+        return Threads(results["threads_alone"], results["threads_beside_workers"])
+    # From before both were noted: evaluation had all cores.
+    return Threads(usable_cores(), results["threads"])
 
 
 def read_threads(folder: str | Path, workers: int) -> Threads | None:

@@ -36,7 +36,7 @@ class PublishedTextEncoder:
         n_ctx: number of context vectors.
     """
 
-    def __init__(self, model: CLIP, classnames: Sequence[str], n_ctx: int):
+    def __init__(self, model: CLIP, classnames: Sequence[str], n_ctx: int) -> None:
         self.model, self.n_ctx = model, n_ctx
         names = [name.replace("_", " ") for name in classnames]
         placeholders = " ".join(["X"] * n_ctx)

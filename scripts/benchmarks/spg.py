@@ -110,7 +110,7 @@ class SpgBench:
         opts: KEY VALUE pairs on top, for tests.
     """
 
-    def __init__(self, images: Images, amounts: SpgAmounts, folder: str | Path, opts: Sequence[str] = ()):
+    def __init__(self, images: Images, amounts: SpgAmounts, folder: str | Path, opts: Sequence[str] = ()) -> None:
         self.images, self.amounts, self.folder, self.opts = images, amounts, Path(folder), list(opts)
         self.log = self.folder / "log.txt"
         self.seconds: dict = {}  # of the parts that a whole run consists of
@@ -225,7 +225,7 @@ class SpgBench:
         """Prompt labels out of thin air, so that stage II need not wait for stage I; its cost is the same."""
         shape = len(trainer.dm.dataset.domains), trainer.encoder.n_ctx, trainer.encoder.ctx_dim
         labels = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        trainer.load_labels = lambda: labels  # type: ignore[method-assign]
+        trainer.load_labels = lambda: labels  # type: ignore[method-assign]  # of this one alone
 
     def _reference_nets(self):
         """Copies of our networks and optimisers, and the step of the reference with them."""
@@ -235,6 +235,7 @@ class SpgBench:
         norms = (ours.generator_norms, ours.discriminator_norms) if ours.clip_gradients else None
 
         def step(batch, independent):
+            assert ours.labels is not None  # training began with them
             return stage2_step(self.model, networks, optimizers, norms, batch, independent, ours.labels)
 
         return networks, step

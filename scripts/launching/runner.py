@@ -87,7 +87,7 @@ class Launch:
         UserError: nothing can be run so.
     """
 
-    def __init__(self, request: Request, trainer: str):
+    def __init__(self, request: Request, trainer: str) -> None:
         import train
         from datasets.known import EMBEDDED_DATASET
         from trainers.modules.clip_backbone import backbone_label, check_backbone
@@ -243,7 +243,7 @@ class Comparison:
     asked is an error; of several, the others go on, and its trainer is among those `refused`.
     """
 
-    def __init__(self, request: Request):
+    def __init__(self, request: Request) -> None:
         self.request = request
         self.launches: list[Launch] = []
         self.refused: list[str] = []

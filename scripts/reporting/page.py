@@ -50,7 +50,7 @@ class Report:
         skipped: what is left out and why, one line each.
     """
 
-    def __init__(self, folder: Path, bar: Any):
+    def __init__(self, folder: Path, bar: Any) -> None:
         self.folder = folder
         self.bar = bar
         self.skipped: list[str] = []

@@ -3,9 +3,9 @@
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 
@@ -24,7 +24,7 @@ from scripts.reporting.tables import AVERAGE, Results, Table, columns_of, method
 
 WIDTH = 5.2  # inches: text stays readable where a phone shows the whole picture
 DPI = 160
-STYLE = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # names are names
     "font.size": 10,
     "axes.spines.top": False,
@@ -38,6 +38,14 @@ STYLE = {
 }
 MARKERS = "osD^vP*X"
 
+Drawing = TypeVar("Drawing", bound=Callable)
+
+
+def _styled(draw: Drawing) -> Drawing:
+    """Decorator: draw in STYLE."""
+    context: Any = plt.rc_context(STYLE)  # a decorator, too, which its annotation leaves out
+    return context(draw)
+
 
 def colours(n: int) -> list:
     """n colours that are told apart."""
@@ -50,7 +58,7 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:100]
 
 
-@plt.rc_context(STYLE)
+@_styled
 def save_picture(figure: Figure, folder: Path, name: str) -> str:
     """Write <folder>/<name>.png and .svg, close the figure and return the PNG in base64."""
     png = io.BytesIO()
@@ -76,7 +84,7 @@ def legend_above(axes: Axes, n: int) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, columnspacing=1.2)
 
 
-@plt.rc_context(STYLE)
+@_styled
 def accuracy_picture(table: Table) -> Figure:
     """Accuracy of each method in each column: mean and standard deviation over seeds."""
     columns = [*table.columns, AVERAGE] if len(table.columns) > 1 else table.columns
@@ -87,7 +95,7 @@ def accuracy_picture(table: Table) -> Figure:
         cells = [(i, table.rows[method][column]) for i, column in enumerate(columns)]
         cells = [(i, cell) for i, cell in cells if cell.values]
         axes.errorbar(
-            [cell.mean for _, cell in cells],
+            np.array([cell.mean for _, cell in cells], float),
             [i - 0.4 + (k + 0.5) * step for i, _ in cells],
             xerr=[cell.std or 0 for _, cell in cells],
             fmt=MARKERS[k % len(MARKERS)],
@@ -106,7 +114,7 @@ def accuracy_picture(table: Table) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def learning_picture(runs: Sequence[Results]) -> Figure | None:
     """Validation accuracy and losses by epoch of one method's runs; None where it had no two epochs to be a curve.
 
@@ -128,10 +136,10 @@ def learning_picture(runs: Sequence[Results]) -> Figure | None:
     curves = [*by_column.values(), accuracy, *losses.values()]
     if not any(len(curve) > 1 for of_runs in curves for curve in of_runs):
         return None
-    figure, axes = plt.subplots(
+    figure, grid = plt.subplots(
         len(parts), 1, figsize=(WIDTH, 2.5 * len(parts)), sharex=True, squeeze=False, layout="constrained"
     )
-    axes = list(axes[:, 0])
+    axes = list(grid[:, 0])
     if by_column or accuracy:
         ax = axes.pop(0)
         for (name, histories), colour in zip(sorted(by_column.items()), colours(len(by_column)), strict=True):
@@ -163,7 +171,7 @@ def _draw_mean(axes: Axes, histories: Sequence[Sequence[float | None]], **style:
     axes.plot(range(1, length + 1), means, marker="." if length <= 20 else None, linewidth=1.6, **style)
 
 
-@plt.rc_context(STYLE)
+@_styled
 def confusion_picture(counts: np.ndarray, classnames: Sequence[str]) -> Figure:
     """Confusion matrix: of each class's images (rows), the share (%) that was taken for each class (columns)."""
     n = len(classnames)
@@ -187,7 +195,7 @@ def confusion_picture(counts: np.ndarray, classnames: Sequence[str]) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def contexts_picture(contexts: Contexts) -> Figure | None:
     """PCA of generated contexts and prompt labels together, coloured by domain; None for fewer than three."""
     points = np.concatenate([contexts.contexts, contexts.labels]).astype(np.float32)
@@ -204,19 +212,22 @@ def contexts_picture(contexts: Contexts) -> Figure | None:
         mine = contexts.domains == domain
         name = shortened(domain) + (" (target)" if domain in tested else "")
         marker = "^" if domain in tested else "o"
-        axes.scatter(*generated[mine].T, s=14, alpha=0.5, color=colour, marker=marker, linewidths=0, label=name)
+        x, y = generated[mine].T
+        axes.scatter(x, y, s=14, alpha=0.5, color=colour, marker=marker, linewidths=0, label=name)
     known = [domain for domain in domains if domain in contexts.label_domains]
     # The largest first, so that those at one place are all seen.
     for domain, size in zip(known, np.geomspace(600, 60, len(known)), strict=True):
         mine, colour = contexts.label_domains == domain, colours(len(domains))[domains.index(domain)]
-        axes.scatter(*labels[mine].T, s=size, color=colour, marker="*", linewidths=0, zorder=3)
+        x, y = labels[mine].T
+        axes.scatter(x, y, s=size, color=colour, marker="*", linewidths=0, zorder=3)
     if len(labels):
         axes.scatter([], [], color="black", marker="*", label="prompt label")
     shares = 100 * pca.explained_variance_ratio_
     axes.set_xlabel(f"first component ({shares[0]:.0f} % of the variance)")
     axes.set_ylabel(f"second component ({shares[1]:.0f} %)")
     legend_above(axes, len(domains) + 1)
-    for handle in axes.get_legend().legend_handles:
+    legend: Any = axes.get_legend()  # with handles as scatter makes them
+    for handle in legend.legend_handles:
         handle.set_alpha(1)
         handle.set_sizes([50])
     return figure
@@ -227,7 +238,7 @@ def runs_by_method(table: Table) -> dict[str, list[Results]]:
     return {method: [run for run in table.runs if method_name(run) == method] for method in table.rows}
 
 
-@plt.rc_context(STYLE)
+@_styled
 def variability_picture(rows: Sequence[tuple[str, Spread, dict[int, float]]]) -> Figure:
     """How the accuracy of some runs depends on the noise of their prompts: a line for each run and domain.
 

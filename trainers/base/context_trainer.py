@@ -1,7 +1,10 @@
 """One learned context for all images."""
 
+from collections.abc import Sequence
+from os import PathLike
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainers.base.checkpoints import LEARNER, load_prompt_learner
 from trainers.base.evaluation import Classifier
@@ -11,7 +14,7 @@ from trainers.base.trainer import FrozenClipTrainer
 class PromptLearner(nn.Module):
     """The learned context: `ctx` (n_ctx, D), or (C, n_ctx, D) when class-specific."""
 
-    def __init__(self, ctx):
+    def __init__(self, ctx: Tensor) -> None:
         super().__init__()
         self.ctx = nn.Parameter(ctx)
 
@@ -19,7 +22,7 @@ class PromptLearner(nn.Module):
 class ContextTrainer(FrozenClipTrainer):
     """Learns a context by cross-entropy on the source domains' images, as CoOp does (Zhou et al., IJCV 2022)."""
 
-    def build_prompt_model(self):
+    def build_prompt_model(self) -> None:
         settings = self.settings
         self.encoder = self.build_encoder(
             n_ctx=settings.N_CTX,
@@ -29,7 +32,7 @@ class ContextTrainer(FrozenClipTrainer):
         )
         self.model = self.register_network(LEARNER, PromptLearner(self.encoder.initial_context()))
 
-    def text_features(self, features, indices):
+    def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
         return self.encoder(self.model.ctx)
 
     def classifier(self) -> Classifier:
@@ -37,6 +40,6 @@ class ContextTrainer(FrozenClipTrainer):
             text_features = self.text_features(None, None)
         return lambda features, indices: self.logits(features, text_features)
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the context of a run, ours or CoOp's."""
         load_prompt_learner(self, directory, epoch)

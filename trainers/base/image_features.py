@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from dassl.utils import read_image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
+from trainers.modules.image_data import Batches, ImageData
 from trainers.modules.seeded_items import RandomViews
 from trainers.modules.view_loader import ViewLoader
 
@@ -68,7 +69,7 @@ class ImageFeatures:
 
         return self._by_domain(loader.dataset, (), encode, description)
 
-    def views(self, dataset: Dataset, n_views: int, batch_size: int, batches) -> ViewLoader:
+    def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> ViewLoader:
         """A loader of features drawn from random views of each training image, encoded once.
 
         Args:
@@ -129,7 +130,7 @@ class ImageFeatures:
             kept[leading] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(leading))
         return kept[leading]
 
-    def key(self, dataset, *more) -> str:
+    def key(self, dataset: ImageData, *more: object) -> str:
         """The cache's name for a data set's features; `more`: what else they depend on, e.g. the number of views."""
         paths = [item.impath for item in dataset.data_source]
         if self.backbone.device.type != "cpu":  # which rounds otherwise

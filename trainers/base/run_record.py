@@ -186,6 +186,7 @@ def write_outcome(
     trained_on = None if trained_on == label else trained_on
     sources = training.get("source_domains", dataset.source_domains)
     said = tested.said
+    assert said is not None  # as it always is of a test split
     rows = prediction_rows(dataset, cfg.DATASET.ROOT, said.predicted.tolist(), said.confidence.tolist())
     write_predictions(cfg.OUTPUT_DIR, rows)
     if cfg.TEST.KEEP_LOGITS:
@@ -201,8 +202,8 @@ def write_outcome(
         precision=backbone.precision,
         protocol=protocol_name(sources, dataset.target_domains, trained_on is not None),
         trained_on=trained_on,
-        model_dir=other and other.folder,
-        load_epoch=other and other.epoch,
+        model_dir=None if other is None else other.folder,
+        load_epoch=None if other is None else other.epoch,
         source_domains=list(sources),
         target_domains=list(dataset.target_domains),
         test_subset=dataset.test_subset,

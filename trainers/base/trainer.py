@@ -3,9 +3,10 @@
 import os
 import time
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 from yacs.config import CfgNode
 
 from common.errors import UserError
@@ -42,17 +43,21 @@ from trainers.base.run_record import (
 )
 from trainers.modules.clip_backbone import Backbone, check_precision, load_backbone
 from trainers.modules.features import FeatureCache
+from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import SeededBatches, SeededItems
+from trainers.modules.view_loader import ViewLoader
 
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class ClassNamesOnly:
     """Takes the place of Dassl's DataManager where there are no images."""
 
-    def __init__(self, classnames):
+    def __init__(self, classnames: Sequence[str]) -> None:
         self.dataset = SimpleNamespace(classnames=list(classnames), domains=(), source_domains=(), target_domains=())
         self.num_classes = len(classnames)
         self.lab2cname = dict(enumerate(classnames))
@@ -83,6 +88,13 @@ class FrozenClipTrainer(TrainerX):
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
+    # What Dassl's trainer sets.
+    cfg: CfgNode
+    dm: Any
+    train_loader_x: Any
+    val_loader: Any
+    test_loader: Any
+
     def __init__(self, cfg: CfgNode, backbone: Backbone | None = None, classnames: Sequence[str] | None = None) -> None:
         self.given_backbone = backbone
         self.classnames = classnames
@@ -98,7 +110,7 @@ class FrozenClipTrainer(TrainerX):
         """This trainer's own config node."""
         return self.cfg.TRAINER[self.SETTINGS]
 
-    def check_cfg(self, cfg):
+    def check_cfg(self, cfg: CfgNode) -> None:
         check_precision(cfg.TRAINER[self.SETTINGS].PREC)
         if cfg.TEST.SPLIT != "test":
             raise UserError(
@@ -115,7 +127,7 @@ class FrozenClipTrainer(TrainerX):
                 f"{cfg.TRAINER.NAME} learns, so features cannot be encoded beforehand. Set it to 0."
             )
 
-    def build_data_loader(self):
+    def build_data_loader(self) -> None:
         # Before the data, since the images' size is the backbone's.
         named = self.cfg.MODEL.BACKBONE
         self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
@@ -154,11 +166,13 @@ class FrozenClipTrainer(TrainerX):
 
     def build_train_loader(self, loader: DataLoader) -> DataLoader:
         """Dassl's training loader, with this trainer's batches and augmentation that any number of workers repeats."""
-        self.batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
+        dataset: Any = loader.dataset
+        batch_sampler: Any = loader.batch_sampler
+        self.batches = self.training_batches(batch_sampler, len(dataset))
         # Without a seed, one of chance, since each worker would augment alike otherwise.
         seed = self.cfg.SEED if self.cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
         return DataLoader(
-            SeededItems(loader.dataset, seed),
+            SeededItems(dataset, seed),
             batch_sampler=SeededBatches(self.batches, lambda: self.epoch),
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
@@ -167,11 +181,11 @@ class FrozenClipTrainer(TrainerX):
             generator=torch.Generator(),
         )
 
-    def training_batches(self, batch_sampler, n_images):
+    def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         """The batches of indices that training draws; `batch_sampler` draws one batch of images at a time."""
         return batch_sampler
 
-    def build_model(self):
+    def build_model(self) -> None:
         amp = self.backbone.precision == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if amp else None
         self.build_prompt_model()
@@ -194,14 +208,14 @@ class FrozenClipTrainer(TrainerX):
         """Make the learnable networks and register them with their optimisers and schedules."""
         raise NotImplementedError
 
-    def register_network(self, name: str, network: nn.Module) -> nn.Module:
+    def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
         network.to(self.device)
         optimizer = build_optimizer(network, self.cfg.OPTIM)
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def build_encoder(self, classnames: Sequence[str] | None = None, **settings) -> PromptEncoder:
+    def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
         """A PromptEncoder for class names (None: this run's), within the memory budget."""
         memory_mb = self.cfg.TEST.MEMORY_MB
         if not memory_mb:
@@ -270,11 +284,11 @@ class FrozenClipTrainer(TrainerX):
                 f"cores: {usable_cores()}"
             )
 
-    def train(self):
+    def train(self) -> None:
         self.take_threads()
         super().train()
 
-    def forward_backward(self, batch):
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """One step on the cross-entropy of the logits; methods with another loss override it."""
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
@@ -285,7 +299,7 @@ class FrozenClipTrainer(TrainerX):
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
 
-    def detect_anomaly(self, loss):
+    def detect_anomaly(self, loss: Tensor) -> None:
         """Stop at a loss that is not finite, with all that helps to find out why.
 
         Raises:
@@ -301,7 +315,7 @@ class FrozenClipTrainer(TrainerX):
             f"overflows (PREC fp32). {kept}Changed settings need another --output-dir."
         )
 
-    def model_backward_and_update(self, loss, names=None):
+    def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
         if self.scaler is None:
             super().model_backward_and_update(loss, names)
             return
@@ -312,7 +326,7 @@ class FrozenClipTrainer(TrainerX):
             self.scaler.step(self._optims[name])
         self.scaler.update()
 
-    def before_train(self):
+    def before_train(self) -> None:
         if self.cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
             raise UserError(
                 "TEST.FINAL_MODEL is best_val, but the source domains are too small for a validation split to choose "
@@ -336,21 +350,22 @@ class FrozenClipTrainer(TrainerX):
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
             self.threads.use(workers=0)  # none is needed any more
 
-    def build_view_loader(self, loader: DataLoader):
+    def build_view_loader(self, loader: DataLoader) -> DataLoader | ViewLoader:
         """A loader of features drawn from TRAIN_VIEWS random views of each training image, encoded once."""
         n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE
-        return self.image_features.views(loader.dataset.dataset, n_views, batch_size, self.batches)
+        items: Any = loader.dataset  # SeededItems of Dassl's data set
+        return self.image_features.views(items.dataset, n_views, batch_size, self.batches)
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         super().before_epoch()
-        self._train_scalars = {}
+        self._train_scalars: dict[str, float] = {}
         if self.cfg.SEED >= 0:
             # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same batches
             # and noise, and no random state needs to be saved. (Augmentation: see SeededItems.)
             mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
             set_random_seed(int(mixed))
 
-    def run_epoch(self):
+    def run_epoch(self) -> None:
         loader, title = self.train_loader_x, f"Epoch {self.epoch + 1}"
         try:
             # Dassl's loop takes the bar for the loader.
@@ -361,13 +376,13 @@ class FrozenClipTrainer(TrainerX):
             self.train_loader_x = loader
         self.update_lr()
 
-    def write_scalar(self, tag, scalar_value, global_step=None):
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         # Dassl's running means of the epoch pass by here, so the last ones are the epoch's means.
         if tag.startswith("train/") and tag != "train/lr":
             self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
         super().write_scalar(tag, scalar_value, global_step)
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         """Training-domain validation: keep the epoch that is best on the source domains' val splits.
 
         Killed at any point in here, a run does the epoch again, and all of this with it.
@@ -400,7 +415,7 @@ class FrozenClipTrainer(TrainerX):
         for name in self.get_model_names():
             Path(self.output_dir, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
 
-    def after_train(self):
+    def after_train(self) -> None:
         self.epoch_bar.close()
         # Its workers end here; left to the garbage collector, they might be waited for in a process forked later.
         self.train_loader_x = None
@@ -413,7 +428,7 @@ class FrozenClipTrainer(TrainerX):
 
     # ---- evaluation ----
 
-    def test(self, split=None):
+    def test(self, split: str | None = None) -> float:
         """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT).
 
         Returns:
@@ -510,7 +525,7 @@ class FrozenClipTrainer(TrainerX):
         """What makes this run what it is."""
         return identity_of(self.cfg, self.SETTINGS, self.dm.dataset, self.backbone)
 
-    def resume_model_if_exist(self, directory):
+    def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
             directory = self.output_dir
         differences = identity_differences(directory, self.identity().flat)

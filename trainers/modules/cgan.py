@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 LEAK = 0.2  # negative slope of every LeakyReLU
 BATCH_NORM_EPS = 0.8  # far from PyTorch's 1e-5, but what the published generators were trained with
@@ -18,17 +18,17 @@ class Generator(nn.Module):
         latent_dim: size of the noise z ~ N(0, I).
     """
 
-    def __init__(self, feat_dim, n_ctx, ctx_dim, latent_dim=100):
+    def __init__(self, feat_dim: int, n_ctx: int, ctx_dim: int, latent_dim: int = 100) -> None:
         super().__init__()
         self.n_ctx, self.ctx_dim, self.latent_dim = n_ctx, ctx_dim, latent_dim
-        layers = [nn.Linear(latent_dim + feat_dim, 128), nn.LeakyReLU(LEAK)]
+        layers: list[nn.Module] = [nn.Linear(latent_dim + feat_dim, 128), nn.LeakyReLU(LEAK)]
         for narrow, wide in ((128, 256), (256, 512), (512, 1024)):
             layers += [nn.Linear(narrow, wide), nn.BatchNorm1d(wide, eps=BATCH_NORM_EPS), nn.LeakyReLU(LEAK)]
         layers += [nn.Linear(1024, n_ctx * ctx_dim), nn.Tanh()]
         self.model = nn.Sequential(*layers)
         self.apply(_initialise)
 
-    def forward(self, features, noise=None):
+    def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
         """Generate contexts.
 
         Args:
@@ -46,7 +46,7 @@ class Generator(nn.Module):
 class Dropout(nn.Dropout):
     """nn.Dropout, with a mask that on a CPU is drawn in half the time: from uniform numbers, not by Bernoulli's."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """Like nn.Dropout's."""
         if not self.training or x.is_cuda:
             return super().forward(x)
@@ -61,7 +61,7 @@ class Discriminator(nn.Module):
         n_ctx, ctx_dim: shape of a context.
     """
 
-    def __init__(self, feat_dim, n_ctx, ctx_dim):
+    def __init__(self, feat_dim: int, n_ctx: int, ctx_dim: int) -> None:
         super().__init__()
         self.model = nn.Sequential(
             nn.Linear(n_ctx * ctx_dim + feat_dim, 512),
@@ -76,7 +76,7 @@ class Discriminator(nn.Module):
         )
         self.apply(_initialise)
 
-    def forward(self, prompts, features):
+    def forward(self, prompts: Tensor, features: Tensor) -> Tensor:
         """Judge contexts.
 
         Args:
@@ -107,9 +107,9 @@ class GradientNorms:
     weight: float
     bias: float
     special: float
-    special_names: tuple
+    special_names: tuple[str, ...]
 
-    def limit(self, name):
+    def limit(self, name: str) -> float:
         """The limit of the parameter `name` ("model.<index>.<weight or bias>")."""
         if any(name.startswith(special) for special in self.special_names):
             return self.special
@@ -122,7 +122,7 @@ DISCRIMINATOR_SPECIAL = ("model.0.", "model.8.")
 GENERATOR_SPECIAL = ("model.9.bias", "model.11.bias")
 
 
-def clip_gradients(network, norms):
+def clip_gradients(network: nn.Module, norms: GradientNorms) -> None:
     """Clip the gradient of each parameter tensor on its own, in place.
 
     Args:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from clip import clip as openai_clip
-from clip.model import build_model
+from clip.model import CLIP, build_model
 from torch import nn
 
 from common.errors import UserError
@@ -41,7 +41,7 @@ class Backbone:
         pixel_mean, pixel_std: by channel, that its images are normalised with.
     """
 
-    model: nn.Module
+    model: CLIP
     name: str
     precision: str
     device: torch.device
@@ -118,7 +118,7 @@ def load_backbone(
 
 def load_clip(
     name_or_path: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = DEFAULT_ROOT
-) -> nn.Module:
+) -> CLIP:
     """The model alone of `load_backbone`, a `clip.model.CLIP` in eval mode, without gradients."""
     return load_backbone(name_or_path, device, precision, root).model
 

@@ -15,11 +15,14 @@ import json
 import os
 import time
 import zlib
+from collections.abc import Callable, Iterable
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from common.files import atomic_write, is_writable
 from common.interruption import check_interruption
@@ -40,11 +43,13 @@ class FeatureCache:
         folder: where entries are kept; None keeps features in memory, for this process.
     """
 
-    def __init__(self, folder=None):
+    def __init__(self, folder: str | PathLike | None = None) -> None:
         self.folder = None if folder is None else Path(folder).expanduser()
-        self._opened = {}
+        self._opened: dict[str, np.ndarray] = {}
 
-    def get(self, key, shape, compute, description):
+    def get(
+        self, key: str, shape: tuple[int, ...], compute: Callable[[np.ndarray], None], description: str
+    ) -> np.ndarray:
         """The features of an entry, computed if they are not there.
 
         Args:
@@ -62,7 +67,7 @@ class FeatureCache:
                 try:
                     array = self._write(key, shape, compute, description)
                 except _NotEncoded as failure:
-                    raise failure.__cause__ from None
+                    raise failure.__cause__ or failure from None
             self._opened[key] = array
         return self._opened[key]
 
@@ -128,7 +133,7 @@ class FeatureCache:
         return array
 
 
-def features_key(weights, precision, transform, paths, *more):
+def features_key(weights: str, precision: str, transform: object, paths: Iterable[str], *more: object) -> str:
     """A name for features: equal exactly if everything the features depend on is.
 
     Args:
@@ -146,7 +151,14 @@ def features_key(weights, precision, transform, paths, *more):
     return digest.hexdigest()[:32]
 
 
-def encode_dataset(dataset, encode, out, batch_size, num_workers, description):
+def encode_dataset(
+    dataset: Dataset,
+    encode: Callable[[Tensor], Tensor],
+    out: np.ndarray,
+    batch_size: int,
+    num_workers: int,
+    description: str,
+) -> None:
     """Encode a data set in its own order.
 
     Args:
@@ -158,7 +170,7 @@ def encode_dataset(dataset, encode, out, batch_size, num_workers, description):
     """
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
     row = 0
-    with progress(total=len(dataset), description=f"Encoding {description}", unit="img") as bar, torch.no_grad():
+    with progress(total=len(out), description=f"Encoding {description}", unit="img") as bar, torch.no_grad():
         for batch in loader:
             check_interruption()
             features = encode(batch["img"]).float().cpu().numpy()

@@ -15,7 +15,7 @@ class MetaNet(nn.Sequential):
         ctx_dim: D.
     """
 
-    def __init__(self, feat_dim, ctx_dim):
+    def __init__(self, feat_dim: int, ctx_dim: int) -> None:
         hidden = max(1, feat_dim // 16)
         super().__init__(
             OrderedDict(

@@ -1,10 +1,12 @@
 """Noise that belongs to an image, not to the moment it is looked at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 
-def image_noise(seed, indices, latent_dim, draw=0):
+def image_noise(seed: int, indices: Sequence[int], latent_dim: int, draw: int = 0) -> torch.Tensor:
     """Standard normal noise, a function of (seed, draw, image index) alone.
 
     An image gets the same noise whatever the batch size, the order, the workers and the device, so that an

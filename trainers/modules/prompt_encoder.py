@@ -15,12 +15,15 @@ Where all of this is a few tokens, the number of calls costs more than the numbe
 vectors and the tails of all classes are one row, under a mask by which each class sees the prefix and itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from clip.model import CLIP
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
@@ -49,7 +52,7 @@ class LengthGroup:
     length: int
 
     @property
-    def n_tokens(self):
+    def n_tokens(self) -> int:
         return self.n_cls * self.length
 
 
@@ -59,14 +62,14 @@ class Pack:
 
     first_token: int
     first_class: int
-    groups: tuple
+    groups: tuple[LengthGroup, ...]
 
     @property
-    def n_tokens(self):
+    def n_tokens(self) -> int:
         return sum(group.n_tokens for group in self.groups)
 
     @property
-    def n_cls(self):
+    def n_cls(self) -> int:
         return sum(group.n_cls for group in self.groups)
 
 
@@ -93,16 +96,29 @@ class PromptEncoder(nn.Module):
         UserError: an unknown position, a class name that is empty or too long, a bound too small for one prompt.
     """
 
+    # Buffers.
+    _initial_context: Tensor | None
+    _prefix_position: Tensor
+    _sos: Tensor
+    _sos_keys: Tensor
+    _sos_values: Tensor
+    _row_mask: Tensor | None
+    _tail: Tensor
+    _slot_at: Tensor
+    _slot_rows: Tensor
+    _slot_classes: Tensor
+    _class_order: Tensor
+
     def __init__(
         self,
-        clip_model,
-        classnames,
-        n_ctx=16,
-        ctx_init="",
-        class_token_position="end",
-        class_specific=False,
-        memory_mb=2048,
-    ):
+        clip_model: CLIP,
+        classnames: Sequence[str],
+        n_ctx: int = 16,
+        ctx_init: str = "",
+        class_token_position: str = "end",
+        class_specific: bool = False,
+        memory_mb: int = 2048,
+    ) -> None:
         super().__init__()
         if class_token_position not in CLASS_TOKEN_POSITIONS:
             raise UserError(
@@ -143,21 +159,21 @@ class PromptEncoder(nn.Module):
         self.register_buffer("_sos_keys", torch.stack(keys), persistent=False)
         self.register_buffer("_sos_values", torch.stack(values), persistent=False)
 
-    def initial_context(self):
+    def initial_context(self) -> Tensor:
         """A fresh start for learning.
 
         Returns:
             (n_ctx, D): the embedding of ctx_init, or vectors drawn from N(0, 0.02^2) as in CoOp. With
             class_specific=True (C, n_ctx, D): the same ctx_init for each class, or independent draws.
         """
-        shape = (self.n_ctx, self.ctx_dim)
+        shape: tuple[int, ...] = (self.n_ctx, self.ctx_dim)
         if self.class_specific:
             shape = (self.n_cls, *shape)
         if self._initial_context is not None:
             return self._initial_context.expand(shape).clone()
         return 0.02 * torch.randn(shape, device=self.text_projection.device)
 
-    def forward(self, ctx):
+    def forward(self, ctx: Tensor) -> Tensor:
         """Encode the prompts of all classes.
 
         Args:
@@ -196,7 +212,9 @@ class PromptEncoder(nn.Module):
         self._groups = [LengthGroup(len(list(run)), length) for length, run in groupby(lengths)]
         self._n_tokens = sum(lengths)
 
-        token_ids, positions, slot_at, slot_rows, slot_classes = [], [], [], [], []
+        token_ids: list[int] = []
+        positions: list[int] = []
+        slot_at, slot_rows, slot_classes = [], [], []
         for c in order:
             for offset, entry in enumerate(tails[c]):
                 if isinstance(entry, Slot):
@@ -256,7 +274,9 @@ class PromptEncoder(nn.Module):
 
     def _packs(self, max_tokens):
         """Cut the packed row into packs of at most max_tokens tokens (at least one class each)."""
-        packs, groups, used, token, cls = [], [], 0, 0, 0
+        packs: list[Pack] = []
+        groups: list[LengthGroup] = []
+        used, token, cls = 0, 0, 0
 
         def close():
             nonlocal groups, used, token, cls
@@ -296,13 +316,15 @@ class PromptEncoder(nn.Module):
         if self._row_mask is not None and len(packs) == 1:
             features = run(self._encode_row, ctx, *packs)
         else:
-            keys, values = self._shared_prefix(ctx)
+            keys, values = run(self._shared_prefix, ctx)
             features = [run(self._encode_pack, ctx, keys, values, pack) for pack in packs]
             features = torch.cat(features, dim=1) if len(features) > 1 else features[0]
         return features[:, self._class_order]
 
     def _encode_row(self, ctx, pack):
         """Text features of all classes, which are one pack, from one masked row: (B or 1, C, E)."""
+        row_mask = self._row_mask
+        assert row_mask is not None  # or there were no such row
         tails = self._tail_input(ctx, pack)
         parts = [self._sos.expand(len(tails), -1, -1), tails]
         if self.n_shared:
@@ -310,7 +332,7 @@ class PromptEncoder(nn.Module):
         eos = _eos_positions(pack, tails.device) + 1 + self.n_shared
 
         def attend(layer, q, k, v, eos_only):
-            mask = self._row_mask[eos] if eos_only else self._row_mask
+            mask = row_mask[eos] if eos_only else row_mask
             scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
             return (scores.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
@@ -335,10 +357,11 @@ class PromptEncoder(nn.Module):
                 q, (k, v) = None, self._project(normed, block, first=1)
             else:
                 q, k, v = self._project(normed, block)
-            past_k, past_v = (None, None) if past is None else past[i]
+            behind: tuple[Any, Any] = (None, None) if past is None else past[i]
             if q is not None:
-                x = _after_attention(x, self._attend(q, k, v, past_k, past_v, groups), block)
+                x = _after_attention(x, self._attend(q, k, v, *behind, groups), block)
             if past is not None:
+                past_k, past_v = past[i]
                 k = torch.cat([past_k.expand(batch, -1, -1, -1), k], dim=2)
                 v = torch.cat([past_v.expand(batch, -1, -1, -1), v], dim=2)
             keys.append(k)
@@ -430,8 +453,8 @@ class PromptEncoder(nn.Module):
                 from_past = weights[..., :n_past].reshape(batch, heads, n * queries, n_past) @ past_v
                 out = out + from_past.view_as(out)
             attended.append(out.flatten(2, 3))
-        attended = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
-        return attended.transpose(1, 2).flatten(2)
+        joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
+        return joined.transpose(1, 2).flatten(2)
 
 
 def _tail_lengths(groups):

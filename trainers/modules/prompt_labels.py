@@ -5,7 +5,9 @@
 """
 
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,14 +33,14 @@ class LabelFolder:
     seed: int
 
     @property
-    def path(self):
+    def path(self) -> Path:
         return Path(self.label_dir) / self.dataset / self.backbone / f"seed_{self.seed}"
 
-    def file_for(self, domain):
+    def file_for(self, domain: str) -> Path:
         """The file our own label of a domain is written to."""
         return self.path / f"{domain}.pt"
 
-    def find(self, domain, code):
+    def find(self, domain: str, code: str) -> Path | None:
         """The label file of a domain, ours before a published one; None if there is neither."""
         for path in (self.file_for(domain), self.path / f"{self.dataset}_CoOp_{code}.pt"):
             if path.is_file():
@@ -59,13 +61,13 @@ class LabelOrigin:
     """
 
     backbone_sha256: str
-    classnames: tuple
+    classnames: tuple[str, ...]
     class_token_position: str
     data: str
-    recipe: dict | None = None
+    recipe: dict[str, Any] | None = None
 
 
-def save_prompt_label(path, ctx, origin):
+def save_prompt_label(path: str | PathLike, ctx: torch.Tensor, origin: LabelOrigin) -> None:
     """Write a prompt label, whole or not at all.
 
     Args:
@@ -79,7 +81,7 @@ def save_prompt_label(path, ctx, origin):
         torch.save({"ctx": ctx.detach().cpu().clone(), "made_from": made_from}, handle)
 
 
-def load_prompt_label(path, n_ctx, ctx_dim, origin):
+def load_prompt_label(path: str | PathLike, n_ctx: int, ctx_dim: int, origin: LabelOrigin) -> torch.Tensor:
     """Read a prompt label, ours or a published one, and check that it belongs to this run.
 
     Args:

@@ -1,5 +1,6 @@
 """Where each token of each class's prompt comes from: a fixed word or a slot of the context."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clip.clip import _tokenizer as tokenizer
@@ -18,12 +19,14 @@ class Slot:
     row: int
 
 
-def tokenize_context(text):
+def tokenize_context(text: str) -> list[int]:
     """Token ids of an initial context such as "a photo of a" (underscores count as spaces, as in CoOp)."""
     return tokenizer.encode(text.replace("_", " "))
 
 
-def prompt_tails(classnames, n_ctx, class_token_position, n_shared, context_length):
+def prompt_tails(
+    classnames: Sequence[str], n_ctx: int, class_token_position: str, n_shared: int, context_length: int
+) -> list[list[int | Slot]]:
     """What follows the shared prefix [SOS] v_1 .. v_shared in each class's prompt, up to and with EOS.
 
     The token order is CoOp's (Zhou et al., IJCV 2022, Sec. 3.2; "middle" puts n_ctx // 2 vectors first).

@@ -2,13 +2,15 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
+
+from trainers.modules.image_data import Batches, ImageData, Item
 
 
 @contextlib.contextmanager
@@ -39,18 +41,18 @@ class SeededItems(Dataset):
         seed: an integer from 0.
     """
 
-    def __init__(self, dataset: Any, seed: int):
+    def __init__(self, dataset: ImageData, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @property
-    def data_source(self) -> list:
+    def data_source(self) -> Sequence[Item]:
         """The items of the data set."""
         return self.dataset.data_source
 
-    def __getitem__(self, place: tuple[int, int, int]) -> dict:
+    def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
         epoch, look, index = place
         with seeded(self.seed, epoch, look, index):
             return self.dataset[index]
@@ -64,7 +66,7 @@ class SeededBatches:
         epoch: called when a pass begins; says which epoch that is.
     """
 
-    def __init__(self, batches: Any, epoch: Callable[[], int]):
+    def __init__(self, batches: Batches, epoch: Callable[[], int]) -> None:
         self.batches, self.epoch = batches, epoch
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class RandomViews(Dataset):
         read_image: opens an image by its path, as the data set itself does.
     """
 
-    def __init__(self, dataset: Any, n_views: int, read_image: Callable[[str], Image.Image]):
+    def __init__(self, dataset: ImageData, n_views: int, read_image: Callable[[str], Image.Image]) -> None:
         self.dataset, self.n_views, self.read_image = dataset, n_views, read_image
 
     def __len__(self) -> int:

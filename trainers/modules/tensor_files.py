@@ -2,13 +2,15 @@
 
 import pickle
 import zipfile
+from os import PathLike
+from typing import Any
 
 import torch
 
 from common.errors import UserError
 
 
-def read_tensors(path, what, mend):
+def read_tensors(path: str | PathLike, what: str, mend: str) -> Any:
     """What torch.save wrote, provided that it holds tensors and plain data only.
 
     Args:

@@ -8,6 +8,7 @@ that knows tensors and plain containers and nothing else; the program is never o
 import collections
 import pickle
 import zipfile
+from os import PathLike
 
 import torch
 
@@ -26,7 +27,7 @@ STORAGES = {
 CONTAINERS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist")
 
 
-def is_torchscript(path):
+def is_torchscript(path: str | PathLike) -> bool:
     """Whether a file is a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
@@ -34,7 +35,7 @@ def is_torchscript(path):
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def torchscript_state_dict(path):
+def torchscript_state_dict(path: str | PathLike) -> dict[str, torch.Tensor]:
     """Names and values of all tensors in the module tree of a TorchScript archive.
 
     Args:
