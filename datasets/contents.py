@@ -124,27 +124,24 @@ def images_below(folder: str | Path, read: Callable[[str | Path], Content] = rea
     Raises:
         UserError: a folder cannot be read.
     """
+    content = read(folder)
+    if not content.folders:
+        return content.images, content.unused
     images: list[str] = []
     unused: Unused = {}
-    above: set[tuple[int, int]] | None = None  # all folders that the first one lies in, once there are others in it
-    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]  # with the folders on the way to it
-    while waiting:
-        inside, on_the_way = waiting.pop()
-        path = os.path.join(folder, inside[:-1]) if inside else os.fspath(folder)
-        content = read(path)
-        images += [inside + name for name in content.images] if inside else content.images
+    whole = Path(os.path.realpath(folder))
+    above = frozenset(_identity(place) for place in (whole, *whole.parents))
+    found = [("", content, above)]  # grows meanwhile
+    for inside, content, above in found:  # noqa: B020
+        images += [inside + name for name in content.images]
         collect(unused, content.unused, inside)
-        if not content.folders:
-            continue
-        if above is None:
-            whole = Path(os.path.realpath(path))
-            above = {_identity(place) for place in (whole, *whole.parents)}
         for name in content.folders:
-            identity = _identity(os.path.join(path, name))
-            if identity in above or identity in on_the_way:
+            path = os.path.join(folder, inside, name)
+            identity = _identity(path)
+            if identity in above:
                 collect(unused, {CIRCLE: [name]}, inside)
             else:
-                waiting.append((f"{inside}{name}/", on_the_way | {identity}))
+                found.append((f"{inside}{name}/", read(path), above | {identity}))
     return sorted(images), unused
 
 
