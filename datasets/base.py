@@ -119,6 +119,11 @@ class DomainGeneralizationDataset(DatasetBase):
         )
 
     @classmethod
+    def find_domain(cls, name: str, root: str | Path = "") -> str | None:
+        """The full name of the domain that a name, a code or a spelling of them stands for; None if there is none."""
+        return names.find_domain(name, cls.list_domains(root), cls.list_codes(root), cls._domain_aliases())
+
+    @classmethod
     def data_root(cls, cfg: CfgNode) -> Path:
         """DATASET.ROOT as an absolute path; a set that makes its own images makes them here.
 
