@@ -127,7 +127,7 @@ def test_a_comparison_is_of_all_that_have_the_protocol(protocol):
 def test_other_protocols_domains_in_the_environment_do_no_harm(monkeypatch):
     monkeypatch.setenv("TARGETS", "photo")
     assert launch.parse_args(["--protocol", "single", "spg"]).domains == ""
-    assert launch.parse_args(["spg"]).domains == ["photo"]
+    assert launch.parse_args(["spg"]).domains == "photo"
 
 
 @pytest.mark.parametrize(
