@@ -50,8 +50,10 @@ def test_nothing_else_arranges_paths():
 
 
 def looks(tree, within=""):
-    """Names of the functions that read the environment; passing all of it on to a child is no reading."""
+    """Names of the functions that read variables; going through all of them, for a child's, is no reading."""
     for node in ast.iter_child_nodes(tree):
+        if ast.unparse(node) in ("os.environ.items", "os.environ.copy"):
+            continue
         if isinstance(node, ast.Dict):
             passed_on = {id(value) for key, value in zip(node.keys, node.values, strict=True) if key is None}
             yield from (name for child in node.values if id(child) not in passed_on for name in looks(child, within))
