@@ -64,7 +64,7 @@ def test_a_whole_run(train, tmp_path, capsys):
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
     labels = tmp_path / "output" / "prompt_labels" / "stripes" / "tiny" / "seed_1"
-    assert sorted(path.name for path in labels.iterdir()) == ["blue.pt", "green.pt"]
+    assert sorted(path.name for path in labels.glob("*.pt")) == ["blue.pt", "green.pt"]
     for name in (
         "log.txt",
         "config.yaml",
@@ -331,12 +331,12 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(train, tmp_pa
 def test_a_label_is_trained_anew_when_stage_one_has_changed(train, tmp_path, capsys):
     assert train("SPG", "red") == 0
     labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
-    before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.iterdir()}
+    before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.glob("*.pt")}
     (tmp_path / "run" / "results.json").unlink()
-    for path in labels.iterdir():
+    for path in labels.glob("*.pt"):
         path.unlink()
     assert train("SPG", "red") == 0  # the same settings: the finished stage I is taken up again
-    for path in labels.iterdir():
+    for path in labels.glob("*.pt"):
         assert torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
         path.unlink()
     (tmp_path / "run" / "results.json").unlink()
@@ -344,7 +344,7 @@ def test_a_label_is_trained_anew_when_stage_one_has_changed(train, tmp_path, cap
     opts = "['OPTIM.MAX_EPOCH', 2, 'OPTIM.LR', 0.5, 'OPTIM.WARMUP_EPOCH', -1]"
     assert train("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", opts, flags=["--output-dir", "run"]) == 1
     assert "starting anew" in capsys.readouterr().out
-    for path in labels.iterdir():
+    for path in labels.glob("*.pt"):
         assert not torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
 
 
