@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def held(path: str | PathLike, what: str) -> Iterator[None]:
     """Hold the right to make a file while the block runs, as soon as no other process has it.
 
-    The lock, a hidden file `.<name>.lock` beside it, is the operating system's, so it ends with its process, however that ends.
-    Where there are no such locks (some network file systems), nothing is locked, and that is said.
+    The lock, a hidden file `.<name>.lock` beside it, is the operating system's, so it ends with its process, however
+    that ends. Where there are no such locks (some network file systems), nothing is locked, and that is said.
 
     Args:
         path: the file; folders above it are made.
