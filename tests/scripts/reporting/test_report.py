@@ -154,8 +154,8 @@ def test_contexts_that_do_not_fit_together(tmp_path, change, message):
         read_contexts(tmp_path / "contexts.npz")
 
 
-def test_a_run_keeps_contexts_and_the_labels_of_its_sources(train, tmp_path):
-    assert train("SPG", "red") == 0
+def test_a_run_keeps_contexts_and_the_labels_of_its_sources(finished, train, tmp_path):
+    finished("SPG")
     found = read_contexts(tmp_path / "run" / "contexts.npz")
     assert found.label_domains.tolist() == ["blue", "green"]
     by_split = dict(zip(found.splits.tolist(), found.domains.tolist(), strict=True))
