@@ -3,6 +3,7 @@
 import ast
 
 import pytest
+from imports import imported, tree_of
 from quick_run import REPOSITORY
 
 SCRIPTS = REPOSITORY / "scripts"
@@ -13,19 +14,6 @@ PARTS = sorted(
     for room in (*SCRIPTS.glob("*/"), *(REPOSITORY / name for name in ("common", "compat", "datasets", "trainers")))
     for path in room.rglob("*.py")
 )
-
-
-def tree_of(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imported(tree):
-    """Full names of all that is imported anywhere in a module."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", COMMANDS + PARTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
