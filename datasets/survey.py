@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from dassl.utils import read_image
 from PIL import Image
 
 from common.errors import UserError
@@ -188,7 +189,8 @@ def _examine(task):
         content = Path(path).read_bytes()
     except OSError as error:
         return error.strerror or str(error), b""
-    return why_unreadable(content) if decode else "", hashlib.sha256(content).digest() if hashed else b""
+    reason = (why_unreadable(content) or why_refused(path)) if decode else ""
+    return reason, hashlib.sha256(content).digest() if hashed else b""
 
 
 def why_unreadable(content: bytes) -> str:
@@ -205,4 +207,16 @@ def why_unreadable(content: bytes) -> str:
         return "no image that Pillow knows" if content else "empty"
     except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...
         return f"{error}" or type(error).__name__
+    return ""
+
+
+def why_refused(path: str) -> str:
+    """Why training does not take an image that can be decoded, "" if it does: nothing may say what of it is white."""
+    with Image.open(path) as image:
+        if image.mode not in ("I", "F"):
+            return ""
+    try:
+        read_image(path)
+    except Exception as error:  # of whichever Dassl
+        return str(error).removeprefix(f"Cannot read the image {path}: ")
     return ""
