@@ -42,7 +42,7 @@ def plain_text_features(model, classnames, ctx, position="end", deep=()):
 
 
 def plain_image_features(model, images, tokens, deep=()):
-    """Unnormalised features (B, E) of a ViT with tokens (n, W) behind the class token, replaced before layers 2, ..."""
+    """Unnormalised features (B, E) of a ViT with tokens (n, W) behind the class token, replaced before layers 2 ..."""
     visual = model.visual
     patches = visual.conv1(images.type(model.dtype)).flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.type(model.dtype).expand(len(images), 1, -1)
