@@ -153,11 +153,11 @@ def test_deep_contexts_equal_the_plain_tower(two_headed, n_cls, depth, n_learned
     assert_equals_the_plain_tower(two_headed, names, encoder, depth, " ".join(words[n_learned:]))
 
 
-@pytest.mark.parametrize(("n_cls", "depth"), [(1, 4), (65, 3), (345, 4)])
-def test_deep_contexts_of_many_classes_equal_the_plain_tower(two_headed, n_cls, depth):
+@pytest.mark.parametrize(("n_cls", "depth"), [(1, 3), (65, 2), (345, 3)])
+def test_deep_contexts_of_many_classes_equal_the_plain_tower(clip_model, n_cls, depth):
     names = random_names(n_cls, seed=n_cls)
-    encoder = PromptEncoder(two_headed, names, ctx_init="a photo of a", n_learned=2)
-    assert_equals_the_plain_tower(two_headed, names, encoder, depth, "of a")
+    encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a", n_learned=2)
+    assert_equals_the_plain_tower(clip_model, names, encoder, depth, "of a")
 
 
 @pytest.mark.parametrize("row_tokens", [0, 1000])

@@ -95,6 +95,9 @@ class PromptEncoder(nn.Module):
             too long, a bound too small for one prompt.
     """
 
+    _tail: torch.Tensor
+    _fixed_words: torch.Tensor | None
+
     def __init__(
         self,
         clip_model,

@@ -6,6 +6,7 @@ else of a block is here, with as few passes over memory as it takes.
 
 import torch
 import torch.nn.functional as F
+from clip.model import ResidualAttentionBlock
 from torch import nn
 
 from common.errors import UserError
@@ -31,7 +32,7 @@ def layer_norm(x: torch.Tensor, ln: nn.LayerNorm) -> torch.Tensor:
     return F.layer_norm(x.float(), ln.normalized_shape, ln.weight.float(), ln.bias.float(), ln.eps).to(x.dtype)
 
 
-def project(x: torch.Tensor, block: nn.Module, first: int = 0, last: int = 3) -> torch.Tensor:
+def project(x: torch.Tensor, block: ResidualAttentionBlock, first: int = 0, last: int = 3) -> torch.Tensor:
     """Queries (0), keys (1) and values (2) `first` to `last` - 1 of x (B, T, D): each (B, heads, T, D / heads)."""
     attn, width = block.attn, x.shape[-1]
     rows = slice(first * width, last * width)
@@ -39,7 +40,7 @@ def project(x: torch.Tensor, block: nn.Module, first: int = 0, last: int = 3) ->
     return projected.view(*x.shape[:2], last - first, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
 
 
-def after_attention(x: torch.Tensor, attended: torch.Tensor, block: nn.Module) -> torch.Tensor:
+def after_attention(x: torch.Tensor, attended: torch.Tensor, block: ResidualAttentionBlock) -> torch.Tensor:
     """Output projection, residual, MLP, residual of one block: (B, T, D)."""
     x = _add_linear(x, attended, block.attn.out_proj)
     fc = block.mlp.c_fc
