@@ -6,7 +6,6 @@ import os
 import sys
 
 from common.config_keys import split_at_key
-from common.cores import share_cores
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.failures import explain, user_errors
@@ -14,9 +13,10 @@ from common.files import atomic_write
 from common.interruption import Interrupted, end_after_step, interruption
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
-from common.run.identity import TRAINED_FILE
+from common.run.folder import is_finished
 from common.run.lock import owned
-from common.run.results import RESULTS_FILE
+from common.threads import loader_workers, settle_waiting
+from trainers.methods import METHODS
 
 
 def parse_args(argv=None):
@@ -36,8 +36,7 @@ def parse_args(argv=None):
     parser.add_argument("--transforms", nargs="+", default=None, help="training transforms, instead of the config's")
     parser.add_argument("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     parser.add_argument("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
-    trainers = "SPG, SPG_CoOp, SPG_CGAN, CoOp, CoCoOp, LinearProbe, ZeroshotCLIP, ZeroshotCLIP2"
-    parser.add_argument("--trainer", default="", help=trainers)
+    parser.add_argument("--trainer", default="", help=", ".join(method.trainer for method in METHODS))
     parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file of weights')
     parser.add_argument("--head", default="", help=argparse.SUPPRESS)
     parser.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")
@@ -74,6 +73,7 @@ def setup_cfg(args):
             merge_file(cfg, path)
     apply_flags(cfg, args)
     apply_settings(cfg, args.opts)
+    cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
     cfg.freeze()
     return cfg
 
@@ -150,7 +150,7 @@ def run(args):
     cfg = setup_cfg(args)
     if os.path.isfile(cfg.OUTPUT_DIR):
         raise UserError(f"--output-dir {cfg.OUTPUT_DIR} is a file; name a folder.")
-    finished = os.path.isfile(os.path.join(cfg.OUTPUT_DIR, TRAINED_FILE if cfg.TEST.NO_TEST else RESULTS_FILE))
+    finished = is_finished(cfg.OUTPUT_DIR, tested=not cfg.TEST.NO_TEST)
     in_place = args.eval_only and os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(args.model_dir)
     if args.eval_only and finished and not in_place:
         raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")
@@ -173,7 +173,6 @@ def run(args):
 
 def run_trainer(args, cfg, in_place):
     """Build the trainer, then train or test."""
-    import torch
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
@@ -181,11 +180,6 @@ def run_trainer(args, cfg, in_place):
         make_deterministic()
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    cfg.defrost()
-    cfg.DATALOADER.NUM_WORKERS = share_cores(
-        cfg.DATALOADER.NUM_WORKERS, on_cpu=not (cfg.USE_CUDA and torch.cuda.is_available())
-    )
-    cfg.freeze()
     trainer = build_trainer(cfg)
     if not in_place:
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
@@ -202,6 +196,7 @@ def run_trainer(args, cfg, in_place):
 def main(argv=None):
     """Run the command line and return its exit code: 0, 1 with one message, or 130 and 143 if it was interrupted."""
     args = parse_args(argv)
+    settle_waiting()
     use_dassl()
     try:
         with end_after_step(), lines_above_bars():

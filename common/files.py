@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there; where files may be made; sizes for people."""
 
 import contextlib
 import os
@@ -51,3 +51,12 @@ def is_writable(folder):
         folder = folder.parent
     has_write_bit = folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     return bool(has_write_bit) and os.access(folder, os.W_OK)
+
+
+def size_text(n_bytes: float) -> str:
+    """A number of bytes for people: ``"174 MB"``, ``"5.6 GB"``."""
+    for unit in ("bytes", "kB", "MB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.0f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} GB"

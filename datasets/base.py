@@ -4,16 +4,18 @@ import hashlib
 import os
 import random
 import shlex
+from collections.abc import Sequence, Set
 from functools import cached_property
 from pathlib import Path
 
 from dassl.data.datasets import DatasetBase, Datum
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
 from common.progress import progress
 from datasets import names
-from datasets.layouts import SPLIT_FOLDER, check_root, locate
+from datasets.layouts import SPLIT_FOLDER, Layout, Location, check_root, locate
 from datasets.listing import class_folders, list_images
 from datasets.messages import some, warn
 from datasets.readable import keep_readable
@@ -30,26 +32,26 @@ class DomainGeneralizationDataset(DatasetBase):
     its set looks like:
 
     Class attributes:
-        dataset_dir (str): short name of the set, for folders.
-        domains (list of str): full names of all domains, sorted; a domain's index here is its domain label.
-        codes (list of str): the published code of each domain.
-        classes (list of str): class names as prompts have them, sorted; None: those that the folders show.
-        n_classes (int): number of classes, checked where ``classes`` is None; None: any.
-        class_aliases (dict): from names of class folders to class names, where these are not their spelling.
-        layouts (list of datasets.layouts.Layout): accepted layouts, the preferred first.
-        image_counts (dict): known number of images of each domain; other numbers are reported.
-        skipped (set of str): images known to be wrong, as ``"<domain>/<class>/<file name>"``.
-        absent_classes (bool): whether a domain may have no folder for a class.
-        splits_cover_all (bool): whether train and val split together are all images of a domain. If not, a
-            target domain is tested on all its images, unless DATASET.TEST_SUBSET is "published".
+        dataset_dir: short name of the set, for folders.
+        domains: full names of all domains, sorted; a domain's index here is its domain label.
+        codes: the published code of each domain.
+        classes: class names as prompts have them, sorted; None: those that the folders show.
+        n_classes: number of classes, checked where ``classes`` is None; None: any.
+        class_aliases: from names of class folders to class names, where these are not their spelling.
+        layouts: accepted layouts, the preferred first.
+        image_counts: known number of images of each domain; other numbers are reported.
+        skipped: images known to be wrong, as ``"<domain>/<class>/<file name>"``.
+        absent_classes: whether a domain may have no folder for a class.
+        splits_cover_all: whether train and val split together are all images of a domain. If not, a target domain is
+            tested on all its images, unless DATASET.TEST_SUBSET is "published".
 
     Attributes:
-        source_domains, target_domains (list of str): full names.
-        test_subset (str): "all", or "published" (test on train and val split only).
-        layout (datasets.layouts.Layout): the one in use.
-        dataset_dir (str): the set's own folder.
-        split_files (dict): from domain to the split file in use.
-        fingerprint (str): sha256 of which images are in which split.
+        source_domains, target_domains: full names.
+        test_subset: "all", or "published" (test on train and val split only).
+        layout: the one in use.
+        dataset_dir: the set's own folder.
+        split_files: from domain to the split file in use.
+        fingerprint: sha256 of which images are in which split.
 
     Args:
         cfg: the configuration; read are DATASET.ROOT, SOURCE_DOMAINS, TARGET_DOMAINS, NUM_SHOTS, TEST_SUBSET,
@@ -59,41 +61,46 @@ class DomainGeneralizationDataset(DatasetBase):
         UserError: anything about domains, folders or split files that the user can mend.
     """
 
-    dataset_dir = ""
-    domains = []
-    codes = []
-    classes = None
-    n_classes = None
-    class_aliases = {}
-    layouts = []
-    image_counts = {}
-    skipped = frozenset()
-    absent_classes = False
-    splits_cover_all = True
+    dataset_dir: str = ""
+    domains: list[str] = []
+    codes: list[str] = []
+    classes: list[str] | None = None
+    n_classes: int | None = None
+    class_aliases: dict[str, str] = {}
+    layouts: list[Layout] = []
+    image_counts: dict[str, int] = {}
+    skipped: Set[str] = frozenset()
+    absent_classes: bool = False
+    splits_cover_all: bool = True
 
     # --- what launchers ask, without listing images ---
 
     @classmethod
-    def list_domains(cls, root=""):
+    def list_domains(cls, root: str | Path = "") -> list[str]:
         """Full names of all domains, sorted; a set that may be any folder looks them up in ``root``."""
         return list(cls.domains)
 
     @classmethod
-    def list_codes(cls, root=""):
+    def list_codes(cls, root: str | Path = "") -> list[str]:
         """The codes of :meth:`list_domains`, in the same order."""
         return list(cls.codes)
 
     @classmethod
-    def resolve_domains(cls, root="", source_domains=(), target_domains=()):
+    def resolve_domains(
+        cls,
+        root: str | Path = "",
+        source_domains: Sequence[str | int] = (),
+        target_domains: Sequence[str | int] = (),
+    ) -> tuple[list[str], list[str]]:
         """Full names of the source and target domains that a configuration names by name or code.
 
         Args:
-            root (str): DATASET.ROOT; looked at only by a set that may be any folder.
-            source_domains (sequence): DATASET.SOURCE_DOMAINS; empty: all domains but the targets.
-            target_domains (sequence): DATASET.TARGET_DOMAINS.
+            root: DATASET.ROOT; looked at only by a set that may be any folder.
+            source_domains: DATASET.SOURCE_DOMAINS; empty: all domains but the targets.
+            target_domains: DATASET.TARGET_DOMAINS.
 
         Returns:
-            two lists of str.
+            sources and targets.
 
         Raises:
             UserError: no target; an unknown domain; a domain named twice; no source is left.
@@ -108,7 +115,7 @@ class DomainGeneralizationDataset(DatasetBase):
         )
 
     @classmethod
-    def data_root(cls, cfg):
+    def data_root(cls, cfg: CfgNode) -> Path:
         """DATASET.ROOT as an absolute path; a set that makes its own images makes them here.
 
         Raises:
@@ -117,8 +124,8 @@ class DomainGeneralizationDataset(DatasetBase):
         return check_root(cfg.DATASET.ROOT)
 
     @classmethod
-    def locate(cls, root, verbose=True):
-        """The :class:`datasets.layouts.Location` of the set below ``root``.
+    def locate(cls, root: Path, verbose: bool = True) -> Location:
+        """Where the set is below ``root``.
 
         Raises:
             UserError: it is not there.
@@ -126,12 +133,12 @@ class DomainGeneralizationDataset(DatasetBase):
         return locate(root, cls.__name__, cls.domains, cls.layouts, verbose)
 
     @classmethod
-    def class_name(cls, folder):
+    def class_name(cls, folder: str) -> str:
         """The name of the class whose folder is called ``folder``."""
         return cls.class_aliases.get(folder) or names.class_name(folder)
 
     @staticmethod
-    def split_sizes(n):
+    def split_sizes(n: int) -> tuple[int, int]:
         """Numbers of training and validation images out of ``n``: 70 % and the rest.
 
         Rounded to the nearest, halves to even: so the published PACS splits are.
@@ -150,7 +157,7 @@ class DomainGeneralizationDataset(DatasetBase):
 
     # --- what trainers ask ---
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode):
         self.test_subset = getattr(cfg.DATASET, "TEST_SUBSET", "all")
         if self.test_subset not in TEST_SUBSETS:
             accepted = ", ".join(TEST_SUBSETS)
@@ -181,7 +188,7 @@ class DomainGeneralizationDataset(DatasetBase):
         self._class_names = self._check_classes(folders, used)
         self._labels = {classname: label for label, classname in enumerate(self._class_names)}
 
-        self.split_files = {}
+        self.split_files: dict[str, str] = {}
         train_x, val, test, counts = [], [], [], {}
         for domain in progress(used, description=f"Listing {self._name}", unit="domain"):
             images = self._list_images(domain, folders[domain])
@@ -214,31 +221,31 @@ class DomainGeneralizationDataset(DatasetBase):
         super().__init__(train_x=train_x, val=val, test=test)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """Number of classes, whether all of them have training images or not."""
         return len(self._class_names)
 
     @property
-    def classnames(self):
+    def classnames(self) -> list[str]:
         """Class names, in the order of the labels."""
         return list(self._class_names)
 
     @property
-    def lab2cname(self):
-        """Dict from labels to class names."""
+    def lab2cname(self) -> dict[int, str]:
+        """Class names by label."""
         return dict(enumerate(self._class_names))
 
-    def code(self, domain):
+    def code(self, domain: str) -> str:
         """The code of a domain that is given by its full name."""
         return self.codes[self.domains.index(domain)]
 
     @cached_property
-    def test_fingerprint(self):
+    def test_fingerprint(self) -> str:
         """As :attr:`fingerprint`, of the test images alone."""
         return self._fingerprint_of(("test",))
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """sha256 (hexadecimal) of the domain, class and file name of every image in each split.
 
         The same wherever and in whatever layout the set is stored.
@@ -376,12 +383,10 @@ class DomainGeneralizationDataset(DatasetBase):
     def _read_split(self, path, domain, images):
         domain_dir = self._domain_dirs[domain]
         aliases = self._domain_aliases()
-        listed = read_split(path, {part for layout in self.layouts for part in layout.parts if part})
-        if self.skipped:
-            listed = [
-                [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
-                for entries in listed
-            ]
+        listed = [
+            [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
+            for entries in read_split(path, {part for layout in self.layouts for part in layout.parts if part})
+        ]
         train, val = match_split(
             path,
             listed,

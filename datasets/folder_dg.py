@@ -1,5 +1,7 @@
 """Any folder of images, ``<root>/<domain>/<class>/<image>``."""
 
+from pathlib import Path
+
 from dassl.data.datasets import DATASET_REGISTRY
 
 from common.errors import UserError
@@ -20,7 +22,7 @@ class FolderDG(DomainGeneralizationDataset):
     layouts = [Layout("any folder", "<root>")]
 
     @classmethod
-    def list_domains(cls, root=""):
+    def list_domains(cls, root: str | Path = "") -> list[str]:
         """Names of the folders in ``root`` that hold folders, sorted.
 
         Raises:
@@ -39,11 +41,11 @@ class FolderDG(DomainGeneralizationDataset):
         return domains
 
     @classmethod
-    def list_codes(cls, root=""):
+    def list_codes(cls, root: str | Path = "") -> list[str]:
         """The names of the domains."""
         return cls.list_domains(root)
 
     @classmethod
-    def locate(cls, root, verbose=True):
+    def locate(cls, root: Path, verbose: bool = True) -> Location:
         """``root`` itself."""
         return Location(cls.layouts[0], root, {domain: root / domain for domain in cls.list_domains(root)})

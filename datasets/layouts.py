@@ -1,6 +1,7 @@
 """Where the images of a set lie on disk: the layouts that users have, and which of them is there."""
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +20,10 @@ class SetNotFound(UserError):
     """No layout of a set is under the data root.
 
     Attributes:
-        incomplete (list of str): folders that are called as the set's own, but have no domain in them.
+        incomplete: folders that are called as the set's own, but have no domain in them.
     """
 
-    def __init__(self, message, incomplete=()):
+    def __init__(self, message: str, incomplete: Iterable[str] = ()):
         super().__init__(message)
         self.incomplete = list(incomplete)
 
@@ -42,10 +43,10 @@ class Layout:
     name: str
     folder: str
     images: str = ""
-    parts: dict = field(default_factory=lambda: {"": SPLIT})
-    domain_folders: tuple = ()
+    parts: dict[str, str] = field(default_factory=lambda: {"": SPLIT})
+    domain_folders: tuple[str, ...] = ()
 
-    def __str__(self):
+    def __str__(self) -> str:
         part = next(iter(self.parts))
         between = "" if part == "" else "{" + ",".join(self.parts) + "}/"
         images = f"{self.images}/" if self.images else ""
@@ -59,20 +60,20 @@ class Location:
     Args:
         layout: which.
         folder: the set's own folder.
-        domain_dirs: dict from domain to its folder, for the domains that are there.
+        domain_dirs: from domain to its folder, for the domains that are there.
     """
 
     layout: Layout
     folder: Path
-    domain_dirs: dict
+    domain_dirs: dict[str, Path]
 
     @property
-    def images_dir(self):
+    def images_dir(self) -> Path:
         """The folder that holds the domains."""
         return self.folder / self.layout.images if self.layout.images else self.folder
 
 
-def holds(check):
+def holds(check: Callable[[], bool]) -> bool:
     """What ``entry.is_dir`` or ``entry.is_file`` says; False for a link that leads to itself or nowhere."""
     try:
         return check()
@@ -80,7 +81,7 @@ def holds(check):
         return False
 
 
-def list_folders(folder):
+def list_folders(folder: str | Path) -> list[str]:
     """Names of the folders in ``folder`` (links followed), sorted, without hidden ones and other litter.
 
     Raises:
@@ -99,7 +100,7 @@ def list_folders(folder):
         ) from error
 
 
-def check_root(root):
+def check_root(root: str | Path) -> Path:
     """DATASET.ROOT as an absolute path.
 
     Raises:
@@ -114,21 +115,23 @@ def check_root(root):
     return path
 
 
-def locate(root, dataset, domains, layouts, verbose=True):
+def locate(
+    root: Path, dataset: str, domains: Sequence[str], layouts: Sequence[Layout], verbose: bool = True
+) -> Location:
     """Find a set below ``root``, or in ``root`` itself.
 
     Of several layouts the one with most domains is used, then one that has split files, then the first in the
     order of ``layouts``; which and why is printed.
 
     Args:
-        root (Path): DATASET.ROOT, see :func:`check_root`.
-        dataset (str): name of the dataset, for messages.
-        domains (sequence of str): full names of all domains.
-        layouts (sequence of Layout): those that are accepted, the preferred first.
-        verbose (bool): print which of several layouts is used.
+        root: DATASET.ROOT, see :func:`check_root`.
+        dataset: name of the dataset, for messages.
+        domains: full names of all domains.
+        layouts: those that are accepted, the preferred first.
+        verbose: print which of several layouts is used.
 
     Returns:
-        a :class:`Location` with at least one domain.
+        where it is, with at least one domain.
 
     Raises:
         SetNotFound: none is there.
@@ -168,7 +171,7 @@ def _look(folder, layout, domains, layouts):
     all_parts = {part for other in layouts for part in other.parts if part}
     names = layout.domain_folders or domains
     full_names = dict(zip(names, domains, strict=True))
-    domain_dirs = {}
+    domain_dirs: dict[str, Path] = {}
     for name in list_folders(images_dir):
         domain = full_names.get(find_domain(name, names))
         if domain is None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,16 +38,16 @@ class ClassFolder(NamedTuple):
     path: str
 
 
-def class_folders(domain_dir, parts, class_name):
+def class_folders(domain_dir: Path, parts: Iterable[str], class_name: Callable[[str], str]) -> list[ClassFolder]:
     """The class folders of one domain.
 
     Args:
-        domain_dir (Path): folder of the domain.
-        parts (iterable of str): folders between domain and class, or ``("",)``.
-        class_name (callable): from the name of a folder to the name of its class.
+        domain_dir: folder of the domain.
+        parts: folders between domain and class, or ``("",)``.
+        class_name: from the name of a folder to the name of its class.
 
     Returns:
-        list of :class:`ClassFolder`, sorted by path within each part.
+        the folders, sorted by path within each part.
 
     Raises:
         UserError: a part is missing; two folders are the same class.
@@ -59,7 +60,7 @@ def class_folders(domain_dir, parts, class_name):
                 f"{domain_dir} has no folder {part!r}; this layout needs {', '.join(map(repr, parts))} in "
                 "each domain. Extract the set again."
             )
-        seen = {}
+        seen: dict[str, str] = {}  # folder by class
         for name in list_folders(part_dir):
             classname = class_name(name)
             if classname in seen:
@@ -72,21 +73,23 @@ def class_folders(domain_dir, parts, class_name):
     return folders
 
 
-def list_images(domain_dir, folders, index_file=None):
+def list_images(
+    domain_dir: Path, folders: Sequence[ClassFolder], index_file: Path | None = None
+) -> dict[ClassFolder, list[str]]:
     """Names of the image files in each class folder.
 
     Image files are told by their extension, in any letter case; hidden files, folders, and links that lead
     nowhere are left out.
 
     Args:
-        domain_dir (Path): folder of the domain.
-        folders (list of ClassFolder): see :func:`class_folders`.
-        index_file (Path): where the names in large domains are kept, with the modification time of each class
+        domain_dir: folder of the domain.
+        folders: see :func:`class_folders`.
+        index_file: where the names in large domains are kept, with the modification time of each class
             folder: a folder whose time differs is listed anew, and an index that cannot be read is made anew. None: no
             index is read or written.
 
     Returns:
-        dict from :class:`ClassFolder` to a sorted list of str.
+        the names of each folder's images, sorted.
 
     Raises:
         UserError: a folder cannot be read.

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
@@ -31,7 +32,7 @@ class MiniDigits(DomainGeneralizationDataset):
     image_counts = dict.fromkeys(domains, len(classes) * mini_digits_render.IMAGES_PER_CLASS)
 
     @classmethod
-    def data_root(cls, cfg):
+    def data_root(cls, cfg: CfgNode) -> Path:
         """The folder that holds ``mini_digits``, with all images in it.
 
         Raises:

@@ -10,14 +10,16 @@ matplotlib's fonts change between their versions.
 """
 
 import contextlib
-import functools
 import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from datasets.fonts import load_font
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DOMAINS = ("display", "handwritten", "printed", "sketch")
@@ -53,34 +55,21 @@ _SEGMENTS = ("abcdef", "bc", "abdeg", "abcdg", "bcfg", "acdfg", "acdefg", "abc",
 # --- parts that scripts/train_mini_clip.py draws with as well ---------------------------------------------------------
 
 
-def font_path(name):
-    """The file of one of matplotlib's TrueType fonts, for example ``"DejaVuSans-Bold"``."""
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
-
-
-@functools.lru_cache(maxsize=512)
-def _face(font, size):
-    # The basic layout engine, since the other one is not in every Pillow.
-    return ImageFont.truetype(str(font_path(font)), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def glyph(digit, font, height, canvas):
+def glyph(digit: int, font: str, height: float, canvas: int) -> Image.Image:
     """A digit of a font as a mask with its ink in the middle.
 
     Args:
         digit: 0 to 9.
-        font: name of a font, see :func:`font_path`.
+        font: name of a font, see :func:`datasets.fonts.load_font`.
         height: of the ink, in canvas pixels.
         canvas: edge of the square mask in pixels.
 
     Returns:
         a PIL image of mode "L", 255 = ink.
     """
-    face = _face(font, 200)
+    face = load_font(font, 200)
     box = face.getbbox(str(digit))
-    face = _face(font, max(1, round(200 * height / (box[3] - box[1]))))
+    face = load_font(font, max(1, round(200 * height / (box[3] - box[1]))))
     left, top, right, bottom = face.getbbox(str(digit))
     mask = Image.new("L", (canvas, canvas))
     corner = ((canvas - right - left) // 2, (canvas - bottom - top) // 2)
@@ -88,13 +77,13 @@ def glyph(digit, font, height, canvas):
     return mask
 
 
-def smooth_noise(rng, canvas, cells):
+def smooth_noise(rng: np.random.Generator, canvas: int, cells: int) -> np.ndarray:
     """A smooth random surface: float32 (canvas, canvas) within [-1, 1], about ``cells`` hills along an edge."""
     grid = Image.fromarray(rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32))
     return np.clip(np.asarray(grid.resize((canvas, canvas), Image.Resampling.BICUBIC)), -1, 1)
 
 
-def warp(mask, rng, pixels, cells):
+def warp(mask: Image.Image, rng: np.random.Generator, pixels: float, cells: int) -> Image.Image:
     """Move every point of a mask smoothly by at most ``pixels`` in each direction."""
     source = np.asarray(mask)
     edge = source.shape[0]
@@ -104,7 +93,7 @@ def warp(mask, rng, pixels, cells):
     return Image.fromarray(source[rows, columns])
 
 
-def place(mask, rng, degrees, shear, shift):
+def place(mask: Image.Image, rng: np.random.Generator, degrees: float, shear: float, shift: float) -> Image.Image:
     """Turn, slant and move a mask, each at random up to the given bound (degrees, ratio, pixels)."""
     turned = mask.rotate(rng.uniform(-degrees, degrees), resample=Image.Resampling.BILINEAR)
     slant = rng.uniform(-shear, shear)
@@ -113,7 +102,7 @@ def place(mask, rng, degrees, shear, shift):
     return turned.transform(mask.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
 
 
-def blend(ground, mask, ink):
+def blend(ground: np.ndarray, mask: Image.Image | np.ndarray, ink: npt.ArrayLike) -> np.ndarray:
     """Lay ink on a ground.
 
     Args:
@@ -125,18 +114,18 @@ def blend(ground, mask, ink):
     return ground + cover[..., None] * (np.asarray(ink, dtype=np.float32) - ground)
 
 
-def plain(rng, colour, canvas, unevenness):
+def plain(rng: np.random.Generator, colour: npt.ArrayLike, canvas: int, unevenness: float) -> np.ndarray:
     """A ground of one colour, (canvas, canvas, 3), shaded smoothly by at most ``unevenness`` grey levels."""
     shade = unevenness * smooth_noise(rng, canvas, 2)
     return np.asarray(colour, dtype=np.float32) + shade[..., None]
 
 
-def finish(picture, rng, grain):
+def finish(picture: np.ndarray, rng: np.random.Generator, grain: float) -> Image.Image:
     """Reduce a float (2 SIZE, 2 SIZE, 3) drawing to a SIZE x SIZE RGB image with +-``grain`` levels of noise."""
     image = Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
     small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
-    small = small + rng.uniform(-grain, grain, (SIZE, SIZE, 1))
-    return Image.fromarray(np.clip(np.rint(small), 0, 255).astype(np.uint8))
+    grainy = small + rng.uniform(-grain, grain, (SIZE, SIZE, 1))
+    return Image.fromarray(np.clip(np.rint(grainy), 0, 255).astype(np.uint8))
 
 
 # --- the domains ------------------------------------------------------------------------------------------------------
@@ -185,7 +174,8 @@ def _display(digit, rng):
     on, off = Image.new("L", (_CANVAS, _CANVAS)), Image.new("L", (_CANVAS, _CANVAS))
     for name, points in ends.items():
         ImageDraw.Draw(on if name in lit else off).polygon(_bar(points, thickness), fill=255)
-    slant, right_by, down_by = rng.uniform(0, 0.15), *rng.uniform(-8, 8, 2)
+    slant = rng.uniform(0, 0.15)
+    right_by, down_by = rng.uniform(-8, 8, 2)
     matrix = (1, slant, -slant * _CANVAS / 2 - right_by, 0, 1, -down_by)
     on, off = (
         part.transform(part.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
@@ -236,7 +226,7 @@ def _sketch(digit, rng):
     return finish(blend(paper, np.clip(1.2 * pencil, 0, 1), rng.uniform(20, 90, 3)), rng, 8)
 
 
-def handwritten():
+def handwritten() -> dict[int, list[Image.Image]]:
     """``IMAGES_PER_CLASS`` of each digit that scikit-learn ships, enlarged, dark on paper.
 
     Returns:
@@ -267,7 +257,7 @@ def _enlarge(cells):
 _PAINTERS = {"display": _display, "printed": _printed, "sketch": _sketch}
 
 
-def draw(domain, digit, number):
+def draw(domain: str, digit: int, number: int) -> Image.Image:
     """Picture ``number`` of a digit in one of the drawn domains (``display``, ``printed``, ``sketch``).
 
     Returns:
@@ -277,7 +267,7 @@ def draw(domain, digit, number):
     return _PAINTERS[domain](digit, rng)
 
 
-def render(folder):
+def render(folder: str | Path) -> None:
     """Draw all pictures: ``<folder>/<domain>/<class>/<NNN>.png`` and the marker that says which version drew them.
 
     Takes a few seconds for 4 domains x 10 classes x 40 pictures. ``folder`` should be empty; see
@@ -298,7 +288,7 @@ def _marker():
     return {"version": VERSION, "images_per_class": IMAGES_PER_CLASS, "size": SIZE}
 
 
-def is_current(folder):
+def is_current(folder: str | Path) -> bool:
     """Whether ``folder`` holds what this version renders, by its marker."""
     try:
         return json.loads((Path(folder) / MARKER).read_text(encoding="utf-8")) == _marker()
@@ -306,7 +296,7 @@ def is_current(folder):
         return False
 
 
-def render_once(folder):
+def render_once(folder: str | Path) -> None:
     """See to it that ``folder`` holds the pictures of this version, whoever else is doing the same.
 
     The pictures are drawn into a temporary folder beside it, which then takes its place by renaming, so ``folder`` is

@@ -3,38 +3,44 @@
 import difflib
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from common.errors import UserError
 
 
-def class_name(folder):
+def class_name(folder: str) -> str:
     """The name of a class as people write it in a prompt: ``"Alarm_Clock"`` -> ``"alarm clock"``.
 
     Args:
-        folder (str): name of the class folder.
+        folder: name of the class folder.
     """
     return re.sub(r"[_\s]+", " ", unicodedata.normalize("NFC", folder)).strip().lower() or folder
 
 
-def fold(name):
+def fold(name: str) -> str:
     """What counts of the name of a domain: ``"Real World"``, ``"real-world"`` and ``"RealWorld"`` are one.
 
     Args:
-        name (str): name of a domain or of its folder.
+        name: name of a domain or of its folder.
     """
     return re.sub(r"[_\s-]+", "", unicodedata.normalize("NFC", name)).casefold()
 
 
-def find_domain(name, domains, codes=(), aliases=()):
+def find_domain(
+    name: str | int,
+    domains: Sequence[str],
+    codes: Sequence[str] = (),
+    aliases: Iterable[tuple[str, str]] = (),
+) -> str | None:
     """The domain that ``name`` stands for, or None.
 
     A full name or a code as it is written comes first, then what :func:`fold` takes for the same.
 
     Args:
-        name (str or int): what a user, a folder or a split file calls the domain.
-        domains (sequence of str): full names.
-        codes (sequence of str): one code for each domain; may be empty.
-        aliases (iterable of (str, str)): further names with the domain that each stands for.
+        name: what a user, a folder or a split file calls the domain.
+        domains: full names.
+        codes: one code for each domain; may be empty.
+        aliases: further names with the domain that each stands for.
     """
     name = str(name)
     known = [*zip(domains, domains), *zip(codes, domains), *aliases]  # noqa: B905 (codes may be empty)
@@ -45,34 +51,41 @@ def find_domain(name, domains, codes=(), aliases=()):
     return spelled_alike.pop() if len(spelled_alike) == 1 else None
 
 
-def domains_with_codes(domains, codes):
+def domains_with_codes(domains: Iterable[str], codes: Iterable[str]) -> str:
     """A list for messages: ``"art_painting (a), cartoon (c)"``; codes that equal the name are left out."""
     return ", ".join(
         domain if code == domain else f"{domain} ({code})" for domain, code in zip(domains, codes, strict=True)
     )
 
 
-def resolve_domains(dataset, domains, codes, aliases, sources, targets):
+def resolve_domains(
+    dataset: str,
+    domains: Sequence[str],
+    codes: Sequence[str],
+    aliases: Sequence[tuple[str, str]],
+    sources: Sequence[str | int],
+    targets: Sequence[str | int],
+) -> tuple[list[str], list[str]]:
     """Full names of the source and target domains that a configuration names.
 
     Args:
-        dataset (str): name of the dataset, for messages.
+        dataset: name of the dataset, for messages.
         domains, codes, aliases: see :func:`find_domain`.
-        sources (sequence): DATASET.SOURCE_DOMAINS; empty: all domains but the targets (leave one domain out).
-        targets (sequence): DATASET.TARGET_DOMAINS.
+        sources: DATASET.SOURCE_DOMAINS; empty: all domains but the targets (leave one domain out).
+        targets: DATASET.TARGET_DOMAINS.
 
     Returns:
-        two lists of str, sources and targets.
+        sources and targets.
 
     Raises:
         UserError: no target; an unknown domain; a domain named twice; no source is left.
     """
     accepted = f"Accepted: {domains_with_codes(domains, codes)}."
 
-    def full_names(values, key):
+    def full_names(values: Sequence[str | int], key: str) -> list[str]:
         if isinstance(values, str):
             values = [values]
-        names = []
+        names: list[str] = []
         for value in values:
             name = find_domain(value, domains, codes, aliases)
             if name is None:
@@ -84,18 +97,18 @@ def resolve_domains(dataset, domains, codes, aliases, sources, targets):
             names.append(name)
         return names
 
-    targets = full_names(targets, "DATASET.TARGET_DOMAINS")
-    sources = full_names(sources, "DATASET.SOURCE_DOMAINS")
-    if not targets:
+    target_names = full_names(targets, "DATASET.TARGET_DOMAINS")
+    source_names = full_names(sources, "DATASET.SOURCE_DOMAINS")
+    if not target_names:
         raise UserError(
             f"DATASET.TARGET_DOMAINS is empty: name the domain of {dataset} to test on, e.g. "
             f"--target-domains {codes[-1]}. {accepted}"
         )
-    if not sources:
-        sources = [domain for domain in domains if domain not in targets]
-        if not sources:
+    if not source_names:
+        source_names = [domain for domain in domains if domain not in target_names]
+        if not source_names:
             raise UserError(
                 f"DATASET.TARGET_DOMAINS names every domain of {dataset}, so none is left to train on. Name "
                 f"fewer, or name DATASET.SOURCE_DOMAINS as well. {accepted}"
             )
-    return sources, targets
+    return source_names, target_names

@@ -2,18 +2,19 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from dassl.data.datasets import Datum
 from dassl.utils import read_image
 
-from common.cores import usable_cores
 from common.progress import progress
+from common.threads import usable_cores
 from datasets.messages import some, warn
 
 
-def keep_readable(items, description):
+def keep_readable(items: list[Datum], description: str) -> list[Datum]:
     """The items whose image can be decoded; the others are named in a warning.
 
     Args:
-        items: list of Datum.
+        items: items of a split.
         description: what they are, for progress bar and warning.
     """
     with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside Python's lock

@@ -35,6 +35,6 @@ class SPG_DomainNet(DomainGeneralizationDataset):
     splits_cover_all = False
 
     @staticmethod
-    def split_sizes(n):
+    def split_sizes(n: int) -> tuple[int, int]:
         """2 % and 1 % of ``n``, both rounded up."""
         return -(-2 * n // 100), -(-n // 100)

@@ -10,11 +10,14 @@ images.
 import functools
 import hashlib
 import json
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import atomic_write
 from datasets.layouts import TRAIN, VAL
+from datasets.listing import ClassFolder
 from datasets.messages import warn
 
 # Part of every split that is made; never the SEED of a run, so that all methods and seeds share one split.
@@ -25,11 +28,11 @@ class Image(NamedTuple):
     """One image of a domain.
 
     Args:
-        folder: its :class:`datasets.listing.ClassFolder`.
+        folder: the class folder that it is in.
         name: its file name.
     """
 
-    folder: tuple
+    folder: ClassFolder
     name: str
 
 
@@ -43,7 +46,12 @@ class Entry(NamedTuple):
     name: str
 
 
-def seeded_split(images, parts, domain, split_sizes):
+def seeded_split(
+    images: Mapping[ClassFolder, list[str]],
+    parts: Mapping[str, str],
+    domain: str,
+    split_sizes: Callable[[int], tuple[int, int]],
+) -> tuple[list[Image], list[Image]]:
     """Split the images of one domain class by class, depending on nothing but names.
 
     Within a class, images are drawn in the order of a hash of domain, part, class and file name. So
@@ -51,20 +59,23 @@ def seeded_split(images, parts, domain, split_sizes):
     the others.
 
     Args:
-        images (dict): from ClassFolder to names, see :func:`datasets.listing.list_images`.
-        parts (dict): use of each part, see :class:`datasets.layouts.Layout`.
-        domain (str): full name of the domain.
-        split_sizes (callable): from the number of images in a folder to those for training and validation.
+        images: names of the images in each folder, see :func:`datasets.listing.list_images`.
+        parts: use of each part, see :class:`datasets.layouts.Layout`.
+        domain: full name of the domain.
+        split_sizes: from the number of images in a folder to those for training and validation.
 
     Returns:
-        two lists of :class:`Image`, train and val, each in order of class, part and name.
+        train and val, each in order of class, part and name.
     """
-    train, val = [], []
+    train: list[Image] = []
+    val: list[Image] = []
     for folder, names in sorted(images.items(), key=lambda item: (item[0].classname, item[0].part)):
+        for_train: list[str] = []
+        for_val: list[str] = []
         if parts[folder.part] == TRAIN:
-            for_train, for_val = names, []
+            for_train = names
         elif parts[folder.part] == VAL:
-            for_train, for_val = [], names
+            for_val = names
         else:
             drawn = _shuffled(names, f"{SPLIT_SEED}/{domain}/{folder.part}/{folder.classname}/")
             n_train, n_val = split_sizes(len(names))
@@ -78,12 +89,12 @@ def _shuffled(names, seed):
     return sorted(names, key=lambda name: hashlib.sha256((seed + name).encode("utf-8", "surrogateescape")).digest())
 
 
-def write_split(path, train, val):
+def write_split(path: Path, train: list[list], val: list[list]) -> None:
     """Write a split file, one image a line.
 
     Args:
-        path (Path): the file.
-        train, val: lists of [impath, label, domain_index, classname].
+        path: the file.
+        train, val: rows [impath, label, domain_index, classname].
     """
     rows = {"train": train, "val": val, "test": val}
     lists = (f'"{key}": [\n' + ",\n".join(map(json.dumps, items)) + "\n]" for key, items in rows.items())
@@ -91,15 +102,15 @@ def write_split(path, train, val):
         handle.write("{\n" + ",\n".join(lists) + "\n}\n")
 
 
-def read_split(path, parts=()):
+def read_split(path: Path, parts: Container[str] = ()) -> tuple[list[Entry], list[Entry]]:
     """Read a split file.
 
     Args:
-        path (Path): the file.
-        parts (container of str): names of the folders that may lie between domain and class.
+        path: the file.
+        parts: names of the folders that may lie between domain and class.
 
     Returns:
-        two lists of :class:`Entry`, train and val.
+        train and val.
 
     Raises:
         UserError: the file cannot be read, is not JSON, or lacks something.
@@ -123,39 +134,48 @@ def read_split(path, parts=()):
             )
         return taken_apart
 
-    return tuple([entry(key, number, row) for number, row in enumerate(content[key])] for key in ("train", "val"))
+    train, val = ([entry(key, number, row) for number, row in enumerate(content[key])] for key in ("train", "val"))
+    return train, val
 
 
-def _entry(row, parts):
+def _entry(row: object, parts: Container[str]) -> Entry | None:
     """The :class:`Entry` of one row of a split file, or None if the row is not what it must be."""
     if not isinstance(row, list) or list(map(type, row)) != [str, int, int, str]:
         return None
-    *above, class_folder, name = ["", "", *row[0].replace("\\", "/").split("/")]
+    path: str = row[0]
+    *above, class_folder, name = ["", "", *path.replace("\\", "/").split("/")]
     part = above.pop() if len(above) > 1 and above[-1] in parts else ""
     domain = above.pop()
-    return Entry(row[0], domain, part, class_folder, name) if domain and class_folder and name else None
+    return Entry(path, domain, part, class_folder, name) if domain and class_folder and name else None
 
 
-def match_split(path, entries, images, is_domain, class_name, place):
+def match_split(
+    path: Path,
+    entries: Sequence[Sequence[Entry]],
+    images: Mapping[ClassFolder, Sequence[str]],
+    is_domain: Callable[[str], bool],
+    class_name: Callable[[str], str],
+    place: str,
+) -> list[list[Image]]:
     """Find the images that a split file lists among those that are there.
 
     Args:
-        path (Path): the split file, for messages.
+        path: the split file, for messages.
         entries: what :func:`read_split` returned.
-        images (dict): from ClassFolder to names, see :func:`datasets.listing.list_images`.
-        is_domain (callable): whether the name of a domain folder means the domain that is split.
-        class_name (callable): from the name of a class folder to the name of the class.
-        place (str): domain and folder of the images, for messages.
+        images: names of the images in each folder, see :func:`datasets.listing.list_images`.
+        is_domain: whether the name of a domain folder means the domain that is split.
+        class_name: from the name of a class folder to the name of the class.
+        place: domain and folder of the images, for messages.
 
     Returns:
-        two lists of :class:`Image`, train and val, in the order of the file.
+        train and val, in the order of the file.
 
     Raises:
         UserError: the file lists images of another domain, or images that are not there.
     """
     # A few folders, named in many lines.
     is_domain, class_name = functools.cache(is_domain), functools.cache(class_name)
-    there = {}
+    there: dict[str, dict[str, tuple[ClassFolder, set[str]]]] = {}  # by class, then by part
     for folder, names in images.items():
         there.setdefault(folder.classname, {})[folder.part] = (folder, set(names))
 
@@ -166,7 +186,8 @@ def match_split(path, entries, images, is_domain, class_name, place):
         found = [folder for folder, names in candidates if entry.name in names]
         return Image(found[0], entry.name) if len(found) == 1 else None
 
-    missing, splits = [], []
+    missing: list[str] = []
+    splits: list[list[Image]] = []
     for listed in entries:
         splits.append([])
         for entry in listed:

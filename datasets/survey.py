@@ -5,6 +5,7 @@ import io
 import os
 import warnings
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.cores import usable_cores
 from common.errors import UserError
 from common.progress import progress
+from common.threads import usable_cores
+from datasets.base import DomainGeneralizationDataset
+from datasets.layouts import Location
 from datasets.listing import class_folders, list_images
 from datasets.messages import some
 
@@ -27,68 +30,69 @@ class Survey:
     """A set that was found.
 
     Args:
-        name (str): what the user calls it.
-        dataset (type): its DomainGeneralizationDataset.
-        location (datasets.layouts.Location): where it is.
-        domains (list of str): all domains of the set, whether they are there or not.
-        classes (list of str): class names of the set, or those that the folders show.
-        images (dict): from each domain that is there to a dict from class name to the paths of its images, relative
-            to ``location.images_dir``; a class without images in a domain may be missing.
-        notes (list of str): what is not as it should be.
-        unreadable (dict): from path to what is wrong with the file; None: not examined.
-        duplicates (list of list of str): paths of files with the same content, groups across domains first.
+        name: what the user calls it.
+        dataset: its class.
+        location: where it is.
+        domains: all domains of the set, whether they are there or not.
+        classes: class names of the set, or those that the folders show.
+        images: of each domain that is there and each class, the paths of the images, relative to
+            ``location.images_dir``; a class without images in a domain may be missing.
+        notes: what is not as it should be.
+        unreadable: from path to what is wrong with the file; None: not examined.
+        duplicates: paths of files with the same content, groups across domains first.
     """
 
     name: str
-    dataset: type
-    location: object
-    domains: list
-    classes: list
-    images: dict
-    notes: list
-    unreadable: dict | None = None
-    duplicates: list = field(default_factory=list)
+    dataset: type[DomainGeneralizationDataset]
+    location: Location
+    domains: list[str]
+    classes: list[str]
+    images: dict[str, dict[str, list[str]]]
+    notes: list[str]
+    unreadable: dict[str, str] | None = None
+    duplicates: list[list[str]] = field(default_factory=list)
 
-    def paths(self):
+    def paths(self) -> Iterator[str]:
         """The paths of all images."""
         return chain.from_iterable(chain.from_iterable(by_class.values()) for by_class in self.images.values())
 
-    def count(self, domain, classname=None):
+    def count(self, domain: str, classname: str | None = None) -> int:
         """Number of images of a domain, or of a class in it."""
         by_class = self.images.get(domain, {})
         return sum(map(len, by_class.values())) if classname is None else len(by_class.get(classname, ()))
 
-    def classes_of(self, *domains):
+    def classes_of(self, *domains: str) -> int:
         """Number of the set's classes that have images in one of these domains."""
         return sum(any(self.count(domain, name) for domain in domains) for name in self.classes)
 
-    def known(self, domain):
+    def known(self, domain: str) -> int | None:
         """Number of images of a domain in the full set, or None."""
         return self.dataset.image_counts.get(domain)
 
-    def domains_of(self, paths):
+    def domains_of(self, paths: Iterable[str]) -> list[str]:
         """The domain of each of some images."""
         domains = {folder.name: domain for domain, folder in self.location.domain_dirs.items()}
         return [domains[path.split("/", 1)[0]] for path in paths]
 
 
-def look(name, dataset, root):
+def look(name: str, dataset: type[DomainGeneralizationDataset], root: Path) -> Survey:
     """List a set, however incomplete.
 
     Args:
-        name (str): what the user calls it.
-        dataset (type): a DomainGeneralizationDataset.
-        root (Path): data root.
+        name: what the user calls it.
+        dataset: its class.
+        root: data root.
 
     Returns:
-        a :class:`Survey`, files not yet examined.
+        what is there; files not yet examined.
 
     Raises:
         SetNotFound: it is not there.
         UserError: its folders contradict each other, or cannot be read.
     """
     location, domains = dataset.locate(root), dataset.list_domains(root)
-    images, notes = {}, []
+    images: dict[str, dict[str, list[str]]] = {}
+    notes: list[str] = []
     for domain in domains:
         if domain not in location.domain_dirs:
             notes.append(f"{domain}: there is no folder of this domain. Half-extracted?")
@@ -128,12 +132,12 @@ def _notes_on_classes(survey, shown):
             yield f"{domain}: no images of {some(empty)}."
 
 
-def examine(survey, decode=True):
+def examine(survey: Survey, decode: bool = True) -> None:
     """Find the files that cannot be decoded, and those with the same content, in several processes.
 
     Args:
-        survey (Survey): its ``unreadable`` and ``duplicates`` are set.
-        decode (bool): decode each image; otherwise only files of the same size are read.
+        survey: its ``unreadable`` and ``duplicates`` are set.
+        decode: decode each image; otherwise only files of the same size are read.
 
     Raises:
         UserError: a process was killed.
@@ -181,7 +185,7 @@ def _examine(task):
     return why_unreadable(content) if decode else "", hashlib.sha256(content).digest() if hashed else b""
 
 
-def why_unreadable(content):
+def why_unreadable(content: bytes) -> str:
     """What is wrong with the content of an image file, "" if it can be decoded whole."""
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -189,7 +193,8 @@ def why_unreadable(content):
         with Image.open(io.BytesIO(content)) as image:
             image.load()
     except Image.DecompressionBombError:
-        return f"larger than the {2 * Image.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes: scale it down"
+        limit = Image.MAX_IMAGE_PIXELS or 0  # no limit, no such error
+        return f"larger than the {2 * limit:,} pixels that Pillow decodes: scale it down"
     except Image.UnidentifiedImageError:
         return "no image that Pillow knows" if content else "empty"
     except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...

@@ -1,28 +1,31 @@
 """A sheet of sample images to look at: domains are rows, classes columns."""
 
-from PIL import Image, ImageDraw, ImageFont
+from collections.abc import Sequence
+from typing import TypeVar
 
-from datasets.mini_digits_render import font_path
+from PIL import Image, ImageDraw
+
+from datasets.fonts import load_font
+from datasets.survey import Survey
 
 EDGE = 96  # pixels of a sample
 _GAP, _MARGIN = 4, 16
 _MAX_LABEL = 220  # pixels of a domain's name
+T = TypeVar("T")
+
 _INK, _FAINT, _BAD, _GROUND = (20, 20, 20), (120, 120, 120), (190, 30, 30), (238, 238, 238)
 
 
-def draw_sheet(surveys, per_cell=2, max_classes=12):
+def draw_sheet(surveys: Sequence[Survey], per_cell: int = 2, max_classes: int = 12) -> Image.Image:
     """Draw samples of some sets, one set under the other.
 
     The samples are spread evenly over the sorted images of a class, and so are the classes where there are more than
     ``max_classes``: the same sets always give the same sheet.
 
     Args:
-        surveys (list of datasets.survey.Survey): at least one.
-        per_cell (int): samples of each class in each domain.
-        max_classes (int): columns.
-
-    Returns:
-        a PIL image.
+        surveys: at least one.
+        per_cell: samples of each class in each domain.
+        max_classes: columns.
     """
     blocks = [_draw_set(survey, per_cell, max_classes) for survey in surveys]
     sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), "white")
@@ -33,13 +36,13 @@ def draw_sheet(surveys, per_cell=2, max_classes=12):
     return sheet
 
 
-def spread(items, n):
+def spread(items: Sequence[T], n: int) -> list[T]:
     """``n`` of the items, evenly spread; all if there are fewer."""
     return [items[(2 * k + 1) * len(items) // (2 * n)] for k in range(n)] if n < len(items) else list(items)
 
 
 def _draw_set(survey, per_cell, max_classes):
-    title, label, small = _font(20), _font(14), _font(11)
+    title, label, small = (load_font("DejaVuSans", size) for size in (20, 14, 11))
     classes = spread(survey.classes, max_classes)
     shown = f"{len(classes)} of {len(survey.classes)}" if len(classes) < len(survey.classes) else f"{len(classes)}"
     heading = f"{survey.name}: {shown} classes, {per_cell} images of each"
@@ -83,11 +86,6 @@ def _draw_sample(block, x, y, path, font):
     scale = EDGE / max(image.size)
     image = image.resize([max(1, round(edge * scale)) for edge in image.size], reducing_gap=2.0)
     block.paste(image, (x + (EDGE - image.width) // 2, y + (EDGE - image.height) // 2))
-
-
-def _font(size):
-    # The basic layout engine, since the other one is not in every Pillow.
-    return ImageFont.truetype(str(font_path("DejaVuSans")), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _shorten(text, font, width):

@@ -1,8 +1,10 @@
 """How much faster than the published procedure, on this machine: one table of ratios.
 
 Both sides compute the same, with the same threads, in single precision on the CPU; the run fails (exit code 1) if
-their outputs differ by more than 1e-4. The reference is written out in scripts/benchmark_reference.py.
+their outputs differ by more than 1e-4. The reference is written out in scripts/benchmarks/reference.py.
 """
+
+import _repository
 
 import argparse
 import json
@@ -12,21 +14,25 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from common.errors import UserError
+from common.failures import script
+from common.files import atomic_write, is_writable
 
-from common.dassl_path import use_dassl  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.files import atomic_write, is_writable  # noqa: E402
+if TYPE_CHECKING:
+    from clip.model import CLIP
+
+    from scripts.benchmarks.text import TextAmounts
+    from scripts.benchmarks.timing import Row
 
 PARTS = ("text", "spg", "memory", "growth")
 FORMAT = 1
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches: 3 minutes on 2 cores")
@@ -35,7 +41,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> "list[Row]":
     """Measure, print the table, write JSON; returns the rows.
 
     Raises:
@@ -44,7 +50,9 @@ def run(args):
     if args.json and not is_writable(Path(args.json).absolute().parent):
         raise UserError(f"--json names {args.json}, where nothing can be written; name a file in another folder.")
     start = time.perf_counter()
-    threads, rows, growth = {}, [], {}
+    rows: list[Row] = []
+    threads: dict[str, int] = {}
+    growth: dict[str, dict] = {}
     with tempfile.TemporaryDirectory(prefix="spg-benchmark-") as folder:
         for part in PARTS:
             if part in args.only:
@@ -60,42 +68,41 @@ def run(args):
     return rows
 
 
-def measure(part, quick, folder, growth, threads):
+def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], threads: dict[str, int]) -> "Iterator[Row]":
     """Yield the rows of one part; fills `growth`, and `threads` with the threads that each part ran with."""
     import torch
 
-    from scripts import benchmark_spg, benchmark_text
+    from scripts.benchmarks import spg, text
 
-    amounts = benchmark_text.QUICK if quick else benchmark_text.FULL
+    amounts = text.QUICK if quick else text.FULL
     if part == "text":
         yield from text_rows(amounts, quick)
     elif part == "spg":
-        spg_amounts = benchmark_spg.QUICK if quick else benchmark_spg.FULL
-        images = benchmark_spg.choose_images(folder)
-        yield from benchmark_spg.SpgBench(images, spg_amounts, Path(folder) / "runs").rows()
+        images = spg.choose_images(folder)
+        yield from spg.SpgBench(images, spg.QUICK if quick else spg.FULL, Path(folder) / "runs").rows()
     elif part == "memory":
-        yield from benchmark_text.memory_rows(amounts)
+        yield from text.memory_rows(amounts)
     else:
-        growth.update(benchmark_text.growth(tiny_clips()[0][1], amounts))
+        growth.update(text.growth(tiny_clips()[0][1], amounts))
     threads[part] = torch.get_num_threads()
 
 
-def tiny_clips():
+def tiny_clips() -> "list[tuple[str, CLIP]]":
     """(name, model) of the tiny CLIPs that are here: those of ../shared, else the one that ships.
 
     Raises:
         UserError: there is none.
     """
-    from scripts.benchmark_spg import MINI_CLIP, SHARED
+    from scripts.benchmarks.spg import MINI_CLIP, SHARED
     from trainers.modules.clip_backbone import load_clip
 
     files = sorted((SHARED / "clip").glob("*.pt")) or [MINI_CLIP]
     return [(path.stem, load_clip(str(path))) for path in files]
 
 
-def text_rows(amounts, quick):
+def text_rows(amounts: "TextAmounts", quick: bool) -> "Iterator[Row]":
     """Yield the rows of the text tower at ViT-B/16 and RN50 sizes, and of the tiny CLIPs."""
-    from scripts.benchmark_text import CLASS_GOALS, CLASSES, cocoop, coop, random_clip, text_alone
+    from scripts.benchmarks.text import CLASS_GOALS, CLASSES, cocoop, coop, random_clip, text_alone
 
     for size in ("ViT-B/16", "RN50"):
         is_vit = size == "ViT-B/16"
@@ -113,7 +120,7 @@ def text_rows(amounts, quick):
             yield text_alone(name, model, n_classes, amounts)
 
 
-def report(rows, growth, seconds):
+def report(rows: "list[Row]", growth: dict[str, dict], seconds: float) -> str:
     """The table, how cost grows, and whether outputs agree, as text."""
     from tabulate import tabulate
 
@@ -135,7 +142,7 @@ def report(rows, growth, seconds):
     return "\n\n".join(lines)
 
 
-def cells(row):
+def cells(row: "Row") -> tuple[str, ...]:
     """The table's cells of a row."""
     goal = "" if row.goal is None else (f"< {row.goal} GB" if row.unit == "GB" else f"{row.goal}x")
     if row.reached is not None:
@@ -150,14 +157,14 @@ def cells(row):
     )
 
 
-def figure(value, unit):
+def figure(value: float | None, unit: str) -> str:
     """A measured value with its unit; empty for None."""
     if value is None:
         return ""
     return f"{value:,.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
 
 
-def machine():
+def machine() -> dict[str, Any]:
     """What the figures depend on beside the code."""
     from common.run.results import versions
 
@@ -169,7 +176,7 @@ def machine():
     }
 
 
-def write_json(path, rows, growth, record):
+def write_json(path: str, rows: "list[Row]", growth: dict[str, dict], record: dict[str, Any]) -> None:
     """Write figures as JSON, whole or not at all."""
     with atomic_write(path, "w") as handle:
         content = {"format": FORMAT, **record, "rows": [row.record() for row in rows], "growth": growth}
@@ -177,16 +184,15 @@ def write_json(path, rows, growth, record):
         handle.write("\n")
 
 
-def said(line):
+def said(line: str) -> None:
     """Say on stderr what goes on."""
     print(line, file=sys.stderr, flush=True)
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 if outputs differ or with one message."""
     args = parse_args(argv)
-    use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     return int(not all(row.agrees for row in run(args)))
 

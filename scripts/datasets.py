@@ -5,28 +5,32 @@ python scripts/datasets.py --root data pacs vlcs --classes      two of them, wit
 python scripts/datasets.py path/to/folder                       your own images, <folder>/<domain>/<class>/<image>
 """
 
+import _repository
+
 import argparse
 import json
 import shlex
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
+from common.errors import UserError
+from common.failures import script
+from common.files import atomic_write
 
-from common.dassl_path import use_dassl  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.files import atomic_write  # noqa: E402
-from scripts.download import download_command  # noqa: E402
-from scripts.launch import EMBEDDED_DATASET, dataset_config  # noqa: E402
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from datasets.base import DomainGeneralizationDataset
+    from datasets.survey import Survey
 
 EXAMPLES = 5  # files named for each kind of finding; --json names all
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="sets, or folders of domains (default: all known sets)")
@@ -41,7 +45,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def positive(text):
+def positive(text: str) -> int:
     """A whole number from 1."""
     number = int(text)
     if number < 1:
@@ -49,34 +53,29 @@ def positive(text):
     return number
 
 
-def wanted_sets(args):
+def wanted_sets(args: argparse.Namespace) -> "Iterator[tuple[str, type[DomainGeneralizationDataset], Path]]":
     """(name, registered class, root) of each set to look at; a folder goes by its own name.
 
     Raises:
         UserError: an unknown name; the root is missing; a folder is none of domains.
     """
-    import yaml
-    from dassl.data.datasets import DATASET_REGISTRY
-
+    from datasets.known import FOLDER, dataset_class, dataset_config, folder_config, known_names
     from datasets.layouts import check_root
 
     names = args.names
     if not names and not args.folder:
-        configs = sorted(path.stem for path in (REPOSITORY / "configs/datasets").glob("*.yaml"))
-        names = [name for name in configs if name != "folder"]
-    chosen = [dataset_config(name, args.root) for name in names]
-    chosen += [(REPOSITORY / "configs/datasets/folder.yaml", folder) for folder in args.folder]
-    for config, root in chosen:
-        dataset = DATASET_REGISTRY.get(yaml.safe_load(config.read_text(encoding="utf-8"))["DATASET"]["NAME"])
-        root = check_root(root)
+        names = known_names()
+    chosen = [dataset_config(name, args.root) for name in names] + [folder_config(folder) for folder in args.folder]
+    for config, place in chosen:
+        dataset, root = dataset_class(config), check_root(place)
         dataset.list_domains(root)  # of a folder: are there any?
-        yield root.name if config.stem == "folder" else config.stem, dataset, root
+        yield root.name if config.stem == FOLDER else config.stem, dataset, root
 
 
 # --- tables ---
 
 
-def summary_table(surveys, missing, refused):
+def summary_table(surveys: "Sequence[Survey]", missing: Iterable[str], refused: Iterable[str]) -> str:
     """One row for each set, also for those that were not found or are in disorder."""
     rows = []
     for survey in surveys:
@@ -101,12 +100,12 @@ def summary_table(surveys, missing, refused):
     return table(rows, header, "llllrrrrr")
 
 
-def n_classes(survey):
+def n_classes(survey: "Survey") -> int:
     """Number of classes of the full set; of an own folder, those that it has."""
     return survey.dataset.n_classes or len(survey.classes)
 
 
-def domain_table(survey):
+def domain_table(survey: "Survey") -> str:
     """Images of each domain against the known count, and how many of them are damaged or copies."""
     unreadable = survey.domains_of(survey.unreadable or ())
     within, across = dict.fromkeys(survey.domains, 0), dict.fromkeys(survey.domains, 0)
@@ -136,7 +135,7 @@ def domain_table(survey):
     return table(rows, header, "lrrrrrr")
 
 
-def class_table(survey):
+def class_table(survey: "Survey") -> str:
     """Images of each class in each domain."""
     rows = [
         [name, *(survey.count(domain, name) for domain in survey.domains)]
@@ -146,24 +145,24 @@ def class_table(survey):
     return table(rows, ["class", *survey.domains, "all"], "l" + "r" * (len(survey.domains) + 1))
 
 
-def table(rows, header, align):
+def table(rows: Iterable[Iterable[object]], header: Sequence[str], align: str) -> str:
     """A table as the other scripts print it; numbers get separators."""
-    rows = [[f"{cell:,}" if isinstance(cell, int) else printable(cell) for cell in row] for row in rows]
-    align = ["left" if letter == "l" else "right" for letter in align]
-    return tabulate(rows, map(printable, header), tablefmt="github", colalign=align, disable_numparse=True)
+    texts = [[f"{cell:,}" if isinstance(cell, int) else printable(cell) for cell in row] for row in rows]
+    sides = ["left" if letter == "l" else "right" for letter in align]
+    return tabulate(texts, [*map(printable, header)], tablefmt="github", colalign=sides, disable_numparse=True)
 
 
-def of(n, total):
+def of(n: int, total: int) -> str:
     """ "4", or "3 of 4"."""
     return f"{n}" if n == total else f"{n} of {total}"
 
 
-def printable(text):
+def printable(text: object) -> str:
     """Text that any terminal takes; file names may be any bytes."""
     return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def findings(survey):
+def findings(survey: "Survey") -> list[str]:
     """Lines on what is not as it should be, with examples."""
     lines = [f"- {note}" for note in survey.notes]
     lines += with_examples(
@@ -177,7 +176,7 @@ def findings(survey):
     return [printable(line) for line in lines]
 
 
-def with_examples(title, items):
+def with_examples(title: str, items: Iterable[str]) -> Iterator[str]:
     """A line with the number of items, and the first few of them; nothing if there are none."""
     items = list(items)
     if items:
@@ -187,8 +186,11 @@ def with_examples(title, items):
             yield f"    and {len(items) - EXAMPLES:,} more (--json FILE lists them)"
 
 
-def how_to_get(name, root):
+def how_to_get(name: str, root: str) -> str:
     """The command that fetches a set."""
+    from datasets.download.offer import download_command
+    from datasets.known import EMBEDDED_DATASET
+
     if name == EMBEDDED_DATASET:
         return f"DATA={shlex.quote(str(root))} bash scripts/spg/main.sh  # draws it on first use"
     return download_command(name, root)
@@ -197,7 +199,7 @@ def how_to_get(name, root):
 # --- files ---
 
 
-def as_plain_data(survey):
+def as_plain_data(survey: "Survey") -> dict[str, Any]:
     """All about a set as JSON has it."""
     return {
         "dataset": survey.dataset.__name__,
@@ -218,7 +220,9 @@ def as_plain_data(survey):
     }
 
 
-def write_json(path, surveys, missing, refused, root):
+def write_json(
+    path: str, surveys: "Sequence[Survey]", missing: Iterable[str], refused: dict[str, str], root: str
+) -> None:
     """Write what was found to a file."""
     content = {
         "sets": {survey.name: as_plain_data(survey) for survey in surveys},
@@ -230,7 +234,7 @@ def write_json(path, surveys, missing, refused, root):
         handle.write("\n")
 
 
-def write_sheet(path, surveys, per_cell, columns):
+def write_sheet(path: str, surveys: "Sequence[Survey]", per_cell: int, columns: int) -> "Image.Image":
     """Draw samples of the sets into a file, whose kind its extension tells."""
     from PIL import Image
 
@@ -250,7 +254,7 @@ def write_sheet(path, surveys, per_cell, columns):
 # --- the whole ---
 
 
-def report(args):
+def report(args: argparse.Namespace) -> None:
     """Look at the sets and print the tables.
 
     Raises:
@@ -259,7 +263,9 @@ def report(args):
     from datasets.layouts import SetNotFound
     from datasets.survey import examine, look
 
-    surveys, missing, refused = [], {}, {}
+    surveys: list[Survey] = []
+    missing: dict[str, list[str]] = {}
+    refused: dict[str, str] = {}
     for name, dataset, root in list(wanted_sets(args)):
         try:
             survey = look(name, dataset, root)
@@ -301,10 +307,9 @@ def report(args):
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)
-    use_dassl()
     report(args)
 
 

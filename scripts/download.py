@@ -4,21 +4,17 @@ python scripts/download.py pacs vlcs --root data
 python scripts/download.py --list
 """
 
+import _repository
+
 import argparse
-import shlex
 import sys
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from common.dassl_path import use_dassl  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from datasets.download.archives import size_text  # noqa: E402
+from common.errors import UserError
+from common.failures import script
+from common.files import size_text
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -39,7 +35,7 @@ def parse_args(argv=None):
     return args
 
 
-def list_sources(root):
+def list_sources(root: str) -> str:
     """The table for --list."""
     from tabulate import tabulate
 
@@ -60,7 +56,7 @@ def list_sources(root):
     return tabulate(rows, headers, disable_numparse=True)
 
 
-def download(args):
+def download(args: argparse.Namespace) -> list[str]:
     """Get all sets that were named; returns those that failed."""
     from datasets.download.sources import SOURCES, find_source, get
 
@@ -81,55 +77,10 @@ def download(args):
     return failed
 
 
-def download_command(dataset_name, root):
-    """The command that downloads a set, for messages."""
-    return f"python scripts/download.py {dataset_name} --root {shlex.quote(str(root))}"
-
-
-def offer_download(dataset_name, root):
-    """Ask on a terminal whether to download a set that is missing, and do so.
-
-    Without a terminal nothing is asked or done: the caller's message should name :func:`download_command`.
-
-    Args:
-        dataset_name (str): as in configs/datasets/, or the name of its class.
-        root: the data root.
-
-    Returns:
-        whether the set is there now; False for a set that cannot be downloaded.
-
-    Raises:
-        UserError: the download failed.
-    """
-    use_dassl()
-    from datasets.download.sources import find_source, get, locate_set
-
-    try:
-        source = find_source(dataset_name)
-    except UserError:
-        return False
-    location, missing = locate_set(source, root)
-    if not missing:
-        return True
-    if not sys.stdin.isatty():
-        return False
-    size = f" ({size_text(source.about)})" if source.about else ""
-    state = f"has no {', '.join(missing)} under {root}" if location else f"is not under {root}"
-    try:
-        answer = input(f"{source.title} {state}. Download it{size} now? [y/N] ")
-    except EOFError:
-        return False
-    if answer.strip().lower() not in ("y", "yes"):
-        return False
-    get(source, root)
-    return True
-
-
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
     args = parse_args(argv)
-    use_dassl()
     try:
         failed = download(args)
     except KeyboardInterrupt:
@@ -137,7 +88,7 @@ def main(argv=None):
         return 130
     if failed and len(args.names) + ("all" in args.names) > 1:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
-    return bool(failed) * 1
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

@@ -10,27 +10,30 @@ labels. Distances are Euclidean, in the space of token embeddings. Words are wha
 with a hyphen. Learned vectors need not be near any word; a distance far above that from word to word says so.
 """
 
+import _repository
+
 import argparse
 import functools
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
+from common.errors import UserError
+from common.failures import script
+from common.run.records import write_record
 
-from common.dassl_path import use_dassl  # noqa: E402
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.run.records import write_record  # noqa: E402
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
 SAMPLE = 256  # words, by which the distance from word to word is told
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", help="prompt labels, or folders of runs")
@@ -44,7 +47,9 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def nearest_words(context, embeddings, words, topk):
+def nearest_words(
+    context: "Tensor", embeddings: "Tensor", words: Sequence[str], topk: int
+) -> list[list[tuple[str, float]]]:
     """The words nearest to each vector of a context.
 
     Args:
@@ -69,7 +74,7 @@ def nearest_words(context, embeddings, words, topk):
     ]
 
 
-def word_distance(embeddings):
+def word_distance(embeddings: "Tensor") -> float:
     """Median distance from a token to its nearest other one; of a sample that is always the same."""
     import torch
 
@@ -77,7 +82,7 @@ def word_distance(embeddings):
     return torch.cdist(sample, embeddings.float()).topk(2, dim=1, largest=False).values[:, 1].median().item()
 
 
-def vocabulary():
+def vocabulary() -> list[str]:
     """CLIP's V tokens as words; those that only begin or continue a word end in a hyphen."""
     from clip.clip import _tokenizer
 
@@ -94,14 +99,14 @@ def vocabulary():
 
 
 @functools.lru_cache(maxsize=1)
-def token_embeddings(backbone):
+def token_embeddings(backbone: str) -> "Tensor":
     """(V, D) token embeddings of a CLIP."""
     from trainers.modules.clip_backbone import load_clip
 
     return load_clip(backbone).token_embedding.weight
 
 
-def contexts_of(path, args):
+def contexts_of(path: str | Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], Tensor]":
     """Contexts by name, (n_ctx, D) each, and the backbone's token embeddings.
 
     Raises:
@@ -125,14 +130,14 @@ def contexts_of(path, args):
     return named(content, path.stem, None), token_embeddings(args.backbone)
 
 
-def named(context, name, classnames):
+def named(context: "Tensor", name: str, classnames: Sequence[str] | None) -> "dict[str, Tensor]":
     """A context (n_ctx, D) under its name; class-specific ones (C, n_ctx, D) under those of the classes, if known."""
     if len(context.shape) == 2:
         return {name: context}
     return dict(zip(classnames or (f"class {i}" for i in range(1, len(context) + 1)), context, strict=True))
 
 
-def contexts_of_run(path, args):
+def contexts_of_run(path: Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], Tensor]":
     """Contexts of a run's model: learned, or generated for --images, or those that the run kept."""
     import torch
 
@@ -159,7 +164,7 @@ def contexts_of_run(path, args):
     return named(context.detach(), method, predictor.classnames), embeddings
 
 
-def kept_contexts(folder):
+def kept_contexts(folder: Path) -> "dict[str, Tensor]":
     """Of what a run of SPG kept: the prompt labels, and the first generated context of each domain.
 
     Raises:
@@ -181,11 +186,12 @@ def kept_contexts(folder):
     return {name: torch.from_numpy(context) for name, context in found.items()}
 
 
-def run(args):
+def run(args: argparse.Namespace) -> dict[str, dict[str, list]]:
     """Print the words of all contexts; returns them by path and name."""
     if args.topk < 1:
         raise UserError(f"--topk is {args.topk}; accepted: a number from 1.")
-    words, found = vocabulary(), {}
+    words = vocabulary()
+    found: dict[str, dict[str, list]] = {}
     chosen = [i for i, word in enumerate(words) if word.isalpha() or not args.words]
     words = [words[i] for i in chosen]
     for path in args.paths:
@@ -215,10 +221,9 @@ def run(args):
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Exit code 0, 1 with one message, or 130 if interrupted."""
     args = parse_args(argv)
-    use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     run(args)
 

@@ -7,27 +7,27 @@ learned again, too, unless the run took those of a seed of its own choice (TRAIN
 every number agrees.
 """
 
+import _repository
+
 import argparse
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from tabulate import tabulate
 
-from tabulate import tabulate  # noqa: E402
-
-from common.errors import UserError  # noqa: E402
-from common.failures import script  # noqa: E402
-from common.run.results import RESULTS_FILE, read_results  # noqa: E402
-
-# What may differ between two runs that agree, but tells why if they do not.
-CIRCUMSTANCES = ("seconds", "threads", "revision", "versions")
+from common.dassl_path import REPOSITORY
+from common.errors import UserError
+from common.failures import script
+from common.run.folder import is_finished
+from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of a finished run")
@@ -35,7 +35,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def rerun_command(run, output):
+def rerun_command(run: Path, output: Path) -> list[str]:
     """The train.py command line that repeats a run.
 
     Raises:
@@ -61,7 +61,9 @@ def rerun_command(run, output):
     return [*command, *opts]
 
 
-def differences(before, after, keys=None):
+def differences(
+    before: dict[str, Any], after: dict[str, Any], keys: Iterable[str] | None = None
+) -> list[tuple[str, Any, Any]]:
     """(name, before, after) of everything that differs between two results; lists and dicts entry by entry."""
     found = []
     for key in keys or sorted({*before, *after}):
@@ -71,7 +73,7 @@ def differences(before, after, keys=None):
     return found
 
 
-def _entries(name, old, new):
+def _entries(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _entries(f"{name}.{key}", old.get(key), new.get(key))
@@ -82,7 +84,7 @@ def _entries(name, old, new):
         yield name, old, new
 
 
-def verdict(before, after):
+def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
     """What to say of a repetition, and whether it agrees."""
     numbers = [key for key in sorted({*before, *after}) if key not in CIRCUMSTANCES]
     differing = differences(before, after, numbers)
@@ -98,13 +100,13 @@ def verdict(before, after):
 
 
 @script
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if the repetition agrees, 1 if not or with one message."""
     args = parse_args(argv)
     run = Path(args.run)
     output = Path(args.output or tempfile.mkdtemp(prefix="spg-rerun-"))
     command = rerun_command(run, output)
-    if (output / RESULTS_FILE).is_file():
+    if is_finished(output):
         raise UserError(f"{output} holds a finished run; delete it or name another --output.")
     print(f"Repeating {run}; log in {output}/log.txt", flush=True)
     code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode

@@ -3,6 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repository"
-# Two processes, which few machines are too small for, of one thread each, so that they do not wait for each other.
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Two processes, which few machines are too small for.
 exec "$PYTHON" -m pytest -n 2 "$@"

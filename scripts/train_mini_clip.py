@@ -17,10 +17,12 @@ It takes about three minutes on one core. Everything is seeded and runs on one t
 versions of PyTorch, NumPy and Pillow makes the very file that is shipped; another one makes one much like it.
 """
 
+import _repository
+
 import argparse
 import math
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +31,11 @@ import torch.nn.functional as F
 from clip import tokenize
 from clip.model import CLIP, build_model
 from PIL import Image, ImageDraw, ImageFilter
+from torch import Tensor
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from common.dassl_path import use_dassl  # noqa: E402
-from common.files import atomic_write  # noqa: E402
-
-use_dassl()
-from datasets import mini_digits_render as drawing  # noqa: E402
+from common.dassl_path import REPOSITORY
+from common.files import atomic_write
+from datasets import mini_digits_render as drawing
 
 SEED = 7
 IMAGES = 7000
@@ -62,6 +60,8 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 CANVAS = 2 * drawing.SIZE
+
+Colour = Sequence[float] | np.ndarray  # red, green, blue, 0 to 255
 
 COLOURS = {
     "red": (205, 35, 35),
@@ -121,7 +121,7 @@ SKELETONS = (
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def curve(points, steps=10):
+def curve(points: np.ndarray, steps: int = 10) -> list[tuple[float, float]]:
     """A Catmull-Rom curve through ``points`` (N, 2), as a list of (x, y)."""
     closed = np.array_equal(points[0], points[-1])
     before = points[-2] if closed else 2 * points[0] - points[1]
@@ -135,12 +135,12 @@ def curve(points, steps=10):
     return [tuple(point) for point in np.vstack([*pieces, points[-1:]])]
 
 
-def pen_path(digit, rng):
+def pen_path(digit: int, rng: np.random.Generator) -> list[list[tuple[float, float]]]:
     """The strokes of a digit on the canvas, each a list of (x, y), with an unsteady hand and varying proportions."""
     variants = SKELETONS[digit]
     width, height = rng.uniform(40, 72), rng.uniform(72, 104)
     shake = rng.uniform(0, 0.05)
-    moved = {}  # strokes that share a point go on sharing it
+    moved: dict[str, np.ndarray] = {}  # strokes that share a point go on sharing it
     strokes = []
     for stroke in variants[rng.integers(len(variants))].split(" / "):
         spots = [(name, np.array([int(number) / 100 for number in name.split(",")])) for name in stroke.split()]
@@ -149,7 +149,7 @@ def pen_path(digit, rng):
     return strokes
 
 
-def pen_mask(digit, rng, thickness):
+def pen_mask(digit: int, rng: np.random.Generator, thickness: float) -> Image.Image:
     """A digit drawn with a round pen of ``thickness`` canvas pixels, as an "L" mask."""
     mask = Image.new("L", (CANVAS, CANVAS))
     pen = ImageDraw.Draw(mask)
@@ -161,12 +161,12 @@ def pen_mask(digit, rng, thickness):
     return drawing.place(mask, rng, 12, 0.25, 8)
 
 
-def thick_mask(digit, rng):
+def thick_mask(digit: int, rng: np.random.Generator) -> Image.Image:
     """A digit with a thick body, as an "L" mask."""
     return pen_mask(digit, rng, rng.uniform(10, 22))
 
 
-def ground_for(colour, rng):
+def ground_for(colour: Colour, rng: np.random.Generator) -> np.ndarray:
     """A colour that ``colour`` stands out from."""
     while True:
         other = rng.uniform(0, 255, 3)
@@ -174,14 +174,14 @@ def ground_for(colour, rng):
             return other
 
 
-def painted(digit, colour, rng):
+def painted(digit: int, colour: Colour, rng: np.random.Generator) -> Image.Image:
     """Thick, with edges that run, on a ground of patches."""
     mask = drawing.warp(thick_mask(digit, rng), rng, 3, 8)
     ground = drawing.plain(rng, ground_for(colour, rng), CANVAS, 40)
     return drawing.finish(drawing.blend(ground, mask, colour), rng, 10)
 
 
-def chalk(digit, colour, rng):
+def chalk(digit: int, colour: Colour, rng: np.random.Generator) -> Image.Image:
     """Crumbling strokes on a board."""
     cover = np.asarray(pen_mask(digit, rng, rng.uniform(7, 14)), dtype=np.float32) / 255
     crumbs = rng.random((CANVAS // 2, CANVAS // 2)).repeat(2, 0).repeat(2, 1) < 0.75
@@ -190,7 +190,7 @@ def chalk(digit, colour, rng):
     return drawing.finish(drawing.blend(ground, cover * crumbs, 0.7 * np.asarray(colour) + 75), rng, 10)
 
 
-def neon(digit, colour, rng):
+def neon(digit: int, colour: Colour, rng: np.random.Generator) -> Image.Image:
     """A glowing tube in the dark."""
     tube = pen_mask(digit, rng, rng.uniform(4, 9))
     halo = np.asarray(tube.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))), dtype=np.float32) / 255
@@ -199,14 +199,14 @@ def neon(digit, colour, rng):
     return drawing.finish(drawing.blend(picture, tube, 0.4 * light + 150), rng, 4)
 
 
-def pen(digit, colour, rng):
+def pen(digit: int, colour: Colour, rng: np.random.Generator) -> Image.Image:
     """A thin line on paper."""
     mask = pen_mask(digit, rng, rng.uniform(3, 8))
     paper = drawing.plain(rng, 255 - rng.uniform(0, 50, 3), CANVAS, 10)
     return drawing.finish(drawing.blend(paper, mask, 0.8 * np.asarray(colour)), rng, 5)
 
 
-def dotted(digit, colour, rng):
+def dotted(digit: int, colour: Colour, rng: np.random.Generator) -> Image.Image:
     """A row of dots along the strokes."""
     mask, radius = Image.new("L", (CANVAS, CANVAS)), rng.uniform(2.5, 4.5)
     step = int(rng.integers(2, 4))
@@ -220,11 +220,11 @@ def dotted(digit, colour, rng):
     return drawing.finish(drawing.blend(drawing.plain(rng, ground_for(colour, rng), CANVAS, 20), mask, colour), rng, 6)
 
 
-def tiled(digit, colour, rng):
+def tiled(digit: int, colour: Colour, rng: np.random.Generator) -> Image.Image:
     """A mosaic of coarse squares of uneven colour."""
     cells = int(rng.integers(10, 17))
-    cover = thick_mask(digit, rng).resize((cells, cells), Image.Resampling.BOX)
-    cover = np.asarray(cover, dtype=np.float32) / 255
+    small = thick_mask(digit, rng).resize((cells, cells), Image.Resampling.BOX)
+    cover = np.asarray(small, dtype=np.float32) / 255
     ground = np.asarray(ground_for(colour, rng)) + rng.uniform(-30, 30, (cells, cells, 1))
     picture = drawing.blend(
         ground, np.clip(1.6 * cover, 0, 1), np.asarray(colour) + rng.uniform(-30, 30, (cells, cells, 1))
@@ -235,7 +235,7 @@ def tiled(digit, colour, rng):
     return drawing.finish(np.asarray(tiles, dtype=np.float32), rng, 4)
 
 
-def carved(digit, colour, rng):
+def carved(digit: int, colour: Colour, rng: np.random.Generator) -> Image.Image:
     """A relief lit from one side, in a stone of the colour."""
     relief = thick_mask(digit, rng).filter(ImageFilter.GaussianBlur(rng.uniform(1, 2.5)))
     height = np.asarray(relief, dtype=np.float32) / 255
@@ -259,7 +259,7 @@ STYLES = {
 }
 
 
-def draw_all():
+def draw_all() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The training set, drawn anew: ``IMAGES`` pictures with equal numbers of every class and style.
 
     Returns:
@@ -277,7 +277,8 @@ def draw_all():
         attributes[number] = digit, style, colour
         if (number + 1) % 3000 == 0:
             print(f"drawn {number + 1:,} of {IMAGES:,} pictures", flush=True)
-    return torch.from_numpy(pictures), *torch.from_numpy(attributes).T
+    classes, styles, chosen = torch.from_numpy(attributes).T
+    return torch.from_numpy(pictures), classes, styles, chosen
 
 
 # --- captions ---------------------------------------------------------------------------------------------------------
@@ -306,14 +307,16 @@ TEMPLATES = (
 )
 
 
-def caption_table():
+def caption_table() -> tuple[list[str], Tensor, dict[tuple[int, int, int, int], int]]:
     """All captions that can be built, once each.
 
     Returns:
         texts, list of K strings; ``meaning`` int64 (K, 3): class, style, colour, with -1 where it names none;
         ``choices``: dict (class, style, colour, template index) -> row of the table.
     """
-    rows, meaning, choices = {}, [], {}
+    rows: dict[str, int] = {}
+    meaning: list[tuple[int, int, int]] = []
+    choices: dict[tuple[int, int, int, int], int] = {}
     for digit, word in enumerate(drawing.CLASSES):
         for style, style_word in enumerate(STYLES):
             for colour, colour_word in enumerate(COLOURS):
@@ -329,7 +332,7 @@ def caption_table():
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def new_model():
+def new_model() -> CLIP:
     """A CLIP with random weights (fp32), and a token table that compresses well.
 
     Only tokens that occur in captions are ever trained. The others get random signs times CLIP's 0.02, as varied as
@@ -343,7 +346,7 @@ def new_model():
     return model.float()
 
 
-def augment(images):
+def augment(images: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) -> float in [0, 1], each randomly scaled, moved and changed in brightness."""
     count = len(images)
     scale = torch.empty(count, 2).uniform_(0.75, 1.3) * torch.empty(count, 1).uniform_(0.9, 1.1)
@@ -357,12 +360,12 @@ def augment(images):
     return (moved * gain).clamp(0, 1)
 
 
-def normalize(images):
+def normalize(images: Tensor) -> Tensor:
     """[0, 1] -> CLIP's mean and standard deviation."""
     return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def contrastive_loss(image_features, text_features, scale, match):
+def contrastive_loss(image_features: Tensor, text_features: Tensor, scale: Tensor, match: Tensor) -> Tensor:
     """CLIP's symmetric cross-entropy, for batches where a caption can be true of several pictures.
 
     Args:
@@ -377,15 +380,15 @@ def contrastive_loss(image_features, text_features, scale, match):
     return -((to_text * logits.log_softmax(1)).sum(1).mean() + (to_image * logits.log_softmax(0)).sum(0).mean()) / 2
 
 
-def train():
+def train() -> dict[str, Tensor]:
     """Train a new model.
 
     Returns:
         its state_dict (fp32).
     """
     torch.manual_seed(SEED)
-    pictures, *attributes = draw_all()
-    attributes = torch.stack(attributes, 1)
+    pictures, *columns = draw_all()
+    attributes = torch.stack(columns, 1)
     texts, meaning, choices = caption_table()
     tokens = tokenize(texts)
     length = int(tokens.argmax(1).max()) + 1  # the text tower is causal: nothing after [EOS] matters
@@ -412,7 +415,7 @@ def train():
         optimizer, lambda n: min((n + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * n / total)))
     )
 
-    def encode_text(chosen):
+    def encode_text(chosen: Tensor) -> Tensor:
         x = F.embedding(tokens_used[chosen], rows) + model.positional_embedding[:length]
         x = model.ln_final(model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2))
         return x[torch.arange(len(chosen)), tokens[chosen].argmax(1)] @ model.text_projection
@@ -451,7 +454,7 @@ def train():
 
 
 @torch.no_grad()
-def zero_shot(model, domain, template="a photo of a {}."):
+def zero_shot(model: CLIP, domain: str, template: str = "a photo of a {}.") -> float:
     """Accuracy in percent of an fp32 CLIP on a domain of MiniDigits."""
     text = F.normalize(model.encode_text(tokenize([template.format(name) for name in drawing.CLASSES])), dim=1)
     if domain == "handwritten":
@@ -464,7 +467,7 @@ def zero_shot(model, domain, template="a photo of a {}."):
     return 100 * ((features @ text.t()).argmax(1) == labels).float().mean().item()
 
 
-def main():
+def main() -> None:
     """Command line: train, write the file, print what it can do."""
     parser = argparse.ArgumentParser(description="Train the tiny CLIP of MiniDigits.")
     parser.add_argument("--output", default=REPOSITORY / "assets" / "mini_clip.pt", type=Path)

@@ -11,6 +11,12 @@ os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "compat"))
 
+from common.threads import settle_waiting  # noqa: E402
+
+settle_waiting()
+# Tests run in several processes, of one thread each; those that they start do, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples in every run: a test fails for everyone or for no one.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
@@ -39,21 +45,11 @@ def clip_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
-    """30 images: 3 domains (tints) x 2 classes (stripes across or down) x 5."""
-    import numpy as np
-    from PIL import Image
+    """30 images: 3 domains (blue, green, red) x 2 classes (across, down) x 5."""
+    from scripts.launching.quick_run import make_images
 
     root = tmp_path_factory.mktemp("data") / "stripes"
-    rng = np.random.default_rng(0)
-    for domain, tint in {"blue": 2, "green": 1, "red": 0}.items():
-        for classname in ("across", "down"):
-            folder = root / domain / classname
-            folder.mkdir(parents=True)
-            for i in range(5):
-                stripes = 255 * (np.arange(40) // (3 + i) % 2)
-                image = rng.integers(0, 60, (40, 40, 3))
-                image[..., tint] = stripes[:, None] if classname == "across" else stripes[None, :]
-                Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
+    make_images(root)
     return root
 
 
@@ -95,17 +91,13 @@ def refused(train, capsys):
 @pytest.fixture
 def opened(monkeypatch, capsys):
     """(path, whether the final model had been chosen by then) of each image that runs open, in order."""
-    from dassl.data import dataset_wrapper
+    from PIL import Image
 
-    from trainers.modules import seeded_items
+    open_image, opened = Image.open, []
 
-    opened = []
+    def spy(path, *args, **kwargs):
+        opened.append((str(path), "Deploy the model" in capsys.readouterr().out))
+        return open_image(path, *args, **kwargs)
 
-    def spy(path):
-        opened.append((path, "Deploy the model" in capsys.readouterr().out))
-        return read_image(path)
-
-    read_image = dataset_wrapper.read_image
-    for module in (dataset_wrapper, seeded_items):  # images one by one, and for several views
-        monkeypatch.setattr(module, "read_image", spy)
+    monkeypatch.setattr(Image, "open", spy)
     return opened

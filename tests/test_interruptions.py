@@ -12,12 +12,12 @@ import pytest
 import torch
 from quick_run import REPOSITORY
 
-from common.failures import explain
 from common.run.records import read_record
 from common.run.results import read_results
-from scripts import fault_test
+from scripts import kill_trial
+from scripts.launching.quick_run import make_images
 
-results = fault_test.outcome
+results = kill_trial.outcome
 
 
 @pytest.fixture
@@ -112,18 +112,18 @@ def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, tra
 
 
 def test_sigkill_of_the_whole_process(tmp_path):
-    fault_test.make_images(tmp_path / "stripes")
+    make_images(tmp_path / "stripes")
     outputs = [tmp_path / "whole", tmp_path / "killed"]
     for output in outputs:
         output.mkdir()
     commands = [
-        fault_test.command_line(
+        kill_trial.command_line(
             "SPG", tmp_path / "stripes", REPOSITORY / "assets/mini_clip.pt", output, 4, ["DATALOADER.NUM_WORKERS", "1"]
         )
         for output in outputs
     ]
-    assert fault_test.run_to_the_end(commands[0]) == 0
-    fault_test.trial(commands[1], outputs[1], random.Random(3), (3.0, 6.0), 2)
+    assert kill_trial.run_to_the_end(commands[0]) == 0
+    kill_trial.trial(commands[1], outputs[1], random.Random(3), (3.0, 6.0), 2)
     assert results(outputs[1] / "run") == results(outputs[0] / "run")
 
 
@@ -190,9 +190,9 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
 
 
 def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
-    import trainers.base.trainer
+    from trainers.modules import clip_backbone
 
-    monkeypatch.setattr(trainers.base.trainer, "effective_precision", lambda precision, device: precision)
+    monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
     # So that the scale grows with every second step, and a fresh one would be another.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
@@ -258,28 +258,6 @@ def test_a_damaged_history(cut, capsys, damage):
     assert "training starts anew" in capsys.readouterr().out
 
 
-def test_one_owner(train, tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    hold = (
-        "import sys; from common.run.lock import owned\nwith owned('run'): print('held', flush=True); sys.stdin.read()"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-    )
-    try:
-        assert holder.stdout.readline() == "held\n"
-        assert train("ZeroshotCLIP", "red") == 1
-        message = capsys.readouterr().err
-        assert f"run is in use by process {holder.pid} on " in message
-        assert "--output-dir" in message
-    finally:
-        holder.kill()
-        holder.wait()
-    assert (tmp_path / "run" / "owner.lock").exists()  # stale
-    assert train("ZeroshotCLIP", "red") == 0
-
-
 def test_two_processes_want_one_feature_cache(tmp_path):
     from trainers.modules.features import FeatureCache
 
@@ -301,40 +279,6 @@ def test_two_processes_want_one_feature_cache(tmp_path):
     kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
     assert kept.sum() == 190.0
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device", "run/log.txt"), "disk is full (run/log.txt)"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk is full"),
-        (RuntimeError("PytorchStreamWriter failed writing file data/0"), "disk is full"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "TEST.MEMORY_MB"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "BATCH_SIZE"),
-        (MemoryError(), "Out of memory"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "NUM_WORKERS"),
-        (PermissionError(errno.EACCES, "Permission denied", "run"), "Permission denied: run"),
-    ],
-)
-def test_failures_outside_the_program_are_explained(train, monkeypatch, capsys, error, says):
-    assert says in explain(error)
-    from trainers.zsclip import ZeroshotCLIP
-
-    def fail(self, split=None):
-        raise error
-
-    monkeypatch.setattr(ZeroshotCLIP, "test", fail)
-    assert train("ZeroshotCLIP", "red") == 1
-    assert says in capsys.readouterr().err
-
-
-def test_other_errors_keep_their_traceback(train, monkeypatch):
-    from trainers.zsclip import ZeroshotCLIP
-
-    assert explain(RuntimeError("a mistake of ours")) is None
-    monkeypatch.setattr(ZeroshotCLIP, "test", lambda self: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train("ZeroshotCLIP", "red")
 
 
 def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypatch, capsys):

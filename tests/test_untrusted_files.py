@@ -12,11 +12,9 @@ from dassl.utils import load_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config_keys import split_at_key
 from common.errors import UserError
 from common.failures import user_errors
-from common.run.predictions import read_predictions, write_predictions
-from common.run.records import read_record, write_record
+from common.run.predictions import read_predictions
 from common.run.results import read_results, write_results
 from datasets import names
 from datasets.splits import read_split
@@ -137,14 +135,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(record=st.dictionaries(st.text().filter(lambda key: key != "checksum"), JSON, max_size=5))
-def test_records_come_back_as_they_were(tmp_path_factory, record):
-    path = tmp_path_factory.mktemp("record") / "r.json"
-    write_record(path, record)
-    assert read_record(path) == json.loads(json.dumps(record))
-
-
 @settings(max_examples=100, deadline=None)
 @given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_as_results_splits_and_predictions(tmp_path_factory, content):
@@ -199,31 +189,3 @@ def test_any_text_as_a_class_folder(folder):
     assert isinstance(name, str)
     assert names.class_name(name) == name  # one spelling, whichever layout it comes from
     assert "_" not in name.strip("_")
-
-
-@settings(max_examples=60, deadline=None)
-@given(words=st.lists(st.text(max_size=8), max_size=6))
-def test_any_words_before_settings(words):
-    before, opts = split_at_key(words)
-    assert [*before, *opts] == words
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.lists(
-        st.fixed_dictionaries(
-            {
-                "path": st.text(min_size=1),
-                "domain": NAMES,
-                "label": st.text(),
-                "prediction": st.text(),
-                "confidence": st.integers(0, 10**4).map(lambda n: n / 10**4),
-            }
-        ),
-        max_size=4,
-    )
-)
-def test_predictions_come_back_as_they_were(tmp_path_factory, rows):
-    folder = tmp_path_factory.mktemp("predictions")
-    write_predictions(folder, rows)
-    assert read_predictions(folder / "predictions.csv") == rows

@@ -3,7 +3,7 @@
 from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
-from trainers.base.context_trainer import LEARNER, load_prompt_learner
+from trainers.base.checkpoints import LEARNER, load_prompt_learner
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.meta_net import MetaNet
 
@@ -29,7 +29,7 @@ class CoCoOp(FrozenClipTrainer):
 
     def build_prompt_model(self):
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX, ctx_init=self.settings.CTX_INIT)
-        learner = ConditionalPromptLearner(self.encoder.initial_context(), self.feat_dim)
+        learner = ConditionalPromptLearner(self.encoder.initial_context(), self.backbone.feature_size)
         self.model = self.register_network(LEARNER, learner)
 
     def text_features(self, features, indices):

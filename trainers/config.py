@@ -15,6 +15,8 @@ def extend_cfg(cfg):
     cfg.DATASET.SKIP_UNREADABLE = False  # True: each image is decoded once at the start, and the bad ones are left out
 
     cfg.TEST.N_PROMPTS = 1  # contexts generated for each image; their logits are averaged
+    cfg.TEST.SELECT_BY = "accuracy"  # metric of the evaluator that the best epoch is chosen by: the higher, the better
+    cfg.TEST.KEEP_LOGITS = True  # keep the test images' logits, logits.npy, 2 bytes for each image and class
     cfg.TEST.MEMORY_MB = 0  # bound on intermediate results of the text tower in MB; 0: by device
 
     cfg.TRAINER.CONFIG = ""  # name of the method's config file, for tables; train.py fills it in

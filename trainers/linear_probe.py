@@ -11,7 +11,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from common.cores import all_cores
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
@@ -67,7 +66,7 @@ class LinearProbe(FrozenClipTrainer):
             )
 
     def build_prompt_model(self):
-        probe = Probe(self.feat_dim, self.dm.dataset.classnames)
+        probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model("linear_probe", self.model)
 
@@ -81,7 +80,7 @@ class LinearProbe(FrozenClipTrainer):
 
     def run_epoch(self):
         """Fit a classifier for each C and keep the one that is best on val; of several, that with the lowest loss."""
-        with all_cores(on_cpu=self.device.type == "cpu"):
+        with self.threads.all():
             best = self.fit_all()
         (accuracy, _), self.model.c, (weight, bias) = best
         self.model.weight.copy_(weight)
@@ -98,8 +97,8 @@ class LinearProbe(FrozenClipTrainer):
             tfm=self.val_loader.dataset.transform,
             is_train=False,
         )
-        x, y = np.array(self.split_features(loader, "train"), np.float64), labels_of(train)
-        val_x = torch.from_numpy(np.array(self.split_features(self.val_loader, "val"), np.float64))
+        x, y = np.array(self.image_features.of_split(loader, "train"), np.float64), labels_of(train)
+        val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
         val_y = torch.from_numpy(labels_of(val))
         if len(set(y)) < 2:
             raise UserError(

@@ -11,9 +11,10 @@ from dassl.utils import read_image
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from common.cores import all_cores, share_cores
 from common.errors import UserError
 from common.progress import progress
+from common.threads import loader_workers
+from trainers.base.evaluation import classify
 from trainers.saved_run import build_run
 
 
@@ -47,8 +48,9 @@ class Predictor:
             self.trainer = build_run(model_dir, classnames, backbone, opts)
             self.transform = build_transform(self.trainer.cfg, is_train=False)
         self.classnames = self.trainer.dm.dataset.classnames
-        self.batch_size, self.on_cpu = batch_size, self.trainer.device.type == "cpu"
-        self.workers = share_cores(workers, self.on_cpu)
+        self.batch_size, self.workers = batch_size, loader_workers(workers)
+        self.trainer.threads.use(self.workers)
+        self.classifier = self.trainer.classifier()
 
     def __call__(self, images, top_k=5):
         """The most probable classes of each image.
@@ -83,18 +85,23 @@ class Predictor:
         )
         found, unreadable = {}, {}
         bar = progress(total=len(images), description="Predicting", unit="img")
-        with bar, torch.no_grad(), all_cores(self.on_cpu) if not self.workers else contextlib.nullcontext():
+        positions_of_batches = []
+
+        def batches():
             for positions, batch, indices, messages in loader:
-                unreadable |= messages
+                unreadable.update(messages)
                 if positions:
-                    features = self.trainer.encode_image(batch)
-                    probabilities = self.trainer.predict(features, indices).softmax(dim=-1).cpu()
-                    values, labels = probabilities.topk(top_k, dim=-1)
-                    for position, row, which in zip(positions, values.tolist(), labels.tolist(), strict=True):
-                        found[position] = [
-                            (self.classnames[label], value) for label, value in zip(which, row, strict=True)
-                        ]
+                    positions_of_batches.append(positions)
+                    yield self.trainer.image_features.encode(batch), indices
                 bar.update(len(positions) + len(messages))
+
+        with bar:
+            for _, logits in classify(batches(), self.classifier, self.trainer.device):
+                values, labels = logits.softmax(dim=-1).cpu().topk(top_k, dim=-1)
+                for position, row, which in zip(
+                    positions_of_batches.pop(), values.tolist(), labels.tolist(), strict=True
+                ):
+                    found[position] = [(self.classnames[label], value) for label, value in zip(which, row, strict=True)]
         return found, unreadable
 
     def encode(self, images):
@@ -106,7 +113,7 @@ class Predictor:
         _, batch, indices, messages = _collate([_Images(images, self.transform)[i] for i in range(len(images))])
         if messages:
             raise UserError("\n".join(messages.values()))
-        return self.trainer.encode_image(batch), indices
+        return self.trainer.image_features.encode(batch), indices
 
 
 def check_classnames(classnames):

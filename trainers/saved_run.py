@@ -7,10 +7,10 @@ from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 
 from common.errors import UserError
-from common.run.identity import IDENTITY_FILE, TRAINED_FILE, read_identity
+from common.run.folder import is_finished
+from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
 from trainers.config import apply_settings, extend_cfg
-from trainers.modules.clip_backbone import clip_sha256
 
 
 def read_config(folder):
@@ -77,14 +77,14 @@ def build_run(folder, classnames=None, backbone=None, opts=(), with_data=False):
         raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")
     names = None if with_data else list(record["classnames"] if classnames is None else classnames)
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names)
-    if clip_sha256(trainer.clip_model) != record["backbone_sha256"]:
+    if trainer.backbone.sha256 != record["backbone_sha256"]:
         raise UserError(
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "
             "right file (--backbone)."
         )
     if with_data:
         _check_data(folder, record, trainer)
-    if not any((Path(folder) / name).is_file() for name in (RESULTS_FILE, TRAINED_FILE)):
+    if not is_finished(folder) and not is_finished(folder, tested=False):
         print(f"Note: the run in {folder} has not ended; what it has so far is used.", file=sys.stderr)
     # A run that only tested keeps no model of its own.
     trainer.load_model(record.get("model_dir") or str(folder), epoch=record.get("load_epoch"))

@@ -1,6 +1,7 @@
 """SPG: both stages in one run."""
 
 import os
+from dataclasses import replace
 
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
@@ -27,12 +28,16 @@ class SPG(SPG_CGAN):
                 "pass --seed."
             )
 
-    def load_labels(self):
-        if self.cfg.SEED < 0 and self.cfg.TRAINER.SPG.LABEL_SEED < 0:
+    def settled_cfg(self, cfg):
+        cfg = super().settled_cfg(cfg)
+        if cfg.SEED < 0 and cfg.TRAINER.SPG.LABEL_SEED < 0:
             # Runs without a seed are independent of each other, labels and all.
-            self.cfg.defrost()
-            self.cfg.TRAINER.SPG.LABEL_DIR = os.path.join(self.cfg.OUTPUT_DIR, "prompt_labels")
-            self.cfg.freeze()
+            cfg.defrost()
+            cfg.TRAINER.SPG.LABEL_DIR = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
+            cfg.freeze()
+        return cfg
+
+    def load_labels(self):
         dataset, folder = self.dm.dataset, label_folder(self.cfg)
         for domain in dataset.source_domains:
             if folder.find(domain, dataset.code(domain)) is None:
@@ -41,16 +46,18 @@ class SPG(SPG_CGAN):
                 if cfg.SEED >= 0:
                     # A label does not depend on which others were missing.
                     set_random_seed(cfg.SEED)
-                stage1 = SPG_CoOp(cfg, self.clip_model)
+                stage1 = SPG_CoOp(cfg, self.backbone)
                 stage1.restart_on_difference = True
+                stage1.settle_threads(self.threads)
                 stage1.train()
         print("Stage II: training the generator")
         return super().load_labels()
 
     def identity(self):
         # Of the file's name and the pairs on top of it only what they come to matters.
-        stage1 = stage1_optim(self.cfg)
-        return super().identity() | {f"stage I: OPTIM.{key}": value for key, value in stage1.items()}
+        stage1 = {f"stage I: OPTIM.{key}": value for key, value in stage1_optim(self.cfg).items()}
+        identity = super().identity()
+        return replace(identity, settings={**identity.settings, **stage1})
 
     def stage1_cfg(self, domain):
         """The config of stage I for a domain: this run's, but for the optimisation, the domain and the folder."""

@@ -1,6 +1,7 @@
 """SPG, stage II: a conditional GAN learns to generate prompts from image features (SPG, Sec. 3.3 and Algorithm 1)."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from dassl.utils import load_checkpoint
 from torch.utils.data import BatchSampler, RandomSampler
 
 from common.errors import UserError
+from common.interruption import check_interruption
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
 from trainers.base.checkpoints import find_checkpoint
 from trainers.base.trainer import FrozenClipTrainer
@@ -24,8 +26,7 @@ from trainers.modules.cgan import (
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
 from trainers.modules.prompt_labels import load_prompt_label
-from trainers.spg_coop import check_shared_context
-from trainers.spg_labels import label_folder, label_origin
+from trainers.spg_labels import check_shared_context, label_folder, label_origin
 
 CONTEXTS_PER_DOMAIN = 200  # that are kept for pictures
 
@@ -57,9 +58,9 @@ class SPG_CGAN(FrozenClipTrainer):
         self.encoder = self.build_encoder(
             n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, class_token_position=settings.CLASS_TOKEN_POSITION
         )
-        context = self.encoder.n_ctx, self.encoder.ctx_dim
-        self.generator = self.register_network("generator", Generator(self.feat_dim, *context, settings.LATENT_DIM))
-        self.discriminator = self.register_network("discriminator", Discriminator(self.feat_dim, *context))
+        sizes = self.backbone.feature_size, self.encoder.n_ctx, self.encoder.ctx_dim
+        self.generator = self.register_network("generator", Generator(*sizes, settings.LATENT_DIM))
+        self.discriminator = self.register_network("discriminator", Discriminator(*sizes))
 
         # As published, where a run has one target; with several, all of them have to be named.
         targets, off = set(self.dm.dataset.target_domains), set(settings.GRAD_CLIP_OFF_TARGETS)
@@ -80,8 +81,8 @@ class SPG_CGAN(FrozenClipTrainer):
         except (KeyError, RuntimeError, TypeError) as error:
             raise UserError(
                 f"{path} holds no generator for this run (n_ctx {self.encoder.n_ctx}, text width "
-                f"{self.encoder.ctx_dim}, feature size {self.feat_dim}): {error}. Use the backbone and n_ctx "
-                "that it was trained with."
+                f"{self.encoder.ctx_dim}, feature size {self.backbone.feature_size}): {error}. Use the backbone and "
+                "n_ctx that it was trained with."
             ) from error
         print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
 
@@ -98,9 +99,10 @@ class SPG_CGAN(FrozenClipTrainer):
 
     def identity(self):
         identity = super().identity()
-        if self.labels is not None:
-            identity["prompt labels"] = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
-        return identity
+        if self.labels is None:
+            return identity
+        sha256 = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
+        return replace(identity, subject={**identity.subject, "prompt labels": sha256})
 
     def load_labels(self):
         """Prompt labels of the source domains: (number of all domains, n_ctx, D), NaN for every other domain.
@@ -130,7 +132,8 @@ class SPG_CGAN(FrozenClipTrainer):
         return None
 
     def forward_backward(self, batch):
-        features = self.batch_features(batch)
+        check_interruption()
+        features = self.image_features.of_batch(batch)
         n = len(features) // 2
         features, independent = features[:n], features[n:]
         labels = self.labels[batch["domain"][:n].to(self.device)]
@@ -170,7 +173,7 @@ class SPG_CGAN(FrozenClipTrainer):
 
     def predict_draw(self, features, indices, draw):
         """Logits (B, C) with one prompt for each image, of the noise's draw number `draw`."""
-        with self.autocast():
+        with self.backbone.autocast():
             text_features = self.text_features(features, indices, draw)
         return self.logits(features, text_features)
 
@@ -193,7 +196,7 @@ class SPG_CGAN(FrozenClipTrainer):
         for split, loader in loaders.items():
             if loader is None:
                 continue
-            features = self.split_features(loader, split)
+            features = self.image_features.of_split(loader, split)
             of_image = np.array([item.domain for item in loader.dataset.data_source])
             for domain in np.unique(of_image):
                 indices = np.flatnonzero(of_image == domain)

@@ -5,7 +5,7 @@ from dassl.engine import TRAINER_REGISTRY
 from common.errors import UserError
 from trainers.base.context_trainer import ContextTrainer
 from trainers.modules.prompt_labels import save_prompt_label
-from trainers.spg_labels import label_folder, label_origin
+from trainers.spg_labels import check_shared_context, label_folder, label_origin
 
 
 @TRAINER_REGISTRY.register()
@@ -35,12 +35,3 @@ class SPG_CoOp(ContextTrainer):
         path = label_folder(self.cfg).file_for(self.dm.dataset.source_domains[0])
         save_prompt_label(path, self.model.ctx, label_origin(self, self.dm.dataset.train_x, self.cfg))
         print(f"Prompt label written to {path}")
-
-
-def check_shared_context(cfg):
-    """Raise UserError if contexts are to be class-specific."""
-    if cfg.TRAINER.SPG.CSC:
-        raise UserError(
-            "TRAINER.SPG.CSC is True, but a prompt label is one context for all classes. Set it to False, or use "
-            "--trainer CoOp with TRAINER.COOP.CSC True."
-        )

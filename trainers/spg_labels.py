@@ -1,11 +1,21 @@
-"""Where a run's prompt labels are, and what they have to be made from, by its config and data."""
+"""What a run's prompt labels have to be, by its config and data: where they lie and what they are made from."""
 
 import hashlib
 from pathlib import Path
 
+from common.errors import UserError
 from common.run.names import dataset_label
-from trainers.modules.clip_backbone import backbone_label, clip_sha256
+from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
+
+
+def check_shared_context(cfg):
+    """Raise UserError if contexts are to be class-specific."""
+    if cfg.TRAINER.SPG.CSC:
+        raise UserError(
+            "TRAINER.SPG.CSC is True, but a prompt label is one context for all classes. Set it to False, or use "
+            "--trainer CoOp with TRAINER.COOP.CSC True."
+        )
 
 
 def label_folder(cfg):
@@ -30,7 +40,7 @@ def label_origin(trainer, train_items, stage1_cfg=None):
     for entry in sorted(f"{item.label}/{Path(item.impath).name}\n" for item in train_items):
         digest.update(entry.encode())
     return LabelOrigin(
-        backbone_sha256=clip_sha256(trainer.clip_model),
+        backbone_sha256=trainer.backbone.sha256,
         classnames=tuple(trainer.dm.dataset.classnames),
         class_token_position=trainer.settings.CLASS_TOKEN_POSITION,
         data=digest.hexdigest(),

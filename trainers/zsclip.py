@@ -1,10 +1,9 @@
 """Zero-shot CLIP: fixed words instead of a learned context (Radford et al., 2021)."""
 
-import time
-
 import torch
 from dassl.engine import TRAINER_REGISTRY
 
+from trainers.base.run_record import Course
 from trainers.base.trainer import FrozenClipTrainer
 
 TEMPLATE = "a photo of a {}."
@@ -46,7 +45,8 @@ class ZeroshotCLIP(FrozenClipTrainer):
 
     def train(self):
         """There is nothing to train: test and write the results."""
-        self.started = time.time()
+        self.take_threads()
+        self.course = Course()
         if not self.cfg.TEST.NO_TEST:
             self.test()
         self.write_outcome()

@@ -1,7 +1,11 @@
-"""What a run is about, so that another one does not go on with its checkpoints."""
+"""identity.json: what a run is about, so that another one does not go on with its checkpoints."""
 
+import hashlib
 import json
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from common.run.records import read_record, write_record
 
@@ -9,12 +13,35 @@ IDENTITY_FILE = "identity.json"
 TRAINED_FILE = "trained.json"  # marks the end of a run that is not tested, and says what it was trained on
 
 
-def write_identity(folder, identity):
-    """Write `identity` (plain values by name) into a run's folder."""
+@dataclass(frozen=True)
+class RunIdentity:
+    """What makes a run what it is, plain values by name.
+
+    Attributes:
+        settings: all that changes numbers and can be set.
+        subject: what they are applied to: data, domains, seed, backbone, prompt labels.
+    """
+
+    settings: dict[str, Any]
+    subject: dict[str, Any]
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Both, as identity.json has them."""
+        return {**self.subject, **self.settings}
+
+    def settings_sha256(self, **more: Any) -> str:
+        """Fingerprint of the settings alone, with more where the model has a history of its own."""
+        text = json.dumps({**self.settings, **more}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_identity(folder: str | PathLike, identity: dict[str, Any]) -> None:
+    """Write an identity (plain values by name) into a run's folder."""
     write_record(Path(folder) / IDENTITY_FILE, identity)
 
 
-def read_identity(folder):
+def read_identity(folder: str | PathLike) -> dict[str, Any]:
     """The identity that a run's folder holds; {} if there is none, or it is damaged."""
     try:
         return read_record(Path(folder) / IDENTITY_FILE)
@@ -22,7 +49,7 @@ def read_identity(folder):
         return {}
 
 
-def identity_differences(folder, identity):
+def identity_differences(folder: str | PathLike, identity: dict[str, Any]) -> str:
     """What differs between the run that a folder holds and `identity`: "" for nothing, or for a folder without one."""
     try:
         theirs = read_record(Path(folder) / IDENTITY_FILE)

@@ -1,19 +1,26 @@
-"""predictions.csv: what a run's model said of each test image."""
+"""predictions.csv and logits.npy: what a run's model said of each test image."""
 
 import csv
 import io
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from common.errors import UserError
 from common.files import atomic_write
 
 PREDICTIONS_FILE = "predictions.csv"
+LOGITS_FILE = "logits.npy"  # float16 (N, C), a row for each of predictions.csv
 COLUMNS = ("path", "domain", "label", "prediction", "confidence")
 
 
-def prediction_rows(dataset, root, predicted, confidence):
+def prediction_rows(
+    dataset: Any, root: str, predicted: Sequence[int], confidence: Sequence[float]
+) -> list[dict[str, Any]]:
     """One dict with COLUMNS for each test image.
 
     Args:
@@ -34,15 +41,15 @@ def prediction_rows(dataset, root, predicted, confidence):
     return rows
 
 
-def accuracy_by_domain(rows):
+def accuracy_by_domain(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Accuracy in percent of each domain that occurs in rows of predictions."""
-    right = defaultdict(list)
+    right: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         right[row["domain"]].append(row["label"] == row["prediction"])
     return {domain: 100.0 * sum(values) / len(values) for domain, values in sorted(right.items())}
 
 
-def write_predictions(folder, rows):
+def write_predictions(folder: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows to <folder>/predictions.csv, whole or not at all."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS)
@@ -53,7 +60,28 @@ def write_predictions(folder, rows):
         handle.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def read_predictions(path):
+def write_logits(folder: str | os.PathLike, logits: np.ndarray) -> None:
+    """Write logits (N, C) to <folder>/logits.npy in half precision, whole or not at all."""
+    with atomic_write(Path(folder) / LOGITS_FILE) as handle:
+        np.save(handle, logits.astype(np.float16), allow_pickle=False)
+
+
+def read_logits(path: str | os.PathLike) -> np.ndarray:
+    """Read one logits.npy: (N, C) in single precision.
+
+    Raises:
+        UserError: the file is missing, damaged or something else; it is never executed.
+    """
+    try:
+        logits = np.load(path, allow_pickle=False)
+        if logits.ndim != 2 or logits.dtype != np.float16:
+            raise ValueError(f"it is a {logits.dtype} array of shape {logits.shape}")
+        return logits.astype(np.float32)
+    except Exception as error:  # bytes that are no such file end in any kind of exception
+        raise UserError(f"{path} holds no logits: {error}. Delete its run and start that again.") from error
+
+
+def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read rows of one predictions.csv.
 
     Raises:

@@ -1,8 +1,11 @@
 """results.json: what a finished run found out. A run counts as done when this file exists."""
 
 import platform
+from dataclasses import dataclass, field, fields
 from importlib import metadata
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.run.records import read_record, write_record
@@ -11,13 +14,108 @@ RESULTS_FILE = "results.json"
 FORMAT = 2
 
 
-def write_results(folder, results):
-    """Write `results` (plain data) to <folder>/results.json, whole or not at all."""
+def _shared(over: str, otherwise: str) -> Any:
+    """A key that all cells of a table have to share: over the table, a row, a column, or a column and seed."""
+    return field(metadata={"over": over, "otherwise": otherwise})
+
+
+def _circumstance() -> Any:
+    """A key that may differ between two runs that agree, but tells why if they do not."""
+    return field(metadata={"circumstance": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The keys of results.json.
+
+    Attributes:
+        trainer, config: names of the method and of its config file, which make the row of a table.
+        dataset: what was tested on, as folders call it.
+        backbone, backbone_sha256: name and fingerprint of the CLIP.
+        precision: what it computed in.
+        protocol: "multi-source", "single-source", "cross-dataset", "in-domain".
+        trained_on: the data set that the model was trained on, where it is another one; None.
+        model_dir: folder of the run whose model was tested; None: its own.
+        load_epoch: which of its epochs, where it was named.
+        source_domains, target_domains: full names.
+        test_subset: which of a target's images were tested: "all", "published".
+        num_shots: training images of each class and domain; -1: all.
+        classnames: by label.
+        data_fingerprint: of the training and validation images and their split.
+        test_fingerprint: of the test images.
+        settings_sha256: of all settings that change numbers; equal over data, domains, seeds and backbones.
+        selection: how the epoch was chosen: TEST.FINAL_MODEL, or "epoch 5"; None for methods that learn nothing.
+        seed: of the run.
+        accuracy, macro_f1: on the test images, in percent.
+        accuracy_by_domain: in percent, by target domain.
+        accuracy_by_class: share of each class's images that were recognised, in percent; None without images.
+        calibration_error: expected calibration error in percent: 15 bins of confidence, L1.
+        metrics: all that the evaluator measured, by name.
+        n_test: number of test images.
+        val_accuracy: in percent, of the epoch that was chosen; None without a choice.
+        best_epoch: that epoch, from 1.
+        val_history: accuracy on the validation images after each epoch, in percent.
+        loss_history: mean losses of each epoch, by name.
+        seconds: that the run took.
+        threads: that the model computed with at the end.
+        threads_alone, threads_beside_workers: see common/threads.py.
+        thread_waiting: how threads wait for each other.
+        revision: of the code, by git.
+        versions: of Python and packages.
+    """
+
+    trainer: str
+    config: str
+    dataset: str
+    backbone: str
+    backbone_sha256: str = _shared("table", "other backbone weights under the same name")
+    precision: str = _shared("table", "another precision")
+    protocol: str
+    trained_on: str | None
+    model_dir: str | None
+    load_epoch: int | None
+    source_domains: list[str]
+    target_domains: list[str]
+    test_subset: str = _shared("table", "another test subset")
+    num_shots: int | str = _shared("table", "another number of shots")
+    classnames: list[str] = _shared("column", "other class names")
+    data_fingerprint: str = _shared("seed", "other images or another split of them")
+    test_fingerprint: str = _shared("seed", "other test images")
+    settings_sha256: str = _shared("row", "other settings")
+    selection: str | None = _shared("table", "another selection of the model")
+    seed: int
+    accuracy: float
+    macro_f1: float
+    accuracy_by_domain: dict[str, float]
+    accuracy_by_class: dict[str, float | None]
+    calibration_error: float
+    metrics: dict[str, float]
+    n_test: int
+    val_accuracy: float | None
+    best_epoch: int | None
+    val_history: list[float | None]
+    loss_history: list[dict[str, float]]
+    seconds: float = _circumstance()
+    threads: int = _circumstance()
+    threads_alone: int = _circumstance()
+    threads_beside_workers: int = _circumstance()
+    thread_waiting: str = _circumstance()
+    revision: str | None = _circumstance()
+    versions: dict[str, str | None] = _circumstance()
+
+
+# Keys that every cell of a table has to share: what it is called where it differs, and over what it is shared.
+SHARED = {f.name: (f.metadata["otherwise"], f.metadata["over"]) for f in fields(Result) if "over" in f.metadata}
+CIRCUMSTANCES = tuple(f.name for f in fields(Result) if f.metadata.get("circumstance"))
+
+
+def write_results(folder: str | PathLike, results: dict[str, Any]) -> None:
+    """Write the keys of a `Result` to <folder>/results.json, whole or not at all."""
     write_record(Path(folder) / RESULTS_FILE, {"format": FORMAT, **results})
 
 
-def read_results(path):
-    """Read one results.json.
+def read_results(path: str | PathLike) -> dict[str, Any]:
+    """Read one results.json: the keys of `Result`, of which one of an older version may lack some.
 
     Raises:
         UserError: the file is damaged or of another format.
@@ -34,9 +132,9 @@ def read_results(path):
     return results
 
 
-def versions():
+def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "clip-anytorch", "numpy", "pillow", "scipy", "scikit-learn"):
         try:
             found[package] = metadata.version(package)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import gzip
 import re
 import shutil
@@ -10,9 +11,12 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, NamedTuple
 
 from common.errors import UserError
+from common.files import size_text
 from common.progress import progress
 
 # What an archive may expand to: nearly all of the free space of the disk, and so many times its own size (images
@@ -43,10 +47,15 @@ class _Member(NamedTuple):
     name: str
     size: int
     is_folder: bool
-    open: object
+    open: Callable[[], IO[bytes] | None]
 
 
-def extract(archive, target, places=None, description="Extracting"):
+def extract(
+    archive: Path,
+    target: Path,
+    places: Callable[[str], Iterable[str]] | None = None,
+    description: str = "Extracting",
+) -> None:
     """Extract a zip, tar or tar.gz archive (told by its content) into a folder of our own.
 
     Nothing is ever written outside ``target``: names with ``..``, absolute names, links, devices and pipes make the
@@ -55,11 +64,11 @@ def extract(archive, target, places=None, description="Extracting"):
     far stays: delete ``target``.
 
     Args:
-        archive (Path): the file.
-        target (Path): folder to extract into; made if missing. It must hold no links made by others.
-        places (callable): from the name of a file in the archive to the names that it gets below ``target``, none
-            to leave it out; by default its own.
-        description (str): shown before the progress bar.
+        archive: the file.
+        target: folder to extract into; made if missing. It must hold no links made by others.
+        places: from the name of a file in the archive to the names that it gets below ``target``, none to leave it
+            out; by default its own.
+        description: shown before the progress bar.
 
     Raises:
         DamagedArchive: see there.
@@ -129,15 +138,6 @@ class _Allowance:
             )
 
 
-def size_text(n_bytes):
-    """A number of bytes for people: ``"174 MB"``, ``"5.6 GB"``."""
-    for unit in ("bytes", "kB", "MB"):
-        if n_bytes < 999.5:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} GB"
-
-
 def _members(archive, target, allowance, bar):
     if zipfile.is_zipfile(archive):
         return _zip_members(archive, allowance, bar)
@@ -159,7 +159,7 @@ def _zip_members(archive, allowance, bar):
         allowance.check(sum(info.file_size for info in members))
         for info in members:
             is_folder = info.is_dir() or stat.S_ISDIR(info.external_attr >> 16)
-            yield _Member(info.filename, info.file_size, is_folder, lambda info=info: handle.open(info))
+            yield _Member(info.filename, info.file_size, is_folder, functools.partial(handle.open, info))
             bar.update(info.compress_size)
 
 
@@ -178,8 +178,8 @@ def _tar_members(archive, target, allowance, bar):
         for info in handle:
             allowance.count_member()
             _check_tar_member(archive, info, target)
-            yield _Member(info.name, info.size, info.isdir(), lambda info=info: handle.extractfile(info))
-            handle.members.clear()  # it would remember every entry
+            yield _Member(info.name, info.size, info.isdir(), functools.partial(handle.extractfile, info))
+            handle.members.clear()  # type: ignore[attr-defined]  # it would remember every entry
             bar.update(raw.tell() - bar.n)
         # The checksum of a tar.gz comes at the very end, after what tarfile reads.
         while rest := stream.read(_CHUNK):

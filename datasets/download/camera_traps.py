@@ -2,12 +2,13 @@
 
 import json
 from collections import defaultdict
-from pathlib import PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
 
 
-def select_images(folder, domains, classes, source):
+def select_images(folder: Path, domains: Iterable[str], classes: Iterable[str], source: Path) -> dict[str, list[str]]:
     """Where in TerraIncognita each picture goes, from all annotation files in ``folder``.
 
     The files are in the format "COCO Camera Traps": ``images`` (id, file_name, location), ``annotations`` (image_id,
@@ -15,13 +16,13 @@ def select_images(folder, domains, classes, source):
     of two classes goes into both; several boxes of one class count once, and a picture that several files list too.
 
     Args:
-        folder (Path): with ``*.json``, at any depth.
-        domains (sequence of str): ``"location_38"`` ...
-        classes (sequence of str): names of categories.
-        source (Path): the archive that the files are from, for messages.
+        folder: with ``*.json``, at any depth.
+        domains: ``"location_38"`` ...
+        classes: names of categories.
+        source: the archive that the files are from, for messages.
 
     Returns:
-        dict from file names of pictures to sorted lists of ``"<domain>/<class>/<file name>"``.
+        from file names of pictures to sorted lists of ``"<domain>/<class>/<file name>"``.
 
     Raises:
         UserError: no annotation file, or a damaged one.
@@ -30,7 +31,7 @@ def select_images(folder, domains, classes, source):
     if not files:
         raise UserError(f"{source} holds no annotation files (*.json). Get it again.")
     domains, classes = set(domains), set(classes)
-    places = defaultdict(set)
+    places: dict[str, set[str]] = defaultdict(set)
     for path in files:
         try:
             content = json.loads(path.read_bytes())

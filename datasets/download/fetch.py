@@ -8,10 +8,11 @@ checksums.
 import inspect
 import re
 import shutil
+from pathlib import Path
 
 from common.errors import UserError
+from common.files import size_text
 from common.progress import progress
-from datasets.download.archives import size_text
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
 RETRIES = 2  # without a single new byte; gdown waits longer before each
@@ -19,17 +20,17 @@ RETRIES = 2  # without a single new byte; gdown waits longer before each
 SPACE_FOR_EACH_BYTE = 2.05
 
 
-def fetch(url, path, description="", by_hand=""):
+def fetch(url: str, path: Path, description: str = "", by_hand: str = "") -> None:
     """Download ``url`` to ``path``; a file that is there already is left as it is.
 
     While it comes, it lies beside ``path`` as ``<name>????????.part``, and stays there if the transfer fails, for the
     next call to go on with. Only one process at a time may fetch the same file.
 
     Args:
-        url (str): http(s) address, or that of a file on Google Drive.
-        path (Path): where it goes; the folder must exist.
-        description (str): shown before the progress bar.
-        by_hand (str): what a user can do instead, added to the messages.
+        url: http(s) address, or that of a file on Google Drive.
+        path: where it goes; the folder must exist.
+        description: shown before the progress bar.
+        by_hand: what a user can do instead, added to the messages.
 
     Raises:
         UserError: no network, no such file, Google's limit is reached, or the disk is too small.
@@ -80,7 +81,7 @@ def fetch(url, path, description="", by_hand=""):
                 ) from error
 
 
-def check_file(path, size=None, known_hash=None):
+def check_file(path: Path, size: int | None = None, known_hash: str | None = None) -> str:
     """Whether a file has the size (bytes) and the checksum (as in pooch: ``"sha256:..."``, ``"md5:..."``) it should.
 
     Returns:

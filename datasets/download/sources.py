@@ -4,17 +4,19 @@ import contextlib
 import difflib
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 
 from common.errors import UserError
-from common.files import is_writable
-from datasets.download.archives import DamagedArchive, extract, size_text
+from common.files import is_writable, size_text
+from datasets.base import DomainGeneralizationDataset
+from datasets.download.archives import DamagedArchive, extract
 from datasets.download.camera_traps import select_images
 from datasets.download.fetch import check_file, fetch
-from datasets.layouts import SPLIT_FOLDER, list_folders
+from datasets.layouts import SPLIT_FOLDER, Location, list_folders
 from datasets.listing import class_folders, list_images
 from datasets.messages import warn
 from datasets.spg_domainnet import SPG_DomainNet
@@ -51,19 +53,19 @@ class Archive:
 class Source:
     """A set that can be downloaded: its class and its archives."""
 
-    dataset: type
-    archives: tuple
+    dataset: type[DomainGeneralizationDataset]
+    archives: tuple[Archive, ...]
 
     @property
-    def title(self):
+    def title(self) -> str:
         """The set's name for people."""
         return self.dataset.__name__.removeprefix("SPG_")
 
     @property
-    def about(self):
+    def about(self) -> int | None:
         """Rough size of all archives in bytes, None if not known."""
-        sizes = [archive.about for archive in self.archives]
-        return None if None in sizes else sum(sizes)
+        sizes = [archive.about for archive in self.archives if archive.about is not None]
+        return sum(sizes) if len(sizes) == len(self.archives) else None
 
 
 def _drive(file_id):
@@ -105,7 +107,7 @@ SOURCES = {
 }
 
 
-def find_source(name):
+def find_source(name: str) -> Source:
     """The :class:`Source` of a set, by the name of its config or of its class.
 
     Raises:
@@ -122,7 +124,7 @@ def find_source(name):
     raise UserError(f"No data set {name!r} can be downloaded. Accepted: {', '.join(SOURCES)}, all.{hint}")
 
 
-def locate_set(source, root):
+def locate_set(source: Source, root: str | Path) -> tuple[Location | None, list[str]]:
     """The location of a set below ``root``, or None, and the domains that are missing from it."""
     domains = list(source.dataset.domains)
     location = None
@@ -132,18 +134,24 @@ def locate_set(source, root):
     return location, [domain for domain in domains if location is None or domain not in location.domain_dirs]
 
 
-def get(source, root, mirror="", archives=(), any_counts=False):
+def get(
+    source: Source,
+    root: str | Path,
+    mirror: str = "",
+    archives: Iterable[str | Path] = (),
+    any_counts: bool = False,
+) -> None:
     """See to it that a set is below ``root``; does nothing if it is there.
 
     Archives are downloaded to ``<root>/.download/``, extracted beside them, looked at, and renamed into place,
     DomainNet one domain after the other. A run that was broken off goes on where it stopped.
 
     Args:
-        source (Source): which set.
-        root (Path): the data root; made if missing.
-        mirror (str): a folder, or the address of one, that has the archives by their names, instead of their owners.
-        archives (sequence of Path): archives that are on disk already.
-        any_counts (bool): accept other numbers of images than the known ones.
+        source: which set.
+        root: the data root; made if missing.
+        mirror: a folder, or the address of one, that has the archives by their names, instead of their owners.
+        archives: archives that are on disk already.
+        any_counts: accept other numbers of images than the known ones.
 
     Raises:
         UserError: no network, no space, a damaged or unsafe archive, other images than expected, ...
@@ -370,7 +378,7 @@ def _move(folder, place):
 # --- counts ---
 
 
-def count_images(source, location, domain):
+def _count_images(source, location, domain):
     """Number of images of one domain."""
     dataset, domain_dir = source.dataset, location.domain_dirs[domain]
     code = dataset.codes[dataset.domains.index(domain)]
@@ -384,7 +392,7 @@ def _check_counts(source, location, domains, complain):
     known = source.dataset.image_counts
     # A file that is known to be wrong may have been taken away.
     slack = {domain: sum(path.startswith(f"{domain}/") for path in source.dataset.skipped) for domain in domains}
-    found = {domain: count_images(source, location, domain) for domain in domains}
+    found = {domain: _count_images(source, location, domain) for domain in domains}
     differing = [domain for domain in domains if not 0 <= known[domain] - found[domain] <= slack[domain]]
     if differing:
         numbers = ", ".join(f"{domain} {found[domain]:,} of {known[domain]:,}" for domain in differing)

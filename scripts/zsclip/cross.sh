@@ -1,11 +1,2 @@
 #!/usr/bin/env bash
-# Zero-shot CLIP, cross-dataset: trained on all domains of one set, tested on others with their class names; then the table.
-#
-#   bash scripts/zsclip/cross.sh [dataset] [other,datasets] [backbone] [KEY VALUE ...]
-#
-# dataset, other: names of configs/datasets/ or folders <domain>/<class>/<image>; the published protocol, and the
-# default, is domainnet pacs,vlcs,office_home,terra_incognita. backbone: an OpenAI name or a file.
-# From the environment: DATA (data), OUTPUT (output), SEEDS ("1 2 3"), CFG (config of the method).
-set -euo pipefail
-source "$(dirname "$0")/../setup.sh"
-exec "$PYTHON" "$repository/scripts/launch.py" --protocol cross zsclip "$@"
+source "$(dirname "$0")/../launching/launcher.sh"

@@ -77,7 +77,7 @@ def test_every_kind_of_image_becomes_a_batch_in_training_and_in_testing(folder):
 def test_a_run_names_the_image_that_it_cannot_read(
     trainer, domain, content, reason, train, image_folder, tmp_path, capsys
 ):
-    root = shutil.copytree(image_folder, tmp_path / "data")
+    root = shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
     for broken in (root / domain / "down").iterdir():
         broken.write_bytes(broken.read_bytes()[:-60] if content is None else content)
     assert train(trainer, "red", flags=["--root", str(root)]) == 1
@@ -90,7 +90,7 @@ def test_a_run_names_the_image_that_it_cannot_read(
 
 @pytest.mark.parametrize("trainer", ["SPG", "CoOp"])
 def test_a_class_without_training_images_does_not_stop_a_run(trainer, train, image_folder, tmp_path, capsys):
-    root = shutil.copytree(image_folder, tmp_path / "data")
+    root = shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
     write_images(root / "red/spiral", ["1.jpg", "2.jpg"])  # images in the target only
     for empty in ("blue/spiral", "green/spiral", "blue/across"):
         shutil.rmtree(root / empty, ignore_errors=True)

@@ -172,7 +172,7 @@ def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_pat
 
     def encoded(items):
         images = torch.stack([trainer.val_loader.dataset.transform(_open(item.impath)) for item in items])
-        return trainer.encode_image(images).double().numpy(), [item.label for item in items]
+        return trainer.image_features.encode(images).double().numpy(), [item.label for item in items]
 
     scores, models = {}, {}
     for c in (0.1, 10, 1000):

@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.run.identity import write_identity
 from common.run.results import read_results
 from trainers.config import extend_cfg
+from trainers.modules.clip_backbone import Backbone
 from trainers.saved_run import build_run
 
 CLASSES = ["across", "down"]
@@ -38,7 +39,7 @@ def build(clip_model, tmp_path, monkeypatch):
         cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = name, "tiny"
         cfg.merge_from_list(list(opts))
         cfg.freeze()
-        return TRAINER_REGISTRY.get(name)(cfg, clip_model=clip_model, classnames=classnames)
+        return TRAINER_REGISTRY.get(name)(cfg, Backbone(clip_model, "tiny", "fp32", torch.device("cpu")), classnames)
 
     return make
 

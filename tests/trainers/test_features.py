@@ -158,14 +158,18 @@ def pictures(image_folder):
     return SimpleNamespace(data_source=[SimpleNamespace(impath=str(path)) for path in paths], transform=transform)
 
 
+def random_views(pictures, n_views):
+    return RandomViews(pictures, n_views, read_image=Image.open)
+
+
 def test_views_are_the_same_at_every_look_and_leave_the_generators_alone(pictures):
     torch.manual_seed(0)
-    first = RandomViews(pictures, 3)[1]["img"]
+    first = random_views(pictures, 3)[1]["img"]
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), after)
-    assert torch.equal(RandomViews(pictures, 3)[1]["img"], first)
-    assert torch.equal(RandomViews(pictures, 2)[1]["img"], first[:2])  # fewer are the first of more
+    assert torch.equal(random_views(pictures, 3)[1]["img"], first)
+    assert torch.equal(random_views(pictures, 2)[1]["img"], first[:2])  # fewer are the first of more
     shifts = first - transforms.functional.to_tensor(Image.open(pictures.data_source[1].impath))
     assert shifts.flatten(1).std(dim=1).max() < 1e-5 and len(set(shifts[:, 0, 0, 0].tolist())) == 3
 
@@ -174,11 +178,11 @@ def test_views_are_the_same_at_every_look_and_leave_the_generators_alone(picture
 def test_views_are_encoded_in_order(pictures, batch_size):
     views = np.zeros((3, 2, 3), np.float32)  # as they are kept: view by view
     encode_dataset(
-        RandomViews(pictures, 3), lambda images: images.mean(dim=(3, 4)), views.swapaxes(0, 1), batch_size, 0, "test"
+        random_views(pictures, 3), lambda images: images.mean(dim=(3, 4)), views.swapaxes(0, 1), batch_size, 0, "test"
     )
     for view, of_view in enumerate(views):
         for index, feature in enumerate(of_view):
-            expected = RandomViews(pictures, 3)[index]["img"][view].mean(dim=(1, 2))
+            expected = random_views(pictures, 3)[index]["img"][view].mean(dim=(1, 2))
             np.testing.assert_allclose(feature, expected, rtol=1e-6)
 
 
@@ -200,11 +204,3 @@ def test_view_loader_draws_among_the_views_of_the_right_image():
             assert (batch["features"][:, 0] % 100).tolist() == batch["index"].tolist()
         drawn.add(int(batches[0]["features"][0, 0]) // 100)
     assert drawn == set(range(8))
-
-
-def test_without_a_terminal_long_passes_print_lines(monkeypatch, capsys):
-    monkeypatch.setattr("common.progress.SECONDS_BETWEEN_LINES", 0)
-    data = [{"img": torch.zeros(3, 2, 2)} for _ in range(5)]
-    encode_dataset(data, lambda image: image.flatten(1)[:, :4], np.empty((5, 4), np.float32), 2, 0, "test")
-    printed = capsys.readouterr()
-    assert "Encoding test: 5 of 5 img, " in printed.err and printed.out == ""

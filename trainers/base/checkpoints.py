@@ -1,23 +1,33 @@
 """Going on where a run stopped, from files that a killed process or a bad disk may have left in any state."""
 
 import re
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import torch
 from dassl.utils import load_checkpoint
 
 from common.errors import UserError
 from common.run.history import read_history
+from common.run.identity import read_identity
 
 BEST = "model-best.pth.tar"
+LEARNER = "prompt_learner"
+# CoOp saves the words around the context as well. They follow from the class names, so they are not read.
+TOKEN_BUFFERS = ("token_prefix", "token_suffix")
 
 
-def resume(directory, networks, selects):
+def resume(
+    directory: str | PathLike, networks: dict[str, tuple], selects_by: str | None
+) -> tuple[int, list[dict[str, Any]]]:
     """Load the newest state that is whole into networks, optimisers and schedules.
 
     Args:
         directory: folder of the run.
         networks: {name: (network, optimiser, schedule)}.
-        selects: whether the run keeps its best epoch's model, which has to be there then.
+        selects_by: the metric by which the run keeps its best epoch's model, which has to be there then; None: it
+            keeps none.
 
     Returns:
         (number of completed epochs, their entries of history.json): (0, []) to start anew.
@@ -38,7 +48,7 @@ def resume(directory, networks, selects):
             print(f"The history of {directory} does not reach epoch {epoch}; going on from an epoch before.")
             continue
         checkpoints = _load_all(files)
-        if checkpoints is None or (selects and not _best_is_whole(directory, names[0], history)):
+        if checkpoints is None or (selects_by and not _best_is_whole(directory, names[0], history, selects_by)):
             continue
         for name, (network, optimizer, schedule) in networks.items():
             _restore(checkpoints[name], files[name], network, optimizer, schedule)
@@ -48,7 +58,7 @@ def resume(directory, networks, selects):
     return 0, []
 
 
-def find_checkpoint(directory, network, epoch=None):
+def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None = None) -> Path:
     """The file of a run's network: the best one's, or that of an epoch.
 
     Runs with TEST.FINAL_MODEL last_step, CoOp's default, keep no best; theirs is the last one.
@@ -72,12 +82,82 @@ def find_checkpoint(directory, network, epoch=None):
     raise UserError(f"Checkpoint not found: {path}. {mend}")
 
 
-def best_of(history):
-    """(accuracy, epoch from 1) of the first best epoch; (-inf, None) where none was validated."""
-    accuracies = [entry["val_accuracy"] for entry in history if entry["val_accuracy"] is not None]
-    if not accuracies:
+def load_prompt_learner(trainer: Any, directory: str | PathLike, epoch: int | None = None) -> None:
+    """Load a run's `prompt_learner` into `trainer.model`; the run may be CoOp's, and have had other class names.
+
+    Args:
+        trainer: has a `model` with `ctx`.
+        directory: the run's folder.
+        epoch: which checkpoint; None: the best one, or the last where there is no best.
+
+    Raises:
+        UserError: it is missing or damaged, or does not fit the trainer.
+    """
+    path = find_checkpoint(directory, LEARNER, epoch)
+    checkpoint = load_checkpoint(str(path))
+    saved = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
+        raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
+    saved = {key: value for key, value in saved.items() if key not in TOKEN_BUFFERS}
+    own = trainer.model.state_dict()
+    if saved.keys() != own.keys():
+        raise UserError(
+            f"{path} is of another method (--trainer): it holds {', '.join(sorted(saved)) or 'nothing'}; "
+            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
+        )
+    _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
+    if saved["ctx"].dim() == 3:
+        _check_classes(path, read_identity(directory).get("class names"), trainer.dm.dataset.classnames)
+    strange = [f"{key} {tuple(saved[key].shape)}" for key in own if saved[key].shape != own[key].shape]
+    if strange:
+        raise UserError(
+            f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
+            "Name the one that it was trained with (--backbone)."
+        )
+    trainer.model.load_state_dict(saved)
+    print(f"Prompt learner loaded from {path} (epoch {checkpoint.get('epoch')})")
+
+
+def _check_context(path, saved, own, trainer):
+    """Raise UserError, with the setting that mends it, unless a saved context has the shape of the trainer's."""
+    node = f"TRAINER.{trainer.SETTINGS}"
+    if len(saved) != len(own):
+        if len(saved) not in (2, 3):
+            raise UserError(f"{path} holds a context of shape {tuple(saved)}; accepted: (N_CTX, width).")
+        csc = len(saved) == 3
+        kind = "class-specific contexts" if csc else "one context for all classes"
+        mend = f"Set {node}.CSC {csc}" if "CSC" in trainer.settings else "Use --trainer CoOp"
+        raise UserError(f"{path} does not fit this run: it holds {kind}. {mend}.")
+    if saved[-2] != own[-2]:
+        mend = f"{node}.N_CTX {saved[-2]}"
+        if trainer.settings.CTX_INIT:
+            mend += f' {node}.CTX_INIT ""'
+        raise UserError(
+            f"{path} does not fit this run: its context has {saved[-2]} vectors, this run's has {own[-2]}. Set {mend}."
+        )
+    if len(own) == 3 and saved[0] != own[0]:
+        raise UserError(
+            f"{path}: class-specific contexts do not fit other classes; they are for {saved[0]} classes, and here are "
+            f"{own[0]}. Use the class names they were trained with, or a model with one context for all classes "
+            f"({node}.CSC False)."
+        )
+
+
+def _check_classes(path, trained_for, classnames):
+    """Raise UserError if a run that noted its class names has class-specific contexts for others."""
+    if trained_for not in (None, list(classnames)):
+        raise UserError(
+            f"{path}: class-specific contexts do not fit other classes; they are for {', '.join(trained_for)}, and not "
+            f"for {', '.join(classnames)}. Use a model with one context for all classes."
+        )
+
+
+def best_of(history: list[dict[str, Any]], metric: str) -> tuple[float, int | None]:
+    """(value, epoch from 1) of the first epoch that is best by a metric; (-inf, None) where none was validated."""
+    values = [value for entry in history if (value := entry.get(f"val_{metric}")) is not None]
+    if not values:
         return -float("inf"), None
-    return max(accuracies), 1 + accuracies.index(max(accuracies))
+    return max(values), 1 + values.index(max(values))
 
 
 def _epochs(folder):
@@ -94,7 +174,7 @@ def _load_all(files):
         return None
 
 
-def _best_is_whole(directory, name, history):
+def _best_is_whole(directory, name, history, metric):
     """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
     path = Path(directory) / name / BEST
     try:
@@ -102,7 +182,7 @@ def _best_is_whole(directory, name, history):
     except Exception as error:  # as above
         print(f"The best model so far cannot be used: {error}")
         return False
-    return found == best_of(history)[1] or found > len(history)
+    return found == best_of(history, metric)[1] or found > len(history)
 
 
 def _restore(checkpoint, path, network, optimizer, schedule):

@@ -1,14 +1,11 @@
-"""What all our trainers share: a frozen CLIP, its features, model selection, results."""
+"""The life of a run: what all our trainers share beside the parts in this room."""
 
-import copy
-import functools
-import hashlib
-import itertools
-import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,38 +14,39 @@ from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
-from common.cores import all_cores, share_cores
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
-from common.reproducible import revision
 from common.run.history import read_history, write_history
-from common.run.identity import TRAINED_FILE, identity_differences, read_identity, write_identity
-from common.run.names import dataset_label, protocol_name
-from common.run.predictions import accuracy_by_domain, prediction_rows, write_predictions
-from common.run.records import read_record, write_record
-from common.run.results import RESULTS_FILE, versions, write_results
+from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
+from common.run.records import write_record
+from common.run.threads import read_threads, write_threads
+from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
 from trainers.base.checkpoints import BEST, best_of, find_checkpoint, resume
-from trainers.modules.clip_backbone import (
-    backbone_label,
-    check_precision,
-    clip_sha256,
-    effective_precision,
-    load_clip,
-    weights_fingerprint,
+from trainers.base.evaluation import Classifier, FeatureBatches, classify
+from trainers.base.image_features import ImageFeatures
+from trainers.base.run_record import (
+    UNKNOWN,
+    Course,
+    OtherRun,
+    Said,
+    Tested,
+    identity_of,
+    read_training_record,
+    training_record,
+    write_outcome,
 )
-from trainers.modules.features import FeatureCache, encode_dataset, features_key
+from trainers.modules.clip_backbone import Backbone, check_precision, load_backbone
+from trainers.modules.features import FeatureCache
 from trainers.modules.prompt_encoder import PromptEncoder
-from trainers.modules.seeded_items import RandomViews, SeededBatches, SeededItems
-from trainers.modules.view_loader import ViewLoader
+from trainers.modules.seeded_items import SeededBatches, SeededItems
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
-UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
 
 
 class ClassNamesOnly:
@@ -61,37 +59,42 @@ class ClassNamesOnly:
 
 
 class FrozenClipTrainer(TrainerX):
-    """Base class of trainers that learn contexts for a frozen CLIP.
+    """Base class of methods that adapt a frozen CLIP.
 
-    A subclass says which contexts (`build_prompt_model`, `text_features`) and, if it is not the cross-entropy of
-    their logits, which loss (`forward_backward`).
+    A subclass says which networks learn (`build_prompt_model`), which texts images are classified against
+    (`text_features`) and, if it is not the cross-entropy of their logits, by which loss (`forward_backward`). One whose
+    image tower learns, too, says so (`IMAGE_TOWER_LEARNS`) and which it is (`image_tower`).
 
     Args:
         cfg: frozen config with the keys of trainers.config.
-        clip_model: a CLIP already loaded for this config's backbone and precision, to share it between trainers.
+        backbone: the CLIP already loaded for this config's backbone and precision, to share it between trainers.
         classnames: build a trainer that predicts these classes and has no data set; None: with cfg's data set.
+
+    Attributes:
+        backbone: Backbone; clip_model: its model.
+        image_features: ImageFeatures.
+        threads: that it computes with.
+        course: of the training.
+        tested: split -> what came out of its last evaluation.
+        other: the run whose model was loaded to be tested; None: this one's.
     """
 
-    SETTINGS = None  # name of the trainer's node under cfg.TRAINER
+    SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
+    IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
-    def __init__(self, cfg, clip_model=None, classnames=None):
-        self.clip_model = clip_model
+    def __init__(self, cfg: CfgNode, backbone: Backbone | None = None, classnames: Sequence[str] | None = None) -> None:
+        self.given_backbone = backbone
         self.classnames = classnames
-        self.best_epoch = None
-        self.model_dir = None  # folder of the run whose model was loaded to be tested; None: trained here
-        self.load_epoch = None  # which of its epochs, where it was named
-        self.trained = {}  # how the model of model_dir was trained, as far as its run says that
-        self.history = []  # of each completed epoch: val_accuracy (%) or None, mean losses, seconds so far, scaler
-        self.metrics = {}  # split -> what the evaluator found
-        self.predictions = {}  # split -> labels and confidences, in the data set's order
-        self.started = time.time()
+        self.course = Course()
+        self.tested: dict[str, Tested] = {}
+        self.other: OtherRun | None = None
         super().__init__(cfg)
 
     # ---- building ----
 
     @property
-    def settings(self):
+    def settings(self) -> CfgNode:
         """This trainer's own config node."""
         return self.cfg.TRAINER[self.SETTINGS]
 
@@ -106,24 +109,19 @@ class FrozenClipTrainer(TrainerX):
                 "INPUT.NO_TRANSFORM True and DATALOADER.K_TRANSFORMS other than 1 do not go with CLIP's image tower, "
                 "which takes one transformed image; leave both at their defaults."
             )
-        mean, std = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD
-        if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], [CLIP_MEAN, CLIP_STD], atol=1e-3):
-            print(
-                "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
-                f"otherwise (TRANSFORMS {list(cfg.INPUT.TRANSFORMS)}, PIXEL_MEAN {list(mean)}, PIXEL_STD {list(std)}): "
-                "accuracies will suffer. The configs in configs/trainers/ have it right (--config-file)."
+        if self.IMAGE_TOWER_LEARNS and cfg.TRAINER.FEATURES.TRAIN_VIEWS:
+            raise UserError(
+                f"TRAINER.FEATURES.TRAIN_VIEWS is {cfg.TRAINER.FEATURES.TRAIN_VIEWS}, but the image tower of "
+                f"{cfg.TRAINER.NAME} learns, so features cannot be encoded beforehand. Set it to 0."
             )
 
     def build_data_loader(self):
         # Before the data, since the images' size is the backbone's.
-        backbone = self.cfg.MODEL.BACKBONE
-        self.precision = effective_precision(self.settings.PREC, self.device)
-        if self.clip_model is None:
-            self.clip_model = load_clip(backbone.NAME, self.device, self.precision, backbone.PATH)
-        side = self.clip_model.visual.input_resolution
-        self.cfg.defrost()
-        self.cfg.INPUT.SIZE = (side, side)
-        self.cfg.freeze()
+        named = self.cfg.MODEL.BACKBONE
+        self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        self.clip_model = self.backbone.model
+        self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
+        self.cfg = self.settled_cfg(self.cfg)
         if self.classnames is None:
             super().build_data_loader()
         else:
@@ -131,15 +129,30 @@ class FrozenClipTrainer(TrainerX):
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
             self.num_classes, self.num_source_domains = self.dm.num_classes, 0
             self.lab2cname = self.dm.lab2cname
-
-        self.feat_dim = self.clip_model.text_projection.shape[1]
-        features = self.cfg.TRAINER.FEATURES
-        self._features = {}
-        self.feature_cache = FeatureCache(features.CACHE_DIR if features.CACHE else None)
         if self.train_loader_x is not None:
             self.train_loader_x = self.build_train_loader(self.train_loader_x)
 
-    def build_train_loader(self, loader):
+    def settled_cfg(self, cfg: CfgNode) -> CfgNode:
+        """The config with what follows from the backbone; it does not change any more."""
+        self.check_normalisation(cfg)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
+        cfg.freeze()
+        return cfg
+
+    def check_normalisation(self, cfg: CfgNode) -> None:
+        """Warn where images are not normalised as the backbone expects it."""
+        mean, std, backbone = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone
+        expected = [backbone.pixel_mean, backbone.pixel_std]
+        if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
+            print(
+                "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
+                f"otherwise (TRANSFORMS {list(cfg.INPUT.TRANSFORMS)}, PIXEL_MEAN {list(mean)}, PIXEL_STD {list(std)}): "
+                "accuracies will suffer. The configs in configs/trainers/ have it right (--config-file)."
+            )
+
+    def build_train_loader(self, loader: DataLoader) -> DataLoader:
         """Dassl's training loader, with this trainer's batches and augmentation that any number of workers repeats."""
         self.batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
         # Without a seed, one of chance, since each worker would augment alike otherwise.
@@ -159,21 +172,36 @@ class FrozenClipTrainer(TrainerX):
         return batch_sampler
 
     def build_model(self):
-        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == "amp" else None
+        amp = self.backbone.precision == "amp"
+        self.scaler = torch.amp.GradScaler(self.device.type) if amp else None
         self.build_prompt_model()
+        features = self.cfg.TRAINER.FEATURES
+        self.image_features = ImageFeatures(
+            self.backbone,
+            self.cfg.INPUT.dump(),
+            tuple(self.dm.dataset.domains),
+            FeatureCache(features.CACHE_DIR if features.CACHE else None),
+            self.cfg.DATALOADER.NUM_WORKERS,
+            self.image_tower,
+            self.IMAGE_TOWER_LEARNS,
+        )
 
-    def build_prompt_model(self):
+    def image_tower(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images -> (B, E) features, not normalised; run under autocast where that is on."""
+        return self.clip_model.encode_image(images)
+
+    def build_prompt_model(self) -> None:
         """Make the learnable networks and register them with their optimisers and schedules."""
         raise NotImplementedError
 
-    def register_network(self, name, network):
+    def register_network(self, name: str, network: nn.Module) -> nn.Module:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
         network.to(self.device)
         optimizer = build_optimizer(network, self.cfg.OPTIM)
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def build_encoder(self, classnames=None, **settings):
+    def build_encoder(self, classnames: Sequence[str] | None = None, **settings) -> PromptEncoder:
         """A PromptEncoder for class names (None: this run's), within the memory budget."""
         memory_mb = self.cfg.TEST.MEMORY_MB
         if not memory_mb:
@@ -184,99 +212,9 @@ class FrozenClipTrainer(TrainerX):
         names = self.dm.dataset.classnames if classnames is None else classnames
         return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
 
-    # ---- features ----
-
-    @torch.no_grad()
-    def encode_image(self, image):
-        """(B, 3, H, W) images -> (B, E) L2-normalised features in single precision."""
-        with self.autocast():
-            features = self.clip_model.encode_image(image.to(self.device, non_blocking=True))
-        features = features.float()
-        return features / features.norm(dim=-1, keepdim=True)
-
-    def batch_features(self, batch):
-        """L2-normalised image features (B, E) of a training batch: encoded now, or looked up among views."""
-        check_interruption()
-        return self.encode_image(batch["img"]) if "img" in batch else batch["features"].to(self.device)
-
-    def split_features(self, loader, description):
-        """Features (N, E) of a deterministic loader's images in the data set's order, cached."""
-
-        def encode(dataset, out):
-            self._encode(dataset, out, loader.batch_size or 64, description)
-
-        return self._cached_by_domain(loader.dataset, (), encode, description)
-
-    def build_view_loader(self, loader):
-        """A loader of features drawn from TRAIN_VIEWS random views of each training image, encoded once."""
-        if any(parameter.requires_grad for parameter in self.clip_model.visual.parameters()):
-            raise UserError(
-                "TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but the image tower of "
-                f"{type(self).__name__} trains, so their features change. Set it to 0."
-            )
-        n_views, dataset = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, loader.dataset.dataset
-
-        def encode_views(images):
-            return self.encode_image(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-
-        def encode(dataset, out):
-            batch_size = max(1, self.cfg.DATALOADER.TEST.BATCH_SIZE // n_views)
-            views = RandomViews(dataset, n_views)
-            self._encode(views, out.swapaxes(0, 1), batch_size, f"train, {n_views} views", encode_views)
-
-        views = self._cached_by_domain(dataset, (n_views,), encode, f"train, {n_views} views")
-        return ViewLoader(views, dataset.data_source, self.batches)
-
-    def _encode(self, dataset, out, batch_size, description, encode=None):
-        workers = self.cfg.DATALOADER.NUM_WORKERS
-        encode_dataset(dataset, encode or self.encode_image, out, batch_size, workers, description)
-
-    def _cached_by_domain(self, dataset, leading, encode, description):
-        """Features (*leading, N, E) of a data set.
-
-        Each domain is an entry of the cache by itself, so that stage I, every stage II and every choice of targets
-        share what is encoded of a domain.
-
-        Args:
-            encode: called with a data set and an array (*leading, n, E) to fill.
-        """
-        if (id(dataset), leading) in self._features:
-            return self._features[id(dataset), leading][1]
-        items = dataset.data_source
-        runs = [list(run) for _, run in itertools.groupby(range(len(items)), key=lambda i: items[i].domain)]
-        parts = []
-        for run in runs:
-            part = copy.copy(dataset)
-            part.data_source = items[run[0] : run[-1] + 1]
-            shape = (*leading, len(run), self.feat_dim)
-            name = f"{self.dm.dataset.domains[items[run[0]].domain]}, {description}"
-            key = self._features_key(part, *leading)
-            parts.append(self.feature_cache.get(key, shape, functools.partial(encode, part), name))
-        features = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(leading))
-        self._features[id(dataset), leading] = dataset, features  # the data set too, so that its id stays its own
-        return features
-
-    def _features_key(self, dataset, *more):
-        paths = [item.impath for item in dataset.data_source]
-        # The repr of Dassl's own transforms leaves out their settings, which INPUT has.
-        return features_key(
-            self.image_tower_sha256, self.precision, dataset.transform, paths, self.cfg.INPUT.dump(), *more
-        )
-
-    @property
-    def image_tower_sha256(self):
-        """Fingerprint of the image tower's weights."""
-        if not hasattr(self.clip_model, "image_tower_sha256"):
-            self.clip_model.image_tower_sha256 = weights_fingerprint(self.clip_model.visual)
-        return self.clip_model.image_tower_sha256
-
     # ---- logits ----
 
-    def autocast(self):
-        """Autocast under PREC amp, nothing otherwise."""
-        return torch.autocast(self.device.type, enabled=self.precision == "amp")
-
-    def text_features(self, features, indices):
+    def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         """The text features that images are classified against.
 
         Args:
@@ -288,7 +226,7 @@ class FrozenClipTrainer(TrainerX):
         """
         raise NotImplementedError
 
-    def logits(self, features, text_features):
+    def logits(self, features: Tensor, text_features: Tensor) -> Tensor:
         """exp(logit_scale) * f . t_c: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
         text_features = text_features.float()
         if text_features.dim() == 2:
@@ -297,23 +235,50 @@ class FrozenClipTrainer(TrainerX):
             similarity = torch.einsum("be,bce->bc", features, text_features)
         return self.clip_model.logit_scale.exp().float() * similarity
 
-    def predict(self, features, indices):
+    def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         """Logits (B, C) of images by their features (B, E) and indices within their split, in evaluation mode."""
-        with self.autocast():
+        with self.backbone.autocast():
             text_features = self.text_features(features, indices)
         return self.logits(features, text_features)
 
-    @torch.no_grad()
-    def model_inference(self, image):
-        features = self.encode_image(image)
-        return self.predict(features, range(len(features)))
+    def classifier(self) -> Classifier:
+        """What classifies images until something is learned again: methods with one text for all encode it here."""
+        return self.predict
 
     # ---- training ----
 
+    def settle_threads(self, threads: Threads) -> None:
+        """Compute with these numbers of threads from now on."""
+        self.threads = threads
+        threads.use(self.cfg.DATALOADER.NUM_WORKERS)
+
+    def take_threads(self) -> None:
+        """Take the threads of the run that the output folder holds, and note there those of a new one."""
+        known = read_threads(self.output_dir, self.cfg.DATALOADER.NUM_WORKERS)
+        if asked_for() is None and known is not None:
+            self.settle_threads(known)
+        elif known not in (None, self.threads):
+            print(
+                f"Note: OMP_NUM_THREADS is {asked_for()}, but so far this run computed with {known.beside_workers} "
+                f"threads and, where no loader workers ran, with {known.alone}; the last digits may differ."
+            )
+        if known != self.threads:
+            write_threads(self.output_dir, self.threads)
+        if self.cfg.VERBOSE:
+            print(
+                f"Threads: {self.threads.alone}, beside loader workers {self.threads.beside_workers} ({waiting()}); "
+                f"cores: {usable_cores()}"
+            )
+
+    def train(self):
+        self.take_threads()
+        super().train()
+
     def forward_backward(self, batch):
         """One step on the cross-entropy of the logits; methods with another loss override it."""
-        features, labels = self.batch_features(batch), batch["label"].to(self.device)
-        with self.autocast():
+        check_interruption()
+        features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
+        with self.backbone.autocast():
             text_features = self.text_features(features, batch["index"])
         logits = self.logits(features, text_features)
         loss = F.cross_entropy(logits, labels)
@@ -332,8 +297,8 @@ class FrozenClipTrainer(TrainerX):
         raise UserError(
             f"The loss became {loss.item()} in epoch {self.epoch + 1} of {self.max_epoch}, step "
             f"{self.batch_idx + 1} of {self.num_batches} (learning rate {self.get_current_lr():.2g}, precision "
-            f"{self.precision}). Most likely the learning rate is too high (OPTIM.LR), or half precision overflows "
-            f"(PREC fp32). {kept}Changed settings need another --output-dir."
+            f"{self.backbone.precision}). Most likely the learning rate is too high (OPTIM.LR), or half precision "
+            f"overflows (PREC fp32). {kept}Changed settings need another --output-dir."
         )
 
     def model_backward_and_update(self, loss, names=None):
@@ -353,18 +318,14 @@ class FrozenClipTrainer(TrainerX):
                 "TEST.FINAL_MODEL is best_val, but the source domains are too small for a validation split to choose "
                 "an epoch by. Add images, or set TEST.FINAL_MODEL last_step."
             )
-        if self.cfg.RESUME and read_history(self.output_dir, 1):
-            # A run that was begun from another one goes on by itself.
-            self.cfg.defrost()
-            self.cfg.RESUME = ""
-            self.cfg.freeze()
         super().before_train()
-        self.best_result, self.best_epoch = best_of(self.history)
-        if self.history:
-            self.started = time.time() - self.history[-1]["seconds"]
+        course = self.course
+        self.best_result, course.best_epoch = best_of(course.history, self.cfg.TEST.SELECT_BY)
+        if course.history:
+            course.started = time.time() - course.history[-1]["seconds"]
             if self.scaler is not None:
-                self.scaler.load_state_dict(self.history[-1]["scaler"])
-        write_identity(self.output_dir, self.identity())
+                self.scaler.load_state_dict(course.history[-1]["scaler"])
+        write_identity(self.output_dir, self.identity().flat)
         self.epoch_bar = progress(
             total=self.max_epoch,
             initial=self.start_epoch,
@@ -373,7 +334,12 @@ class FrozenClipTrainer(TrainerX):
         )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
-            share_cores(0, on_cpu=self.device.type == "cpu")  # no worker is needed any more
+            self.threads.use(workers=0)  # none is needed any more
+
+    def build_view_loader(self, loader: DataLoader):
+        """A loader of features drawn from TRAIN_VIEWS random views of each training image, encoded once."""
+        n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE
+        return self.image_features.views(loader.dataset.dataset, n_views, batch_size, self.batches)
 
     def before_epoch(self):
         super().before_epoch()
@@ -406,20 +372,22 @@ class FrozenClipTrainer(TrainerX):
 
         Killed at any point in here, a run does the epoch again, and all of this with it.
         """
-        accuracy, is_best = None, False
+        course, is_best = self.course, False
+        entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
         if self.cfg.TEST.FINAL_MODEL == "best_val":
-            accuracy = self.test(split="val")
-            is_best = accuracy > self.best_result
-            self.epoch_bar.set_postfix(val=f"{accuracy:.1f} %")
-        seconds = round(time.time() - self.started, 1)
-        entry = {"val_accuracy": accuracy, "losses": self._train_scalars, "seconds": seconds}
+            chosen_by = self.test(split="val")
+            entry["val_accuracy"] = self.tested["val"].metrics.get("accuracy")
+            entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
+            is_best = chosen_by > self.best_result
+            self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
+        entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
-        self.history.append(entry)
-        write_history(self.output_dir, self.history)
+        course.history.append(entry)
+        write_history(self.output_dir, course.history)
         if is_best:
-            self.best_result, self.best_epoch = accuracy, self.epoch + 1
-            self.save_model(self.epoch, self.output_dir, val_result=accuracy, model_name="model-best.pth.tar")
+            self.best_result, course.best_epoch = chosen_by, self.epoch + 1
+            self.save_model(self.epoch, self.output_dir, val_result=chosen_by, model_name=BEST)
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
         self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
@@ -445,164 +413,107 @@ class FrozenClipTrainer(TrainerX):
 
     # ---- evaluation ----
 
-    @torch.no_grad()
     def test(self, split=None):
-        """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT) and return its accuracy in percent."""
+        """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT).
+
+        Returns:
+            the metric that TEST.SELECT_BY names.
+
+        Raises:
+            UserError: the evaluator has no such metric.
+        """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = split or self.cfg.TEST.SPLIT
         loader = self.val_loader if split == "val" else self.test_loader
         print(f"Evaluate on the *{split}* set")
 
-        features = self.split_features(loader, split)
+        features = self.image_features.of_split(loader, split)
         labels = torch.tensor([item.label for item in loader.dataset.data_source])
-        batch_size = loader.batch_size
-        starts = range(0, len(labels), batch_size)
-        confidence, predicted = [], []
+        batches, said = FeatureBatches(features, loader.batch_size), []
         # Loader workers wait meanwhile.
-        with all_cores(on_cpu=self.device.type == "cpu"):
-            for start in progress(starts, description=f"Classifying {split}", unit="batch"):
-                check_interruption()
-                indices = range(start, min(start + batch_size, len(labels)))
-                chunk = torch.from_numpy(np.array(features[start : indices.stop])).to(self.device)
-                logits = self.predict(chunk, indices)
-                self.evaluator.process(logits, labels[start : indices.stop].to(self.device))
-                # By the logits, as the evaluator has it: probabilities may be equal where logits are not quite.
-                predicted.append(logits.argmax(dim=-1))
-                confidence.append(logits.softmax(dim=-1).amax(dim=-1))
+        with self.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
+            for indices, logits in classify(bar, self.classifier(), self.device):
+                self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
+                if split == "test":
+                    said.append(Said.of(logits))
 
-        self.predictions[split] = torch.cat(predicted).cpu(), torch.cat(confidence).cpu()
-        self.metrics[split] = self.evaluator.evaluate()
-        for name, value in self.metrics[split].items():
+        metrics = self.evaluator.evaluate()
+        self.tested[split] = Tested(metrics, Said.joined(said))
+        for name, value in metrics.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
-        return next(iter(self.metrics[split].values()))
+        if self.cfg.TEST.SELECT_BY not in metrics:
+            raise UserError(
+                f"TEST.SELECT_BY is {self.cfg.TEST.SELECT_BY!r}, which the evaluator {self.cfg.TEST.EVALUATOR} does "
+                f"not measure; accepted: {', '.join(metrics)}."
+            )
+        return metrics[self.cfg.TEST.SELECT_BY]
 
-    def write_outcome(self):
-        """Write the results of a run that was tested; of another, what its model was trained on."""
-        if "test" in self.metrics:
-            self.write_results()
-            return
-        write_record(Path(self.output_dir) / TRAINED_FILE, self.training_record())
-
-    def training_record(self):
-        """What results of this run's model have to say of its training, by the names of results.json."""
-        dataset = self.dm.dataset
-        return {
-            "dataset": dataset_label(self.cfg),
-            "source_domains": list(dataset.source_domains),
-            "num_shots": self.cfg.DATASET.NUM_SHOTS,
-            "data_fingerprint": dataset.fingerprint,
-            "selection": self.cfg.TEST.FINAL_MODEL if self.get_model_names() else None,
-            "settings_sha256": self.settings_sha256(),
-        }
-
-    def test_run(self, model_dir, epoch=None):
+    def test_run(self, model_dir: str, epoch: int | None = None) -> None:
         """Test the model of another run (or of none, for methods that learn nothing).
 
         Raises:
             UserError: it was trained with another backbone, or cannot be loaded.
         """
         backbone = read_identity(model_dir).get("backbone")
-        if backbone not in (None, clip_sha256(self.clip_model)):
+        if backbone not in (None, self.backbone.sha256):
             raise UserError(
                 f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
                 "weights differ. Name the backbone that it was trained with."
             )
+        self.take_threads()
         self.load_model(model_dir, epoch=epoch)
-        self.load_epoch = epoch
-        self.model_dir = os.path.abspath(model_dir)
-        self.trained = read_training_record(model_dir)
+        record = read_training_record(model_dir)
         if self.get_model_names():
+            record["selection"] = f"epoch {epoch}"
             if epoch is None:
                 best = find_checkpoint(model_dir, self.get_model_names()[0]).name == BEST
-                self.trained["selection"] = "best_val" if best else "last_step"
-            else:
-                self.trained["selection"] = f"epoch {epoch}"
+                record["selection"] = "best_val" if best else "last_step"
+        self.other = OtherRun(os.path.abspath(model_dir), epoch, record)
         self.test()
 
-    def write_results(self):
-        """Write predictions.csv and results.json of a run whose test is done."""
-        cfg, dataset, metrics = self.cfg, self.dm.dataset, self.metrics["test"]
-        has_val = self.best_epoch is not None
-        label = dataset_label(cfg)
+    # ---- records ----
+
+    def write_outcome(self) -> None:
+        """Write the results of a run that was tested; of another, what its model was trained on."""
+        if "test" in self.tested:
+            self.write_results()
+        else:
+            write_record(Path(self.output_dir) / TRAINED_FILE, self.training_record())
+
+    def training_record(self) -> dict:
+        """What results of this run's model have to say of its training, by the names of results.json."""
+        learns = bool(self.get_model_names())
+        return training_record(self.cfg, self.dm.dataset, self.identity().settings_sha256(), learns)
+
+    def write_results(self) -> None:
+        """Write predictions and results.json of a run whose test is done."""
+        identity, other = self.identity(), self.other
         # Of another run's model, this run's settings do not tell how it was trained.
-        training = self.training_record() if self.model_dir is None else self.trained
-        trained_on = training.get("dataset", label)
-        trained_on = None if trained_on == label else trained_on
-        sources = training.get("source_domains", dataset.source_domains)
-        predicted, confidence = self.predictions["test"]
-        rows = prediction_rows(dataset, cfg.DATASET.ROOT, predicted.tolist(), confidence.tolist())
-        write_predictions(self.output_dir, rows)
-        write_results(
-            self.output_dir,
-            {
-                "trainer": cfg.TRAINER.NAME,
-                "config": cfg.TRAINER.CONFIG,
-                "dataset": label,
-                "backbone": backbone_label(cfg.MODEL.BACKBONE.NAME),
-                "backbone_sha256": clip_sha256(self.clip_model),
-                "precision": self.precision,
-                "protocol": protocol_name(sources, dataset.target_domains, trained_on is not None),
-                "trained_on": trained_on,
-                "model_dir": self.model_dir,
-                "load_epoch": self.load_epoch,
-                "source_domains": list(sources),
-                "target_domains": list(dataset.target_domains),
-                "test_subset": dataset.test_subset,
-                "num_shots": training.get("num_shots", UNKNOWN),
-                "classnames": list(dataset.classnames),
-                "data_fingerprint": training.get("data_fingerprint", UNKNOWN),
-                "test_fingerprint": dataset.test_fingerprint,
-                "settings_sha256": self.settings_sha256(),
-                "selection": training.get("selection"),
-                "seed": cfg.SEED,
-                "accuracy": float(metrics["accuracy"]),
-                "macro_f1": float(metrics["macro_f1"]),
-                "accuracy_by_domain": accuracy_by_domain(rows),
-                "n_test": len(dataset.test),
-                "val_accuracy": float(self.best_result) if has_val else None,
-                "best_epoch": self.best_epoch,
-                "val_history": [epoch["val_accuracy"] for epoch in self.history] if has_val else [],
-                "loss_history": [epoch["losses"] for epoch in self.history],
-                "seconds": round(time.time() - self.started, 1),
-                "threads": torch.get_num_threads(),
-                "revision": revision(),
-                "versions": versions(),
-            },
+        training, sha256 = self.training_record(), identity.settings_sha256()
+        if other is not None:
+            training = other.record
+            sha256 = identity.settings_sha256(**{"of the model's training": training.get("settings_sha256", UNKNOWN)})
+        write_outcome(
+            self.cfg,
+            self.dm.dataset,
+            self.backbone,
+            self.tested["test"],
+            self.course,
+            training,
+            sha256,
+            other,
+            self.threads,
         )
 
-    def settings_sha256(self):
-        """Fingerprint of the settings alone: equal for runs that differ in data, domains, seed and backbone only."""
-        settings = {key: value for key, value in self.identity().items() if "." in key}
-        if self.model_dir is not None:
-            settings["of the model's training"] = self.trained.get("settings_sha256", UNKNOWN)
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-    def identity(self):
-        """What makes this run what it is: settings and fingerprints, plain values by name."""
-        cfg, dataset = self.cfg, self.dm.dataset
-        identity = {
-            "TRAINER.NAME": cfg.TRAINER.NAME,
-            "backbone": clip_sha256(self.clip_model),
-            "class names": list(dataset.classnames),
-            "images": dataset.fingerprint,
-            "source domains": list(dataset.source_domains),
-            "SEED": cfg.SEED,
-            "TRAINER.FEATURES.TRAIN_VIEWS": cfg.TRAINER.FEATURES.TRAIN_VIEWS,
-        }
-        identity |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
-        identity |= {f"INPUT.{key}": value for key, value in cfg.INPUT.items() if key != "SIZE"}  # the backbone's
-        identity |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
-        identity |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
-        # Where labels lie does not matter, what they are does: they are checked when they are loaded.
-        aside = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
-        identity |= {
-            f"TRAINER.{self.SETTINGS}.{key}": value for key, value in self.settings.items() if key not in aside
-        }
-        return identity
+    def identity(self) -> RunIdentity:
+        """What makes this run what it is."""
+        return identity_of(self.cfg, self.SETTINGS, self.dm.dataset, self.backbone)
 
     def resume_model_if_exist(self, directory):
-        differences = identity_differences(directory, self.identity())
+        if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
+            directory = self.output_dir
+        differences = identity_differences(directory, self.identity().flat)
         if differences and self.restart_on_difference:
             print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
             return 0
@@ -612,18 +523,6 @@ class FrozenClipTrainer(TrainerX):
                 "name another --output-dir."
             )
         networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}
-        start_epoch, self.history = resume(directory, networks, self.cfg.TEST.FINAL_MODEL == "best_val")
+        selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
+        start_epoch, self.course.history = resume(directory, networks, selects)
         return start_epoch
-
-
-def read_training_record(model_dir):
-    """How the model in a run's folder was trained, by its results.json or trained.json; {} where neither says."""
-    keys = ("dataset", "source_domains", "num_shots", "data_fingerprint", "settings_sha256")
-    for name in (RESULTS_FILE, TRAINED_FILE):
-        try:
-            record = read_record(Path(model_dir) / name)
-        except (OSError, ValueError):
-            continue
-        if not record.get("trained_on"):
-            return {key: record[key] for key in keys if key in record}
-    return {}

@@ -2,15 +2,17 @@
 
 import contextlib
 import random
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from dassl.utils import read_image
+from PIL import Image
 from torch.utils.data import Dataset
 
 
 @contextlib.contextmanager
-def seeded(*numbers):
+def seeded(*numbers: int) -> Iterator[None]:
     """Within the block, Python's, NumPy's and torch's global generators follow from `numbers`; then as before.
 
     Args:
@@ -37,18 +39,18 @@ class SeededItems(Dataset):
         seed: an integer from 0.
     """
 
-    def __init__(self, dataset, seed):
+    def __init__(self, dataset: Any, seed: int):
         self.dataset, self.seed = dataset, seed
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
     @property
-    def data_source(self):
+    def data_source(self) -> list:
         """The items of the data set."""
         return self.dataset.data_source
 
-    def __getitem__(self, place):
+    def __getitem__(self, place: tuple[int, int, int]) -> dict:
         epoch, look, index = place
         with seeded(self.seed, epoch, look, index):
             return self.dataset[index]
@@ -62,14 +64,15 @@ class SeededBatches:
         epoch: called when a pass begins; says which epoch that is.
     """
 
-    def __init__(self, batches, epoch):
+    def __init__(self, batches: Any, epoch: Callable[[], int]):
         self.batches, self.epoch = batches, epoch
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
-        epoch, looks = self.epoch(), {}
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        epoch = self.epoch()
+        looks: dict[int, int] = {}  # number of the last look at each index
         for batch in self.batches:
             places = []
             for index in batch:
@@ -84,17 +87,18 @@ class RandomViews(Dataset):
     Args:
         dataset: has `data_source`, items with `impath`, and a `transform` that draws from the global generators.
         n_views: K, how many.
+        read_image: opens an image by its path, as the data set itself does.
     """
 
-    def __init__(self, dataset, n_views):
-        self.dataset, self.n_views = dataset, n_views
+    def __init__(self, dataset: Any, n_views: int, read_image: Callable[[str], Image.Image]):
+        self.dataset, self.n_views, self.read_image = dataset, n_views, read_image
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset.data_source)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """A dict with "img", (K, 3, H, W)."""
-        image, views = read_image(self.dataset.data_source[index].impath), []
+        image, views = self.read_image(self.dataset.data_source[index].impath), []
         for view in range(self.n_views):
             with seeded(view, index):
                 views.append(self.dataset.transform(image))

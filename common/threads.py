@@ -1,0 +1,110 @@
+"""How many threads compute, and how they wait for each other: all that a run knows of the machine's cores."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# From this many weights in both towers (without the vocabulary) a second thread pays.
+LARGE = 8_000_000
+
+# Of GNU's OpenMP, which PyTorch comes with, and of Intel's.
+OPENMP_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+OPENMP_NAMES = (*OPENMP_WAITING, "GOMP_SPINCOUNT")
+# NumPy's and SciPy's OpenBLAS: as a power of two, cycles until an idle thread sleeps; this is the least.
+BLAS_WAITING = ("OPENBLAS_THREAD_TIMEOUT", "4")
+
+
+def settle_waiting() -> None:
+    """Have threads that wait for each other sleep instead of spinning, unless the environment says how they wait.
+
+    It counts only before NumPy and PyTorch are imported, and passes on to processes that are started.
+    """
+    if not any(name in os.environ for name in OPENMP_NAMES):
+        os.environ.update(OPENMP_WAITING)
+    os.environ.setdefault(*BLAS_WAITING)
+
+
+def waiting() -> str:
+    """How threads wait, by the environment: "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"."""
+    return " ".join(f"{name}={os.environ[name]}" for name in OPENMP_NAMES if name in os.environ) or "as OpenMP has it"
+
+
+@functools.cache
+def usable_cores() -> int:
+    """Number of cores that this process may use, by its affinity and the quota of its container."""
+    from joblib import cpu_count
+
+    return cpu_count()
+
+
+def loader_workers(wanted: int) -> int:
+    """The number of loader workers to start: as DATALOADER.NUM_WORKERS has it, but one core is the main process's."""
+    return min(wanted, usable_cores() - 1)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Numbers of threads that a model computes with.
+
+    Attributes:
+        alone: where nothing else of the run computes.
+        beside_workers: while loader workers decode images.
+    """
+
+    alone: int
+    beside_workers: int
+
+    def use(self, workers: int) -> None:
+        """Compute with these from now on.
+
+        Args:
+            workers: how many loader workers decode meanwhile.
+        """
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        torch.set_num_threads(self.beside_workers if workers else self.alone)
+        threadpool_limits(self.alone, user_api="blas")
+
+    @contextlib.contextmanager
+    def all(self) -> Iterator[None]:
+        """Within the block, compute with those of a model alone: loader workers have nothing to do meanwhile."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.alone)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def plan_threads(n_weights: int, workers: int) -> Threads:
+    """The threads for a model: by its size and the machine alone, so that a command repeats its numbers on any day.
+
+    OMP_NUM_THREADS, where set, is in force instead.
+
+    Args:
+        n_weights: of the model's towers.
+        workers: loader workers, from `loader_workers`.
+    """
+    number = asked_for()
+    if number is None and n_weights < LARGE:
+        number = 1
+    if number is not None:
+        return Threads(number, number)
+    return by_cores(workers)
+
+
+def by_cores(workers: int) -> Threads:
+    """All cores for the model, but for those that loader workers take."""
+    cores = usable_cores()
+    return Threads(cores, cores - workers)
+
+
+def asked_for() -> int | None:
+    """OMP_NUM_THREADS; None where it is not set, or no number that OpenMP takes."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None

@@ -1,0 +1,13 @@
+"""The first import of every command: what makes the repository's packages importable, wherever it is started."""
+
+import sys
+from pathlib import Path
+
+# Before the folder of the commands, where Python looks first: its datasets.py is not the package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.dassl_path import use_dassl
+from common.threads import settle_waiting
+
+settle_waiting()  # which counts only before NumPy is imported
+use_dassl()

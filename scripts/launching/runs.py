@@ -1,0 +1,127 @@
+"""One run: its command line, what its folder was asked for, and doing it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.dassl_path import REPOSITORY
+from common.interruption import Interrupted
+from common.run.identity import identity_differences
+from scripts.launching.plans import Run
+from trainers.methods import MethodError
+
+ASKED = "launch"  # folder in a run's, for what it was asked for
+# What a run may use, not what it computes.
+RESOURCES = (
+    "TEST.MEMORY_MB",
+    "DATALOADER.NUM_WORKERS",
+    "DATASET.SKIP_UNREADABLE",
+    "TRAINER.FEATURES.CACHE",
+    "TRAINER.FEATURES.CACHE_DIR",
+    "TRAIN.PRINT_FREQ",
+    "TRAIN.CHECKPOINT_FREQ",
+)
+# Keys whose values are files or folders.
+PATHS = (
+    "TRAINER.SPG.LABEL_DIR",
+    "TRAINER.SPG.STAGE1_CONFIG_FILE",
+    "TRAINER.FEATURES.CACHE_DIR",
+    "MODEL.BACKBONE.PATH",
+)
+
+
+def run_command(
+    trainer: str,
+    run: Run,
+    method_file: str | Path,
+    backbone: str,
+    opts: Sequence[str],
+    labels: str | Path,
+    features: str | Path,
+) -> list[str]:
+    """The train.py command line of one run.
+
+    Args:
+        trainer: its name.
+        run: what of what plan.
+        method_file: the method's config.
+        backbone: name or file.
+        opts: KEY VALUE pairs.
+        labels, features: folders of prompt labels and of the cache of image features.
+    """
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", trainer, "--root", run.dataset.root]
+    command += ["--dataset-config-file", str(run.dataset.config), "--backbone", backbone]
+    command += ["--config-file", str(method_file)]
+    command += ["--source-domains", *run.sources, "--target-domains", *run.targets]
+    command += ["--seed", run.seed, "--output-dir", str(run.folder)]
+    if run.model_dir is not None:
+        command += ["--eval-only", "--model-dir", str(run.model_dir)]
+    command += ["TRAINER.SPG.LABEL_DIR", str(labels), "TRAINER.FEATURES.CACHE_DIR", str(features)]
+    return [*command, *([] if run.test else ["TEST.NO_TEST", "True"]), *opts]
+
+
+def check_same_run(folder: Path, asked: dict[str, Any]) -> None:
+    """Raise MethodError if a run's folder was asked for something else: other data, backbone file or settings."""
+    differences = identity_differences(folder / ASKED, asked)
+    if differences:
+        raise MethodError(
+            f"{folder} holds a run that was started differently: {differences}. Name another OUTPUT, or delete it."
+        )
+
+
+def resolved(backbone: str) -> str:
+    """A backbone's name, or the whole path of its file."""
+    return str(Path(backbone).resolve()) if Path(backbone).is_file() else backbone
+
+
+def settings_that_matter(opts: Sequence[str]) -> dict[str, str]:
+    """KEY VALUE pairs without those that only say how much memory, disk and time a run may take."""
+    pairs = dict(zip(opts[::2], opts[1::2], strict=False))
+    return {key: value for key, value in sorted(pairs.items()) if key not in RESOURCES}
+
+
+def anchored(opts: Sequence[str]) -> list[str]:
+    """KEY VALUE pairs that mean the same in any folder: paths from the folder that this is started in.
+
+    A path that is not there yet is one to be made, but for a config file: that is looked up in the repository as well.
+    """
+    found = list(opts)
+    for i, key in enumerate(opts[:-1:2]):
+        value = os.path.expanduser(opts[2 * i + 1])
+        if key in PATHS and (key != "TRAINER.SPG.STAGE1_CONFIG_FILE" or os.path.isfile(value)):
+            found[2 * i + 1] = os.path.abspath(value)
+    return found
+
+
+def run_to_the_end(command: Sequence[str]) -> int:
+    """Run a command, which gets SIGINT and SIGTERM as well and may finish its step; returns its exit code.
+
+    Raises:
+        Interrupted: one of them came. What the command made of it does not matter: it may have been just starting.
+    """
+    process: subprocess.Popen | None = None
+    received: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        received.append(number)
+        if process is not None:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # The log has it all; bars and errors come through on stderr. In a session of its own it gets a terminal's
+        # Ctrl-C once, from here, like that of anyone who signals the launcher alone.
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        if received:  # before there was a process to tell
+            process.send_signal(received[0])
+        code = process.wait()
+        if received:
+            raise Interrupted(received[0])
+        return code
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,42 @@
+"""What went wrong outside the program is told in words, and nothing else is."""
+
+import errno
+
+import pytest
+import torch
+
+from common.failures import explain
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "run/log.txt"), "disk is full (run/log.txt)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk is full"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), "disk is full"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "TEST.MEMORY_MB"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "BATCH_SIZE"),
+        (MemoryError(), "Out of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "NUM_WORKERS"),
+        (PermissionError(errno.EACCES, "Permission denied", "run"), "Permission denied: run"),
+    ],
+)
+def test_failures_outside_the_program_are_explained(train, monkeypatch, capsys, error, says):
+    assert says in explain(error)
+    from trainers.zsclip import ZeroshotCLIP
+
+    def fail(self, split=None):
+        raise error
+
+    monkeypatch.setattr(ZeroshotCLIP, "test", fail)
+    assert train("ZeroshotCLIP", "red") == 1
+    assert says in capsys.readouterr().err
+
+
+def test_other_errors_keep_their_traceback(train, monkeypatch):
+    from trainers.zsclip import ZeroshotCLIP
+
+    assert explain(RuntimeError("a mistake of ours")) is None
+    monkeypatch.setattr(ZeroshotCLIP, "test", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("ZeroshotCLIP", "red")

@@ -1,0 +1,164 @@
+"""The launchers as a user types them, on the 30 images."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from quick_run import REPOSITORY
+
+from common.errors import UserError
+from scripts import launch
+from scripts.launching.configs import config_digest, method_config, named_backbone
+from scripts.launching.runs import anchored, resolved, settings_that_matter
+from trainers.methods import find_method
+
+QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
+
+
+@pytest.fixture
+def bash(tmp_path):
+    """Run a launcher in tmp_path: bash("spg", words ..., NAME="value") -> finished process."""
+
+    def run(method, *words, **environment):
+        return subprocess.run(
+            ["bash", str(REPOSITORY / "scripts" / method / "main.sh"), *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHON": sys.executable, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_all_targets_and_seeds_then_the_table(bash, tmp_path, image_folder, clip_file):
+    finished = bash("spg", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red")
+    assert finished.returncode == 0, finished.stderr
+    runs = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("results.json"))
+    assert runs == [f"output/stripes/SPG/tiny/default/red/seed{seed}/results.json" for seed in (1, 2)]
+    assert "[2/2] SPG on stripes, target red, seed 2: log in" in finished.stdout
+    header, _, row, _, note = finished.stdout.strip().splitlines()[-5:]
+    assert note.endswith("there are no runs of blue, green.")
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["method", "red", "average", "seeds"]
+    found = [json.loads((tmp_path / run).read_text())["accuracy"] for run in runs]
+    assert f"{sum(found) / 2:.1f} ± " in row
+    assert row.rstrip(" |").endswith(" 2")
+
+    # Finished runs are skipped, a missing one is done again.
+    (tmp_path / runs[0]).unlink()
+    finished = bash("spg", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("finished before") == 1
+    assert (tmp_path / runs[0]).is_file()
+
+    # Other settings are not taken for the run that is there.
+    finished = bash("spg", image_folder, clip_file, *QUICK, "OPTIM.LR", "0.1", SEEDS="1", TARGETS="red")
+    assert finished.returncode == 1
+    assert "holds a run that was started differently: settings" in finished.stderr
+
+    # Nor is a folder that has another domain since.
+    shutil.copytree(image_folder, tmp_path / "stripes")
+    assert bash("zsclip", "stripes", clip_file, SEEDS="1", TARGETS="red", OUTPUT="more").returncode == 0
+    shutil.copytree(image_folder / "blue", tmp_path / "stripes" / "white")
+    finished = bash("zsclip", "stripes", clip_file, SEEDS="1", TARGETS="red", OUTPUT="more")
+    assert finished.returncode == 1
+    assert "started differently: sources ['blue', 'green'] there and ['blue', 'green', 'white'] here" in finished.stderr
+
+    # Zero-shot CLIP beside it.
+    finished = bash("zsclip", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", SEEDS="1", TARGETS="red")
+    assert finished.returncode == 0, finished.stderr
+    assert "| ZeroshotCLIP " in finished.stdout
+
+
+def test_a_failing_run_is_reported_and_the_others_go_on(bash, image_folder, clip_file):
+    finished = bash("spg", image_folder, clip_file, "TEST.N_PROMPTS", "0", SEEDS="1", TARGETS="red blue")
+    assert finished.returncode == 1
+    assert finished.stderr.count("Error: TEST.N_PROMPTS is 0") == 2
+    assert "2 of 2 runs failed" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nofile.pt"], "Backbone 'nofile.pt' is neither a file nor one of OpenAI's names: RN50, "),
+        (["OPTIM.MAX_EPOCHS", "2"], "Non-existent key: OPTIM.MAX_EPOCHS. Did you mean OPTIM.MAX_EPOCH?"),
+        (["OPTIM.MAX_EPOCH", "two"], "Cannot apply the setting OPTIM.MAX_EPOCH two: Type mismatch"),
+        (["OPTIM.MAX_EPOCH"], "Settings come in pairs KEY VALUE; 'OPTIM.MAX_EPOCH' has no value."),
+    ],
+)
+def test_mistakes_are_told_once_before_the_first_run(bash, tmp_path, image_folder, words, message):
+    finished = bash("spg", image_folder, *words)
+    assert finished.returncode == 1
+    assert message in finished.stderr and finished.stderr.count("Error: ") == 1
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_run_that_never_began_does_not_stand_in_the_way(bash, image_folder, clip_file):
+    words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
+    finished = bash("coop", *words, "TEST.SPLIT", "train", SEEDS="1", TARGETS="red")
+    assert finished.returncode == 1 and "TEST.SPLIT is 'train'" in finished.stderr
+    finished = bash("coop", *words, SEEDS="1", TARGETS="red")
+    assert finished.returncode == 0, finished.stderr
+    assert "going on, log in log.txt-<time> beside output/stripes/CoOp" in finished.stdout
+
+
+def test_unknown_data_set(bash):
+    finished = bash("spg", "pcas")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("Error: Unknown data set 'pcas': neither a folder nor one of ")
+    assert "pacs" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_words_of_the_command_line():
+    args = launch.parse_args(["SPG", "pacs", "ViT-B/16", "OPTIM.LR", "1"])
+    assert (args.trainers, args.dataset, args.backbone, args.opts) == (["SPG"], "pacs", "ViT-B/16", ["OPTIM.LR", "1"])
+    args = launch.parse_args(["SPG", "pacs", "OPTIM.LR", "1"])
+    assert (args.dataset, args.backbone, args.opts) == ("pacs", None, ["OPTIM.LR", "1"])
+    args = launch.parse_args(["SPG", "USE_CUDA", "False"])
+    assert (args.dataset, args.opts) == (None, ["USE_CUDA", "False"])
+    with pytest.raises(SystemExit):
+        launch.parse_args(["SPG", "pacs", "RN50", "and more"])
+
+
+def test_configs_of_methods():
+    spg = find_method("SPG")
+    assert method_config(spg, "pacs", None).parts[-2:] == ("SPG_CGAN", "pacs.yaml")
+    assert method_config(spg, "vlcs", None).parts[-2:] == ("SPG_CGAN", "default.yaml")
+    assert method_config(spg, "pacs", "as_run").name == "as_run.yaml"
+    assert method_config(find_method("zsclip"), "pacs", None).name == "default.yaml"
+    with pytest.raises(UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, LinearProbe, SPG, SPG_CGAN"):
+        find_method("SPQ")
+    with pytest.raises(UserError, match="CFG is 'asrun', .*as_run, default"):
+        method_config(spg, "pacs", "asrun")
+
+
+def test_the_backbone_that_a_config_names():
+    assert named_backbone(method_config(find_method("coop"), "pacs", "vit_b16_ep50")) == "ViT-B/16"
+    assert named_backbone(method_config(find_method("coop"), "pacs", None)) is None
+
+
+def test_what_a_run_may_use_makes_it_no_other(tmp_path, monkeypatch):
+    pairs = ["OPTIM.LR", "0.1", "TEST.MEMORY_MB", "100"]
+    assert settings_that_matter(pairs) == {"OPTIM.LR": "0.1"}
+    assert settings_that_matter(["B", "2", "A", "1"]) == settings_that_matter(["A", "1", "B", "2"])
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("OPTIM:\n  LR: 0.1  # as published\n")
+    other.write_text("OPTIM: {LR: 0.1}")
+    assert config_digest(one) == config_digest(other)
+    (tmp_path / "clip.pt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert resolved("clip.pt") == resolved(str(tmp_path / "clip.pt"))
+    assert resolved("RN50") == "RN50"
+
+
+def test_paths_among_pairs_mean_the_same_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("")
+    pairs = ["OPTIM.LR", "1", "TRAINER.SPG.LABEL_DIR", "labels", "TRAINER.SPG.STAGE1_CONFIG_FILE"]
+    assert anchored([*pairs, "mine.yaml"])[1::2] == ["1", str(tmp_path / "labels"), str(tmp_path / "mine.yaml")]
+    assert anchored([*pairs, "configs/trainers/SPG_CoOp/as_run.yaml"])[-1] == "configs/trainers/SPG_CoOp/as_run.yaml"

@@ -1,0 +1,413 @@
+"""The report: what its pictures are made of, the page, and the page in a real browser."""
+
+import html
+import html.parser
+import io
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import UserError
+from common.run.contexts import Contexts, evenly_spaced, read_contexts, write_contexts
+from common.run.predictions import accuracy_by_domain, write_predictions
+from common.run.results import write_results
+from common.run.variability import Spread, Variability, write_variability
+from scripts.report import main
+from scripts.reporting import pictures
+from scripts.reporting.finished import find_results
+from scripts.reporting.page import write_report
+from scripts.reporting.samples import confusion, find_image, most_confused, most_often_wrong, thumbnail
+from scripts.reporting.tables import make_tables
+
+CLASSES = ["cat & <b>dog</b>", "x<y", "$\\alpha_"]
+DOMAINS = ["art", "photo <i>"]
+
+
+def some_contexts(seed=0, labels=2):
+    rng = np.random.default_rng(seed)
+    contexts = np.concatenate([rng.normal(place, 1, (6, 2, 4)) for place in (0, 5)])
+    domains = np.repeat(DOMAINS, 6)
+    splits = np.where(domains == "art", "val", "test")
+    return Contexts(contexts, domains, splits, rng.normal(2, 1, (labels, 2, 4)), np.array(DOMAINS[:labels]))
+
+
+def rows(domain, labels, predictions):
+    """Rows of predictions for images 0.png, 1.png ..."""
+    return [
+        {
+            "path": f"images/{i}.png",
+            "domain": domain,
+            "label": CLASSES[label],
+            "prediction": CLASSES[said],
+            "confidence": 0.5,
+        }
+        for i, (label, said) in enumerate(zip(labels, predictions, strict=True))
+    ]
+
+
+def write_run(folder, trainer, target, seed, predictions, **changes):
+    """A finished run, made by hand, on six images."""
+    of_run = rows(target, [0, 0, 1, 1, 2, 2], predictions)
+    by_domain = accuracy_by_domain(of_run)
+    learns = trainer != "ZeroshotCLIP"
+    result = {
+        "trainer": trainer,
+        "config": "",
+        "dataset": "P<A>CS",
+        "backbone": "RN50",
+        "protocol": "multi-source",
+        "source_domains": [domain for domain in DOMAINS if domain != target],
+        "target_domains": [target],
+        "classnames": CLASSES,
+        "selection": "best_val" if learns else None,
+        "seed": seed,
+        "accuracy": by_domain[target],
+        "accuracy_by_domain": by_domain,
+        "val_history": [50.0, 60.0 + seed] if learns else [],
+        "loss_history": [{"loss": 1.0, "acc": 40.0}, {"loss": 0.5, "acc": 70.0}] if learns else [],
+        "versions": {"torch": "2.<4>"},
+    }
+    write_predictions(folder, of_run)
+    (folder / "config.yaml").write_text(f"DATASET:\n  ROOT: {folder.parents[1] / 'data'}\nNOTE: </pre><script>\n")
+    write_results(folder, {**result, **changes})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two methods, two targets, two seeds; pictures of the first images."""
+    root = tmp_path_factory.mktemp("report")
+    for trainer in ("SPG", "ZeroshotCLIP"):
+        for target in DOMAINS:
+            for seed in (1, 2):
+                folder = root / "out" / f"{trainer}-{DOMAINS.index(target)}" / f"seed{seed}"
+                said = [0, 1, 1, 1, 2, 2 if seed == 1 else 0] if trainer == "SPG" else [0, 1, 1, 0, 2, 2]
+                write_run(folder, trainer, target, seed, said)
+                if trainer == "SPG":
+                    write_contexts(folder, some_contexts(seed))
+    spread = Spread(50.1, 0.5, 49.0, 51.0, 98.72)
+    write_variability(root / "out/SPG-0/seed1", Variability(8, {"art": spread}, {1: {"art": 50.0}, 16: {"art": 52.5}}))
+    (root / "out" / "data" / "images").mkdir(parents=True)
+    for i in (0, 1):
+        Image.new("RGB", (300, 200), (200, 30, 30)).save(root / "out" / "data" / "images" / f"{i}.png")
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def report(runs, tmp_path_factory):
+    """The page about these runs, and what it left out."""
+    out = tmp_path_factory.mktemp("page") / "all of it.html"
+    skipped = write_report([runs], out, baseline="ZeroshotCLIP")
+    return out, skipped
+
+
+# ---- contexts ----
+
+
+def test_contexts_come_back_as_they_were(tmp_path):
+    for labels in (2, 0):
+        contexts = some_contexts(labels=labels)
+        write_contexts(tmp_path, contexts)
+        found = read_contexts(tmp_path / "contexts.npz")
+        np.testing.assert_array_equal(found.contexts, contexts.contexts.astype(np.float16))
+        np.testing.assert_array_equal(found.labels, contexts.labels.astype(np.float16))
+        for name in ("domains", "splits", "label_domains"):
+            assert getattr(found, name).tolist() == getattr(contexts, name).tolist()
+
+
+def test_evenly_spaced_indices():
+    assert evenly_spaced(3, 200).tolist() == [0, 1, 2]
+    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
+    assert evenly_spaced(0, 3).tolist() == []
+    assert len(set(evenly_spaced(1234, 200).tolist())) == 200
+
+
+def test_damaged_contexts_are_refused(tmp_path):
+    path = tmp_path / "contexts.npz"
+    with pytest.raises(UserError, match="holds no contexts"):
+        read_contexts(path)
+    write_contexts(tmp_path, some_contexts())
+    whole = path.read_bytes()
+    for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:90] + b"x" + whole[91:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="holds no contexts"):
+            read_contexts(path)
+    np.savez(path, contexts=np.array([object()], dtype=object))
+    with pytest.raises(UserError, match="holds no contexts"):
+        read_contexts(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"contexts": np.zeros((12, 8))}, "no finite numbers of shape"),
+        ({"contexts": np.full((12, 2, 4), np.nan)}, "no finite numbers of shape"),
+        ({"domains": np.array(["art"])}, "names do not go with its contexts"),
+        ({"labels": np.zeros((2, 3, 4))}, "prompt labels do not go with its contexts"),
+    ],
+)
+def test_contexts_that_do_not_fit_together(tmp_path, change, message):
+    write_contexts(tmp_path, Contexts(**{**some_contexts().__dict__, **change}))
+    with pytest.raises(UserError, match=message):
+        read_contexts(tmp_path / "contexts.npz")
+
+
+def test_a_run_keeps_contexts_and_the_labels_of_its_sources(train, tmp_path):
+    assert train("SPG", "red") == 0
+    found = read_contexts(tmp_path / "run" / "contexts.npz")
+    assert found.label_domains.tolist() == ["blue", "green"]
+    by_split = dict(zip(found.splits.tolist(), found.domains.tolist(), strict=True))
+    assert by_split["test"] == "red" and set(found.domains[found.splits == "val"]) == {"blue", "green"}
+    assert (found.splits == "test").sum() == 10
+    assert found.contexts.shape[1:] == found.labels.shape[1:]
+    assert len(np.unique(found.contexts, axis=0)) == len(found.contexts)  # each image has its own
+
+    assert train("SPG", "red", flags=["--eval-only", "--model-dir", "run", "--output-dir", "tested"]) == 0
+    tested = read_contexts(tmp_path / "tested" / "contexts.npz")
+    assert len(tested.labels) == 0 and set(tested.splits) == {"test"}
+    np.testing.assert_array_equal(tested.contexts, found.contexts[found.splits == "test"])
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "report.html")]) == 0
+    assert list((tmp_path / "report_files").glob("*contexts*.svg"))
+
+
+# ---- predictions ----
+
+
+def test_confusion_by_hand():
+    run = {"trainer": "SPG", "config": "", "folder": "."}
+    predictions = [(run, rows("art", [0, 0, 1, 2], [0, 1, 2, 2])), (run, rows("photo", [0, 1], [1, 1]))]
+    counts = confusion(predictions, CLASSES)
+    assert counts.tolist() == [[1, 2, 0], [0, 1, 1], [0, 0, 1]]
+    assert most_confused(counts, CLASSES, 5) == [
+        (CLASSES[0], CLASSES[1], 2, pytest.approx(200 / 3)),
+        (CLASSES[1], CLASSES[2], 1, pytest.approx(50)),
+    ]
+
+
+def test_most_often_wrong_by_hand():
+    one, two = ({"trainer": t, "config": "", "folder": t} for t in ("SPG", "CoOp"))
+    predictions = [
+        (one, rows("art", [0, 0, 1], [1, 0, 0])),
+        (one, rows("art", [0, 0, 1], [1, 0, 1])),
+        (two, rows("art", [0, 0, 1], [2, 0, 1])),
+    ]
+    first, second = most_often_wrong(predictions, 5)
+    assert (first.path, first.wrong, first.tested) == ("images/0.png", 3, 3)
+    assert {method: dict(said) for method, said in first.said.items()} == {
+        "SPG": {CLASSES[1]: 2},
+        "CoOp": {CLASSES[2]: 1},
+    }
+    assert (second.path, second.wrong, second.tested) == ("images/2.png", 1, 3)
+    assert len(most_often_wrong(predictions, 1)) == 1
+
+
+def test_images_are_found_from_the_runs_config(tmp_path, monkeypatch):
+    (sample,) = most_often_wrong([({"trainer": "SPG", "config": "", "folder": "run"}, rows("art", [0], [1]))], 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/images").mkdir(parents=True)
+    Image.new("L", (500, 100), 90).save(tmp_path / "data/images/0.png")
+    assert find_image(sample) is None  # no config
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("DATASET: {ROOT: data}")
+    assert find_image(sample) == tmp_path / "data/images/0.png"
+    (tmp_path / "run/config.yaml").write_text("[")
+    assert find_image(sample) is None
+    assert thumbnail(tmp_path / "data/images/0.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert thumbnail(tmp_path / "broken.png") is None
+
+
+# ---- pictures ----
+
+
+def shows_something(png):
+    return len(Image.open(png).convert("RGB").getcolors(10**6)) > 10
+
+
+def test_pictures_are_saved_twice_and_show_something(report):
+    out, _ = report
+    folder = out.with_name("all of it_files")
+    stems = sorted(path.stem for path in folder.glob("*.png"))
+    assert stems == sorted(path.stem for path in folder.glob("*.svg"))
+    for kind, n in {"accuracy": 1, "learning": 1, "confusion": 2, "contexts": 2, "variability": 1}.items():
+        assert sum(f"-{kind}" in stem for stem in stems) == n
+    for stem in stems:
+        assert shows_something(folder / f"{stem}.png")
+        assert "<svg" in (folder / f"{stem}.svg").read_text(encoding="utf-8")
+
+
+def test_accuracy_picture_has_the_means_and_bars(runs):
+    (table,) = make_tables(find_results([runs]))
+    figure = pictures.accuracy_picture(table)
+    lines = {container.get_label(): container for container in figure.axes[0].containers}
+    assert set(lines) == {"SPG", "ZeroshotCLIP"}
+    # SPG: 4 and 5 of 6 right; zero-shot: 4 of 6.
+    np.testing.assert_allclose(lines["SPG"][0].get_xdata(orig=False), [75.0] * 3)
+    np.testing.assert_allclose(lines["ZeroshotCLIP"][0].get_xdata(orig=False), [200 / 3] * 3)
+    ends = np.array(lines["SPG"][2][0].get_segments())[:, :, 0]
+    np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * np.std([400 / 6, 500 / 6], ddof=1))
+    pictures.plt.close(figure)
+
+
+def test_learning_curves_are_means_over_seeds_of_any_length():
+    shared = {"protocol": "multi-source", "target_domains": ["art"], "dataset": "PACS", "accuracy": 1}
+    histories = ([50.0, 60.0], [70.0, 80.0, 90.0])
+    runs = [{**shared, "val_history": h, "loss_history": [{"loss": 1.0}] * len(h)} for h in histories]
+    figure = pictures.learning_picture(runs)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [60.0, 70.0, 90.0])
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), [1.0] * 3)
+    pictures.plt.close(figure)
+    assert pictures.learning_picture([{**shared, "val_history": [], "loss_history": []}]) is None
+    one_epoch = {**shared, "val_history": [70.0], "loss_history": [{"loss": 1.0}]}
+    assert pictures.learning_picture([one_epoch]) is None
+
+
+def test_variability_picture_is_relative_to_the_mean_of_single_draws():
+    found = Spread(50.0, 0.5, 49.0, 52.0, 98.7)
+    figure = pictures.variability_picture([("art", found, {1: 50.5, 2: 51.0}), ("photo", found, {1: 49.0, 4: 50.0})])
+    parts = {part.get_label(): part for part in figure.axes[0].collections}
+    assert set(parts) == {"single draws: range", "their std", "2 averaged", "4 averaged"}
+    np.testing.assert_allclose(parts["single draws: range"].get_segments()[0], [[-1, 0], [2, 0]])
+    np.testing.assert_allclose(parts["their std"].get_segments()[1], [[-0.5, 1], [0.5, 1]])
+    np.testing.assert_allclose(parts["2 averaged"].get_offsets(), [[1, 0]])
+    np.testing.assert_allclose(parts["4 averaged"].get_offsets(), [[0, 1]])
+    pictures.plt.close(figure)
+
+
+def test_too_few_contexts_for_a_picture():
+    few = Contexts(np.ones((1, 2, 4)), np.array(["a"]), np.array(["test"]), np.zeros((0, 2, 4)), np.array([], "U1"))
+    assert pictures.contexts_picture(few) is None
+
+
+# ---- the page ----
+
+
+class Page(html.parser.HTMLParser):
+    """Text, tags and what they refer to."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.references, self.alts, self.text = [], [], [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.references += [values[name] for name in ("src", "href", "srcset", "data", "action") if name in values]
+        if tag == "img":
+            self.alts.append(values.get("alt"))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_needs_nothing_but_itself(report):
+    source = report[0].read_text(encoding="utf-8")
+    page = Page(source)
+    assert page.references
+    assert all(reference.startswith(("data:image/", "#")) for reference in page.references)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert "url(" not in source and "@import" not in source
+    assert all(page.alts) and len(page.alts) == 7 + 2  # pictures, thumbnails
+
+
+def test_everything_is_on_the_page_and_escaped(report):
+    out, skipped = report
+    page = Page(out.read_text(encoding="utf-8"))
+    assert not {"i", "script"} & set(page.tags)  # names that look like tags are text
+    for text in (*CLASSES, *DOMAINS, "P<A>CS", "75.0 ± 11.8", "Difference to ZeroshotCLIP", "+8.3", "2.<4>"):
+        assert text in page.text
+    assert "NOTE: </pre><script>" in page.text
+    assert page.tags.count("details") == 8
+    for text in ("Prompt variability", "n = 16", "52.5", "98.7", "wrong in 4 of 4 runs", "images/1.png"):
+        assert text in page.text
+    (line,) = skipped
+    assert "images most often wrong have no readable file" in line and line in page.text
+
+
+def test_many_classes_become_a_table(runs, tmp_path):
+    names = [f"class {i}" for i in range(41)]
+    of_run = [
+        {"path": f"{i}.png", "domain": "art", "label": name, "prediction": names[0], "confidence": 0.5}
+        for i, name in enumerate(names)
+    ]
+    result = next(r for r in find_results([runs]) if r["target_domains"] == ["art"])
+    del result["folder"], result["written"]
+    write_results(tmp_path / "run", {**result, "classnames": names})
+    write_predictions(tmp_path / "run", of_run)
+    write_report([tmp_path / "run"], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Most confused classes: SPG" in page.text and "class 20" in page.text
+    assert not list((tmp_path / "report_files").glob("*confusion*"))
+
+
+def test_what_is_missing_or_damaged_is_listed(runs, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs / "SPG-0" / "seed1", folder / "a")
+    shutil.copytree(runs / "SPG-0" / "seed2", folder / "b")
+    (folder / "a" / "predictions.csv").unlink()
+    (folder / "a" / "config.yaml").unlink()
+    (folder / "a" / "variability.json").write_text('{"draws": 3}')
+    (folder / "b" / "predictions.csv").write_text("broken")
+    (folder / "a" / "contexts.npz").write_bytes(b"broken")
+    assert main([str(folder), "--out", str(tmp_path / "r.html")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Report: {tmp_path / 'r.html'}\nLeft out:\n")
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    for name in ("a/predictions.csv", "a/config.yaml", "a/variability.json", "b/predictions.csv", "a/contexts.npz"):
+        assert str(folder / name) in printed and str(folder / name) in page.text
+
+
+def test_reports_that_cannot_be_made(runs, tmp_path, capsys):
+    assert main([str(tmp_path), "--out", str(tmp_path / "r.html")]) == 1
+    assert "No finished run" in capsys.readouterr().err
+    assert main([str(runs), "--baseline", "CoOp", "--out", str(tmp_path / "r.html")]) == 1
+    assert "There is no method 'CoOp'" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([str(runs / "SPG-0"), "--out", str(tmp_path / "file" / "r.html")]) == 1
+    assert "Cannot write" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Run headless Chromium with some arguments; gives its stdout."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("needs chromium, chromium-browser or google-chrome")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def run(*arguments):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        done = subprocess.run([found, *flags, *arguments], capture_output=True, timeout=120, check=True)
+        return done.stdout.decode("utf-8")
+
+    return run
+
+
+def test_a_browser_shows_the_page(report, browser):
+    page = Page(browser("--dump-dom", report[0].as_uri()))
+    for text in (*CLASSES, "75.0 ± 11.8", "Images most often wrong", "Prompt variability", "NOTE: </pre><script>"):
+        assert text in page.text
+    assert "script" not in page.tags
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 1600), (390, 2000)])
+def test_a_browser_draws_the_page(report, browser, tmp_path, width, height):
+    shot = tmp_path / "shot.png"
+    browser(f"--screenshot={shot}", f"--window-size={width},{height}", report[0].as_uri())
+    image = np.asarray(Image.open(io.BytesIO(shot.read_bytes())).convert("RGB"))
+    assert image.shape[:2] == (height, width)
+    shares = (image != 255).any(axis=2)
+    assert shares.mean() > 0.01
+    # From top to bottom: text first, pictures, and no third of it empty.
+    assert all(third.any() for third in np.array_split(shares, 3))
+    # Blue, orange and so on: pictures were decoded, not only text drawn.
+    saturation = image.max(axis=2).astype(int) - image.min(axis=2)
+    assert (saturation > 80).mean() > 0.001
+    assert not shares[:, -3:].any()  # nothing runs out of the page at the right

@@ -1,0 +1,68 @@
+"""Commands and their parts: who may import whom, and who may look at the environment."""
+
+import ast
+
+import pytest
+from quick_run import REPOSITORY
+
+SCRIPTS = REPOSITORY / "scripts"
+COMMANDS = sorted(path for path in SCRIPTS.glob("*.py") if not path.stem.startswith("_"))
+NAMES = {path.stem for path in COMMANDS}
+PARTS = sorted(
+    path
+    for room in (*SCRIPTS.glob("*/"), *(REPOSITORY / name for name in ("common", "compat", "datasets", "trainers")))
+    for path in room.rglob("*.py")
+)
+
+
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree):
+    """Full names of all that is imported anywhere in a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", COMMANDS + PARTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_no_one_imports_a_command(path):
+    tree = tree_of(path)
+    by_package = {name.split(".")[1] for name in imported(tree) if name.startswith("scripts.")}
+    # Of the folder of a command that is started, which Python looks into as well; its datasets.py is the package there.
+    alone = {name.split(".")[0] for name in imported(tree)} - {"datasets"}
+    assert not (by_package | alone) & NAMES
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_a_command_begins_by_finding_the_repository(path):
+    first, *others = [node for node in tree_of(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert isinstance(first, ast.Import) and [alias.name for alias in first.names] == ["_repository"]
+    assert "_repository" not in {name for node in others for name in imported(node)}
+
+
+def test_nothing_else_arranges_paths():
+    users = [path.name for path in COMMANDS + PARTS if "sys.path" in path.read_text(encoding="utf-8")]
+    assert users == ["dassl_path.py"]
+
+
+def looks(tree, within=""):
+    """Names of the functions that read the environment; passing all of it on to a child is no reading."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Dict):
+            passed_on = {id(value) for key, value in zip(node.keys, node.values, strict=True) if key is None}
+            yield from (name for child in node.values if id(child) not in passed_on for name in looks(child, within))
+            continue
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv"):
+            yield within
+        name = node.name if isinstance(node, ast.FunctionDef) and not within else within
+        yield from looks(node, name)
+
+
+@pytest.mark.parametrize("path", COMMANDS + PARTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_the_environment_is_read_by_command_lines_alone(path):
+    if path.is_relative_to(SCRIPTS):
+        assert set(looks(tree_of(path))) <= ({"parse_args", "make_parser"} if path in COMMANDS else set())

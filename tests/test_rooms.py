@@ -1,0 +1,41 @@
+"""What each room of the repository may use of the others."""
+
+import ast
+
+import pytest
+from quick_run import REPOSITORY
+
+
+def uses(path):
+    """Full names of what a file imports, also within functions: "torch", "dassl.utils", "dassl.utils.read_image"."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def within(name, package):
+    return name == package or name.startswith(f"{package}.")
+
+
+PARTS = sorted((REPOSITORY / "trainers/modules").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
+def test_the_parts_are_free_of_dassl_of_configs_and_of_trainers(path):
+    for name in uses(path):
+        assert not any(within(name, package) for package in ("dassl", "yacs", "datasets", "common.config_keys"))
+        assert not within(name, "trainers") or within(name, "trainers.modules")
+    names = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
+    assert "cfg" not in names
+
+
+def test_nothing_but_the_command_downloads():
+    users = [
+        path.relative_to(REPOSITORY).as_posix()
+        for room in ("trainers", "common", "datasets", "scripts", "compat")
+        for path in (REPOSITORY / room).rglob("*.py")
+        if any(within(name, "datasets.download") for name in uses(path))
+    ]
+    assert [path for path in users if not path.startswith("datasets/download/")] == ["scripts/download.py"]

@@ -1,0 +1,74 @@
+"""The table of methods: what it says is so, and what repeats it says the same."""
+
+import html
+import re
+import subprocess
+import sys
+
+import pytest
+from quick_run import REPOSITORY
+
+from trainers.methods import METHODS, MethodError, find_method, trainer_name
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_trainer_of_ours_is_a_row_and_every_row_a_trainer():
+    from dassl.engine import TRAINER_REGISTRY
+
+    import trainers.all
+
+    registered = {name: TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()}
+    ours = {name for name, trainer in registered.items() if trainer.__module__.startswith(f"{trainers.__name__}.")}
+    assert ours == {method.trainer for method in METHODS}
+    assert len({method.name for method in METHODS}) == len(METHODS) == len(ours)
+
+
+def test_every_row_has_a_default_config():
+    folders = {path.parent.name for path in (REPOSITORY / "configs/trainers").glob("*/default.yaml")}
+    assert {method.config_folder for method in METHODS} == folders
+
+
+def test_methods_that_learn_nothing_select_nothing(train, tmp_path):
+    from common.run.results import read_results
+
+    for method in METHODS:
+        if method.launchers and method.name != "linear_probe":  # whose one epoch is fitted
+            assert train(method.trainer, "red", flags=["--output-dir", method.name]) == 0
+            learned = read_results(tmp_path / method.name / "results.json")["selection"]
+            assert (learned is not None) == method.learns
+
+
+def test_a_method_goes_by_its_short_name_and_by_its_trainer():
+    assert find_method("spg") is find_method("SPG")
+    assert trainer_name("linear_probe") == "LinearProbe"
+    assert trainer_name("nonsense") == "nonsense"
+    with pytest.raises(MethodError, match="Unknown trainer 'nonsense'; accepted: CoCoOp, "):
+        find_method("nonsense")
+
+
+def test_the_table_is_at_hand_at_once():
+    code = "import sys, trainers.methods; sys.exit(bool({'torch', 'numpy', 'dassl', 'yaml'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+def test_the_readme_has_the_table():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| `(\w+)/` \|$", README, re.MULTILINE)
+    expected = {(method.trainer, html.escape(method.what, quote=False), method.config_folder) for method in METHODS}
+    assert set(rows) == expected and len(rows) == len(expected)
+
+
+def test_the_readme_names_what_launchers_and_comparisons_take():
+    (names,) = re.findall(r"^Methods: (.*?)\. In `cross\.sh`", README, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", names)) == {method.name for method in METHODS if method.compared}
+    compared = ",".join(method.name for method in METHODS if method.compared)
+    assert re.search(rf"^\| `METHODS` \| .* \| `{compared}` \|$", README, re.MULTILINE)
+
+
+def test_the_help_of_train_py_names_all(capsys):
+    import train
+
+    with pytest.raises(SystemExit):
+        train.parse_args(["--help"])
+    words = re.split(r"[\s,]+", capsys.readouterr().out)
+    assert {method.trainer for method in METHODS} <= set(words)

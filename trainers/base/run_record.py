@@ -1,0 +1,257 @@
+"""What a run is, and what came out of it: the records that it leaves behind, as plain values."""
+
+import time
+from dataclasses import asdict, dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import recall_score
+from torch import Tensor
+from yacs.config import CfgNode
+
+from common.reproducible import revision
+from common.run.identity import TRAINED_FILE, RunIdentity
+from common.run.names import dataset_label, protocol_name
+from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
+from common.run.records import read_record
+from common.run.results import RESULTS_FILE, Result, versions, write_results
+from common.threads import Threads, waiting
+from trainers.modules.clip_backbone import Backbone
+
+UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
+OF_TRAINING = ("dataset", "source_domains", "num_shots", "data_fingerprint", "settings_sha256")
+# Where labels lie does not matter, what they are does: they are checked when they are loaded.
+WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
+CALIBRATION_BINS = 15
+
+
+@dataclass
+class Said:
+    """What a model said of N images, in the data set's order.
+
+    Attributes:
+        predicted: (N,) labels.
+        confidence: (N,) probabilities of these.
+        logits: (N, C) in half precision, to be kept.
+    """
+
+    predicted: Tensor
+    confidence: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "Said":
+        """What logits (N, C) say."""
+        # By the logits, as the evaluator has it: probabilities may be equal where logits are not quite.
+        return cls(logits.argmax(dim=-1).cpu(), logits.softmax(dim=-1).amax(dim=-1).cpu(), logits.half().cpu())
+
+    @classmethod
+    def joined(cls, parts: list["Said"]) -> "Said | None":
+        """All of several batches; None of none."""
+        if not parts:
+            return None
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+@dataclass
+class Tested:
+    """What came out of an evaluation.
+
+    Attributes:
+        metrics: what the evaluator found, by name.
+        said: of the test images; None of other splits.
+    """
+
+    metrics: dict[str, float]
+    said: Said | None
+
+
+@dataclass
+class OtherRun:
+    """Another run whose model is tested.
+
+    Attributes:
+        folder: of that run.
+        epoch: which of its epochs, where it was named.
+        record: how its model was trained, as far as its folder says that: some of OF_TRAINING, and "selection".
+    """
+
+    folder: str
+    epoch: int | None
+    record: dict[str, Any]
+
+
+@dataclass
+class Course:
+    """How a training went.
+
+    Attributes:
+        history: of each completed epoch what history.json has.
+        best_epoch: the epoch that was chosen, from 1; None without a choice.
+        started: time.time() when it began, less what it had taken before it was interrupted.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    started: float = field(default_factory=time.time)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return round(time.time() - self.started, 1)
+
+
+def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> RunIdentity:
+    """What makes a run what it is.
+
+    Args:
+        cfg: the run's.
+        node: name of the trainer's own node under cfg.TRAINER.
+        dataset: DomainGeneralizationDataset.
+        backbone: the CLIP.
+    """
+    settings = {"TRAINER.NAME": cfg.TRAINER.NAME, "TRAINER.FEATURES.TRAIN_VIEWS": cfg.TRAINER.FEATURES.TRAIN_VIEWS}
+    settings |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
+    settings |= {f"INPUT.{key}": value for key, value in cfg.INPUT.items() if key != "SIZE"}  # the backbone's
+    settings |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
+    if cfg.TEST.SELECT_BY != "accuracy":  # runs from before there was a choice did not note it
+        settings["TEST.SELECT_BY"] = cfg.TEST.SELECT_BY
+    settings |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
+    own = cfg.TRAINER[node]
+    settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
+    subject = {
+        "backbone": backbone.sha256,
+        "class names": list(dataset.classnames),
+        "images": dataset.fingerprint,
+        "source domains": list(dataset.source_domains),
+        "SEED": cfg.SEED,
+    }
+    return RunIdentity(settings, subject)
+
+
+def training_record(cfg: CfgNode, dataset: Any, settings_sha256: str, learns: bool) -> dict[str, Any]:
+    """What results of a run's model have to say of its training, by the names of results.json."""
+    return {
+        "dataset": dataset_label(cfg),
+        "source_domains": list(dataset.source_domains),
+        "num_shots": cfg.DATASET.NUM_SHOTS,
+        "data_fingerprint": dataset.fingerprint,
+        "selection": cfg.TEST.FINAL_MODEL if learns else None,
+        "settings_sha256": settings_sha256,
+    }
+
+
+def read_training_record(folder: str | PathLike) -> dict[str, Any]:
+    """How the model in a run's folder was trained, by its results.json or trained.json; {} where neither says."""
+    for name in (RESULTS_FILE, TRAINED_FILE):
+        try:
+            record = read_record(Path(folder) / name)
+        except (OSError, ValueError):
+            continue
+        if not record.get("trained_on"):
+            return {key: record[key] for key in OF_TRAINING if key in record}
+    return {}
+
+
+def write_outcome(
+    cfg: CfgNode,
+    dataset: Any,
+    backbone: Backbone,
+    tested: Tested,
+    course: Course,
+    training: dict[str, Any],
+    settings_sha256: str,
+    other: OtherRun | None,
+    threads: Threads,
+) -> None:
+    """Write predictions.csv, logits.npy and results.json of a run that was tested.
+
+    Args:
+        cfg: the run's.
+        dataset: DomainGeneralizationDataset, whose test split was tested on.
+        backbone: the CLIP.
+        tested: what came out.
+        course: of the training.
+        training: how the model was trained: `training_record`, or as much as its run says.
+        settings_sha256: of this run, and of the training where that is another's.
+        other: the run whose model was tested, where it is not this one's.
+        threads: that it computed with.
+    """
+    label = dataset_label(cfg)
+    trained_on = training.get("dataset", label)
+    trained_on = None if trained_on == label else trained_on
+    sources = training.get("source_domains", dataset.source_domains)
+    said = tested.said
+    rows = prediction_rows(dataset, cfg.DATASET.ROOT, said.predicted.tolist(), said.confidence.tolist())
+    write_predictions(cfg.OUTPUT_DIR, rows)
+    if cfg.TEST.KEEP_LOGITS:
+        write_logits(cfg.OUTPUT_DIR, said.logits.numpy())
+    labels, predicted = np.array([item.label for item in dataset.test]), said.predicted.numpy()
+    best = None if course.best_epoch is None else course.history[course.best_epoch - 1]
+    result = Result(
+        trainer=cfg.TRAINER.NAME,
+        config=cfg.TRAINER.CONFIG,
+        dataset=label,
+        backbone=backbone.label,
+        backbone_sha256=backbone.sha256,
+        precision=backbone.precision,
+        protocol=protocol_name(sources, dataset.target_domains, trained_on is not None),
+        trained_on=trained_on,
+        model_dir=other and other.folder,
+        load_epoch=other and other.epoch,
+        source_domains=list(sources),
+        target_domains=list(dataset.target_domains),
+        test_subset=dataset.test_subset,
+        num_shots=training.get("num_shots", UNKNOWN),
+        classnames=list(dataset.classnames),
+        data_fingerprint=training.get("data_fingerprint", UNKNOWN),
+        test_fingerprint=dataset.test_fingerprint,
+        settings_sha256=settings_sha256,
+        selection=training.get("selection"),
+        seed=cfg.SEED,
+        accuracy=float(tested.metrics["accuracy"]),
+        macro_f1=float(tested.metrics["macro_f1"]),
+        accuracy_by_domain=accuracy_by_domain(rows),
+        accuracy_by_class=accuracy_by_class(labels, predicted, dataset.classnames),
+        calibration_error=calibration_error(said.confidence.numpy(), predicted == labels),
+        metrics={name: float(value) for name, value in tested.metrics.items()},
+        n_test=len(dataset.test),
+        val_accuracy=None if best is None else best["val_accuracy"],
+        best_epoch=course.best_epoch,
+        val_history=[] if best is None else [epoch["val_accuracy"] for epoch in course.history],
+        loss_history=[epoch["losses"] for epoch in course.history],
+        seconds=course.seconds,
+        threads=torch.get_num_threads(),
+        threads_alone=threads.alone,
+        threads_beside_workers=threads.beside_workers,
+        thread_waiting=waiting(),
+        revision=revision(),
+        versions=versions(),
+    )
+    write_results(cfg.OUTPUT_DIR, asdict(result))
+
+
+def accuracy_by_class(labels: np.ndarray, predicted: np.ndarray, classnames: list[str]) -> dict[str, float | None]:
+    """Share of each class's images (N labels and predictions) that were recognised, in percent; None without images."""
+    recalls = recall_score(labels, predicted, labels=range(len(classnames)), average=None, zero_division=np.nan)
+    return {
+        name: None if np.isnan(recall) else 100 * float(recall)
+        for name, recall in zip(classnames, recalls, strict=True)
+    }
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error in percent: |accuracy - confidence| over 15 equal bins (Guo et al., 2017).
+
+    Args:
+        confidence: N probabilities of what was predicted.
+        right: N booleans: whether it was right.
+    """
+    accuracies, confidences = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS)  # of bins with images
+    inner = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
+    counts = np.bincount(np.searchsorted(inner, confidence), minlength=CALIBRATION_BINS)
+    return 100 * float(np.average(np.abs(accuracies - confidences), weights=counts[counts > 0]))

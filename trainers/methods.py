@@ -1,0 +1,126 @@
+"""The one table of methods: launchers, comparisons, help texts and the README's table are derived from it.
+
+It imports no PyTorch and no Dassl, so that a command line that is only asked for its help answers at once.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from common.errors import UserError
+
+# Leave one domain out; train on one domain, test on each other; train on one data set, test on others.
+PROTOCOLS = ("multi", "single", "cross")
+
+
+class Backbones(Enum):
+    """Which CLIPs a method takes, by their image towers."""
+
+    ANY = "any"
+    VIT = "ViT"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        name: short name, by which command lines and folders of launchers go.
+        trainer: its trainer, as registered with Dassl.
+        what: what it does, in a line.
+        config_folder: where its configs lie in configs/trainers/.
+        protocols: those of PROTOCOLS that it can be run under.
+        backbones: which CLIPs it takes.
+        learns: whether anything is trained; what learns nothing selects no model and sees no shots.
+        launchers: whether scripts/<name>/ has a launcher for each protocol.
+        compared: whether scripts/compare.sh runs it unless others are named.
+    """
+
+    name: str
+    trainer: str
+    what: str
+    config_folder: str
+    protocols: tuple[str, ...] = PROTOCOLS
+    backbones: Backbones = Backbones.ANY
+    learns: bool = True
+    launchers: bool = True
+    compared: bool = True
+
+    def check_protocol(self, protocol: str) -> None:
+        """Raise MethodError if the method cannot be run under a protocol."""
+        if protocol not in self.protocols:
+            has = f"only {', '.join(self.protocols)}" if self.protocols else "none, so that train.py alone runs it"
+            others = ", ".join(method.name for method in METHODS if method.launchers and protocol in method.protocols)
+            raise MethodError(f"{self.trainer} has no protocol {protocol}, {has}. Methods that have it: {others}.")
+
+
+class MethodError(UserError):
+    """A method cannot be run as asked; others of a comparison can."""
+
+
+# In the order of a comparison; stages of a method, which are run by themselves only by train.py, come last.
+METHODS = (
+    Method(
+        "zsclip",
+        "ZeroshotCLIP",
+        'zero-shot CLIP, "a photo of a <class>."; learns nothing',
+        "ZeroshotCLIP",
+        learns=False,
+    ),
+    Method(
+        "zsclip2",
+        "ZeroshotCLIP2",
+        "zero-shot CLIP with CoOp's ensemble of templates; learns nothing",
+        "ZeroshotCLIP2",
+        learns=False,
+        launchers=False,
+    ),
+    Method(
+        "linear_probe",
+        "LinearProbe",
+        "logistic regression on the frozen features, C chosen on the sources' validation splits",
+        "LinearProbe",
+        protocols=("multi", "single"),
+    ),
+    Method("coop", "CoOp", "one context for all source domains", "CoOp"),
+    Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net", "CoCoOp"),
+    Method(
+        "spg",
+        "SPG",
+        "trains the prompt labels of the source domains that are missing, then the CGAN, then tests",
+        "SPG_CGAN",
+    ),
+    Method(
+        "spg_coop",
+        "SPG_CoOp",
+        "stage I of SPG alone: the prompt label of one domain",
+        "SPG_CoOp",
+        protocols=(),
+        launchers=False,
+        compared=False,
+    ),
+    Method(
+        "spg_cgan",
+        "SPG_CGAN",
+        "stage II of SPG alone, on labels that exist",
+        "SPG_CGAN",
+        launchers=False,
+        compared=False,
+    ),
+)
+
+
+def find_method(name: str) -> Method:
+    """The Method that goes by a short name or by its trainer's.
+
+    Raises:
+        MethodError: there is none.
+    """
+    for method in METHODS:
+        if name in (method.name, method.trainer):
+            return method
+    raise MethodError(f"Unknown trainer {name!r}; accepted: {', '.join(sorted(method.trainer for method in METHODS))}.")
+
+
+def trainer_name(name: str) -> str:
+    """The trainer that a short name stands for; any other name as it is."""
+    return next((method.trainer for method in METHODS if method.name == name), name)
