@@ -23,8 +23,8 @@ def extend_cfg(cfg: CfgNode) -> None:
 
     cfg.TRAINER.CONFIG = ""  # name of the method's config file, for tables; train.py fills it in
 
-    # AdamW as one kernel, three times as fast; False: bit by bit the plain one's steps, which the GAN amplifies to other
-    # accuracies.
+    # AdamW as one kernel, three times as fast; False: the bits of the plain one's steps, of whose last digits the GAN
+    # makes other accuracies.
     cfg.TRAINER.FUSED_ADAMW = True
 
     cfg.TRAINER.FEATURES = CfgNode()
