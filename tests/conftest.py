@@ -24,6 +24,16 @@ settings.load_profile("same")
 SHARED = REPOSITORY.parent / "shared"
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip(f"needs a GPU: PyTorch ({torch.__version__}) finds no CUDA device here")
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real images and published files that lies beside the checkout of developers and CI."""
