@@ -1,11 +1,12 @@
 """What all tests share: import paths, and ../shared where there is one."""
 
 import os
+import shutil
 import sys
 
 import pytest
 from hypothesis import settings
-from quick_run import REPOSITORY, command_line
+from quick_run import REPOSITORY, command_line, run_train
 
 os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
@@ -32,6 +33,14 @@ def pytest_runtest_setup(item):
 
     if not torch.cuda.is_available():
         pytest.skip(f"needs a GPU: PyTorch ({torch.__version__}) finds no CUDA device here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def power_stays_on():
+    """Nothing waits until what was written has reached the disk: only a loss of power could tell."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -69,18 +78,40 @@ def train(tmp_path, image_folder, clip_file, monkeypatch):
 
     Works in tmp_path; the run's folder is tmp_path / "run".
     """
-    import train as command
-
     monkeypatch.chdir(tmp_path)
 
     def run(trainer, target, *opts, flags=()):
-        stdout, stderr = sys.stdout, sys.stderr
-        try:
-            return command.main(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
-        finally:  # Dassl's logger takes the place of stdout
-            sys.stdout, sys.stderr = stdout, stderr
+        return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kept_runs():
+    """Folders with `run` and `output` of the runs that were finished for any test, by trainer and settings."""
+    return {}
+
+
+@pytest.fixture
+def finished(train, kept_runs, tmp_path, tmp_path_factory):
+    """A run on the 30 images that came to its end: finished("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
+
+    Tests get copies of one run of each kind, with what it left in output/, and may do with them what they like.
+    """
+
+    def get(trainer, *opts):
+        kind = (trainer, *opts)
+        if kind in kept_runs:
+            shutil.copytree(kept_runs[kind], tmp_path, dirs_exist_ok=True)
+        else:
+            assert train(trainer, "red", *opts) == 0
+            folder = tmp_path_factory.mktemp("finished")
+            for name in ("run", "output"):
+                shutil.copytree(tmp_path / name, folder / name)
+            kept_runs[kind] = folder
+        return tmp_path / "run"
+
+    return get
 
 
 @pytest.fixture

@@ -1,35 +1,34 @@
 """Killed, stopped, out of space, damaged: a run goes on as if nothing had happened, or says what is wrong."""
 
 import errno
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 
+import numpy as np
 import pytest
 import torch
-from quick_run import REPOSITORY
+from quick_run import REPOSITORY, run_train
 
 from common.run.records import read_record
 from common.run.results import read_results
 from scripts import kill_trial
 from scripts.launching.quick_run import make_images
+from trainers.modules.features import FeatureCache
 
 results = kill_trial.outcome
 
 
 @pytest.fixture
-def undisturbed(train, tmp_path):
-    """Results of a run that nothing happens to; whatever it leaves behind is moved away."""
+def undisturbed(finished, tmp_path):
+    """Results of a run that nothing happened to; nothing that it made is left in its place."""
 
     def run(trainer, *opts):
-        assert train(trainer, "red", *opts) == 0
-        found = results(tmp_path / "run")
-        shutil.move(tmp_path / "run", tmp_path / "undisturbed")
-        if (tmp_path / "output").exists():
-            shutil.move(tmp_path / "output", tmp_path / "undisturbed_output")
+        found = results(finished(trainer, *opts))
+        for name in ("run", "output"):
+            shutil.rmtree(tmp_path / name)
         return found
 
     return run
@@ -122,7 +121,7 @@ def test_sigkill_of_the_whole_process(tmp_path):
         )
         for output in outputs
     ]
-    assert kill_trial.run_to_the_end(commands[0]) == 0
+    assert run_train(commands[0][2:]) == 0
     kill_trial.trial(commands[1], outputs[1], random.Random(3), (3.0, 6.0), 2)
     assert results(outputs[1] / "run") == results(outputs[0] / "run")
 
@@ -189,15 +188,15 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
     return folder, resume
 
 
-def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
+def test_the_loss_scale_is_kept(train, tmp_path, monkeypatch):
     from trainers.modules import clip_backbone
 
     monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
     # So that the scale grows with every second step, and a fresh one would be another.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
-    whole = undisturbed("CoOp", *opts)
-
+    assert train("CoOp", "red", *opts) == 0
+    whole = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
     killed_before(2, train, monkeypatch, *opts)
     assert read_record(tmp_path / "run/history.json")["epochs"][-1]["scaler"]["scale"] > 2.0**16
     assert train("CoOp", "red", *opts) == 0
@@ -258,24 +257,25 @@ def test_a_damaged_history(cut, capsys, damage):
     assert "training starts anew" in capsys.readouterr().out
 
 
-def test_two_processes_want_one_feature_cache(tmp_path):
-    from trainers.modules.features import FeatureCache
+def _encode_together(folder, barrier, found):
+    def compute(out):
+        barrier.wait(60)  # so that both do it
+        out[:] = np.arange(20).reshape(5, 4)
 
-    script = (
-        "import numpy, time; from trainers.modules.features import FeatureCache\n"
-        "def compute(out):\n    out[:] = numpy.arange(20).reshape(5, 4); time.sleep(0.5)\n"
-        "found = FeatureCache('cache').get('key', (5, 4), compute, 'test'); print(float(found.sum()))"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'compat'}"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    found.put(float(FeatureCache(folder).get("key", (5, 4), compute, "test").sum()))
+
+
+def test_two_processes_want_one_feature_cache(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, found = context.Barrier(2), context.SimpleQueue()
+    arguments = (tmp_path / "cache", barrier, found)
+    processes = [context.Process(target=_encode_together, args=arguments) for _ in range(2)]
     for process in processes:
-        assert process.communicate()[0].splitlines()[-1] == "190.0"
-        assert process.returncode == 0
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert found.get() == found.get() == 190.0
     kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
     assert kept.sum() == 190.0
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
@@ -346,8 +346,8 @@ def test_settings_that_change_the_result_are_not_mixed(cut, train, capsys):
         assert f"holds an unfinished run with other settings: {opts[0]} " in capsys.readouterr().err
 
 
-def test_a_lost_best_model_is_not_replaced_by_the_last(train, tmp_path, capsys):
-    assert train("SPG", "red") == 0
+def test_a_lost_best_model_is_not_replaced_by_the_last(finished, train, tmp_path, capsys):
+    finished("SPG")
     (tmp_path / "run/generator/model-best.pth.tar").unlink()
     capsys.readouterr()
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
@@ -358,8 +358,8 @@ def test_a_lost_best_model_is_not_replaced_by_the_last(train, tmp_path, capsys):
     assert (found["selection"], found["load_epoch"]) == ("epoch 2", 2)
 
 
-def test_a_run_begun_from_another_goes_on_by_itself(train, tmp_path, monkeypatch, capsys):
-    assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4") == 0
+def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, monkeypatch, capsys):
+    finished("CoOp", "OPTIM.MAX_EPOCH", "4")
     shutil.rmtree(tmp_path / "run/prompt_learner")
     shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
     # Nothing to go on from there: trained anew in another folder, killed, and started again by the same command.

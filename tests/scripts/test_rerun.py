@@ -2,15 +2,29 @@
 
 import json
 import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
+from quick_run import run_train
 
 from common.run.results import read_results, write_results
+from scripts import rerun
 from scripts.rerun import differences, main, verdict
 
 
-def test_a_run_is_repeated(train, tmp_path, capsys):
-    assert train("SPG", "red") == 0
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Once it is called, runs are repeated in the process of the tests."""
+
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, run_train(command[2:]))
+
+    return lambda: monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+
+
+def test_a_run_is_repeated(finished, tmp_path, in_this_process, capsys):
+    finished("SPG")
     capsys.readouterr()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
     assert "Agrees in every number: accuracy " in capsys.readouterr().out
@@ -19,6 +33,7 @@ def test_a_run_is_repeated(train, tmp_path, capsys):
     record = read_results(tmp_path / "run/results.json")
     write_results(tmp_path / "run", {**record, "accuracy": 12.5, "revision": "another"})
     shutil.rmtree(tmp_path / "again")
+    in_this_process()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 1
     printed = capsys.readouterr().out
     assert "Does not agree" in printed
@@ -29,8 +44,9 @@ def test_a_run_is_repeated(train, tmp_path, capsys):
     assert "holds a finished run" in capsys.readouterr().err
 
 
-def test_a_test_of_another_run_is_repeated(train, tmp_path, capsys):
-    assert train("CoOp", "red") == 0
+def test_a_test_of_another_run_is_repeated(finished, train, tmp_path, in_this_process):
+    in_this_process()
+    finished("CoOp")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train("CoOp", "green", flags=flags) == 0
     assert main([str(tmp_path / "tested"), "--output", str(tmp_path / "again")]) == 0
@@ -38,8 +54,8 @@ def test_a_test_of_another_run_is_repeated(train, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("missing", ["results.json", "config.yaml"])
-def test_nothing_to_repeat(train, tmp_path, capsys, missing):
-    assert train("ZeroshotCLIP", "red") == 0
+def test_nothing_to_repeat(finished, tmp_path, capsys, missing):
+    finished("ZeroshotCLIP")
     (tmp_path / "run" / missing).unlink()
     capsys.readouterr()
     assert main([str(tmp_path / "run")]) == 1
