@@ -103,7 +103,7 @@ def token_embeddings(backbone: str) -> "Tensor":
     """(V, D) token embeddings of a CLIP."""
     from trainers.modules.clip_backbone import load_clip
 
-    return load_clip(backbone).token_embedding.weight
+    return load_clip(backbone).get_parameter("token_embedding.weight")
 
 
 def contexts_of(path: str | Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], Tensor]":

@@ -91,8 +91,8 @@ def _entries(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
     """What to say of a repetition, and whether it agrees."""
-    # An older version may have had fewer keys.
-    numbers = [key for key in sorted({*before} & {*after}) if key not in CIRCUMSTANCES]
+    # Of an older version, the record has nothing to say of what came later.
+    numbers = [key for key in sorted(before) if key not in CIRCUMSTANCES]
     differing = differences(before, after, numbers)
     circumstances = differences(before, after, [key for key in CIRCUMSTANCES if key != "seconds"])
     if not differing:

@@ -3,8 +3,9 @@
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# Whether the Python $1 has the packages of a file, $2.
 has_packages() {
-    "$1" - "$repository/requirements.txt" 2>/dev/null <<'PY'
+    "$1" - "$2" 2>/dev/null <<'PY'
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -27,7 +28,7 @@ PY
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" "$repository/.venv/bin/python" python3 python; do
-        if [ -n "$candidate" ] && has_packages "$candidate"; then
+        if [ -n "$candidate" ] && has_packages "$candidate" "$repository/requirements.txt"; then
             PYTHON=$candidate
             return 0
         fi

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from hypothesis import settings
-from quick_run import REPOSITORY, command_line
+from quick_run import REPOSITORY, command_line, run_train
 
 os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
@@ -22,6 +22,14 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def power_stays_on():
+    """Nothing waits until what was written has reached the disk: only a loss of power could tell."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -59,16 +67,10 @@ def train(tmp_path, image_folder, clip_file, monkeypatch):
 
     Works in tmp_path; the run's folder is tmp_path / "run".
     """
-    import train as command
-
     monkeypatch.chdir(tmp_path)
 
     def run(trainer, target, *opts, flags=()):
-        stdout, stderr = sys.stdout, sys.stderr
-        try:
-            return command.main(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
-        finally:  # Dassl's logger takes the place of stdout
-            sys.stdout, sys.stderr = stdout, stderr
+        return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
 
     return run
 

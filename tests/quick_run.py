@@ -1,5 +1,6 @@
-"""Where the repository is, and train.py's arguments for a run of seconds."""
+"""Where the repository is, and a run of seconds: train.py's arguments for it, and its main in this process."""
 
+import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -10,3 +11,14 @@ def command_line(trainer, target, *opts, flags=(), root="data", clip="tiny.pt"):
     from scripts.launching.quick_run import arguments  # conftest.py, which takes this module first, makes a way to it
 
     return arguments(trainer, target, root, clip, "run", *opts, flags=flags)
+
+
+def run_train(arguments):
+    """Run train.py's main in this process; returns its exit code."""
+    import train
+
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        return train.main(arguments)
+    finally:  # Dassl's logger takes the place of stdout
+        sys.stdout, sys.stderr = stdout, stderr

@@ -1,21 +1,22 @@
 """Killed, stopped, out of space, damaged: a run goes on as if nothing had happened, or says what is wrong."""
 
 import errno
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 
+import numpy as np
 import pytest
 import torch
-from quick_run import REPOSITORY
+from quick_run import REPOSITORY, run_train
 
 from common.run.records import read_record
 from common.run.results import read_results
 from scripts import kill_trial
 from scripts.launching.quick_run import make_images
+from trainers.modules.features import FeatureCache
 
 results = kill_trial.outcome
 
@@ -122,7 +123,7 @@ def test_sigkill_of_the_whole_process(tmp_path):
         )
         for output in outputs
     ]
-    assert kill_trial.run_to_the_end(commands[0]) == 0
+    assert run_train(commands[0][2:]) == 0
     kill_trial.trial(commands[1], outputs[1], random.Random(3), (3.0, 6.0), 2)
     assert results(outputs[1] / "run") == results(outputs[0] / "run")
 
@@ -258,24 +259,25 @@ def test_a_damaged_history(cut, capsys, damage):
     assert "training starts anew" in capsys.readouterr().out
 
 
-def test_two_processes_want_one_feature_cache(tmp_path):
-    from trainers.modules.features import FeatureCache
+def _encode_together(folder, barrier, found):
+    def compute(out):
+        barrier.wait(60)  # so that both do it
+        out[:] = np.arange(20).reshape(5, 4)
 
-    script = (
-        "import numpy, time; from trainers.modules.features import FeatureCache\n"
-        "def compute(out):\n    out[:] = numpy.arange(20).reshape(5, 4); time.sleep(0.5)\n"
-        "found = FeatureCache('cache').get('key', (5, 4), compute, 'test'); print(float(found.sum()))"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'compat'}"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    found.put(float(FeatureCache(folder).get("key", (5, 4), compute, "test").sum()))
+
+
+def test_two_processes_want_one_feature_cache(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, found = context.Barrier(2), context.SimpleQueue()
+    arguments = (tmp_path / "cache", barrier, found)
+    processes = [context.Process(target=_encode_together, args=arguments) for _ in range(2)]
     for process in processes:
-        assert process.communicate()[0].splitlines()[-1] == "190.0"
-        assert process.returncode == 0
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert found.get() == found.get() == 190.0
     kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
     assert kept.sum() == 190.0
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]

@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.held import held
 from common.run.identity import RunIdentity
 from trainers.config import apply_settings, default_cfg, merge_file
 from trainers.config_check import check_values
@@ -54,17 +55,24 @@ class SPG(SPG_CGAN):
         dataset, folder = self.dm.dataset, label_folder(self.cfg)
         for domain in dataset.source_domains:
             if folder.find(domain, dataset.code(domain)) is None:
-                print(f"Stage I: learning the prompt label of {domain}")
-                cfg = self.stage1_cfg(domain)
-                if cfg.SEED >= 0:
-                    # A label does not depend on which others were missing.
-                    set_random_seed(cfg.SEED)
-                stage1 = SPG_CoOp(cfg, self.backbone)
-                stage1.restart_on_difference = True
-                stage1.settle_threads(self.threads)
-                stage1.train()
+                # Of several runs that need a label one learns it, and the others take that one.
+                with held(folder.file_for(domain), f"the prompt label of {domain}"):
+                    if folder.find(domain, dataset.code(domain)) is None:
+                        self.learn_label(domain)
         print("Stage II: training the generator")
         return super().load_labels()
+
+    def learn_label(self, domain: str) -> None:
+        """Stage I: learn the prompt label of a domain and write it."""
+        print(f"Stage I: learning the prompt label of {domain}")
+        cfg = self.stage1_cfg(domain)
+        if cfg.SEED >= 0:
+            # A label does not depend on which others were missing.
+            set_random_seed(cfg.SEED)
+        stage1 = SPG_CoOp(cfg, self.backbone)
+        stage1.restart_on_difference = True
+        stage1.settle_threads(self.threads)
+        stage1.train()
 
     def identity(self) -> RunIdentity:
         # Of the file's name and the pairs on top of it only what they come to matters.

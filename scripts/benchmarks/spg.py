@@ -225,7 +225,7 @@ class SpgBench:
         """Prompt labels out of thin air, so that stage II need not wait for stage I; its cost is the same."""
         shape = len(trainer.dm.dataset.domains), trainer.encoder.n_ctx, trainer.encoder.ctx_dim
         labels = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        trainer.load_labels = lambda: labels  # type: ignore[method-assign]
+        trainer.load_labels = lambda: labels  # type: ignore[method-assign]  # of this one alone
 
     def _reference_nets(self):
         """Copies of our networks and optimisers, and the step of the reference with them."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from common.dassl_path import REPOSITORY
-from trainers.methods import find_method
+from trainers.methods import METHODS
 
 
 def make_images(folder: Path) -> None:
@@ -48,10 +48,11 @@ def arguments(
         epochs: of each stage.
     """
     configs = REPOSITORY / "configs"
-    method = configs / "trainers" / find_method(trainer).config_folder / "default.yaml"
+    folders = {method.trainer: method.config_folder for method in METHODS}
+    config = configs / "trainers" / folders.get(trainer, trainer) / "default.yaml"
     words: list[object] = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", 1]
     words += ["--dataset-config-file", configs / "datasets/folder.yaml", "--target-domains", target]
-    words += [*(["--config-file", method] if method.is_file() else []), "--output-dir", output, *flags]
+    words += [*(["--config-file", config] if config.is_file() else []), "--output-dir", output, *flags]
     words += ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", batch_size, "OPTIM.MAX_EPOCH", epochs]
     words += ["TRAINER.SPG.STAGE1_OPTS", f"['OPTIM.MAX_EPOCH', {epochs}]", *opts]
     return list(map(str, words))

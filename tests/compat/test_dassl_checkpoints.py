@@ -20,6 +20,7 @@ from dassl.utils import (
     resume_from_checkpoint,
     save_checkpoint,
 )
+from dassl.utils.torchtools import adjust_learning_rate, partial, set_bn_to_eval
 from torch import nn
 
 
@@ -238,3 +239,29 @@ def test_counting_and_opening():
     assert model.b.training
     with pytest.raises(UserError, match=r"no layer 'd'. Accepted: a, b, c"):
         open_specified_layers(model, ["d"])
+
+
+def test_batch_normalisation_keeps_its_statistics():
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.BatchNorm1d(1), nn.Dropout())
+    model.apply(set_bn_to_eval)
+    assert [module.training for module in model] == [True, False, False, True]
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_rates_by_hand():
+    optimizer = torch.optim.SGD([{"params": nn.Linear(1, 1).parameters()}, {"params": [torch.ones(1)]}], lr=9.0)
+
+    def rate(*args, **keys):
+        adjust_learning_rate(optimizer, *args, **keys)
+        first, second = (group["lr"] for group in optimizer.param_groups)
+        assert first == second
+        return first
+
+    assert [rate(0.1, epoch) for epoch in (0, 19, 20, 40)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert rate(1.0, 5, stepsize=2, gamma=0.5) == 0.25
+    assert rate(1.0, 25, linear_decay=True, final_lr=0.2, max_epoch=100) == pytest.approx(0.8)
+
+
+def test_what_authors_patch_pickle_with():
+    """The SPG authors' load_checkpoint takes partial from here."""
+    assert partial(int, base=2)("101") == 5

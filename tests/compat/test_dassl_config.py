@@ -101,6 +101,50 @@ DEFAULTS = {
     "TEST.SPLIT": "test",
     "TEST.FINAL_MODEL": "last_step",
     "TRAINER.NAME": "",
+    "TRAINER.MCD.N_STEP_F": 4,
+    "TRAINER.MME.LMDA": 0.1,
+    "TRAINER.CDAC.CLASS_LR_MULTI": 10,
+    "TRAINER.CDAC.RAMPUP_COEF": 30,
+    "TRAINER.CDAC.RAMPUP_ITRS": 1000,
+    "TRAINER.CDAC.TOPK_MATCH": 5,
+    "TRAINER.CDAC.P_THRESH": 0.95,
+    "TRAINER.CDAC.STRONG_TRANSFORMS": (),
+    "TRAINER.SE.EMA_ALPHA": 0.999,
+    "TRAINER.SE.CONF_THRE": 0.95,
+    "TRAINER.SE.RAMPUP": 300,
+    "TRAINER.M3SDA.LMDA": 0.5,
+    "TRAINER.M3SDA.N_STEP_F": 4,
+    "TRAINER.DAEL.WEIGHT_U": 0.5,
+    "TRAINER.DAEL.CONF_THRE": 0.95,
+    "TRAINER.DAEL.STRONG_TRANSFORMS": (),
+    "TRAINER.CROSSGRAD.EPS_F": 1.0,
+    "TRAINER.CROSSGRAD.EPS_D": 1.0,
+    "TRAINER.CROSSGRAD.ALPHA_F": 0.5,
+    "TRAINER.CROSSGRAD.ALPHA_D": 0.5,
+    "TRAINER.DDAIG.G_ARCH": "",
+    "TRAINER.DDAIG.LMDA": 0.3,
+    "TRAINER.DDAIG.CLAMP": False,
+    "TRAINER.DDAIG.CLAMP_MIN": -1.0,
+    "TRAINER.DDAIG.CLAMP_MAX": 1.0,
+    "TRAINER.DDAIG.WARMUP": 0,
+    "TRAINER.DDAIG.ALPHA": 0.5,
+    "TRAINER.DAELDG.WEIGHT_U": 0.5,
+    "TRAINER.DAELDG.CONF_THRE": 0.95,
+    "TRAINER.DAELDG.STRONG_TRANSFORMS": (),
+    "TRAINER.DOMAINMIX.TYPE": "crossdomain",
+    "TRAINER.DOMAINMIX.ALPHA": 1.0,
+    "TRAINER.DOMAINMIX.BETA": 1.0,
+    "TRAINER.ENTMIN.LMDA": 1e-3,
+    "TRAINER.MEANTEACHER.WEIGHT_U": 1.0,
+    "TRAINER.MEANTEACHER.EMA_ALPHA": 0.999,
+    "TRAINER.MEANTEACHER.RAMPUP": 5,
+    "TRAINER.MIXMATCH.WEIGHT_U": 100.0,
+    "TRAINER.MIXMATCH.TEMP": 2.0,
+    "TRAINER.MIXMATCH.MIXUP_BETA": 0.75,
+    "TRAINER.MIXMATCH.RAMPUP": 20000,
+    "TRAINER.FIXMATCH.WEIGHT_U": 1.0,
+    "TRAINER.FIXMATCH.CONF_THRE": 0.95,
+    "TRAINER.FIXMATCH.STRONG_TRANSFORMS": (),
 }
 
 
@@ -127,6 +171,14 @@ def test_each_call_returns_a_tree_of_its_own():
     first.INPUT.PIXEL_MEAN[0] = 9.0
     assert second.OPTIM.LR == 0.0003
     assert second.INPUT.PIXEL_MEAN[0] == get_cfg_default().INPUT.PIXEL_MEAN[0] == 0.485
+
+
+def test_what_is_added_to_the_defaults_is_in_each_tree_from_then_on(monkeypatch):
+    from dassl.config import cfg_default, defaults
+
+    assert cfg_default is defaults._C
+    monkeypatch.setitem(cfg_default.TRAINER, "MINE", CfgNode({"X": 1}))
+    assert get_cfg_default().TRAINER.MINE.X == 1
 
 
 def test_trainers_add_nodes_and_files_and_lists_merge(tmp_path):

@@ -1,7 +1,6 @@
 """From image files to batches."""
 
 import gc
-import os
 import pickle
 import random
 import re
@@ -18,13 +17,20 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_data
 from dassl.data.transforms import build_transform
 from dassl.utils import UserError
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
+
+
+def datum(impath, label=0, domain=0, classname=""):
+    """A Datum of an image that is not there, for tests that look at none."""
+    item = Datum(__file__, label, domain, classname)
+    item._impath = impath
+    return item
 
 
 def items(counts, domain=0):
     """``counts[label]`` items of each label."""
     return [
-        Datum(f"{domain}/{label}/{n}", label, domain, "abcdef"[label])
+        datum(f"{domain}/{label}/{n}", label, domain, "abcdef"[label])
         for label, count in enumerate(counts)
         for n in range(count)
     ]
@@ -34,25 +40,38 @@ def items(counts, domain=0):
 
 
 def test_datum():
-    item = Datum("a.jpg", 1, 2, "dog")
-    assert (item.impath, item.label, item.domain, item.classname) == ("a.jpg", 1, 2, "dog")
-    assert (Datum().impath, Datum().label, Datum().domain, Datum().classname) == ("", 0, 0, "")
-    assert repr(item) == "Datum(impath='a.jpg', label=1, domain=2, classname='dog')"
-    with pytest.raises(TypeError, match="impath"):
-        Datum(3)
+    item = Datum(__file__, 1, 2, "dog")
+    assert (item.impath, item.label, item.domain, item.classname) == (__file__, 1, 2, "dog")
+    assert (Datum(__file__).label, Datum(__file__).domain, Datum(__file__).classname) == (0, 0, "")
+    assert repr(item) == f"Datum(impath={__file__!r}, label=1, domain=2, classname='dog')"
     with pytest.raises(AttributeError):
         item.label = 4
 
 
+@pytest.mark.parametrize(
+    ("impath", "message"),
+    [
+        ("/nonexistent.jpg", r"Image not found: '/nonexistent\.jpg'\. Check DATASET\.ROOT"),
+        ("", "Image not found: ''"),
+        ("/", "Image not found: '/'"),
+        (3, r"\(impath\) must be a str, got int"),
+    ],
+)
+def test_a_datum_asserts_that_its_image_is_there(impath, message):
+    for kind in (AssertionError, UserError):
+        with pytest.raises(kind, match=message):
+            Datum(impath)
+
+
 def test_datum_pickles_as_coops_caches_do():
-    copy = pickle.loads(pickle.dumps(Datum("a.jpg", 1, 2, "dog"), protocol=pickle.HIGHEST_PROTOCOL))
+    copy = pickle.loads(pickle.dumps(datum("a.jpg", 1, 2, "dog"), protocol=pickle.HIGHEST_PROTOCOL))
     assert (copy.impath, copy.label, copy.domain, copy.classname) == ("a.jpg", 1, 2, "dog")
     assert vars(copy) == {"_impath": "a.jpg", "_label": 1, "_domain": 2, "_classname": "dog"}
 
 
 def test_classes_are_those_of_the_training_data():
-    train = [Datum("x", 2, 0, "c"), Datum("y", 0, 0, "a"), Datum("z", 1, 0, "b")]
-    dataset = DatasetBase(train_x=train, val=train[:1], test=[Datum("w", 0, 1, "other")])
+    train = [datum("x", 2, 0, "c"), datum("y", 0, 0, "a"), datum("z", 1, 0, "b")]
+    dataset = DatasetBase(train_x=train, val=train[:1], test=[datum("w", 0, 1, "other")])
     assert dataset.num_classes == 3
     assert dataset.lab2cname == {0: "a", 1: "b", 2: "c"}
     assert dataset.classnames == ["a", "b", "c"]
@@ -67,7 +86,7 @@ def test_without_training_data_classes_are_those_of_test():
 
 
 def test_class_names_never_shift_against_labels():
-    dataset = DatasetBase(train_x=[Datum("x", 0, 0, "a"), Datum("y", 2, 0, "c")])
+    dataset = DatasetBase(train_x=[datum("x", 0, 0, "a"), datum("y", 2, 0, "c")])
     assert dataset.num_classes == 3
     assert dataset.lab2cname == {0: "a", 2: "c"}
     with pytest.raises(UserError, match=r"DatasetBase: the labels go up to 2, but \[1\] have no image"):
@@ -267,12 +286,13 @@ def test_evaluation_only_data(cfg):
 class Probe(DatasetWrapper):
     """Tells which worker made an item, and what its random generators gave."""
 
+    shift = 0
+
     def __getitem__(self, idx):
         worker = torch.utils.data.get_worker_info()
         return {
-            "index": idx,
-            "worker": worker.id,
-            "pid": os.getpid(),
+            "index": idx + self.shift,
+            "worker": -1 if worker is None else worker.id,
             "threads": torch.get_num_threads(),
             "draws": torch.tensor([random.random(), np.random.rand(), torch.rand(()).item()]),
         }
@@ -285,12 +305,35 @@ def worker_cfg(cfg):
     return cfg
 
 
-def test_workers_live_on_and_draw_differently(worker_cfg):
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_epochs_are_those_of_a_plain_loader(worker_cfg, workers):
+    """What Dassl builds: epoch by epoch the same images in the same order, and the same draws in the workers."""
+    worker_cfg.DATALOADER.NUM_WORKERS = workers
+    source = items([6, 6])
+
+    def epochs(loader):
+        random.seed(3)
+        np.random.seed(3)
+        torch.manual_seed(3)
+        return [[(batch["index"].tolist(), batch["draws"].tolist()) for batch in loader] for _ in range(3)]
+
+    ours = build_data_loader(worker_cfg, "RandomSampler", source, batch_size=3, dataset_wrapper=Probe)
+    plain = Probe(worker_cfg, source)
+    theirs = DataLoader(plain, 3, sampler=RandomSampler(source), num_workers=workers, drop_last=True)
+    assert epochs(ours) == epochs(theirs)
+
+
+def test_what_changes_between_epochs_reaches_the_workers(worker_cfg):
+    loader = build_data_loader(worker_cfg, "SequentialSampler", items([6]), batch_size=3, dataset_wrapper=Probe)
+    list(loader)
+    loader.dataset.shift = 100
+    assert [i for batch in loader for i in batch["index"].tolist()] == list(range(100, 106))
+
+
+def test_workers_draw_differently(worker_cfg):
     loader = build_data_loader(worker_cfg, "RandomSampler", items([6, 6]), batch_size=3, dataset_wrapper=Probe)
     epochs = [list(loader) for _ in range(2)]
-    pids = [{pid for batch in epoch for pid in batch["pid"].tolist()} for epoch in epochs]
-    assert pids[0] == pids[1]
-    assert len(pids[0]) == 2
+    assert {worker for epoch in epochs for batch in epoch for worker in batch["worker"].tolist()} == {0, 1}
     draws = torch.cat([batch["draws"] for epoch in epochs for batch in epoch])
     for generator in draws.T:
         assert len(generator.unique()) == 24
@@ -312,7 +355,7 @@ def test_two_runs_give_the_same_batches(worker_cfg):
 
 
 def test_a_second_iteration_does_not_disturb_the_first(worker_cfg):
-    """torch's persistent workers would silently start the outer loop again."""
+    """As the authors of SPG do it; torch's persistent workers would silently start the outer loop again."""
     loader = build_data_loader(worker_cfg, "SequentialSampler", items([6, 6]), batch_size=3, dataset_wrapper=Probe)
     outer = []
     for batch in loader:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from dassl.config import get_cfg_default
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.lr_scheduler import ConstantWarmupScheduler, LinearWarmupScheduler
+from dassl.optim.radam import AdamW, PlainRAdam, RAdam
 from dassl.utils import UserError
 from torch import nn
 
@@ -63,10 +65,22 @@ def test_cosine_after_constant_warmup():
     assert [round(lr, 8) for lr in seen[1:4]] == [0.002, 0.00199803, 0.00199211]
 
 
-def test_without_recount_the_cosine_has_gone_on_during_the_warmup():
+def test_without_recount_the_decay_starts_at_its_later_epochs_from_the_full_rate():
     seen = rates(optim_cfg(**LINEAR, WARMUP_RECOUNT=False), 70)
-    expected = [1e-5, 5e-4, 1e-3, 1.5e-3] + [cosine(e, 70) for e in range(4, 70)]
+    expected = [1e-5, 5e-4, 1e-3, 1.5e-3] + [2e-3 * cosine(e, 70) / cosine(4, 70) for e in range(4, 70)]
     assert seen == pytest.approx(expected, abs=1e-9)
+    # As Dassl.pytorch gives them.
+    node = optim_cfg(
+        **{**LINEAR, "LR": 0.1, "MAX_EPOCH": 10, "WARMUP_EPOCH": 3, "WARMUP_RECOUNT": False, "NAME": "sgd"}
+    )
+    assert [round(lr, 4) for lr in rates(node, 10)[3:6]] == [0.1, 0.0824, 0.063]
+
+
+@pytest.mark.parametrize("keys", [{"LR_SCHEDULER": "multi_step", "STEPSIZE": (2, 5)}, {"STEPSIZE": (3,)}])
+def test_steps_within_the_warmup_are_not_made_up_for(keys):
+    node = optim_cfg(**keys, LR=1.0, WARMUP_EPOCH=4, WARMUP_TYPE="linear", WARMUP_RECOUNT=False)
+    later = 5 if "LR_SCHEDULER" in keys else 6  # the next step after epoch 4
+    assert rates(node, 8)[4:] == pytest.approx([1.0 if epoch < later else 0.1 for epoch in range(4, 8)])
 
 
 @pytest.mark.parametrize(
@@ -162,8 +176,9 @@ def test_no_warning_when_epochs_step_after_batches():
         ("amsgrad", torch.optim.Adam, {"amsgrad": True}),
         ("sgd", torch.optim.SGD, {"momentum": 0.9, "dampening": 0, "nesterov": False}),
         ("rmsprop", torch.optim.RMSprop, {"momentum": 0.9, "alpha": 0.99}),
-        ("radam", torch.optim.RAdam, {"decoupled_weight_decay": True}),
-        ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.999)}),
+        ("radam", RAdam, {"betas": (0.9, 0.999)}),
+        ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": None}),
+        ("adamw_fused", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": True}),
     ],
 )
 def test_optimizers(name, kind, settings):
@@ -174,6 +189,12 @@ def test_optimizers(name, kind, settings):
         group = optimizer.param_groups[0]
         assert {"lr": 3e-4, "weight_decay": 5e-4, **settings}.items() <= group.items()
         assert len(group["params"]) == 2
+
+
+def test_adamw_gives_the_bits_of_the_plain_one_and_its_fused_form_nearly():
+    plain = run(lambda p: torch.optim.AdamW(p, lr=3e-4, weight_decay=5e-4))
+    assert torch.equal(run(lambda p: build_optimizer(p, optim_cfg(NAME="adamw"))), plain)
+    torch.testing.assert_close(run(lambda p: build_optimizer(p, optim_cfg(NAME="adamw_fused"))), plain)
 
 
 def test_param_groups_replace_the_parameters_of_the_model():
@@ -194,9 +215,107 @@ def test_what_is_wrong_is_named():
         build_lr_scheduler(optimizer, optim_cfg(WARMUP_TYPE="cubic", WARMUP_EPOCH=1))
     with pytest.raises(UserError, match=r"OPTIM.STEPSIZE is \(-1,\)"):
         build_lr_scheduler(optimizer, optim_cfg(LR_SCHEDULER="multi_step"))
-    with pytest.raises(UserError, match=r"OPTIM.NEW_LAYERS.*'head'.*Accepted: 0"):
-        build_optimizer(nn.Sequential(model), optim_cfg(STAGED_LR=True, NEW_LAYERS=("head",)))
     with pytest.raises(UserError, match="STAGED_LR needs a module"):
         build_optimizer(model.parameters(), optim_cfg(STAGED_LR=True))
-    with pytest.raises(UserError, match="STAGED_LR makes its own"):
-        build_optimizer(model, optim_cfg(STAGED_LR=True), [{"params": [model.bias]}])
+    with pytest.raises(TypeError, match="STAGED_LR needs a module"):
+        build_optimizer(model.parameters(), optim_cfg(STAGED_LR=True))
+
+
+def test_new_layers_that_are_not_there_are_named_and_passed_over():
+    """DePT names the new layers of all its models at once."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    node = optim_cfg(STAGED_LR=True, NEW_LAYERS=("1", "film"), BASE_LR_MULT=0.5, LR=0.1)
+    with pytest.warns(UserWarning, match="NEW_LAYERS names film, which this model does not have; it has 0, 1"):
+        optimizer = build_optimizer(model, node)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1]
+    assert all(group["params"][0] is child.weight for group, child in zip(optimizer.param_groups, model, strict=True))
+
+
+def test_param_groups_go_before_staged_rates():
+    model = nn.Linear(2, 2)
+    with pytest.warns(UserWarning, match="STAGED_LR is ignored"):
+        optimizer = build_optimizer(model, optim_cfg(STAGED_LR=True), [{"params": [model.bias]}])
+    assert [group["lr"] for group in optimizer.param_groups] == [3e-4]
+    assert optimizer.param_groups[0]["params"] == [model.bias]
+
+
+# -- schedules and optimizers that clients make themselves --------------------------------------------
+
+
+def warm(kind):
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=2e-3)
+    successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    if kind == "constant":
+        return optimizer, ConstantWarmupScheduler(optimizer, successor, 1, 1e-5)
+    return optimizer, LinearWarmupScheduler(optimizer, successor, 4, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear"])
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 6])
+def test_warmups_made_by_hand_are_those_of_the_configuration_and_resume(kind, stop):
+    keys = CONSTANT if kind == "constant" else {**LINEAR, "MAX_EPOCH": 50}
+    expected = rates(optim_cfg(**keys), 10)
+    optimizer, scheduler = warm(kind)
+    seen = []
+    for epoch in range(10):
+        if epoch == stop:
+            file = io.BytesIO()
+            torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file)
+            file.seek(0)
+            state = torch.load(file, weights_only=True)
+            optimizer, scheduler = warm(kind)
+            optimizer.load_state_dict(state["optimizer"])
+            scheduler.load_state_dict(state["scheduler"])
+        seen.append(optimizer.param_groups[0]["lr"])
+        assert scheduler.get_last_lr() == [seen[-1]]
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx(expected, abs=1e-12)
+
+
+def run(make, steps=20):
+    """Parameters after some steps on a fixed sequence of gradients."""
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(torch.randn(5, generator=generator))
+    optimizer = make([parameter])
+    for _ in range(steps):
+        parameter.grad = torch.randn(5, generator=generator)
+        optimizer.step()
+    return parameter.detach()
+
+
+def test_rectified_adam():
+    settings = {"lr": 0.1, "weight_decay": 0.1}
+    expected = run(lambda p: torch.optim.RAdam(p, decoupled_weight_decay=True, **settings))
+    for kind in (RAdam, PlainRAdam):
+        torch.testing.assert_close(run(lambda p, kind=kind: kind(p, **settings)), expected)
+        # Without the first five steps, which are not rectified.
+        waiting = run(lambda p, kind=kind: kind(p, degenerated_to_sgd=False, **settings), 5)
+        torch.testing.assert_close(waiting, run(lambda p: torch.optim.SGD(p, lr=0.0), 5))
+    with pytest.raises(ValueError, match="Invalid lr: -1"):
+        RAdam([nn.Parameter(torch.zeros(1))], lr=-1)
+
+
+def test_adamw_with_a_warmup_of_its_own():
+    settings = {"lr": 0.1, "weight_decay": 0.1}
+    torch.testing.assert_close(run(lambda p: AdamW(p, **settings)), run(lambda p: torch.optim.AdamW(p, **settings)))
+
+    def by_hand(parameters):
+        optimizer = torch.optim.AdamW(parameters, **settings)
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 8, 1.0))
+        return optimizer
+
+    first_step = run(lambda p: AdamW(p, warmup=8, **settings), 1)
+    torch.testing.assert_close(first_step, run(by_hand, 1), atol=1e-6, rtol=0)
+
+
+def test_half_precision_parameters_learn_in_single_precision():
+    parameter = nn.Parameter(torch.ones(4, dtype=torch.float16))
+    optimizer = RAdam([parameter], lr=0.1)
+    parameter.grad = torch.full((4,), 1e-4, dtype=torch.float16)
+    optimizer.step()
+    assert optimizer.state[parameter]["exp_avg_sq"].dtype == torch.float32
+    assert optimizer.state[parameter]["exp_avg_sq"].gt(0).all()
+    restored = RAdam([parameter], lr=0.1)
+    restored.load_state_dict(optimizer.state_dict())
+    restored.step()

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from dassl.data.datasets import Datum
@@ -12,7 +13,7 @@ from dassl.utils import UserError
 
 def data(domains=(10, 10, 10), classes=5):
     """As many items of each domain as ``domains`` says, labels in turn."""
-    return [Datum(str(i), i % classes, domain) for domain, n in enumerate(domains) for i in range(n)]
+    return [Datum(__file__, i % classes, domain) for domain, n in enumerate(domains) for i in range(n)]
 
 
 def split(indices, size):
@@ -63,7 +64,7 @@ def test_sequential_domains_come_in_order():
 
 def test_random_classes_give_several_instances():
     source = data((40,), classes=5)
-    source += [Datum("rare", 5, 0)]
+    source += [Datum(__file__, 5, 0)]
     sampler = build_sampler("RandomClassSampler", data_source=source, batch_size=8, n_ins=4)
     for _ in range(5):
         announced = len(sampler)
@@ -73,6 +74,46 @@ def test_random_classes_give_several_instances():
             assert sorted(Counter(source[i].label for i in batch).values()) == [4, 4]
     counts = Counter(indices)
     assert all(n == 1 for i, n in counts.items() if source[i].label != 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "epochs"),
+    # As they were seen on Dassl.pytorch: two epochs after the seed 3.
+    [
+        (
+            "RandomDomainSampler",
+            {"batch_size": 4, "n_domain": 2},
+            [[4, 3, 8, 6, 2, 1, 10, 14], [2, 0, 12, 13, 14, 11, 8, 9]],
+        ),
+        (
+            "SeqDomainSampler",
+            {"batch_size": 6},
+            [[6, 8, 4, 3, 13, 11, 5, 9, 2, 1, 14, 10], [5, 6, 4, 0, 12, 10, 8, 9, 3, 2, 14, 13]],
+        ),
+        (
+            "RandomClassSampler",
+            {"batch_size": 4, "n_ins": 2},
+            [[4, 14, 8, 0, 6, 1, 7, 12, 9, 11, 5, 10], [2, 12, 6, 11, 9, 4, 5, 3, 14, 1, 0, 13]],
+        ),
+        (
+            "RandomClassSampler",  # of 5 images a class, so that some come twice
+            {"batch_size": 12, "n_ins": 6},
+            [[4, 14, 6, 1, 9, 11, 12, 7, 12, 7, 7, 7], [7, 2, 7, 2, 12, 2, 14, 11, 9, 1, 6, 4]],
+        ),
+    ],
+)
+def test_draws_are_those_of_dassl(name, arguments, epochs):
+    source = [Datum(__file__, i % 3, domain) for domain in (1, 0, 2) for i in range(5)]
+    random.seed(3)
+    np.random.seed(3)
+    sampler = build_sampler(name, data_source=source, **arguments)
+    assert sampler.length == len(epochs[0])
+    drawn = []
+    for _ in epochs:
+        announced = len(sampler)
+        drawn.append(list(sampler))
+        assert len(drawn[-1]) == announced
+    assert drawn == epochs
 
 
 def test_draws_repeat_with_the_seed():

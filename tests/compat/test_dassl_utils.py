@@ -22,6 +22,8 @@ from dassl.utils import (
     atomic_write,
     check_isfile,
     collect_env_info,
+    download_url,
+    get_most_similar_str_to_a_from_b,
     listdir_nohidden,
     mkdir_if_missing,
     read_image,
@@ -29,6 +31,7 @@ from dassl.utils import (
     set_random_seed,
     setup_logger,
     tolist_if_not,
+    tools,
     write_json,
 )
 from PIL import Image
@@ -95,6 +98,24 @@ def test_check_isfile_warns(tmp_path):
         assert not check_isfile(str(tmp_path / "none"))
     (tmp_path / "f").write_text("")
     assert check_isfile(str(tmp_path / "f"))
+
+
+def test_download_url(tmp_path, capsys):
+    (tmp_path / "source").write_bytes(b"content")
+    url = (tmp_path / "source").as_uri()
+    download_url(url, str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() == b"content"
+    assert capsys.readouterr().out == f'* url="{url}"\n* destination="{tmp_path}/copy"\n'
+    with pytest.raises(OSError, match="none"):
+        download_url((tmp_path / "none").as_uri(), str(tmp_path / "nothing"))
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_most_similar_string():
+    assert get_most_similar_str_to_a_from_b("CoOp", ["CoCoOp", "SPG", "Coop"]) == "CoCoOp"
+    assert get_most_similar_str_to_a_from_b("ab", ["ax", "ay"]) == "ay"  # of several the last
+    assert get_most_similar_str_to_a_from_b("ab", ["xy"]) == "xy"
+    assert get_most_similar_str_to_a_from_b("ab", []) is None
 
 
 def test_tolist_if_not():
@@ -185,6 +206,41 @@ def test_grey_images_become_rgb(tmp_path, mode):
         assert (pixels == grey[..., None]).all()
 
 
+def test_grey_images_of_16_bits_are_scaled_and_the_user_is_told_once(tmp_path, monkeypatch):
+    """As the PNG format defines them, and as Pillow reads colours of 16 bits; Dassl.pytorch clips at 255."""
+    path = tmp_path / "image.png"
+    Image.fromarray(np.array([[0, 255, 256, 25700, 65535]], dtype=np.uint16)).save(path)
+    monkeypatch.setattr(tools, "_warned_of_16_bits", bytearray(1))
+    with pytest.warns(
+        UserWarning, match=rf"{path} is a grey image of 16 bits, which are scaled to 8; .* clips"
+    ) as told:
+        seen = [np.asarray(read_image(str(path)))[0, :, 0].tolist() for _ in range(3)]
+    assert seen == 3 * [[0, 0, 1, 100, 255]]
+    assert len(told) == 1
+    assert told[0].filename == __file__
+
+
+def test_one_worker_tells_for_all(tmp_path):
+    """In a process of its own, as pytest has its own idea of warnings."""
+    for n in range(4):
+        Image.fromarray(np.full((2, 2), 999, dtype=np.uint16)).save(tmp_path / f"{n}.png")
+    code = f"""
+from dassl.config import get_cfg_default
+from dassl.data.data_manager import build_data_loader
+from dassl.data.datasets import Datum
+from dassl.data.transforms import build_transform
+cfg = get_cfg_default()
+cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS = False, 2
+source = [Datum(f"{tmp_path}/{{n}}.png") for n in range(4)]
+loader = build_data_loader(cfg, data_source=source, batch_size=1, tfm=build_transform(cfg))
+for _ in range(2):
+    list(loader)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr.count("is a grey image of 16 bits") == 1
+
+
 def test_the_file_of_an_image_is_closed(tmp_path):
     path = tmp_path / "image.png"
     colour_image("RGB").save(path)
@@ -219,7 +275,8 @@ def test_registry():
     class CoOp:
         pass
 
-    registry.register(dict)
+    assert registry.register(dict) is None
+    assert registry._obj_map == {"CoOp": CoOp, "dict": dict}
     assert registry.get("CoOp") is CoOp
     assert "CoOp" in registry
     assert registry.registered_names() == ["CoOp", "dict"]
@@ -230,13 +287,17 @@ def test_registry():
         registry.get("Coop")
     assert isinstance(caught.value, RegistryError)
     assert isinstance(caught.value, KeyError)
+    assert isinstance(caught.value, ValueError)
     assert str(caught.value) == ("Unknown trainer: 'Coop'. Accepted: CoOp, dict. Did you mean CoOp? Set it somewhere.")
 
 
-def test_modeling_says_that_it_is_empty_but_takes_plugins():
-    for build, what in ((build_backbone, "backbone"), (build_head, "head"), (build_network, "network")):
-        with pytest.raises(UserError, match=f"Unknown {what}: 'resnet18'.*carries no {what}s of its own"):
-            build("resnet18")
+def test_modeling_names_what_it_has_and_takes_plugins():
+    with pytest.raises(UserError, match="Unknown backbone: 'resnet18'.*carries no backbones of its own"):
+        build_backbone("resnet18")
+    with pytest.raises(UserError, match="Unknown head: 'mpl'. Accepted: mlp. Did you mean mlp"):
+        build_head("mpl")
+    with pytest.raises(UserError, match="Unknown network: 'fcn'. Accepted: fcn_3x32_gctx, "):
+        build_network("fcn")
 
     def tiny(width):
         return width
@@ -275,9 +336,9 @@ def test_average_meter():
     meter.update(torch.tensor(4.0), n=2)
     assert (meter.val, meter.avg, meter.count) == (4.0, 3.0, 3)
     moving = AverageMeter(ema=True)
-    moving.update(1.0)
-    moving.update(2.0)
-    assert moving.avg == pytest.approx(1.1)
+    for value in (1.0, 2.0, 3.0):
+        moving.update(value)
+    assert moving.avg == pytest.approx(0.561)
 
 
 def test_metric_meter_prints_value_and_average():

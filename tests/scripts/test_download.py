@@ -10,6 +10,7 @@ from dataset_trees import make_set
 
 from common.errors import UserError
 from datasets.download import sources
+from datasets.download.offer import download_command, offer_download
 from datasets.download.sources import SOURCES
 from datasets.spg_domainnet import SPG_DomainNet
 from scripts import download
@@ -84,7 +85,7 @@ def test_an_interruption(run, monkeypatch):
 @pytest.fixture
 def offer(monkeypatch, tmp_path, server, capsys):
     """offer("pacs", "y") -> what is returned, and what was asked; answer None: no terminal."""
-    monkeypatch.setattr(download.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     source = SOURCES["pacs"]
     archive = dataclasses.replace(source.archives[0], url=f"{server.url}/pacs.zip")
     monkeypatch.setitem(SOURCES, "pacs", dataclasses.replace(source, archives=(archive,)))
@@ -95,7 +96,7 @@ def offer(monkeypatch, tmp_path, server, capsys):
 
     def ask(name, answer):
         monkeypatch.setattr(sys, "stdin", io.StringIO() if answer is None else Terminal(answer))
-        return download.offer_download(name, tmp_path / "data"), capsys.readouterr().out
+        return offer_download(name, tmp_path / "data"), capsys.readouterr().out
 
     return ask
 
@@ -122,5 +123,5 @@ def test_offer_names_what_is_missing_and_errors_pass(offer, server, tmp_path):
 
 
 def test_the_command_for_messages():
-    assert download.download_command("pacs", "data") == "python scripts/download.py pacs --root data"
-    assert download.download_command("pacs", "my data") == "python scripts/download.py pacs --root 'my data'"
+    assert download_command("pacs", "data") == "python scripts/download.py pacs --root data"
+    assert download_command("pacs", "my data") == "python scripts/download.py pacs --root 'my data'"

@@ -2,14 +2,28 @@
 
 import json
 import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
+from quick_run import run_train
 
 from common.run.results import read_results, write_results
+from scripts import rerun
 from scripts.rerun import differences, main, verdict
 
 
-def test_a_run_is_repeated(train, tmp_path, capsys):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Once it is called, runs are repeated in the process of the tests."""
+
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, run_train(command[2:]))
+
+    return lambda: monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+
+
+def test_a_run_is_repeated(train, tmp_path, in_this_process, capsys):
     assert train("SPG", "red") == 0
     capsys.readouterr()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
@@ -19,6 +33,7 @@ def test_a_run_is_repeated(train, tmp_path, capsys):
     record = read_results(tmp_path / "run/results.json")
     write_results(tmp_path / "run", {**record, "accuracy": 12.5, "revision": "another"})
     shutil.rmtree(tmp_path / "again")
+    in_this_process()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 1
     printed = capsys.readouterr().out
     assert "Does not agree" in printed
@@ -29,7 +44,8 @@ def test_a_run_is_repeated(train, tmp_path, capsys):
     assert "holds a finished run" in capsys.readouterr().err
 
 
-def test_a_test_of_another_run_is_repeated(train, tmp_path, capsys):
+def test_a_test_of_another_run_is_repeated(train, tmp_path, in_this_process):
+    in_this_process()
     assert train("CoOp", "red") == 0
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train("CoOp", "green", flags=flags) == 0
@@ -57,3 +73,6 @@ def test_differences_are_named_to_the_entry():
     assert "val_history[1]" in text.partition("due to")[0]
     assert "versions.torch" in text.partition("due to")[2]
     assert verdict(before, {**before, "versions": {"torch": "3"}, "seconds": 3})[1]
+    assert verdict(before, {**after, "val_history": [1, 2], "macro_f1": 1.0})[
+        1
+    ]  # which came after `before` was written

@@ -1,7 +1,9 @@
 """SPG on 30 images: both stages, their parts and their files."""
 
+import contextlib
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -354,6 +356,29 @@ def test_a_label_does_not_depend_on_the_others(train, tmp_path):
     path.unlink()
     assert train("SPG", "red", *opts, flags=["--output-dir", "again"]) == 0
     assert torch.equal(torch.load(path, weights_only=True)["ctx"], before)
+
+
+def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monkeypatch, capsys):
+    import trainers.spg
+
+    assert train("SPG", "red") == 0
+    made = {path.name: path for path in (tmp_path / "output").rglob("*.pt")}
+    shutil.move(tmp_path / "output", tmp_path / "theirs")
+    shutil.move(tmp_path / "run", tmp_path / "their_run")
+
+    @contextlib.contextmanager
+    def waited(path, what):
+        if path.name == "blue.pt":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "output"), path)
+        yield
+
+    monkeypatch.setattr(trainers.spg, "held", waited)
+    capsys.readouterr()
+    assert train("SPG", "red") == 0
+    learned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Stage I: learning")]
+    assert learned == ["Stage I: learning the prompt label of green"]
+    assert results(tmp_path / "run")["accuracy"] == results(tmp_path / "their_run")["accuracy"]
 
 
 def test_testing_leaves_other_runs_alone(train, tmp_path, capsys):

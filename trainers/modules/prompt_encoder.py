@@ -316,7 +316,7 @@ class PromptEncoder(nn.Module):
         if self._row_mask is not None and len(packs) == 1:
             features = run(self._encode_row, ctx, *packs)
         else:
-            keys, values = self._shared_prefix(ctx)
+            keys, values = run(self._shared_prefix, ctx)
             features = [run(self._encode_pack, ctx, keys, values, pack) for pack in packs]
             features = torch.cat(features, dim=1) if len(features) > 1 else features[0]
         return features[:, self._class_order]

@@ -1,8 +1,16 @@
 """The configuration tree. Importing this does not import torch."""
 
-from .defaults import get_cfg_default
+from .defaults import _C as cfg_default
 
-__all__ = ["clean_cfg", "get_cfg_default"]
+__all__ = ["cfg_default", "clean_cfg", "get_cfg_default"]
+
+
+def get_cfg_default():
+    """Return a fresh configuration tree holding all defaults; changing it changes no other.
+
+    Trainers add their own nodes below ``TRAINER`` (``cfg.TRAINER.COOP = CfgNode()``).
+    """
+    return cfg_default.clone()
 
 
 def clean_cfg(cfg, trainer):

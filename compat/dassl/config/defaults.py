@@ -3,11 +3,7 @@
 from yacs.config import CfgNode as CN
 
 
-def get_cfg_default():
-    """Return a fresh configuration tree holding all defaults; changing it changes no other.
-
-    Trainers add their own nodes below ``TRAINER`` (``cfg.TRAINER.COOP = CfgNode()``).
-    """
+def _defaults():
     cfg = CN()
     cfg.VERSION = 1
     # Where logs, checkpoints and tensorboard files go.
@@ -27,9 +23,7 @@ def get_cfg_default():
     cfg.OPTIM = _optim()
     cfg.TRAIN = _train()
     cfg.TEST = _test()
-    cfg.TRAINER = CN()
-    # Name in TRAINER_REGISTRY.
-    cfg.TRAINER.NAME = ""
+    cfg.TRAINER = _trainer()
     return cfg
 
 
@@ -56,7 +50,7 @@ def _input():
     # Mean and standard deviation of "gaussian_noise".
     node.GN_MEAN = 0.0
     node.GN_STD = 0.15
-    # Operations per image and their strength for "randaugment".
+    # Operations per image, for "randaugment", "randaugment2" and "randaugment_fixmatch"; strength of the first.
     node.RANDAUGMENT_N = 2
     node.RANDAUGMENT_M = 10
     # Brightness, contrast, saturation and hue of "colorjitter".
@@ -134,7 +128,7 @@ def _model():
 
 def _optim():
     node = CN()
-    # adam, amsgrad, sgd, rmsprop, radam or adamw.
+    # adam, amsgrad, sgd, rmsprop, radam, adamw, or adamw_fused (faster, other last digits).
     node.NAME = "adam"
     node.LR = 0.0003
     node.WEIGHT_DECAY = 5e-4
@@ -190,3 +184,63 @@ def _test():
     # Which model is tested after training: last_step or best_val.
     node.FINAL_MODEL = "last_step"
     return node
+
+
+def _trainer():
+    """The name, and the settings of the methods that come with Dassl.pytorch.
+
+    This core leaves those methods out; their nodes are here for configs that set them, and for methods that
+    were derived from one and read its node.
+    """
+    node = CN()
+    # Name in TRAINER_REGISTRY.
+    node.NAME = ""
+
+    # Domain adaptation. N_STEP_F: steps of the feature extractor for each of the classifiers.
+    node.MCD = CN({"N_STEP_F": 4})
+    # LMDA: weight of the entropy.
+    node.MME = CN({"LMDA": 0.1})
+    node.CDAC = CN()
+    node.CDAC.CLASS_LR_MULTI = 10  # the classifier's rate, as a multiple of the backbone's
+    node.CDAC.RAMPUP_COEF = 30
+    node.CDAC.RAMPUP_ITRS = 1000
+    node.CDAC.TOPK_MATCH = 5  # features that pseudo-labels are matched by
+    node.CDAC.P_THRESH = 0.95  # confidence from which a pseudo-label counts
+    node.CDAC.STRONG_TRANSFORMS = ()  # augmentations of the strong view
+    # EMA_ALPHA: decay of the teacher; CONF_THRE: confidence from which it counts; RAMPUP: epochs.
+    node.SE = CN({"EMA_ALPHA": 0.999, "CONF_THRE": 0.95, "RAMPUP": 300})
+    # LMDA: weight of the distance between moments.
+    node.M3SDA = CN({"LMDA": 0.5, "N_STEP_F": 4})
+    node.DAEL = _unlabelled(0.5)
+
+    # Domain generalisation. EPS: strength of the perturbation by the other network; ALPHA: weight of its loss.
+    node.CROSSGRAD = CN({"EPS_F": 1.0, "EPS_D": 1.0, "ALPHA_F": 0.5, "ALPHA_D": 0.5})
+    node.DDAIG = CN()
+    node.DDAIG.G_ARCH = ""  # name in NETWORK_REGISTRY
+    node.DDAIG.LMDA = 0.3  # weight of the perturbation
+    node.DDAIG.CLAMP = False  # keep perturbed images between CLAMP_MIN and CLAMP_MAX
+    node.DDAIG.CLAMP_MIN = -1.0
+    node.DDAIG.CLAMP_MAX = 1.0
+    node.DDAIG.WARMUP = 0  # epochs
+    node.DDAIG.ALPHA = 0.5  # balance between original and perturbed images
+    node.DAELDG = _unlabelled(0.5)
+    # TYPE: crossdomain or random; ALPHA, BETA: of the Beta distribution of the mixture.
+    node.DOMAINMIX = CN({"TYPE": "crossdomain", "ALPHA": 1.0, "BETA": 1.0})
+
+    # Semi-supervised learning. LMDA: weight of the entropy.
+    node.ENTMIN = CN({"LMDA": 1e-3})
+    # RAMPUP: epochs.
+    node.MEANTEACHER = CN({"WEIGHT_U": 1.0, "EMA_ALPHA": 0.999, "RAMPUP": 5})
+    # TEMP: temperature that sharpens guessed labels; MIXUP_BETA: of the mixture; RAMPUP: steps.
+    node.MIXMATCH = CN({"WEIGHT_U": 100.0, "TEMP": 2.0, "MIXUP_BETA": 0.75, "RAMPUP": 20000})
+    node.FIXMATCH = _unlabelled(1.0)
+    return node
+
+
+def _unlabelled(weight):
+    """Weight of the unlabelled loss, confidence from which a pseudo-label counts, augmentations of the strong view."""
+    return CN({"WEIGHT_U": weight, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()})
+
+
+# Dassl's name for the tree of defaults, which get_cfg_default() copies.
+_C = _defaults()

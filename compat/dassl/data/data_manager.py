@@ -2,14 +2,15 @@
 
 import torch
 from tabulate import tabulate
+from torch.utils.data import DataLoader
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UserAssertionError
+from dassl.utils.tools import read_image  # noqa: F401 (clients take it from here)
 
 from .dataset_wrapper import DatasetWrapper
 from .datasets import build_dataset
-from .loader import WorkerKeepingLoader
 from .samplers import build_sampler
-from .transforms import build_transform
+from .transforms import INTERPOLATION_MODES, build_transform  # noqa: F401 (likewise)
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
@@ -27,6 +28,9 @@ def build_data_loader(
 ):
     """Build the loader of one split.
 
+    Workers are started anew for each pass over the loader, as in Dassl: only so are they seeded as there, and
+    does what a trainer changes in the data set between epochs reach them.
+
     Args:
         cfg: the configuration.
         sampler_type (str): see :func:`dassl.data.samplers.build_sampler`.
@@ -43,10 +47,11 @@ def build_data_loader(
         a torch DataLoader of dicts.
 
     Raises:
-        UserError: no items; fewer than the sampler needs; unknown sampler.
+        UserAssertionError: no items, or fewer than the sampler needs.
+        UserValueError: unknown sampler.
     """
     if not data_source:
-        raise UserError(
+        raise UserAssertionError(
             f"The {'training' if is_train else 'evaluation'} split of {cfg.DATASET.NAME} is empty. "
             "Check DATASET.ROOT, DATASET.SOURCE_DOMAINS and DATASET.TARGET_DOMAINS."
         )
@@ -58,20 +63,21 @@ def build_data_loader(
         n_domain=n_domain,
         n_ins=n_ins,
     )
-    loader = WorkerKeepingLoader(
+    drop_last = is_train and len(data_source) >= batch_size
+    # Not len(), for which the samplers that have a length of their own would have to draw.
+    if getattr(sampler, "length", len(data_source)) < (batch_size if drop_last else 1):
+        raise UserAssertionError(
+            f"{sampler_type} finds no complete batch of {batch_size} in the {len(data_source)} items of "
+            f"{cfg.DATASET.NAME}: lower DATALOADER.TRAIN_X.BATCH_SIZE (or TRAIN_U's), or use RandomSampler."
+        )
+    return DataLoader(
         (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        drop_last=is_train and len(data_source) >= batch_size,
+        drop_last=drop_last,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
     )
-    if len(loader) == 0:
-        raise UserError(
-            f"{sampler_type} finds no complete batch of {batch_size} in the {len(data_source)} items of "
-            f"{cfg.DATASET.NAME}: lower DATALOADER.TRAIN_X.BATCH_SIZE (or TRAIN_U's), or use RandomSampler."
-        )
-    return loader
 
 
 class DataManager:
@@ -86,7 +92,7 @@ class DataManager:
         dataset_wrapper: used instead of :class:`DatasetWrapper`.
 
     Raises:
-        UserError: unknown dataset, sampler or transform, or an empty split.
+        UserError: unknown dataset, sampler or transform, or an empty split; which one see there.
     """
 
     def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):

@@ -3,7 +3,7 @@
 from torch.utils.data import Dataset
 
 from dassl.data.transforms import build_plain_transform
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UserValueError
 from dassl.utils.tools import read_image
 
 
@@ -22,7 +22,8 @@ class DatasetWrapper(Dataset):
         is_train (bool): whether K_TRANSFORMS applies.
 
     Raises:
-        UserError: K_TRANSFORMS > 1 without a transform; on access, an image that is missing or unreadable.
+        UserValueError: K_TRANSFORMS > 1 without a transform.
+        UserFileNotFoundError, UserOSError: on access, an image that is missing or unreadable.
     """
 
     def __init__(self, cfg, data_source, transform=None, is_train=False):
@@ -33,7 +34,7 @@ class DatasetWrapper(Dataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
-            raise UserError(
+            raise UserValueError(
                 f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply that often: "
                 "set it to 1, or INPUT.NO_TRANSFORM to False."
             )
@@ -50,13 +51,14 @@ class DatasetWrapper(Dataset):
             output["img"] = img0
         elif isinstance(self.transform, (list, tuple)):
             for i, tfm in enumerate(self.transform, start=1):
-                output["img" if i == 1 else f"img{i}"] = self._views(tfm, img0)
+                output["img" if i == 1 else f"img{i}"] = self._transform_image(tfm, img0)
         else:
-            output["img"] = self._views(self.transform, img0)
+            output["img"] = self._transform_image(self.transform, img0)
         if self.return_img0:
             output["img0"] = self.to_tensor(img0)
         return output
 
-    def _views(self, tfm, img0):
+    def _transform_image(self, tfm, img0):
+        """Return the image under ``tfm``; where several views are asked for, a list of them."""
         views = [tfm(img0) for _ in range(self.k_tfm)]
         return views[0] if len(views) == 1 else views

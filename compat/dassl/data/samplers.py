@@ -3,9 +3,10 @@
 import random
 from collections import defaultdict
 
+import numpy as np
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UserAssertionError, UserValueError
 from dassl.utils.registry import check_availability
 
 AVAI_SAMPLERS = (
@@ -17,19 +18,31 @@ AVAI_SAMPLERS = (
 )
 
 
+def _indices_by(data_source, attribute):
+    """Return a dict from the values of an attribute to the indices of the items that have it."""
+    groups = defaultdict(list)
+    for index, item in enumerate(data_source):
+        groups[getattr(item, attribute)].append(index)
+    return groups
+
+
 class _GroupSampler(Sampler):
-    """Draws a whole epoch of indices at a time, grouped by an attribute of the items.
+    """Draws a whole epoch of indices at a time; a subclass is ready to draw before it calls ``__init__``.
+
+    The draws are those of Dassl's samplers: one at the start, of which only the ``length`` is kept, and one for
+    each epoch, from python's generator.
 
     How many batches there are may depend on the draw. ``len()`` tells it for the epoch that comes next, so
     that a loop over a loader has as many batches as the loader said.
+
+    Attributes: ``length``, how many indices the draw at the start had.
     """
 
-    def __init__(self, data_source, attribute):
+    def __init__(self, data_source, batch_size):
         self.data_source = data_source
-        self.groups = defaultdict(list)
-        for index, item in enumerate(data_source):
-            self.groups[getattr(item, attribute)].append(index)
+        self.batch_size = batch_size
         self._next = None
+        self.length = len(self.draw())
 
     def draw(self):
         """Return the indices of one epoch."""
@@ -60,24 +73,26 @@ class RandomDomainSampler(_GroupSampler):
         n_domain (int): domains in a batch; 0 or less: all.
 
     Raises:
-        UserError: ``batch_size`` cannot be shared equally, or there are fewer domains.
+        UserAssertionError: ``batch_size`` cannot be shared equally.
+        UserValueError: there are fewer domains.
     """
 
     def __init__(self, data_source, batch_size, n_domain):
-        super().__init__(data_source, "domain")
-        self.domains = list(self.groups)
+        self.domain_dict = _indices_by(data_source, "domain")
+        self.domains = list(self.domain_dict)
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
         if self.n_domain > len(self.domains):
-            raise UserError(
+            raise UserValueError(
                 f"DATALOADER.TRAIN_X.N_DOMAIN is {n_domain}, but the training data has {len(self.domains)} domains."
             )
         if batch_size % self.n_domain:
-            raise UserError(
+            raise UserAssertionError(
                 f"The batch size {batch_size} cannot be shared by {self.n_domain} domains: make "
                 f"DATALOADER.TRAIN_X.BATCH_SIZE a multiple of {self.n_domain}, e.g. "
                 f"{max(1, batch_size // self.n_domain) * self.n_domain}, or set DATALOADER.TRAIN_X.N_DOMAIN."
             )
         self.n_img_per_domain = batch_size // self.n_domain
+        super().__init__(data_source, batch_size)
 
     def pick_domains(self):
         """Return the domains of one batch."""
@@ -85,24 +100,27 @@ class RandomDomainSampler(_GroupSampler):
 
     def draw(self):
         """Return the indices of one epoch."""
-        left = {domain: random.sample(indices, len(indices)) for domain, indices in self.groups.items()}
+        left = {domain: list(indices) for domain, indices in self.domain_dict.items()}
         drawn = []
         while min(map(len, left.values())) >= self.n_img_per_domain:
             for domain in self.pick_domains():
-                drawn += left[domain][: self.n_img_per_domain]
-                del left[domain][: self.n_img_per_domain]
+                # Places, and not the indices themselves, since these are quicker to take out; drawn alike.
+                places = random.sample(range(len(left[domain])), self.n_img_per_domain)
+                drawn += [left[domain][place] for place in places]
+                for place in sorted(places, reverse=True):
+                    del left[domain][place]
         return drawn
 
 
 class SeqDomainSampler(RandomDomainSampler):
-    """Each batch: all domains in the same order, the same number of random images from each.
+    """Each batch: all domains by their numbers, the same number of random images from each.
 
     Args:
         data_source: list of Datum.
         batch_size (int): a multiple of the number of domains.
 
     Raises:
-        UserError: ``batch_size`` cannot be shared equally.
+        UserAssertionError: ``batch_size`` cannot be shared equally.
     """
 
     def __init__(self, data_source, batch_size):
@@ -110,7 +128,7 @@ class SeqDomainSampler(RandomDomainSampler):
 
     def pick_domains(self):
         """Return the domains of one batch."""
-        return self.domains
+        return sorted(self.domains)
 
 
 class RandomClassSampler(_GroupSampler):
@@ -125,40 +143,44 @@ class RandomClassSampler(_GroupSampler):
         n_ins (int): images per class in a batch.
 
     Raises:
-        UserError: the batch is smaller than ``n_ins``, or needs more classes than there are.
+        UserValueError: the batch is smaller than ``n_ins``.
+        UserAssertionError: it needs more classes than there are.
     """
 
     def __init__(self, data_source, batch_size, n_ins):
-        super().__init__(data_source, "label")
         if batch_size < n_ins:
-            raise UserError(
+            raise UserValueError(
                 f"A batch of {batch_size} cannot hold {n_ins} images of a class: raise "
                 "DATALOADER.TRAIN_X.BATCH_SIZE or lower DATALOADER.TRAIN_X.N_INS."
             )
+        self.index_dic = _indices_by(data_source, "label")
+        self.labels = list(self.index_dic)
         self.n_ins = n_ins
         self.ncls_per_batch = batch_size // n_ins
-        if self.ncls_per_batch > len(self.groups):
-            raise UserError(
+        if self.ncls_per_batch > len(self.labels):
+            raise UserAssertionError(
                 f"A batch of {batch_size} with {n_ins} images of a class needs {self.ncls_per_batch} "
-                f"classes, and the training data has {len(self.groups)}: lower "
+                f"classes, and the training data has {len(self.labels)}: lower "
                 "DATALOADER.TRAIN_X.BATCH_SIZE or raise DATALOADER.TRAIN_X.N_INS."
             )
+        super().__init__(data_source, batch_size)
 
     def draw(self):
         """Return the indices of one epoch."""
         left = {}
-        for label, indices in self.groups.items():
+        for label, indices in self.index_dic.items():
+            indices = list(indices)
             if len(indices) < self.n_ins:
-                left[label] = random.choices(indices, k=self.n_ins)
-            else:
-                left[label] = random.sample(indices, len(indices))
-        drawn = []
-        while len(left) >= self.ncls_per_batch:
-            for label in random.sample(list(left), self.ncls_per_batch):
+                indices = np.random.choice(indices, size=self.n_ins, replace=True).tolist()
+            random.shuffle(indices)
+            left[label] = indices
+        available, drawn = list(self.labels), []
+        while len(available) >= self.ncls_per_batch:
+            for label in random.sample(available, self.ncls_per_batch):
                 drawn += left[label][: self.n_ins]
                 del left[label][: self.n_ins]
                 if len(left[label]) < self.n_ins:
-                    del left[label]
+                    available.remove(label)
         return drawn
 
 
@@ -174,7 +196,8 @@ def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_dom
         n_ins (int): instances per class in a batch, for RandomClassSampler.
 
     Raises:
-        UserError: no sampler of that name, or a batch size that does not suit it.
+        UserValueError: no sampler of that name, or a batch size that does not suit it.
+        UserAssertionError: likewise.
     """
     check_availability(sampler_type, AVAI_SAMPLERS, "sampler (DATALOADER.TRAIN_X/TRAIN_U/TEST.SAMPLER)")
     if sampler_type == "RandomSampler":

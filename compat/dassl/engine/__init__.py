@@ -1,6 +1,20 @@
 """Trainers: the training loop and its hooks."""
 
-from .build import TRAINER_REGISTRY, build_trainer
-from .trainer import SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+from dassl.left_out import missing_attribute
 
-__all__ = ["TRAINER_REGISTRY", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU", "build_trainer"]
+from .build import TRAINER_REGISTRY, build_trainer
+from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+
+__all__ = [
+    "TRAINER_REGISTRY",
+    "SimpleNet",
+    "SimpleTrainer",
+    "TrainerBase",
+    "TrainerX",
+    "TrainerXU",
+    "build_trainer",
+]
+
+
+def __getattr__(name):
+    raise missing_attribute(__name__, name)

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import torch
 
+from dassl.utils.errors import UserAssertionError
 from dassl.utils.registry import check_availability
 from dassl.utils.tools import mkdir_if_missing
 from dassl.utils.torchtools import (
@@ -40,18 +41,22 @@ class TrainerBase:
         if "_models" not in self.__dict__:
             raise AttributeError("Cannot register a model before super().__init__() is called")
         if name in self._models:
-            raise ValueError(f"There is already a model called {name!r}")
+            raise AssertionError(f"There is already a model called {name!r}")
         self._models[name] = model
         self._optims[name] = optim
         self._scheds[name] = sched
 
     def get_model_names(self, names=None):
-        """Return the names of all models, or ``names`` (str or list) after a check that they exist."""
+        """Return the names of all models, or ``names`` (str or list).
+
+        Raises:
+            UserAssertionError: there is no model of one of these names.
+        """
         if names is None:
             return list(self._models)
         names = [names] if isinstance(names, str) else list(names)
         for name in names:
-            check_availability(name, self._models, "model")
+            check_availability(name, self._models, "model", UserAssertionError)
         return names
 
     def set_model_mode(self, mode="train", names=None):
@@ -93,7 +98,8 @@ class TrainerBase:
             epoch (int): which checkpoint; None: the best one.
 
         Raises:
-            UserError: it is missing, damaged, or does not fit the model.
+            UserFileNotFoundError: it is missing.
+            UserRuntimeError: it is damaged, or does not fit the model.
         """
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
@@ -102,9 +108,9 @@ class TrainerBase:
         for name in self.get_model_names():
             fpath = osp.join(directory, name, file_name)
             checkpoint = load_checkpoint(fpath)
-            print(
-                f"Load {fpath} to {name} (epoch={checkpoint.get('epoch')}, val_result={checkpoint.get('val_result')})"
-            )
+            val_result = checkpoint.get("val_result")
+            val_result = f"{val_result:.1f}" if isinstance(val_result, float) else val_result
+            print(f"Load {fpath} to {name} (epoch={checkpoint.get('epoch')}, val_result={val_result})")
             load_weights(self._models[name], checkpoint["state_dict"], fpath)
 
     def resume_model_if_exist(self, directory):
@@ -117,7 +123,7 @@ class TrainerBase:
             int: the epoch to start from, counted from 0; 0 if there are no checkpoints.
 
         Raises:
-            UserError: a checkpoint that is damaged or does not fit.
+            UserRuntimeError: a checkpoint that is damaged or does not fit.
         """
         names = self.get_model_names()
         files = self._newest_common(directory, names)

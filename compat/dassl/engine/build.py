@@ -1,6 +1,6 @@
 """The registry of trainers."""
 
-from dassl.utils.registry import Registry
+from dassl.utils.registry import Registry, check_availability  # noqa: F401 (clients take both from here)
 
 TRAINER_REGISTRY = Registry(
     "TRAINER", "Set it by --trainer or TRAINER.NAME; the module that registers it must be imported."
@@ -11,7 +11,7 @@ def build_trainer(cfg):
     """Build the trainer named by ``cfg.TRAINER.NAME``.
 
     Raises:
-        UserError: there is no trainer of that name.
+        RegistryError: there is no trainer of that name.
     """
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.VERBOSE:

@@ -3,23 +3,115 @@
 import datetime
 import os.path as osp
 import shutil
-import sys
 import time
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
-from dassl.utils.errors import UserError
+from dassl.modeling import build_backbone, build_head
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    mkdir_if_missing,
+    resume_from_checkpoint,
+    save_checkpoint,
+    tolist_if_not,
+)
+from dassl.utils.errors import UserFileNotFoundError, UserValueError
 from dassl.utils.registry import check_availability
-from dassl.utils.tools import mkdir_if_missing
-from dassl.utils.torchtools import BEST, load_checkpoint
+from dassl.utils.torchtools import BEST
 
 from .base import TrainerBase
 from .progress import Progress
 
-__all__ = ["SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
+# Dassl's module has all of these, and clients take them from here.
+__all__ = [
+    "AverageMeter",
+    "DataManager",
+    "MetricMeter",
+    "SimpleNet",
+    "SimpleTrainer",
+    "TrainerBase",
+    "TrainerX",
+    "TrainerXU",
+    "build_backbone",
+    "build_evaluator",
+    "build_head",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "count_num_param",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "mkdir_if_missing",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "tolist_if_not",
+]
+
+
+def __getattr__(name):
+    if name != "SummaryWriter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Only for those who ask: it takes a second to import, and tensorboard may not be installed.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter
+
+
+class SimpleNet(nn.Module):
+    """A backbone, a head if one is named, and a linear classifier.
+
+    Args:
+        cfg: the configuration (VERBOSE).
+        model_cfg: the node ``cfg.MODEL``, or one like it.
+        num_classes (int): 0: no classifier.
+        **kwargs: passed on to backbone and head.
+
+    Raises:
+        RegistryError: there is no backbone or head of that name.
+    """
+
+    def __init__(self, cfg, model_cfg, num_classes, **kwargs):
+        super().__init__()
+        backbone, head = model_cfg.BACKBONE, model_cfg.HEAD
+        self.backbone = build_backbone(backbone.NAME, verbose=cfg.VERBOSE, pretrained=backbone.PRETRAINED, **kwargs)
+        self._fdim = self.backbone.out_features
+        self.head = None
+        if head.NAME and head.HIDDEN_LAYERS:
+            self.head = build_head(
+                head.NAME,
+                verbose=cfg.VERBOSE,
+                in_features=self._fdim,
+                hidden_layers=head.HIDDEN_LAYERS,
+                activation=head.ACTIVATION,
+                bn=head.BN,
+                dropout=head.DROPOUT,
+                **kwargs,
+            )
+            self._fdim = self.head.out_features
+        self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
+
+    @property
+    def fdim(self):
+        """Number of features, which the classifier takes."""
+        return self._fdim
+
+    def forward(self, x, return_feature=False):
+        """From images (B, C, H, W) to scores, or to (scores, features); without classifier, to features."""
+        features = self.backbone(x)
+        if self.head is not None:
+            features = self.head(features)
+        if self.classifier is None:
+            return features
+        scores = self.classifier(features)
+        return (scores, features) if return_feature else scores
 
 
 class SimpleTrainer(TrainerBase):
@@ -36,7 +128,7 @@ class SimpleTrainer(TrainerBase):
         cfg: the configuration.
 
     Raises:
-        UserError: what the configuration names does not exist, see :class:`DataManager`.
+        UserError: what the configuration names does not exist, see :class:`DataManager` and ``build_model``.
     """
 
     def __init__(self, cfg):
@@ -68,16 +160,24 @@ class SimpleTrainer(TrainerBase):
         self.dm = dm
 
     def build_model(self):
-        """Build and register the model.
+        """Build and register the model: a :class:`SimpleNet`, unless a subclass has another.
 
         Raises:
-            NotImplementedError: always; this core has no backbones.
+            RegistryError: there is no backbone of the name MODEL.BACKBONE.NAME; this core has none of its own.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} must build and register its model in build_model(): this "
-            "Dassl-compatible core carries no backbones. "
-            "Trainers that need Dassl's own need Dassl.pytorch installed."
-        )
+        cfg = self.cfg
+        print("Building model")
+        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        print(f"# params: {count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+        if torch.cuda.device_count() > 1:
+            print(f"Detected {torch.cuda.device_count()} GPUs (use nn.DataParallel)")
+            self.model = nn.DataParallel(self.model)
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -88,13 +188,13 @@ class SimpleTrainer(TrainerBase):
     def before_train(self):
         """Resume if there is something to resume; start tensorboard and the clock."""
         if self.train_loader_x is None:
-            raise UserError(
+            raise UserValueError(
                 f"{self.cfg.DATASET.NAME} has no training data for DATASET.SOURCE_DOMAINS "
                 f"{list(self.cfg.DATASET.SOURCE_DOMAINS)}: it can be evaluated (--eval-only), not trained on."
             )
         directory = self.cfg.RESUME or self.output_dir
         if self.cfg.RESUME and not osp.isdir(directory):
-            raise UserError(
+            raise UserFileNotFoundError(
                 f"Nothing to resume from: RESUME names the folder {directory}, which does not exist. "
                 "Name the OUTPUT_DIR of an earlier run, or leave it empty."
             )
@@ -164,7 +264,8 @@ class SimpleTrainer(TrainerBase):
         self.set_model_mode("eval")
         self.evaluator.reset()
         print(f"Evaluate on the *{split}* set")
-        for batch in tqdm(loader, disable=not sys.stdout.isatty(), leave=False):
+        # None: a bar only where stderr, on which it is drawn, is a terminal.
+        for batch in tqdm(loader, disable=None, leave=False):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
         results = self.evaluator.evaluate()
@@ -179,7 +280,7 @@ class SimpleTrainer(TrainerBase):
             split = "test"
         loader = self.val_loader if split == "val" else self.test_loader
         if loader is None:
-            raise UserError(
+            raise UserValueError(
                 f"{self.cfg.DATASET.NAME} has no test data for DATASET.TARGET_DOMAINS "
                 f"{list(self.cfg.DATASET.TARGET_DOMAINS)}: name a target domain, or set TEST.NO_TEST True."
             )
@@ -225,7 +326,7 @@ class TrainerXU(SimpleTrainer):
         """Train for one epoch, which is as long as TRAIN.COUNT_ITER says."""
         self.set_model_mode("train")
         if self.train_loader_u is None:
-            raise UserError(
+            raise UserValueError(
                 f"{self.cfg.DATASET.NAME} has no unlabelled training data (train_u), which "
                 f"{type(self).__name__} needs. Use a dataset that has, or a trainer of labelled data."
             )

@@ -1,6 +1,6 @@
 """The registry of evaluators."""
 
-from dassl.utils.registry import Registry
+from dassl.utils.registry import Registry, check_availability  # noqa: F401 (clients take both from here)
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR", "Set it by TEST.EVALUATOR.")
 
@@ -13,7 +13,7 @@ def build_evaluator(cfg, **kwargs):
         **kwargs: passed on to the evaluator, e.g. ``lab2cname``.
 
     Raises:
-        UserError: there is no evaluator of that name.
+        RegistryError: there is no evaluator of that name.
     """
     evaluator = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
     if cfg.VERBOSE:

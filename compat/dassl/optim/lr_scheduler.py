@@ -5,10 +5,10 @@ from bisect import bisect_right
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UserValueError
 from dassl.utils.registry import check_availability
 
-AVAI_SCHEDS = ("single_step", "multi_step", "cosine")
+AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 AVAI_WARMUPS = ("constant", "linear")
 
 
@@ -23,7 +23,8 @@ class EpochSchedule(LRScheduler):
         decay: from the epoch of the decay to a factor on the base rate.
         warmup: from (base rate, epoch) to a rate, for the first ``warmup_epoch`` epochs.
         warmup_epoch (int): epochs of warm-up.
-        recount (bool): after the warm-up the decay starts at its epoch 0, otherwise at ``warmup_epoch``.
+        recount (bool): after the warm-up the decay starts at its epoch 0. Otherwise it starts at its epoch
+            ``warmup_epoch``, from the base rate as well: what it would have decayed until then is not made up for.
     """
 
     def __init__(self, optimizer, decay, warmup=None, warmup_epoch=0, recount=True):
@@ -38,9 +39,13 @@ class EpochSchedule(LRScheduler):
         epoch = self.last_epoch
         if epoch < self._warmup_epoch:
             return [self._warmup(lr, epoch) for lr in self.base_lrs]
+        return [lr * self._factor(epoch) for lr in self.base_lrs]
+
+    def _factor(self, epoch):
         if self._recount:
-            epoch -= self._warmup_epoch
-        return [lr * self._decay(epoch) for lr in self.base_lrs]
+            return self._decay(epoch - self._warmup_epoch)
+        first = self._decay(self._warmup_epoch)
+        return self._decay(epoch) / first if first else 1.0
 
     def state_dict(self):
         """Return the state as plain numbers."""
@@ -70,6 +75,76 @@ class EpochSchedule(LRScheduler):
             group["lr"] = lr
 
 
+class _BaseWarmupScheduler(LRScheduler):
+    """Another schedule, after a warm-up; for trainers that make their own. :func:`build_lr_scheduler` needs none.
+
+    Args:
+        optimizer: the optimizer.
+        successor: the schedule of the same optimizer that comes after.
+        warmup_epoch (int): epochs of warm-up.
+        last_epoch (int): -1: begin at the start.
+        verbose (bool): not used; torch has given it up.
+    """
+
+    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def warmup_lr(self, base_lr):
+        """Return the rate for epoch ``last_epoch`` of a group whose base rate is ``base_lr``."""
+        raise NotImplementedError
+
+    def get_lr(self):
+        """Return the rate of each parameter group."""
+        if self.last_epoch >= self.warmup_epoch:
+            return self.successor.get_last_lr()
+        return [self.warmup_lr(lr) for lr in self.base_lrs]
+
+    def step(self, epoch=None):
+        """Go to the next epoch, or to ``epoch``."""
+        if self.last_epoch < self.warmup_epoch:
+            super().step(epoch)
+            return
+        self.successor.step(epoch)
+        self._last_lr = self.successor.get_last_lr()
+
+    def state_dict(self):
+        """Return the state as plain numbers, the successor's among them."""
+        state = {key: value for key, value in self.__dict__.items() if key not in ("optimizer", "successor")}
+        return {**state, "successor": self.successor.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        """Go on from a state, of this class or of Dassl.pytorch's; optimizer and successor stay the own ones."""
+        state_dict = dict(state_dict)
+        self.successor.load_state_dict(state_dict.pop("successor"))
+        self.__dict__.update(state_dict)
+
+
+class ConstantWarmupScheduler(_BaseWarmupScheduler):
+    """A warm-up at the rate ``cons_lr``; for the other arguments see :class:`_BaseWarmupScheduler`."""
+
+    def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1, verbose=False):
+        self.cons_lr = cons_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
+
+    def warmup_lr(self, base_lr):
+        """Return ``cons_lr``."""
+        return self.cons_lr
+
+
+class LinearWarmupScheduler(_BaseWarmupScheduler):
+    """A linear warm-up, its first epoch at ``min_lr``; for the other arguments see :class:`_BaseWarmupScheduler`."""
+
+    def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1, verbose=False):
+        self.min_lr = min_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
+
+    def warmup_lr(self, base_lr):
+        """Return the rate of the epoch: ``min_lr``, 1/n, 2/n ... of the base rate for n epochs."""
+        return base_lr * self.last_epoch / self.warmup_epoch if self.last_epoch else self.min_lr
+
+
 def build_lr_scheduler(optimizer, optim_cfg):
     """Build the schedule that ``optim_cfg.LR_SCHEDULER`` names; its ``step()`` is called once per epoch.
 
@@ -81,7 +156,7 @@ def build_lr_scheduler(optimizer, optim_cfg):
         EpochSchedule: a torch LRScheduler.
 
     Raises:
-        UserError: unknown schedule or warm-up, or steps that do not fit it.
+        UserValueError: unknown schedule or warm-up, or steps that do not fit it.
     """
     check_availability(optim_cfg.LR_SCHEDULER, AVAI_SCHEDS, "learning-rate schedule (OPTIM.LR_SCHEDULER)")
     decay = _DECAYS[optim_cfg.LR_SCHEDULER](optim_cfg)
@@ -108,7 +183,7 @@ def _single_step(optim_cfg):
 def _multi_step(optim_cfg):
     milestones = sorted(_stepsizes(optim_cfg))
     if milestones[0] <= 0:
-        raise UserError(
+        raise UserValueError(
             f"OPTIM.STEPSIZE is {_stepsizes(optim_cfg)}; multi_step takes the epochs after which the rate "
             "drops, e.g. OPTIM.STEPSIZE (20, 40)."
         )

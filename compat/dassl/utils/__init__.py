@@ -1,6 +1,16 @@
 """Small things that everything else uses."""
 
-from .errors import RegistryError, UserError
+from .errors import (
+    RegistryError,
+    UserAssertionError,
+    UserError,
+    UserFileNotFoundError,
+    UserImportError,
+    UserOSError,
+    UserRuntimeError,
+    UserTypeError,
+    UserValueError,
+)
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry
@@ -9,6 +19,8 @@ from .tools import (
     check_availability,
     check_isfile,
     collect_env_info,
+    download_url,
+    get_most_similar_str_to_a_from_b,
     listdir_nohidden,
     mkdir_if_missing,
     read_image,
@@ -19,6 +31,7 @@ from .tools import (
 )
 from .torchtools import (
     count_num_param,
+    init_network_weights,
     load_checkpoint,
     load_pretrained_weights,
     open_all_layers,
@@ -33,12 +46,22 @@ __all__ = [
     "MetricMeter",
     "Registry",
     "RegistryError",
+    "UserAssertionError",
     "UserError",
+    "UserFileNotFoundError",
+    "UserImportError",
+    "UserOSError",
+    "UserRuntimeError",
+    "UserTypeError",
+    "UserValueError",
     "atomic_write",
     "check_availability",
     "check_isfile",
     "collect_env_info",
     "count_num_param",
+    "download_url",
+    "get_most_similar_str_to_a_from_b",
+    "init_network_weights",
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import torch
 
-from .errors import UserError
+from .errors import UserFileNotFoundError, UserRuntimeError
 
 # Dassl.pytorch stored whole scheduler objects, and through them the optimizer, beside the weights. These are
 # read as inert records: their attributes are kept, their code is not run.
@@ -75,10 +75,11 @@ def read_checkpoint_file(fpath):
         what was saved: tensors, numbers, strings and containers of them.
 
     Raises:
-        UserError: the file is missing, damaged or cut short, or holds objects whose loading would run code.
+        UserFileNotFoundError: the file is missing.
+        UserRuntimeError: it is damaged or cut short, or holds objects whose loading would run code.
     """
     if not osp.isfile(fpath):
-        raise UserError(
+        raise UserFileNotFoundError(
             f"Checkpoint not found: {fpath}. Check the folder (--model-dir, RESUME, MODEL.INIT_WEIGHTS) and the epoch."
         )
     objects = _objects_in(fpath)
@@ -88,7 +89,7 @@ def read_checkpoint_file(fpath):
         standins += [(_plain_dict, "collections.defaultdict"), (dict, "builtins.dict")]
     foreign = sorted(objects - {name for _, name in standins})
     if foreign:
-        raise UserError(
+        raise UserRuntimeError(
             f"{fpath} was not loaded: loading it would run code that it carries ({', '.join(foreign[:5])}). "
             f"{_ACCEPTED} If you trust its origin, load it with torch.load(..., weights_only=False) "
             "and save its state_dict."
@@ -99,9 +100,9 @@ def read_checkpoint_file(fpath):
             content = torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and tensor readers fail in many ways
         if "Unsupported global" in str(error):
-            raise UserError(f"{fpath} was not loaded: loading it would run code. {_ACCEPTED}") from error
+            raise UserRuntimeError(f"{fpath} was not loaded: loading it would run code. {_ACCEPTED}") from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
+        raise UserRuntimeError(
             f"{fpath} is damaged or is not a checkpoint ({reason[0][:200]}). "
             "Copy or download it again, or delete it to train from an older one."
         ) from error
@@ -123,6 +124,6 @@ def _objects_in(fpath):
         return set(torch.serialization.get_unsafe_globals_in_checkpoint(fpath))
     except Exception as error:
         if "torchscript" in str(error):
-            raise UserError(f"{fpath} is a TorchScript archive, not a checkpoint. {_ACCEPTED}") from error
+            raise UserRuntimeError(f"{fpath} is a TorchScript archive, not a checkpoint. {_ACCEPTED}") from error
         # An old-style or a damaged file: torch.load is the judge.
         return set()

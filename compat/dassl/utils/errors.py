@@ -6,6 +6,9 @@ class UserError(Exception):
 
     The message is complete by itself: it names the file, key or domain, what was found, what is accepted
     and how to mend it. Raised in a data-loading worker process it arrives with the same message.
+
+    What is raised is one of the subclasses below, each of which is also what Dassl.pytorch raises at that
+    place: ``except FileNotFoundError`` and the like work as they do there.
     """
 
     def __init__(self, message):
@@ -24,5 +27,33 @@ class UserError(Exception):
         return message.rpartition(f"{cls.__module__}.{cls.__qualname__}: ")[2].rstrip("\n")
 
 
-class RegistryError(UserError, KeyError):
-    """A name that a registry does not hold."""
+class UserFileNotFoundError(UserError, FileNotFoundError):
+    """A file or folder that is not there."""
+
+
+class UserOSError(UserError, OSError):
+    """A file that is there and cannot be read."""
+
+
+class UserValueError(UserError, ValueError):
+    """A value that is not accepted."""
+
+
+class UserTypeError(UserError, TypeError):
+    """A value of the wrong kind."""
+
+
+class UserAssertionError(UserError, AssertionError):
+    """Something that was taken for granted and is not so."""
+
+
+class UserRuntimeError(UserError, RuntimeError):
+    """Contents that cannot be used: damaged, or made for something else."""
+
+
+class RegistryError(UserValueError, KeyError):
+    """A name that a registry or a table does not hold."""
+
+
+class UserImportError(UserError, ImportError):
+    """Something that is not installed, or that this core leaves out."""

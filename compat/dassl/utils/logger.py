@@ -5,6 +5,8 @@ import os.path as osp
 import sys
 import time
 
+from .tools import mkdir_if_missing
+
 __all__ = ["Logger", "setup_logger"]
 
 
@@ -20,7 +22,7 @@ class Logger:
         self.console = sys.stdout if console is None else console
         self.file = None
         if fpath is not None:
-            os.makedirs(osp.dirname(osp.abspath(fpath)), exist_ok=True)
+            mkdir_if_missing(osp.dirname(osp.abspath(fpath)))
             # Line-buffered: the log of a killed run ends with its last line.
             self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
 

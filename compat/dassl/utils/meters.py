@@ -11,7 +11,7 @@ class AverageMeter:
     """Latest value and average of a number.
 
     Args:
-        ema (bool): ``avg`` is an exponential moving average (decay 0.9) instead of the mean.
+        ema (bool): ``avg`` is an exponential moving average (decay 0.9, from 0) instead of the mean.
     """
 
     def __init__(self, ema=False):
@@ -29,14 +29,10 @@ class AverageMeter:
         """Add ``val`` (number or 1-element tensor), itself the average of ``n`` items."""
         if isinstance(val, torch.Tensor):
             val = val.item()
-        first = self.count == 0
         self.val = val
         self.sum += val * n
         self.count += n
-        if not self.ema:
-            self.avg = self.sum / self.count
-        else:
-            self.avg = val if first else 0.9 * self.avg + 0.1 * val
+        self.avg = 0.9 * self.avg + 0.1 * val if self.ema else self.sum / self.count
 
 
 class MetricMeter:

@@ -2,7 +2,7 @@
 
 import difflib
 
-from .errors import RegistryError, UserError
+from .errors import RegistryError, UserValueError
 
 __all__ = ["Registry", "check_availability"]
 
@@ -16,17 +16,18 @@ def _one_of(requested, available):
     return f"Accepted: {', '.join(available)}." + (f" Did you mean {close[0]}?" if close else "")
 
 
-def check_availability(requested, available, what="name"):
-    """Raise a :class:`UserError` unless ``requested`` is one of ``available``.
+def check_availability(requested, available, what="name", error=UserValueError):
+    """Raise an error unless ``requested`` is one of ``available``.
 
     Args:
         requested (str): what the user asked for.
         available (iterable of str): what is accepted.
         what (str): what the name is for, as the message shall put it, best with its configuration key.
+        error: the class of the error, a UserError; default: one that is a ValueError as well.
     """
     available = list(available)
     if requested not in available:
-        raise UserError(f"Unknown {what}: {requested!r}. {_one_of(requested, available)}")
+        raise error(f"Unknown {what}: {requested!r}. {_one_of(requested, available)}")
 
 
 class Registry:
@@ -49,24 +50,31 @@ class Registry:
     def __init__(self, name, hint=""):
         self._name = name
         self._hint = hint
-        self._objects = {}
+        self._obj_map = {}
 
     def __contains__(self, name):
-        return name in self._objects
+        return name in self._obj_map
+
+    def _do_register(self, name, obj, force=False):
+        if name in self._obj_map and not force:
+            raise KeyError(f"{name} is already in the registry {self._name}; pass force=True to replace it")
+        self._obj_map[name] = obj
 
     def register(self, obj=None, force=False):
-        """Add ``obj`` under its ``__name__``; without ``obj``, return a decorator that does so.
+        """Add ``obj`` under its ``__name__`` and return None; without ``obj``, return a decorator that adds.
 
         Raises:
             KeyError: the name is taken and ``force`` is False.
         """
-        if obj is None:
-            return lambda decorated: self.register(decorated, force=force)
-        name = obj.__name__
-        if name in self._objects and not force:
-            raise KeyError(f"{name} is already in the registry {self._name}; pass force=True to replace it")
-        self._objects[name] = obj
-        return obj
+        if obj is not None:
+            self._do_register(obj.__name__, obj, force)
+            return None
+
+        def decorate(decorated):
+            self._do_register(decorated.__name__, decorated, force)
+            return decorated
+
+        return decorate
 
     def get(self, name):
         """Return the object called ``name``.
@@ -75,11 +83,11 @@ class Registry:
             RegistryError: there is none; the message lists those there are.
         """
         try:
-            return self._objects[name]
+            return self._obj_map[name]
         except KeyError:
-            message = f"Unknown {self._name.lower()}: {name!r}. {_one_of(name, self._objects)} {self._hint}"
+            message = f"Unknown {self._name.lower()}: {name!r}. {_one_of(name, self._obj_map)} {self._hint}"
             raise RegistryError(message.rstrip()) from None
 
     def registered_names(self):
         """Return the names of all objects, in the order in which they were added."""
-        return list(self._objects)
+        return list(self._obj_map)

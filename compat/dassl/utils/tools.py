@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import mmap
 import os
 import os.path as osp
 import platform
@@ -9,12 +10,13 @@ import random
 import shlex
 import tempfile
 import warnings
+from difflib import SequenceMatcher
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .errors import UserError
+from .errors import UserFileNotFoundError, UserOSError, UserValueError
 from .registry import check_availability
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "check_availability",
     "check_isfile",
     "collect_env_info",
+    "download_url",
+    "get_most_similar_str_to_a_from_b",
     "listdir_nohidden",
     "mkdir_if_missing",
     "read_image",
@@ -34,6 +38,9 @@ __all__ = [
 
 # Half as many pixels as Pillow refuses make it warn of an attack: a data set's large images are meant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# One byte that a process shares with its loader workers, of whom then only the first warns of 16-bit images.
+_warned_of_16_bits = mmap.mmap(-1, 1)
 
 
 def mkdir_if_missing(dirname):
@@ -58,12 +65,13 @@ def listdir_nohidden(path, sort=False):
         sort (bool): sort the names; otherwise their order is the file system's.
 
     Raises:
-        UserError: there is no such folder.
+        UserFileNotFoundError: there is no such folder.
     """
     try:
         names = [name for name in os.listdir(path) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"Folder not found: {path}. Is DATASET.ROOT right, and the dataset unpacked?") from None
+        message = f"Folder not found: {path}. Is DATASET.ROOT right, and the dataset unpacked?"
+        raise UserFileNotFoundError(message) from None
     return sorted(names) if sort else names
 
 
@@ -102,15 +110,16 @@ def read_json(fpath):
     """Return the content of a JSON file.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserFileNotFoundError: the file is missing.
+        UserValueError: it is not JSON.
     """
     try:
         with open(fpath, encoding="utf-8") as handle:
             return json.load(handle)
     except FileNotFoundError:
-        raise UserError(f"File not found: {fpath}") from None
+        raise UserFileNotFoundError(f"File not found: {fpath}") from None
     except ValueError as error:
-        raise UserError(f"{fpath} is not a JSON file: {error}. Download or make it again.") from error
+        raise UserValueError(f"{fpath} is not a JSON file: {error}. Download or make it again.") from error
 
 
 def write_json(obj, fpath):
@@ -122,8 +131,10 @@ def write_json(obj, fpath):
 def read_image(path):
     """Read an image file of any mode as RGB.
 
-    Transparency is dropped, as Dassl does: the colours are those stored under it. 16-bit and 32-bit
-    grayscale is scaled to 8 bits. Of an animation the first picture is read.
+    Transparency is dropped, as Dassl does: the colours are those stored under it. Of an animation the first
+    picture is read. Grey levels of 16 bits are scaled to 8, as the PNG format defines them and as Pillow
+    itself does with colours of 16 bits; a warning says so once. (Dassl.pytorch clips them, which leaves a
+    white image wherever the level is 255 of 65,535 or more.)
 
     Args:
         path (str): the file.
@@ -132,23 +143,24 @@ def read_image(path):
         a PIL image in mode RGB, whose file is closed.
 
     Raises:
-        UserError: the file is missing, is not a whole image, or has more pixels than Pillow decodes.
+        UserFileNotFoundError: the file is missing.
+        UserOSError: it is not a whole image, or has more pixels than Pillow decodes.
     """
     try:
         with Image.open(path) as image:
             image.load()
             return _to_rgb(image)
     except FileNotFoundError:
-        raise UserError(
+        raise UserFileNotFoundError(
             f"Image not found: {path}. Check DATASET.ROOT, and that the dataset is unpacked completely."
         ) from None
     except Image.DecompressionBombError as error:
-        raise UserError(
+        raise UserOSError(
             f"The image {path} is larger than the {2 * Image.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes. "
             f"Scale it down, e.g. with ImageMagick: mogrify -resize 4096x4096 {shlex.quote(str(path))}"
         ) from error
     except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...
-        raise UserError(
+        raise UserOSError(
             f"Cannot read the image {path}: {type(error).__name__}: {error}. Download it again, or remove it."
         ) from error
 
@@ -159,10 +171,30 @@ def _to_rgb(image):
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # PIL would clip every value above 255 to white.
+        if not _warned_of_16_bits[0]:
+            _warned_of_16_bits[0] = 1
+            warnings.warn(
+                f"{image.filename} is a grey image of 16 bits, which are scaled to 8; so are others like it "
+                "(Dassl.pytorch clips them instead: all from 255 of 65,535 upwards is white there)",
+                stacklevel=3,
+            )
         levels = np.clip(np.asarray(image, dtype=np.int64) // 256, 0, 255)
         return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
+
+
+def download_url(url, dst):
+    """Download a file; it is there whole, or not at all.
+
+    Args:
+        url (str): where it is.
+        dst (str): the file to write, in a folder that is there.
+
+    Raises:
+        OSError: of urllib, where the download fails.
+    """
+    print(f'* url="{url}"\n* destination="{dst}"')
+    torch.hub.download_url_to_file(url, dst)
 
 
 def set_random_seed(seed):
@@ -192,6 +224,11 @@ def collect_env_info():
             properties = torch.cuda.get_device_properties(index)
             info[f"GPU {index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     return "\n".join(f"{key}: {value}" for key, value in info.items())
+
+
+def get_most_similar_str_to_a_from_b(a, b):
+    """Return the string of ``b`` that is most like ``a``, of several the last; None if there is none."""
+    return max(reversed(list(b)), key=lambda candidate: SequenceMatcher(None, a, candidate).ratio(), default=None)
 
 
 def tolist_if_not(x):

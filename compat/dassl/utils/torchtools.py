@@ -4,16 +4,18 @@ import os.path as osp
 import shutil
 import warnings
 from collections import OrderedDict
+from functools import partial  # noqa: F401 (clients take it from here)
 
 import torch
 from torch import nn
 
 from .checkpoint_file import read_checkpoint_file
-from .errors import UserError
-from .tools import atomic_write
+from .errors import UserAssertionError, UserFileNotFoundError, UserRuntimeError
+from .tools import atomic_write, mkdir_if_missing  # noqa: F401 (clients take mkdir_if_missing from here)
 
 __all__ = [
     "count_num_param",
+    "init_network_weights",
     "load_checkpoint",
     "load_pretrained_weights",
     "open_all_layers",
@@ -71,7 +73,8 @@ def load_checkpoint(fpath):
         dict: what was saved.
 
     Raises:
-        UserError: the file is missing, damaged, or would run code on loading.
+        UserFileNotFoundError: the file is missing.
+        UserRuntimeError: it is damaged, or would run code on loading.
     """
     if fpath is None:
         raise ValueError("The path of the checkpoint is None")
@@ -99,11 +102,12 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
         int: the epoch to start from, counted from 0.
 
     Raises:
-        UserError: no checkpoint there, or one that cannot be loaded or does not fit the model.
+        UserFileNotFoundError: no checkpoint there.
+        UserRuntimeError: one that cannot be loaded or does not fit the model.
     """
     fpath = newest_checkpoint(fdir)
     if fpath is None:
-        raise UserError(f"No checkpoint to resume from: {osp.join(fdir, NEWEST)} does not exist.")
+        raise UserFileNotFoundError(f"No checkpoint to resume from: {osp.join(fdir, NEWEST)} does not exist.")
     return restore(fpath, model, optimizer, scheduler)
 
 
@@ -127,14 +131,14 @@ def load_weights(model, state_dict, fpath):
     """``model.load_state_dict(state_dict)`` with an error that names the file.
 
     Raises:
-        UserError: names or shapes differ.
+        UserRuntimeError: names or shapes differ.
     """
     if isinstance(model, nn.DataParallel):
         model = model.module
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:
-        raise UserError(
+        raise UserRuntimeError(
             f"The weights in {fpath} do not fit the model. They come from other settings (backbone, context "
             f"length, classes ...): use those, or another folder. {error}"
         ) from error
@@ -148,7 +152,8 @@ def load_pretrained_weights(model, weight_path):
         weight_path (str): a state_dict or a checkpoint that holds one.
 
     Raises:
-        UserError: the file is missing, damaged, or would run code on loading.
+        UserFileNotFoundError: the file is missing.
+        UserRuntimeError: it is damaged, or would run code on loading.
     """
     checkpoint = load_checkpoint(weight_path)
     saved = _without_module(checkpoint.get("state_dict", checkpoint))
@@ -164,7 +169,7 @@ def load_pretrained_weights(model, weight_path):
         )
         return
     model.load_state_dict(fitting, strict=False)
-    print(f'Successfully loaded pretrained weights from "{weight_path}"')
+    print(f"Successfully loaded pretrained weights from {weight_path}")
     discarded = [key for key in saved if key not in fitting]
     if discarded:
         print(f"Layers discarded due to unmatched keys or size: {discarded}")
@@ -193,7 +198,7 @@ def open_specified_layers(model, open_layers):
         open_layers (str or list of str): names of its direct children.
 
     Raises:
-        UserError: the model has no such child.
+        UserAssertionError: the model has no such child.
     """
     if isinstance(model, nn.DataParallel):
         model = model.module
@@ -201,7 +206,71 @@ def open_specified_layers(model, open_layers):
     children = dict(model.named_children())
     for name in open_layers:
         if name not in children:
-            raise UserError(f"The model has no layer {name!r}. Accepted: {', '.join(children)}.")
+            raise UserAssertionError(f"The model has no layer {name!r}. Accepted: {', '.join(children)}.")
     for name, child in children.items():
         child.train(name in open_layers)
         child.requires_grad_(name in open_layers)
+
+
+def set_bn_to_eval(m):
+    """For ``model.apply``: keep the running statistics of batch normalisation; its weights learn on."""
+    if "BatchNorm" in type(m).__name__:
+        m.eval()
+
+
+def adjust_learning_rate(
+    optimizer, base_lr, epoch, stepsize=20, gamma=0.1, linear_decay=False, final_lr=0, max_epoch=100
+):
+    """Set the rate of all parameter groups for one epoch; :func:`dassl.optim.build_lr_scheduler` does more.
+
+    Args:
+        optimizer: the optimizer.
+        base_lr (float): the rate of epoch 0.
+        epoch (int): counted from 0.
+        stepsize (int): after so many epochs each
+        gamma (float): the rate is multiplied by this;
+        linear_decay (bool): instead, it goes in a straight line
+        final_lr (float): to this rate
+        max_epoch (int): at this epoch.
+    """
+    lr = base_lr * gamma ** (epoch // stepsize)
+    if linear_decay:
+        done = epoch / max_epoch
+        lr = done * final_lr + (1 - done) * base_lr
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+_INITIALISERS = {
+    "normal": lambda weight, gain: nn.init.normal_(weight, 0.0, gain),
+    "xavier": lambda weight, gain: nn.init.xavier_normal_(weight, gain),
+    "kaiming": lambda weight, gain: nn.init.kaiming_normal_(weight, a=0, mode="fan_in"),
+    "orthogonal": lambda weight, gain: nn.init.orthogonal_(weight, gain),
+}
+
+
+def init_network_weights(model, init_type="normal", gain=0.02):
+    """Draw the weights of all convolutions and linear layers anew; normalisation layers start as identity.
+
+    Args:
+        model (nn.Module): the network.
+        init_type (str): normal, xavier, kaiming or orthogonal.
+        gain (float): standard deviation for normal, gain for xavier and orthogonal.
+
+    Raises:
+        NotImplementedError: another ``init_type``.
+    """
+    if init_type not in _INITIALISERS:
+        raise NotImplementedError(f"Unknown init_type {init_type!r}. Accepted: {', '.join(_INITIALISERS)}.")
+    for module in model.modules():
+        kind = type(module).__name__
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        learns = "Conv" in kind or "Linear" in kind
+        if weight is None or not (learns or "BatchNorm" in kind or "InstanceNorm" in kind):
+            continue
+        if learns:
+            _INITIALISERS[init_type](weight.data, gain)
+        else:
+            nn.init.ones_(weight.data)
+        if bias is not None:
+            nn.init.zeros_(bias.data)

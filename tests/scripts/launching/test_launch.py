@@ -1,13 +1,9 @@
 """The launchers as a user types them, on the 30 images."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
-from quick_run import REPOSITORY
 
 from common.errors import UserError
 from scripts import launch
@@ -18,25 +14,8 @@ from trainers.methods import find_method
 QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
 
 
-@pytest.fixture
-def bash(tmp_path):
-    """Run a launcher in tmp_path: bash("spg", words ..., NAME="value") -> finished process."""
-
-    def run(method, *words, **environment):
-        return subprocess.run(
-            ["bash", str(REPOSITORY / "scripts" / method / "main.sh"), *map(str, words)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHON": sys.executable, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
-
-
-def test_all_targets_and_seeds_then_the_table(bash, tmp_path, image_folder, clip_file):
-    finished = bash("spg", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red")
+def test_all_targets_and_seeds_then_the_table(bash, launched, tmp_path, image_folder, clip_file):
+    finished = bash("spg/main.sh", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red")
     assert finished.returncode == 0, finished.stderr
     runs = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("results.json"))
     assert runs == [f"output/stripes/SPG/tiny/default/red/seed{seed}/results.json" for seed in (1, 2)]
@@ -50,32 +29,33 @@ def test_all_targets_and_seeds_then_the_table(bash, tmp_path, image_folder, clip
 
     # Finished runs are skipped, a missing one is done again.
     (tmp_path / runs[0]).unlink()
-    finished = bash("spg", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red")
+    finished = launched("spg/main.sh", image_folder, clip_file, *QUICK, SEEDS="1 2", TARGETS="red")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("finished before") == 1
     assert (tmp_path / runs[0]).is_file()
 
     # Other settings are not taken for the run that is there.
-    finished = bash("spg", image_folder, clip_file, *QUICK, "OPTIM.LR", "0.1", SEEDS="1", TARGETS="red")
+    finished = launched("spg/main.sh", image_folder, clip_file, *QUICK, "OPTIM.LR", "0.1", TARGETS="red")
     assert finished.returncode == 1
     assert "holds a run that was started differently: settings" in finished.stderr
 
     # Nor is a folder that has another domain since.
     shutil.copytree(image_folder, tmp_path / "stripes")
-    assert bash("zsclip", "stripes", clip_file, SEEDS="1", TARGETS="red", OUTPUT="more").returncode == 0
+    words = ("zsclip/main.sh", "stripes", clip_file, "DATALOADER.NUM_WORKERS", "0")
+    assert launched(*words, TARGETS="red", OUTPUT="more").returncode == 0
     shutil.copytree(image_folder / "blue", tmp_path / "stripes" / "white")
-    finished = bash("zsclip", "stripes", clip_file, SEEDS="1", TARGETS="red", OUTPUT="more")
+    finished = launched(*words, TARGETS="red", OUTPUT="more")
     assert finished.returncode == 1
     assert "started differently: sources ['blue', 'green'] there and ['blue', 'green', 'white'] here" in finished.stderr
 
     # Zero-shot CLIP beside it.
-    finished = bash("zsclip", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", SEEDS="1", TARGETS="red")
+    finished = launched("zsclip/main.sh", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", TARGETS="red")
     assert finished.returncode == 0, finished.stderr
     assert "| ZeroshotCLIP " in finished.stdout
 
 
-def test_a_failing_run_is_reported_and_the_others_go_on(bash, image_folder, clip_file):
-    finished = bash("spg", image_folder, clip_file, "TEST.N_PROMPTS", "0", SEEDS="1", TARGETS="red blue")
+def test_a_failing_run_is_reported_and_the_others_go_on(launched, image_folder, clip_file):
+    finished = launched("spg/main.sh", image_folder, clip_file, "TEST.N_PROMPTS", "0", TARGETS="red blue")
     assert finished.returncode == 1
     assert finished.stderr.count("Error: TEST.N_PROMPTS is 0") == 2
     assert "2 of 2 runs failed" in finished.stdout
@@ -90,24 +70,24 @@ def test_a_failing_run_is_reported_and_the_others_go_on(bash, image_folder, clip
         (["OPTIM.MAX_EPOCH"], "Settings come in pairs KEY VALUE; 'OPTIM.MAX_EPOCH' has no value."),
     ],
 )
-def test_mistakes_are_told_once_before_the_first_run(bash, tmp_path, image_folder, words, message):
-    finished = bash("spg", image_folder, *words)
+def test_mistakes_are_told_once_before_the_first_run(launched, tmp_path, image_folder, words, message):
+    finished = launched("spg/main.sh", image_folder, *words)
     assert finished.returncode == 1
     assert message in finished.stderr and finished.stderr.count("Error: ") == 1
     assert not (tmp_path / "output").exists()
 
 
-def test_a_run_that_never_began_does_not_stand_in_the_way(bash, image_folder, clip_file):
+def test_a_run_that_never_began_does_not_stand_in_the_way(launched, image_folder, clip_file):
     words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
-    finished = bash("coop", *words, "TEST.SPLIT", "train", SEEDS="1", TARGETS="red")
+    finished = launched("coop/main.sh", *words, "TEST.SPLIT", "train", TARGETS="red")
     assert finished.returncode == 1 and "TEST.SPLIT is 'train'" in finished.stderr
-    finished = bash("coop", *words, SEEDS="1", TARGETS="red")
+    finished = launched("coop/main.sh", *words, TARGETS="red")
     assert finished.returncode == 0, finished.stderr
     assert "going on, log in log.txt-<time> beside output/stripes/CoOp" in finished.stdout
 
 
-def test_unknown_data_set(bash):
-    finished = bash("spg", "pcas")
+def test_unknown_data_set(launched):
+    finished = launched("spg/main.sh", "pcas")
     assert finished.returncode == 1
     assert finished.stderr.startswith("Error: Unknown data set 'pcas': neither a folder nor one of ")
     assert "pacs" in finished.stderr

@@ -170,7 +170,7 @@ def printed(tmp_path, monkeypatch, capsys):
     return call
 
 
-def test_printed_commands_do_the_runs_from_any_folder(tmp_path, printed, image_folder, clip_file):
+def test_printed_commands_do_the_runs_from_any_folder(tmp_path, printed, runs_here, image_folder, clip_file):
     here = tmp_path / "here"
     shutil.copytree(image_folder, here / "my pictures")
     shutil.copy(clip_file, here / "tiny.pt")
@@ -195,7 +195,7 @@ def test_printed_commands_of_cross_dataset_begin_with_the_training(tmp_path, pri
     assert second[second.index("--root") + 1] == str(tmp_path / "here" / "other")
 
 
-def test_nothing_is_printed_for_a_folder_with_another_run(tmp_path, printed, image_folder, clip_file, capsys):
+def test_nothing_is_printed_for_a_folder_with_another_run(printed, runs_here, image_folder, clip_file, capsys):
     words = ["--targets", "red", "zsclip", str(image_folder), str(clip_file), "DATALOADER.NUM_WORKERS", "0"]
     assert launch.main(["--seeds", "1", *words]) == 0
     assert printed(*words) == []

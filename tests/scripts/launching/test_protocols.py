@@ -73,25 +73,8 @@ def test_words_of_each_protocol():
         launch.parse_args(["--protocol", "sideways", "spg"])
 
 
-@pytest.fixture
-def bash(tmp_path):
-    """Run a script in tmp_path: bash("spg/single.sh", words ..., NAME="value") -> finished process."""
-
-    def run(script, *words, **environment):
-        return subprocess.run(
-            ["bash", str(REPOSITORY / "scripts" / script), *map(str, words)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHON": sys.executable, "SEEDS": "1", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
-
-
-def test_single_source(bash, tmp_path, image_folder, clip_file):
-    finished = bash("coop/single.sh", image_folder, clip_file, *QUICK, SOURCES="blue")
+def test_single_source(launched, tmp_path, image_folder, clip_file):
+    finished = launched("coop/single.sh", image_folder, clip_file, *QUICK, SOURCES="blue")
     assert finished.returncode == 0, finished.stderr
     found = read_results(tmp_path / "output/stripes/CoOp/tiny/default/from_blue/seed1/results.json")
     assert found["protocol"] == "single-source"
@@ -111,9 +94,9 @@ def digits(tmp_path, image_folder):
 
 
 @pytest.mark.parametrize(("method", "trainer"), [("spg", "SPG"), ("zsclip", "ZeroshotCLIP")])
-def test_cross_dataset(bash, tmp_path, image_folder, digits, clip_file, method, trainer):
+def test_cross_dataset(launched, tmp_path, image_folder, digits, clip_file, method, trainer):
     words = (f"{method}/cross.sh", image_folder, digits, clip_file, *QUICK)
-    finished = bash(*words)
+    finished = launched(*words)
     assert finished.returncode == 0, finished.stderr
     base = tmp_path / f"output/stripes/{trainer}/tiny/default/cross"
     found = read_results(base / "to_digits/seed1/results.json")
@@ -129,7 +112,7 @@ def test_cross_dataset(bash, tmp_path, image_folder, digits, clip_file, method, 
     assert trained["data_fingerprint"] == found["data_fingerprint"] != found["test_fingerprint"]
     assert not (base / "train/seed1/results.json").exists()
     assert "cross-dataset" in finished.stdout
-    assert bash(*words).stdout.count("finished before") == 2
+    assert launched(*words).stdout.count("finished before") == 2
 
 
 def test_a_model_of_another_backbone_is_not_tested(train, tmp_path, capsys):
@@ -152,8 +135,8 @@ def test_clipping_is_off_if_all_targets_are_named(train, tmp_path, capsys):
     assert "GRAD_CLIP_OFF_TARGETS names purple" in message and "blue, green, red" in message
 
 
-def test_a_missing_set_names_the_command_that_downloads_it(bash):
-    finished = bash("spg/main.sh", "vlcs")
+def test_a_missing_set_names_the_command_that_downloads_it(launched):
+    finished = launched("spg/main.sh", "vlcs")
     assert finished.returncode == 1
     assert "To download it: python scripts/download.py vlcs --root data" in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -169,16 +152,16 @@ def test_a_comparison_goes_on_where_one_method_fails(bash, tmp_path, image_folde
     assert (tmp_path / "output/stripes/report.html").is_file()
 
 
-def test_a_comparison_ends_with_differences(bash, tmp_path, image_folder, clip_file):
+def test_a_comparison_ends_with_differences(launched, tmp_path, image_folder, clip_file):
     words = ("compare.sh", image_folder, clip_file, *QUICK)
-    finished = bash(*words, METHODS="zsclip,zsclip2", TARGETS="red")
+    finished = launched(*words, METHODS="zsclip,zsclip2", TARGETS="red")
     assert finished.returncode == 0, finished.stderr
     assert "Difference to ZeroshotCLIP in points" in finished.stdout
     page = (tmp_path / "output/stripes/report.html").read_text()
     assert "Difference to ZeroshotCLIP in points" in page
-    finished = bash(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="zsclip2")
+    finished = launched(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="zsclip2")
     assert "Difference to ZeroshotCLIP2 in points" in finished.stdout
-    assert "Difference to" not in bash(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="").stdout
+    assert "Difference to" not in launched(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="").stdout
 
 
 @pytest.mark.parametrize(
@@ -191,21 +174,21 @@ def test_a_comparison_ends_with_differences(bash, tmp_path, image_folder, clip_f
         ({"SEEDS": "1,2"}, "SEEDS is '1,2'; accepted: numbers from 0 with spaces between"),
     ],
 )
-def test_what_cannot_be_compared(bash, image_folder, environment, message):
-    finished = bash("compare.sh", image_folder, METHODS="coop,zsclip", **environment)
+def test_what_cannot_be_compared(launched, image_folder, environment, message):
+    finished = launched("compare.sh", image_folder, METHODS="coop,zsclip", **environment)
     assert finished.returncode == 1
     assert finished.stderr.startswith("Error: ") and message in finished.stderr and finished.stderr.count("\n") == 1
 
 
-def test_one_domain_is_not_enough(bash, tmp_path, image_folder, clip_file):
+def test_one_domain_is_not_enough(launched, tmp_path, image_folder, clip_file):
     shutil.copytree(image_folder / "red", tmp_path / "alone" / "red")
-    finished = bash("coop/main.sh", "alone", clip_file)
+    finished = launched("coop/main.sh", "alone", clip_file)
     assert finished.returncode == 1
     assert finished.stderr.startswith("Error: alone has one domain, red; generalization takes another one")
 
 
-def test_a_method_that_cannot_be_run_does_not_stop_the_others(bash, tmp_path, image_folder, clip_file):
-    finished = bash("compare.sh", image_folder, clip_file, *QUICK, METHODS="nonsense,zsclip", TARGETS="red")
+def test_a_method_that_cannot_be_run_does_not_stop_the_others(launched, tmp_path, image_folder, clip_file):
+    finished = launched("compare.sh", image_folder, clip_file, *QUICK, METHODS="nonsense,zsclip", TARGETS="red")
     assert finished.returncode == 1
     assert "Error: Unknown trainer 'nonsense'" in finished.stderr
     assert "Not run to the end, see the errors above: nonsense" in finished.stdout

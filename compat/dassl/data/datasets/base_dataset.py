@@ -6,9 +6,9 @@ import tarfile
 import zipfile
 from collections import defaultdict
 
-from dassl.utils.errors import UserError
+from dassl.utils.errors import UserAssertionError, UserImportError, UserOSError, UserValueError
 from dassl.utils.registry import check_availability
-from dassl.utils.tools import mkdir_if_missing
+from dassl.utils.tools import check_isfile, mkdir_if_missing  # noqa: F401 (clients take check_isfile from here)
 
 
 class Datum:
@@ -19,13 +19,20 @@ class Datum:
         label (int): its class.
         domain (int): its domain.
         classname (str): the name of its class.
+
+    Raises:
+        UserAssertionError: there is no such file.
     """
 
     # The attributes are called as in Dassl.pytorch (and not slots): CoOp pickles lists of Datum as few-shot
     # caches, and those that users already have shall load.
     def __init__(self, impath="", label=0, domain=0, classname=""):
         if not isinstance(impath, str):
-            raise TypeError(f"impath must be a str, got {type(impath).__name__}")
+            raise UserAssertionError(f"The path of an image (impath) must be a str, got {type(impath).__name__}.")
+        if not osp.isfile(impath):
+            raise UserAssertionError(
+                f"Image not found: {impath!r}. Check DATASET.ROOT, and that the dataset is unpacked completely."
+            )
         self._impath = impath
         self._label = label
         self._domain = domain
@@ -110,11 +117,11 @@ class DatasetBase:
         """List of class names, in the order of the labels.
 
         Raises:
-            UserError: a label below ``num_classes`` has no image, so names and labels would not match.
+            UserValueError: a label below ``num_classes`` has no image, so names and labels would not match.
         """
         if len(self._classnames) != self._num_classes:
             missing = sorted(set(range(self._num_classes)) - set(self._lab2cname))
-            raise UserError(
+            raise UserValueError(
                 f"{type(self).__name__}: the labels go up to {self._num_classes - 1}, but {missing} have no "
                 "image in the training data, so class names cannot be matched to labels. Is the download "
                 "complete?"
@@ -141,13 +148,13 @@ class DatasetBase:
         """Check DATASET.SOURCE_DOMAINS and DATASET.TARGET_DOMAINS.
 
         Raises:
-            UserError: one of them is not a domain of this dataset.
+            UserValueError: one of them is not a domain of this dataset.
         """
         self.is_input_domain_valid(source_domains, "DATASET.SOURCE_DOMAINS")
         self.is_input_domain_valid(target_domains, "DATASET.TARGET_DOMAINS")
 
     def is_input_domain_valid(self, input_domains, key="DATASET.SOURCE_DOMAINS or TARGET_DOMAINS"):
-        """Raise a :class:`UserError` unless each of ``input_domains`` is one of ``self.domains``."""
+        """Raise a :class:`UserValueError` unless each of ``input_domains`` is one of ``self.domains``."""
         for domain in input_domains:
             check_availability(domain, self.domains, f"domain of {type(self).__name__} ({key})")
 
@@ -160,7 +167,9 @@ class DatasetBase:
             from_gdrive (bool): ``url`` is a link to Google Drive, for which the package gdown is needed.
 
         Raises:
-            UserError: the download failed, or what came is not an archive.
+            UserImportError: gdown is not installed.
+            UserOSError: the download failed.
+            UserValueError: what came is not an archive.
         """
         by_hand = f"Download {url} by hand, unpack it in {osp.dirname(dst)} and start again."
         mkdir_if_missing(osp.dirname(dst))
@@ -174,9 +183,10 @@ class DatasetBase:
 
                 download_url_to_file(url, dst)
         except ImportError:
-            raise UserError(f"Downloading from Google Drive needs gdown: pip install gdown. Or: {by_hand}") from None
+            message = f"Downloading from Google Drive needs gdown: pip install gdown. Or: {by_hand}"
+            raise UserImportError(message) from None
         except Exception as error:  # urllib, requests and gdown have their own errors
-            raise UserError(f"Could not download {url} ({type(error).__name__}: {error}). {by_hand}") from error
+            raise UserOSError(f"Could not download {url} ({type(error).__name__}: {error}). {by_hand}") from error
         print(f"Extracting {dst} ...")
         if zipfile.is_zipfile(dst):
             with zipfile.ZipFile(dst) as archive:
@@ -186,7 +196,7 @@ class DatasetBase:
                 # "data": nothing outside the folder, no devices, no links that lead out.
                 archive.extractall(osp.dirname(dst), filter="data")
         else:
-            raise UserError(f"What came from {url} is not a zip or tar archive: {dst}. Delete it. {by_hand}")
+            raise UserValueError(f"What came from {url} is not a zip or tar archive: {dst}. Delete it. {by_hand}")
 
     def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
         """Draw ``num_shots`` images of each class at random (with python's ``random``).

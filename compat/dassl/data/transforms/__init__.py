@@ -1,10 +1,5 @@
 """Image transforms from the configuration."""
 
-from .transforms import (
-    AVAI_CHOICES,
-    INTERPOLATION_MODES,
-    build_plain_transform,
-    build_transform,
-)
+from .transforms import AVAI_CHOICES, INTERPOLATION_MODES, build_plain_transform, build_transform
 
 __all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "build_plain_transform", "build_transform"]

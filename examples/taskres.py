@@ -1,0 +1,43 @@
+"""TaskRes (Yu et al., Task Residual for Tuning Vision-Language Models, CVPR 2023): text features that learn a shift."""
+
+import torch
+import torch.nn.functional as F
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import load_checkpoint
+from torch import nn
+
+from trainers.base.checkpoints import find_checkpoint
+from trainers.base.trainer import FrozenClipTrainer
+
+
+class Residual(nn.Module):
+    """Fixed text features (C, E) and a learned shift of the same shape."""
+
+    def __init__(self, fixed: torch.Tensor, alpha: float) -> None:
+        super().__init__()
+        self.register_buffer("fixed", fixed)
+        self.alpha, self.shift = alpha, nn.Parameter(torch.zeros_like(fixed))
+
+    def forward(self) -> torch.Tensor:
+        """L2-normalised text features (C, E)."""
+        return F.normalize(self.fixed + self.alpha * self.shift, dim=-1)
+
+
+@TRAINER_REGISTRY.register()
+class TaskRes(FrozenClipTrainer):
+    """Classifies by zero-shot text features plus a residual that is learned by cross-entropy."""
+
+    SETTINGS = "TASKRES"
+
+    def build_prompt_model(self):
+        encoder = self.build_encoder(ctx_init="a photo of a")
+        with torch.no_grad():
+            fixed = encoder(encoder.initial_context()).float()
+        self.model = self.register_network("residual", Residual(fixed, self.settings.ALPHA))
+
+    def text_features(self, features, indices):
+        return self.model()
+
+    def load_model(self, directory, epoch=None):
+        checkpoint = load_checkpoint(str(find_checkpoint(directory, "residual", epoch)))
+        self.model.load_state_dict(checkpoint["state_dict"])
