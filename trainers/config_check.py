@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from trainers.config import apply_settings, default_cfg, leaves
-from trainers.config_keys import EVERY, KEYS, NOT_READ, kind_for, refusal, value_of
+from trainers.config_keys import EVERY, KEYS, is_not_read, kind_for, refusal, value_of
 from trainers.config_values import Pairs, Place, as_typed
 
 
@@ -107,7 +107,7 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
 def _no_effect(key: str, trainer: str, cfg: CfgNode) -> str:
     """Why a key has no effect on a trainer; "" where it has one, or says where something lies."""
     if key not in KEYS:
-        return "no trainer and no data set here reads it" if key in NOT_READ else ""
+        return "no trainer and no data set here reads it" if is_not_read(key) else ""
     row = KEYS[key]
     if isinstance(row.accepts, Place):
         return ""

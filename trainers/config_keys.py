@@ -6,7 +6,7 @@ is shared follow from the table of methods.
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ class Key:
     """
 
     accepts: Kind
-    readers: frozenset[str]
+    readers: Set[str]
     only_with: tuple[Condition, ...] = ()
     narrower: Mapping[str, Kind] = field(default_factory=dict)
     instead: str = ""
@@ -96,9 +96,10 @@ def among(key: str, *values: object) -> Condition:
     return Condition(text, lambda cfg: value_of(cfg, key) in values)
 
 
-def transform(name: str) -> Condition:
-    """The transform is chosen."""
-    return Condition(f"{name} among INPUT.TRANSFORMS", lambda cfg: name in cfg.INPUT.TRANSFORMS)
+def transform(*names: str) -> Condition:
+    """One of these transforms is chosen."""
+    text = f"{' or '.join(names)} among INPUT.TRANSFORMS"
+    return Condition(text, lambda cfg: not set(names).isdisjoint(cfg.INPUT.TRANSFORMS))
 
 
 def _metrics(cfg: CfgNode) -> Sequence[str] | None:
@@ -128,10 +129,8 @@ LEARNING = frozenset(method.trainer for method in METHODS if method.learns)
 STEPPING = LEARNING - {"LinearProbe"}  # learn by steps of an optimiser, on augmented images
 PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
-COOP, COCOOP, PROBE = frozenset({"CoOp"}), frozenset({"CoCoOp"}), frozenset({"LinearProbe"})
-ZERO_SHOT = frozenset({"ZeroshotCLIP", "ZeroshotCLIP2"})
-BOTH_STAGES, STAGE2, CGAN = frozenset({"SPG"}), frozenset({"SPG_CGAN"}), frozenset({"SPG", "SPG_CGAN"})
-SPG = CGAN | {"SPG_CoOp"}
+ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
+SPG, CGAN = {"SPG", "SPG_CGAN", "SPG_CoOp"}, {"SPG", "SPG_CGAN"}  # both or either stage; stage II
 
 PRECISION = listed_in("trainers.modules.clip_backbone", "PRECISIONS")
 POSITION = listed_in("trainers.modules.prompt_tokens", "CLASS_TOKEN_POSITIONS")
@@ -139,7 +138,7 @@ SAMPLER = listed_in("dassl.data.samplers", "AVAI_SAMPLERS")
 DOMAINS = Several(Text())
 
 SGD, MOMENTUM = among("OPTIM.NAME", "sgd"), among("OPTIM.NAME", "sgd", "rmsprop")
-ADAM = among("OPTIM.NAME", "adam", "amsgrad", "adamw", "radam")
+ADAM = Condition("an OPTIM.NAME of Adam's family", lambda cfg: cfg.OPTIM.NAME not in ("sgd", "rmsprop"))
 STEPS = among("OPTIM.LR_SCHEDULER", "single_step", "multi_step")
 WARM_UP = Condition("OPTIM.WARMUP_EPOCH above 0", lambda cfg: cfg.OPTIM.WARMUP_EPOCH > 0)
 COLORJITTER = (transform("colorjitter"),)
@@ -166,7 +165,7 @@ KEYS = {
     "INPUT.CUTOUT_LEN": Key(whole(0), STEPPING, (transform("cutout"),)),
     "INPUT.GN_MEAN": Key(ANY_NUMBER, STEPPING, (transform("gaussian_noise"),)),
     "INPUT.GN_STD": Key(NOT_NEGATIVE, STEPPING, (transform("gaussian_noise"),)),
-    "INPUT.RANDAUGMENT_N": Key(whole(0), STEPPING, (transform("randaugment"),)),
+    "INPUT.RANDAUGMENT_N": Key(whole(0), STEPPING, (transform("randaugment", "randaugment2", "randaugment_fixmatch"),)),
     "INPUT.RANDAUGMENT_M": Key(whole(0, 30), STEPPING, (transform("randaugment"),)),
     "INPUT.COLORJITTER_B": Key(NOT_NEGATIVE, STEPPING, COLORJITTER),
     "INPUT.COLORJITTER_C": Key(NOT_NEGATIVE, STEPPING, COLORJITTER),
@@ -289,11 +288,11 @@ KEYS = {
     "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS": Key(DOMAINS, CGAN, CLIPPING),
     "TRAINER.SPG.LABEL_DIR": Key(Place(), SPG),
     "TRAINER.SPG.LABEL_SEED": Key(whole(-1, 2**32 - 1, meaning="-1: SEED"), SPG),
-    "TRAINER.SPG.STAGE1_CONFIG_FILE": Key(Text(), BOTH_STAGES),
-    "TRAINER.SPG.STAGE1_OPTS": Key(Pairs("OPTIM", ("OPTIM.MAX_EPOCH", 5)), BOTH_STAGES),
+    "TRAINER.SPG.STAGE1_CONFIG_FILE": Key(Text(), {"SPG"}),
+    "TRAINER.SPG.STAGE1_OPTS": Key(Pairs("OPTIM", ("OPTIM.MAX_EPOCH", 5)), {"SPG"}),
 }
 
-# Dassl's keys of other methods and data sets.
+# Dassl's keys and sections for other methods and data sets.
 NOT_READ = (
     "VERSION",
     "DATASET.NUM_LABELED",
@@ -303,20 +302,31 @@ NOT_READ = (
     "DATASET.CIFAR_C_LEVEL",
     "DATASET.ALL_AS_UNLABELED",
     "DATALOADER.RETURN_IMG0",
-    "DATALOADER.TRAIN_U.SAME_AS_X",
-    "DATALOADER.TRAIN_U.SAMPLER",
-    "DATALOADER.TRAIN_U.BATCH_SIZE",
-    "DATALOADER.TRAIN_U.N_DOMAIN",
-    "DATALOADER.TRAIN_U.N_INS",
-    "MODEL.HEAD.NAME",
-    "MODEL.HEAD.HIDDEN_LAYERS",
-    "MODEL.HEAD.ACTIVATION",
-    "MODEL.HEAD.BN",
-    "MODEL.HEAD.DROPOUT",
+    "DATALOADER.TRAIN_U",
+    "MODEL.HEAD",
     "OPTIM.NEW_LAYERS",
     "OPTIM.BASE_LR_MULT",
     "TRAIN.COUNT_ITER",
+    "TRAINER.CDAC",
+    "TRAINER.CROSSGRAD",
+    "TRAINER.DAEL",
+    "TRAINER.DAELDG",
+    "TRAINER.DDAIG",
+    "TRAINER.DOMAINMIX",
+    "TRAINER.ENTMIN",
+    "TRAINER.FIXMATCH",
+    "TRAINER.M3SDA",
+    "TRAINER.MCD",
+    "TRAINER.MEANTEACHER",
+    "TRAINER.MIXMATCH",
+    "TRAINER.MME",
+    "TRAINER.SE",
 )
+
+
+def is_not_read(key: str) -> bool:
+    """Whether a key is one of NOT_READ, or of a section there."""
+    return any(key == one or key.startswith(f"{one}.") for one in NOT_READ)
 
 
 def kind_for(key: str, default: Any, trainer: str = "") -> Kind:
