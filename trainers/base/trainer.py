@@ -43,6 +43,7 @@ from trainers.base.run_record import (
 )
 from trainers.config import set_key
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
+from trainers.config_keys import KEYS, value_of
 from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.image_data import Batches
@@ -157,6 +158,8 @@ class FrozenClipTrainer(TrainerX):
         cfg.defrost()
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
         for key, n in counted_contexts(cfg).items():
+            if value_of(cfg, key) != n and cfg.VERBOSE:
+                print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
         cfg.freeze()
         return cfg
