@@ -94,8 +94,8 @@ def test_a_list_is_one_whatever_brackets_it_has(merged):
 def test_a_name_that_looks_like_something_else_is_a_name(merged, name):
     cfg = default_cfg()
     apply_settings(cfg, ["DATASET.ROOT", name])
-    assert cfg.DATASET.ROOT == name
-    assert merged(yaml.safe_dump({"DATASET": {"ROOT": name}})).DATASET.ROOT == name
+    assert name == cfg.DATASET.ROOT
+    assert name == merged(yaml.safe_dump({"DATASET": {"ROOT": name}})).DATASET.ROOT
     assert merged("DATASET:\n  ROOT: 2024\n").DATASET.ROOT == "2024"
 
 
