@@ -66,12 +66,9 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     Raises:
         UserError: a config file is missing or wrong, a key does not exist, or a value has the wrong type.
     """
-    from dassl.config import get_cfg_default
+    from trainers.config import apply_settings, default_cfg, merge_file
 
-    from trainers.config import apply_settings, extend_cfg
-
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
+    cfg = default_cfg()
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_file(cfg, path)
@@ -82,22 +79,10 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     return cfg
 
 
-def merge_file(cfg: "CfgNode", path: str) -> None:
-    """Merge a config file into cfg, with errors that name it."""
-    import yaml
-
-    if not os.path.isfile(path):
-        folder = os.path.dirname(path) or "."
-        found = sorted(name for name in os.listdir(folder) if name.endswith(".yaml")) if os.path.isdir(folder) else []
-        raise UserError(f"Config file {path} is not there. {folder} has: {', '.join(found) or 'no config files'}.")
-    try:
-        cfg.merge_from_file(path)
-    except (KeyError, ValueError, AttributeError, AssertionError, yaml.YAMLError) as error:
-        raise UserError(f"Config file {path} cannot be used: {error}") from error
-
-
 def apply_flags(cfg: "CfgNode", args: argparse.Namespace) -> None:
     """Put the flags that were given into cfg."""
+    from trainers.config import set_key
+
     given = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -111,7 +96,7 @@ def apply_flags(cfg: "CfgNode", args: argparse.Namespace) -> None:
     }
     for key, value in given.items():
         if value:
-            cfg.merge_from_list([key, tuple(value) if isinstance(value, list) else value])
+            set_key(cfg, key, value)
     if args.seed >= 0:
         cfg.SEED = args.seed
     if args.config_file:
@@ -166,9 +151,11 @@ def run(args: argparse.Namespace) -> None:
 
     import datasets  # noqa: F401 (registers the data sets)
     import trainers.all  # noqa: F401 (registers the trainers)
+    from trainers.config_check import check_settings
 
     check_device(args)
     check_names(cfg)
+    check_settings(cfg)
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     # A test in the folder of its model leaves that run's files as they are, so it may share it.
     with contextlib.nullcontext() if in_place else owned(cfg.OUTPUT_DIR):

@@ -24,6 +24,7 @@ from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.failures import script
 from common.run.folder import is_finished
+from common.run.identity import read_identity
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
 from common.run.threads import threads_of, write_threads
 
@@ -59,6 +60,9 @@ def rerun_command(run: Path, output: Path) -> list[str]:
     opts = ["TRAINER.CONFIG", results["config"], "RESUME", ""]
     if settings.get("NAME") == "SPG" and settings.get("SPG", {}).get("LABEL_SEED", -1) < 0:
         opts += ["TRAINER.SPG.LABEL_DIR", str(output / "prompt_labels")]
+    # config.yaml has the number of words that a context began with, the fingerprint of the settings what was asked for.
+    for key, value in read_identity(run).items():
+        opts += [key, str(value)] if key.endswith(".N_CTX") else []
     return [*command, *opts]
 
 

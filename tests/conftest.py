@@ -25,6 +25,16 @@ settings.load_profile("same")
 SHARED = REPOSITORY.parent / "shared"
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip(f"needs a GPU: PyTorch ({torch.__version__}) finds no CUDA device here")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def power_stays_on():
     """Nothing waits until what was written has reached the disk: only a loss of power could tell."""

@@ -40,10 +40,12 @@ def test_settings(refused):
     assert "as_run.yaml, default.yaml" in message
     assert "needs --model-dir" in refused("SPG", "red", flags=["--eval-only"])
     assert "TEST.N_PROMPTS is 0" in refused("SPG", "red", "TEST.N_PROMPTS", "0")
-    assert "too small for one prompt" in refused("SPG", "red", "TEST.MEMORY_MB", "-5")
+    assert "TEST.MEMORY_MB is -5" in refused("SPG", "red", "TEST.MEMORY_MB", "-5")
     assert "TRAINER.SPG.CSC is True" in refused("SPG", "red", "TRAINER.SPG.CSC", "True")
     assert "'fp8'; accepted: fp32, fp16" in refused("SPG", "red", "TRAINER.SPG.PREC", "fp8")
-    assert "nowhere.yaml, which is not there" in refused("SPG", "red", "TRAINER.SPG.STAGE1_CONFIG_FILE", "nowhere.yaml")
+    assert "STAGE1_CONFIG_FILE nowhere.yaml is not there" in refused(
+        "SPG", "red", "TRAINER.SPG.STAGE1_CONFIG_FILE", "nowhere.yaml"
+    )
 
 
 def test_more_settings(refused, tmp_path):
@@ -77,7 +79,8 @@ def test_a_config_file_that_is_none(refused, tmp_path):
     (tmp_path / "broken.yaml").write_text("OPTIM: [")
     assert "broken.yaml cannot be used" in refused("SPG", "red", flags=["--config-file", "broken.yaml"])
     (tmp_path / "strange.yaml").write_text("OPTIMISER:\n  LR: 1\n")
-    assert "Non-existent config key: OPTIMISER" in refused("SPG", "red", flags=["--config-file", "strange.yaml"])
+    message = refused("SPG", "red", flags=["--config-file", "strange.yaml"])
+    assert "strange.yaml cannot be used: Non-existent key: OPTIMISER.LR. Did you mean OPTIM.LR?" in message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -13,7 +13,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
@@ -57,19 +56,6 @@ class LinearProbe(FrozenClipTrainer):
     """
 
     SETTINGS = "LINEAR_PROBE"
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        grid = cfg.TRAINER.LINEAR_PROBE.C
-        if not grid or not all(isinstance(c, (int, float)) and 0 < c < float("inf") for c in grid):
-            raise UserError(
-                f'TRAINER.LINEAR_PROBE.C is {tuple(grid)}; accepted: one or more positive numbers, "(0.1, 1, 10)".'
-            )
-        if cfg.TEST.FINAL_MODEL != "best_val":
-            raise UserError(
-                f"TEST.FINAL_MODEL is {cfg.TEST.FINAL_MODEL}, but a linear probe has no epochs: its C is chosen on the "
-                "source domains' val splits. Set it to best_val, as configs/trainers/LinearProbe/default.yaml does."
-            )
 
     def build_prompt_model(self) -> None:
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)

@@ -6,7 +6,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
@@ -15,7 +14,8 @@ from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
 from trainers.base.trainer import FrozenClipTrainer
-from trainers.config import apply_settings, extend_cfg
+from trainers.config import apply_settings, default_cfg, merge_file
+from trainers.config_check import check_values
 
 
 def read_config(folder: str | PathLike) -> CfgNode:
@@ -30,12 +30,8 @@ def read_config(folder: str | PathLike) -> CfgNode:
         what = "is a file" if folder.exists() else "is not there"
         what = "has no config.yaml, so it is no folder of a run" if folder.is_dir() else what
         raise UserError(f"{folder} {what}. Name the folder that train.py wrote (--output-dir).")
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
-    try:
-        cfg.merge_from_file(str(path))
-    except Exception as error:  # whatever YAML and yacs make of a broken file
-        raise UserError(f"{path} cannot be used: {error}") from error
+    cfg = default_cfg()
+    merge_file(cfg, path, "Config of a run", any_type=True)
     return cfg
 
 
@@ -83,11 +79,12 @@ def build_run(
     if backbone:
         cfg.MODEL.BACKBONE.NAME = str(backbone)
     apply_settings(cfg, opts)
+    check_values(cfg, opts[::2])
     cfg.freeze()
     if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
         raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")
     names = None if with_data else list(record["classnames"] if classnames is None else classnames)
-    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names)
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names, done=True)
     if trainer.backbone.sha256 != record["backbone_sha256"]:
         raise UserError(
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "

@@ -3,7 +3,6 @@
 import os
 from dataclasses import replace
 
-from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
 from torch import Tensor
@@ -13,7 +12,9 @@ from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.held import held
 from common.run.identity import RunIdentity
-from trainers.config import extend_cfg
+from trainers.config import apply_settings, default_cfg, merge_file
+from trainers.config_check import check_values
+from trainers.config_keys import KEYS
 from trainers.spg_cgan import SPG_CGAN
 from trainers.spg_coop import SPG_CoOp
 from trainers.spg_labels import label_folder
@@ -25,7 +26,9 @@ class SPG(SPG_CGAN):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        stage1_optim(cfg)
+        stage1 = stage1_settings(cfg)
+        if not self.done:
+            check_values(stage1, [key for key in KEYS if key.startswith("OPTIM.")], "Stage I, by its config and opts: ")
         if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
             raise UserError(
                 f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; "
@@ -34,10 +37,17 @@ class SPG(SPG_CGAN):
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         cfg = super().settled_cfg(cfg)
-        if cfg.SEED < 0 and cfg.TRAINER.SPG.LABEL_SEED < 0:
+        spg = cfg.TRAINER.SPG
+        if cfg.SEED < 0 and spg.LABEL_SEED < 0:
             # Runs without a seed are independent of each other, labels and all.
+            own = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
+            if spg.LABEL_DIR not in (own, default_cfg().TRAINER.SPG.LABEL_DIR) and cfg.VERBOSE:
+                print(
+                    f"Note: the prompt labels in TRAINER.SPG.LABEL_DIR {spg.LABEL_DIR} are left aside, since a run "
+                    "without a seed learns its own. Pass --seed, or name theirs by TRAINER.SPG.LABEL_SEED."
+                )
             cfg.defrost()
-            cfg.TRAINER.SPG.LABEL_DIR = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
+            spg.LABEL_DIR = own
             cfg.freeze()
         return cfg
 
@@ -66,7 +76,7 @@ class SPG(SPG_CGAN):
 
     def identity(self) -> RunIdentity:
         # Of the file's name and the pairs on top of it only what they come to matters.
-        stage1 = {f"stage I: OPTIM.{key}": value for key, value in stage1_optim(self.cfg).items()}
+        stage1 = {f"stage I: OPTIM.{key}": value for key, value in stage1_settings(self.cfg).OPTIM.items()}
         identity = super().identity()
         return replace(identity, settings={**identity.settings, **stage1})
 
@@ -74,7 +84,7 @@ class SPG(SPG_CGAN):
         """The config of stage I for a domain: this run's, but for the optimisation, the domain and the folder."""
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.OPTIM = stage1_optim(cfg)
+        cfg.OPTIM = stage1_settings(cfg).OPTIM
         cfg.TRAINER.NAME = "SPG_CoOp"
         cfg.DATASET.SOURCE_DOMAINS = cfg.DATASET.TARGET_DOMAINS = (domain,)
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "stage1", domain)
@@ -86,30 +96,17 @@ class SPG(SPG_CGAN):
         return cfg
 
 
-def stage1_optim(cfg: CfgNode) -> CfgNode:
-    """The OPTIM section of stage I: of STAGE1_CONFIG_FILE, looked up here, then in the repository; then STAGE1_OPTS.
+def stage1_settings(cfg: CfgNode) -> CfgNode:
+    """Settings whose OPTIM section is stage I's: those of STAGE1_CONFIG_FILE, then STAGE1_OPTS.
+
+    The file is looked up here, then in the repository.
 
     Raises:
-        UserError: there is no such file, it cannot be used, or a pair in STAGE1_OPTS is none of OPTIM's.
+        UserError: there is no such file, it cannot be used, or a pair in STAGE1_OPTS is not of OPTIM.
     """
-    path, opts = cfg.TRAINER.SPG.STAGE1_CONFIG_FILE, list(cfg.TRAINER.SPG.STAGE1_OPTS)
+    path, opts = cfg.TRAINER.SPG.STAGE1_CONFIG_FILE, cfg.TRAINER.SPG.STAGE1_OPTS
     found = [candidate for candidate in (path, REPOSITORY / path) if os.path.isfile(candidate)]
-    if not found:
-        raise UserError(f"TRAINER.SPG.STAGE1_CONFIG_FILE names {path}, which is not there.")
-    strange = [key for key in opts[::2] if not str(key).startswith("OPTIM.")]
-    if strange or len(opts) % 2:
-        raise UserError(
-            f"TRAINER.SPG.STAGE1_OPTS is {opts}; accepted: pairs of an OPTIM key and a value, such as "
-            "\"['OPTIM.MAX_EPOCH', 5]\". Everything else is shared with stage II."
-        )
-    stage1 = get_cfg_default()
-    extend_cfg(stage1)
-    try:
-        stage1.merge_from_file(str(found[0]))
-    except Exception as error:  # whatever YAML and yacs make of a broken file
-        raise UserError(f"TRAINER.SPG.STAGE1_CONFIG_FILE {path} cannot be used: {error}") from error
-    try:
-        stage1.merge_from_list(opts)
-    except (KeyError, AssertionError, ValueError) as error:
-        raise UserError(f"TRAINER.SPG.STAGE1_OPTS {opts} cannot be applied: {error}") from error
-    return stage1.OPTIM
+    stage1 = default_cfg()
+    merge_file(stage1, found[0] if found else path, "TRAINER.SPG.STAGE1_CONFIG_FILE")
+    apply_settings(stage1, opts)
+    return stage1

@@ -34,7 +34,7 @@ from trainers.modules.image_data import Batches
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
 from trainers.modules.prompt_labels import load_prompt_label
-from trainers.spg_labels import check_shared_context, label_folder, label_origin
+from trainers.spg_labels import label_folder, label_origin
 
 CONTEXTS_PER_DOMAIN = 200  # that are kept for pictures
 
@@ -45,17 +45,6 @@ class SPG_CGAN(FrozenClipTrainer):
 
     SETTINGS = "SPG"
     labels: Tensor | None = None  # of the source domains, once training begins
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        check_shared_context(cfg)
-        if cfg.TEST.N_PROMPTS < 1:
-            raise UserError(f"TEST.N_PROMPTS is {cfg.TEST.N_PROMPTS}; it takes at least one prompt for each image.")
-        if cfg.DATALOADER.TRAIN_X.BATCH_SIZE < 2:
-            raise UserError(
-                "DATALOADER.TRAIN_X.BATCH_SIZE is 1, but the generator's batch normalisation takes at least 2 images "
-                "at a time; 32 is the published size."
-            )
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)

@@ -1,12 +1,11 @@
 """SPG, stage I: the prompt label of a source domain, learned by CoOp on that domain alone (SPG, Sec. 3.2)."""
 
 from dassl.engine import TRAINER_REGISTRY
-from yacs.config import CfgNode
 
 from common.errors import UserError
 from trainers.base.context_trainer import ContextTrainer
 from trainers.modules.prompt_labels import save_prompt_label
-from trainers.spg_labels import check_shared_context, label_folder, label_origin
+from trainers.spg_labels import label_folder, label_origin
 
 
 @TRAINER_REGISTRY.register()
@@ -14,10 +13,6 @@ class SPG_CoOp(ContextTrainer):
     """CoOp on one domain; the context of its best validation epoch is written as the domain's prompt label."""
 
     SETTINGS = "SPG"
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        check_shared_context(cfg)
 
     def build_data_loader(self) -> None:
         super().build_data_loader()

@@ -5,21 +5,11 @@ from collections.abc import Iterable
 
 from yacs.config import CfgNode
 
-from common.errors import UserError
 from common.run.names import dataset_label
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.image_data import Item
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin
-
-
-def check_shared_context(cfg: CfgNode) -> None:
-    """Raise UserError if contexts are to be class-specific."""
-    if cfg.TRAINER.SPG.CSC:
-        raise UserError(
-            "TRAINER.SPG.CSC is True, but a prompt label is one context for all classes. Set it to False, or use "
-            "--trainer CoOp with TRAINER.COOP.CSC True."
-        )
 
 
 def label_folder(cfg: CfgNode) -> LabelFolder:

@@ -90,6 +90,7 @@ class Launch:
     def __init__(self, request: Request, trainer: str) -> None:
         import train
         from datasets.known import EMBEDDED_DATASET
+        from trainers.config_check import check_settings, settings_without_effect
         from trainers.modules.clip_backbone import backbone_label, check_backbone
 
         method, cross = find_method(trainer), request.protocol == "cross"
@@ -124,7 +125,10 @@ class Launch:
         self.name = f"{trainer} on {dataset.name}"
         # What every run would say of its config, said once and before the first begins.
         check_backbone(self.backbone)
-        train.setup_cfg(train.parse_args(self.command(self.runs[0])[2:]))
+        cfg = train.setup_cfg(train.parse_args(self.command(self.runs[0])[2:]))
+        check_settings(cfg)
+        for line in settings_without_effect(cfg):
+            print(line, file=sys.stderr)
 
     def command(self, run: Run) -> list[str]:
         """The train.py command line of one of the runs."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.optimizer import AVAI_OPTIMS
 from dassl.utils import set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -41,7 +42,10 @@ from trainers.base.run_record import (
     training_record,
     write_outcome,
 )
-from trainers.modules.clip_backbone import Backbone, check_precision, load_backbone
+from trainers.config import set_key
+from trainers.config_check import check_settings, counted_contexts, settings_without_effect
+from trainers.config_keys import KEYS, value_of
+from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
@@ -74,8 +78,10 @@ class FrozenClipTrainer(TrainerX):
         cfg: frozen config with the keys of trainers.config.
         backbone: the CLIP already loaded for this config's backbone and precision, to share it between trainers.
         classnames: build a trainer that predicts these classes and has no data set; None: with cfg's data set.
+        done: whether cfg is that of a run that was done; then its values are taken as they are.
 
     Attributes:
+        asked_cfg: cfg as it was given, without what follows from the backbone and from other keys.
         backbone: Backbone; clip_model: its model.
         image_features: ImageFeatures.
         threads: that it computes with.
@@ -95,9 +101,17 @@ class FrozenClipTrainer(TrainerX):
     val_loader: Any
     test_loader: Any
 
-    def __init__(self, cfg: CfgNode, backbone: Backbone | None = None, classnames: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        backbone: Backbone | None = None,
+        classnames: Sequence[str] | None = None,
+        done: bool = False,
+    ) -> None:
         self.given_backbone = backbone
         self.classnames = classnames
+        self.done = done
+        self.asked_cfg = cfg
         self.course = Course()
         self.tested: dict[str, Tested] = {}
         self.other: OtherRun | None = None
@@ -111,16 +125,8 @@ class FrozenClipTrainer(TrainerX):
         return self.cfg.TRAINER[self.SETTINGS]
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        check_precision(cfg.TRAINER[self.SETTINGS].PREC)
-        if cfg.TEST.SPLIT != "test":
-            raise UserError(
-                f'TEST.SPLIT is {cfg.TEST.SPLIT!r}; results are those of the target domains\' split, "test".'
-            )
-        if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
-            raise UserError(
-                "INPUT.NO_TRANSFORM True and DATALOADER.K_TRANSFORMS other than 1 do not go with CLIP's image tower, "
-                "which takes one transformed image; leave both at their defaults."
-            )
+        if not self.done:
+            check_settings(cfg)
         if self.IMAGE_TOWER_LEARNS and cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             raise UserError(
                 f"TRAINER.FEATURES.TRAIN_VIEWS is {cfg.TRAINER.FEATURES.TRAIN_VIEWS}, but the image tower of "
@@ -128,6 +134,8 @@ class FrozenClipTrainer(TrainerX):
             )
 
     def build_data_loader(self) -> None:
+        for line in settings_without_effect(self.cfg) if self.cfg.VERBOSE and not self.done else ():
+            print(line)
         # Before the data, since the images' size is the backbone's.
         named = self.cfg.MODEL.BACKBONE
         self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
@@ -145,11 +153,15 @@ class FrozenClipTrainer(TrainerX):
             self.train_loader_x = self.build_train_loader(self.train_loader_x)
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
-        """The config with what follows from the backbone; it does not change any more."""
+        """The config with what follows from the backbone and from other keys; it does not change any more."""
         self.check_normalisation(cfg)
         cfg = cfg.clone()
         cfg.defrost()
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
+        for key, n in counted_contexts(cfg).items():
+            if value_of(cfg, key) != n and cfg.VERBOSE:
+                print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
+            set_key(cfg, key, n)
         cfg.freeze()
         return cfg
 
@@ -211,9 +223,18 @@ class FrozenClipTrainer(TrainerX):
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
         network.to(self.device)
-        optimizer = build_optimizer(network, self.cfg.OPTIM)
+        optimizer = build_optimizer(network, self.optim_cfg())
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
+
+    def optim_cfg(self) -> CfgNode:
+        """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
+        optim = self.cfg.OPTIM
+        if optim.NAME == "adamw" and self.cfg.TRAINER.FUSED_ADAMW and "adamw_fused" in AVAI_OPTIMS:
+            optim = optim.clone()
+            optim.defrost()
+            optim.NAME = "adamw_fused"
+        return optim
 
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
         """A PromptEncoder for class names (None: this run's), within the memory budget."""
@@ -523,7 +544,8 @@ class FrozenClipTrainer(TrainerX):
 
     def identity(self) -> RunIdentity:
         """What makes this run what it is."""
-        return identity_of(self.cfg, self.SETTINGS, self.dm.dataset, self.backbone)
+        # As asked for, as in runs from before the number of a context's words took the place of N_CTX in the config.
+        return identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
 
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself

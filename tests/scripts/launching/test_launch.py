@@ -12,6 +12,7 @@ from scripts.launching.runs import anchored, resolved, settings_that_matter
 from trainers.methods import find_method
 
 QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
+OTHER_SET = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['cartoon']"]  # what shows only once there is a data set
 
 
 def test_all_targets_and_seeds_then_the_table(bash, launched, tmp_path, image_folder, clip_file):
@@ -55,9 +56,9 @@ def test_all_targets_and_seeds_then_the_table(bash, launched, tmp_path, image_fo
 
 
 def test_a_failing_run_is_reported_and_the_others_go_on(launched, image_folder, clip_file):
-    finished = launched("spg/main.sh", image_folder, clip_file, "TEST.N_PROMPTS", "0", TARGETS="red blue")
+    finished = launched("spg/main.sh", image_folder, clip_file, *OTHER_SET, TARGETS="red blue")
     assert finished.returncode == 1
-    assert finished.stderr.count("Error: TEST.N_PROMPTS is 0") == 2
+    assert finished.stderr.count("Error: TRAINER.SPG.GRAD_CLIP_OFF_TARGETS names cartoon") == 2
     assert "2 of 2 runs failed" in finished.stdout
 
 
@@ -66,7 +67,11 @@ def test_a_failing_run_is_reported_and_the_others_go_on(launched, image_folder, 
     [
         (["nofile.pt"], "Backbone 'nofile.pt' is neither a file nor one of OpenAI's names: RN50, "),
         (["OPTIM.MAX_EPOCHS", "2"], "Non-existent key: OPTIM.MAX_EPOCHS. Did you mean OPTIM.MAX_EPOCH?"),
-        (["OPTIM.MAX_EPOCH", "two"], "Cannot apply the setting OPTIM.MAX_EPOCH two: Type mismatch"),
+        (["OPTIM.MAX_EPOCH", "two"], "OPTIM.MAX_EPOCH is 'two'; accepted: a whole number from 1."),
+        (["TRAIN.PRINT_FREQ", "0"], "TRAIN.PRINT_FREQ is 0; accepted: a whole number from 1."),
+        (["TEST.FINAL_MODEL", "best"], "TEST.FINAL_MODEL is 'best'; accepted: last_step, best_val. Did you mean"),
+        (["TRAINER.SPG.N_CTX", "16"], "TRAINER.SPG.N_CTX is 16, but TRAINER.SPG.CTX_INIT is 'a photo of a'"),
+        (["TRAINER.SPG.STAGE1_OPTS", "['OPTIM.LR', -1]"], "OPTIM.LR is -1"),
         (["OPTIM.MAX_EPOCH"], "Settings come in pairs KEY VALUE; 'OPTIM.MAX_EPOCH' has no value."),
     ],
 )
@@ -79,11 +84,21 @@ def test_mistakes_are_told_once_before_the_first_run(launched, tmp_path, image_f
 
 def test_a_run_that_never_began_does_not_stand_in_the_way(launched, image_folder, clip_file):
     words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
-    finished = launched("coop/main.sh", *words, "TEST.SPLIT", "train", TARGETS="red")
-    assert finished.returncode == 1 and "TEST.SPLIT is 'train'" in finished.stderr
+    finished = launched("coop/main.sh", *words, "TRAINER.COOP.N_CTX", "76", TARGETS="red")
+    assert finished.returncode == 1 and "77 positions" in finished.stderr
     finished = launched("coop/main.sh", *words, TARGETS="red")
     assert finished.returncode == 0, finished.stderr
     assert "going on, log in log.txt-<time> beside output/stripes/CoOp" in finished.stdout
+
+
+def test_settings_without_effect_are_told_once_of_each_method(launched, image_folder, clip_file):
+    words = [image_folder, clip_file, *QUICK, "OPTIM.LR", "0.1", "DATASET.VAL_PERCENT", "0.5"]
+    finished = launched("compare.sh", *words, TARGETS="red", METHODS="zsclip,coop", SEEDS="1 2")
+    assert finished.returncode == 0, finished.stderr
+    notes = [line for line in finished.stderr.splitlines() if line.startswith("Note: without effect on ")]
+    assert len([line for line in notes if "ZeroshotCLIP: " in line and "OPTIM.LR 0.1" in line]) == 1
+    assert not [line for line in notes if "CoOp: " in line and "OPTIM.LR" in line]
+    assert len([line for line in notes if "DATASET.VAL_PERCENT 0.5 (no trainer and no data set here" in line]) == 2
 
 
 def test_unknown_data_set(launched):

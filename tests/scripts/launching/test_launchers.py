@@ -204,7 +204,7 @@ def test_nothing_is_printed_for_a_folder_with_another_run(printed, runs_here, im
     assert launch.main(["--seeds", "1", *words]) == 0
     assert printed(*words) == []
     capsys.readouterr()
-    assert launch.main(["--print", "--seeds", "1", *words, "INPUT.NO_TRANSFORM", "True"]) == 1
+    assert launch.main(["--print", "--seeds", "1", *words, "TEST.KEEP_LOGITS", "False"]) == 1
     found = capsys.readouterr()
     assert "holds a run that was started differently" in found.err and found.out == ""
 

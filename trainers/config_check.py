@@ -1,0 +1,127 @@
+"""The one check of a config, before anything is loaded: no value that is out of its range, none that says nothing.
+
+The rule for settings that have no effect. Two of the trainer's own that contradict each other are an error, and so is
+what Dassl offers and is not done here though results would be taken for it (other weights, another split): a reader of
+config.yaml would believe what is not so. Whatever else was set to other than its default and has no effect, being
+another trainer's, or of use only with a setting that is not made, is told in a line (`settings_without_effect`).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from yacs.config import CfgNode
+
+from common.errors import UserError
+from trainers.config import apply_settings, default_cfg, leaves
+from trainers.config_keys import EVERY, KEYS, is_not_read, kind_for, refusal, value_of
+from trainers.config_values import Pairs, Place, as_typed
+
+
+def check_settings(cfg: CfgNode) -> None:
+    """Check all keys of a config, by themselves and together.
+
+    Raises:
+        UserError: what is wrong, each key with what was given, what is accepted, and what mends it.
+    """
+    problems = list(_refused(cfg, KEYS)) or list(_contradictions(cfg))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def check_values(cfg: CfgNode, keys: Iterable[str], what: str = "") -> None:
+    """Raise UserError, its message beginning with `what`, where one of these keys has a value that is not accepted."""
+    problems = list(_refused(cfg, keys))
+    if problems:
+        raise UserError(what + "\n".join(problems))
+
+
+def settings_without_effect(cfg: CfgNode) -> list[str]:
+    """Of all that is set to other than its default and has no effect on the trainer, a line for each reason."""
+    trainer, by_reason = cfg.TRAINER.NAME, dict[str, list[str]]()
+    if trainer not in EVERY:  # one that we know nothing of
+        return []
+    for key, default in leaves(default_cfg()):
+        value = value_of(cfg, key, default)
+        reason = "" if _same(value, default) else _no_effect(key, trainer, cfg)
+        if reason:
+            by_reason.setdefault(reason, []).append(f"{key} {as_typed(value)}")
+    return [f"Note: without effect on {trainer}: {', '.join(given)} ({why})." for why, given in by_reason.items()]
+
+
+def counted_contexts(cfg: CfgNode) -> dict[str, int]:
+    """The keys of the trainer that say how many context vectors there are, where words say it: {key: their number}."""
+    found = {}
+    for key, row in KEYS.items():
+        words = value_of(cfg, row.words, "") if row.words and cfg.TRAINER.NAME in row.readers else ""
+        if words and (n := _n_tokens(words)):
+            found[key] = n
+    return found
+
+
+def _refused(cfg: CfgNode, keys: Iterable[str]) -> Iterator[str]:
+    """Messages about values that are not accepted."""
+    defaults = default_cfg()
+    for key in keys:
+        default = value_of(defaults, key, None)
+        value = value_of(cfg, key, default)  # another Dassl may have fewer keys
+        kind = kind_for(key, default, cfg.TRAINER.NAME)
+        if not kind.holds(value, cfg):
+            yield refusal(key, value, kind, cfg, default)
+        elif isinstance(kind, Pairs):
+            yield from _refused_pairs(key, value)
+
+
+def _refused_pairs(key: str, pairs: Any) -> Iterator[str]:
+    cfg = default_cfg()
+    try:
+        apply_settings(cfg, pairs)
+        check_values(cfg, pairs[::2])
+    except UserError as error:
+        yield f"{key} is {list(pairs)}: {error}"
+
+
+def _contradictions(cfg: CfgNode) -> Iterator[str]:
+    """Messages about settings that are each accepted, but not together."""
+    defaults = default_cfg()
+    for key, n in counted_contexts(cfg).items():
+        given, words = value_of(cfg, key), KEYS[key].words
+        if given not in (n, value_of(defaults, key)):
+            yield (
+                f"{key} is {given}, but {words} is {value_of(cfg, words)!r}, and a context that starts from words has "
+                f'as many vectors, here {n}. For {given} random ones set {words} ""; for these words {key} {n}.'
+            )
+    optim = cfg.OPTIM
+    if optim.NAME == "sgd" and optim.SGD_NESTEROV and not (optim.MOMENTUM and not optim.SGD_DAMPNING):
+        yield (
+            f"OPTIM.SGD_NESTEROV is True, which takes momentum and no dampening, but OPTIM.MOMENTUM is "
+            f"{optim.MOMENTUM} and OPTIM.SGD_DAMPNING {optim.SGD_DAMPNING}. Set OPTIM.MOMENTUM 0.9 OPTIM.SGD_DAMPNING "
+            "0, or OPTIM.SGD_NESTEROV False."
+        )
+    if optim.LR_SCHEDULER == "multi_step" and any(step < 1 for step in optim.STEPSIZE):
+        yield (
+            f"OPTIM.STEPSIZE is {tuple(optim.STEPSIZE)}, but OPTIM.LR_SCHEDULER multi_step takes the epochs after "
+            'which the rate drops, whole numbers from 1: OPTIM.STEPSIZE "(20, 40)".'
+        )
+
+
+def _no_effect(key: str, trainer: str, cfg: CfgNode) -> str:
+    """Why a key has no effect on a trainer; "" where it has one, or says where something lies."""
+    if key not in KEYS:
+        return "no trainer and no data set here reads it" if is_not_read(key) else ""
+    row = KEYS[key]
+    if isinstance(row.accepts, Place):
+        return ""
+    if trainer not in row.readers:
+        return row.instead or f"read by {', '.join(sorted(row.readers))}"
+    missing = [condition.text for condition in row.only_with if not condition.holds(cfg)]
+    return f"of use with {' and '.join(missing)}" if missing else ""
+
+
+def _same(value: Any, default: Any) -> bool:
+    return list(value) == list(default) if isinstance(default, (list, tuple)) else value == default
+
+
+def _n_tokens(words: str) -> int:
+    from trainers.modules.prompt_tokens import tokenize_context
+
+    return len(tokenize_context(words))
