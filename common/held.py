@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 def held(path: str | PathLike, what: str) -> Iterator[None]:
     """Hold the right to make a file while the block runs, as soon as no other process has it.
 
-    The lock, a file `<path>.lock` beside it, is the operating system's, so it ends with its process, however that ends.
-    Where there are no such locks (some network file systems), nothing is locked, and that is said.
+    The lock, a hidden file `.<name>.lock` beside it, is the operating system's, so it ends with its process, however
+    that ends. Where there are no such locks (some network file systems), nothing is locked, and that is said.
 
     Args:
         path: the file; folders above it are made.
@@ -28,11 +28,11 @@ def held(path: str | PathLike, what: str) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(f"{path}.lock")
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
     try:
         _acquire(lock, what)
     except (OSError, NotImplementedError) as error:
-        print(f"Note: {path}.lock cannot be locked ({error}); take care that no second process makes {path.name}.")
+        print(f"Note: {lock.lock_file} cannot be locked ({error}); take care that no second process makes {path.name}.")
     try:
         yield
     finally:

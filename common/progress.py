@@ -48,7 +48,7 @@ class _Lines(tqdm):
 def lines_above_bars() -> Iterator[None]:
     """Within the block, what is printed on a terminal appears above the bars there, line by line."""
     stdout = sys.stdout
-    if stdout.isatty() and sys.stderr.isatty():
+    if getattr(stdout, "isatty", bool)() and sys.stderr.isatty():  # a logger in its place may have no more than write
         sys.stdout = _AboveBars(stdout)
     try:
         yield

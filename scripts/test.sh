@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite, after the same set-up as the launchers'. Arguments go to pytest.
+# The test suite, after the same set-up as the launchers'. Arguments go to pytest; -m gpu runs what needs a CUDA device.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repository"

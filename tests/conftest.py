@@ -1,6 +1,7 @@
 """What all tests share: import paths, and ../shared where there is one."""
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -22,6 +23,16 @@ settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip(f"needs a GPU: PyTorch ({torch.__version__}) finds no CUDA device here")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,6 +84,34 @@ def train(tmp_path, image_folder, clip_file, monkeypatch):
         return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def kept_runs():
+    """Folders with `run` and `output` of the runs that were finished for any test, by trainer and settings."""
+    return {}
+
+
+@pytest.fixture
+def finished(train, kept_runs, tmp_path, tmp_path_factory):
+    """A run on the 30 images that came to its end: finished("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
+
+    Tests get copies of one run of each kind, with what it left in output/, and may do with them what they like.
+    """
+
+    def get(trainer, *opts):
+        kind = (trainer, *opts)
+        if kind in kept_runs:
+            shutil.copytree(kept_runs[kind], tmp_path, dirs_exist_ok=True)
+        else:
+            assert train(trainer, "red", *opts) == 0
+            folder = tmp_path_factory.mktemp("finished")
+            for name in ("run", "output"):
+                shutil.copytree(tmp_path / name, folder / name)
+            kept_runs[kind] = folder
+        return tmp_path / "run"
+
+    return get
 
 
 @pytest.fixture

@@ -22,15 +22,13 @@ results = kill_trial.outcome
 
 
 @pytest.fixture
-def undisturbed(train, tmp_path):
-    """Results of a run that nothing happens to; whatever it leaves behind is moved away."""
+def undisturbed(finished, tmp_path):
+    """Results of a run that nothing happened to; nothing that it made is left in its place."""
 
     def run(trainer, *opts):
-        assert train(trainer, "red", *opts) == 0
-        found = results(tmp_path / "run")
-        shutil.move(tmp_path / "run", tmp_path / "undisturbed")
-        if (tmp_path / "output").exists():
-            shutil.move(tmp_path / "output", tmp_path / "undisturbed_output")
+        found = results(finished(trainer, *opts))
+        for name in ("run", "output"):
+            shutil.rmtree(tmp_path / name)
         return found
 
     return run
@@ -190,15 +188,15 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
     return folder, resume
 
 
-def test_the_loss_scale_is_kept(train, undisturbed, tmp_path, monkeypatch):
+def test_the_loss_scale_is_kept(train, tmp_path, monkeypatch):
     from trainers.modules import clip_backbone
 
     monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
     # So that the scale grows with every second step, and a fresh one would be another.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
-    whole = undisturbed("CoOp", *opts)
-
+    assert train("CoOp", "red", *opts) == 0
+    whole = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
     killed_before(2, train, monkeypatch, *opts)
     assert read_record(tmp_path / "run/history.json")["epochs"][-1]["scaler"]["scale"] > 2.0**16
     assert train("CoOp", "red", *opts) == 0
@@ -348,8 +346,8 @@ def test_settings_that_change_the_result_are_not_mixed(cut, train, capsys):
         assert f"holds an unfinished run with other settings: {opts[0]} " in capsys.readouterr().err
 
 
-def test_a_lost_best_model_is_not_replaced_by_the_last(train, tmp_path, capsys):
-    assert train("SPG", "red") == 0
+def test_a_lost_best_model_is_not_replaced_by_the_last(finished, train, tmp_path, capsys):
+    finished("SPG")
     (tmp_path / "run/generator/model-best.pth.tar").unlink()
     capsys.readouterr()
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
@@ -360,8 +358,8 @@ def test_a_lost_best_model_is_not_replaced_by_the_last(train, tmp_path, capsys):
     assert (found["selection"], found["load_epoch"]) == ("epoch 2", 2)
 
 
-def test_a_run_begun_from_another_goes_on_by_itself(train, tmp_path, monkeypatch, capsys):
-    assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4") == 0
+def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, monkeypatch, capsys):
+    finished("CoOp", "OPTIM.MAX_EPOCH", "4")
     shutil.rmtree(tmp_path / "run/prompt_learner")
     shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
     # Nothing to go on from there: trained anew in another folder, killed, and started again by the same command.

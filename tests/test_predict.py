@@ -20,17 +20,6 @@ from trainers.predictor import Predictor
 
 
 @pytest.fixture
-def run(train, tmp_path):
-    """A finished run: run("CoOp") -> its folder."""
-
-    def make(trainer, *opts):
-        assert train(trainer, "red", *opts) == 0
-        return tmp_path / "run"
-
-    return make
-
-
-@pytest.fixture
 def images(image_folder):
     return sorted(map(str, (image_folder / "red").rglob("*.png")))
 
@@ -39,8 +28,8 @@ TRAINERS = ["SPG", "CoOp", "CoCoOp", "LinearProbe", "ZeroshotCLIP", "ZeroshotCLI
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_predictions_are_those_of_the_test(run, images, image_folder, trainer):
-    folder = run(trainer)
+def test_predictions_are_those_of_the_test(finished, images, image_folder, trainer):
+    folder = finished(trainer)
     shutil.move(image_folder, image_folder.with_name("elsewhere"))  # the data set is not needed
     try:
         moved = [path.replace("/stripes/", "/elsewhere/") for path in images]
@@ -56,8 +45,8 @@ def test_predictions_are_those_of_the_test(run, images, image_folder, trainer):
             assert (top[0][0], top[0][1]) == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))
 
 
-def test_a_prediction_depends_on_the_image_alone(run, images):
-    folder = run("SPG")
+def test_a_prediction_depends_on_the_image_alone(finished, images):
+    folder = finished("SPG")
     whole = Predictor(folder)(images)
     for found in (
         Predictor(folder, batch_size=1)(images),
@@ -72,8 +61,8 @@ def test_a_prediction_depends_on_the_image_alone(run, images):
     assert any(dict(a) != pytest.approx(dict(b), abs=1e-7) for a, b in zip(whole, several, strict=True))
 
 
-def test_three_lines_of_python(run, images):
-    folder = run("CoOp")
+def test_three_lines_of_python(finished, images):
+    folder = finished("CoOp")
     lines = f"""
 from predict import Predictor
 predictor = Predictor({str(folder)!r})
@@ -88,19 +77,19 @@ print(predictor([{images[0]!r}])[0][0][0])"""
         Predictor(folder)(images[0])
 
 
-def test_class_names_of_a_linear_probe(run, images, refused):
-    folder = run("LinearProbe")
+def test_class_names_of_a_linear_probe(finished, images, refused):
+    folder = finished("LinearProbe")
     assert "knows only the classes" in refused("--model-dir", folder, "--classnames", "cat,dog", images[0])
 
 
-def test_other_class_names(run, images):
-    found = Predictor(run("SPG"), classnames=["cat", "dog", "guinea pig"])(images, top_k=2)
+def test_other_class_names(finished, images):
+    found = Predictor(finished("SPG"), classnames=["cat", "dog", "guinea pig"])(images, top_k=2)
     assert all(len(top) == 2 and {name for name, _ in top} <= {"cat", "dog", "guinea pig"} for top in found)
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
-def test_a_run_that_keeps_no_best_or_has_not_ended(run, images, capsys, trainer):
-    folder = run(trainer, "TEST.FINAL_MODEL", "last_step")
+def test_a_run_that_keeps_no_best_or_has_not_ended(finished, images, capsys, trainer):
+    folder = finished(trainer, "TEST.FINAL_MODEL", "last_step")
     capsys.readouterr()
     whole = Predictor(folder)(images)
     assert capsys.readouterr().err == ""
@@ -109,8 +98,8 @@ def test_a_run_that_keeps_no_best_or_has_not_ended(run, images, capsys, trainer)
     assert f"Note: the run in {folder} has not ended" in capsys.readouterr().err
 
 
-def test_command_line(run, images, image_folder, tmp_path, capsys):
-    folder = str(run("CoOp"))
+def test_command_line(finished, images, image_folder, tmp_path, capsys):
+    folder = str(finished("CoOp"))
     capsys.readouterr()
     assert main(["--model-dir", folder, *images[:2], str(image_folder / "red" / "down"), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -132,8 +121,8 @@ def test_command_line(run, images, image_folder, tmp_path, capsys):
     assert "guinea pig" in out.read_text()
 
 
-def test_unreadable_images_are_reported_at_the_end(run, images, tmp_path, capsys):
-    folder = str(run("CoOp"))
+def test_unreadable_images_are_reported_at_the_end(finished, images, tmp_path, capsys):
+    folder = str(finished("CoOp"))
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     capsys.readouterr()
@@ -161,8 +150,8 @@ def refused(capsys):
     return call
 
 
-def test_mistakes(run, images, tmp_path, refused):
-    folder = run("CoOp")
+def test_mistakes(finished, images, tmp_path, refused):
+    folder = finished("CoOp")
     assert "nowhere is not there" in refused("--model-dir", "nowhere", images[0])
     assert "config.yaml is a file" in refused("--model-dir", folder / "config.yaml", images[0])
     (tmp_path / "empty").mkdir()
@@ -183,10 +172,10 @@ def test_mistakes(run, images, tmp_path, refused):
         Predictor(folder, classnames="cat")
 
 
-def test_another_backbone(run, images, tmp_path, refused):
+def test_another_backbone(finished, images, tmp_path, refused):
     from plain_clip import tiny_clip
 
-    folder = run("CoOp")
+    folder = finished("CoOp")
     state = tiny_clip().state_dict()
     state["text_projection"] += 1
     torch.save(state, tmp_path / "other.pt")
@@ -194,8 +183,8 @@ def test_another_backbone(run, images, tmp_path, refused):
     assert "neither a file" in refused("--model-dir", folder, "--backbone", tmp_path / "none.pt", images[0])
 
 
-def test_no_checkpoint(run, images, refused):
-    folder = run("CoOp")
+def test_no_checkpoint(finished, images, refused):
+    folder = finished("CoOp")
     shutil.rmtree(folder / "prompt_learner")
     message = refused("--model-dir", folder, images[0])
     assert "Checkpoint not found: " in message and "prompt_learner/model-best.pth.tar" in message
@@ -204,13 +193,13 @@ def test_no_checkpoint(run, images, refused):
     assert "nothing was trained there yet" in refused("--model-dir", folder, images[0])
 
 
-def test_class_specific_contexts_keep_their_classes(run, images, refused):
-    folder = run("CoOp", "TRAINER.COOP.CSC", "True")
+def test_class_specific_contexts_keep_their_classes(finished, images, refused):
+    folder = finished("CoOp", "TRAINER.COOP.CSC", "True")
     assert "do not fit" in refused("--model-dir", folder, "--classnames", "a,b,c", images[0])
 
 
-def test_what_config_or_class_names_make_impossible(run, images, refused):
-    folder = run("SPG")
+def test_what_config_or_class_names_make_impossible(finished, images, refused):
+    folder = finished("SPG")
     assert "at least one prompt" in refused("--model-dir", folder, "--n-prompts", "0", images[0])
     assert "Shorten the name" in refused(
         "--model-dir", folder, "--classnames", "dog," + "very " * 80 + "long", images[0]
@@ -219,8 +208,8 @@ def test_what_config_or_class_names_make_impossible(run, images, refused):
     assert "config.yaml cannot be used" in refused("--model-dir", folder, images[0])
 
 
-def test_a_closed_pipe_is_no_error(run, image_folder):
-    command = [sys.executable, REPOSITORY / "predict.py", "--model-dir", run("CoOp"), image_folder / "red"]
+def test_a_closed_pipe_is_no_error(finished, image_folder):
+    command = [sys.executable, REPOSITORY / "predict.py", "--model-dir", finished("CoOp"), image_folder / "red"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""

@@ -3,16 +3,8 @@
 import ast
 
 import pytest
+from imports import imported, tree_of
 from quick_run import REPOSITORY
-
-
-def uses(path):
-    """Full names of what a file imports, also within functions: "torch", "dassl.utils", "dassl.utils.read_image"."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def within(name, package):
@@ -24,10 +16,10 @@ PARTS = sorted((REPOSITORY / "trainers/modules").glob("*.py"))
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
 def test_the_parts_are_free_of_dassl_of_configs_and_of_trainers(path):
-    for name in uses(path):
+    for name in imported(tree_of(path)):
         assert not any(within(name, package) for package in ("dassl", "yacs", "datasets", "common.config_keys"))
         assert not within(name, "trainers") or within(name, "trainers.modules")
-    names = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
+    names = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
     assert "cfg" not in names
 
 
@@ -36,7 +28,7 @@ def test_nothing_but_commands_and_launchers_downloads():
         path.relative_to(REPOSITORY).as_posix()
         for room in ("trainers", "common", "datasets", "scripts", "compat")
         for path in (REPOSITORY / room).rglob("*.py")
-        if any(within(name, "datasets.download") for name in uses(path))
+        if any(within(name, "datasets.download") for name in imported(tree_of(path)))
     ]
     found = {path for path in users if not path.startswith("datasets/download/")}
     assert found == {"scripts/download.py", "scripts/datasets.py", "scripts/launching/sets.py"}

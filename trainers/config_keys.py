@@ -257,6 +257,7 @@ KEYS = {
     "TEST.MEMORY_MB": Key(whole(0, meaning="0: by device"), PROMPTING),
     "TRAINER.NAME": Key(Text(), EVERY),
     "TRAINER.CONFIG": Key(Text(), EVERY),
+    "TRAINER.FUSED_ADAMW": Key(Flag(), STEPPING, (among("OPTIM.NAME", "adamw"),)),
     "TRAINER.FEATURES.CACHE": Key(Flag(), EVERY),
     "TRAINER.FEATURES.CACHE_DIR": Key(Place(), EVERY),
     "TRAINER.FEATURES.TRAIN_VIEWS": Key(whole(0, meaning="0: each augmented batch is encoded"), STEPPING),

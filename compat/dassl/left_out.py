@@ -24,7 +24,7 @@ BACKBONES = "dassl.modeling.backbone"
 NETWORKS = "backbones (ResNet, VGG, EfficientNet ...)"
 
 
-def left_out(name, holds):
+def left_out(name: str, holds: str) -> ImportError:
     """Return the error that says of the module or object ``name`` that it is left out, and all that it belongs to."""
     from .utils.errors import UserImportError
 
@@ -34,7 +34,7 @@ def left_out(name, holds):
     )
 
 
-def missing_attribute(package, name):
+def missing_attribute(package: str, name: str) -> Exception:
     """Return what the ``__getattr__`` of a package has to raise for a name that the package does not have."""
     full = f"{package}.{name}"
     for module, (holds, names) in LEFT_OUT.items():
@@ -48,7 +48,7 @@ def missing_attribute(package, name):
 class Finder(MetaPathFinder):
     """Asked for modules that nobody else found: raises for those that are left out."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         """Return None, so that the import fails as usual, or raise the error that explains it."""
         for module, (holds, _) in LEFT_OUT.items():
             if fullname == module or fullname.startswith(f"{module}."):
@@ -58,7 +58,7 @@ class Finder(MetaPathFinder):
         return None
 
 
-def install():
+def install() -> None:
     """Have ``import`` ask the finder where it finds nothing."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.append(Finder())

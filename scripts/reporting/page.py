@@ -16,6 +16,7 @@ from common.progress import progress
 from common.run.contexts import CONTEXTS_FILE, read_contexts
 from common.run.variability import Spread, read_variability
 from scripts.reporting import pictures
+from scripts.reporting.details import calibration_table, class_tables
 from scripts.reporting.finished import read_folders
 from scripts.reporting.samples import (
     confusion,
@@ -90,6 +91,8 @@ class Report:
             "confused": confused,
             "contexts": self.contexts(table, by_method),
             "samples": self.samples(table, predictions),
+            "calibration": calibration_table(by_method),
+            "classes": class_tables(by_method, MATRIX_CLASSES),
         }
         if table.differences:
             section["differences"] = _as_html(difference_rows(table, "html", html.escape))

@@ -62,7 +62,7 @@ def test_folders_are_made_and_the_lock_ends_with_the_block(tmp_path):
     path = tmp_path / "a" / "b" / "label.pt"
     for _ in range(2):
         with held(path, "a label"), pytest.raises(filelock.Timeout):
-            filelock.FileLock(f"{path}.lock", timeout=0, is_singleton=False).acquire()
+            filelock.FileLock(path.with_name(".label.pt.lock"), timeout=0, is_singleton=False).acquire()
 
 
 def test_without_locks_it_goes_on_and_says_so(tmp_path, monkeypatch, capsys):

@@ -23,8 +23,8 @@ def in_this_process(monkeypatch):
     return lambda: monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
 
 
-def test_a_run_is_repeated(train, tmp_path, in_this_process, capsys):
-    assert train("SPG", "red") == 0
+def test_a_run_is_repeated(finished, tmp_path, in_this_process, capsys):
+    finished("SPG")
     capsys.readouterr()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
     assert "Agrees in every number: accuracy " in capsys.readouterr().out
@@ -44,9 +44,9 @@ def test_a_run_is_repeated(train, tmp_path, in_this_process, capsys):
     assert "holds a finished run" in capsys.readouterr().err
 
 
-def test_a_test_of_another_run_is_repeated(train, tmp_path, in_this_process):
+def test_a_test_of_another_run_is_repeated(finished, train, tmp_path, in_this_process):
     in_this_process()
-    assert train("CoOp", "red") == 0
+    finished("CoOp")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train("CoOp", "green", flags=flags) == 0
     assert main([str(tmp_path / "tested"), "--output", str(tmp_path / "again")]) == 0
@@ -54,8 +54,8 @@ def test_a_test_of_another_run_is_repeated(train, tmp_path, in_this_process):
 
 
 @pytest.mark.parametrize("missing", ["results.json", "config.yaml"])
-def test_nothing_to_repeat(train, tmp_path, capsys, missing):
-    assert train("ZeroshotCLIP", "red") == 0
+def test_nothing_to_repeat(finished, tmp_path, capsys, missing):
+    finished("ZeroshotCLIP")
     (tmp_path / "run" / missing).unlink()
     capsys.readouterr()
     assert main([str(tmp_path / "run")]) == 1

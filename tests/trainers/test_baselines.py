@@ -132,8 +132,8 @@ def test_the_backbone_of_the_command_line_wins_over_the_config(train, tmp_path, 
 # ---- zero-shot ----
 
 
-def test_the_ensemble_is_that_of_coop(train, tmp_path):
-    assert train("ZeroshotCLIP2", "red") == 0
+def test_the_ensemble_is_that_of_coop(finished, tmp_path):
+    finished("ZeroshotCLIP2")
     trainer = build_run(tmp_path / "run", classnames=["dog", "guinea_pig", "St._Basil's", "24 o'clock!"])
     total = 0
     for template in (
@@ -154,8 +154,8 @@ def test_the_ensemble_is_that_of_coop(train, tmp_path):
     torch.testing.assert_close(trainer.text_features(None, None), expected, atol=1e-5, rtol=0)
 
 
-def test_one_template(train, tmp_path):
-    assert train("ZeroshotCLIP", "red") == 0
+def test_one_template(finished, tmp_path):
+    finished("ZeroshotCLIP")
     trainer = build_run(tmp_path / "run", classnames=["dog", "guinea_pig"])
     expected = tiny_clip().encode_text(tokenize(["a photo of a dog.", "a photo of a guinea pig."]))
     expected = expected / expected.norm(dim=-1, keepdim=True)
@@ -265,8 +265,8 @@ def test_settings_of_the_probe(refused):
     assert "'fp8'; accepted: fp32" in refused("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
 
 
-def test_the_probe_knows_its_own_classes_only(train, refused, tmp_path, image_folder):
-    assert train("LinearProbe", "red") == 0
+def test_the_probe_knows_its_own_classes_only(finished, refused, tmp_path, image_folder):
+    finished("LinearProbe")
     for names in (["cat", "dog"], ["across", "down", "slanted"], ["down", "across"]):
         with pytest.raises(UserError, match="this one across, down, not " + ", ".join(names)):
             Predictor(tmp_path / "run", classnames=names)

@@ -2,6 +2,8 @@ import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from plain_clip import plain_text_features, tiny_clip
 
 from common.errors import UserError
@@ -120,7 +122,83 @@ def test_one_row_equals_prefix_and_tails(clip_model, monkeypatch, position, clas
     assert torch.equal(row(ctx).detach(), row(ctx.detach()))  # with and without gradients
 
 
-def megabytes_kept(encoder, ctx):
+def learning(encoder, depth):
+    """A context and deep ones of layers 2 to depth, all of them to be learned."""
+    torch.manual_seed(depth)
+    return [(30 * vectors).requires_grad_() for vectors in (encoder.initial_context(), *encoder.initial_deep(depth))]
+
+
+def assert_equals_the_plain_tower(clip_model, names, encoder, depth, fixed_words=""):
+    ctx, *deep = learning(encoder, depth)
+    features = encoder(ctx, deep)
+    expected = plain_text_features(clip_model, [f"{fixed_words} {name}" for name in names], ctx, deep=deep)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+    weights = torch.randn_like(features)
+    ours, theirs = ([*torch.autograd.grad((found * weights).sum(), [ctx, *deep])] for found in (features, expected))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def two_headed():
+    return tiny_clip(width=128, layers=4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(n_cls=st.integers(1, 40), depth=st.integers(1, 4), n_learned=st.integers(1, 4), n_fixed=st.integers(0, 3))
+def test_deep_contexts_equal_the_plain_tower(two_headed, n_cls, depth, n_learned, n_fixed):
+    words = ["a", "very", "good", "photo", "of", "a", "big"][: n_learned + n_fixed]
+    names = random_names(n_cls, seed=n_cls)
+    encoder = PromptEncoder(two_headed, names, ctx_init=" ".join(words), n_learned=n_learned)
+    assert encoder.n_ctx == n_learned
+    assert_equals_the_plain_tower(two_headed, names, encoder, depth, " ".join(words[n_learned:]))
+
+
+@pytest.mark.parametrize(("n_cls", "depth"), [(1, 3), (65, 2), (345, 3)])
+def test_deep_contexts_of_many_classes_equal_the_plain_tower(clip_model, n_cls, depth):
+    names = random_names(n_cls, seed=n_cls)
+    encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a", n_learned=2)
+    assert_equals_the_plain_tower(clip_model, names, encoder, depth, "of a")
+
+
+@pytest.mark.parametrize("row_tokens", [0, 1000])
+def test_deep_contexts_are_the_same_for_all_contexts_of_a_batch(two_headed, monkeypatch, row_tokens):
+    monkeypatch.setattr("trainers.modules.prompt_encoder.ROW_TOKENS", row_tokens)
+    names = random_names(9, seed=5)
+    encoder = PromptEncoder(two_headed, names, ctx_init="a photo of a", n_learned=3)
+    assert (encoder._row_mask is None) == (row_tokens == 0)
+    contexts, deep = torch.randn(5, 3, 128), torch.randn(2, 3, 128, requires_grad=True)
+    expected = torch.stack([plain_text_features(two_headed, [f"a {n}" for n in names], c, deep=deep) for c in contexts])
+    features = encoder(contexts, deep)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
+    weights = torch.randn_like(features)
+    torch.testing.assert_close(
+        gradients(features, deep, weights), gradients(expected, deep, weights), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_chunks_change_nothing_of_deep_contexts(two_headed):
+    names = random_names(40, seed=6)
+    whole, chunked = (PromptEncoder(two_headed, names, 4, memory_mb=memory_mb) for memory_mb in (2048, 2))
+    ctx, *deep = learning(whole, depth=3)
+    weights = torch.randn(40, 32)
+    for learned in ([ctx, *deep], deep):
+        given_ctx = ctx if len(learned) == 3 else ctx.detach()
+        assert len(chunked._packs(chunked._tokens_at_a_time(given_ctx, deep))) > 1
+        ours, theirs = (
+            [*torch.autograd.grad((encoder(given_ctx, deep) * weights).sum(), learned)] for encoder in (chunked, whole)
+        )
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_fixed_words_stand_beside_class_specific_contexts(two_headed):
+    names = random_names(5, seed=3)
+    encoder = PromptEncoder(two_headed, names, ctx_init="a photo of a", n_learned=2, class_specific=True)
+    ctx = torch.randn(5, 2, 128)
+    expected = plain_text_features(two_headed, [f"of a {name}" for name in names], ctx)
+    torch.testing.assert_close(encoder(ctx), expected, atol=1e-5, rtol=0)
+
+
+def megabytes_kept(encoder, ctx, deep=()):
     """What a forward pass keeps for the backward pass, the frozen weights apart."""
     tensors = {}
 
@@ -130,7 +208,7 @@ def megabytes_kept(encoder, ctx):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        encoder(ctx)
+        encoder(ctx, deep)
     return sum(tensors.values()) / 2**20
 
 
@@ -163,6 +241,34 @@ def test_contexts_beyond_the_budget_are_encoded_again_instead_of_kept():
     assert kept[32] < 8
 
 
+@pytest.mark.parametrize("row_tokens", [0, 1000])
+def test_nothing_before_the_first_learned_layer_is_kept(monkeypatch, row_tokens):
+    monkeypatch.setattr("trainers.modules.prompt_encoder.ROW_TOKENS", row_tokens)
+    encoder = PromptEncoder(tiny_clip(layers=6), random_names(40, seed=7), 4)
+    ctx, *deep = learning(encoder, depth=6)
+    kept = [megabytes_kept(encoder, ctx, deep)]
+    for learned in (ctx, *deep[:-1]):
+        learned.requires_grad_(False)
+        kept.append(megabytes_kept(encoder, ctx, deep))
+    layer = kept[0] - kept[1]
+    assert all(more - less > 0.9 * layer for more, less in zip(kept, kept[1:], strict=False))
+    assert kept[-1] < layer  # the last layer runs at EOS alone
+
+
+def test_deep_contexts_stay_within_the_budget():
+    encoder = PromptEncoder(tiny_clip(layers=6), random_names(345, seed=7), 4, memory_mb=8)
+    ctx, *deep = learning(encoder, depth=6)
+    assert megabytes_kept(encoder, ctx, deep) < 8
+    assert megabytes_kept(encoder, ctx.detach(), deep) < 8
+
+
+def test_initial_deep_contexts(clip_model):
+    deep = PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_deep(3)
+    assert deep.shape == (2, 16, 64)
+    assert 0.015 < deep.std() < 0.025
+    assert PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_deep(1).shape == (0, 16, 64)
+
+
 def test_initial_context(clip_model):
     encoder = PromptEncoder(clip_model, ["dog"], n_ctx=16, ctx_init="a_photo of a")
     assert encoder.n_ctx == 4
@@ -170,6 +276,8 @@ def test_initial_context(clip_model):
 
     expected = clip_model.token_embedding(torch.tensor(tokenizer.encode("a photo of a")))
     torch.testing.assert_close(encoder.initial_context(), expected)
+    some = PromptEncoder(clip_model, ["dog"], n_ctx=16, ctx_init="a photo of a", n_learned=2)
+    torch.testing.assert_close(some.initial_context(), expected[:2])
     drawn = PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_context()
     assert drawn.shape == (16, 64)
     assert 0.015 < drawn.std() < 0.025
@@ -186,6 +294,8 @@ def test_the_words_themselves_are_zero_shot_clip(clip_model):
     expected = clip_model.encode_text(clip.tokenize([f"a photo of a {name}." for name in names]))
     expected = expected / expected.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(encoder(encoder.initial_context()), expected, atol=1e-5, rtol=0)
+    fewer = PromptEncoder(clip_model, names, ctx_init="a photo of a", n_learned=2)
+    torch.testing.assert_close(fewer(fewer.initial_context()), expected, atol=1e-5, rtol=0)
 
 
 def test_bfloat16_and_autocast_stay_close(clip_model):
@@ -231,6 +341,26 @@ def test_wrong_shapes_name_what_is_accepted(clip_model):
         encoder(torch.zeros(5, 64))
     with pytest.raises(ValueError, match="accepted"):
         PromptEncoder(clip_model, ["dog", "cat"], 4, class_specific=True)(torch.zeros(3, 4, 64))
+    with pytest.raises(ValueError, match=r"\(3, 64\).*accepted: \(4, 64\) for each layer"):
+        encoder(torch.zeros(4, 64), [torch.zeros(4, 64), torch.zeros(3, 64)])
+
+
+@pytest.mark.parametrize("settings", [{"class_specific": True}, {"class_token_position": "middle"}])
+def test_deep_contexts_with_contexts_behind_the_class_name_are_refused(clip_model, settings):
+    encoder = PromptEncoder(clip_model, ["dog", "cat"], 4, **settings)
+    with pytest.raises(ValueError, match="need class_token_position='end' and contexts that are not class-specific"):
+        encoder(encoder.initial_context(), torch.zeros(1, 4, 64))
+
+
+def test_a_depth_above_the_layers_is_refused(clip_model):
+    encoder = PromptEncoder(clip_model, ["dog", "cat"], 4)
+    message = "depth of 4 does not fit the text tower .* has 3 layers; accepted: 1 .* to 3 .*PROMPT_DEPTH"
+    with pytest.raises(UserError, match=message):
+        encoder.initial_deep(4)
+    with pytest.raises(UserError, match=message):
+        encoder(torch.zeros(4, 64), torch.zeros(3, 4, 64))
+    with pytest.raises(UserError, match="depth of 0"):
+        encoder.initial_deep(0)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +371,7 @@ def test_wrong_shapes_name_what_is_accepted(clip_model):
         ({"classnames": []}, "list of class names is empty"),
         ({"class_token_position": "start"}, "'start'; accepted: end, middle, front"),
         ({"n_ctx": 0}, "N_CTX is 0"),
+        ({"ctx_init": "a photo of a", "n_learned": 5}, "N_CTX is 5, but CTX_INIT 'a photo of a' has 4 tokens"),
         ({"memory_mb": 0}, r"too small for one prompt; the smallest that works here is \d+ MB"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_whole_run(train, tmp_path, capsys):
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
     labels = tmp_path / "output" / "prompt_labels" / "stripes" / "tiny" / "seed_1"
-    assert sorted(path.name for path in labels.iterdir()) == ["blue.pt", "green.pt"]
+    assert sorted(path.name for path in labels.glob("*.pt")) == ["blue.pt", "green.pt"]
     for name in (
         "log.txt",
         "config.yaml",
@@ -95,8 +95,8 @@ def test_the_same_command_gives_the_same_numbers(train, tmp_path):
         assert torch.equal(value, states[1]["state_dict"][key])
 
 
-def test_existing_labels_are_used(train, tmp_path, capsys):
-    assert train("SPG", "red") == 0
+def test_existing_labels_are_used(finished, train, tmp_path, capsys):
+    finished("SPG")
     (tmp_path / "output/prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
     capsys.readouterr()
     assert train("SPG", "red", flags=["--output-dir", "again"]) == 0
@@ -256,8 +256,8 @@ def test_n_prompts_averages_logits_over_draws(build):
 
 
 @pytest.mark.parametrize("batch_size", ["1", "7", "100"])
-def test_results_do_not_depend_on_the_batch_size(train, tmp_path, batch_size):
-    assert train("SPG", "red") == 0
+def test_results_do_not_depend_on_the_batch_size(finished, train, tmp_path, batch_size):
+    finished("SPG")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "eval", "--no-feature-cache"]
     assert (
         train("SPG", "red", "DATALOADER.TEST.BATCH_SIZE", batch_size, "DATALOADER.NUM_WORKERS", "2", flags=flags) == 0
@@ -320,23 +320,23 @@ def test_the_target_is_not_opened_before_the_final_test(train, opened, n_views):
     assert len(opened) - first_of_target == 10
 
 
-def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(train, tmp_path, capsys):
-    assert train("CoOp", "red") == 0
+def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(finished, train, tmp_path, capsys):
+    finished("CoOp")
     (tmp_path / "run" / "results.json").unlink()
     assert train("CoOp", "red", "OPTIM.LR", "0.1") == 1
     message = capsys.readouterr().err
     assert "run holds an unfinished run with other settings: OPTIM.LR 0.002 there and 0.1 here" in message
 
 
-def test_a_label_is_trained_anew_when_stage_one_has_changed(train, tmp_path, capsys):
-    assert train("SPG", "red") == 0
+def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp_path, capsys):
+    finished("SPG")
     labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
-    before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.iterdir()}
+    before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.glob("*.pt")}
     (tmp_path / "run" / "results.json").unlink()
-    for path in labels.iterdir():
+    for path in labels.glob("*.pt"):
         path.unlink()
     assert train("SPG", "red") == 0  # the same settings: the finished stage I is taken up again
-    for path in labels.iterdir():
+    for path in labels.glob("*.pt"):
         assert torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
         path.unlink()
     (tmp_path / "run" / "results.json").unlink()
@@ -344,7 +344,7 @@ def test_a_label_is_trained_anew_when_stage_one_has_changed(train, tmp_path, cap
     opts = "['OPTIM.MAX_EPOCH', 2, 'OPTIM.LR', 0.5, 'OPTIM.WARMUP_EPOCH', -1]"
     assert train("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", opts, flags=["--output-dir", "run"]) == 1
     assert "starting anew" in capsys.readouterr().out
-    for path in labels.iterdir():
+    for path in labels.glob("*.pt"):
         assert not torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
 
 
@@ -381,8 +381,8 @@ def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monk
     assert results(tmp_path / "run")["accuracy"] == results(tmp_path / "their_run")["accuracy"]
 
 
-def test_testing_leaves_other_runs_alone(train, tmp_path, capsys):
-    assert train("CoOp", "red") == 0
+def test_testing_leaves_other_runs_alone(finished, train, tmp_path, capsys):
+    finished("CoOp")
     config = (tmp_path / "run/config.yaml").read_text()
     assert train("CoOp", "blue", flags=["--eval-only", "--model-dir", "run"]) == 0
     assert (tmp_path / "run/config.yaml").read_text() == config
@@ -393,8 +393,8 @@ def test_testing_leaves_other_runs_alone(train, tmp_path, capsys):
     assert "other holds the results of another run" in capsys.readouterr().err
 
 
-def test_cocoop(train, tmp_path):
-    assert train("CoCoOp", "red") == 0
+def test_cocoop(finished, tmp_path):
+    finished("CoCoOp")
     keys = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)["state_dict"]
     assert {key for key in keys if key.startswith("meta_net")} == {
         f"meta_net.linear{i}.{name}" for i in (1, 2) for name in ("weight", "bias")
@@ -424,8 +424,8 @@ def test_train_views(train, tmp_path, capsys):
     assert capsys.readouterr().out.count("train, 3 views)") == 1  # those of red, which was no source before
 
 
-def test_zero_shot(train, tmp_path):
-    assert train("ZeroshotCLIP", "red") == 0
+def test_zero_shot(finished, tmp_path):
+    finished("ZeroshotCLIP")
     found = results(tmp_path / "run")
     assert found["val_accuracy"] is None
     assert found["best_epoch"] is None

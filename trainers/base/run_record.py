@@ -120,6 +120,8 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> Ru
     settings |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
     if cfg.TEST.SELECT_BY != "accuracy":  # runs from before there was a choice did not note it
         settings["TEST.SELECT_BY"] = cfg.TEST.SELECT_BY
+    if not cfg.TRAINER.FUSED_ADAMW:  # neither
+        settings["TRAINER.FUSED_ADAMW"] = False
     settings |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
     own = cfg.TRAINER[node]
     settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.optim.optimizer import AVAI_OPTIMS
 from dassl.utils import set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
@@ -222,9 +223,18 @@ class FrozenClipTrainer(TrainerX):
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
         network.to(self.device)
-        optimizer = build_optimizer(network, self.cfg.OPTIM)
+        optimizer = build_optimizer(network, self.optim_cfg())
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
+
+    def optim_cfg(self) -> CfgNode:
+        """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
+        optim = self.cfg.OPTIM
+        if optim.NAME == "adamw" and self.cfg.TRAINER.FUSED_ADAMW and "adamw_fused" in AVAI_OPTIMS:
+            optim = optim.clone()
+            optim.defrost()
+            optim.NAME = "adamw_fused"
+        return optim
 
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
         """A PromptEncoder for class names (None: this run's), within the memory budget."""

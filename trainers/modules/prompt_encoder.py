@@ -5,7 +5,8 @@ A prompt is [SOS] v_1 .. v_n [class name] "." [EOS] and 60 or more positions of 
 1. nothing after EOS can reach the EOS feature: every prompt ends at its own EOS;
 2. [SOS] and the context vectors before the class name look the same for all classes: they run once per context,
    and each class's remaining tokens attend to their keys and values. [SOS] itself is the same for all contexts:
-   its keys and values are computed once, at construction;
+   its keys and values are computed once, at construction. This holds for deep contexts too, which take the places
+   of the context vectors in later layers: what they replace is not computed;
 3. the last layer's output is read at EOS only: its queries, projection and MLP run for EOS alone.
 
 The remaining tokens of all classes lie in one packed row without padding, sorted by length, so that the linear
@@ -18,19 +19,15 @@ vectors and the tails of all classes are one row, under a mask by which each cla
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from clip.model import CLIP
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
 from trainers.modules.prompt_tokens import CLASS_TOKEN_POSITIONS, SOS_TOKEN, Slot, prompt_tails, tokenize_context
-
-# CLIP's QuickGELU x * sigmoid(1.702 x) is SiLU with its argument scaled by this and its value by the inverse.
-QUICK_GELU = 1.702
+from trainers.modules.transformer_block import PROMPT_STD, after_attention, check_depth, layer_norm, project
 
 # Working set per token in multiples of the width D, measured: what one layer holds at a time without gradients,
 # and what one layer keeps for the backward pass.
@@ -88,16 +85,20 @@ class PromptEncoder(nn.Module):
         class_specific: contexts come as (C, n_ctx, D), one for each class, instead of one for all classes.
         memory_mb: bound on the intermediate results of one forward (and backward) pass, in MB. Contexts and classes
             are encoded in chunks that fit; in training, chunks beyond the bound are recomputed in the backward pass.
+        n_learned: how many of ctx_init's tokens are learned, from the first on; the others stay fixed words of the
+            prompt behind them (MaPLe: 2 of "a photo of a"). None: all. Ignored without ctx_init.
 
     Attributes:
-        n_ctx, ctx_dim (D), n_cls (C).
+        n_ctx, ctx_dim (D), n_cls (C), n_layers.
 
     Raises:
-        UserError: an unknown position, a class name that is empty or too long, a bound too small for one prompt.
+        UserError: an unknown position, fewer tokens in ctx_init than are to be learned, a class name that is empty or
+            too long, a bound too small for one prompt.
     """
 
     # Buffers.
     _initial_context: Tensor | None
+    _fixed_words: Tensor | None
     _prefix_position: Tensor
     _sos: Tensor
     _sos_keys: Tensor
@@ -118,6 +119,7 @@ class PromptEncoder(nn.Module):
         class_token_position: str = "end",
         class_specific: bool = False,
         memory_mb: int = 2048,
+        n_learned: int | None = None,
     ) -> None:
         super().__init__()
         if class_token_position not in CLASS_TOKEN_POSITIONS:
@@ -125,9 +127,7 @@ class PromptEncoder(nn.Module):
                 f"CLASS_TOKEN_POSITION is {class_token_position!r}; accepted: {', '.join(CLASS_TOKEN_POSITIONS)}."
             )
         init_tokens = tokenize_context(ctx_init) if ctx_init else None
-        self.n_ctx = len(init_tokens) if init_tokens else n_ctx
-        if self.n_ctx < 1:
-            raise UserError(f"A prompt needs at least one context vector; N_CTX is {self.n_ctx}.")
+        self.n_ctx = _number_of_vectors(init_tokens, ctx_init, n_ctx, n_learned)
         self.n_cls = len(classnames)
         self.ctx_dim = clip_model.ln_final.weight.shape[0]
         self.class_specific = class_specific
@@ -136,20 +136,26 @@ class PromptEncoder(nn.Module):
         self.blocks = clip_model.transformer.resblocks
         self.ln_final = clip_model.ln_final
         self.text_projection = clip_model.text_projection
-        self.n_heads = self.blocks[0].attn.num_heads
+        self.n_layers = len(self.blocks)
 
+        # Fixed words are slots as the context vectors are, and are filled in behind them.
+        n_slots = len(init_tokens) if init_tokens else self.n_ctx
         self.n_shared = (
-            0 if class_specific else {"end": self.n_ctx, "middle": self.n_ctx // 2, "front": 0}[class_token_position]
+            0 if class_specific else {"end": n_slots, "middle": n_slots // 2, "front": 0}[class_token_position]
         )
+        self._takes_deep = self.n_shared == n_slots
         context_length = clip_model.positional_embedding.shape[0]
-        tails = prompt_tails(classnames, self.n_ctx, class_token_position, self.n_shared, context_length)
+        tails = prompt_tails(classnames, n_slots, class_token_position, self.n_shared, context_length)
         self._pack_tails(tails, clip_model)
         self._check_memory()
 
         embedding, position = clip_model.token_embedding.weight, clip_model.positional_embedding
         dtype = self.blocks[0].mlp.c_fc.weight.dtype
-        initial = embedding[init_tokens].detach().float() if init_tokens else None
+        words = embedding[init_tokens].detach().float() if init_tokens else None
+        initial = None if words is None else words[: self.n_ctx]
+        fixed = None if words is None or n_slots == self.n_ctx else words[self.n_ctx :]
         self.register_buffer("_initial_context", initial, persistent=False)
+        self.register_buffer("_fixed_words", fixed, persistent=False)
         self.register_buffer("_prefix_position", position[1 : 1 + self.n_shared].detach().to(dtype), persistent=False)
         with torch.no_grad():
             sos = (embedding[SOS_TOKEN] + position[0]).to(dtype).view(1, 1, -1)
@@ -171,19 +177,33 @@ class PromptEncoder(nn.Module):
             shape = (self.n_cls, *shape)
         if self._initial_context is not None:
             return self._initial_context.expand(shape).clone()
-        return 0.02 * torch.randn(shape, device=self.text_projection.device)
+        return PROMPT_STD * torch.randn(shape, device=self.text_projection.device)
 
-    def forward(self, ctx: Tensor) -> Tensor:
+    def initial_deep(self, depth: int) -> Tensor:
+        """A fresh start of the deep contexts of layers 2 to `depth`, drawn from N(0, 0.02^2): (depth - 1, n_ctx, D).
+
+        Raises:
+            UserError: the tower has fewer layers.
+        """
+        check_depth(depth, self.n_layers, "text tower")
+        return PROMPT_STD * torch.randn(depth - 1, self.n_ctx, self.ctx_dim, device=self.text_projection.device)
+
+    def forward(self, ctx: Tensor, deep: Sequence[Tensor] | Tensor = ()) -> Tensor:
         """Encode the prompts of all classes.
 
         Args:
             ctx: (n_ctx, D) or (B, n_ctx, D), contexts shared by all classes; with class_specific=True (C, n_ctx, D).
+            deep: deep contexts (n_ctx, D) of layers 2, 3, ..., as a sequence or as one tensor. In each of these layers
+                they take the places of what the layer before made of the context vectors, in the prompts of all
+                classes and contexts alike (Khattak et al., CVPR 2023, Sec. 3.2.1). Only where the context stands in
+                front of the class name and is shared by the classes.
 
         Returns:
             L2-normalised text features: (C, E) for (n_ctx, D) and for class_specific, (B, C, E) for (B, n_ctx, D).
 
         Raises:
-            ValueError: ctx has another shape.
+            ValueError: ctx or deep has another shape, or deep comes with contexts that it is not meant for.
+            UserError: deep contexts for more layers than the tower has.
         """
         context = (self.n_ctx, self.ctx_dim)
         accepted = [(self.n_cls, *context)] if self.class_specific else [context, ("B", *context)]
@@ -191,17 +211,31 @@ class PromptEncoder(nn.Module):
         if tuple(shape) not in accepted:
             raise ValueError(f"contexts have shape {tuple(ctx.shape)}; accepted: {' or '.join(map(str, accepted))}")
 
+        deep = self._accepted_deep(deep)
         ctx = ctx.to(self._tail.dtype)
-        tokens = self._tokens_at_a_time(ctx)
+        if self._fixed_words is not None:
+            ctx = torch.cat([ctx, self._fixed_words.expand(*ctx.shape[:-2], -1, -1)], dim=-2)
+        tokens = self._tokens_at_a_time(ctx, deep)
         if self.class_specific:
-            return self._encode(ctx, self._packs(tokens))[0]
+            return self._encode(ctx, deep, self._packs(tokens))[0]
         if ctx.dim() == 2:
-            return self._encode(ctx.unsqueeze(0), self._packs(tokens))[0]
+            return self._encode(ctx.unsqueeze(0), deep, self._packs(tokens))[0]
 
         contexts_at_a_time = max(1, tokens // (self._n_tokens + self.n_shared))
         packs = self._packs(tokens // contexts_at_a_time - self.n_shared)
         chunks = ctx.split(contexts_at_a_time)
-        return torch.cat([self._encode(chunk, packs, recompute=len(chunks) > 1) for chunk in chunks])
+        return torch.cat([self._encode(chunk, deep, packs, recompute=len(chunks) > 1) for chunk in chunks])
+
+    def _accepted_deep(self, deep):
+        """Deep contexts as a list, in the tower's precision, or the error that says what is wrong with them."""
+        context = (self.n_ctx, self.ctx_dim)
+        shapes = [tuple(vectors.shape) for vectors in deep]
+        if any(shape != context for shape in shapes):
+            raise ValueError(f"deep contexts have shapes {shapes}; accepted: {context} for each layer from the second")
+        if shapes and not self._takes_deep:
+            raise ValueError("deep contexts need class_token_position='end' and contexts that are not class-specific")
+        check_depth(1 + len(shapes), self.n_layers, "text tower")
+        return [vectors.to(self._tail.dtype) for vectors in deep]
 
     # ---- construction ----
 
@@ -251,7 +285,7 @@ class PromptEncoder(nn.Module):
     def _bytes_per_token(self, with_gradients):
         element = self._tail.element_size()
         if with_gradients:
-            return TRAINING_WIDTHS * self.ctx_dim * element * len(self.blocks)
+            return TRAINING_WIDTHS * self.ctx_dim * element * self.n_layers
         return INFERENCE_WIDTHS * self.ctx_dim * element
 
     def _check_memory(self):
@@ -265,8 +299,8 @@ class PromptEncoder(nn.Module):
 
     # ---- chunks ----
 
-    def _tokens_at_a_time(self, ctx):
-        with_gradients = torch.is_grad_enabled() and ctx.requires_grad
+    def _tokens_at_a_time(self, ctx, deep=()):
+        with_gradients = _learns(ctx, deep)
         tokens = self.memory_mb * 2**20 // self._bytes_per_token(with_gradients)
         if not with_gradients and ctx.device.type == "cpu":
             tokens = min(tokens, CPU_TOKENS)
@@ -302,26 +336,26 @@ class PromptEncoder(nn.Module):
 
     # ---- the tower ----
 
-    def _encode(self, ctx, packs, recompute=False):
-        """(B, n_ctx, D) shared contexts or (C, n_ctx, D) class-specific ones -> (B or 1, C, E).
+    def _encode(self, ctx, deep, packs, recompute=False):
+        """(B, slots, D) shared contexts or (C, slots, D) class-specific ones -> (B or 1, C, E).
 
         What does not fit into the budget at once (several packs, or `recompute`: one of several chunks of contexts)
         is encoded again in the backward pass instead of being kept for it.
         """
-        recompute = (recompute or len(packs) > 1) and torch.is_grad_enabled() and ctx.requires_grad
+        recompute = (recompute or len(packs) > 1) and _learns(ctx, deep)
 
         def run(encode, *args):
             return checkpoint(encode, *args, use_reentrant=False) if recompute else encode(*args)
 
         if self._row_mask is not None and len(packs) == 1:
-            features = run(self._encode_row, ctx, *packs)
+            features = run(self._encode_row, ctx, deep, *packs)
         else:
-            keys, values = run(self._shared_prefix, ctx)
+            keys, values = run(self._shared_prefix, ctx, deep)
             features = [run(self._encode_pack, ctx, keys, values, pack) for pack in packs]
             features = torch.cat(features, dim=1) if len(features) > 1 else features[0]
         return features[:, self._class_order]
 
-    def _encode_row(self, ctx, pack):
+    def _encode_row(self, ctx, deep, pack):
         """Text features of all classes, which are one pack, from one masked row: (B or 1, C, E)."""
         row_mask = self._row_mask
         assert row_mask is not None  # or there were no such row
@@ -333,39 +367,44 @@ class PromptEncoder(nn.Module):
 
         def attend(layer, q, k, v, eos_only):
             mask = row_mask[eos] if eos_only else row_mask
-            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
-            return (scores.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+            return _masked_attention(q, k, v, mask)
 
-        return self._features(torch.cat(parts, dim=1), eos, attend)
+        return self._features(torch.cat(parts, dim=1), eos, attend, deep)
 
-    def _shared_prefix(self, ctx):
+    def _shared_prefix(self, ctx, deep):
         """Keys and values of [SOS] and the shared vectors, layer by layer: lists of (B or 1, heads, P, D / heads)."""
         if self.n_shared == 0:
             return list(self._sos_keys), list(self._sos_values)
         x = ctx[:, : self.n_shared] + self._prefix_position
         past = list(zip(self._sos_keys, self._sos_values, strict=True))
-        return self._prefix_keys_values(x, past)
+        return self._prefix_keys_values(x, past, deep)
 
-    def _prefix_keys_values(self, x, past):
-        """Run a prefix x (B, P, D) behind the past keys and values of each layer (None: behind nothing)."""
-        batch, length, _ = x.shape
-        groups = (LengthGroup(1, length),)
-        keys, values = [], []
-        for i, block in enumerate(self.blocks):
-            normed = _layer_norm(x, block.ln_1)
-            if i == len(self.blocks) - 1:  # of the last layer only keys and values are ever looked at
-                q, (k, v) = None, self._project(normed, block, first=1)
-            else:
-                q, k, v = self._project(normed, block)
-            behind: tuple[Any, Any] = (None, None) if past is None else past[i]
-            if q is not None:
-                x = _after_attention(x, self._attend(q, k, v, *behind, groups), block)
+    def _prefix_keys_values(self, x, past, deep=()):
+        """Run a prefix x (B, P, D) behind the past keys and values of each layer (None: behind nothing).
+
+        Args:
+            deep: what stands in the first places of x from the second layer on, as many layers as there are.
+        """
+        batch, keys, values = x.shape[0], [], []
+        for layer, block in enumerate(self.blocks):
+            if 0 < layer <= len(deep):
+                x = torch.cat([deep[layer - 1].expand(batch, -1, -1), x], dim=1)
+            normed = layer_norm(x, block.ln_1)
+            k, v = project(normed, block, first=1)
             if past is not None:
-                past_k, past_v = past[i]
+                past_k, past_v = past[layer]
                 k = torch.cat([past_k.expand(batch, -1, -1, -1), k], dim=2)
                 v = torch.cat([past_v.expand(batch, -1, -1, -1), v], dim=2)
             keys.append(k)
             values.append(v)
+            if layer == self.n_layers - 1:  # of the last layer only keys and values are ever looked at
+                break
+            replaced = self.n_ctx if layer < len(deep) else 0
+            x = x[:, replaced:]
+            if x.shape[1]:
+                (q,) = project(normed[:, replaced:], block, last=1)
+                mask = _causal_mask(q.shape[2], k.shape[2], q)
+                x = after_attention(x, _masked_attention(q, k, v, mask), block)
         return keys, values
 
     def _encode_pack(self, ctx, keys, values, pack):
@@ -377,23 +416,32 @@ class PromptEncoder(nn.Module):
 
         return self._features(x, _eos_positions(pack, x.device), attend)
 
-    def _features(self, x, eos, attend):
+    def _features(self, x, eos, attend, deep=()):
         """Run all layers on tokens (B or 1, T, D), the last one at the classes' EOS alone: (B or 1, classes, E).
 
         Args:
             attend: called with the layer's number, q, k, v, and whether q is that of the positions `eos` alone.
+            deep: deep contexts, where x has the context vectors in it, behind [SOS].
         """
         for layer, block in enumerate(self.blocks[:-1]):
-            q, k, v = self._project(_layer_norm(x, block.ln_1), block)
-            x = _after_attention(x, attend(layer, q, k, v, False), block)
+            x = self._with_deep(x, layer, deep)
+            q, k, v = project(layer_norm(x, block.ln_1), block)
+            x = after_attention(x, attend(layer, q, k, v, False), block)
 
+        x = self._with_deep(x, self.n_layers - 1, deep)
         block = self.blocks[-1]
-        normed = _layer_norm(x, block.ln_1)
-        k, v = self._project(normed, block, first=1)
-        (q,) = self._project(normed[:, eos], block, last=1)
-        x = _after_attention(x[:, eos], attend(-1, q, k, v, True), block)
-        features = _layer_norm(x, self.ln_final) @ self.text_projection
+        normed = layer_norm(x, block.ln_1)
+        k, v = project(normed, block, first=1)
+        (q,) = project(normed[:, eos], block, last=1)
+        x = after_attention(x[:, eos], attend(-1, q, k, v, True), block)
+        features = layer_norm(x, self.ln_final) @ self.text_projection
         return features / features.norm(dim=-1, keepdim=True)
+
+    def _with_deep(self, x, layer, deep):
+        """The input (B, T, D) of a layer with its deep contexts, if it has any, in the places behind [SOS]."""
+        if not 0 < layer <= len(deep):
+            return x
+        return torch.cat([x[:, :1], deep[layer - 1].expand(len(x), -1, -1), x[:, 1 + self.n_ctx :]], dim=1)
 
     def _tail_input(self, ctx, pack):
         """Embeddings and positions of a pack's tokens, context vectors filled in: (B or 1, T, D)."""
@@ -408,21 +456,13 @@ class PromptEncoder(nn.Module):
         vectors = ctx[classes, rows].unsqueeze(0) if self.class_specific else ctx[:, rows]
         return tail.index_add(1, at, vectors)
 
-    def _project(self, x, block, first=0, last=3):
-        """Queries (0), keys (1) and values (2) `first` to `last` - 1 of x (B, T, D): each (B, heads, T, D / heads)."""
-        width = self.ctx_dim
-        weight = block.attn.in_proj_weight[first * width : last * width]
-        bias = block.attn.in_proj_bias[first * width : last * width]
-        projected = F.linear(x, weight, bias)
-        return projected.view(*x.shape[:2], last - first, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
-
     def _attend(self, q, k, v, past_k, past_v, groups, eos_only=False):
         """Causal attention of each tail to the shared prefix and to itself.
 
         Args:
             q: (B, heads, T, d), or with eos_only (B, heads, C, d).
             k, v: (B, heads, T, d), T tokens as `groups` lays them out.
-            past_k, past_v: (B or 1, heads, P, d) or None.
+            past_k, past_v: (B or 1, heads, P, d).
 
         Returns:
             (B, T or C, heads * d).
@@ -430,7 +470,7 @@ class PromptEncoder(nn.Module):
         batch, heads, _, d = k.shape
         q = q * d**-0.5
         # The prefix is the same for all tails of a context: one product for all of them.
-        to_past = None if past_k is None else q @ past_k.transpose(-1, -2)
+        to_past, n_past = q @ past_k.transpose(-1, -2), past_k.shape[2]
         attended, at_q, at_k = [], 0, 0
         for group in groups:
             n, length = group.n_cls, group.length
@@ -442,19 +482,32 @@ class PromptEncoder(nn.Module):
             own_v = v[:, :, here_k].reshape(batch, heads, n, length, d)
             scores = own_q @ own_k.transpose(-1, -2)
             if not eos_only:
-                scores = scores + _causal_mask(length, scores)
-            if to_past is not None:
-                past_scores = to_past[:, :, here_q].reshape(batch, heads, n, queries, -1)
-                scores = torch.cat([past_scores, scores], dim=-1)
-            weights = scores.softmax(dim=-1).to(v.dtype)
-            n_past = 0 if to_past is None else past_k.shape[2]
+                scores = scores + _causal_mask(length, length, scores)
+            past_scores = to_past[:, :, here_q].reshape(batch, heads, n, queries, n_past)
+            weights = torch.cat([past_scores, scores], dim=-1).softmax(dim=-1).to(v.dtype)
             out = weights[..., n_past:] @ own_v
-            if n_past:
-                from_past = weights[..., :n_past].reshape(batch, heads, n * queries, n_past) @ past_v
-                out = out + from_past.view_as(out)
+            from_past = weights[..., :n_past].reshape(batch, heads, n * queries, n_past) @ past_v
+            out = out + from_past.view_as(out)
             attended.append(out.flatten(2, 3))
         joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
         return joined.transpose(1, 2).flatten(2)
+
+
+def _number_of_vectors(init_tokens, ctx_init, n_ctx, n_learned):
+    """How many context vectors a prompt has that starts from tokens (None: from n_ctx random vectors)."""
+    if init_tokens and n_learned is not None and not 1 <= n_learned <= len(init_tokens):
+        raise UserError(
+            f"N_CTX is {n_learned}, but CTX_INIT {ctx_init!r} has {len(init_tokens)} tokens; accepted: 1 to "
+            f'{len(init_tokens)}, or CTX_INIT "" for a random start.'
+        )
+    number = (n_learned or len(init_tokens)) if init_tokens else n_ctx
+    if number < 1:
+        raise UserError(f"A prompt needs at least one context vector; N_CTX is {number}.")
+    return number
+
+
+def _learns(ctx, deep):
+    return torch.is_grad_enabled() and any(vectors.requires_grad for vectors in (ctx, *deep))
 
 
 def _tail_lengths(groups):
@@ -467,30 +520,13 @@ def _eos_positions(pack, device):
     return torch.tensor(_tail_lengths(pack.groups), device=device).cumsum(0) - 1
 
 
-def _causal_mask(length, like):
-    return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
+def _causal_mask(n_queries, n_keys, like):
+    """0 and -inf by which the last query sees all keys, and each one before it one key less: (n_queries, n_keys)."""
+    mask = torch.full((n_queries, n_keys), float("-inf"), dtype=like.dtype, device=like.device)
+    return mask.triu(1 + n_keys - n_queries)
 
 
-def _layer_norm(x, ln):
-    # In single precision whatever the tower's, as CLIP's own LayerNorm.
-    return F.layer_norm(x.float(), ln.normalized_shape, ln.weight.float(), ln.bias.float(), ln.eps).to(x.dtype)
-
-
-def _after_attention(x, attended, block):
-    """Output projection, residual, MLP, residual of one block: (B, T, D)."""
-    x = _add_linear(x, attended, block.attn.out_proj)
-    fc = block.mlp.c_fc
-    normed = _layer_norm(x, block.ln_2)
-    hidden = torch.addmm(fc.bias, normed.flatten(0, 1), fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
-    hidden = F.silu(hidden, inplace=not hidden.requires_grad)
-    return _add_linear(x, hidden, block.mlp.c_proj, scale=1 / QUICK_GELU)
-
-
-def _add_linear(x, y, linear, scale=1.0):
-    """x + bias + scale * y W^T, for x (B, T, D), y with as many rows."""
-    rows = x.flatten(0, 1)
-    y = y.reshape(rows.shape[0], -1)
-    if torch.is_autocast_enabled(x.device.type):
-        # A fused sum would drag the residual stream down to the autocast precision.
-        return x + torch.addmm(linear.bias, y, linear.weight.t(), alpha=scale).view_as(x)
-    return torch.addmm(rows, y, linear.weight.t(), alpha=scale).add_(linear.bias).view_as(x)
+def _masked_attention(q, k, v, mask):
+    """Attention of q (B, heads, Q, d) to k, v (B, heads, K, d) under a mask (Q, K): (B, Q, heads * d)."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
+    return (scores.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)

@@ -16,5 +16,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     raise missing_attribute(__name__, name)

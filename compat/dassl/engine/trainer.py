@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name != "SummaryWriter":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Only for those who ask: it takes a second to import, and tensorboard may not be installed.
@@ -99,11 +99,13 @@ class SimpleNet(nn.Module):
         self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
 
     @property
-    def fdim(self):
+    def fdim(self) -> int:
         """Number of features, which the classifier takes."""
         return self._fdim
 
-    def forward(self, x, return_feature=False):
+    def forward(
+        self, x: torch.Tensor, return_feature: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """From images (B, C, H, W) to scores, or to (scores, features); without classifier, to features."""
         features = self.backbone(x)
         if self.head is not None:

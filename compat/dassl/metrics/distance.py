@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 
-def compute_distance_matrix(input1, input2, metric="euclidean"):
+def compute_distance_matrix(input1: torch.Tensor, input2: torch.Tensor, metric: str = "euclidean") -> torch.Tensor:
     """Return the distances (M, N) between each of M and each of N vectors.
 
     Args:
@@ -27,12 +27,12 @@ def compute_distance_matrix(input1, input2, metric="euclidean"):
     raise ValueError(f"Unknown metric: {metric!r}. Accepted: euclidean, cosine.")
 
 
-def euclidean_squared_distance(input1, input2):
+def euclidean_squared_distance(input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
     """Return ``|x - y|^2`` for each x of ``input1`` (M, D) and y of ``input2`` (N, D): (M, N)."""
     squares = input1.pow(2).sum(dim=1, keepdim=True) + input2.pow(2).sum(dim=1)
     return torch.addmm(squares, input1, input2.t(), alpha=-2)
 
 
-def cosine_distance(input1, input2):
+def cosine_distance(input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
     """Return ``1 - cos(x, y)`` for each x of ``input1`` (M, D) and y of ``input2`` (N, D): (M, N)."""
     return 1 - F.normalize(input1, dim=1) @ F.normalize(input2, dim=1).t()

@@ -2,7 +2,9 @@
 
 import math
 from bisect import bisect_right
+from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dassl.utils.errors import UserValueError
@@ -86,22 +88,29 @@ class _BaseWarmupScheduler(LRScheduler):
         verbose (bool): not used; torch has given it up.
     """
 
-    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self, base_lr):
+    def warmup_lr(self, base_lr: float) -> float:
         """Return the rate for epoch ``last_epoch`` of a group whose base rate is ``base_lr``."""
         raise NotImplementedError
 
-    def get_lr(self):
+    def get_lr(self) -> list[float]:
         """Return the rate of each parameter group."""
         if self.last_epoch >= self.warmup_epoch:
             return self.successor.get_last_lr()
         return [self.warmup_lr(lr) for lr in self.base_lrs]
 
-    def step(self, epoch=None):
+    def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch, or to ``epoch``."""
         if self.last_epoch < self.warmup_epoch:
             super().step(epoch)
@@ -109,12 +118,12 @@ class _BaseWarmupScheduler(LRScheduler):
         self.successor.step(epoch)
         self._last_lr = self.successor.get_last_lr()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """Return the state as plain numbers, the successor's among them."""
         state = {key: value for key, value in self.__dict__.items() if key not in ("optimizer", "successor")}
         return {**state, "successor": self.successor.state_dict()}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state, of this class or of Dassl.pytorch's; optimizer and successor stay the own ones."""
         state_dict = dict(state_dict)
         self.successor.load_state_dict(state_dict.pop("successor"))
@@ -124,11 +133,19 @@ class _BaseWarmupScheduler(LRScheduler):
 class ConstantWarmupScheduler(_BaseWarmupScheduler):
     """A warm-up at the rate ``cons_lr``; for the other arguments see :class:`_BaseWarmupScheduler`."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1, verbose=False):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        cons_lr: float,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self, base_lr):
+    def warmup_lr(self, base_lr: float) -> float:
         """Return ``cons_lr``."""
         return self.cons_lr
 
@@ -136,11 +153,19 @@ class ConstantWarmupScheduler(_BaseWarmupScheduler):
 class LinearWarmupScheduler(_BaseWarmupScheduler):
     """A linear warm-up, its first epoch at ``min_lr``; for the other arguments see :class:`_BaseWarmupScheduler`."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1, verbose=False):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        min_lr: float,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self, base_lr):
+    def warmup_lr(self, base_lr: float) -> float:
         """Return the rate of the epoch: ``min_lr``, 1/n, 2/n ... of the base rate for n epochs."""
         return base_lr * self.last_epoch / self.warmup_epoch if self.last_epoch else self.min_lr
 

@@ -1,15 +1,26 @@
 """Rectified Adam (Liu et al., ICLR 2020), and Adam with decoupled weight decay and a warm-up of its own."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 
 class _Adam(Optimizer):
     """The two moments of the gradient, and how the subclasses' steps use them."""
 
-    def __init__(self, params, lr, betas, eps, weight_decay, **more):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        **more: object,
+    ) -> None:
         for name, value, valid in (
             ("lr", lr, lr >= 0),
             ("eps", eps, eps >= 0),
@@ -20,7 +31,7 @@ class _Adam(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, **more})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Update all parameters that have a gradient; returns what ``closure`` returned."""
         loss = None
         if closure is not None:
@@ -59,7 +70,7 @@ class _Adam(Optimizer):
             value.add_(state["exp_avg"], alpha=-factor * rate)
         parameter.copy_(value)
 
-    def step_size(self, step, group):
+    def step_size(self, step: int, group: dict[str, Any]) -> tuple[float, float | None, bool]:
         """How far a step goes.
 
         Args:
@@ -88,11 +99,19 @@ class RAdam(_Adam):
         ValueError: a value out of its range.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, degenerated_to_sgd=True):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        degenerated_to_sgd: bool = True,
+    ) -> None:
         self.degenerated_to_sgd = degenerated_to_sgd
         super().__init__(params, lr, betas, eps, weight_decay)
 
-    def step_size(self, step, group):
+    def step_size(self, step: int, group: dict[str, Any]) -> tuple[float, float | None, bool]:
         """As in :class:`_Adam`."""
         beta1, beta2 = group["betas"]
         rest = 1 - beta2**step
@@ -123,10 +142,18 @@ class AdamW(_Adam):
         ValueError: a value out of its range.
     """
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, warmup=0):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        warmup: int = 0,
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, warmup=warmup)
 
-    def step_size(self, step, group):
+    def step_size(self, step: int, group: dict[str, Any]) -> tuple[float, float | None, bool]:
         """As in :class:`_Adam`."""
         beta1, beta2 = group["betas"]
         rate = group["lr"]

@@ -10,6 +10,7 @@ import random
 import shlex
 import tempfile
 import warnings
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -183,7 +184,7 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def download_url(url, dst):
+def download_url(url: str, dst: str) -> None:
     """Download a file; it is there whole, or not at all.
 
     Args:
@@ -226,7 +227,7 @@ def collect_env_info():
     return "\n".join(f"{key}: {value}" for key, value in info.items())
 
 
-def get_most_similar_str_to_a_from_b(a, b):
+def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
     """Return the string of ``b`` that is most like ``a``, of several the last; None if there is none."""
     return max(reversed(list(b)), key=lambda candidate: SequenceMatcher(None, a, candidate).ratio(), default=None)
 

@@ -212,15 +212,22 @@ def open_specified_layers(model, open_layers):
         child.requires_grad_(name in open_layers)
 
 
-def set_bn_to_eval(m):
+def set_bn_to_eval(m: nn.Module) -> None:
     """For ``model.apply``: keep the running statistics of batch normalisation; its weights learn on."""
     if "BatchNorm" in type(m).__name__:
         m.eval()
 
 
 def adjust_learning_rate(
-    optimizer, base_lr, epoch, stepsize=20, gamma=0.1, linear_decay=False, final_lr=0, max_epoch=100
-):
+    optimizer: torch.optim.Optimizer,
+    base_lr: float,
+    epoch: int,
+    stepsize: int = 20,
+    gamma: float = 0.1,
+    linear_decay: bool = False,
+    final_lr: float = 0,
+    max_epoch: int = 100,
+) -> None:
     """Set the rate of all parameter groups for one epoch; :func:`dassl.optim.build_lr_scheduler` does more.
 
     Args:
@@ -249,7 +256,7 @@ _INITIALISERS = {
 }
 
 
-def init_network_weights(model, init_type="normal", gain=0.02):
+def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
     """Draw the weights of all convolutions and linear layers anew; normalisation layers start as identity.
 
     Args:

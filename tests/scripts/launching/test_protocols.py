@@ -115,11 +115,11 @@ def test_cross_dataset(launched, tmp_path, image_folder, digits, clip_file, meth
     assert launched(*words).stdout.count("finished before") == 2
 
 
-def test_a_model_of_another_backbone_is_not_tested(train, tmp_path, capsys):
+def test_a_model_of_another_backbone_is_not_tested(finished, train, tmp_path, capsys):
     import torch
     from plain_clip import tiny_clip
 
-    assert train("CoOp", "red") == 0
+    finished("CoOp")
     state = tiny_clip().state_dict()
     state["text_projection"] += 1
     torch.save(state, tmp_path / "other.pt")

@@ -8,10 +8,10 @@ import subprocess
 
 import numpy as np
 import pytest
+from made_contexts import DOMAINS, some_contexts
 from PIL import Image
 
-from common.errors import UserError
-from common.run.contexts import Contexts, evenly_spaced, read_contexts, write_contexts
+from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
 from common.run.results import write_results
 from common.run.variability import Spread, Variability, write_variability
@@ -23,15 +23,6 @@ from scripts.reporting.samples import confusion, find_image, most_confused, most
 from scripts.reporting.tables import make_tables
 
 CLASSES = ["cat & <b>dog</b>", "x<y", "$\\alpha_"]
-DOMAINS = ["art", "photo <i>"]
-
-
-def some_contexts(seed=0, labels=2):
-    rng = np.random.default_rng(seed)
-    contexts = np.concatenate([rng.normal(place, 1, (6, 2, 4)) for place in (0, 5)])
-    domains = np.repeat(DOMAINS, 6)
-    splits = np.where(domains == "art", "val", "test")
-    return Contexts(contexts, domains, splits, rng.normal(2, 1, (labels, 2, 4)), np.array(DOMAINS[:labels]))
 
 
 def rows(domain, labels, predictions):
@@ -106,56 +97,8 @@ def report(runs, tmp_path_factory):
 # ---- contexts ----
 
 
-def test_contexts_come_back_as_they_were(tmp_path):
-    for labels in (2, 0):
-        contexts = some_contexts(labels=labels)
-        write_contexts(tmp_path, contexts)
-        found = read_contexts(tmp_path / "contexts.npz")
-        np.testing.assert_array_equal(found.contexts, contexts.contexts.astype(np.float16))
-        np.testing.assert_array_equal(found.labels, contexts.labels.astype(np.float16))
-        for name in ("domains", "splits", "label_domains"):
-            assert getattr(found, name).tolist() == getattr(contexts, name).tolist()
-
-
-def test_evenly_spaced_indices():
-    assert evenly_spaced(3, 200).tolist() == [0, 1, 2]
-    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
-    assert evenly_spaced(0, 3).tolist() == []
-    assert len(set(evenly_spaced(1234, 200).tolist())) == 200
-
-
-def test_damaged_contexts_are_refused(tmp_path):
-    path = tmp_path / "contexts.npz"
-    with pytest.raises(UserError, match="holds no contexts"):
-        read_contexts(path)
-    write_contexts(tmp_path, some_contexts())
-    whole = path.read_bytes()
-    for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:90] + b"x" + whole[91:]):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match="holds no contexts"):
-            read_contexts(path)
-    np.savez(path, contexts=np.array([object()], dtype=object))
-    with pytest.raises(UserError, match="holds no contexts"):
-        read_contexts(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"contexts": np.zeros((12, 8))}, "no finite numbers of shape"),
-        ({"contexts": np.full((12, 2, 4), np.nan)}, "no finite numbers of shape"),
-        ({"domains": np.array(["art"])}, "names do not go with its contexts"),
-        ({"labels": np.zeros((2, 3, 4))}, "prompt labels do not go with its contexts"),
-    ],
-)
-def test_contexts_that_do_not_fit_together(tmp_path, change, message):
-    write_contexts(tmp_path, Contexts(**{**some_contexts().__dict__, **change}))
-    with pytest.raises(UserError, match=message):
-        read_contexts(tmp_path / "contexts.npz")
-
-
-def test_a_run_keeps_contexts_and_the_labels_of_its_sources(train, tmp_path):
-    assert train("SPG", "red") == 0
+def test_a_run_keeps_contexts_and_the_labels_of_its_sources(finished, train, tmp_path):
+    finished("SPG")
     found = read_contexts(tmp_path / "run" / "contexts.npz")
     assert found.label_domains.tolist() == ["blue", "green"]
     by_split = dict(zip(found.splits.tolist(), found.domains.tolist(), strict=True))

@@ -18,8 +18,8 @@ def test_agreement_by_hand():
     assert agreement(predicted, 2) == pytest.approx(100 * (1 + 1 / 3) / 2)
 
 
-def test_of_a_run(train, tmp_path, capsys):
-    assert train("SPG", "red") == 0
+def test_of_a_run(finished, tmp_path, capsys):
+    finished("SPG")
     capsys.readouterr()
     assert main([str(tmp_path), "--draws", "4"]) == 0
     printed = capsys.readouterr().out
@@ -33,15 +33,15 @@ def test_of_a_run(train, tmp_path, capsys):
     assert found["averaged"]["1"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
 
 
-def test_n_prompts_is_what_is_averaged(train, tmp_path):
-    assert train("SPG", "red", "TEST.N_PROMPTS", "4") == 0
+def test_n_prompts_is_what_is_averaged(finished, tmp_path):
+    finished("SPG", "TEST.N_PROMPTS", "4")
     assert main([str(tmp_path / "run"), "--draws", "4"]) == 0
     found = read_record(tmp_path / "run" / "variability.json")
     assert found["averaged"]["4"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
 
 
-def test_mistakes(train, tmp_path, capsys):
-    assert train("CoOp", "red") == 0
+def test_mistakes(finished, tmp_path, capsys):
+    finished("CoOp")
     for arguments, message in (
         ([str(tmp_path / "run")], "holds runs of CoOp alone, whose prompts do not depend on noise"),
         ([str(tmp_path / "nowhere")], "nowhere is not there"),
@@ -55,8 +55,8 @@ def test_mistakes(train, tmp_path, capsys):
         find_runs([tmp_path / "empty"], ["SPG"])
 
 
-def test_other_images_than_the_run_was_tested_on(train, tmp_path, image_folder, capsys):
-    assert train("SPG", "red") == 0
+def test_other_images_than_the_run_was_tested_on(finished, tmp_path, image_folder, capsys):
+    finished("SPG")
     shutil.copytree(image_folder, tmp_path / "stripes", ignore=shutil.ignore_patterns("spg_coop_splits"))
     arguments = [str(tmp_path / "run"), "--draws", "2", "--root", str(tmp_path / "stripes")]
     assert main(arguments) == 0

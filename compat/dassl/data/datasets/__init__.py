@@ -8,5 +8,5 @@ from .build import DATASET_REGISTRY, build_dataset
 __all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     raise missing_attribute(__name__, name)

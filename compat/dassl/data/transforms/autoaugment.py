@@ -40,9 +40,10 @@ _WITHOUT_STRENGTH = {"autocontrast": ImageOps.autocontrast, "equalize": ImageOps
 
 
 def _strength(operation, level):
-    if _RANGES[operation] is None:
+    ends = _RANGES[operation]
+    if ends is None:
         return 0
-    strength = np.linspace(*_RANGES[operation], LEVELS)[level]
+    strength = np.linspace(*ends, LEVELS)[level]
     return int(np.round(strength)) if operation == "posterize" else float(strength)
 
 
@@ -84,14 +85,23 @@ class SubPolicy:
         fillcolor (tuple of int): of what comes in from outside the image.
     """
 
-    def __init__(self, p1, operation1, magnitude_idx1, p2, operation2, magnitude_idx2, fillcolor=GREY):
+    def __init__(
+        self,
+        p1: float,
+        operation1: str,
+        magnitude_idx1: int,
+        p2: float,
+        operation2: str,
+        magnitude_idx2: int,
+        fillcolor: tuple[int, int, int] = GREY,
+    ) -> None:
         self.p1, self.p2 = p1, p2
         self.operation1, self.operation2 = operation1, operation2
         self.magnitude1 = _strength(operation1, magnitude_idx1)
         self.magnitude2 = _strength(operation2, magnitude_idx2)
         self.fillcolor = fillcolor
 
-    def __call__(self, img):
+    def __call__(self, img: Image.Image) -> Image.Image:
         """From a PIL image to one of its size."""
         if random.random() < self.p1:
             img = _apply(self.operation1, img, self.magnitude1, self.fillcolor)
@@ -108,19 +118,19 @@ def _dassl_name(name):
 class _Policy:
     """One pair out of those for a data set, at random, for each image."""
 
-    found_for = None  # torchvision's name of the data set
+    found_for: AutoAugmentPolicy  # torchvision's name of the data set
 
-    def __init__(self, fillcolor=GREY):
+    def __init__(self, fillcolor: tuple[int, int, int] = GREY) -> None:
         self.policies = [
             SubPolicy(p1, _dassl_name(name1), level1, p2, _dassl_name(name2), level2, fillcolor)
             for (name1, p1, level1), (name2, p2, level2) in AutoAugment(self.found_for).policies
         ]
 
-    def __call__(self, img):
+    def __call__(self, img: Image.Image) -> Image.Image:
         """From a PIL image to one of its size."""
         return self.policies[random.randint(0, len(self.policies) - 1)](img)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"AutoAugment {self.found_for.value} policy"
 
 

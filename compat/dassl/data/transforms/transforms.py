@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.transforms import (
     CenterCrop,
     ColorJitter,
@@ -67,13 +68,19 @@ class Random2DTranslation:
         interpolation: torchvision's InterpolationMode.
     """
 
-    def __init__(self, height, width, p=0.5, interpolation=InterpolationMode.BILINEAR):
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        p: float = 0.5,
+        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+    ) -> None:
         self.height = height
         self.width = width
         self.p = p
         self.interpolation = interpolation
 
-    def __call__(self, img):
+    def __call__(self, img: Image.Image) -> Image.Image:
         """From a PIL image of any size to one of (height, width)."""
         if random.uniform(0, 1) > self.p:
             return F.resize(img, [self.height, self.width], self.interpolation)
@@ -82,7 +89,7 @@ class Random2DTranslation:
         top = round(random.uniform(0, height - self.height))
         return F.crop(F.resize(img, [height, width], self.interpolation), top, left, self.height, self.width)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"random translation (size={self.height}x{self.width}, p={self.p})"
 
 
@@ -93,16 +100,16 @@ class InstanceNormalization:
         eps (float): added to the standard deviation.
     """
 
-    def __init__(self, eps=1e-8):
+    def __init__(self, eps: float = 1e-8) -> None:
         self.eps = eps
 
-    def __call__(self, img):
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:
         """From a tensor (C, H, W) to one of the same shape."""
         values = img.flatten(1)
         mean, std = values.mean(1).view(-1, 1, 1), values.std(1).view(-1, 1, 1)
         return (img - mean) / (std + self.eps)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "instance normalization"
 
 
@@ -114,11 +121,11 @@ class Cutout:
         length (int): their side in pixels, rounded down to an even number.
     """
 
-    def __init__(self, n_holes=1, length=16):
+    def __init__(self, n_holes: int = 1, length: int = 16) -> None:
         self.n_holes = n_holes
         self.length = length
 
-    def __call__(self, img):
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:
         """From a tensor (C, H, W) to a new one."""
         img = img.clone()
         height, width = img.shape[-2:]
@@ -128,7 +135,7 @@ class Cutout:
             img[..., max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 0
         return img
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"cutout (n_holes={self.n_holes}, length={self.length})"
 
 
@@ -140,18 +147,18 @@ class GaussianNoise:
         p (float): probability.
     """
 
-    def __init__(self, mean=0, std=0.15, p=0.5):
+    def __init__(self, mean: float = 0, std: float = 0.15, p: float = 0.5) -> None:
         self.mean = mean
         self.std = std
         self.p = p
 
-    def __call__(self, img):
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:
         """From a tensor (C, H, W) to one of the same shape."""
         if random.uniform(0, 1) > self.p:
             return img
         return img + (torch.randn(img.size()) * self.std + self.mean)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"gaussian noise (mean={self.mean}, std={self.std})"
 
 

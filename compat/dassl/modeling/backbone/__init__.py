@@ -8,5 +8,5 @@ from .build import BACKBONE_REGISTRY, build_backbone
 __all__ = ["BACKBONE_REGISTRY", "Backbone", "build_backbone"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     raise missing_attribute(__name__, name)

@@ -1,5 +1,7 @@
 """The registry of backbones."""
 
+from torch import nn
+
 from dassl.utils.registry import Registry, check_availability  # noqa: F401 (clients take both from here)
 
 BACKBONE_REGISTRY = Registry(
@@ -9,7 +11,7 @@ BACKBONE_REGISTRY = Registry(
 )
 
 
-def build_backbone(name, verbose=True, **kwargs):
+def build_backbone(name: str, verbose: bool = True, **kwargs: object) -> nn.Module:
     """Build the registered backbone called ``name`` with ``kwargs``.
 
     Raises:

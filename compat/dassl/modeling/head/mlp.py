@@ -1,5 +1,9 @@
 """A multi-layer perceptron."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import nn
 
 from .build import HEAD_REGISTRY
@@ -24,14 +28,21 @@ class MLP(nn.Module):
         NotImplementedError: another activation.
     """
 
-    def __init__(self, in_features=2048, hidden_layers=(), activation="relu", bn=True, dropout=0.0):
+    def __init__(
+        self,
+        in_features: int = 2048,
+        hidden_layers: int | Sequence[int] = (),
+        activation: str = "relu",
+        bn: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         widths = [hidden_layers] if isinstance(hidden_layers, int) else list(hidden_layers)
         assert widths, "MODEL.HEAD.HIDDEN_LAYERS is empty: name the width of each layer, e.g. (512,)"
         if activation not in _ACTIVATIONS:
             raise NotImplementedError(f"Unknown activation {activation!r}. Accepted: {', '.join(_ACTIVATIONS)}.")
         self.out_features = widths[-1]
-        layers = []
+        layers: list[nn.Module] = []
         for width in widths:
             layers.append(nn.Linear(in_features, width))
             if bn:
@@ -42,12 +53,12 @@ class MLP(nn.Module):
             in_features = width
         self.mlp = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From (B, in_features) to (B, out_features)."""
         return self.mlp(x)
 
 
 @HEAD_REGISTRY.register()
-def mlp(**kwargs):
+def mlp(**kwargs: Any) -> MLP:
     """Build an :class:`MLP`."""
     return MLP(**kwargs)

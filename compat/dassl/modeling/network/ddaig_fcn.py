@@ -4,6 +4,7 @@ Submodules are called as in Dassl.pytorch, whose checkpoints load.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from .build import NETWORK_REGISTRY
 _PADDINGS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero": None}
 
 
-def get_norm_layer(norm_type="instance"):
+def get_norm_layer(norm_type: str = "instance") -> Callable[[int], nn.Module] | None:
     """Return what makes a normalisation layer for so many channels: batch (learnt), instance (not); none: None.
 
     Raises:
@@ -52,18 +53,22 @@ class ResnetBlock(nn.Module):
         use_bias (bool): convolutions with bias.
     """
 
-    def __init__(self, dim, padding_type, norm_layer, use_dropout, use_bias):
+    def __init__(
+        self, dim: int, padding_type: str, norm_layer: Callable[[int], nn.Module], use_dropout: bool, use_bias: bool
+    ) -> None:
         super().__init__()
         self.conv_block = self.build_conv_block(dim, padding_type, norm_layer, use_dropout, use_bias)
 
-    def build_conv_block(self, dim, padding_type, norm_layer, use_dropout, use_bias):
+    def build_conv_block(
+        self, dim: int, padding_type: str, norm_layer: Callable[[int], nn.Module], use_dropout: bool, use_bias: bool
+    ) -> nn.Sequential:
         """Return the layers beside the shortcut."""
         layers = [*_convolution(dim, dim, padding_type, bias=use_bias), norm_layer(dim), nn.ReLU(True)]
         if use_dropout:
             layers.append(nn.Dropout(0.5))
         return nn.Sequential(*layers, *_convolution(dim, dim, padding_type, bias=use_bias), norm_layer(dim))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From (B, dim, H, W) to the same shape."""
         return x + self.conv_block(x)
 
@@ -80,7 +85,15 @@ class LocNet(nn.Module):
         image_size (int): height and width of the image.
     """
 
-    def __init__(self, input_nc, nc=32, n_blocks=3, use_dropout=False, padding_type="zero", image_size=32):
+    def __init__(
+        self,
+        input_nc: int,
+        nc: int = 32,
+        n_blocks: int = 3,
+        use_dropout: bool = False,
+        padding_type: str = "zero",
+        image_size: int = 32,
+    ) -> None:
         super().__init__()
         layers = [*_convolution(input_nc, nc, "zero", stride=2), nn.BatchNorm2d(nc), nn.ReLU(True)]
         for _ in range(n_blocks):
@@ -88,7 +101,7 @@ class LocNet(nn.Module):
         self.backbone = nn.Sequential(*layers)
         self.fc_loc = nn.Linear(nc * int(image_size * 0.5 ** (n_blocks + 1)) ** 2, 2 * 2)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """From (B, C, H, W) to affine maps (B, 2, 3) with entries between -1 and 1 and without translation."""
         theta = torch.tanh(self.fc_loc(self.backbone(x).flatten(1))).view(-1, 2, 2)
         return F.pad(theta, (0, 1))
@@ -111,17 +124,17 @@ class FCN(nn.Module):
 
     def __init__(
         self,
-        input_nc,
-        output_nc,
-        nc=32,
-        n_blocks=3,
-        norm_layer=nn.BatchNorm2d,
-        use_dropout=False,
-        padding_type="reflect",
-        gctx=True,
-        stn=False,
-        image_size=32,
-    ):
+        input_nc: int,
+        output_nc: int,
+        nc: int = 32,
+        n_blocks: int = 3,
+        norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        use_dropout: bool = False,
+        padding_type: str = "reflect",
+        gctx: bool = True,
+        stn: bool = False,
+        image_size: int = 32,
+    ) -> None:
         super().__init__()
         layers = [*_convolution(input_nc, nc, padding_type), norm_layer(nc), nn.ReLU(True)]
         layers += [ResnetBlock(nc, padding_type, norm_layer, use_dropout, False) for _ in range(n_blocks)]
@@ -133,19 +146,21 @@ class FCN(nn.Module):
         self.regress = nn.Sequential(nn.Conv2d(nc, output_nc, kernel_size=1), nn.Tanh())
         self.locnet = LocNet(input_nc, nc=nc, n_blocks=n_blocks, image_size=image_size) if stn else None
 
-    def init_loc_layer(self):
+    def init_loc_layer(self) -> None:
         """Have the transformer begin near the identity."""
         if self.locnet is not None:
             nn.init.zeros_(self.locnet.fc_loc.weight)
             self.locnet.fc_loc.bias.data = torch.tensor([1.0, 0.0, 0.0, 1.0])
 
-    def stn(self, x):
+    def stn(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the images (B, C, H, W) through the transformer, and its maps (B, 2, 3)."""
         theta = self.locnet(x)
         grid = F.affine_grid(theta, x.size(), align_corners=False)
         return F.grid_sample(x, grid, align_corners=False), theta
 
-    def forward(self, x, lmda=1.0, return_p=False, return_stn_output=False):
+    def forward(
+        self, x: torch.Tensor, lmda: float = 1.0, return_p: bool = False, return_stn_output: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Perturb images.
 
         Args:
@@ -177,24 +192,24 @@ def _fcn(nc, **settings):
 
 
 @NETWORK_REGISTRY.register()
-def fcn_3x32_gctx(**kwargs):
+def fcn_3x32_gctx(**kwargs: object) -> FCN:
     """3 blocks of 32 channels."""
     return _fcn(32)
 
 
 @NETWORK_REGISTRY.register()
-def fcn_3x64_gctx(**kwargs):
+def fcn_3x64_gctx(**kwargs: object) -> FCN:
     """3 blocks of 64 channels."""
     return _fcn(64)
 
 
 @NETWORK_REGISTRY.register()
-def fcn_3x32_gctx_stn(image_size=32, **kwargs):
+def fcn_3x32_gctx_stn(image_size: int = 32, **kwargs: object) -> FCN:
     """3 blocks of 32 channels behind a spatial transformer, for images of ``image_size``."""
     return _fcn(32, stn=True, image_size=image_size)
 
 
 @NETWORK_REGISTRY.register()
-def fcn_3x64_gctx_stn(image_size=224, **kwargs):
+def fcn_3x64_gctx_stn(image_size: int = 224, **kwargs: object) -> FCN:
     """3 blocks of 64 channels behind a spatial transformer, for images of ``image_size``."""
     return _fcn(64, stn=True, image_size=image_size)

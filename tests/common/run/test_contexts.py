@@ -1,0 +1,56 @@
+"""contexts.npz."""
+
+import numpy as np
+import pytest
+from made_contexts import some_contexts
+
+from common.errors import UserError
+from common.run.contexts import Contexts, evenly_spaced, read_contexts, write_contexts
+
+
+def test_contexts_come_back_as_they_were(tmp_path):
+    for labels in (2, 0):
+        contexts = some_contexts(labels=labels)
+        write_contexts(tmp_path, contexts)
+        found = read_contexts(tmp_path / "contexts.npz")
+        np.testing.assert_array_equal(found.contexts, contexts.contexts.astype(np.float16))
+        np.testing.assert_array_equal(found.labels, contexts.labels.astype(np.float16))
+        for name in ("domains", "splits", "label_domains"):
+            assert getattr(found, name).tolist() == getattr(contexts, name).tolist()
+
+
+def test_evenly_spaced_indices():
+    assert evenly_spaced(3, 200).tolist() == [0, 1, 2]
+    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
+    assert evenly_spaced(0, 3).tolist() == []
+    assert len(set(evenly_spaced(1234, 200).tolist())) == 200
+
+
+def test_damaged_contexts_are_refused(tmp_path):
+    path = tmp_path / "contexts.npz"
+    with pytest.raises(UserError, match="holds no contexts"):
+        read_contexts(path)
+    write_contexts(tmp_path, some_contexts())
+    whole = path.read_bytes()
+    for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:90] + b"x" + whole[91:]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="holds no contexts"):
+            read_contexts(path)
+    np.savez(path, contexts=np.array([object()], dtype=object))
+    with pytest.raises(UserError, match="holds no contexts"):
+        read_contexts(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"contexts": np.zeros((12, 8))}, "no finite numbers of shape"),
+        ({"contexts": np.full((12, 2, 4), np.nan)}, "no finite numbers of shape"),
+        ({"domains": np.array(["art"])}, "names do not go with its contexts"),
+        ({"labels": np.zeros((2, 3, 4))}, "prompt labels do not go with its contexts"),
+    ],
+)
+def test_contexts_that_do_not_fit_together(tmp_path, change, message):
+    write_contexts(tmp_path, Contexts(**{**some_contexts().__dict__, **change}))
+    with pytest.raises(UserError, match=message):
+        read_contexts(tmp_path / "contexts.npz")

@@ -1,0 +1,300 @@
+"""fp16, bf16 and amp against fp32 on the CPU: features, logits, first steps, whole runs and stopped ones, memory.
+
+On a CPU the product takes fp32 for all of them. Here it is kept from that, so that each path is run on any machine, amp
+with the type that it has on a GPU. Marked `gpu`, the same tests run on CUDA, and fp32 with them.
+"""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+
+import pytest
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import set_random_seed
+from plain_clip import tiny_clip
+from quick_run import command_line
+from torch import nn
+
+import train as command
+import trainers.all
+from common.reproducible import make_deterministic
+from common.run.predictions import read_predictions
+from scripts.kill_trial import outcome
+from trainers.base.image_features import ImageFeatures
+from trainers.methods import METHODS
+from trainers.modules import prompt_encoder
+from trainers.modules.cgan import Generator
+from trainers.modules.clip_backbone import PRECISIONS, load_backbone
+
+TRAINERS = [method.trainer for method in METHODS]
+STEPWISE = [method.trainer for method in METHODS if method.learns and method.trainer != "LinearProbe"]
+WORKSPACES_MB = 40  # of cuBLAS
+FLAGS = {"SPG_CoOp": ["--source-domains", "red"]}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a precision may be from fp32 on the CPU.
+
+    Attributes:
+        feature: of the numbers of a feature, whose norm is 1, and of cosines between features.
+        loss: relative, of each loss.
+        change: relative, of what the first steps do to a network, by its norm.
+    """
+
+    feature: float
+    loss: float
+    change: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(1e-4, 1e-3, 0.05),
+    "fp16": Tolerance(2e-3, 5e-3, 0.1),
+    "bf16": Tolerance(2e-2, 5e-2, 0.4),
+    "amp": Tolerance(2e-3, 5e-3, 0.1),
+}
+
+everywhere = pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        *(pytest.param("cpu", precision) for precision in PRECISIONS if precision != "fp32"),
+        *(pytest.param("cuda", precision, marks=pytest.mark.gpu) for precision in PRECISIONS),
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def as_asked_for(monkeypatch):
+    """Each precision is what it is called: on a CPU none becomes fp32, and on a GPU no fp32 is less than that."""
+    monkeypatch.setattr("trainers.modules.clip_backbone.effective_precision", lambda precision, device: precision)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    make_deterministic()
+    before = torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)
+    yield
+    torch.set_autocast_dtype("cpu", before)
+
+
+def settings(trainer, device, precision):
+    node = TRAINER_REGISTRY.get(trainer).SETTINGS
+    return [f"TRAINER.{node}.PREC", precision, "USE_CUDA", str(device == "cuda")]
+
+
+@pytest.fixture
+def build(tmp_path, image_folder, clip_file, monkeypatch):
+    """A trainer that is built but not trained: build("CoOp", "cpu", "fp16", "KEY", "VALUE")."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+
+    def make(trainer, device, precision, *opts, classnames=None):
+        opts = [*settings(trainer, device, precision), *opts]
+        arguments = command_line(trainer, "red", *opts, flags=FLAGS.get(trainer, ()), root=image_folder, clip=clip_file)
+        set_random_seed(1)
+        found = TRAINER_REGISTRY.get(trainer)(command.setup_cfg(command.parse_args(arguments)), classnames=classnames)
+        assert (found.device.type, found.backbone.precision) == (device, precision)
+        return found
+
+    return make
+
+
+@pytest.fixture
+def both(build):
+    """A trainer in fp32 on the CPU, and one with the same networks elsewhere: both("CoOp", "cpu", "fp16")."""
+
+    def make(trainer, device, precision):
+        plain, other = build(trainer, "cpu", "fp32"), build(trainer, device, precision)
+        for name, network in plain._models.items():
+            other._models[name].load_state_dict(network.state_dict())
+        return plain, other
+
+    return make
+
+
+# ---- evaluation ----
+
+
+@pytest.mark.parametrize("vision", [(1, 1, 1, 1), 2])
+@everywhere
+def test_features_of_both_kinds_of_towers(tmp_path, device, precision, vision):
+    torch.save(tiny_clip(vision=vision).state_dict(), tmp_path / "clip.pt")
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    plain, other = (
+        ImageFeatures(load_backbone(str(tmp_path / "clip.pt"), *where)).encode(images)
+        for where in (("cpu", "fp32"), (device, precision))
+    )
+    assert other.dtype == torch.float32
+    torch.testing.assert_close(other.cpu(), plain, atol=TOLERANCES[precision].feature, rtol=0)
+    torch.testing.assert_close(other.norm(dim=1).cpu(), torch.ones(6))
+
+
+def evaluated(trainer):
+    """Features (N, E) of the test images, and their logits (N, C) over CLIP's scale."""
+    trainer.set_model_mode("eval")
+    features = torch.tensor(trainer.image_features.of_split(trainer.test_loader, "test"))
+    with torch.no_grad():
+        logits = trainer.classifier()(features.to(trainer.device), range(len(features)))
+    assert logits.dtype == torch.float32
+    return features, (logits / trainer.clip_model.logit_scale.exp()).cpu()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@everywhere
+def test_features_and_logits_of_each_trainer(both, device, precision, trainer):
+    plain, other = map(evaluated, both(trainer, device, precision))
+    for expected, found in zip(plain, other, strict=True):
+        torch.testing.assert_close(found, expected, atol=TOLERANCES[precision].feature, rtol=0)
+
+
+# ---- training ----
+
+
+def first_steps(trainer, n_epochs=2):
+    """The losses of each step of the first epochs, and how these changed each network, as one vector."""
+    before = {name: parameters(network) for name, network in trainer._models.items()}
+    losses = []
+    trainer.set_model_mode("train")
+    torch.manual_seed(1)
+    for epoch in range(n_epochs):
+        trainer.epoch, trainer.num_batches = epoch, len(trainer.train_loader_x)
+        for trainer.batch_idx, batch in enumerate(trainer.train_loader_x):  # noqa: B020
+            found = trainer.forward_backward(batch)
+            losses.append({name: value for name, value in found.items() if name.startswith("loss")})
+        trainer.update_lr()
+    return losses, {name: parameters(network) - before[name] for name, network in trainer._models.items()}
+
+
+def parameters(network):
+    return torch.cat([parameter.detach().flatten().cpu() for parameter in network.parameters()])
+
+
+def take_the_same_draws(trainer, monkeypatch):
+    """Have nothing depend on a device's own random numbers, nor on where amp begins to look for its scale."""
+
+    def forward(self, features, noise=None):
+        if noise is None:
+            noise = torch.randn(len(features), self.latent_dim).to(features.device)
+        return generate(self, features, noise)
+
+    generate = Generator.forward
+    monkeypatch.setattr(Generator, "forward", forward)
+    for network in trainer._models.values():
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    if trainer.scaler is not None:
+        trainer.scaler = torch.amp.GradScaler(trainer.device.type, init_scale=256.0)
+
+
+@pytest.mark.parametrize("trainer", STEPWISE)
+@everywhere
+def test_first_steps(both, monkeypatch, device, precision, trainer):
+    results = []
+    for one in both(trainer, device, precision):
+        with monkeypatch.context() as patch:
+            take_the_same_draws(one, patch)
+            one.labels = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(1)).to(one.device)
+            results.append(first_steps(one))
+    (expected_losses, expected_changes), (losses, changes) = results
+    tolerance = TOLERANCES[precision]
+    assert len(losses) >= 2
+    for found, expected in zip(losses, expected_losses, strict=True):
+        assert found == pytest.approx(expected, rel=tolerance.loss)
+    for name, expected in expected_changes.items():
+        assert expected.norm() > 0
+        assert (changes[name] - expected).norm() < tolerance.change * expected.norm(), name
+
+
+class Stopped(BaseException):
+    """Takes the place of a signal: nothing handles it."""
+
+
+def stop(name, monkeypatch):
+    """Have runs of a trainer end before their second epoch, or their test, whichever comes first."""
+    trainer = TRAINER_REGISTRY.get(name)
+    before_epoch, test = trainer.before_epoch, trainer.test
+
+    def stop_before_epoch(self):
+        if type(self) is trainer and self.epoch == 1:
+            raise Stopped
+        before_epoch(self)
+
+    def stop_before_test(self, split=None):
+        if type(self) is trainer and split != "val":
+            raise Stopped
+        return test(self, split)
+
+    monkeypatch.setattr(trainer, "before_epoch", stop_before_epoch)
+    monkeypatch.setattr(trainer, "test", stop_before_test)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@everywhere
+def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, device, precision, trainer):
+    run, flags = tmp_path / "run", FLAGS.get(trainer, ())
+    # Enough steps that amp's scale has come to fit, and begins to count, before the run is stopped.
+    opts = [*settings(trainer, device, precision), "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
+    if trainer == "SPG_CGAN":
+        labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+        labels.mkdir(parents=True)
+        for number, domain in enumerate(("blue", "green")):
+            label = torch.randn(4, 64, generator=torch.Generator().manual_seed(number))
+            torch.save(0.02 * label, labels / f"{domain}.pt")
+
+    assert train(trainer, "red", *opts, flags=flags) == 0
+    whole = outcome(run)
+    assert whole["precision"] == precision
+    assert len(read_predictions(run / "predictions.csv")) == whole["n_test"] == 10
+    losses = [value for epoch in whole["loss_history"] for value in epoch.values()]
+    assert all(map(math.isfinite, losses)) and bool(losses) == (trainer in STEPWISE)
+
+    shutil.rmtree(run)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop(trainer, patch)
+        train(trainer, "red", *opts, flags=flags)
+    assert train(trainer, "red", *opts, flags=flags) == 0
+    assert outcome(run) == whole
+
+
+# ---- memory ----
+
+
+def peak_mb(device, compute, folder):
+    """The most memory that a computation takes at a time, beyond what is there, in MB."""
+    if device == "cuda":
+        compute()  # so that what libraries keep is there
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        compute()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        compute()
+    profile.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    return max(event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]") / 2**20
+
+
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("class_specific", [False, True])
+@everywhere
+def test_the_memory_bound_is_kept(build, tmp_path, monkeypatch, device, precision, class_specific, learning):
+    monkeypatch.setattr(prompt_encoder, "CPU_TOKENS", 2**30)  # a bound of its own
+    # On a GPU as much more as makes the workspaces of its libraries, which are not bounded, small beside it.
+    more, workspaces = (128, WORKSPACES_MB) if device == "cuda" else (1, 0)
+    n_classes, n_contexts = (160 * more, 160 * more) if class_specific else (40, 8 * more)
+    names, bound, peaks = [f"class number {number}" for number in range(n_classes)], 2 * more, {}
+    for memory_mb in (bound, 2**16):
+        opts = ["TRAINER.COOP.N_CTX", "4", "TRAINER.COOP.CSC", str(class_specific), "TEST.MEMORY_MB", str(memory_mb)]
+        built = build("CoOp", device, precision, *opts, classnames=names)
+        contexts = torch.randn(n_contexts, 4, 64, device=device, requires_grad=learning)
+
+        def compute(built=built, contexts=contexts):
+            with built.backbone.autocast():
+                features = built.encoder(contexts)
+            if learning:
+                features.float().sum().backward()
+
+        peaks[memory_mb] = peak_mb(device, compute, tmp_path)
+    assert peaks[bound] < bound + workspaces < peaks[2**16]

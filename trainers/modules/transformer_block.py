@@ -1,0 +1,60 @@
+"""The parts of a block of CLIP's transformers, as the text and the image tower with prompts put them together.
+
+A block is x + attention(ln_1(x)), then x + mlp(ln_2(x)). What attends to what is the towers' own affair; everything
+else of a block is here, with as few passes over memory as it takes.
+"""
+
+import torch
+import torch.nn.functional as F
+from clip.model import ResidualAttentionBlock
+from torch import nn
+
+from common.errors import UserError
+
+# CLIP's QuickGELU x * sigmoid(1.702 x) is SiLU with its argument scaled by this and its value by the inverse.
+QUICK_GELU = 1.702
+
+# Standard deviation of prompts that start at random, in CoOp and in all methods with deep prompts.
+PROMPT_STD = 0.02
+
+
+def check_depth(depth: int, n_layers: int, tower: str) -> None:
+    """Raise UserError unless a tower of n_layers can have prompts in its first `depth` layers."""
+    if not 1 <= depth <= n_layers:
+        raise UserError(
+            f"A prompt depth of {depth} does not fit the {tower} of this backbone, which has {n_layers} layers; "
+            f"accepted: 1 (prompts at the input alone) to {n_layers} (the trainer's PROMPT_DEPTH)."
+        )
+
+
+def layer_norm(x: torch.Tensor, ln: nn.LayerNorm) -> torch.Tensor:
+    """A layer norm in single precision whatever the tower's, as CLIP's own."""
+    return F.layer_norm(x.float(), ln.normalized_shape, ln.weight.float(), ln.bias.float(), ln.eps).to(x.dtype)
+
+
+def project(x: torch.Tensor, block: ResidualAttentionBlock, first: int = 0, last: int = 3) -> torch.Tensor:
+    """Queries (0), keys (1) and values (2) `first` to `last` - 1 of x (B, T, D): each (B, heads, T, D / heads)."""
+    attn, width = block.attn, x.shape[-1]
+    rows = slice(first * width, last * width)
+    projected = F.linear(x, attn.in_proj_weight[rows], attn.in_proj_bias[rows])
+    return projected.view(*x.shape[:2], last - first, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def after_attention(x: torch.Tensor, attended: torch.Tensor, block: ResidualAttentionBlock) -> torch.Tensor:
+    """Output projection, residual, MLP, residual of one block: (B, T, D)."""
+    x = _add_linear(x, attended, block.attn.out_proj)
+    fc = block.mlp.c_fc
+    normed = layer_norm(x, block.ln_2)
+    hidden = torch.addmm(fc.bias, normed.flatten(0, 1), fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
+    hidden = F.silu(hidden, inplace=not hidden.requires_grad)
+    return _add_linear(x, hidden, block.mlp.c_proj, scale=1 / QUICK_GELU)
+
+
+def _add_linear(x, y, linear, scale=1.0):
+    """x + bias + scale * y W^T, for x (B, T, D), y with as many rows."""
+    rows = x.flatten(0, 1)
+    y = y.reshape(rows.shape[0], -1)
+    if torch.is_autocast_enabled(x.device.type):
+        # A fused sum would drag the residual stream down to the autocast precision.
+        return x + torch.addmm(linear.bias, y, linear.weight.t(), alpha=scale).view_as(x)
+    return torch.addmm(rows, y, linear.weight.t(), alpha=scale).add_(linear.bias).view_as(x)
