@@ -1,14 +1,12 @@
 """Runs that an earlier revision left go on, are built again and compare as if the present code had made them."""
 
-import contextlib
-import io
 import json
 import shutil
 import tarfile
 
 import pytest
 from old_runs import make
-from quick_run import REPOSITORY
+from quick_run import REPOSITORY, run_train
 
 from common.run.predictions import prediction_rows, read_predictions
 from common.run.results import CIRCUMSTANCES, read_results
@@ -55,14 +53,10 @@ def place(archive, image_folder, clip_file, tmp_path_factory):
 @pytest.fixture(scope="module")
 def gone_on(place):
     """Folders of the unfinished runs, by trainer, once the present code has gone on with them to the end."""
-    import train
-
     folders = {}
     for trainer in TRAINERS:
         folders[trainer] = place(trainer, "unfinished")
-        # In whose place Dassl's logger puts itself.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            assert train.main(make.arguments(trainer, REPOSITORY)) == 0
+        assert run_train(make.arguments(trainer, REPOSITORY)) == 0
     return folders
 
 
