@@ -52,7 +52,7 @@ class Request:
         data: the data root.
         output: folder of all output.
         seeds: numbers with spaces between; None: the default.
-        domains: targets of multi, sources of single, by name or code; none: all.
+        domains: targets of multi, sources of single, by names or codes with commas or spaces between; "": all.
         cfg: config of the methods, by name (or, of one method, as a file); "": that of the data set, else the default.
         baseline: the method that differences are to; "": none; None: zero-shot CLIP where it is among the results.
         report: whether the report is written in the end.
@@ -68,7 +68,7 @@ class Request:
     data: str = "data"
     output: Path = Path("output")
     seeds: str | None = None
-    domains: Sequence[str] = ()
+    domains: str = ""
     cfg: str = ""
     baseline: str | None = None
     report: bool = False
