@@ -188,7 +188,7 @@ def reference_step(trainer, features, independent, labels, noise):
 
 @pytest.mark.parametrize("clipping", ["True", "False"])
 def test_one_step_of_stage_two(build, clipping):
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     # Without warm-up, so that the step is large enough to see.
     trainer = build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP", clipping, "OPTIM.WARMUP_EPOCH", "-1")
     torch.manual_seed(0)
