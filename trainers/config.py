@@ -60,6 +60,15 @@ def extend_cfg(cfg: CfgNode) -> None:
     # Inverse strengths of the L2 penalty, as scikit-learn's LogisticRegression has it, to choose from.
     cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
+    # KgCoOp, with the start and the weight of its paper.
+    kgcoop = cfg.TRAINER.KGCOOP = CfgNode()
+    kgcoop.N_CTX = 4
+    kgcoop.CSC = False
+    kgcoop.CTX_INIT = "a photo of a"
+    kgcoop.PREC = "fp16"
+    kgcoop.CLASS_TOKEN_POSITION = "end"
+    kgcoop.W = 8.0  # weight of the distance to the fixed prompts' text features
+
     spg = cfg.TRAINER.SPG = CfgNode()
     spg.N_CTX = 4
     spg.CSC = False  # accepted for CoOp's sake; a prompt label is one context for all classes

@@ -271,6 +271,12 @@ KEYS = {
     "TRAINER.COCOOP.PREC": Key(PRECISION, COCOOP),
     "TRAINER.LINEAR_PROBE.PREC": Key(PRECISION, PROBE),
     "TRAINER.LINEAR_PROBE.C": Key(Several(POSITIVE, least=1), PROBE),
+    "TRAINER.KGCOOP.N_CTX": Key(whole(1), {"KgCoOp"}, words="TRAINER.KGCOOP.CTX_INIT"),
+    "TRAINER.KGCOOP.CSC": Key(Flag(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.CTX_INIT": Key(Text(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.PREC": Key(PRECISION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.CLASS_TOKEN_POSITION": Key(POSITION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.W": Key(NOT_NEGATIVE, {"KgCoOp"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG
