@@ -64,12 +64,12 @@ def clip_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vit_file(tmp_path_factory):
-    """A file with a tiny CLIP of random weights whose image tower is a ViT of 3 layers, width 64."""
+    """A file with a tiny CLIP of random weights whose image tower is a ViT, of 12 layers each."""
     import torch
     from plain_clip import tiny_clip
 
     path = tmp_path_factory.mktemp("vit") / "tiny.pt"
-    torch.save(tiny_clip(vision=3).state_dict(), path)
+    torch.save(tiny_clip(layers=12, vision=12).state_dict(), path)
     return path
 
 
@@ -128,7 +128,8 @@ def finished(train, kept_runs, tmp_path, tmp_path_factory):
             assert train(trainer, "red", *opts) == 0
             folder = tmp_path_factory.mktemp("finished")
             for name in ("run", "output"):
-                shutil.copytree(tmp_path / name, folder / name)
+                if (tmp_path / name).is_dir():
+                    shutil.copytree(tmp_path / name, folder / name)
             kept_runs[kind] = folder
         return tmp_path / "run"
 

@@ -277,6 +277,17 @@ KEYS = {
     "TRAINER.KGCOOP.PREC": Key(PRECISION, {"KgCoOp"}),
     "TRAINER.KGCOOP.CLASS_TOKEN_POSITION": Key(POSITION, {"KgCoOp"}),
     "TRAINER.KGCOOP.W": Key(NOT_NEGATIVE, {"KgCoOp"}),
+    "TRAINER.VP.METHOD": Key(listed_in("trainers.vp", "KINDS"), {"VP"}),
+    "TRAINER.VP.PROMPT_SIZE": Key(whole(1), {"VP"}),
+    "TRAINER.VP.PREC": Key(PRECISION, {"VP"}),
+    "TRAINER.VPT.N_CTX_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.VPT.CTX_INIT": Key(Text(), {"VPT"}),
+    "TRAINER.VPT.PREC": Key(PRECISION, {"VPT"}),
+    "TRAINER.VPT.PROMPT_DEPTH_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.MAPLE.N_CTX": Key(whole(1), {"MaPLe"}),
+    "TRAINER.MAPLE.CTX_INIT": Key(Text(), {"MaPLe"}),
+    "TRAINER.MAPLE.PREC": Key(PRECISION, {"MaPLe"}),
+    "TRAINER.MAPLE.PROMPT_DEPTH": Key(whole(1), {"MaPLe"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG

@@ -61,7 +61,7 @@ class Method:
             raise BackboneError(
                 f"{self.trainer} puts prompts into the image tower, which has to be a ViT, and that of the backbone "
                 f"{name} is a ResNet. Name one that is, such as ViT-B/16. Methods that take this one: {others} (vp "
-                "learns what an image is shown with, too)."
+                "is the one that learns something on the images' side)."
             )
 
 
@@ -100,6 +100,9 @@ METHODS = (
     Method("coop", "CoOp", "one context for all source domains", "CoOp"),
     Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net", "CoCoOp"),
     Method("kgcoop", "KgCoOp", "CoOp, kept near the text features of fixed prompts", "KgCoOp"),
+    Method("vp", "VP", "learned pixels, added to all images", "VP"),
+    Method("vpt", "VPT", "learned tokens in the image tower, a ViT", "VPT", backbones=Backbones.VIT),
+    Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", "MaPLe", backbones=Backbones.VIT),
     Method(
         "spg",
         "SPG",

@@ -25,6 +25,9 @@ NETWORKS = {
     "CoOp": "prompt_learner",
     "CoCoOp": "prompt_learner",
     "KgCoOp": "prompt_learner",
+    "VP": "prompter",
+    "VPT": "prompt_learner",
+    "MaPLe": "MultiModalPromptLearner",
 }
 TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", *NETWORKS]
 

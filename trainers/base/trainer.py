@@ -94,6 +94,7 @@ class FrozenClipTrainer(TrainerX):
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
+    IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -215,6 +216,7 @@ class FrozenClipTrainer(TrainerX):
             self.cfg.DATALOADER.NUM_WORKERS,
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
+            self.IMAGE_TOWER_DRAWS,
         )
 
     def image_tower(self, images: Tensor) -> Tensor:
