@@ -163,6 +163,11 @@ class _Images(Dataset):
                 if not os.path.isfile(image):
                     return position, None, None, f"Image not found: {image}"
                 image = read_image(image)
+            elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                message = (
+                    f"A PIL image of mode {image.mode} would be clipped at 255: make it RGB first, or name its file."
+                )
+                return position, None, None, message
             image = image.convert("RGB")
         except Exception as error:  # whatever Pillow makes of a damaged file; the message names it
             return position, None, None, str(error)

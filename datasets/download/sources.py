@@ -384,7 +384,7 @@ def _count_images(source, location, domain):
     code = dataset.codes[dataset.domains.index(domain)]
     index_file = location.folder / SPLIT_FOLDER / f"{code}_index.json"
     folders = class_folders(domain_dir, location.layout.parts, dataset.class_name)
-    return sum(map(len, list_images(domain_dir, folders, index_file).values()))
+    return sum(map(len, list_images(domain_dir, folders, index_file).images.values()))
 
 
 def _check_counts(source, location, domains, complain):
