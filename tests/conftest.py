@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from hypothesis import settings
-from quick_run import REPOSITORY, command_line, run_train
+from quick_run import MADE, REPOSITORY, command_line, run_train
 
 os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
@@ -88,7 +88,7 @@ def train(tmp_path, image_folder, clip_file, monkeypatch):
 
 @pytest.fixture(scope="session")
 def kept_runs():
-    """Folders with `run` and `output` of the runs that were finished for any test, by trainer and settings."""
+    """Folders with what the runs made that were finished for any test, by trainer and settings."""
     return {}
 
 
@@ -96,7 +96,7 @@ def kept_runs():
 def finished(train, kept_runs, tmp_path, tmp_path_factory):
     """A run on the 30 images that came to its end: finished("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
 
-    Tests get copies of one run of each kind, with what it left in output/, and may do with them what they like.
+    Tests get copies of one run of each kind, with what it left beside it, and may do with them what they like.
     """
 
     def get(trainer, *opts):
@@ -106,8 +106,9 @@ def finished(train, kept_runs, tmp_path, tmp_path_factory):
         else:
             assert train(trainer, "red", *opts) == 0
             folder = tmp_path_factory.mktemp("finished")
-            for name in ("run", "output"):
-                shutil.copytree(tmp_path / name, folder / name)
+            for name in MADE:
+                if (tmp_path / name).is_dir():
+                    shutil.copytree(tmp_path / name, folder / name)
             kept_runs[kind] = folder
         return tmp_path / "run"
 

@@ -42,7 +42,7 @@ from trainers.base.run_record import (
     training_record,
     write_outcome,
 )
-from trainers.config import set_key
+from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.modules.clip_backbone import Backbone, load_backbone
@@ -163,6 +163,8 @@ class FrozenClipTrainer(TrainerX):
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
+        for key, folder in shared_folders(cfg).items():
+            set_key(cfg, key, folder)
         cfg.freeze()
         return cfg
 
