@@ -1,6 +1,7 @@
 """Going on where a run stopped, from files that a killed process or a bad disk may have left in any state."""
 
 import re
+import warnings
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from dassl.utils import load_checkpoint
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from common.run.history import read_history
@@ -231,13 +233,30 @@ def _best_is_whole(directory, name, history, metric):
     return found == best_of(history, metric)[1] or found > len(history)
 
 
+def holds_objects(schedule: LRScheduler) -> bool:
+    """Whether a schedule's state is more than plain values: Dassl.pytorch's warm-up keeps what follows it, whole."""
+    return isinstance(schedule.state_dict().get("successor"), LRScheduler)
+
+
 def _restore(checkpoint, path, network, optimizer, schedule):
+    """Take the state of a completed epoch; a new schedule, of any Dassl, gets there by as many steps.
+
+    Its saved state is not read: of Dassl.pytorch's warm-up it holds a schedule that sets the rates of an optimiser
+    which is not this one.
+    """
     try:
         network.load_state_dict(checkpoint["state_dict"])
-        if optimizer is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
         if schedule is not None:
-            schedule.load_state_dict(checkpoint["scheduler"])
+            with warnings.catch_warnings():
+                # Of these steps none has one of the optimiser before it.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+                for _ in range(checkpoint["epoch"]):
+                    schedule.step()
+        if optimizer is not None:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} does not fit this run: {error}. Delete the run's folder to start anew, or name another "

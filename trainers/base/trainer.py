@@ -28,7 +28,7 @@ from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences,
 from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, resume
+from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -42,7 +42,7 @@ from trainers.base.run_record import (
     training_record,
     write_outcome,
 )
-from trainers.config import set_key
+from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
@@ -103,6 +103,7 @@ class FrozenClipTrainer(TrainerX):
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
+    _scheds: dict[str, Any]
 
     def __init__(
         self,
@@ -168,6 +169,8 @@ class FrozenClipTrainer(TrainerX):
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
+        for key, folder in shared_folders(cfg).items():
+            set_key(cfg, key, folder)
         cfg.freeze()
         return cfg
 
@@ -451,6 +454,18 @@ class FrozenClipTrainer(TrainerX):
         self.save_model(self.epoch, self.output_dir)
         self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
 
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As Dassl's, without the state of schedules that could not be read back, see `checkpoints.holds_objects`."""
+        schedules = self._scheds
+        self._scheds = {
+            name: None if schedule is None or holds_objects(schedule) else schedule
+            for name, schedule in schedules.items()
+        }
+        try:
+            super().save_model(*args, **kwargs)
+        finally:
+            self._scheds = schedules
+
     def _remove_checkpoint(self, epoch):
         """Keep the last two checkpoints, one of which may turn out to be damaged, and every CHECKPOINT_FREQ-th."""
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
@@ -506,7 +521,7 @@ class FrozenClipTrainer(TrainerX):
                 f"TEST.SELECT_BY is {self.cfg.TEST.SELECT_BY!r}, which the evaluator {self.cfg.TEST.EVALUATOR} does "
                 f"not measure; accepted: {', '.join(metrics)}."
             )
-        return metrics[self.cfg.TEST.SELECT_BY]
+        return float(metrics[self.cfg.TEST.SELECT_BY])
 
     def test_run(self, model_dir: str, epoch: int | None = None) -> None:
         """Test the model of another run (or of none, for methods that learn nothing).
