@@ -145,7 +145,7 @@ COLORJITTER = (transform("colorjitter"),)
 CLIPPING = (among("TRAINER.SPG.GRAD_CLIP", True),)
 ONE_IMAGE = "CLIP's image tower takes one transformed image"
 
-KEYS = {
+KEYS: dict[str, Key] = {
     "OUTPUT_DIR": Key(Place(), EVERY),
     "RESUME": Key(Place(), LEARNING),
     "SEED": Key(whole(-1, 2**32 - 1, meaning="-1: not seeded"), EVERY),
@@ -271,6 +271,23 @@ KEYS = {
     "TRAINER.COCOOP.PREC": Key(PRECISION, COCOOP),
     "TRAINER.LINEAR_PROBE.PREC": Key(PRECISION, PROBE),
     "TRAINER.LINEAR_PROBE.C": Key(Several(POSITIVE, least=1), PROBE),
+    "TRAINER.KGCOOP.N_CTX": Key(whole(1), {"KgCoOp"}, words="TRAINER.KGCOOP.CTX_INIT"),
+    "TRAINER.KGCOOP.CSC": Key(Flag(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.CTX_INIT": Key(Text(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.PREC": Key(PRECISION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.CLASS_TOKEN_POSITION": Key(POSITION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.W": Key(NOT_NEGATIVE, {"KgCoOp"}),
+    "TRAINER.VP.METHOD": Key(listed_in("trainers.vp", "KINDS"), {"VP"}),
+    "TRAINER.VP.PROMPT_SIZE": Key(whole(1), {"VP"}),
+    "TRAINER.VP.PREC": Key(PRECISION, {"VP"}),
+    "TRAINER.VPT.N_CTX_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.VPT.CTX_INIT": Key(Text(), {"VPT"}),
+    "TRAINER.VPT.PREC": Key(PRECISION, {"VPT"}),
+    "TRAINER.VPT.PROMPT_DEPTH_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.MAPLE.N_CTX": Key(whole(1), {"MaPLe"}),
+    "TRAINER.MAPLE.CTX_INIT": Key(Text(), {"MaPLe"}),
+    "TRAINER.MAPLE.PREC": Key(PRECISION, {"MaPLe"}),
+    "TRAINER.MAPLE.PROMPT_DEPTH": Key(whole(1), {"MaPLe"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG

@@ -1,17 +1,21 @@
 """Going on where a run stopped, from files that a killed process or a bad disk may have left in any state."""
 
 import re
-from collections.abc import Container
+import warnings
+from collections.abc import Callable, Container
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from dassl.utils import load_checkpoint
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from common.run.history import read_history
 from common.run.identity import read_identity
+from trainers.modules.clip_backbone import Backbone
 from trainers.modules.finite import require_finite
 
 BEST = "model-best.pth.tar"
@@ -109,40 +113,83 @@ def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any
     return checkpoint
 
 
-def load_prompt_learner(trainer: Any, directory: str | PathLike, epoch: int | None = None) -> None:
-    """Load a run's `prompt_learner` into `trainer.model`; the run may be CoOp's, and have had other class names.
+def load_prompt_learner(
+    trainer: Any,
+    directory: str | PathLike,
+    epoch: int | None = None,
+    network: str = LEARNER,
+    learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> None:
+    """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
 
     Args:
-        trainer: has a `model` with `ctx`.
+        trainer: has a `model`.
         directory: the run's folder.
         epoch: which checkpoint; None: the best one, or the last where there is no best.
+        network: its name, of the folder in there.
+        learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
+            names. The CLIP in there is compared with the backbone.
 
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
     """
-    path = find_checkpoint(directory, LEARNER, epoch)
+    path = find_checkpoint(directory, network, epoch)
     checkpoint = read_model(path)
     saved = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
-    saved = {key: value for key, value in saved.items() if key not in TOKEN_BUFFERS}
+    if learned is not None and "logit_scale" in saved:
+        check_clip(path, saved, trainer.backbone)
+        saved = learned(saved)
+    saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
     own = trainer.model.state_dict()
     if saved.keys() != own.keys():
         raise UserError(
-            f"{path} is of another method (--trainer): it holds {', '.join(sorted(saved)) or 'nothing'}; "
-            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
+            f"{path} is of another method (--trainer) or depth of prompts: it holds "
+            f"{', '.join(sorted(saved)) or 'nothing'}; {trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}"
+            f"{_mend_of_depth(trainer)}."
         )
-    _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
-    if saved["ctx"].dim() == 3:
+    if "ctx" in own:
+        _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
+    if "ctx" in own and saved["ctx"].dim() == 3:
         _check_classes(path, read_identity(directory).get("class names"), trainer.dm.dataset.classnames)
     strange = [f"{key} {tuple(saved[key].shape)}" for key in own if saved[key].shape != own[key].shape]
     if strange:
         raise UserError(
             f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
-            "Name the one that it was trained with (--backbone)."
+            f"Name the one that it was trained with (--backbone){_mend_of_depth(trainer)}."
         )
     trainer.model.load_state_dict(saved)
     print(f"Prompt learner loaded from {path} (epoch {checkpoint.get('epoch')})")
+
+
+def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:
+    """Raise UserError if the CLIP in a published file of a whole model has other weights than the backbone."""
+    own = backbone.model.state_dict()
+    for key, value in saved.items():
+        name = key.removeprefix("text_encoder.")
+        if name.startswith("image_encoder."):
+            name = "visual." + name.removeprefix("image_encoder.")
+        if name not in own or name.startswith("prompt_learner."):
+            continue
+        ours = own[name].cpu()
+        half = torch.float16 in (value.dtype, ours.dtype)  # published ones are kept in half precision
+        same = value.shape == ours.shape and torch.allclose(
+            value.cpu().float(), ours.float(), rtol=2e-3 if half else 1e-5, atol=1e-5 if half else 1e-8
+        )
+        if not same:
+            raise UserError(
+                f"{path} was trained with another CLIP than {backbone.name}: {key} differs. Name the backbone that it "
+                "was trained with (--backbone)."
+            )
+
+
+def _mend_of_depth(trainer):
+    """The settings that say how many prompts there are, and in how many layers."""
+    named = [key for key in trainer.settings if key.startswith(("N_CTX", "PROMPT_DEPTH"))]
+    node = f"TRAINER.{trainer.SETTINGS}"
+    given = ", ".join(f"{node}.{key} is {trainer.settings[key]}" for key in named)
+    return f" ({given} here; set what it was trained with)" if any("DEPTH" in key for key in named) else ""
 
 
 def _check_context(path, saved, own, trainer):
@@ -212,13 +259,30 @@ def _best_is_whole(directory, name, history, metric, minus_infinity):
     return found == best_of(history, metric)[1] or found > len(history)
 
 
+def holds_objects(schedule: LRScheduler) -> bool:
+    """Whether a schedule's state is more than plain values: Dassl.pytorch's warm-up keeps what follows it, whole."""
+    return isinstance(schedule.state_dict().get("successor"), LRScheduler)
+
+
 def _restore(checkpoint, path, network, optimizer, schedule):
+    """Take the state of a completed epoch; a new schedule, of any Dassl, gets there by as many steps.
+
+    Its saved state is not read: of Dassl.pytorch's warm-up it holds a schedule that sets the rates of an optimiser
+    which is not this one.
+    """
     try:
         network.load_state_dict(checkpoint["state_dict"])
-        if optimizer is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
         if schedule is not None:
-            schedule.load_state_dict(checkpoint["scheduler"])
+            with warnings.catch_warnings():
+                # Of these steps none has one of the optimiser before it.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+                for _ in range(checkpoint["epoch"]):
+                    schedule.step()
+        if optimizer is not None:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} does not fit this run: {error}. Delete the run's folder to start anew, or name another "

@@ -29,7 +29,7 @@ from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences,
 from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, resume
+from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -44,9 +44,10 @@ from trainers.base.run_record import (
     training_record,
     write_outcome,
 )
-from trainers.config import set_key
+from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
+from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
@@ -74,8 +75,9 @@ class FrozenClipTrainer(TrainerX):
     """Base class of methods that adapt a frozen CLIP.
 
     A subclass says which networks learn (`build_prompt_model`), which texts images are classified against
-    (`text_features`) and, if it is not the cross-entropy of their logits, by which loss (`forward_backward`). One whose
-    image tower learns, too, says so (`IMAGE_TOWER_LEARNS`) and which it is (`image_tower`).
+    (`text_features`) and, if it is not the cross-entropy of their logits, by which `loss`, or all of its step
+    (`forward_backward`). One whose image tower learns, too, says so (`IMAGE_TOWER_LEARNS`) and which it is
+    (`image_tower`).
 
     Args:
         cfg: frozen config with the keys of trainers.config.
@@ -95,6 +97,7 @@ class FrozenClipTrainer(TrainerX):
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
+    IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
     MINUS_INFINITY: tuple[str, ...] = ()
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
@@ -105,6 +108,7 @@ class FrozenClipTrainer(TrainerX):
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
+    _scheds: dict[str, Any]
 
     def __init__(
         self,
@@ -145,6 +149,9 @@ class FrozenClipTrainer(TrainerX):
         named = self.cfg.MODEL.BACKBONE
         self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
+        for method in METHODS:
+            if method.trainer == self.cfg.TRAINER.NAME:
+                method.check_backbone(named.NAME, self.backbone.is_vit)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         self.cfg = self.settled_cfg(self.cfg)
         if self.classnames is None:
@@ -167,6 +174,8 @@ class FrozenClipTrainer(TrainerX):
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
+        for key, folder in shared_folders(cfg).items():
+            set_key(cfg, key, folder)
         cfg.freeze()
         return cfg
 
@@ -215,6 +224,7 @@ class FrozenClipTrainer(TrainerX):
             self.cfg.DATALOADER.NUM_WORKERS,
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
+            self.IMAGE_TOWER_DRAWS,
         )
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -251,6 +261,15 @@ class FrozenClipTrainer(TrainerX):
                 memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
         names = self.dm.dataset.classnames if classnames is None else classnames
         return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
+
+    @torch.no_grad()
+    def encode_template(self, template: str) -> Tensor:
+        """Text features (C, E) of a template with {} for the class name."""
+        before, after = template.removesuffix(".").split("{}")
+        # The encoder takes words before a class name, and any words as the class name.
+        names = [name + after for name in self.dm.dataset.classnames]
+        encoder = self.build_encoder(names, ctx_init=before.strip())
+        return encoder(encoder.initial_context()).float()
 
     # ---- logits ----
 
@@ -355,15 +374,22 @@ class FrozenClipTrainer(TrainerX):
         super().train()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        """One step on the cross-entropy of the logits; methods with another loss override it."""
+        """One step on the loss, which has the logits of one batch; methods that learn otherwise override it."""
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with self.backbone.autocast():
             text_features = self.text_features(features, batch["index"])
         logits = self.logits(features, text_features)
-        loss = F.cross_entropy(logits, labels)
+        loss = self.loss(logits, labels, text_features.float())
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
+
+    def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
+        """What a step makes less of: the cross-entropy of logits (B, C) and labels (B,).
+
+        Methods that add to it have the text features, too, (C, E) or (B, C, E).
+        """
+        return F.cross_entropy(logits, labels)
 
     def detect_anomaly(self, loss: Tensor) -> None:
         """Stop at a loss that is not finite, with all that helps to find out why.
@@ -493,6 +519,18 @@ class FrozenClipTrainer(TrainerX):
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
         self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As Dassl's, without the state of schedules that could not be read back, see `checkpoints.holds_objects`."""
+        schedules = self._scheds
+        self._scheds = {
+            name: None if schedule is None or holds_objects(schedule) else schedule
+            for name, schedule in schedules.items()
+        }
+        try:
+            super().save_model(*args, **kwargs)
+        finally:
+            self._scheds = schedules
 
     def _remove_checkpoint(self, epoch):
         """Keep the last two checkpoints, one of which may turn out to be damaged, and every CHECKPOINT_FREQ-th."""
