@@ -5,6 +5,7 @@ import trainers.coop
 import trainers.kgcoop
 import trainers.linear_probe
 import trainers.maple
+import trainers.promptsrc
 import trainers.spg
 import trainers.vp
 import trainers.vpt

@@ -288,6 +288,16 @@ KEYS = {
     "TRAINER.MAPLE.CTX_INIT": Key(Text(), {"MaPLe"}),
     "TRAINER.MAPLE.PREC": Key(PRECISION, {"MaPLe"}),
     "TRAINER.MAPLE.PROMPT_DEPTH": Key(whole(1), {"MaPLe"}),
+    "TRAINER.PROMPTSRC.N_CTX_VISION": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.N_CTX_TEXT": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.CTX_INIT": Key(Text(), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PREC": Key(PRECISION, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.GPA_MEAN": Key(ANY_NUMBER, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.GPA_STD": Key(POSITIVE, {"PromptSRC"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG

@@ -104,6 +104,13 @@ METHODS = (
     Method("vpt", "VPT", "learned tokens in the image tower, a ViT", "VPT", backbones=Backbones.VIT),
     Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", "MaPLe", backbones=Backbones.VIT),
     Method(
+        "promptsrc",
+        "PromptSRC",
+        "prompts in both towers, the image tower a ViT, kept near the frozen CLIP",
+        "PromptSRC",
+        backbones=Backbones.VIT,
+    ),
+    Method(
         "spg",
         "SPG",
         "trains the prompt labels of the source domains that are missing, then the CGAN, then tests",

@@ -28,6 +28,7 @@ NETWORKS = {
     "VP": "prompter",
     "VPT": "prompt_learner",
     "MaPLe": "MultiModalPromptLearner",
+    "PromptSRC": "VLPromptLearner",
 }
 TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", *NETWORKS]
 
@@ -50,7 +51,10 @@ def test_a_whole_run(train, tmp_path, image_folder, trainer):
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert len(rows) == found["n_test"] == 10
     assert found["accuracy"] == pytest.approx(10 * right)
-    if trainer in NETWORKS:
+    if trainer == "PromptSRC":  # whose model is a mean over the epochs
+        assert found["selection"] == "last_step" and found["val_accuracy"] is None
+        assert (tmp_path / "run" / NETWORKS[trainer] / "model.pth.tar-2").is_file()
+    elif trainer in NETWORKS:
         assert found["selection"] == "best_val"
         assert found["val_accuracy"] == max(found["val_history"])
         assert (tmp_path / "run" / NETWORKS[trainer] / "model-best.pth.tar").is_file()
@@ -73,7 +77,8 @@ def test_the_same_command_gives_the_same_model(train, tmp_path, trainer):
     states = []
     for name in ("a", "b"):
         assert train(trainer, "red", flags=[*own_config(trainer), "--output-dir", name]) == 0
-        path = tmp_path / name / NETWORKS[trainer] / "model-best.pth.tar"
+        file = "model.pth.tar-2" if trainer == "PromptSRC" else "model-best.pth.tar"
+        path = tmp_path / name / NETWORKS[trainer] / file
         states.append(torch.load(path, weights_only=True)["state_dict"])
     for key, value in states[0].items():
         other = states[1][key]

@@ -255,12 +255,12 @@ class FrozenClipTrainer(TrainerX):
         return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
-    def encode_template(self, template: str) -> Tensor:
-        """Text features (C, E) of a template with {} for the class name."""
+    def encode_template(self, template: str, normalised: bool = True) -> Tensor:
+        """Text features (C, E), L2-normalised or not, of a template with {} for the class name."""
         before, after = template.removesuffix(".").split("{}")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
-        encoder = self.build_encoder(names, ctx_init=before.strip())
+        encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
         return encoder(encoder.initial_context()).float()
 
     # ---- logits ----
