@@ -2,6 +2,7 @@
 
 import trainers.cocoop
 import trainers.coop
+import trainers.dpl
 import trainers.kgcoop
 import trainers.linear_probe
 import trainers.maple

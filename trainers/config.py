@@ -69,6 +69,11 @@ def extend_cfg(cfg: CfgNode) -> None:
     kgcoop.CLASS_TOKEN_POSITION = "end"
     kgcoop.W = 8.0  # weight of the distance to the fixed prompts' text features
 
+    cfg.TRAINER.DPL = CfgNode()
+    cfg.TRAINER.DPL.N_CTX = 4
+    cfg.TRAINER.DPL.XAVIER = False  # start from Xavier's weights, as the original; False: PyTorch's, as SPG's authors
+    cfg.TRAINER.DPL.PREC = "fp16"
+
     vp = cfg.TRAINER.VP = CfgNode()
     vp.METHOD = "random"  # random: a patch at a place that is drawn; fix: at the upper left; pad: a frame
     vp.PROMPT_SIZE = 10  # side of the patch or width of the frame in pixels

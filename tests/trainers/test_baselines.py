@@ -25,6 +25,7 @@ NETWORKS = {
     "CoOp": "prompt_learner",
     "CoCoOp": "prompt_learner",
     "KgCoOp": "prompt_learner",
+    "DPL": "mlp_model",
     "VP": "prompter",
     "VPT": "prompt_learner",
     "MaPLe": "MultiModalPromptLearner",
@@ -67,6 +68,8 @@ def test_a_whole_run(train, tmp_path, image_folder, trainer):
     assert (tested["accuracy"], tested["macro_f1"]) == (found["accuracy"], found["macro_f1"])
     assert (tmp_path / "tested/predictions.csv").read_text() == (tmp_path / "run/predictions.csv").read_text()
 
+    if trainer in ("DPL", "VP"):  # which look at a single image in another way: see test_field.py
+        return
     top = Predictor(tmp_path / "run")([image_folder / "red" / "down" / "0.png"])[0][0]
     row = next(row for row in rows if row["path"].endswith("red/down/0.png"))
     assert top == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))

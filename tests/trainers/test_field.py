@@ -15,6 +15,7 @@ import train as command
 from common.errors import UserError
 from trainers.methods import MethodError
 from trainers.modules.templates import IMAGENET_TEMPLATES
+from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 
 BATCH = 6
@@ -305,3 +306,50 @@ def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):
         third = (last[key] - second[f"sum_of_{key}"]) / weights[2]  # as the third epoch left it
         assert 0 < (third - second[key]).abs().max() < 0.1
     assert json.loads((tmp_path / "run/results.json").read_text())["selection"] == "last_step"
+
+
+def test_dpl(build):
+    trainer = build("DPL")
+    model = trainer.clip_model
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def mlp(ours, x):
+        def linear(key, x):
+            return x @ ours[f"mlp_model.{key}.weight"].t() + ours[f"mlp_model.{key}.bias"]
+
+        return linear("output", linear("hiddens.0", linear("input", x).clamp(min=0)).clamp(min=0))
+
+    def reference(batch, ours):
+        features = model.encode_image(batch["img"])
+        text = plain_text_features(model, CLASSES, mlp(ours, features).mean(dim=0).view(4, 64))
+        return cross_entropy(model, unit(features), text, batch["label"])
+
+    assert_step(trainer, reference)
+
+
+def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_sources(finished, image_folder):
+    folder = finished("DPL")
+    trainer = build_run(folder, with_data=True)
+    features = torch.tensor(trainer.image_features.of_split(trainer.test_loader, "test"))
+    assert (features.norm(dim=-1) - 1).abs().min() > 1e-2  # not normalised
+    with torch.no_grad():
+        logits = trainer.classifier()(features, range(len(features)))
+        text = plain_text_features(trainer.clip_model, CLASSES, trainer.model(features).mean(dim=0))
+        expected = trainer.clip_model.logit_scale.exp() * unit(features) @ text.t()
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    source = torch.tensor(trainer.image_features.of_split(trainer.source_loader, "train"))
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.model.source_context, trainer.model(source).mean(dim=0), atol=1e-6, rtol=0)
+
+    paths = sorted((image_folder / "red").rglob("*.png"))
+    predictor = Predictor(folder)
+    alone = [dict(predictor([path])[0]) for path in paths]
+    for one, other in zip(alone, predictor(paths), strict=True):
+        assert one == pytest.approx(dict(other), abs=1e-5)
+
+
+def test_dpl_takes_no_batch_of_one(refused):
+    message = refused("DPL", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
+    assert "BATCH_SIZE is 1" in message and "mean over the images of a batch" in message

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from dassl.data.data_manager import build_data_loader
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -95,6 +97,7 @@ class FrozenClipTrainer(TrainerX):
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
+    NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -217,6 +220,7 @@ class FrozenClipTrainer(TrainerX):
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
             self.IMAGE_TOWER_DRAWS,
+            self.NORMALISED_FEATURES,
         )
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -295,6 +299,17 @@ class FrozenClipTrainer(TrainerX):
     def classifier(self) -> Classifier:
         """What classifies images until something is learned again: methods with one text for all encode it here."""
         return self.predict
+
+    @cached_property
+    def source_loader(self) -> DataLoader:
+        """The training images as test images are looked at: in order, without augmentation."""
+        return build_data_loader(
+            self.cfg,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=(self.val_loader or self.test_loader).dataset.transform,
+            is_train=False,
+        )
 
     # ---- training ----
 
