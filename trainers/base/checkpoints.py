@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,7 @@ def load_prompt_learner(
     epoch: int | None = None,
     network: str = LEARNER,
     learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    optional: Iterable[str] = (),
 ) -> None:
     """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
 
@@ -129,6 +130,7 @@ def load_prompt_learner(
         network: its name, of the folder in there.
         learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
             names. The CLIP in there is compared with the backbone.
+        optional: keys that published files do not have; they stay as they are.
 
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
@@ -143,6 +145,7 @@ def load_prompt_learner(
         saved = learned(saved)
     saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
     own = trainer.model.state_dict()
+    saved = {key: own[key] for key in optional} | saved
     if saved.keys() != own.keys():
         raise UserError(
             f"{path} is of another method (--trainer) or depth of prompts: it holds "

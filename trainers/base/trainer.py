@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from dassl.data.data_manager import build_data_loader
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -100,6 +102,7 @@ class FrozenClipTrainer(TrainerX):
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
     MINUS_INFINITY: tuple[str, ...] = ()
+    NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -225,6 +228,7 @@ class FrozenClipTrainer(TrainerX):
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
             self.IMAGE_TOWER_DRAWS,
+            self.NORMALISED_FEATURES,
         )
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -263,12 +267,12 @@ class FrozenClipTrainer(TrainerX):
         return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
-    def encode_template(self, template: str) -> Tensor:
-        """Text features (C, E) of a template with {} for the class name."""
+    def encode_template(self, template: str, normalised: bool = True) -> Tensor:
+        """Text features (C, E), L2-normalised or not, of a template with {} for the class name."""
         before, after = template.removesuffix(".").split("{}")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
-        encoder = self.build_encoder(names, ctx_init=before.strip())
+        encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
         return encoder(encoder.initial_context()).float()
 
     # ---- logits ----
@@ -343,6 +347,17 @@ class FrozenClipTrainer(TrainerX):
         for name in self.get_model_names():
             cause = "The training that wrote it was broken by then: use another epoch (--load-epoch) or run."
             require_finite(self._models[name].state_dict(), f"{name} in {directory}", cause, self.MINUS_INFINITY)
+
+    @cached_property
+    def source_loader(self) -> DataLoader:
+        """The training images as test images are looked at: in order, without augmentation."""
+        return build_data_loader(
+            self.cfg,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=(self.val_loader or self.test_loader).dataset.transform,
+            is_train=False,
+        )
 
     # ---- training ----
 
