@@ -184,6 +184,7 @@ KEYS: dict[str, Key] = {
         EVERY,
         (Condition("a data set that publishes splits of a part of it (SPG_DomainNet)", _is_tested_in_part),),
     ),
+    "DATASET.SUBSAMPLE_CLASSES": Key(listed_in("datasets.base", "CLASS_SUBSETS"), EVERY),
     "DATASET.SKIP_UNREADABLE": Key(Flag(), EVERY),
     "DATALOADER.NUM_WORKERS": Key(whole(0), EVERY),
     "DATALOADER.K_TRANSFORMS": Key(Only(1, why=ONE_IMAGE), EVERY),

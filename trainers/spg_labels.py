@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from yacs.config import CfgNode
 
-from common.run.names import dataset_label
+from common.run.names import class_subset, dataset_label
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.image_data import Item
@@ -16,7 +16,9 @@ def label_folder(cfg: CfgNode) -> LabelFolder:
     """The LabelFolder of a run."""
     spg = cfg.TRAINER.SPG
     seed = cfg.SEED if spg.LABEL_SEED < 0 else spg.LABEL_SEED
-    return LabelFolder(spg.LABEL_DIR, dataset_label(cfg), backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
+    subset = class_subset(cfg)
+    dataset = dataset_label(cfg) if subset == "all" else f"{dataset_label(cfg)}_{subset}"
+    return LabelFolder(spg.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
 
 
 def label_origin(

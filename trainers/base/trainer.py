@@ -28,6 +28,7 @@ from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences,
 from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
+from datasets.adapted import adapted
 from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
@@ -145,6 +146,7 @@ class FrozenClipTrainer(TrainerX):
         self.cfg = self.settled_cfg(self.cfg)
         if self.classnames is None:
             super().build_data_loader()
+            self.adapt_dataset()
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
@@ -152,6 +154,21 @@ class FrozenClipTrainer(TrainerX):
             self.lab2cname = self.dm.lab2cname
         if self.train_loader_x is not None:
             self.train_loader_x = self.build_train_loader(self.train_loader_x)
+
+    def adapt_dataset(self) -> None:
+        """Give a data set that was written for Dassl alone what our trainers ask of one."""
+        dataset = adapted(self.dm.dataset, self.cfg)
+        if dataset is self.dm.dataset:
+            return
+        self.dm.dataset = dataset
+        loaders = (
+            (self.train_loader_x, dataset.train_x),
+            (self.val_loader, dataset.val),
+            (self.test_loader, dataset.test),
+        )
+        for loader, items in loaders:
+            if loader is not None:
+                loader.dataset.data_source = items
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
