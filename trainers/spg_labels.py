@@ -42,11 +42,11 @@ def label_origin(
         classnames=tuple(trainer.dm.dataset.classnames),
         class_token_position=trainer.settings.CLASS_TOKEN_POSITION,
         data=digest.hexdigest(),
-        recipe=None if stage1_cfg is None else _recipe(stage1_cfg),
+        recipe=None if stage1_cfg is None else _recipe(stage1_cfg, trainer.started_from),
     )
 
 
-def _recipe(cfg):
+def _recipe(cfg, started_from):
     """The settings that a prompt label depends on, as plain values by name."""
     recipe = {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
     recipe |= {f"INPUT.{key}": cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
@@ -54,4 +54,6 @@ def _recipe(cfg):
     recipe["TRAINER.SPG.CTX_INIT"] = cfg.TRAINER.SPG.CTX_INIT
     recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = cfg.TRAINER.FEATURES.TRAIN_VIEWS
     recipe["TEST.FINAL_MODEL"] = cfg.TEST.FINAL_MODEL
+    if started_from:
+        recipe["MODEL.INIT_WEIGHTS"] = started_from
     return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
 from datasets.adapted import adapted
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume
+from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume, start_prompt_learner
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -93,6 +94,7 @@ class FrozenClipTrainer(TrainerX):
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
+    started_from = ""  # fingerprint of the prompts that training starts from, where they are given
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -246,6 +248,11 @@ class FrozenClipTrainer(TrainerX):
         optimizer = build_optimizer(network, self.optim_cfg())
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
+
+    def start_from_given(self) -> None:
+        """Let the prompt learner, `model`, start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
+        if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
@@ -577,7 +584,10 @@ class FrozenClipTrainer(TrainerX):
     def identity(self) -> RunIdentity:
         """What makes this run what it is."""
         # As asked for, as in runs from before the number of a context's words took the place of N_CTX in the config.
-        return identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
+        identity = identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
+        if not self.started_from:
+            return identity
+        return replace(identity, settings={**identity.settings, "MODEL.INIT_WEIGHTS": self.started_from})
 
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
