@@ -101,7 +101,7 @@ def plan_threads(n_weights: int, workers: int) -> Threads:
 def by_cores(workers: int) -> Threads:
     """All cores for the model, but for those that loader workers take."""
     cores = usable_cores()
-    return Threads(cores, cores - workers)
+    return Threads(cores, max(1, cores - workers))
 
 
 def asked_for() -> int | None:

@@ -56,7 +56,6 @@ def run(args: argparse.Namespace) -> dict[str, Variability]:
         with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
             opts = ["DATASET.ROOT", args.root] if args.root else []
             trainer = build_run(folder, backbone=args.backbone or None, opts=opts, with_data=True)
-        trainer.threads.use(workers=0)
         record = found[str(folder)] = measure(trainer, args.draws)
         write_variability(folder, record)
         lines = [(domain, spread, record.averages(domain)) for domain, spread in record.by_domain.items()]

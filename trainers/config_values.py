@@ -236,6 +236,10 @@ class Several(Kind):
         each = f"{'one of ' if isinstance(self.item, Choice) else ''}{self.item.accepted(cfg)}"
         return f"a {'rising ' if self.rising else ''}list{number}, each {each}"
 
+    def read(self, given: Any) -> Any:
+        value = literal(given)
+        return type(value)(map(self.item.read, value)) if isinstance(value, (list, tuple)) else value
+
     def fits(self, value: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(map(self.item.fits, value))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -49,8 +50,12 @@ def read_identity(folder: str | PathLike) -> dict[str, Any]:
         return {}
 
 
-def identity_differences(folder: str | PathLike, identity: dict[str, Any]) -> str:
-    """What differs between the run that a folder holds and `identity`: "" for nothing, or for a folder without one."""
+def identity_differences(folder: str | PathLike, identity: dict[str, Any], aside: Collection[str] = ()) -> str:
+    """What differs between the run that a folder holds and `identity`: "" for nothing, or for a folder without one.
+
+    Args:
+        aside: keys that may differ, since others say what they would.
+    """
     try:
         theirs = read_record(Path(folder) / IDENTITY_FILE)
     except FileNotFoundError:
@@ -58,5 +63,5 @@ def identity_differences(folder: str | PathLike, identity: dict[str, Any]) -> st
     except (OSError, ValueError) as error:
         return f"its {IDENTITY_FILE} cannot be read ({error})"
     ours = json.loads(json.dumps(identity))  # tuples become lists, as in the file
-    keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key))
+    keys = sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key) and key not in aside)
     return ", ".join(f"{key} {theirs.get(key)} there and {ours.get(key)} here" for key in keys)

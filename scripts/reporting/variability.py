@@ -70,12 +70,13 @@ def measure(trainer: "SPG_CGAN", draws: int) -> Variability:
         images = f"images {rows.start + 1} to {rows.stop} of the test split"
         return trainer.why_not_finite(images, features, rows)
 
-    for rows, logits in classify(bar, draw_all, trainer.device, explain):
-        logits = logits.cpu()
-        predicted[:, rows] = logits.argmax(dim=2)
-        for n, total in enumerate(accumulate(logits), start=1):
-            if n in averaged:
-                averaged[n][rows] = total.argmax(dim=1)
+    with trainer.threads.all():
+        for rows, logits in classify(bar, draw_all, trainer.device, explain):
+            logits = logits.cpu()
+            predicted[:, rows] = logits.argmax(dim=2)
+            for n, total in enumerate(accumulate(logits), start=1):
+                if n in averaged:
+                    averaged[n][rows] = total.argmax(dim=1)
     of_domain = {name: domains == i for i, name in enumerate(dataset.domains) if name in dataset.target_domains}
     return Variability(
         draws,

@@ -51,6 +51,8 @@ def test_what_the_environment_says_of_waiting_stands_alone(monkeypatch, name):
         (LARGE, 0, Threads(8, 8)),
         (LARGE, 4, Threads(8, 4)),
         (LARGE, 7, Threads(8, 1)),
+        (LARGE, 8, Threads(8, 1)),
+        (LARGE, 50, Threads(8, 1)),
     ],
 )
 def test_the_number_follows_from_size_cores_and_workers(n_weights, workers, expected):
@@ -75,7 +77,7 @@ def test_what_computes_takes_them():
     plan = Threads(3, 2)
     plan.use(workers=1)
     assert torch.get_num_threads() == 2
-    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} <= {3}
+    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {3}
     with plan.all():
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == 2
@@ -161,6 +163,26 @@ def test_omp_num_threads_wins_over_what_a_run_had_and_that_is_said(train, tmp_pa
     printed = capsys.readouterr().out
     assert "OMP_NUM_THREADS is 1, but so far this run computed with 2 threads" in printed
     assert read_threads(tmp_path / "run", 0) == Threads(1, 1)
+
+
+def test_a_test_of_another_run_leaves_its_threads_as_they_are(train, tmp_path, monkeypatch):
+    assert train("CoOp", "red") == 0
+    before = (tmp_path / "run" / THREADS_FILE).read_bytes()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert train("CoOp", "red", flags=("--eval-only", "--model-dir", "run")) == 0
+    assert (tmp_path / "run" / THREADS_FILE).read_bytes() == before
+
+
+def test_more_workers_than_cores(train, tmp_path, monkeypatch):
+    """As a run's config has them that was made on a larger machine, or Dassl's own command line."""
+    from trainers.saved_run import build_run
+
+    assert train("CoOp", "red") == 0
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("NUM_WORKERS: 0", "NUM_WORKERS: 64"))
+    monkeypatch.setattr(threads, "LARGE", 0)
+    trainer = build_run(tmp_path / "run")
+    assert trainer.cfg.DATALOADER.NUM_WORKERS == 7 and trainer.threads == Threads(8, 1)
 
 
 def test_a_run_from_before_threads_were_noted_had_all_cores(tmp_path):

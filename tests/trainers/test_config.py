@@ -59,7 +59,7 @@ def test_a_key_like_no_other_is_told_where_keys_are():
 def test_a_value_of_another_type_names_file_key_and_what_is_accepted(merged):
     with pytest.raises(UserError) as caught:
         merged("OPTIM:\n  LR: fast\n")
-    message = "OPTIM.LR is 'fast'; accepted: a number above 0. The default is OPTIM.LR 0.0003."
+    message = "OPTIM.LR is 'fast'; accepted: a number from 0. The default is OPTIM.LR 0.0003."
     assert f"given.yaml cannot be used: {message}" in str(caught.value)
     with pytest.raises(UserError, match="OPTIM.LR is None"):
         merged("OPTIM:\n  LR: null\n")
@@ -198,3 +198,23 @@ def test_folders_of_several_runs_lie_beside_the_run_unless_they_are_named(tmp_pa
     assert shared_folders(cfg) == beside
     cfg.TRAINER.SPG.LABEL_DIR = "mine"
     assert shared_folders(cfg) == {features: beside[features]}
+
+
+def test_a_run_goes_on_from_its_own_config(train, tmp_path, monkeypatch):
+    """Where it says how many vectors the words made, which the first command left at the default."""
+    words = ("TRAINER.COOP.CTX_INIT", "a photo of a", "TRAINER.COOP.N_CTX", "16")
+    assert train("CoOp", "red", *words, "OPTIM.MAX_EPOCH", "2") == 0
+    (tmp_path / "run" / "results.json").unlink()
+    config = tmp_path / "run" / "config.yaml"
+    assert "N_CTX: 4" in config.read_text()
+    import train as command
+
+    assert command.main(["--config-file", str(config), "--output-dir", "run"]) == 0
+
+
+def test_domains_may_be_called_by_numbers():
+    from trainers.config import apply_settings, default_cfg
+
+    cfg = default_cfg()
+    apply_settings(cfg, ["DATASET.TARGET_DOMAINS", "[2024, 'red']"])
+    assert list(cfg.DATASET.TARGET_DOMAINS) == ["2024", "red"]

@@ -333,8 +333,8 @@ def test_the_config_file_of_stage_one_is_checked_too(refused, tmp_path):
 
 def test_all_that_is_wrong_is_said_at_once():
     cfg = config()
-    cfg.OPTIM.LR, cfg.TRAIN.PRINT_FREQ = 0.0, 0
-    with pytest.raises(UserError, match="(?s)OPTIM.LR is 0.0.*\n.*TRAIN.PRINT_FREQ is 0"):
+    cfg.OPTIM.LR, cfg.TRAIN.PRINT_FREQ = -0.5, 0
+    with pytest.raises(UserError, match="(?s)OPTIM.LR is -0.5.*\n.*TRAIN.PRINT_FREQ is 0"):
         check_settings(cfg)
 
 

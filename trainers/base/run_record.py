@@ -54,14 +54,14 @@ class Said:
         most = torch.finfo(torch.half).max
         kept = torch.where(logits.isneginf(), logits, logits.clamp(-most, most)).half()
         # By the logits, as the evaluator has it: probabilities may be equal where logits are not quite.
-        return cls(logits.argmax(dim=-1).cpu(), logits.softmax(dim=-1).amax(dim=-1).cpu(), kept.cpu())
+        return cls(logits.argmax(dim=-1), logits.softmax(dim=-1).amax(dim=-1), kept)
 
     @classmethod
     def joined(cls, parts: list["Said"]) -> "Said | None":
-        """All of several batches; None of none."""
+        """All of several batches, on the CPU; None of none."""
         if not parts:
             return None
-        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(cls)))
 
 
 @dataclass

@@ -31,7 +31,7 @@ from common.run.history import read_history, write_history
 from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
 from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
-from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
+from common.threads import Threads, asked_for, loader_workers, plan_threads, usable_cores, waiting
 from datasets.adapted import adapted
 from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume, start_prompt_learner
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
@@ -158,8 +158,8 @@ class FrozenClipTrainer(TrainerX):
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
                 method.check_backbone(named.NAME, self.backbone.is_vit)
-        self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         self.cfg = self.settled_cfg(self.cfg)
+        self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         if self.classnames is None:
             super().build_data_loader()
             self.adapt_dataset()
@@ -192,6 +192,7 @@ class FrozenClipTrainer(TrainerX):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
+        cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         for key, n in counted_contexts(cfg).items():
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
@@ -234,6 +235,11 @@ class FrozenClipTrainer(TrainerX):
         return batch_sampler
 
     def build_model(self) -> None:
+        if type(self).image_tower is not FrozenClipTrainer.image_tower and not self.IMAGE_TOWER_LEARNS:
+            raise TypeError(
+                f"{type(self).__name__} has an image tower of its own, so it must set IMAGE_TOWER_LEARNS = True: "
+                "else its features would be cached as those of the backbone."
+            )
         amp = self.backbone.precision == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if amp else None
         self.build_prompt_model()
@@ -390,8 +396,12 @@ class FrozenClipTrainer(TrainerX):
         self.threads = threads
         threads.use(self.cfg.DATALOADER.NUM_WORKERS)
 
-    def take_threads(self) -> None:
-        """Take the threads of the run that the output folder holds, and note there those of a new one."""
+    def take_threads(self, note: bool = True) -> None:
+        """Take the threads of the run that the output folder holds, and note there those of a new one.
+
+        Args:
+            note: False where only another run's model is tested, maybe in that run's folder.
+        """
         known = read_threads(self.output_dir, self.cfg.DATALOADER.NUM_WORKERS)
         if asked_for() is None and known is not None:
             self.settle_threads(known)
@@ -400,7 +410,7 @@ class FrozenClipTrainer(TrainerX):
                 f"Note: OMP_NUM_THREADS is {asked_for()}, but so far this run computed with {known.beside_workers} "
                 f"threads and, where no loader workers ran, with {known.alone}; the last digits may differ."
             )
-        if known != self.threads:
+        if note and known != self.threads:
             write_threads(self.output_dir, self.threads)
         if self.cfg.VERBOSE:
             print(
@@ -656,7 +666,7 @@ class FrozenClipTrainer(TrainerX):
                 f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
                 "weights differ. Name the backbone that it was trained with."
             )
-        self.take_threads()
+        self.take_threads(note=False)
         self.load_model(model_dir, epoch=epoch)
         record = read_training_record(model_dir)
         if self.get_model_names():
@@ -712,7 +722,7 @@ class FrozenClipTrainer(TrainerX):
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
             directory = self.output_dir
-        differences = identity_differences(directory, self.identity().flat)
+        differences = identity_differences(directory, self.identity().flat, counted_contexts(self.cfg))
         if differences and self.restart_on_difference:
             print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
             return 0
