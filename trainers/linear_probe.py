@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -84,14 +83,7 @@ class LinearProbe(FrozenClipTrainer):
     def fit_all(self) -> tuple[tuple[float, float], float, tuple[Tensor, Tensor]]:
         """The best classifier: (accuracy on val in percent, -loss there), C, (weight (C, E), bias (C,))."""
         train, val = self.dm.dataset.train_x, self.dm.dataset.val
-        loader = build_data_loader(
-            self.cfg,
-            data_source=train,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.val_loader.dataset.transform,
-            is_train=False,
-        )
-        x, y = np.array(self.image_features.of_split(loader, "train"), np.float64), labels_of(train)
+        x, y = np.array(self.image_features.of_split(self.source_loader, "train"), np.float64), labels_of(train)
         val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
         val_y = torch.from_numpy(labels_of(val))
         if len(set(y)) < 2:
