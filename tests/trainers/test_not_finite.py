@@ -21,13 +21,12 @@ from common.run.records import write_record
 from common.run.results import read_results, write_results
 from scripts.reporting.finished import find_results
 from scripts.reporting.variability import measure
-from trainers.base import trainer as base
+from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import Said
 from trainers.methods import METHODS
 from trainers.modules.clip_backbone import weights_fingerprint
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
-from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelOrigin, save_prompt_label
 from trainers.saved_run import build_run
 
@@ -36,15 +35,6 @@ TRAINERS = [method.trainer for method in METHODS]
 LEARNING = [method.trainer for method in METHODS if method.learns]
 STEPPING = [trainer for trainer in LEARNING if trainer != "LinearProbe"]
 FLAGS = {"SPG_CoOp": ["--source-domains", "red"]}
-# The network of each trainer that classifies, and one of its weights.
-WEIGHTS = {
-    "LinearProbe": ("linear_probe", "weight"),
-    "CoOp": ("prompt_learner", "ctx"),
-    "CoCoOp": ("prompt_learner", "meta_net.linear1.weight"),
-    "SPG_CoOp": ("prompt_learner", "ctx"),
-    "SPG_CGAN": ("generator", None),
-    "SPG": ("generator", None),
-}
 
 
 @pytest.fixture
@@ -52,7 +42,7 @@ def begin(train, tmp_path):
     """train(), with the flags that a trainer needs, and prompt labels for stage II alone."""
 
     def run(trainer, *opts, flags=()):
-        labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+        labels = tmp_path / "prompt_labels/stripes/tiny/seed_1"
         if trainer == "SPG_CGAN":
             labels.mkdir(parents=True, exist_ok=True)
             for number, domain in enumerate(("blue", "green")):
@@ -93,19 +83,19 @@ def everything_is_finite(folder):
 # ---- the two of a public report ----
 
 
-def spoiled_clip(tmp_path, value=NAN):
-    state = tiny_clip().state_dict()
-    state["ln_final.weight"][5] = value
+def spoiled_clip(tmp_path, clip_file):
+    state = torch.load(clip_file, weights_only=True)
+    state["ln_final.weight"][5] = NAN
     torch.save(state, tmp_path / "broken.pt")
     return ["--backbone", str(tmp_path / "broken.pt")]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_a_backbone_with_one_weight_that_is_no_number(trainer, begin, tmp_path, capsys):
-    assert begin(trainer, flags=spoiled_clip(tmp_path)) == 1
+def test_a_backbone_with_one_weight_that_is_no_number(trainer, begin, clip_for, tmp_path, capsys):
+    assert begin(trainer, flags=spoiled_clip(tmp_path, clip_for(trainer))) == 1
     message = capsys.readouterr().err
     assert "broken.pt): 1 of the 64 numbers of ln_final.weight are not finite (NaN or infinite). The file is" in message
-    assert not (tmp_path / "run/results.json").exists() and not (tmp_path / "output/feature_cache").exists()
+    assert not (tmp_path / "run/results.json").exists() and not (tmp_path / "feature_cache").exists()
 
 
 @pytest.mark.parametrize("final_model", ["best_val", "last_step"])
@@ -124,14 +114,11 @@ def test_the_last_step_of_an_epoch_breaks_the_model(trainer, final_model, stoppe
 
     monkeypatch.setattr(cls, "model_update", break_it)
     message = stopped(trainer, "TEST.FINAL_MODEL", final_model)
-    network = WEIGHTS[trainer][0]
-    assert f"{network} after epoch 2 of 2: 1 of the " in message
+    assert " after epoch 2 of 2: 1 of the " in message
     assert "most likely the learning rate is too high (OPTIM.LR, now " in message
     assert "The checkpoint of epoch 1 is kept. Changed settings need another --output-dir." in message
-    folder = tmp_path / "run" / network
-    assert {path.name for path in folder.glob("model*")} == {
-        "model.pth.tar-1", *(["model-best.pth.tar"] if final_model == "best_val" else []),
-    }  # fmt: skip
+    kept = {"model.pth.tar-1", *(["model-best.pth.tar"] if final_model == "best_val" else [])}
+    assert {path.name for path in (tmp_path / "run").glob("*/model*")} == kept
     assert len(read_history(tmp_path / "run", 1)) == 1 and read_history(tmp_path / "run", 2) is None
 
 
@@ -187,48 +174,43 @@ def test_one_logit_of_minus_infinity_is_wrong_where_there_are_texts(trainer, sto
     assert "though image and text features are." in stopped(trainer)
 
 
-@pytest.mark.parametrize("trainer", [trainer for trainer in TRAINERS if trainer not in ("LinearProbe", "SPG")])
+@pytest.mark.parametrize("trainer", [trainer for trainer in TRAINERS if trainer != "LinearProbe"])
 def test_text_features_name_the_class(trainer, stopped, monkeypatch):
-    forward = PromptEncoder.forward
+    cls = TRAINER_REGISTRY.get(trainer)
+    text_features = cls.text_features
 
-    def broken(self, ctx):
-        found = forward(self, ctx)
-        if torch.is_grad_enabled() and ctx.requires_grad:  # in training the loss would stop the run first
-            return found
-        mask = torch.zeros(found.shape[-2], 1)
-        mask[1] = NAN
-        return found + mask
+    def broken(self, *args, **kwargs):
+        found = text_features(self, *args, **kwargs)
+        # In training the loss would stop the run first.
+        return found if torch.is_grad_enabled() else found * torch.tensor([[1.0], [NAN]])
 
-    monkeypatch.setattr(PromptEncoder, "forward", broken)
+    monkeypatch.setattr(cls, "text_features", broken)
     assert " are not finite, since the text features of down are not. " in stopped(trainer)
 
 
-@pytest.mark.parametrize("learns_on_views", [False, True])
+@pytest.mark.parametrize("views", [False, True])
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_image_features_are_named_and_not_cached(trainer, learns_on_views, stopped, monkeypatch, tmp_path):
-    encode = base.FrozenClipTrainer.image_tower
+def test_image_features_are_named_and_not_cached(trainer, views, stopped, monkeypatch, tmp_path):
+    learns = TRAINER_REGISTRY.get(trainer).IMAGE_TOWER_LEARNS
+    encode, of_batch = ImageFeatures.encode, ImageFeatures.of_batch
 
-    def broken(self, images):
-        features = encode(self, images)
-        if not self.model_is_training:
-            features = features.clone()
-            features[-1, 3] = INF
-        return features
+    def broken(self, images, indices=None):
+        features = encode(self, images, indices)
+        if self.training:  # where the loss would stop the run first
+            return features
+        return torch.cat([features[:-1], INF * features[-1:]])
 
-    monkeypatch.setattr(base.FrozenClipTrainer, "image_tower", broken)
-    monkeypatch.setattr(base.FrozenClipTrainer, "model_is_training", False, raising=False)
-    batches = base.ImageFeatures.of_batch
-    if not learns_on_views:
+    def of_training(self, batch):
+        self.training = True
+        try:
+            return of_batch(self, batch)
+        finally:
+            self.training = False
 
-        def while_training(self, batch):
-            base.FrozenClipTrainer.model_is_training = True
-            try:
-                return batches(self, batch)
-            finally:
-                base.FrozenClipTrainer.model_is_training = False
-
-        monkeypatch.setattr(base.ImageFeatures, "of_batch", while_training)
-    message = stopped(trainer, *(["TRAINER.FEATURES.TRAIN_VIEWS", "2"] if learns_on_views else []))
+    monkeypatch.setattr(ImageFeatures, "training", False, raising=False)
+    monkeypatch.setattr(ImageFeatures, "encode", broken)
+    monkeypatch.setattr(ImageFeatures, "of_batch", of_training)
+    message = stopped(trainer, *(["TRAINER.FEATURES.TRAIN_VIEWS", "2"] if views and not learns else []))
     assert "Error: The image features of " in message and " are not finite, among images 1 to " in message
     assert not list(tmp_path.rglob("*.npy"))
 
@@ -247,14 +229,12 @@ def spoil(path, key=None, value=NAN):
 @pytest.mark.parametrize("trainer", LEARNING)
 def test_checkpoints_to_classify_by(trainer, begin, tmp_path, image_folder, capsys):
     assert begin(trainer) == 0
-    network, key = WEIGHTS[trainer]
-    key = spoil(tmp_path / "run" / network / "model-best.pth.tar", key)
+    (best,) = [path for path in (tmp_path / "run").glob("*/model-best.pth.tar") if path.parent.name != "discriminator"]
+    key = spoil(best)
     capsys.readouterr()
     assert begin(trainer, flags=["--eval-only", "--model-dir", "run", "--output-dir", "b"]) == 1
     message = capsys.readouterr().err
-    assert (
-        "run" in message and network in message and "1 of the " in message and f" numbers of {key} are not" in message
-    )
+    assert "run" in message and best.parent.name in message and f" numbers of {key} are not finite" in message
     assert not (tmp_path / "b/results.json").exists()
     assert predict.main(["--model-dir", "run", str(image_folder / "red/down/0.png")]) == 1
     assert f" numbers of {key} are not finite" in capsys.readouterr().err
@@ -355,7 +335,7 @@ def test_prediction_names_the_images(begin, image_folder, monkeypatch, capsys):
 
 def test_prediction_of_image_features(begin, image_folder, monkeypatch, capsys):
     assert begin("ZeroshotCLIP") == 0
-    monkeypatch.setattr(base.ImageFeatures, "encode", lambda self, images: torch.full((len(images), 32), INF))
+    monkeypatch.setattr(ImageFeatures, "encode", lambda self, images, indices: torch.full((len(images), 32), INF))
     assert predict.main(["--model-dir", "run", str(image_folder / "red/down/0.png")]) == 1
     assert "are not finite, since their image features are not. Half precision may" in capsys.readouterr().err
 
