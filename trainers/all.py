@@ -3,6 +3,7 @@
 import trainers.cocoop
 import trainers.coop
 import trainers.dpl
+import trainers.dpspg
 import trainers.kgcoop
 import trainers.linear_probe
 import trainers.maple

@@ -373,7 +373,7 @@ def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monk
             shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "output"), path)
         yield
 
-    monkeypatch.setattr(trainers.spg, "held", waited)
+    monkeypatch.setattr(two_stages, "held", waited)
     capsys.readouterr()
     assert train("SPG", "red") == 0
     learned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Stage I: learning")]

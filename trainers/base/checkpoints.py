@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from dassl.utils import load_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import UserError
 from common.run.history import read_history
@@ -92,6 +92,7 @@ def load_prompt_learner(
     network: str = LEARNER,
     learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     optional: Iterable[str] = (),
+    into: nn.Module | None = None,
 ) -> None:
     """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
 
@@ -102,6 +103,7 @@ def load_prompt_learner(
         network: its name, of the folder in there.
         learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
             names. The CLIP in there is compared with the backbone.
+        into: the network, where it is not `trainer.model`.
         optional: keys that published files do not have; they stay as they are.
 
     Raises:
@@ -116,7 +118,8 @@ def load_prompt_learner(
         check_clip(path, saved, trainer.backbone)
         saved = learned(saved)
     saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
-    own = trainer.model.state_dict()
+    model = trainer.model if into is None else into
+    own = model.state_dict()
     saved = {key: own[key] for key in optional} | saved
     if saved.keys() != own.keys():
         raise UserError(
@@ -134,7 +137,7 @@ def load_prompt_learner(
             f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
             f"Name the one that it was trained with (--backbone){_mend_of_depth(trainer)}."
         )
-    trainer.model.load_state_dict(saved)
+    model.load_state_dict(saved)
     print(f"Prompt learner loaded from {path} (epoch {checkpoint.get('epoch')})")
 
 
