@@ -58,7 +58,7 @@ def find_images(words: Sequence[str], list_file: str) -> list[str]:
     Raises:
         UserError: a file or folder is not there, or none is named.
     """
-    from datasets.listing import IMAGE_EXTENSIONS
+    from datasets.contents import IMAGE_EXTENSIONS, describe, images_below
 
     words = list(words)
     if list_file:
@@ -73,14 +73,14 @@ def find_images(words: Sequence[str], list_file: str) -> list[str]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            inside = sorted(
-                str(file)
-                for file in path.rglob("*")
-                if file.suffix.lower() in IMAGE_EXTENSIONS and not file.name.startswith(".") and file.is_file()
-            )
+            inside, unused = images_below(path)
+            told = describe(unused)
             if not inside:
-                raise UserError(f"There are no images in the folder {word} ({', '.join(IMAGE_EXTENSIONS)}).")
-            found += inside
+                there = f"; what is there: {told}" if told else ""
+                raise UserError(f"There are no images in the folder {word} ({', '.join(IMAGE_EXTENSIONS)}){there}.")
+            if told:
+                print(f"Not used of {word}: {told}.", file=sys.stderr)
+            found += [str(path / name) for name in inside]
         else:
             found.append(word)  # one that is missing is reported with those that cannot be read
     return found

@@ -13,15 +13,17 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
+from common.messages import some, warn
 from common.progress import progress
 from datasets import names
-from datasets.layouts import SPLIT_FOLDER, Layout, Location, check_root, locate
-from datasets.listing import class_folders, list_images
-from datasets.messages import some, warn
+from datasets.contents import EMPTY, SPLIT_FOLDER, Unused, collect, describe
+from datasets.layouts import Layout, Location, check_root, locate
+from datasets.listing import ClassFolder, beside_classes, class_folders, list_images
 from datasets.readable import keep_readable
 from datasets.splits import Image, match_split, read_split, seeded_split, write_split
 
 TEST_SUBSETS = ("all", "published")
+KNOWN_TO_BE_WRONG = "known to be wrong"
 
 
 class DomainGeneralizationDataset(DatasetBase):
@@ -51,6 +53,8 @@ class DomainGeneralizationDataset(DatasetBase):
         layout: the one in use.
         dataset_dir: the set's own folder.
         split_files: from domain to the split file in use.
+        unused: from domain to what of it is not used: paths relative to its folder, by reason; "": what lies beside
+            the domains.
         fingerprint: sha256 of which images are in which split.
 
     Args:
@@ -113,6 +117,11 @@ class DomainGeneralizationDataset(DatasetBase):
             source_domains,
             target_domains,
         )
+
+    @classmethod
+    def find_domain(cls, name: str, root: str | Path = "") -> str | None:
+        """The full name of the domain that a name, a code or a spelling of them stands for; None if there is none."""
+        return names.find_domain(name, cls.list_domains(root), cls.list_codes(root), cls._domain_aliases())
 
     @classmethod
     def data_root(cls, cfg: CfgNode) -> Path:
@@ -189,6 +198,7 @@ class DomainGeneralizationDataset(DatasetBase):
         self._labels = {classname: label for label, classname in enumerate(self._class_names)}
 
         self.split_files: dict[str, str] = {}
+        self.unused: dict[str, Unused] = {"": location.beside_domains()}
         train_x, val, test, counts = [], [], [], {}
         for domain in progress(used, description=f"Listing {self._name}", unit="domain"):
             images = self._list_images(domain, folders[domain])
@@ -208,6 +218,8 @@ class DomainGeneralizationDataset(DatasetBase):
             elif domain in self.target_domains:
                 test += self._data(domain, (Image(folder, name) for folder in images for name in images[folder]))
         self._report_counts(counts)
+        if cfg.VERBOSE:
+            self._report_unused(root)
         if getattr(cfg.DATASET, "SKIP_UNREADABLE", False):
             named = zip(("train", "val", "test"), (train_x, val, test), strict=True)
             train_x, val, test = (keep_readable(items, f"{self._name}, {split}") for split, items in named)
@@ -246,7 +258,7 @@ class DomainGeneralizationDataset(DatasetBase):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hexadecimal) of the domain, class and file name of every image in each split.
+        """sha256 (hexadecimal) of the domain, class and name of every image in each split, see :meth:`image_name`.
 
         The same wherever and in whatever layout the set is stored.
         """
@@ -254,11 +266,20 @@ class DomainGeneralizationDataset(DatasetBase):
 
     def _fingerprint_of(self, splits):
         lines = [
-            f"{split}/{self.domains[item.domain]}/{item.classname}/{os.path.basename(item.impath)}\n"
+            f"{split}/{self.domains[item.domain]}/{item.classname}/{self.image_name(item)}\n"
             for split in splits
             for item in getattr(self, split)
         ]
         return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def image_name(self, item: Datum) -> str:
+        """The path of an image within its class folder, which is the same in every layout; mostly its file name."""
+        n_folders = 1 if "" in self.layout.parts else 2
+        return item.impath[self._start_lengths[item.domain] :].split("/", n_folders)[-1]
+
+    @cached_property
+    def _start_lengths(self) -> dict[int, int]:
+        return {self.domains.index(domain): len(str(folder)) + 1 for domain, folder in self._domain_dirs.items()}
 
     @property
     def _name(self):
@@ -309,16 +330,26 @@ class DomainGeneralizationDataset(DatasetBase):
                 )
         return list(classes)
 
-    def _list_images(self, domain, folders):
-        """Dict from the class folders of one domain to the names of their images."""
+    def _list_images(self, domain: str, folders: list[ClassFolder]) -> dict[ClassFolder, list[str]]:
+        """From the class folders of one domain to the images in them; what is not used is noted."""
+        domain_dir = self._domain_dirs[domain]
         index_file = Path(self.dataset_dir) / SPLIT_FOLDER / f"{self.code(domain)}_index.json"
-        images = list_images(self._domain_dirs[domain], folders, index_file)
+        images, unused = list_images(domain_dir, folders, index_file)
+        collect(unused, beside_classes(domain_dir, self.layout.parts))
+        if domain not in self.source_domains:  # of these a warning tells, by class
+            collect(
+                unused, {EMPTY: empty} if (empty := [folder.path for folder in folders if not images[folder]]) else {}
+            )
+        self.unused[domain] = unused
         for folder in images:
             if any(path.startswith(f"{domain}/{folder.classname}/") for path in self.skipped):
-                images[folder] = [name for name in images[folder] if not self._is_skipped(domain, folder, name)]
+                wrong = [name for name in images[folder] if self._is_skipped(domain, folder, name)]
+                images[folder] = [name for name in images[folder] if name not in wrong]
+                if wrong:
+                    collect(unused, {KNOWN_TO_BE_WRONG: wrong}, f"{folder.path}/")
         if not any(images.values()):
             raise UserError(
-                f"{self._name}: the class folders of {domain} in {self._domain_dirs[domain]} hold no images: "
+                f"{self._name}: the class folders of {domain} in {domain_dir} hold no images: "
                 f"{some(folder.path for folder in folders)}. Looked for: {self.layout}. Extract the set "
                 "again, or leave this domain out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
             )
@@ -326,6 +357,13 @@ class DomainGeneralizationDataset(DatasetBase):
 
     def _is_skipped(self, domain, folder, name):
         return f"{domain}/{folder.classname}/{name}" in self.skipped
+
+    def _report_unused(self, root: Path) -> None:
+        found = [(domain or "the set's own folder", describe(unused)) for domain, unused in self.unused.items()]
+        told = "; ".join(f"{place}: {what}" for place, what in found if what)
+        if told:
+            folder = f"--root {shlex.quote(str(root))}" if self.image_counts else shlex.quote(str(root))
+            print(f"Not used of {self._name} in {self.dataset_dir}: {told}. Which: python scripts/datasets.py {folder}")
 
     def _report_empty_classes(self, domain, images):
         there = {folder.classname for folder, listed in images.items() if listed}
@@ -383,9 +421,10 @@ class DomainGeneralizationDataset(DatasetBase):
     def _read_split(self, path, domain, images):
         domain_dir = self._domain_dirs[domain]
         aliases = self._domain_aliases()
+        parts = {part for layout in self.layouts for part in layout.parts if part}
         listed = [
             [entry for entry in entries if f"{domain}/{entry.class_folder}/{entry.name}" not in self.skipped]
-            for entries in read_split(path, {part for layout in self.layouts for part in layout.parts if part})
+            for entries in read_split(path, parts)
         ]
         train, val = match_split(
             path,
@@ -393,6 +432,8 @@ class DomainGeneralizationDataset(DatasetBase):
             images,
             is_domain=lambda name: names.find_domain(name, self.domains, aliases=aliases) == domain,
             class_name=self.class_name,
+            parts=parts,
+            start=self._start_of_rows(domain),
             place=f"{domain} ({domain_dir})",
         )
         unlisted = sum(map(len, images.values())) - len({*train, *val})
@@ -405,12 +446,14 @@ class DomainGeneralizationDataset(DatasetBase):
 
     def _rows(self, domain, images):
         """[impath, label, domain_index, classname] of each image, as in split files."""
-        start = os.path.relpath(self._domain_dirs[domain], Path(self.dataset_dir).parent).replace(os.sep, "/")
-        index = self.domains.index(domain)
+        start, index = self._start_of_rows(domain), self.domains.index(domain)
         return [
             [f"{start}/{folder.path}/{name}", self._labels[folder.classname], index, folder.classname]
             for folder, name in images
         ]
+
+    def _start_of_rows(self, domain: str) -> str:
+        return os.path.relpath(self._domain_dirs[domain], Path(self.dataset_dir).parent).replace(os.sep, "/")
 
     # --- images ---
 

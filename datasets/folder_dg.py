@@ -5,8 +5,10 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from common.errors import UserError
+from common.messages import some, warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.layouts import Layout, Location, check_root, list_folders
+from datasets.listing import ClassFolder
 
 
 @DATASET_REGISTRY.register()
@@ -49,3 +51,18 @@ class FolderDG(DomainGeneralizationDataset):
     def locate(cls, root: Path, verbose: bool = True) -> Location:
         """``root`` itself."""
         return Location(cls.layouts[0], root, {domain: root / domain for domain in cls.list_domains(root)})
+
+    def _list_images(self, domain: str, folders: list[ClassFolder]) -> dict[ClassFolder, list[str]]:
+        images = super()._list_images(domain, folders)
+        inner = [{name.split("/")[0] if "/" in name else "" for name in listed} for listed in images.values() if listed]
+        shared = set.intersection(*inner)
+        if shared and not any("" in names for names in inner):
+            what = (
+                f"no class folder of {domain} in {self.dataset_dir} holds images itself, but each has folders called "
+                f"{some(sorted(shared))}. Are these the classes, and {some(folder.path for folder in folders)} "
+                f"domains? Then point DATASET.ROOT (--root) at {self._domain_dirs[domain]}"
+            )
+            if len(self.domains) == 1:
+                raise UserError(f"FolderDG: {what}.")
+            warn(f"{what}. Here they are read as parts of the classes.")
+        return images

@@ -1,16 +1,13 @@
 """Where the images of a set lie on disk: the layouts that users have, and which of them is there."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
+from datasets.contents import BESIDE_DOMAINS, SPLIT_FOLDER, Unused, beside, read_folder
 from datasets.names import find_domain
-
-SPLIT_FOLDER = "spg_coop_splits"
-# What archive tools, file managers and network storage leave behind, beside hidden folders.
-_NOT_DATA = {"__MACOSX", "@eaDir", "#recycle", "lost+found", SPLIT_FOLDER}
 
 # What the images in a folder between domain and class are used for.
 TRAIN, VAL, SPLIT = "train", "val", "split"
@@ -72,13 +69,14 @@ class Location:
         """The folder that holds the domains."""
         return self.folder / self.layout.images if self.layout.images else self.folder
 
+    def beside_domains(self) -> Unused:
+        """What lies beside the folders of the domains: names by reason.
 
-def holds(check: Callable[[], bool]) -> bool:
-    """What ``entry.is_dir`` or ``entry.is_file`` says; False for a link that leads to itself or nowhere."""
-    try:
-        return check()
-    except OSError:
-        return False
+        Raises:
+            UserError: the folder cannot be read.
+        """
+        domains = [folder.name for folder in self.domain_dirs.values()]
+        return beside(read_folder(self.images_dir), BESIDE_DOMAINS, domains)
 
 
 def list_folders(folder: str | Path) -> list[str]:
@@ -87,17 +85,7 @@ def list_folders(folder: str | Path) -> list[str]:
     Raises:
         UserError: ``folder`` cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if not entry.name.startswith(".") and entry.name not in _NOT_DATA and holds(entry.is_dir)
-            )
-    except OSError as error:
-        raise UserError(
-            f"Cannot read the folder {folder}: {error.strerror}. Check DATASET.ROOT and the permissions."
-        ) from error
+    return read_folder(folder).folders
 
 
 def check_root(root: str | Path) -> Path:

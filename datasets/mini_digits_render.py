@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from datasets.contents import RENDERED_FILE
 from datasets.fonts import load_font
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -28,7 +29,7 @@ SIZE = 64  # pixels, what the CLIP in assets/mini_clip.pt looks at
 
 # Goes up with every change that alters a picture; folders rendered by another version are rendered again.
 VERSION = 1
-MARKER = "rendered.json"
+MARKER = RENDERED_FILE
 
 _SEED = (
     2404  # with 1 + domain, class and number: never the seeds of scripts/train_mini_clip.py, which have other lengths

@@ -1,8 +1,8 @@
 """Which images of a domain train and which validate: published split files, or a seeded rule.
 
 A split file is ``{"train": [[impath, label, domain_index, classname], ...], "val": [...], "test": [...]}``
-with impath relative to the data root. Of a path that is read, only domain, part, class and file name count: a
-file that was made in one layout serves in the others, whatever order of classes its labels have. ``test``
+with impath relative to the data root. Of a path that is read, only domain, part, class and what is below the class
+count: a file that was made in one layout serves in the others, whatever order of classes its labels have. ``test``
 repeats ``val``, as in the published files, and is not read: the test set of a target domain is all its
 images.
 """
@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import atomic_write
+from common.messages import warn
 from datasets.layouts import TRAIN, VAL
 from datasets.listing import ClassFolder
-from datasets.messages import warn
 
 # Part of every split that is made; never the SEED of a run, so that all methods and seeds share one split.
 SPLIT_SEED = 1
@@ -29,7 +29,7 @@ class Image(NamedTuple):
 
     Args:
         folder: the class folder that it is in.
-        name: its file name.
+        name: its path in there, which is just its file name unless it lies in a folder of its own.
     """
 
     folder: ClassFolder
@@ -37,7 +37,10 @@ class Image(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One path of a split file, taken apart into folders (part "" if there is none) and file name."""
+    """One path of a split file, taken apart into folders (part "" if there is none) and file name.
+
+    It is taken apart as if the image lay in its class folder itself; :func:`_readings` has the others.
+    """
 
     path: str
     domain: str
@@ -155,6 +158,8 @@ def match_split(
     images: Mapping[ClassFolder, Sequence[str]],
     is_domain: Callable[[str], bool],
     class_name: Callable[[str], str],
+    parts: Container[str],
+    start: str,
     place: str,
 ) -> list[list[Image]]:
     """Find the images that a split file lists among those that are there.
@@ -162,9 +167,11 @@ def match_split(
     Args:
         path: the split file, for messages.
         entries: what :func:`read_split` returned.
-        images: names of the images in each folder, see :func:`datasets.listing.list_images`.
+        images: the images in each folder, see :func:`datasets.listing.list_images`.
         is_domain: whether the name of a domain folder means the domain that is split.
         class_name: from the name of a class folder to the name of the class.
+        parts: names of the folders that may lie between domain and class.
+        start: how the paths of the domain begin in split files that are written here.
         place: domain and folder of the images, for messages.
 
     Returns:
@@ -179,24 +186,25 @@ def match_split(
     for folder, names in images.items():
         there.setdefault(folder.classname, {})[folder.part] = (folder, set(names))
 
-    def find(entry):
-        parts = there.get(class_name(entry.class_folder), {})
+    def find(part: str, class_folder: str, name: str) -> Image | None:
+        by_part = there.get(class_name(class_folder), {})
         # A layout without parts may hold the images of a split file with parts, and the other way round.
-        candidates = [parts[entry.part]] if entry.part in parts else parts.values()
-        found = [folder for folder, names in candidates if entry.name in names]
-        return Image(found[0], entry.name) if len(found) == 1 else None
+        candidates = [by_part[part]] if part in by_part else by_part.values()
+        found = [folder for folder, names in candidates if name in names]
+        return Image(found[0], name) if len(found) == 1 else None
 
     missing: list[str] = []
     splits: list[list[Image]] = []
     for listed in entries:
         splits.append([])
         for entry in listed:
-            if not is_domain(entry.domain):
+            readings = _readings(entry, is_domain, parts, start)
+            if not readings:
                 raise UserError(
                     f"The split file {path} is read for {place}, but lists {entry.path}, of another domain. "
                     "Give it the code of its own domain, or move it away to get a new split."
                 )
-            image = find(entry)
+            image = next(filter(None, (find(*reading) for reading in readings)), None)
             if image:
                 splits[-1].append(image)
             else:
@@ -212,3 +220,21 @@ def match_split(
     if both:
         warn(f"the split file {path} lists {len(both):,} images for both train and val.")
     return splits
+
+
+def _readings(
+    entry: Entry, is_domain: Callable[[str], bool], parts: Container[str], start: str
+) -> list[tuple[str, str, str]]:
+    """The (part, class folder, path in it) that a path of a split file may mean, the likeliest first.
+
+    Any of its folders that is called as the domain may be the domain's, since there may be folders below the class.
+    """
+    folders = entry.path.replace("\\", "/").split("/")
+    ours = start.count("/") if entry.path.startswith(f"{start}/") else None
+    places = [i for i in range(len(folders) - 3, -1, -1) if is_domain(folders[i])]
+    readings = []
+    for i in sorted(places, key=lambda i: i != ours):
+        if folders[i + 1] in parts and len(folders) > i + 3:
+            readings.append((folders[i + 1], folders[i + 2], "/".join(folders[i + 3 :])))
+        readings.append(("", folders[i + 1], "/".join(folders[i + 2 :])))
+    return readings

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from dassl.utils import read_image
 from PIL import Image
 
 from common.errors import UserError
+from common.messages import some
 from common.progress import progress
 from common.threads import usable_cores
 from datasets.base import DomainGeneralizationDataset
+from datasets.contents import Unused, collect
 from datasets.layouts import Location
-from datasets.listing import class_folders, list_images
-from datasets.messages import some
+from datasets.listing import beside_classes, class_folders, list_images
 
 _FILES_AT_A_TIME = 32  # that a process is given
 
@@ -38,6 +40,7 @@ class Survey:
         images: of each domain that is there and each class, the paths of the images, relative to
             ``location.images_dir``; a class without images in a domain may be missing.
         notes: what is not as it should be.
+        unused: of each domain that is there what is not used, as paths by reason; "": of what lies beside the domains.
         unreadable: from path to what is wrong with the file; None: not examined.
         duplicates: paths of files with the same content, groups across domains first.
     """
@@ -49,6 +52,7 @@ class Survey:
     classes: list[str]
     images: dict[str, dict[str, list[str]]]
     notes: list[str]
+    unused: dict[str, Unused]
     unreadable: dict[str, str] | None = None
     duplicates: list[list[str]] = field(default_factory=list)
 
@@ -93,24 +97,27 @@ def look(name: str, dataset: type[DomainGeneralizationDataset], root: Path) -> S
     location, domains = dataset.locate(root), dataset.list_domains(root)
     images: dict[str, dict[str, list[str]]] = {}
     notes: list[str] = []
+    unused: dict[str, Unused] = {"": location.beside_domains()}
     for domain in domains:
         if domain not in location.domain_dirs:
             notes.append(f"{domain}: there is no folder of this domain. Half-extracted?")
             continue
         images[domain] = defaultdict(list)
-        folder = location.domain_dirs[domain]
+        folder, unused[domain] = location.domain_dirs[domain], {}
         for part in location.layout.parts:
             try:
                 listed = list_images(folder, class_folders(folder, (part,), dataset.class_name))
             except UserError as error:
                 notes.append(f"{domain}: {error}")
                 continue
-            for class_folder, names in listed.items():
+            collect(unused[domain], listed.unused, f"{folder.name}/")
+            for class_folder, names in listed.images.items():
                 start = f"{folder.name}/{class_folder.path}"
                 images[domain][class_folder.classname] += [f"{start}/{file_name}" for file_name in names]
+        collect(unused[domain], beside_classes(folder, location.layout.parts), f"{folder.name}/")
     shown = sorted(set().union(*images.values()))
     classes = dataset.classes or shown
-    survey = Survey(name, dataset, location, domains, list(classes), images, notes)
+    survey = Survey(name, dataset, location, domains, list(classes), images, notes, unused)
     notes += _notes_on_classes(survey, shown)
     return survey
 
@@ -182,7 +189,8 @@ def _examine(task):
         content = Path(path).read_bytes()
     except OSError as error:
         return error.strerror or str(error), b""
-    return why_unreadable(content) if decode else "", hashlib.sha256(content).digest() if hashed else b""
+    reason = (why_unreadable(content) or why_refused(path)) if decode else ""
+    return reason, hashlib.sha256(content).digest() if hashed else b""
 
 
 def why_unreadable(content: bytes) -> str:
@@ -199,4 +207,16 @@ def why_unreadable(content: bytes) -> str:
         return "no image that Pillow knows" if content else "empty"
     except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...
         return f"{error}" or type(error).__name__
+    return ""
+
+
+def why_refused(path: str) -> str:
+    """Why training does not take an image that can be decoded, "" if it does: nothing may say what of it is white."""
+    with Image.open(path) as image:
+        if image.mode not in ("I", "F"):
+            return ""
+    try:
+        read_image(path)
+    except Exception as error:  # of whichever Dassl
+        return str(error).removeprefix(f"Cannot read the image {path}: ")
     return ""

@@ -165,6 +165,10 @@ def printable(text: object) -> str:
 def findings(survey: "Survey") -> list[str]:
     """Lines on what is not as it should be, with examples."""
     lines = [f"- {note}" for note in survey.notes]
+    for domain, unused in survey.unused.items():
+        for reason, paths in sorted(unused.items()):
+            place = f"{domain}: not used, " if domain else "not used, "
+            lines += with_examples(place + reason, paths)
     lines += with_examples(
         "unreadable images", [f"{path}: {reason}" for path, reason in (survey.unreadable or {}).items()]
     )
@@ -214,6 +218,7 @@ def as_plain_data(survey: "Survey") -> dict[str, Any]:
             }
             for domain in survey.domains
         },
+        "unused": survey.unused,
         "unreadable": survey.unreadable,
         "duplicates": survey.duplicates,
         "notes": survey.notes,

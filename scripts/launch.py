@@ -62,8 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_flag("DATA", "FOLDER", "where the data sets are (default: data)", "data")
     add_flag("OUTPUT", "FOLDER", "where results go (default: output)", "output")
     add_flag("SEEDS", "NUMBERS", 'with spaces between (default: "1 2 3"; 1 where no data set is named)')
-    add_flag("TARGETS", "DOMAINS", "of multi: names or codes, with spaces between (default: all)", "")
-    add_flag("SOURCES", "DOMAINS", "of single: names or codes, with spaces between (default: all)", "")
+    add_flag("TARGETS", "DOMAINS", "of multi: names or codes, with commas or spaces between (default: all)", "")
+    add_flag("SOURCES", "DOMAINS", "of single: names or codes, with commas or spaces between (default: all)", "")
     add_flag("CFG", "NAME", "config of the method, or its file (default: that of the data set, else default)", "")
     add_flag("BASELINE", "METHOD", 'of the report: what differences are to, "" for nothing (default: ZeroshotCLIP)')
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -102,7 +102,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
         data=args.data,
         output=Path(args.output),
         seeds=args.seeds,
-        domains={"multi": args.targets, "single": args.sources}.get(protocol, "").split(),
+        domains={"multi": args.targets, "single": args.sources}.get(protocol, ""),
         cfg=args.cfg,
         baseline=args.baseline,
         report=args.report or args.compare,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from hypothesis import settings
-from quick_run import REPOSITORY, command_line, run_train
+from quick_run import MADE, REPOSITORY, command_line, run_train
 
 os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
@@ -109,7 +109,7 @@ def train(tmp_path, image_folder, clip_for, monkeypatch):
 
 @pytest.fixture(scope="session")
 def kept_runs():
-    """Folders with `run` and `output` of the runs that were finished for any test, by trainer and settings."""
+    """Folders with what the runs made that were finished for any test, by trainer and settings."""
     return {}
 
 
@@ -117,7 +117,7 @@ def kept_runs():
 def finished(train, kept_runs, tmp_path, tmp_path_factory):
     """A run on the 30 images that came to its end: finished("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
 
-    Tests get copies of one run of each kind, with what it left in output/, and may do with them what they like.
+    Tests get copies of one run of each kind, with what it left beside it, and may do with them what they like.
     """
 
     def get(trainer, *opts):
@@ -127,7 +127,7 @@ def finished(train, kept_runs, tmp_path, tmp_path_factory):
         else:
             assert train(trainer, "red", *opts) == 0
             folder = tmp_path_factory.mktemp("finished")
-            for name in ("run", "output"):
+            for name in MADE:
                 if (tmp_path / name).is_dir():
                     shutil.copytree(tmp_path / name, folder / name)
             kept_runs[kind] = folder

@@ -21,12 +21,13 @@ def copy(tmp_path):
     for name in ("train.py", "predict.py", "requirements.txt"):
         shutil.copy(REPOSITORY / name, root)
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.DOTALL)
-    imports, row, node = (re.sub(r"^ +", "", block, flags=re.MULTILINE) for block in blocks)
+    imports, row, node, keys = (re.sub(r"^ +", "", block, flags=re.MULTILINE) for block in blocks)
 
     shutil.copy(REPOSITORY / "examples/taskres.py", root / "trainers")
     insert(root / "trainers/all.py", "import trainers.zsclip", imports)
     insert(root / "trainers/methods.py", "    Method(\n", "    " + row)
     insert(root / "trainers/config.py", "    cfg.TRAINER.COOP = CfgNode()\n", "    " + node)
+    insert(root / "trainers/config_keys.py", '    "OUTPUT_DIR": ', keys)
     config = (root / "configs/trainers/CoOp/default.yaml").read_text().partition("\nTRAINER:")[0]
     (root / "configs/trainers/TaskRes").mkdir()
     (root / "configs/trainers/TaskRes/default.yaml").write_text(config + "\n")
@@ -52,10 +53,14 @@ def test_a_method_in_five_steps(copy, tmp_path, image_folder, clip_file):
     command = ["bash", str(copy / "scripts/taskres/main.sh"), *words]
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
+    assert "Note: without effect" not in found.stderr
     (path,) = (tmp_path / "out").rglob("results.json")
     result = read_results(path)
     assert result["trainer"] == "TaskRes" and len(result["val_history"]) == 2
     assert "| TaskRes" in found.stdout
+
+    refused = subprocess.run([*command, "TRAINER.TASKRES.ALPHA", "-1"], env=environment, capture_output=True, text=True)
+    assert "TRAINER.TASKRES.ALPHA is -1.0; accepted: a number above 0" in refused.stderr
 
     images = sorted(map(str, (image_folder / "red").rglob("*.png")))
     command = [sys.executable, str(copy / "predict.py"), "--model-dir", str(path.parent), "--format", "csv", *images]

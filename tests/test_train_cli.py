@@ -43,9 +43,8 @@ def test_settings(refused):
     assert "TEST.MEMORY_MB is -5" in refused("SPG", "red", "TEST.MEMORY_MB", "-5")
     assert "TRAINER.SPG.CSC is True" in refused("SPG", "red", "TRAINER.SPG.CSC", "True")
     assert "'fp8'; accepted: fp32, fp16" in refused("SPG", "red", "TRAINER.SPG.PREC", "fp8")
-    assert "STAGE1_CONFIG_FILE nowhere.yaml is not there" in refused(
-        "SPG", "red", "TRAINER.SPG.STAGE1_CONFIG_FILE", "nowhere.yaml"
-    )
+    key = "TRAINER.SPG.STAGE1_CONFIG_FILE"
+    assert f"{key} nowhere.yaml is not there" in refused("SPG", "red", key, "nowhere.yaml")
 
 
 def test_more_settings(refused, tmp_path):

@@ -1,5 +1,6 @@
-"""Imports every trainer, which registers them."""
+"""Imports every trainer and every data set, which registers them."""
 
+import datasets.all
 import trainers.cocoop
 import trainers.coop
 import trainers.dpl

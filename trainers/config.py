@@ -17,6 +17,12 @@ from common.errors import UserError
 from trainers.config_keys import kind_for, refusal, value_of
 
 NOWHERE = object()
+# Keys of folders that several runs share: unless they are named, these beside the folder of the run.
+SHARED_FOLDERS = {
+    "TRAINER.FEATURES.CACHE_DIR": "feature_cache",
+    "TRAINER.SPG.LABEL_DIR": "prompt_labels",
+    "TRAINER.DPSPG.LABEL_DIR": "prompt_labels",
+}
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -39,7 +45,7 @@ def extend_cfg(cfg: CfgNode) -> None:
 
     cfg.TRAINER.FEATURES = CfgNode()
     cfg.TRAINER.FEATURES.CACHE = True  # keep features of val and test images on disk, for later runs
-    cfg.TRAINER.FEATURES.CACHE_DIR = "output/feature_cache"
+    cfg.TRAINER.FEATURES.CACHE_DIR = ""  # "": feature_cache beside OUTPUT_DIR
     cfg.TRAINER.FEATURES.TRAIN_VIEWS = 0  # 0: encode each augmented batch; K: draw from K views encoded once
 
     # CoOp and CoCoOp exactly as in their repository.
@@ -111,7 +117,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     dpspg.PREC = "fp16"
     dpspg.ALPHA = 0.2  # weight of the negative cosines
     dpspg.EARLY = 0  # stage II stops after this epoch, on the schedule of OPTIM.MAX_EPOCH; 0: at its end
-    dpspg.LABEL_DIR = "output/prompt_labels"  # <LABEL_DIR>/{pos,neg}/<dataset>/<backbone>/seed_<k>/<domain>.pt
+    # <LABEL_DIR>/{pos,neg}/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": as SPG's
+    dpspg.LABEL_DIR = ""
     dpspg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED
     dpspg.STAGE1_CONFIG_FILE = "configs/trainers/DPSPG_CoOp/default.yaml"  # as SPG's
     dpspg.STAGE1_OPTS = ()
@@ -133,7 +140,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     spg.G_BIAS_NORM = 5e-8
     spg.G_LAST_BIAS_NORM = 1.0
     spg.GRAD_CLIP_OFF_TARGETS = ()  # target domains (full names) for which the clipping is off
-    spg.LABEL_DIR = "output/prompt_labels"  # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt
+    # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": prompt_labels beside OUTPUT_DIR
+    spg.LABEL_DIR = ""
     spg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED (the published labels have seed 1)
     # Stage I inside the trainer SPG: its OPTIM section comes from this file (the rest is shared with stage II), then
     # from these KEY VALUE pairs.
@@ -148,6 +156,20 @@ def default_cfg() -> CfgNode:
     cfg = get_cfg_default()
     extend_cfg(cfg)
     return cfg
+
+
+def shared_folders(cfg: CfgNode) -> dict[str, str]:
+    """The keys of folders that a config does not name, with those to take: a run goes on with what it began with."""
+    try:
+        begun = CfgNode.load_cfg(Path(cfg.OUTPUT_DIR, "config.yaml").read_text(encoding="utf-8"))
+    except Exception:  # of a run that has not begun, or whatever YAML makes of a broken file
+        begun = CfgNode()
+    beside = Path(cfg.OUTPUT_DIR).parent
+    return {
+        key: str(value_of(begun, key, "") or beside / name)
+        for key, name in SHARED_FOLDERS.items()
+        if not value_of(cfg, key)
+    }
 
 
 def leaves(node: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from trainers.config import apply_settings, default_cfg, leaves
-from trainers.config_keys import EVERY, KEYS, is_not_read, kind_for, refusal, value_of
+from trainers.config_keys import EVERY, KEYS, STEPPING, is_not_read, kind_for, refusal, value_of
 from trainers.config_values import Pairs, Place, as_typed
 
 
@@ -91,6 +91,8 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
                 f'as many vectors, here {n}. For {given} random ones set {words} ""; for these words {key} {n}.'
             )
     optim = cfg.OPTIM
+    if cfg.TRAINER.NAME in EVERY - STEPPING:
+        return
     if optim.NAME == "sgd" and optim.SGD_NESTEROV and not (optim.MOMENTUM and not optim.SGD_DAMPNING):
         yield (
             f"OPTIM.SGD_NESTEROV is True, which takes momentum and no dampening, but OPTIM.MOMENTUM is "

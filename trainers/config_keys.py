@@ -146,7 +146,7 @@ COLORJITTER = (transform("colorjitter"),)
 CLIPPING = (among("TRAINER.SPG.GRAD_CLIP", True),)
 ONE_IMAGE = "CLIP's image tower takes one transformed image"
 
-KEYS = {
+KEYS: dict[str, Key] = {
     "OUTPUT_DIR": Key(Place(), EVERY),
     "RESUME": Key(Place(), LEARNING),
     "SEED": Key(whole(-1, 2**32 - 1, meaning="-1: not seeded"), EVERY),

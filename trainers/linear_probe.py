@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
 from trainers.base.trainer import FrozenClipTrainer
+from trainers.modules.finite import require_finite
 from trainers.modules.image_data import Item
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
@@ -55,6 +56,7 @@ class LinearProbe(FrozenClipTrainer):
     """
 
     SETTINGS = "LINEAR_PROBE"
+    MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
@@ -92,6 +94,8 @@ class LinearProbe(FrozenClipTrainer):
         grid = progress(sorted(set(self.settings.C)), description="Fitting", unit="C")
         for c, regression in fits(x, y, grid):
             weight, bias = linear_map(regression, self.num_classes)
+            mend = "Leave this C out of TRAINER.LINEAR_PROBE.C."
+            require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", mend, self.MINUS_INFINITY)
             logits = F.linear(val_x, weight, bias)
             accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
             score = accuracy, -F.cross_entropy(logits, val_y).item()

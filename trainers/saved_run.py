@@ -112,5 +112,4 @@ def _check_data(folder, record, trainer):
 
 
 def _register():
-    import datasets  # noqa: F401 (registers the data sets)
-    import trainers.all  # noqa: F401 (registers the trainers)
+    import trainers.all  # noqa: F401 (registers trainers and data sets)

@@ -47,7 +47,7 @@ def label_origin(
         LabelOrigin.
     """
     digest = hashlib.sha256()
-    for entry in sorted(f"{item.label}/{Path(item.impath).name}\n" for item in train_items):
+    for entry in sorted(f"{item.label}/{trainer.dm.dataset.image_name(item)}\n" for item in train_items):
         digest.update(entry.encode())
     return LabelOrigin(
         backbone_sha256=trainer.backbone.sha256,

@@ -44,7 +44,7 @@ class TwoStages(LabelTrainer):
         if cfg.SEED < 0 and settings.LABEL_SEED < 0:
             # Runs without a seed are independent of each other, labels and all.
             own = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
-            if settings.LABEL_DIR not in (own, default_cfg().TRAINER[self.SETTINGS].LABEL_DIR) and cfg.VERBOSE:
+            if self.asked_cfg.TRAINER[self.SETTINGS].LABEL_DIR not in ("", own) and cfg.VERBOSE:
                 print(
                     f"Note: the prompt labels in TRAINER.{self.SETTINGS}.LABEL_DIR {settings.LABEL_DIR} are left "
                     "aside, since a run without a seed learns its own. Pass --seed, or name theirs by "

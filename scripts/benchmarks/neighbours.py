@@ -47,7 +47,7 @@ class Load:
     images: int
 
 
-LOADS = (Load("tiny CLIP", "small", 400, 7, 8), Load("ViT-B/16 size", "ViT-B/16", 6, 65, 4))
+LOADS = (Load("tiny CLIP", "small", 3000, 7, 8), Load("ViT-B/16 size", "ViT-B/16", 6, 65, 4))
 
 
 def neighbour_rows(quick: bool) -> Iterator[Row]:

@@ -52,7 +52,7 @@ class Request:
         data: the data root.
         output: folder of all output.
         seeds: numbers with spaces between; None: the default.
-        domains: targets of multi, sources of single, by name or code; none: all.
+        domains: targets of multi, sources of single, by names or codes with commas or spaces between; "": all.
         cfg: config of the methods, by name (or, of one method, as a file); "": that of the data set, else the default.
         baseline: the method that differences are to; "": none; None: zero-shot CLIP where it is among the results.
         report: whether the report is written in the end.
@@ -68,7 +68,7 @@ class Request:
     data: str = "data"
     output: Path = Path("output")
     seeds: str | None = None
-    domains: Sequence[str] = ()
+    domains: str = ""
     cfg: str = ""
     baseline: str | None = None
     report: bool = False
@@ -128,7 +128,10 @@ class Launch:
         if method.backbones is not Backbones.ANY:
             method.check_backbone(self.backbone, has_vit(self.backbone))
         cfg = train.setup_cfg(train.parse_args(self.command(self.runs[0])[2:]))
-        check_settings(cfg)
+        try:
+            check_settings(cfg)
+        except UserError as error:  # of a comparison others may do with these settings
+            raise MethodError(str(error)) from error
         for line in settings_without_effect(cfg):
             print(line, file=sys.stderr)
 
@@ -254,6 +257,7 @@ class Comparison:
         self.request = request
         self.launches: list[Launch] = []
         self.refused: list[str] = []
+        self.told: set[str] = set()  # errors, which several methods may share
         check_request(request)
         for trainer in request.trainers:
             try:
@@ -276,7 +280,9 @@ class Comparison:
     def _refuse(self, trainer: str, error: MethodError) -> None:
         if len(self.request.trainers) == 1:
             raise error
-        print(f"Error: {error}", file=sys.stderr)
+        if str(error) not in self.told:
+            print(f"Error: {error}", file=sys.stderr)
+        self.told.add(str(error))
         self.refused.append(trainer)
 
     def print_commands(self) -> None:

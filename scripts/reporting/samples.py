@@ -120,10 +120,17 @@ def thumbnail(path: Path) -> str | None:
     """A small JPEG of an image file, in base64; None if the file cannot be read as an image."""
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            more_bits = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
+            image = _as_in_training(path) if more_bits else opened.convert("RGB")
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
     except Exception:  # damaged images end in any kind of exception
         return None
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _as_in_training(path: Path) -> Image.Image:
+    from dassl.utils import read_image  # with which PyTorch comes, for seconds
+
+    return read_image(str(path))

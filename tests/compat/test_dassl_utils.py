@@ -220,6 +220,101 @@ def test_grey_images_of_16_bits_are_scaled_and_the_user_is_told_once(tmp_path, m
     assert told[0].filename == __file__
 
 
+RAMP = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
+
+
+@pytest.fixture
+def first_warnings(monkeypatch):
+    """As in a process that has not read such an image before."""
+    for name in vars(tools).copy():
+        if name.startswith("_warned_of_"):
+            monkeypatch.setattr(tools, name, bytearray(1))
+
+
+@pytest.mark.parametrize(
+    ("levels", "suffix", "expected", "told"),
+    [
+        (RAMP / np.float32(255), "tif", RAMP, "a grey image of floats, and nothing says"),
+        (RAMP.astype(np.float32), "tif", RAMP, "a grey image of floats"),
+        (np.zeros((2, 2), np.float32), "tif", np.zeros((2, 2)), "a grey image of floats"),
+        (RAMP / np.float32(255), "ppm", RAMP, "a grey image of floats"),
+        (RAMP.astype(np.int32), "tif", RAMP, "a grey image of integers of 32 bits"),
+        (RAMP.astype(np.int32) * 257, "tif", RAMP, "a grey image of integers of 32 bits"),
+        (RAMP.astype(np.int32) * 257, "ppm", RAMP, "a grey image of 16 bits, which are scaled"),
+        (RAMP.astype(np.uint16) * 257, "tif", RAMP, "a grey image of 16 bits"),
+        (RAMP.astype(">u2") * 257, "tif", RAMP, "a grey image of 16 bits"),
+        (RAMP.astype(np.uint16) * 257, "jp2", RAMP, "a grey image of 16 bits"),
+        (RAMP.astype(np.uint16), "png", 0 * RAMP, "No level of .* is above 255 of 65,535, so it is read as black"),
+    ],
+)
+def test_grey_images_of_more_bits_are_read_rightly_and_told(levels, suffix, expected, told, tmp_path, first_warnings):
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(levels).save(path)
+    with pytest.warns(UserWarning, match=told) as warned:
+        for _ in range(2):
+            np.testing.assert_array_equal(np.asarray(read_image(str(path)))[..., 1], expected)
+    assert len({str(one.message) for one in warned}) == len(warned) <= 2
+    assert all(str(path) in str(one.message) and one.filename == __file__ for one in warned)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        np.array([[0, 300]], np.float32),
+        np.array([[-1, 1]], np.float32),
+        np.array([[0, np.nan]], np.float32),
+        np.array([[0, np.inf]], np.float32),
+        np.array([[0, 65536]], np.int32),
+        np.array([[-5, 200]], np.int32),
+    ],
+    ids=str,
+)
+def test_levels_of_unknown_range_are_refused(levels, tmp_path):
+    Image.fromarray(levels).save(tmp_path / "image.tif")
+    with pytest.raises(
+        UserError, match=r"Cannot read the image .*image.tif: its grey levels are .*which is white"
+    ) as error:
+        read_image(str(tmp_path / "image.tif"))
+    assert str(error.value).endswith(". Save it with 8 bits for each channel, or remove it.")
+
+
+def drawn_in_transparency(mode):
+    alpha = Image.fromarray(RAMP)
+    if mode == "LA":
+        return Image.merge("LA", [Image.new("L", alpha.size, 0), alpha])
+    return Image.merge("RGBA", [*Image.new("RGB", alpha.size, (0, 0, 0)).split(), alpha])
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("LA", "png"), ("RGBA", "png"), ("RGBA", "webp"), ("P", "gif"), ("P", "png")]
+)
+def test_a_picture_in_its_transparency_alone_is_told(mode, suffix, tmp_path, first_warnings):
+    path = tmp_path / f"image.{suffix}"
+    if mode == "P":
+        image = Image.new("P", (4, 4), 0)
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.putpixel((1, 1), 1)
+        image.save(path, transparency=1)
+    else:
+        drawn_in_transparency(mode).save(path, **({"exact": True, "lossless": True} if suffix == "webp" else {}))
+    with pytest.warns(
+        UserWarning, match=rf"The picture in {path} is in its transparency alone, which is dropped"
+    ) as told:
+        assert {np.asarray(read_image(str(path))).max() for _ in range(2)} == {0}
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P with transparency"])
+def test_other_transparent_pictures_are_read_in_silence(mode, tmp_path, first_warnings, recwarn):
+    if mode == "P with transparency":
+        image = colour_image(mode)
+    else:
+        image = Image.merge(mode, [Image.fromarray(RAMP)] * len(mode))
+    image.save(tmp_path / "image.png")
+    read_image(str(tmp_path / "image.png"))
+    assert not recwarn.list
+
+
 def test_one_worker_tells_for_all(tmp_path):
     """In a process of its own, as pytest has its own idea of warnings."""
     for n in range(4):

@@ -10,7 +10,11 @@ from dassl.utils import UserError
 from dataset_trees import config, write_images
 from PIL import Image
 
+import common.errors
+import predict
 from datasets.folder_dg import FolderDG
+from datasets.survey import examine, look
+from trainers.predictor import Predictor
 
 
 @pytest.fixture
@@ -40,6 +44,8 @@ def kinds_of_images():
         "gray.jpg": rgb.convert("L"),
         "gray with alpha.png": rgb.convert("LA"),
         "gray 16 bit.png": Image.fromarray(np.full((7, 9), 30_000, np.uint16)),
+        "gray float.tif": Image.fromarray(np.full((7, 9), 0.5, np.float32)),
+        "gray 32 bit.tif": Image.fromarray(np.full((7, 9), 30_000, np.int32)),
         "line art.png": rgb.convert("1"),
         "print.jpg": rgb.convert("CMYK"),
         "print.tif": rgb.convert("CMYK"),
@@ -65,7 +71,7 @@ def test_every_kind_of_image_becomes_a_batch_in_training_and_in_testing(folder):
         for batch in loader:
             assert batch["img"].shape[1:] == (3, 24, 24)
             assert torch.isfinite(batch["img"]).all()
-    assert sum(len(batch["label"]) for batch in manager.test_loader) == 6 + 16
+    assert sum(len(batch["label"]) for batch in manager.test_loader) == 6 + 18
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,42 @@ def test_a_run_names_the_image_that_it_cannot_read(
     assert reason in message
     assert message.endswith("Download it again, or remove it.\n")
     assert not (tmp_path / "run/results.json").exists()
+
+
+def test_levels_of_unknown_range_are_refused_alike_everywhere(train, image_folder, tmp_path, capsys):
+    assert train("ZeroshotCLIP", "red") == 0
+    root = shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    path = root / "red/down/depth.tif"
+    Image.fromarray(np.array([[0, 4.5e3]], np.float32)).save(path)
+    reason = "its grey levels are floats from 0 to 4500, and nothing says which is white. Save it with 8 bits for each"
+    flags = ["--root", str(root), "--output-dir", "b"]
+    capsys.readouterr()
+    assert train("ZeroshotCLIP", "red", flags=flags) == 1
+    assert capsys.readouterr().err.startswith(f"Error: Cannot read the image {path}: {reason}")
+    assert predict.main(["--model-dir", "run", str(root / "red")]) == 1
+    assert f"1 image could not be read:\n  Cannot read the image {path}: {reason}" in capsys.readouterr().err
+    found = look("data", FolderDG, root)
+    examine(found)
+    assert list(found.unreadable) == ["red/down/depth.tif"]
+    assert found.unreadable["red/down/depth.tif"].startswith(reason)
+    assert train("ZeroshotCLIP", "red", "DATASET.SKIP_UNREADABLE", "True", flags=flags) == 0
+    assert f"1 unreadable images of FolderDG, test are skipped: {path}." in capsys.readouterr().out
+
+
+def test_what_is_read_of_a_file_is_read_of_floats_too(train, image_folder, tmp_path):
+    """A picture as 8 bits and as floats from 0 to 1 gets one prediction; as a PIL image floats are refused."""
+    assert train("ZeroshotCLIP", "red") == 0
+    grey = Image.open(image_folder / "red/down/0.png").convert("L")
+    grey.save(tmp_path / "bytes.tif")
+    floats = Image.fromarray(np.asarray(grey, np.float32) / 255)
+    floats.save(tmp_path / "floats.tif")
+    predictor = Predictor(tmp_path / "run")
+    one, other = predictor([tmp_path / "bytes.tif", tmp_path / "floats.tif"])
+    assert one == other
+    with pytest.raises(
+        common.errors.UserError, match="A PIL image of mode F would be clipped at 255: make it RGB first"
+    ):
+        predictor([floats])
 
 
 @pytest.mark.parametrize("trainer", ["SPG", "CoOp"])

@@ -8,7 +8,7 @@ import pytest
 from dataset_trees import read_only, write_images
 
 from datasets import listing
-from datasets.listing import IMAGE_EXTENSIONS, class_folders, list_images
+from datasets.listing import class_folders, list_images
 
 
 @pytest.fixture
@@ -30,10 +30,13 @@ def index_of(domain):
     return domain.parent / "splits" / "p_index.json"
 
 
+def listed(domain):
+    return list_images(domain, class_folders(domain, ("",), str), index_of(domain))
+
+
 def names(domain):
     """Image names by class, listed with the index."""
-    images = list_images(domain, class_folders(domain, ("",), str), index_of(domain))
-    return {folder.classname: listed for folder, listed in images.items()}
+    return {folder.classname: images for folder, images in listed(domain).images.items()}
 
 
 def remove_unnoticed(path):
@@ -86,12 +89,16 @@ def test_a_folder_that_changed_just_now_is_not_trusted(domain):
         b"\xff\xfe\x00",
         b"[]",
         b"{}",
-        b'{"version": 1, "folders": []}',
-        b'{"version": 1, "folders": {"dog": 5}}',
-        b'{"version": 1, "folders": {"dog": ["x", []]}}',
-        b'{"version": 1, "folders": {"dog": [1, [2]]}}',
-        b'{"version": 1, "folders": {"dog": [1, "b.jpg"]}}',
-        b'{"version": 0, "folders": {}}',
+        b'{"version": 2, "folders": []}',
+        b'{"version": 2, "folders": {"dog": 5}}',
+        b'{"version": 2, "folders": {"dog": [1, [], []]}}',
+        b'{"version": 2, "folders": {"dog": ["x", [], [], {}]}}',
+        b'{"version": 2, "folders": {"dog": [1, [2], [], {}]}}',
+        b'{"version": 2, "folders": {"dog": [1, "b.jpg", [], {}]}}',
+        b'{"version": 2, "folders": {"dog": [1, [], [3], {}]}}',
+        b'{"version": 2, "folders": {"dog": [1, [], [], []]}}',
+        b'{"version": 2, "folders": {"dog": [1, [], [], {"hidden": 1}]}}',
+        b'{"version": 1, "folders": {"dog": [1, ["b.jpg"]]}}',
         b"[" * 100_000,
     ],
     ids=lambda content: content[:40].decode("latin1"),
@@ -135,5 +142,23 @@ def test_an_index_that_cannot_be_written_is_done_without(domain, monkeypatch):
     assert names(domain)["dog"] == ["a.jpg", "b.jpg"]
 
 
-def test_extensions_are_lower_case():
-    assert all(extension == extension.lower() and extension.startswith(".") for extension in IMAGE_EXTENSIONS)
+def test_folders_below_a_class_are_in_the_index_each_by_its_own_time(domain):
+    write_images(domain / "dog/more/still more", ["c.jpg", "notes.txt"])
+    for folder in (domain / "dog", domain / "dog/more", domain / "dog/more/still more"):
+        age(folder)
+    for _ in range(2):
+        assert names(domain)["dog"] == ["a.jpg", "b.jpg", "more/still more/c.jpg"]
+        assert listed(domain).unused == {"with other extensions": ["dog/more/still more/notes.txt"]}
+    write_images(domain / "dog/more/still more", ["d.jpg"])
+    assert names(domain)["dog"] == ["a.jpg", "b.jpg", "more/still more/c.jpg", "more/still more/d.jpg"]
+    remove_unnoticed(domain / "dog/more/still more/notes.txt")
+    age(domain / "dog/more/still more")
+    assert names(domain)["dog"][-1] == "more/still more/d.jpg"
+
+
+def test_a_link_that_came_to_lead_somewhere_is_seen(domain):
+    (domain / "dog/linked.jpg").symlink_to(domain.parent / "later.jpg")
+    age(domain / "dog")
+    assert listed(domain).unused == {"links that lead nowhere": ["dog/linked.jpg"]}
+    write_images(domain.parent, ["later.jpg"])
+    assert names(domain)["dog"] == ["a.jpg", "b.jpg", "linked.jpg"]

@@ -7,7 +7,7 @@ import yaml
 from quick_run import REPOSITORY
 
 from common.errors import UserError
-from trainers.config import apply_settings, default_cfg, leaves, merge_file, set_key
+from trainers.config import apply_settings, default_cfg, leaves, merge_file, set_key, shared_folders
 from trainers.saved_run import build_run, read_config
 
 
@@ -59,10 +59,8 @@ def test_a_key_like_no_other_is_told_where_keys_are():
 def test_a_value_of_another_type_names_file_key_and_what_is_accepted(merged):
     with pytest.raises(UserError) as caught:
         merged("OPTIM:\n  LR: fast\n")
-    message = (
-        "given.yaml cannot be used: OPTIM.LR is 'fast'; accepted: a number above 0. The default is OPTIM.LR 0.0003."
-    )
-    assert message in str(caught.value)
+    message = "OPTIM.LR is 'fast'; accepted: a number above 0. The default is OPTIM.LR 0.0003."
+    assert f"given.yaml cannot be used: {message}" in str(caught.value)
     with pytest.raises(UserError, match="OPTIM.LR is None"):
         merged("OPTIM:\n  LR: null\n")
     with pytest.raises(UserError, match="OPTIM is a section"):
@@ -94,8 +92,8 @@ def test_a_list_is_one_whatever_brackets_it_has(merged):
 def test_a_name_that_looks_like_something_else_is_a_name(merged, name):
     cfg = default_cfg()
     apply_settings(cfg, ["DATASET.ROOT", name])
-    assert name == cfg.DATASET.ROOT
-    assert name == merged(yaml.safe_dump({"DATASET": {"ROOT": name}})).DATASET.ROOT
+    read = merged(yaml.safe_dump({"DATASET": {"ROOT": name}}))
+    assert {cfg.DATASET.ROOT, read.DATASET.ROOT} == {name}
     assert merged("DATASET:\n  ROOT: 2024\n").DATASET.ROOT == "2024"
 
 
@@ -184,3 +182,19 @@ def test_prompt_labels_that_a_run_without_a_seed_leaves_aside_are_told(train, tm
     line = "Note: the prompt labels in TRAINER.SPG.LABEL_DIR mine are left aside"
     assert line in (tmp_path / "run/log.txt").read_text()
     assert (tmp_path / "run/prompt_labels").is_dir()
+
+
+def test_folders_of_several_runs_lie_beside_the_run_unless_they_are_named(tmp_path):
+    cfg = default_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "out/run")
+    labels, features = "TRAINER.SPG.LABEL_DIR", "TRAINER.FEATURES.CACHE_DIR"
+    beside = {features: str(tmp_path / "out/feature_cache"), labels: str(tmp_path / "out/prompt_labels")}
+    assert shared_folders(cfg) == beside
+    (tmp_path / "out/run").mkdir(parents=True)
+    config = tmp_path / "out/run/config.yaml"
+    config.write_text("TRAINER:\n  SPG:\n    LABEL_DIR: output/prompt_labels\n")
+    assert shared_folders(cfg) == {**beside, labels: "output/prompt_labels"}  # a run goes on with what it began with
+    config.write_text("TRAINER: [")
+    assert shared_folders(cfg) == beside
+    cfg.TRAINER.SPG.LABEL_DIR = "mine"
+    assert shared_folders(cfg) == {features: beside[features]}

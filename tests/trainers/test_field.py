@@ -418,10 +418,10 @@ def test_dpspg_in_evaluation_is_the_whole_transformer_on_one_token(build):
 
 def test_labels_of_one_sign_only(finished, refused, tmp_path):
     finished("DPSPG")
-    for path in (tmp_path / "output/prompt_labels/neg").rglob("*.pt"):
+    for path in (tmp_path / "prompt_labels/neg").rglob("*.pt"):
         path.unlink()
     message = refused("DPSPG_TRANSFORMER", "red", flags=["--output-dir", "b"])
-    assert "prompt label of source domain blue is missing: no output/prompt_labels/neg" in message
+    assert "prompt label of source domain blue is missing: no prompt_labels/neg" in message
     assert "DPSPG_CoOp" in message and "TRAINER.DPSPG.LABEL_DIR" in message
 
 

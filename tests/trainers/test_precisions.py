@@ -241,7 +241,7 @@ def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, devi
     # Enough steps that amp's scale has come to fit, and begins to count, before the run is stopped.
     opts = [*settings(trainer, device, precision), "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
     for sign in {"SPG_CGAN": [""], "DPSPG_TRANSFORMER": ["pos", "neg"]}.get(trainer, ()):
-        labels = tmp_path / "output/prompt_labels" / sign / "stripes/tiny/seed_1"
+        labels = tmp_path / "prompt_labels" / sign / "stripes/tiny/seed_1"
         labels.mkdir(parents=True)
         for number, domain in enumerate(("blue", "green")):
             label = torch.randn(4, 64, generator=torch.Generator().manual_seed(number))

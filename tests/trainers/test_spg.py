@@ -63,7 +63,7 @@ def test_a_whole_run(train, tmp_path, capsys):
     assert found["accuracy"] == pytest.approx(100 * right / 10)
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
-    labels = tmp_path / "output" / "prompt_labels" / "stripes" / "tiny" / "seed_1"
+    labels = tmp_path / "prompt_labels" / "stripes" / "tiny" / "seed_1"
     assert sorted(path.name for path in labels.glob("*.pt")) == ["blue.pt", "green.pt"]
     for name in (
         "log.txt",
@@ -97,7 +97,7 @@ def test_the_same_command_gives_the_same_numbers(train, tmp_path):
 
 def test_existing_labels_are_used(finished, train, tmp_path, capsys):
     finished("SPG")
-    (tmp_path / "output/prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
+    (tmp_path / "prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
     capsys.readouterr()
     assert train("SPG", "red", flags=["--output-dir", "again"]) == 0
     printed = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_the_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
     assert found["protocol"] == "in-domain"
     checkpoint = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)
     assert checkpoint["epoch"] == found["best_epoch"]
-    saved = torch.load(tmp_path / "output/prompt_labels/stripes/tiny/seed_1/red.pt", weights_only=True)
+    saved = torch.load(tmp_path / "prompt_labels/stripes/tiny/seed_1/red.pt", weights_only=True)
     assert torch.equal(saved["ctx"], checkpoint["state_dict"]["ctx"])
     assert saved["ctx"].shape == (4, 64)
 
@@ -188,6 +188,7 @@ def reference_step(trainer, features, independent, labels, noise):
 
 @pytest.mark.parametrize("clipping", ["True", "False"])
 def test_one_step_of_stage_two(build, clipping):
+    torch.manual_seed(5)
     # Without warm-up, so that the step is large enough to see.
     trainer = build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP", clipping, "OPTIM.WARMUP_EPOCH", "-1")
     torch.manual_seed(0)
@@ -209,19 +210,19 @@ def test_one_step_of_stage_two(build, clipping):
     )
     torch.manual_seed(7)
     losses = trainer.forward_backward(batch)
-    assert losses["loss_d"] == pytest.approx(loss_d, abs=1e-5)
-    assert losses["loss_g"] == pytest.approx(loss_g, abs=1e-5)
+    assert losses["loss_d"] == pytest.approx(loss_d, rel=1e-5, abs=1e-5)
+    assert losses["loss_g"] == pytest.approx(loss_g, rel=1e-5, abs=1e-5)
     for ours, theirs in ((trainer.generator, generator), (trainer.discriminator, discriminator)):
-        for key, value in ours.state_dict().items():
-            expected = theirs.state_dict()[key]
-            # Adam blows up gradients that are only rounding errors to whole steps (2e-3): those of biases before a
-            # batch norm, which have none, and a few others.
-            noise_only = ours is trainer.generator and key in ("model.2.bias", "model.5.bias", "model.8.bias")
-            torch.testing.assert_close(value, expected, atol=5e-3, rtol=0)
-            if not noise_only and value.dim():
-                assert ((value - expected).abs() < 1e-5).float().mean() > 0.98
         for ours_p, theirs_p in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(ours_p.grad, theirs_p.grad, atol=1e-6, rtol=1e-3)
+        gradients = {key: parameter.grad for key, parameter in theirs.named_parameters()}
+        for key, value in ours.state_dict().items():
+            expected = theirs.state_dict()[key]
+            torch.testing.assert_close(value, expected, atol=5e-3, rtol=0)
+            # Adam blows up gradients that are only rounding errors (those of biases before a batch norm, which have
+            # none, and a few others) to whole steps, 2e-3.
+            told = gradients[key].abs() > 1e-6 if key in gradients else torch.ones_like(value, dtype=torch.bool)
+            assert ((value - expected).abs()[told] < 1e-5).all()
 
 
 def test_clipping_is_off_for_the_named_targets(build):
@@ -330,7 +331,7 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(finished, tra
 
 def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp_path, capsys):
     finished("SPG")
-    labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+    labels = tmp_path / "prompt_labels/stripes/tiny/seed_1"
     before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.glob("*.pt")}
     (tmp_path / "run" / "results.json").unlink()
     for path in labels.glob("*.pt"):
@@ -351,7 +352,7 @@ def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp
 def test_a_label_does_not_depend_on_the_others(train, tmp_path):
     opts = ["TRAINER.SPG.CTX_INIT", ""]
     assert train("SPG", "red", *opts) == 0
-    path = tmp_path / "output/prompt_labels/stripes/tiny/seed_1/green.pt"
+    path = tmp_path / "prompt_labels/stripes/tiny/seed_1/green.pt"
     before = torch.load(path, weights_only=True)["ctx"]
     path.unlink()
     assert train("SPG", "red", *opts, flags=["--output-dir", "again"]) == 0
@@ -359,18 +360,18 @@ def test_a_label_does_not_depend_on_the_others(train, tmp_path):
 
 
 def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monkeypatch, capsys):
-    import trainers.spg
+    from trainers import two_stages
 
     assert train("SPG", "red") == 0
-    made = {path.name: path for path in (tmp_path / "output").rglob("*.pt")}
-    shutil.move(tmp_path / "output", tmp_path / "theirs")
+    made = {path.name: path for path in (tmp_path / "prompt_labels").rglob("*.pt")}
+    shutil.move(tmp_path / "prompt_labels", tmp_path / "theirs")
     shutil.move(tmp_path / "run", tmp_path / "their_run")
 
     @contextlib.contextmanager
     def waited(path, what):
         if path.name == "blue.pt":
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "output"), path)
+            shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "prompt_labels"), path)
         yield
 
     monkeypatch.setattr(two_stages, "held", waited)
@@ -433,7 +434,7 @@ def test_zero_shot(finished, tmp_path):
 
 def test_labels_of_published_format_are_found(build, tmp_path):
     trainer = build("SPG_CGAN", "red")
-    folder = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+    folder = tmp_path / "prompt_labels/stripes/tiny/seed_1"
     folder.mkdir(parents=True)
     for domain in ("blue", "green"):
         torch.save(torch.full((4, 64), 0.25, dtype=torch.float16), folder / f"stripes_CoOp_{domain}.pt")

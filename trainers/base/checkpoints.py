@@ -1,7 +1,8 @@
 """Going on where a run stopped, from files that a killed process or a bad disk may have left in any state."""
 
 import re
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Container, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 from dassl.utils import load_checkpoint
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from common.run.history import read_history
 from common.run.identity import read_identity
 from trainers.modules.clip_backbone import Backbone
+from trainers.modules.finite import require_finite
 
 BEST = "model-best.pth.tar"
 LEARNER = "prompt_learner"
@@ -22,7 +25,10 @@ TOKEN_BUFFERS = ("token_prefix", "token_suffix")
 
 
 def resume(
-    directory: str | PathLike, networks: dict[str, tuple], selects_by: str | None
+    directory: str | PathLike,
+    networks: dict[str, tuple],
+    selects_by: str | None,
+    minus_infinity: Container[str] = (),
 ) -> tuple[int, list[dict[str, Any]]]:
     """Load the newest state that is whole into networks, optimisers and schedules.
 
@@ -31,6 +37,7 @@ def resume(
         networks: {name: (network, optimiser, schedule)}.
         selects_by: the metric by which the run keeps its best epoch's model, which has to be there then; None: it
             keeps none.
+        minus_infinity: names of weights that may be minus infinity, by design.
 
     Returns:
         (number of completed epochs, their entries of history.json): (0, []) to start anew.
@@ -50,8 +57,10 @@ def resume(
         if history is None:
             print(f"The history of {directory} does not reach epoch {epoch}; going on from an epoch before.")
             continue
-        checkpoints = _load_all(files)
-        if checkpoints is None or (selects_by and not _best_is_whole(directory, names[0], history, selects_by)):
+        checkpoints = _load_all(files, minus_infinity)
+        if checkpoints is None:
+            continue
+        if selects_by and not _best_is_whole(directory, names[0], history, selects_by, minus_infinity):
             continue
         for name, (network, optimizer, schedule) in networks.items():
             _restore(checkpoints[name], files[name], network, optimizer, schedule)
@@ -85,6 +94,25 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
     raise UserError(f"Checkpoint not found: {path}. {mend}")
 
 
+def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any]:
+    """A checkpoint of finite numbers.
+
+    Args:
+        path: the file.
+        minus_infinity: names of weights that may be minus infinity, by design.
+
+    Raises:
+        UserError: it is missing or damaged, or a number in it is not finite.
+    """
+    checkpoint = load_checkpoint(str(path))
+    if isinstance(checkpoint, dict):
+        saved = checkpoint.get("state_dict")
+        state = {**(saved if isinstance(saved, dict) else {}), "optimizer": checkpoint.get("optimizer")}
+        cause = "The training that wrote it was broken by then, or the file is damaged: use another epoch or run."
+        require_finite(state, str(path), cause, minus_infinity)
+    return checkpoint
+
+
 def load_prompt_learner(
     trainer: Any,
     directory: str | PathLike,
@@ -110,7 +138,7 @@ def load_prompt_learner(
         UserError: it is missing or damaged, or does not fit the trainer.
     """
     path = find_checkpoint(directory, network, epoch)
-    checkpoint = load_checkpoint(str(path))
+    checkpoint = read_model(path)
     saved = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
@@ -217,33 +245,50 @@ def _epochs(folder):
     return {int(match[1]) for match in found if match}
 
 
-def _load_all(files):
-    """The checkpoints of one epoch; None if one of them is damaged."""
+def _load_all(files: dict[str, Path], minus_infinity: Container[str]) -> dict[str, dict[str, Any]] | None:
+    """The checkpoints of one epoch; None if one of them is damaged, or holds a number that is not finite."""
     try:
-        return {name: load_checkpoint(str(path)) for name, path in files.items()}
+        return {name: read_model(path, minus_infinity) for name, path in files.items()}
     except Exception as error:  # whichever core reads it, and whatever it makes of damaged bytes
         print(f"A checkpoint cannot be used, going on from one before: {error}")
         return None
 
 
-def _best_is_whole(directory, name, history, metric):
+def _best_is_whole(directory, name, history, metric, minus_infinity):
     """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
     path = Path(directory) / name / BEST
     try:
-        found = load_checkpoint(str(path))["epoch"]
+        found = read_model(path, minus_infinity)["epoch"]
     except Exception as error:  # as above
         print(f"The best model so far cannot be used: {error}")
         return False
     return found == best_of(history, metric)[1] or found > len(history)
 
 
+def holds_objects(schedule: LRScheduler) -> bool:
+    """Whether a schedule's state is more than plain values: Dassl.pytorch's warm-up keeps what follows it, whole."""
+    return isinstance(schedule.state_dict().get("successor"), LRScheduler)
+
+
 def _restore(checkpoint, path, network, optimizer, schedule):
+    """Take the state of a completed epoch; a new schedule, of any Dassl, gets there by as many steps.
+
+    Its saved state is not read: of Dassl.pytorch's warm-up it holds a schedule that sets the rates of an optimiser
+    which is not this one.
+    """
     try:
         network.load_state_dict(checkpoint["state_dict"])
-        if optimizer is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
         if schedule is not None:
-            schedule.load_state_dict(checkpoint["scheduler"])
+            with warnings.catch_warnings():
+                # Of these steps none has one of the optimiser before it.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+                for _ in range(checkpoint["epoch"]):
+                    schedule.step()
+        if optimizer is not None:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} does not fit this run: {error}. Delete the run's folder to start anew, or name another "

@@ -12,20 +12,19 @@ from pathlib import Path
 import torch
 from clip import clip as openai_clip
 from clip.model import CLIP, VisionTransformer, build_model
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import UserError
+from trainers.modules.clip_weights import MEND, clip_weights
+from trainers.modules.finite import require_finite
 from trainers.modules.tensor_files import read_tensors
 from trainers.modules.torchscript_weights import is_torchscript, torchscript_state_dict
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 DEFAULT_ROOT = "~/.cache/clip"
-# What OpenAI's archives carry beside the weights.
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 # Mean and standard deviation of the pixels, by channel, that OpenAI trained with.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-MEND = "Accepted: a state_dict of clip.model.CLIP saved by torch.save, or OpenAI's TorchScript archive."
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,8 @@ def load_backbone(
 
     Args:
         name_or_path: an OpenAI name ("RN50", "ViT-B/16", ...; downloaded with a progress bar, its SHA-256 checked,
-            cached under root), or a file: a state_dict saved by torch.save, or OpenAI's TorchScript archive.
+            cached under root), or a file: a state_dict saved by torch.save (see `clip_weights`), or OpenAI's
+            TorchScript archive.
         device: where the model is put.
         precision: "fp32"; "fp16" or "bf16" (matrices and convolutions in that type, layer norms in single precision, as
             OpenAI's); "amp" (weights in single precision, for use under autocast). Half precision and amp need a
@@ -105,7 +105,8 @@ def load_backbone(
         root: folder for downloads.
 
     Raises:
-        UserError: unknown name or precision, a file that is missing or no CLIP, a failed download.
+        UserError: unknown name or precision, a file that is missing or no CLIP, a failed download, weights that are not
+            finite.
     """
     check_precision(precision)
     path = clip_file(name_or_path, root)
@@ -118,6 +119,10 @@ def load_backbone(
         # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
         model.visual.to(memory_format=torch.channels_last)
     model = model.to(device).eval().requires_grad_(False)
+    cause = "The file is damaged, or was saved from a training that broke: get it again"
+    if single_sha256:
+        cause += f"; or its weights are too large for {precision}: set PREC to fp32"
+    require_finite(model.state_dict(), f"Backbone {name_or_path} ({path})", f"{cause}.")
     return Backbone(model, str(name_or_path), precision, device, single_sha256)
 
 
@@ -206,19 +211,20 @@ def _read_state_dict(path):
             raise UserError(f"Backbone file {path} is a damaged TorchScript archive ({error!r}). {MEND}") from error
     else:
         state_dict = read_tensors(path, "Backbone file", MEND)
-    if not isinstance(state_dict, dict):
-        raise UserError(f"Backbone file {path} holds a {type(state_dict).__name__}. {MEND}")
-    return {key: value for key, value in state_dict.items() if str(key).rpartition(".")[2] not in NOT_WEIGHTS}
+    return clip_weights(state_dict, path)
 
 
-def _build(state_dict, path):
+def _build(state_dict: dict[str, Tensor], path: Path) -> nn.Module:
     try:
         return _build_in_single_precision(state_dict)
     except (KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
-        raise UserError(
-            f"Backbone file {path} is no CLIP in OpenAI's format ({len(state_dict)} entries; {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'incomplete'}). {MEND}"
-        ) from error
+        # PyTorch names the entries, each kind in a line of its own under a title.
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = " ".join(lines[1:] if isinstance(error, RuntimeError) and len(lines) > 1 else lines)
+        if isinstance(error, KeyError):
+            reason = f"it has no {error.args[0]}"
+        reason = reason[:400].removesuffix(".") or "its sizes do not go together"
+        raise UserError(f"Backbone file {path} is no CLIP in OpenAI's format: {reason}. {MEND}") from error
 
 
 def _build_in_single_precision(state_dict):

@@ -22,8 +22,13 @@ def read_tensors(path: str | PathLike, what: str, mend: str) -> Any:
         the content, tensors on the CPU.
 
     Raises:
-        UserError: the file is damaged, or would run code when loaded.
+        UserError: the file is damaged, of another format, or would run code when loaded.
     """
+    if _is_safetensors(path):
+        raise UserError(
+            f"{what} {path} is in the safetensors format. Save it anew: "
+            'torch.save(safetensors.torch.load_file("<this file>"), "<new file>").'
+        )
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -41,3 +46,13 @@ def read_tensors(path: str | PathLike, what: str, mend: str) -> Any:
         raise UserError(
             f"{what} {path} cannot be read; it is damaged or something else ({type(error).__name__}). {mend}"
         ) from error
+
+
+def _is_safetensors(path: str | PathLike) -> bool:
+    """Whether a file begins as that format does: 8 bytes with the length of a JSON text, then that text."""
+    try:
+        with open(path, "rb") as handle:
+            length, first = int.from_bytes(handle.read(8), "little"), handle.read(1)
+            return first == b"{" and 8 + length <= handle.seek(0, 2)
+    except OSError:
+        return False

@@ -40,8 +40,11 @@ __all__ = [
 # Half as many pixels as Pillow refuses make it warn of an attack: a data set's large images are meant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-# One byte that a process shares with its loader workers, of whom then only the first warns of 16-bit images.
+# Bytes that a process shares with its loader workers, of whom then only the first warns of such images.
 _warned_of_16_bits = mmap.mmap(-1, 1)
+_warned_of_range = mmap.mmap(-1, 1)
+_warned_of_black = mmap.mmap(-1, 1)
+_warned_of_transparency = mmap.mmap(-1, 1)
 
 
 def mkdir_if_missing(dirname):
@@ -129,13 +132,20 @@ def write_json(obj, fpath):
         json.dump(obj, handle, indent=4, separators=(",", ": "))
 
 
+class _UnknownRange(Exception):
+    """Nothing says which level of an image is white."""
+
+
 def read_image(path):
     """Read an image file of any mode as RGB.
 
     Transparency is dropped, as Dassl does: the colours are those stored under it. Of an animation the first
     picture is read. Grey levels of 16 bits are scaled to 8, as the PNG format defines them and as Pillow
     itself does with colours of 16 bits; a warning says so once. (Dassl.pytorch clips them, which leaves a
-    white image wherever the level is 255 of 65,535 or more.)
+    white image wherever the level is 255 of 65,535 or more.) Where no format says which level is white, floats
+    up to 1 are read as up to white, floats and 32-bit integers up to 255 as 8 bits, such integers up to 65,535 as 16;
+    others are refused. Of a picture that is black because of any of this, or lies in its transparency alone, a
+    warning tells once.
 
     Args:
         path (str): the file.
@@ -145,12 +155,16 @@ def read_image(path):
 
     Raises:
         UserFileNotFoundError: the file is missing.
-        UserOSError: it is not a whole image, or has more pixels than Pillow decodes.
+        UserOSError: it is not a whole image, has more pixels than Pillow decodes, or levels of unknown range.
     """
     try:
         with Image.open(path) as image:
             image.load()
             return _to_rgb(image)
+    except _UnknownRange as error:
+        raise UserOSError(
+            f"Cannot read the image {path}: {error}. Save it with 8 bits for each channel, or remove it."
+        ) from error
     except FileNotFoundError:
         raise UserFileNotFoundError(
             f"Image not found: {path}. Check DATASET.ROOT, and that the dataset is unpacked completely."
@@ -169,19 +183,67 @@ def read_image(path):
 def _to_rgb(image):
     if image.mode == "RGB":
         return image
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        if not _warned_of_16_bits[0]:
-            _warned_of_16_bits[0] = 1
-            warnings.warn(
-                f"{image.filename} is a grey image of 16 bits, which are scaled to 8; so are others like it "
-                "(Dassl.pytorch clips them instead: all from 255 of 65,535 upwards is white there)",
-                stacklevel=3,
-            )
-        levels = np.clip(np.asarray(image, dtype=np.int64) // 256, 0, 255)
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        return Image.fromarray(_grey_levels(image)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        return _without_transparency(image)
     return image.convert("RGB")
+
+
+def _grey_levels(image):
+    """Levels (H, W) of 8 bits of a grey image that has more.
+
+    Raises:
+        _UnknownRange: they go beyond what can be told.
+    """
+    levels = np.asarray(image)
+    low, high = levels.min(), levels.max()
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        kind, most = ("floats", 255) if image.mode == "F" else ("integers of 32 bits", 65535)
+        if not (low >= 0 and high <= most):  # nor if there is a NaN among them
+            raise _UnknownRange(f"its grey levels are {kind} from {low:g} to {high:g}, and nothing says which is white")
+        _warn_once(
+            _warned_of_range,
+            f"{image.filename} is a grey image of {kind}, and nothing says which is white: floats up to 1 are read as "
+            "up to white, levels up to 255 as 8 bits, integers above as 16 bits; so are others like it",
+        )
+        if image.mode == "F" and high <= 1:
+            return np.rint(255 * levels).astype(np.uint8)
+        if high <= 255:
+            return levels.astype(np.uint8)
+    else:
+        _warn_once(
+            _warned_of_16_bits,
+            f"{image.filename} is a grey image of 16 bits, which are scaled to 8; so are others like it "
+            "(Dassl.pytorch clips them instead: all from 255 of 65,535 upwards is white there)",
+        )
+    if 0 < high < 256:
+        _warn_once(
+            _warned_of_black,
+            f"No level of {image.filename} is above {high} of 65,535, so it is read as black; so are others like it. "
+            "Are these levels of 8 bits? Then save them with 8",
+        )
+    return np.clip(levels // 256, 0, 255).astype(np.uint8)
+
+
+def _without_transparency(image):
+    name = image.filename
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    *colours, (most_clear, most_opaque) = image.getextrema()
+    if most_clear < most_opaque and all(low == high for low, high in colours):
+        _warn_once(
+            _warned_of_transparency,
+            f"The picture in {name} is in its transparency alone, which is dropped, so it is read as an area "
+            "of one colour; so are others like it",
+        )
+    return image.convert("RGB")
+
+
+def _warn_once(warned, message):
+    if not warned[0]:
+        warned[0] = 1
+        warnings.warn(message, stacklevel=5)  # where read_image is called
 
 
 def download_url(url: str, dst: str) -> None:

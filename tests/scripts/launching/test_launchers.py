@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from dataset_trees import make_set
 from quick_run import REPOSITORY
 
+from common.errors import UserError
 from common.run.results import RESULTS_FILE
+from datasets.spg_pacs import SPG_PACS
 from scripts import launch
+from scripts.launching.sets import find_set
 from trainers.methods import METHODS, PROTOCOLS
 
 SCRIPTS = REPOSITORY / "scripts"
@@ -97,7 +101,7 @@ def test_variables_give_flags_their_defaults(monkeypatch):
     assert (expected.trainers, expected.protocol, expected.domains) == (
         ["ZeroshotCLIP", "CoOp"],
         "single",
-        ["art", "photo"],
+        "art photo",
     )
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
@@ -122,8 +126,8 @@ def test_a_comparison_is_of_all_that_have_the_protocol(protocol):
 
 def test_other_protocols_domains_in_the_environment_do_no_harm(monkeypatch):
     monkeypatch.setenv("TARGETS", "photo")
-    assert launch.parse_args(["--protocol", "single", "spg"]).domains == []
-    assert launch.parse_args(["spg"]).domains == ["photo"]
+    assert launch.parse_args(["--protocol", "single", "spg"]).domains == ""
+    assert launch.parse_args(["spg"]).domains == "photo"
 
 
 @pytest.mark.parametrize(
@@ -212,3 +216,57 @@ def test_nothing_is_downloaded_for_what_is_printed(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(offer, "offer_download", lambda *_: pytest.fail("offered"))
     assert launch.main(["--print", "spg", "vlcs"]) == 1
     assert "To download it: python scripts/download.py vlcs --root data" in capsys.readouterr().err
+
+
+@pytest.fixture
+def spaced(tmp_path):
+    """A folder whose domains have spaces and commas in their names."""
+    for domain in ("phone cam", "phone", "Real World", "indoor, dark", "indoor"):
+        for classname in ("cat", "dog"):
+            (tmp_path / "spaced" / domain / classname).mkdir(parents=True)
+    return tmp_path / "spaced"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("phone cam", ["phone cam"]),
+        (" phone cam ", ["phone cam"]),
+        ("Phone_Cam", ["phone cam"]),
+        ("phone indoor", ["phone", "indoor"]),
+        ("phone cam,indoor", ["phone cam", "indoor"]),
+        ("phone , phone cam,", ["phone", "phone cam"]),
+        ("indoor, dark", ["indoor, dark"]),
+        ("indoor,phone", ["indoor", "phone"]),
+        ("real world", ["Real World"]),
+        ("realworld  phone", ["Real World", "phone"]),
+        ("indoor", ["indoor"]),
+        ("", ["Real World", "indoor", "indoor, dark", "phone", "phone cam"]),
+    ],
+)
+def test_domains_whose_names_have_spaces_or_commas(text, expected, spaced):
+    assert list(find_set(str(spaced), "", text).chosen) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [("phone cam indoor", "'cam'"), ("phone came", "'came'"), ("phone cam,dark", "'dark'"), (",", "','")],
+)
+def test_unknown_domains_say_how_several_are_named(text, unknown, spaced):
+    with pytest.raises(UserError, match=f"has no domain {unknown}. Accepted: Real World, indoor, ") as error:
+        find_set(str(spaced), "", text)
+    assert "with commas between, or with spaces where no name has one" in str(error.value)
+
+
+@pytest.mark.parametrize(("protocol", "flag", "of_run"), [("multi", "--targets", 0), ("single", "--sources", 1)])
+def test_the_flags_take_such_names(protocol, flag, of_run, printed, spaced, clip_file):
+    commands = printed("--protocol", protocol, flag, "phone cam,indoor", "zsclip", spaced, clip_file)
+    key = ("--target-domains", "--source-domains")[of_run]
+    assert [command[command.index(key) + 1] for command in commands] == ["phone cam", "indoor"]
+
+
+def test_codes_are_still_told_apart_by_spaces(tmp_path):
+    make_set(tmp_path, SPG_PACS, SPG_PACS.layouts[0], per_class=1)
+    for text in ("a s", "a,s", "art painting,SKETCH", "a  sketch"):
+        assert find_set("pacs", str(tmp_path), text).chosen == ("art_painting", "sketch")
+    assert find_set("pacs", str(tmp_path), "art painting").chosen == ("art_painting",)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from quick_run import REPOSITORY
-from test_launch import QUICK
+from test_launch import OTHER_SET, QUICK
 
 from common.run.records import read_record
 from common.run.results import read_results
@@ -143,13 +143,24 @@ def test_a_missing_set_names_the_command_that_downloads_it(launched):
 
 
 def test_a_comparison_goes_on_where_one_method_fails(bash, tmp_path, image_folder, clip_file):
-    finished = bash(
-        "compare.sh", image_folder, clip_file, *QUICK, "TEST.N_PROMPTS", "0", METHODS="zsclip,spg", TARGETS="red"
-    )
+    words = ("compare.sh", image_folder, clip_file, *QUICK, *OTHER_SET)
+    finished = bash(*words, METHODS="zsclip,spg", TARGETS="red")
     assert finished.returncode == 1
     assert "1 of 2 runs failed:\n  [2/2] SPG on stripes, target red" in finished.stdout
     assert "ZeroshotCLIP" in finished.stdout
     assert (tmp_path / "output/stripes/report.html").is_file()
+
+
+def test_a_comparison_goes_on_where_a_setting_is_none_of_one_method(launched, image_folder, clip_file):
+    words = ("compare.sh", image_folder, clip_file, *QUICK, "TEST.FINAL_MODEL", "last_step")
+    finished = launched(*words, METHODS="zsclip,linear_probe", TARGETS="red")
+    assert finished.returncode == 1
+    assert "Error: TEST.FINAL_MODEL is 'last_step', but a linear probe has no epochs" in finished.stderr
+    assert "ZeroshotCLIP" in finished.stdout
+    assert "Not run to the end, see the errors above: LinearProbe" in finished.stdout
+    finished = launched(*words, "TRAIN.PRINT_FREQ", "0", METHODS="zsclip,zsclip2", TARGETS="red")
+    assert finished.returncode == 1 and finished.stderr.count("TRAIN.PRINT_FREQ is 0") == 1
+    assert "see the errors above: ZeroshotCLIP, ZeroshotCLIP2" in finished.stdout
 
 
 def test_a_comparison_ends_with_differences(launched, tmp_path, image_folder, clip_file):
