@@ -20,6 +20,7 @@ from trainers.config_values import (
     SHARE,
     Choice,
     Flag,
+    Found,
     Kind,
     Number,
     Only,
@@ -131,6 +132,7 @@ PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
 ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
 DPSPG = {"DPSPG", "DPSPG_TRANSFORMER", "DPSPG_CoOp"}
+STARTING = frozenset({"CoOp", "CoCoOp", "SPG_CoOp"})  # from given prompts, if asked
 SPG, CGAN = {"SPG", "SPG_CGAN", "SPG_CoOp"}, {"SPG", "SPG_CGAN"}  # both or either stage; stage II
 
 PRECISION = listed_in("trainers.modules.clip_backbone", "PRECISIONS")
@@ -185,6 +187,7 @@ KEYS: dict[str, Key] = {
         EVERY,
         (Condition("a data set that publishes splits of a part of it (SPG_DomainNet)", _is_tested_in_part),),
     ),
+    "DATASET.SUBSAMPLE_CLASSES": Key(listed_in("datasets.base", "CLASS_SUBSETS"), EVERY),
     "DATASET.SKIP_UNREADABLE": Key(Flag(), EVERY),
     "DATALOADER.NUM_WORKERS": Key(whole(0), EVERY),
     "DATALOADER.K_TRANSFORMS": Key(Only(1, why=ONE_IMAGE), EVERY),
@@ -207,7 +210,18 @@ KEYS: dict[str, Key] = {
     "DATALOADER.TRAIN_X.N_INS": Key(whole(1), STEPPING, (among("DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler"),)),
     "DATALOADER.TEST.SAMPLER": Key(SAMPLER, NOBODY, instead="each image is tested once, in the data set's order"),
     "DATALOADER.TEST.BATCH_SIZE": Key(whole(1), EVERY),
-    "MODEL.INIT_WEIGHTS": Key(Only("", why="CLIP's weights are those that MODEL.BACKBONE.NAME names"), EVERY),
+    "MODEL.INIT_WEIGHTS": Key(
+        Found("a checkpoint of a prompt learner (<run>/prompt_learner/model.pth.tar-50) or the folder of a run"),
+        STARTING,
+        narrower=dict.fromkeys(
+            EVERY - STARTING,
+            Only(
+                "",
+                why="CLIP's weights are those that MODEL.BACKBONE.NAME names, and given prompts to start from are "
+                f"taken by {', '.join(sorted(STARTING))} alone",
+            ),
+        ),
+    ),
     "MODEL.BACKBONE.NAME": Key(Place(), EVERY),
     "MODEL.BACKBONE.PRETRAINED": Key(Only(True, why="an untrained CLIP cannot be adapted"), EVERY),
     "MODEL.BACKBONE.PATH": Key(Place(), EVERY),

@@ -39,6 +39,8 @@ class Predictor:
         n_prompts: contexts generated for each image; None: the run's.
         batch_size: images at a time.
         workers: processes that decode images; 0: none.
+        trainer, config_file: of a folder that holds checkpoints alone, as CoOp's do: the method, and its config if it
+            was not the default; class names and backbone are needed as well.
 
     Raises:
         UserError: the folder holds no usable run, or class names do not fit.
@@ -53,13 +55,17 @@ class Predictor:
         n_prompts: int | None = None,
         batch_size: int = 100,
         workers: int = 0,
+        trainer: str = "",
+        config_file: str = "",
     ) -> None:
         if classnames is not None:
             check_classnames(classnames)
         opts: list[Any] = [] if seed is None else ["SEED", seed]
         opts += [] if n_prompts is None else ["TEST.N_PROMPTS", n_prompts]
         with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
-            self.trainer = build_run(model_dir, classnames, backbone, opts)
+            self.trainer = build_run(
+                model_dir, classnames, backbone, opts, trainer_name=trainer, config_file=config_file
+            )
             self.transform = build_transform(self.trainer.cfg, is_train=False)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)

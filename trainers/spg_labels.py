@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.run.identity import RunIdentity
-from common.run.names import dataset_label
+from common.run.names import class_subset, dataset_label
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.image_data import Item
@@ -30,7 +30,9 @@ def label_folder(cfg: CfgNode, node: str = "SPG", sign: str = "") -> LabelFolder
     settings = cfg.TRAINER[node]
     seed = cfg.SEED if settings.LABEL_SEED < 0 else settings.LABEL_SEED
     root = str(Path(settings.LABEL_DIR, sign)) if sign else settings.LABEL_DIR
-    return LabelFolder(root, dataset_label(cfg), backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
+    subset = class_subset(cfg)
+    dataset = dataset_label(cfg) if subset == "all" else f"{dataset_label(cfg)}_{subset}"
+    return LabelFolder(root, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
 
 
 def label_origin(
@@ -54,11 +56,11 @@ def label_origin(
         classnames=tuple(trainer.dm.dataset.classnames),
         class_token_position=trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
         data=digest.hexdigest(),
-        recipe=None if stage1_cfg is None else _recipe(stage1_cfg, trainer.SETTINGS),
+        recipe=None if stage1_cfg is None else _recipe(stage1_cfg, trainer.SETTINGS, trainer.started_from),
     )
 
 
-def _recipe(cfg, node):
+def _recipe(cfg, node, started_from):
     """The settings that a prompt label depends on, as plain values by name."""
     recipe = {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
     recipe |= {f"INPUT.{key}": cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
@@ -66,6 +68,8 @@ def _recipe(cfg, node):
     recipe |= {f"TRAINER.{node}.{key}": value for key, value in cfg.TRAINER[node].items() if key.endswith("CTX_INIT")}
     recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = cfg.TRAINER.FEATURES.TRAIN_VIEWS
     recipe["TEST.FINAL_MODEL"] = cfg.TEST.FINAL_MODEL
+    if started_from:
+        recipe["MODEL.INIT_WEIGHTS"] = started_from
     return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}
 
 

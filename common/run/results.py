@@ -33,11 +33,12 @@ class Result:
         dataset: what was tested on, as folders call it.
         backbone, backbone_sha256: name and fingerprint of the CLIP.
         precision: what it computed in.
-        protocol: "multi-source", "single-source", "cross-dataset", "in-domain".
+        protocol: "multi-source", "single-source", "cross-dataset", "base-to-new", "in-domain".
         trained_on: the data set that the model was trained on, where it is another one; None.
         model_dir: folder of the run whose model was tested; None: its own.
         load_epoch: which of its epochs, where it was named.
         source_domains, target_domains: full names.
+        class_subset: which classes were tested: "all", the "base" half, or the "new" ones.
         test_subset: which of a target's images were tested: "all", "published".
         num_shots: training images of each class and domain; -1: all.
         classnames: by label.
@@ -78,6 +79,7 @@ class Result:
     load_epoch: int | None
     source_domains: list[str]
     target_domains: list[str]
+    class_subset: str
     test_subset: str = _shared("table", "another test subset")
     num_shots: int | str = _shared("table", "another number of shots")
     classnames: list[str] = _shared("column", "other class names")

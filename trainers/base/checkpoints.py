@@ -1,5 +1,6 @@
 """Going on where a run stopped, from files that a killed process or a bad disk may have left in any state."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable, Container, Iterable
@@ -138,14 +139,59 @@ def load_prompt_learner(
         UserError: it is missing or damaged, or does not fit the trainer.
     """
     path = find_checkpoint(directory, network, epoch)
-    checkpoint = read_model(path)
-    saved = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
-        raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
+    saved, of_epoch = read_prompt_learner(path)
     if learned is not None and "logit_scale" in saved:
         check_clip(path, saved, trainer.backbone)
         saved = learned(saved)
-    saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
+    _load_fitting(trainer, path, saved, directory, optional, into)
+    print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
+
+
+def start_prompt_learner(trainer: Any, place: str) -> str:
+    """Let `trainer.model` start from given prompts, in place of words or random numbers.
+
+    Args:
+        trainer: has a `model` with `ctx`.
+        place: MODEL.INIT_WEIGHTS: a checkpoint, a file with its state_dict alone, or a run's folder.
+
+    Returns:
+        sha256 of what it starts from (16 hexadecimal digits).
+
+    Raises:
+        UserError: it is damaged, or does not fit the trainer.
+    """
+    path = Path(place).expanduser()
+    path = find_checkpoint(path, LEARNER) if path.is_dir() else path
+    saved, _ = read_prompt_learner(path, bare=True)
+    _load_fitting(trainer, path, saved, path.parent.parent)
+    print(f"Training starts from the prompt learner in {path}")
+    digest = hashlib.sha256()
+    for name, value in sorted(trainer.model.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, torch.Tensor], int | None]:
+    """The learned tensors of a checkpoint of a prompt learner, by name, and its epoch.
+
+    Args:
+        path: the file.
+        bare: whether it may hold the state_dict alone.
+
+    Raises:
+        UserError: it is something else.
+    """
+    checkpoint = read_model(path)
+    saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
+    if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
+        raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
+    # DataParallel puts a name before all others.
+    saved = {str(key).removeprefix("module."): value for key, value in saved.items()}
+    return {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}, checkpoint.get("epoch")
+
+
+def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
+    """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
     model = trainer.model if into is None else into
     own = model.state_dict()
     saved = {key: own[key] for key in optional} | saved
@@ -166,7 +212,6 @@ def load_prompt_learner(
             f"Name the one that it was trained with (--backbone){_mend_of_depth(trainer)}."
         )
     model.load_state_dict(saved)
-    print(f"Prompt learner loaded from {path} (epoch {checkpoint.get('epoch')})")
 
 
 def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:
@@ -206,7 +251,8 @@ def _check_context(path, saved, own, trainer):
             raise UserError(f"{path} holds a context of shape {tuple(saved)}; accepted: (N_CTX, width).")
         csc = len(saved) == 3
         kind = "class-specific contexts" if csc else "one context for all classes"
-        mend = f"Set {node}.CSC {csc}" if "CSC" in trainer.settings else "Use --trainer CoOp"
+        takes_both = "CSC" in trainer.settings and trainer.SETTINGS != "SPG"
+        mend = f"Set {node}.CSC {csc}" if takes_both else "Use --trainer CoOp"
         raise UserError(f"{path} does not fit this run: it holds {kind}. {mend}.")
     if saved[-2] != own[-2]:
         mend = f"{node}.N_CTX {saved[-2]}"

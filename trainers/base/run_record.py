@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from common.errors import UserError
 from common.reproducible import revision
 from common.run.identity import TRAINED_FILE, RunIdentity
-from common.run.names import dataset_label, protocol_name
+from common.run.names import class_subset, dataset_label, protocol_name
 from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
 from common.run.records import check_finite, read_record
 from common.run.results import RESULTS_FILE, Result, versions, write_results
@@ -26,7 +26,7 @@ from common.threads import Threads, waiting
 from trainers.modules.clip_backbone import Backbone
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
-OF_TRAINING = ("dataset", "source_domains", "num_shots", "data_fingerprint", "settings_sha256")
+OF_TRAINING = ("dataset", "source_domains", "class_subset", "num_shots", "data_fingerprint", "settings_sha256")
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
 CALIBRATION_BINS = 15
@@ -147,6 +147,7 @@ def training_record(cfg: CfgNode, dataset: Any, settings_sha256: str, learns: bo
     return {
         "dataset": dataset_label(cfg),
         "source_domains": list(dataset.source_domains),
+        "class_subset": class_subset(cfg),
         "num_shots": cfg.DATASET.NUM_SHOTS,
         "data_fingerprint": dataset.fingerprint,
         "selection": cfg.TEST.FINAL_MODEL if learns else None,
@@ -194,6 +195,8 @@ def write_outcome(
     trained_on = training.get("dataset", label)
     trained_on = None if trained_on == label else trained_on
     sources = training.get("source_domains", dataset.source_domains)
+    learns_nothing = training.get("selection") is None
+    base_to_new = class_subset(cfg) != "all" and (learns_nothing or training.get("class_subset") == "base")
     said = tested.said
     assert said is not None  # as it always is of a test split
     rows = prediction_rows(dataset, cfg.DATASET.ROOT, said.predicted.tolist(), said.confidence.tolist())
@@ -210,12 +213,13 @@ def write_outcome(
         backbone=backbone.label,
         backbone_sha256=backbone.sha256,
         precision=backbone.precision,
-        protocol=protocol_name(sources, dataset.target_domains, trained_on is not None),
+        protocol=protocol_name(sources, dataset.target_domains, trained_on is not None, base_to_new),
         trained_on=trained_on,
         model_dir=None if other is None else other.folder,
         load_epoch=None if other is None else other.epoch,
         source_domains=list(sources),
         target_domains=list(dataset.target_domains),
+        class_subset=class_subset(cfg),
         test_subset=dataset.test_subset,
         num_shots=training.get("num_shots", UNKNOWN),
         classnames=list(dataset.classnames),

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -31,7 +32,8 @@ from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences,
 from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume
+from datasets.adapted import adapted
+from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume, start_prompt_learner
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -103,6 +105,7 @@ class FrozenClipTrainer(TrainerX):
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
     MINUS_INFINITY: tuple[str, ...] = ()
     NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
+    started_from = ""  # fingerprint of the prompts that training starts from, where they are given
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -159,6 +162,7 @@ class FrozenClipTrainer(TrainerX):
         self.cfg = self.settled_cfg(self.cfg)
         if self.classnames is None:
             super().build_data_loader()
+            self.adapt_dataset()
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
@@ -166,6 +170,21 @@ class FrozenClipTrainer(TrainerX):
             self.lab2cname = self.dm.lab2cname
         if self.train_loader_x is not None:
             self.train_loader_x = self.build_train_loader(self.train_loader_x)
+
+    def adapt_dataset(self) -> None:
+        """Give a data set that was written for Dassl alone what our trainers ask of one."""
+        dataset = adapted(self.dm.dataset, self.cfg)
+        if dataset is self.dm.dataset:
+            return
+        self.dm.dataset = dataset
+        loaders = (
+            (self.train_loader_x, dataset.train_x),
+            (self.val_loader, dataset.val),
+            (self.test_loader, dataset.test),
+        )
+        for loader, items in loaders:
+            if loader is not None:
+                loader.dataset.data_source = items
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
@@ -245,6 +264,11 @@ class FrozenClipTrainer(TrainerX):
         optimizer = build_optimizer(network, self.optim_cfg())
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
+
+    def start_from_given(self) -> None:
+        """Let the prompt learner, `model`, start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
+        if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
@@ -680,7 +704,10 @@ class FrozenClipTrainer(TrainerX):
     def identity(self) -> RunIdentity:
         """What makes this run what it is."""
         # As asked for, as in runs from before the number of a context's words took the place of N_CTX in the config.
-        return identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
+        identity = identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
+        if not self.started_from:
+            return identity
+        return replace(identity, settings={**identity.settings, "MODEL.INIT_WEIGHTS": self.started_from})
 
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
