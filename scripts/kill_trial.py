@@ -51,7 +51,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def command_line(trainer: str, images: Path, backbone: Path, output: Path, epochs: int, opts: list[str]) -> list[str]:
     """The train.py command of a run that keeps to itself whatever it makes, below `output`."""
-    opts = ["TRAINER.SPG.LABEL_DIR", str(output / "labels"), "TRAINER.FEATURES.CACHE_DIR", str(output / "cache"), *opts]
+    node = "DPSPG" if trainer.startswith("DPSPG") else "SPG"
+    opts = [
+        f"TRAINER.{node}.LABEL_DIR",
+        str(output / "labels"),
+        "TRAINER.FEATURES.CACHE_DIR",
+        str(output / "cache"),
+        *opts,
+    ]
     words = arguments(trainer, "red", images, backbone, output / "run", *opts, batch_size=4, epochs=epochs)
     return [sys.executable, str(REPOSITORY / "train.py"), *words]
 

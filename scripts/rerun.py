@@ -58,8 +58,9 @@ def rerun_command(run: Path, output: Path) -> list[str]:
         command += ["--eval-only", "--model-dir", results["model_dir"]]
         command += [] if results.get("load_epoch") is None else ["--load-epoch", str(results["load_epoch"])]
     opts = ["TRAINER.CONFIG", results["config"], "RESUME", ""]
-    if settings.get("NAME") == "SPG" and settings.get("SPG", {}).get("LABEL_SEED", -1) < 0:
-        opts += ["TRAINER.SPG.LABEL_DIR", str(output / "prompt_labels")]
+    name = settings.get("NAME")
+    if name in ("SPG", "DPSPG") and settings.get(name, {}).get("LABEL_SEED", -1) < 0:
+        opts += [f"TRAINER.{name}.LABEL_DIR", str(output / "prompt_labels")]
     # config.yaml has the number of words that a context began with, the fingerprint of the settings what was asked for.
     for key, value in read_identity(run).items():
         opts += [key, str(value)] if key.endswith(".N_CTX") else []

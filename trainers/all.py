@@ -4,6 +4,7 @@ import datasets.all
 import trainers.cocoop
 import trainers.coop
 import trainers.dpl
+import trainers.dpspg
 import trainers.kgcoop
 import trainers.linear_probe
 import trainers.maple

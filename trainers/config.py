@@ -18,7 +18,11 @@ from trainers.config_keys import kind_for, refusal, value_of
 
 NOWHERE = object()
 # Keys of folders that several runs share: unless they are named, these beside the folder of the run.
-SHARED_FOLDERS = {"TRAINER.FEATURES.CACHE_DIR": "feature_cache", "TRAINER.SPG.LABEL_DIR": "prompt_labels"}
+SHARED_FOLDERS = {
+    "TRAINER.FEATURES.CACHE_DIR": "feature_cache",
+    "TRAINER.SPG.LABEL_DIR": "prompt_labels",
+    "TRAINER.DPSPG.LABEL_DIR": "prompt_labels",
+}
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -106,6 +110,19 @@ def extend_cfg(cfg: CfgNode) -> None:
     promptsrc.IMAGE_LOSS_WEIGHT = 10.0  # of that to the frozen image features
     promptsrc.GPA_MEAN = 15.0  # epoch about which, and within which, weights count in the final model
     promptsrc.GPA_STD = 1.0
+
+    dpspg = cfg.TRAINER.DPSPG = CfgNode()
+    dpspg.N_CTX = 4
+    dpspg.CTX_INIT = "a photo of a"
+    dpspg.NEG_CTX_INIT = "a photo without a"  # of the negative label; as many tokens
+    dpspg.PREC = "fp16"
+    dpspg.ALPHA = 0.2  # weight of the negative cosines
+    dpspg.EARLY = 0  # stage II stops after this epoch, on the schedule of OPTIM.MAX_EPOCH; 0: at its end
+    # <LABEL_DIR>/{pos,neg}/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": as SPG's
+    dpspg.LABEL_DIR = ""
+    dpspg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED
+    dpspg.STAGE1_CONFIG_FILE = "configs/trainers/DPSPG_CoOp/default.yaml"  # as SPG's
+    dpspg.STAGE1_OPTS = ()
 
     spg = cfg.TRAINER.SPG = CfgNode()
     spg.N_CTX = 4

@@ -131,6 +131,7 @@ STEPPING = LEARNING - {"LinearProbe"}  # learn by steps of an optimiser, on augm
 PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
 ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
+DPSPG = {"DPSPG", "DPSPG_TRANSFORMER", "DPSPG_CoOp"}
 STARTING = frozenset({"CoOp", "CoCoOp", "SPG_CoOp"})  # from given prompts, if asked
 SPG, CGAN = {"SPG", "SPG_CGAN", "SPG_CoOp"}, {"SPG", "SPG_CGAN"}  # both or either stage; stage II
 
@@ -316,6 +317,16 @@ KEYS: dict[str, Key] = {
     "TRAINER.DPL.N_CTX": Key(whole(1), {"DPL"}),
     "TRAINER.DPL.XAVIER": Key(Flag(), {"DPL"}),
     "TRAINER.DPL.PREC": Key(PRECISION, {"DPL"}),
+    "TRAINER.DPSPG.N_CTX": Key(whole(1), DPSPG, words="TRAINER.DPSPG.CTX_INIT"),
+    "TRAINER.DPSPG.CTX_INIT": Key(Text(), DPSPG),
+    "TRAINER.DPSPG.NEG_CTX_INIT": Key(Text(), {"DPSPG", "DPSPG_CoOp"}),
+    "TRAINER.DPSPG.PREC": Key(PRECISION, DPSPG),
+    "TRAINER.DPSPG.ALPHA": Key(NOT_NEGATIVE, {"DPSPG", "DPSPG_TRANSFORMER"}),
+    "TRAINER.DPSPG.EARLY": Key(whole(0, meaning="0: at the end"), {"DPSPG", "DPSPG_TRANSFORMER"}),
+    "TRAINER.DPSPG.LABEL_DIR": Key(Place(), DPSPG),
+    "TRAINER.DPSPG.LABEL_SEED": Key(whole(-1, 2**32 - 1, meaning="-1: SEED"), DPSPG),
+    "TRAINER.DPSPG.STAGE1_CONFIG_FILE": Key(Text(), {"DPSPG"}),
+    "TRAINER.DPSPG.STAGE1_OPTS": Key(Pairs("OPTIM", ("OPTIM.MAX_EPOCH", 5)), {"DPSPG"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG

@@ -1,8 +1,6 @@
 """SPG, stage II: a conditional GAN learns to generate prompts from image features (SPG, Sec. 3.3 and Algorithm 1)."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
 from os import PathLike
 from typing import Any
@@ -13,14 +11,11 @@ import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from torch.utils.data import BatchSampler, RandomSampler
-from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
-from common.run.identity import RunIdentity
 from trainers.base.checkpoints import find_checkpoint, read_model
-from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.cgan import (
     DISCRIMINATOR_SPECIAL,
     GENERATOR_SPECIAL,
@@ -33,18 +28,16 @@ from trainers.modules.finite import require_finite
 from trainers.modules.image_data import Batches
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
-from trainers.modules.prompt_labels import load_prompt_label
-from trainers.spg_labels import label_folder, label_origin
+from trainers.spg_labels import LabelTrainer, read_labels
 
 CONTEXTS_PER_DOMAIN = 200  # that are kept for pictures
 
 
 @TRAINER_REGISTRY.register()
-class SPG_CGAN(FrozenClipTrainer):
+class SPG_CGAN(LabelTrainer):
     """Trains the generator against the prompt labels of the source domains; classifies by generated prompts."""
 
     SETTINGS = "SPG"
-    labels: Tensor | None = None  # of the source domains, once training begins
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)
@@ -91,42 +84,11 @@ class SPG_CGAN(FrozenClipTrainer):
                 f"TRAINER.SPG.GRAD_CLIP_OFF_TARGETS names {', '.join(strange)}, which {self.cfg.DATASET.NAME} does not "
                 f'have. Accepted: {", ".join(domains)}; or none, "()". (Is the config that of another data set?)'
             )
-        self.labels = self.load_labels()
         super().before_train()
 
-    def identity(self) -> RunIdentity:
-        identity = super().identity()
-        if self.labels is None:
-            return identity
-        sha256 = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
-        return replace(identity, subject={**identity.subject, "prompt labels": sha256})
-
     def load_labels(self) -> Tensor:
-        """Prompt labels of the source domains: (number of all domains, n_ctx, D), NaN for every other domain.
-
-        Raises:
-            UserError: one is missing or does not fit this run.
-        """
-        dataset, folder = self.dm.dataset, label_folder(self.cfg)
-        labels = torch.full((len(dataset.domains), self.encoder.n_ctx, self.encoder.ctx_dim), float("nan"))
-        for domain in dataset.source_domains:
-            path = folder.find(domain, dataset.code(domain))
-            if path is None:
-                raise UserError(
-                    f"The prompt label of source domain {domain} is missing: no {folder.file_for(domain)}. Train it "
-                    f"with --trainer SPG_CoOp --source-domains {domain} --target-domains {domain}, use --trainer SPG, "
-                    "which trains the missing ones, or name another folder or seed (TRAINER.SPG.LABEL_DIR, LABEL_SEED)."
-                )
-            index = list(dataset.domains).index(domain)
-            items = [item for item in dataset.train_x if item.domain == index]
-            origin = label_origin(self, items, self.stage1_cfg(domain))
-            labels[index] = load_prompt_label(path, self.encoder.n_ctx, self.encoder.ctx_dim, origin)
-            print(f"Prompt label of {domain}: {path}")
-        return labels.to(self.device)
-
-    def stage1_cfg(self, domain: str) -> CfgNode | None:
-        """The config that a domain's label has to be trained by; None: any."""
-        return None
+        (folder,) = self.label_folders()
+        return read_labels(self, folder, self.stage1_cfg, "SPG_CoOp")
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         check_interruption()

@@ -54,5 +54,6 @@ def arguments(
     words += ["--dataset-config-file", configs / "datasets/folder.yaml", "--target-domains", target]
     words += [*(["--config-file", config] if config.is_file() else []), "--output-dir", output, *flags]
     words += ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", batch_size, "OPTIM.MAX_EPOCH", epochs]
-    words += ["TRAINER.SPG.STAGE1_OPTS", f"['OPTIM.MAX_EPOCH', {epochs}]", *opts]
+    node = "DPSPG" if trainer.startswith("DPSPG") else "SPG"
+    words += [f"TRAINER.{node}.STAGE1_OPTS", f"['OPTIM.MAX_EPOCH', {epochs}]", *opts]
     return list(map(str, words))

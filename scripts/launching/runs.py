@@ -29,6 +29,8 @@ RESOURCES = (
 PATHS = (
     "TRAINER.SPG.LABEL_DIR",
     "TRAINER.SPG.STAGE1_CONFIG_FILE",
+    "TRAINER.DPSPG.LABEL_DIR",
+    "TRAINER.DPSPG.STAGE1_CONFIG_FILE",
     "TRAINER.FEATURES.CACHE_DIR",
     "MODEL.BACKBONE.PATH",
     "MODEL.INIT_WEIGHTS",
@@ -61,7 +63,8 @@ def run_command(
     command += ["--seed", run.seed, "--output-dir", str(run.folder)]
     if run.model_dir is not None:
         command += ["--eval-only", "--model-dir", str(run.model_dir)]
-    command += ["TRAINER.SPG.LABEL_DIR", str(labels), "TRAINER.FEATURES.CACHE_DIR", str(features)]
+    node = "DPSPG" if trainer.startswith("DPSPG") else "SPG"
+    command += [f"TRAINER.{node}.LABEL_DIR", str(labels), "TRAINER.FEATURES.CACHE_DIR", str(features)]
     return [*command, *([] if run.test else ["TEST.NO_TEST", "True"]), *opts]
 
 
@@ -93,7 +96,7 @@ def anchored(opts: Sequence[str]) -> list[str]:
     found = list(opts)
     for i, key in enumerate(opts[:-1:2]):
         value = os.path.expanduser(opts[2 * i + 1])
-        if key in PATHS and (key != "TRAINER.SPG.STAGE1_CONFIG_FILE" or os.path.isfile(value)):
+        if key in PATHS and (not key.endswith(".STAGE1_CONFIG_FILE") or os.path.isfile(value)):
             found[2 * i + 1] = os.path.abspath(value)
     return found
 

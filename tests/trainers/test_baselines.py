@@ -26,6 +26,7 @@ NETWORKS = {
     "CoCoOp": "prompt_learner",
     "KgCoOp": "prompt_learner",
     "DPL": "mlp_model",
+    "DPSPG": "posencoder",
     "VP": "prompter",
     "VPT": "prompt_learner",
     "MaPLe": "MultiModalPromptLearner",

@@ -189,6 +189,8 @@ def test_folders_of_several_runs_lie_beside_the_run_unless_they_are_named(tmp_pa
     cfg.OUTPUT_DIR = str(tmp_path / "out/run")
     labels, features = "TRAINER.SPG.LABEL_DIR", "TRAINER.FEATURES.CACHE_DIR"
     beside = {features: str(tmp_path / "out/feature_cache"), labels: str(tmp_path / "out/prompt_labels")}
+    signed = {"TRAINER.DPSPG.LABEL_DIR": beside[labels]}
+    beside |= signed
     assert shared_folders(cfg) == beside
     (tmp_path / "out/run").mkdir(parents=True)
     config = tmp_path / "out/run/config.yaml"
@@ -197,7 +199,7 @@ def test_folders_of_several_runs_lie_beside_the_run_unless_they_are_named(tmp_pa
     config.write_text("TRAINER: [")
     assert shared_folders(cfg) == beside
     cfg.TRAINER.SPG.LABEL_DIR = "mine"
-    assert shared_folders(cfg) == {features: beside[features]}
+    assert shared_folders(cfg) == {features: beside[features], **signed}
 
 
 def test_a_run_goes_on_from_its_own_config(train, tmp_path, monkeypatch):

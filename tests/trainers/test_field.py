@@ -353,3 +353,78 @@ def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_s
 def test_dpl_takes_no_batch_of_one(refused):
     message = refused("DPL", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
     assert "BATCH_SIZE is 1" in message and "mean over the images of a batch" in message
+
+
+def test_dpspg_stage_one(build):
+    trainer = build("DPSPG_CoOp", flags=["--source-domains", "blue"])
+    model = trainer.clip_model
+
+    def reference(batch, ours):
+        features, scale = unit(model.encode_image(batch["img"])), model.logit_scale.exp()
+        positive, negative = (
+            scale * features @ plain_text_features(model, CLASSES, ours[f"prompt_learner.ctx_{sign}"]).t()
+            for sign in ("pos", "neg")
+        )
+        one_hot = torch.eye(2)[batch["label"]]
+        others, p = 1 - one_hot, negative.sigmoid()
+        of_others = -(1 * others * p.log() + (1 - others) * (1 - p).log()).mean()  # C - 1 is 1
+        return F.cross_entropy(positive, batch["label"]) + of_others
+
+    assert_step(trainer, reference)
+
+
+def test_dpspg_stage_two(build):
+    trainer = build("DPSPG_TRANSFORMER")
+    trainer.labels = torch.randn(2, 3, 4, 64)
+    model = trainer.clip_model
+    for network in trainer._models.values():
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+            if isinstance(module, torch.nn.MultiheadAttention):
+                module.dropout = 0.0
+
+    def reference(batch, ours):
+        x, loss = unit(model.encode_image(batch["img"])), 0
+        for name, labels in (("negencoder", trainer.labels[0]), ("posencoder", trainer.labels[1])):
+            own = {key.removeprefix(f"{name}."): value for key, value in ours.items() if key.startswith(name)}
+            out = torch.func.functional_call(trainer._models[name], own, (x,)).reshape(BATCH, 4, 64)
+            loss = loss + ((out - labels[batch["domain"]]) ** 2).mean()
+        # What a token that sees only itself asks and is asked for does not matter.
+        unused = sum(0 * value.sum() for value in ours.values())
+        return loss + unused
+
+    for key, parameter in parameters_of(trainer).items():
+        if "in_proj" in key:
+            parameter.requires_grad_(True)
+    assert_step(trainer, reference)
+
+
+def test_dpspg_in_evaluation_is_the_whole_transformer_on_one_token(build):
+    trainer = build("DPSPG_TRANSFORMER")
+    trainer.set_model_mode("eval")
+    features = unit(torch.randn(5, 32))
+    with torch.no_grad():
+        texts = []
+        for name in ("posencoder", "negencoder"):
+            network = trainer._models[name]
+            plain = network.fc(network.transformer_encoder(features.unsqueeze(0))[0]).view(5, 4, 64)
+            torch.testing.assert_close(network(features), plain, atol=1e-5, rtol=1e-5)
+            texts.append([plain_text_features(trainer.clip_model, CLASSES, ctx) for ctx in plain])
+        cosines = [torch.stack([f @ t.t() for f, t in zip(features, text, strict=True)]) for text in texts]
+        expected = trainer.clip_model.logit_scale.exp() * (cosines[0] - 0.2 * cosines[1])
+        torch.testing.assert_close(trainer.predict(features, range(5)), expected, atol=1e-4, rtol=0)
+
+
+def test_labels_of_one_sign_only(finished, refused, tmp_path):
+    finished("DPSPG")
+    for path in (tmp_path / "prompt_labels/neg").rglob("*.pt"):
+        path.unlink()
+    message = refused("DPSPG_TRANSFORMER", "red", flags=["--output-dir", "b"])
+    assert "prompt label of source domain blue is missing: no prompt_labels/neg" in message
+    assert "DPSPG_CoOp" in message and "TRAINER.DPSPG.LABEL_DIR" in message
+
+
+def test_dpspg_stops_early(train, tmp_path):
+    assert train("DPSPG", "red", "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.EARLY", "2") == 0
+    assert len(json.loads((tmp_path / "run/results.json").read_text())["val_history"]) == 2

@@ -31,7 +31,7 @@ from trainers.modules.clip_backbone import PRECISIONS, load_backbone
 TRAINERS = [method.trainer for method in METHODS]
 STEPWISE = [method.trainer for method in METHODS if method.learns and method.trainer != "LinearProbe"]
 WORKSPACES_MB = 40  # of cuBLAS
-FLAGS = {"SPG_CoOp": ["--source-domains", "red"]}
+FLAGS = dict.fromkeys(("SPG_CoOp", "DPSPG_CoOp"), ["--source-domains", "red"])
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,8 @@ def take_the_same_draws(trainer, monkeypatch):
         for module in network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            if isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
     if trainer.scaler is not None:
         trainer.scaler = torch.amp.GradScaler(trainer.device.type, init_scale=256.0)
 
@@ -196,7 +198,8 @@ def test_first_steps(both, monkeypatch, device, precision, trainer):
     for one in both(trainer, device, precision):
         with monkeypatch.context() as patch:
             take_the_same_draws(one, patch)
-            one.labels = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(1)).to(one.device)
+            shape = (2, 3, 4, 64) if trainer.startswith("DPSPG") else (3, 4, 64)
+            one.labels = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(one.device)
             results.append(first_steps(one))
     (expected_losses, expected_changes), (losses, changes) = results
     tolerance = TOLERANCES[precision]
@@ -237,8 +240,8 @@ def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, devi
     run, flags = tmp_path / "run", FLAGS.get(trainer, ())
     # Enough steps that amp's scale has come to fit, and begins to count, before the run is stopped.
     opts = [*settings(trainer, device, precision), "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
-    if trainer == "SPG_CGAN":
-        labels = tmp_path / "prompt_labels/stripes/tiny/seed_1"
+    for sign in {"SPG_CGAN": [""], "DPSPG_TRANSFORMER": ["pos", "neg"]}.get(trainer, ()):
+        labels = tmp_path / "prompt_labels" / sign / "stripes/tiny/seed_1"
         labels.mkdir(parents=True)
         for number, domain in enumerate(("blue", "green")):
             label = torch.randn(4, 64, generator=torch.Generator().manual_seed(number))

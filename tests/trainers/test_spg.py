@@ -360,7 +360,7 @@ def test_a_label_does_not_depend_on_the_others(train, tmp_path):
 
 
 def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monkeypatch, capsys):
-    import trainers.spg
+    from trainers import two_stages
 
     assert train("SPG", "red") == 0
     made = {path.name: path for path in (tmp_path / "prompt_labels").rglob("*.pt")}
@@ -374,7 +374,7 @@ def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monk
             shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "prompt_labels"), path)
         yield
 
-    monkeypatch.setattr(trainers.spg, "held", waited)
+    monkeypatch.setattr(two_stages, "held", waited)
     capsys.readouterr()
     assert train("SPG", "red") == 0
     learned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Stage I: learning")]

@@ -437,10 +437,9 @@ def test_every_config_is_accepted_and_read_as_a_whole(trainer, path):
     merge_file(cfg, path)
     check_settings(cfg)
     said = " ".join(settings_without_effect(cfg))
-    # It shares its configs with SPG, which does stage I as well.
-    assert said == "" or (
-        trainer == "SPG_CGAN" and said.count(": TRAINER.SPG.STAGE1_") == 1 and "(read by SPG)" in said
-    )
+    # They share their configs with the trainer of both stages.
+    both = {"SPG_CGAN": "SPG", "DPSPG_TRANSFORMER": "DPSPG"}.get(trainer)
+    assert said == "" or (both and said.count(f": TRAINER.{both}.STAGE1_") == 1 and f"(read by {both})" in said)
 
 
 def test_it_is_told_before_the_run_and_in_its_log(train, tmp_path, capsys):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from dassl.utils import load_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
@@ -121,6 +121,7 @@ def load_prompt_learner(
     network: str = LEARNER,
     learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     optional: Iterable[str] = (),
+    into: nn.Module | None = None,
 ) -> None:
     """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
 
@@ -131,6 +132,7 @@ def load_prompt_learner(
         network: its name, of the folder in there.
         learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
             names. The CLIP in there is compared with the backbone.
+        into: the network, where it is not `trainer.model`.
         optional: keys that published files do not have; they stay as they are.
 
     Raises:
@@ -141,7 +143,7 @@ def load_prompt_learner(
     if learned is not None and "logit_scale" in saved:
         check_clip(path, saved, trainer.backbone)
         saved = learned(saved)
-    _load_fitting(trainer, path, saved, directory, optional)
+    _load_fitting(trainer, path, saved, directory, optional, into)
     print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
 
 
@@ -188,9 +190,10 @@ def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, torch
     return {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}, checkpoint.get("epoch")
 
 
-def _load_fitting(trainer, path, saved, directory, optional=()):
+def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
     """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
-    own = trainer.model.state_dict()
+    model = trainer.model if into is None else into
+    own = model.state_dict()
     saved = {key: own[key] for key in optional} | saved
     if saved.keys() != own.keys():
         raise UserError(
@@ -208,7 +211,7 @@ def _load_fitting(trainer, path, saved, directory, optional=()):
             f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
             f"Name the one that it was trained with (--backbone){_mend_of_depth(trainer)}."
         )
-    trainer.model.load_state_dict(saved)
+    model.load_state_dict(saved)
 
 
 def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:

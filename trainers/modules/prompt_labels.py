@@ -86,13 +86,16 @@ def save_prompt_label(path: str | PathLike, ctx: torch.Tensor, origin: LabelOrig
         torch.save({"ctx": ctx.detach().cpu().clone(), "made_from": made_from}, handle)
 
 
-def load_prompt_label(path: str | PathLike, n_ctx: int, ctx_dim: int, origin: LabelOrigin) -> torch.Tensor:
+def load_prompt_label(
+    path: str | PathLike, n_ctx: int, ctx_dim: int, origin: LabelOrigin, node: str = "TRAINER.SPG"
+) -> torch.Tensor:
     """Read a prompt label, ours or a published one, and check that it belongs to this run.
 
     Args:
         path: file to read.
         n_ctx, ctx_dim: the shape it must have.
         origin: LabelOrigin of this run; published labels carry none and are checked by their shape alone.
+        node: the method's, whose keys messages name.
 
     Returns:
         (n_ctx, D) float32 tensor.
@@ -100,7 +103,7 @@ def load_prompt_label(path: str | PathLike, n_ctx: int, ctx_dim: int, origin: La
     Raises:
         UserError: the file is damaged, no prompt label, of another shape, or made from something else.
     """
-    remove = f"Delete {path} to have it trained anew, or choose another TRAINER.SPG.LABEL_DIR."
+    remove = f"Delete {path} to have it trained anew, or choose another {node}.LABEL_DIR."
     content = read_tensors(path, "Prompt label", remove)
     made_from = content.get("made_from") if isinstance(content, dict) else None
     ctx = content.get("ctx") if isinstance(content, dict) else content
@@ -109,7 +112,7 @@ def load_prompt_label(path: str | PathLike, n_ctx: int, ctx_dim: int, origin: La
     if ctx.shape != (n_ctx, ctx_dim):
         raise UserError(
             f"Prompt label {path} has shape {tuple(ctx.shape)}; this run needs ({n_ctx}, {ctx_dim}): n_ctx x the "
-            "width of the backbone's text tower. Use the n_ctx (TRAINER.SPG.N_CTX, CTX_INIT) and backbone it was made "
+            f"width of the backbone's text tower. Use the n_ctx ({node}.N_CTX, CTX_INIT) and backbone it was made "
             f"with. {remove}"
         )
     require_finite({"ctx": ctx}, f"Prompt label {path}", remove)

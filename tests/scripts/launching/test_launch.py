@@ -126,7 +126,7 @@ def test_configs_of_methods():
     assert method_config(spg, "vlcs", None).parts[-2:] == ("SPG_CGAN", "default.yaml")
     assert method_config(spg, "pacs", "as_run").name == "as_run.yaml"
     assert method_config(find_method("zsclip"), "pacs", None).name == "default.yaml"
-    with pytest.raises(UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, LinearProbe, SPG, SPG_CGAN"):
+    with pytest.raises(UserError, match="Unknown trainer 'SPQ'; accepted: CoCoOp, CoOp, DPL, DPSPG, "):
         find_method("SPQ")
     with pytest.raises(UserError, match="CFG is 'asrun', .*as_run, default"):
         method_config(spg, "pacs", "asrun")
