@@ -107,7 +107,7 @@ def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any
     """
     checkpoint = load_checkpoint(str(path))
     if isinstance(checkpoint, dict):
-        saved = checkpoint.get("state_dict")
+        saved = checkpoint.get("state_dict", checkpoint)  # which may be there alone
         state = {**(saved if isinstance(saved, dict) else {}), "optimizer": checkpoint.get("optimizer")}
         cause = "The training that wrote it was broken by then, or the file is damaged: use another epoch or run."
         require_finite(state, str(path), cause, minus_infinity)

@@ -86,7 +86,7 @@ class FeatureCache:
                 reason = f"made by version {record['version']} of the cache"
             elif array.shape != tuple(shape) or array.dtype != np.float32 or _checksum(array) != record["crc32"]:
                 reason = "damaged"
-            elif not np.isfinite(array.sum()):
+            elif not (np.isfinite(array.sum()) or np.isfinite(array).all()):
                 reason = "not finite"
             else:
                 return array
