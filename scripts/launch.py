@@ -108,6 +108,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
         baseline=args.baseline,
         report=args.report or args.compare,
         jobs=args.jobs,
+        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         only_print=args.print,
     )
 

@@ -14,10 +14,10 @@ def write_history(folder: str | PathLike, epochs: list[dict[str, Any]]) -> None:
     write_record(Path(folder) / HISTORY_FILE, {"epochs": epochs})
 
 
-def read_history(folder: str | PathLike, n_epochs: int) -> list[dict[str, Any]] | None:
-    """The first `n_epochs` entries; None if there is no readable file with as many."""
+def read_history(folder: str | PathLike, n_epochs: int | None = None) -> list[dict[str, Any]] | None:
+    """The first `n_epochs` entries (None: all); None if there is no readable file with as many."""
     try:
         epochs = read_record(Path(folder) / HISTORY_FILE)["epochs"]
     except (OSError, ValueError, KeyError):
         return None
-    return epochs[:n_epochs] if len(epochs) >= n_epochs else None
+    return epochs[:n_epochs] if len(epochs) >= (n_epochs or 0) else None

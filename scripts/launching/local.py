@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import IO
 
+from common.dassl_path import REPOSITORY
 from scripts.launching.plan import Ended, Task
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = REPOSITORY / "scripts" / "_worker.py"
 SECONDS_BETWEEN_LOOKS = 0.2  # at signals, and at whether a process is still there
 
 

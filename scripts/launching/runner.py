@@ -1,5 +1,6 @@
 """What a launcher does: plan the runs of each method, do those that are not finished, show the results."""
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -15,10 +16,12 @@ from common.errors import UserError
 from common.progress import progress
 from common.run.folder import has_begun, is_finished
 from common.run.identity import IDENTITY_FILE, write_identity
+from common.run.records import write_record
 from common.threads import Share, asked_for, plan_threads, share_cores, usable_cores
 from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
 from scripts.launching.local import LocalEngine
 from scripts.launching.plan import Engine, Task, carry_out
+from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.launching.plans import Run, cross_dataset, multi_source, single_source
 from scripts.launching.runs import (
     ASKED,
@@ -58,6 +61,7 @@ class Request:
         baseline: the method that differences are to; "": none; None: zero-shot CLIP where it is among the results.
         report: whether the report is written in the end.
         jobs: how many runs at once.
+        visible_devices: CUDA_VISIBLE_DEVICES.
         only_print: whether the commands of open runs are printed, and nothing is done.
     """
 
@@ -75,6 +79,7 @@ class Request:
     baseline: str | None = None
     report: bool = False
     jobs: str = "1"
+    visible_devices: str = ""
     only_print: bool = False
 
 
@@ -185,6 +190,7 @@ class Launch:
         asked = self._asked(run)
         check_same_run(run.folder, asked)
         write_identity(run.folder / ASKED, asked)
+        (run.folder / ASKED / FAILED_FILE).unlink(missing_ok=True)
         return not is_finished(run.folder, run.test)
 
     def open_runs(self) -> Iterator[Run]:
@@ -299,9 +305,12 @@ class Comparison:
         of_task: dict[Task, tuple[Launch, Run]] = {}
         for i, (one, run) in enumerate(pairs, start=1):
             of_task[one.task(run, f"[{i}/{total}] {one.name}, {run.title}", share.workers)] = one, run
+        note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
         with progress(total=total, description=name, unit="run") as bar:
-            engine = make_engine(share.runs, lambda line: bar.write(line, file=sys.stderr))
+            engine = make_engine(
+                share.runs, self.request.visible_devices, lambda line: bar.write(line, file=sys.stderr)
+            )
             conduct = _Conduct(of_task, self._refuse, self.refused, bar)
             try:
                 carry_out(of_task, engine, conduct.begin, conduct.end)
@@ -400,6 +409,8 @@ class _Conduct:
         self.bar.update()
         if code:
             self.failed.append(task.title)
+            with contextlib.suppress(OSError):  # the disk may be full, which is why it failed
+                write_record(run.folder / ASKED / FAILED_FILE, {"exit_code": code})
             if not has_begun(run.folder):
                 # It never began to train, so there is nothing that other settings could be mixed up with.
                 (run.folder / ASKED / IDENTITY_FILE).unlink(missing_ok=True)
@@ -409,13 +420,18 @@ class _Conduct:
         sys.stdout.flush()
 
 
-def make_engine(slots: int, say: Callable[[str], None]) -> Engine:
-    """The engine that does runs, so many at once."""
+def make_engine(slots: int, visible: str, say: Callable[[str], None]) -> Engine:
+    """The engine that does runs.
+
+    Args:
+        slots: how many at once.
+        visible: CUDA_VISIBLE_DEVICES, which they are spread over; "": all that there are.
+        say: told what is to be said of them.
+    """
     devices: list[str] = []
     if slots > 1:
         import torch
 
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
     return LocalEngine(slots, say, devices)
 

@@ -14,7 +14,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import IO
 
 
@@ -66,8 +65,3 @@ def _arriving(tasks: IO[bytes]) -> Iterator[list[str]]:
     threading.Thread(target=watch, daemon=True).start()
     while True:
         yield arrived.get()
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    main()

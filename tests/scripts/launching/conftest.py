@@ -54,7 +54,7 @@ def runs_here(monkeypatch):
     def do_report(command, **options):
         return subprocess.CompletedProcess(command, report.main(command[2:]))
 
-    monkeypatch.setattr(runner, "make_engine", lambda slots, say: Here())
+    monkeypatch.setattr(runner, "make_engine", lambda *_: Here())
     monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=do_report))
 
 
