@@ -2,6 +2,7 @@
 
 python predict.py --model-dir output/pacs/SPG/ViT-B16/pacs/sketch/seed1 photo.jpg folder/
 python predict.py --model-dir <run> --classnames "cat,dog,guinea pig" --format json --out found.json folder/
+python predict.py --model-dir <CoOp's folder> --trainer CoOp --backbone ViT-B/16 --classnames @names.txt photo.jpg
 """
 
 import argparse
@@ -45,6 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--format", default="table", choices=FORMATS, help="of the output (default: table)")
     parser.add_argument("--out", default="", metavar="FILE", help="write the output there instead of printing it")
     parser.add_argument("--backbone", default="", help="where CLIP's weights are now, if not where they were")
+    parser.add_argument("--trainer", default="", help="of a folder of checkpoints alone, as CoOp's: the method")
+    parser.add_argument("--config-file", default="", help="of such a folder: its config, if not the method's default")
     parser.add_argument("--seed", type=int, default=None, help="of the generated prompts' noise (default: the run's)")
     parser.add_argument("--n-prompts", type=int, default=None, help="prompts for each image (default: the run's)")
     parser.add_argument("--batch-size", type=int, default=100, help="images at a time (default: 100)")
@@ -142,6 +145,8 @@ def run(args: argparse.Namespace) -> list[str]:
         args.n_prompts,
         args.batch_size,
         args.workers if len(images) > args.batch_size else 0,
+        args.trainer,
+        args.config_file,
     )
     found, unreadable = predictor.predict_readable(images, args.top_k)
     text = formatted([(images[i], found[i]) for i in sorted(found)], args.format)

@@ -149,8 +149,7 @@ def run(args: argparse.Namespace) -> None:
     if args.eval_only and not args.model_dir:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
 
-    import datasets  # noqa: F401 (registers the data sets)
-    import trainers.all  # noqa: F401 (registers the trainers)
+    import trainers.all  # noqa: F401 (registers trainers and data sets)
     from trainers.config_check import check_settings
 
     check_device(args)

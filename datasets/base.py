@@ -1,6 +1,6 @@
 """The base of all domain generalization datasets: from names of domains to lists of images."""
 
-import hashlib
+import math
 import os
 import random
 import shlex
@@ -13,16 +13,18 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
+from common.messages import some, warn
 from common.progress import progress
 from datasets import names
 from datasets.contents import EMPTY, SPLIT_FOLDER, Unused, collect, describe
+from datasets.fingerprints import fingerprint_of
 from datasets.layouts import Layout, Location, check_root, locate
 from datasets.listing import ClassFolder, beside_classes, class_folders, list_images
-from datasets.messages import some, warn
 from datasets.readable import keep_readable
 from datasets.splits import Image, match_split, read_split, seeded_split, write_split
 
 TEST_SUBSETS = ("all", "published")
+CLASS_SUBSETS = ("all", "base", "new")  # all classes, the first half of them, the rest
 KNOWN_TO_BE_WRONG = "known to be wrong"
 
 
@@ -59,7 +61,8 @@ class DomainGeneralizationDataset(DatasetBase):
 
     Args:
         cfg: the configuration; read are DATASET.ROOT, SOURCE_DOMAINS, TARGET_DOMAINS, NUM_SHOTS, TEST_SUBSET,
-            SKIP_UNREADABLE, and SEED (few-shot only), OUTPUT_DIR (split files if the data root is read-only), VERBOSE.
+            SUBSAMPLE_CLASSES, SKIP_UNREADABLE, and SEED (few-shot only), OUTPUT_DIR (split files if the data root is
+            read-only), VERBOSE.
 
     Raises:
         UserError: anything about domains, folders or split files that the user can mend.
@@ -224,6 +227,7 @@ class DomainGeneralizationDataset(DatasetBase):
             named = zip(("train", "val", "test"), (train_x, val, test), strict=True)
             train_x, val, test = (keep_readable(items, f"{self._name}, {split}") for split, items in named)
         self._check_not_empty(train_x, val, test)
+        train_x, val, test = self._subsampled(train_x, val, test, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
         untrained = sorted({item.label for item in test} - {item.label for item in train_x})
         if untrained:
             warn(
@@ -265,12 +269,7 @@ class DomainGeneralizationDataset(DatasetBase):
         return self._fingerprint_of(("train_x", "val", "test"))
 
     def _fingerprint_of(self, splits):
-        lines = [
-            f"{split}/{self.domains[item.domain]}/{item.classname}/{self.image_name(item)}\n"
-            for split in splits
-            for item in getattr(self, split)
-        ]
-        return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+        return fingerprint_of(self, splits, self.image_name)
 
     def image_name(self, item: Datum) -> str:
         """The path of an image within its class folder, which is the same in every layout; mostly its file name."""
@@ -456,6 +455,24 @@ class DomainGeneralizationDataset(DatasetBase):
         return os.path.relpath(self._domain_dirs[domain], Path(self.dataset_dir).parent).replace(os.sep, "/")
 
     # --- images ---
+
+    def _subsampled(self, train_x, val, test, subset):
+        """The images of all classes, of the first half, "base", or of the others, "new", with labels from 0 (CoOp)."""
+        if subset not in CLASS_SUBSETS:
+            raise UserError(f"DATASET.SUBSAMPLE_CLASSES is {subset!r}. Accepted: {', '.join(CLASS_SUBSETS)}.")
+        if subset == "all":
+            return train_x, val, test
+        half = math.ceil(len(self._class_names) / 2)
+        first, end = (0, half) if subset == "base" else (half, len(self._class_names))
+        self._class_names = self._class_names[first:end]
+        return [
+            [
+                Datum(item.impath, item.label - first, item.domain, item.classname)
+                for item in items
+                if first <= item.label < end
+            ]
+            for items in (train_x, val, test)
+        ]
 
     def _data(self, domain, images):
         start, index = str(self._domain_dirs[domain]), self.domains.index(domain)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from hypothesis import settings
-from quick_run import REPOSITORY, command_line, run_train
+from quick_run import MADE, REPOSITORY, command_line, run_train
 
 os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
@@ -63,6 +63,26 @@ def clip_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def vit_file(tmp_path_factory):
+    """A file with a tiny CLIP of random weights whose image tower is a ViT, of 12 layers each."""
+    import torch
+    from plain_clip import tiny_clip
+
+    path = tmp_path_factory.mktemp("vit") / "tiny.pt"
+    torch.save(tiny_clip(layers=12, vision=12).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip_for(clip_file, vit_file):
+    """The tiny CLIP that a trainer takes: clip_for("CoOp") -> its file."""
+    from trainers.methods import METHODS, Backbones
+
+    vits = {method.trainer for method in METHODS if method.backbones is Backbones.VIT}
+    return lambda trainer: vit_file if trainer in vits else clip_file
+
+
+@pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """30 images: 3 domains (blue, green, red) x 2 classes (across, down) x 5."""
     from scripts.launching.quick_run import make_images
@@ -73,7 +93,7 @@ def image_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def train(tmp_path, image_folder, clip_file, monkeypatch):
+def train(tmp_path, image_folder, clip_for, monkeypatch):
     """Run train.py's main on the 30 images: train("SPG", "red", "KEY", "VALUE", flags=[...]) -> exit code.
 
     Works in tmp_path; the run's folder is tmp_path / "run".
@@ -81,14 +101,15 @@ def train(tmp_path, image_folder, clip_file, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(trainer, target, *opts, flags=()):
-        return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
+        clip = clip_for(trainer)
+        return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip))
 
     return run
 
 
 @pytest.fixture(scope="session")
 def kept_runs():
-    """Folders with `run` and `output` of the runs that were finished for any test, by trainer and settings."""
+    """Folders with what the runs made that were finished for any test, by trainer and settings."""
     return {}
 
 
@@ -96,7 +117,7 @@ def kept_runs():
 def finished(train, kept_runs, tmp_path, tmp_path_factory):
     """A run on the 30 images that came to its end: finished("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
 
-    Tests get copies of one run of each kind, with what it left in output/, and may do with them what they like.
+    Tests get copies of one run of each kind, with what it left beside it, and may do with them what they like.
     """
 
     def get(trainer, *opts):
@@ -106,8 +127,9 @@ def finished(train, kept_runs, tmp_path, tmp_path_factory):
         else:
             assert train(trainer, "red", *opts) == 0
             folder = tmp_path_factory.mktemp("finished")
-            for name in ("run", "output"):
-                shutil.copytree(tmp_path / name, folder / name)
+            for name in MADE:
+                if (tmp_path / name).is_dir():
+                    shutil.copytree(tmp_path / name, folder / name)
             kept_runs[kind] = folder
         return tmp_path / "run"
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MADE = ("run", "prompt_labels", "feature_cache")  # folders that a quick run may leave
 
 
 def command_line(trainer, target, *opts, flags=(), root="data", clip="tiny.pt"):

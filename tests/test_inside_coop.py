@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from quick_run import REPOSITORY, command_line
 
 TRAIN = """
@@ -16,9 +17,8 @@ from dassl.engine import build_trainer
 from dassl.utils import set_random_seed, setup_logger
 from yacs.config import CfgNode as CN
 
-import datasets.folder_dg
 import trainers.coop
-import trainers.spg
+import trainers.all
 
 
 def extend_cfg(cfg):
@@ -50,7 +50,8 @@ build_trainer(cfg).train()
 """
 
 
-def test_spg_in_a_coop_checkout(tmp_path, image_folder, clip_file):
+@pytest.mark.parametrize("trainer", ["SPG", "LinearProbe"])
+def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trainer):
     checkout = tmp_path / "CoOp"
     for folder in ("trainers", "datasets"):
         (checkout / folder).mkdir(parents=True)
@@ -64,8 +65,11 @@ def test_spg_in_a_coop_checkout(tmp_path, image_folder, clip_file):
     subprocess.run(["cp", "-rn", *parts, str(checkout)], check=True)
     assert (checkout / "trainers" / "coop.py").read_text() == coop
 
+    before = sorted(path.name for path in checkout.iterdir())
+    flags = ["--output-dir", str(tmp_path / "out/run")]
+    arguments = command_line(trainer, "red", flags=flags, root=tmp_path / "images", clip=clip_file)
     finished = subprocess.run(
-        [sys.executable, "train.py", *command_line("SPG", "red", root=tmp_path / "images", clip=clip_file)],
+        [sys.executable, "train.py", *arguments],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "compat")},
         capture_output=True,
@@ -73,4 +77,7 @@ def test_spg_in_a_coop_checkout(tmp_path, image_folder, clip_file):
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
-    assert (checkout / "run" / "results.json").is_file()
+    assert (tmp_path / "out/run/results.json").is_file()
+    assert (tmp_path / "out/feature_cache").is_dir()
+    assert (tmp_path / "out/prompt_labels").is_dir() == (trainer == "SPG")
+    assert sorted(path.name for path in checkout.iterdir()) == before

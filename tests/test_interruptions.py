@@ -10,7 +10,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from quick_run import REPOSITORY, run_train
+from quick_run import MADE, REPOSITORY, run_train
 
 from common.run.records import read_record
 from common.run.results import read_results
@@ -27,8 +27,8 @@ def undisturbed(finished, tmp_path):
 
     def run(trainer, *opts):
         found = results(finished(trainer, *opts))
-        for name in ("run", "output"):
-            shutil.rmtree(tmp_path / name)
+        for name in MADE:
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
         return found
 
     return run
@@ -58,7 +58,7 @@ def test_a_full_disk_at_every_file(train, undisturbed, tmp_path, monkeypatch, ca
     assert n_files > 10
     step = 1 if trainer == "CoOp" else 7
     for number in range(1, n_files + 1, step):
-        for name in ("run", "output"):
+        for name in MADE:
             shutil.rmtree(tmp_path / name, ignore_errors=True)
         with monkeypatch.context() as patch:
             fail_at_write(patch, number, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
@@ -100,7 +100,7 @@ def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, tra
         files = fail_at_write(patch, 0, None)
         assert train(trainer, "red", *opts) == 0
     for number in sorted(random.Random(1).sample(range(1, len(files) + 1), 2)):
-        for name in ("run", "output"):
+        for name in MADE:
             shutil.rmtree(tmp_path / name, ignore_errors=True)
         with monkeypatch.context() as patch:
             fail_at_write(patch, number, Killed())
@@ -165,8 +165,8 @@ def one_thread(monkeypatch):
 def test_the_number_of_workers_changes_nothing(train, tmp_path, one_thread):
     assert train("SPG", "red") == 0
     whole = results(tmp_path / "run")
-    for name in ("run", "output"):
-        shutil.rmtree(tmp_path / name)
+    for name in MADE:
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
     assert train("SPG", "red", "DATALOADER.NUM_WORKERS", "2") == 0
     assert results(tmp_path / "run") == whole
 

@@ -219,3 +219,32 @@ def test_formats_of_no_predictions():
     assert predict.formatted([], "table") == ""
     assert json.loads(predict.formatted([], "json")) == []
     assert predict.formatted([], "csv").startswith("image,rank")
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp"])
+def test_a_folder_of_checkpoints_alone(finished, images, tmp_path, clip_file, refused, capsys, trainer):
+    """As CoOp's own runs leave it: flags say what it does not."""
+    folder = finished(trainer)
+    whole = Predictor(folder)(images)
+    shutil.copytree(folder / "prompt_learner", tmp_path / "theirs/prompt_learner")
+    (tmp_path / "theirs/prompt_learner/model-best.pth.tar").unlink(missing_ok=True)
+    said = {"trainer": trainer, "backbone": clip_file, "classnames": ["across", "down"]}
+    found = Predictor(tmp_path / "theirs", **said)(images)
+    last = Predictor(tmp_path / "theirs", config_file=str(folder / "config.yaml"), **said)(images)
+    for one, other in zip(found, last, strict=True):
+        assert dict(one) == pytest.approx(dict(other), abs=1e-5)
+    assert len(found) == len(whole)
+    capsys.readouterr()
+
+    words = ["--model-dir", tmp_path / "theirs", images[0]]
+    assert "--trainer, --config-file, --backbone, --classnames" in refused(*words)
+    flags = ["--trainer", trainer, "--backbone", clip_file]
+    assert "which classes to choose from; name them (--classnames" in refused(*words, *flags)
+    classes = ["--classnames", "across,down"]
+    assert main(list(map(str, [*words, *flags, *classes]))) == 0
+    assert "across" in capsys.readouterr().out
+    assert "Unknown trainer 'Other'" in refused(*words, "--trainer", "Other", *classes)
+    assert "needs --trainer as well" in refused(*words, "--config-file", "a.yaml", *classes)
+    assert "says itself what it is" in refused("--model-dir", folder, images[0], *flags)
+    wrong = "CoCoOp" if trainer == "CoOp" else "CoOp"
+    assert "is of another method" in refused(*words, "--trainer", wrong, "--backbone", clip_file, *classes)

@@ -1,7 +1,14 @@
-"""Imports every trainer, which registers them."""
+"""Imports every trainer and every data set, which registers them."""
 
+import datasets.all
 import trainers.cocoop
 import trainers.coop
+import trainers.dpl
+import trainers.kgcoop
 import trainers.linear_probe
+import trainers.maple
+import trainers.promptsrc
 import trainers.spg
+import trainers.vp
+import trainers.vpt
 import trainers.zsclip  # noqa: F401

@@ -34,6 +34,7 @@ class CoCoOp(FrozenClipTrainer):
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX, ctx_init=self.settings.CTX_INIT)
         learner = ConditionalPromptLearner(self.encoder.initial_context(), self.backbone.feature_size)
         self.model = self.register_network(LEARNER, learner)
+        self.start_from_given()
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.encoder(self.model(features))

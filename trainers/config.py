@@ -17,6 +17,8 @@ from common.errors import UserError
 from trainers.config_keys import kind_for, refusal, value_of
 
 NOWHERE = object()
+# Keys of folders that several runs share: unless they are named, these beside the folder of the run.
+SHARED_FOLDERS = {"TRAINER.FEATURES.CACHE_DIR": "feature_cache", "TRAINER.SPG.LABEL_DIR": "prompt_labels"}
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -24,6 +26,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.PATH = "~/.cache/clip"  # where OpenAI's weights are downloaded to
 
     cfg.DATASET.TEST_SUBSET = "all"  # DomainNet: "published" tests on the 3 % that the authors tested on
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # base: the first half of the classes; new: the rest (as in CoOp)
     cfg.DATASET.SKIP_UNREADABLE = False  # True: each image is decoded once at the start, and the bad ones are left out
 
     cfg.TEST.N_PROMPTS = 1  # contexts generated for each image; their logits are averaged
@@ -39,7 +42,7 @@ def extend_cfg(cfg: CfgNode) -> None:
 
     cfg.TRAINER.FEATURES = CfgNode()
     cfg.TRAINER.FEATURES.CACHE = True  # keep features of val and test images on disk, for later runs
-    cfg.TRAINER.FEATURES.CACHE_DIR = "output/feature_cache"
+    cfg.TRAINER.FEATURES.CACHE_DIR = ""  # "": feature_cache beside OUTPUT_DIR
     cfg.TRAINER.FEATURES.TRAIN_VIEWS = 0  # 0: encode each augmented batch; K: draw from K views encoded once
 
     # CoOp and CoCoOp exactly as in their repository.
@@ -60,6 +63,50 @@ def extend_cfg(cfg: CfgNode) -> None:
     # Inverse strengths of the L2 penalty, as scikit-learn's LogisticRegression has it, to choose from.
     cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
+    # KgCoOp, with the start and the weight of its paper.
+    kgcoop = cfg.TRAINER.KGCOOP = CfgNode()
+    kgcoop.N_CTX = 4
+    kgcoop.CSC = False
+    kgcoop.CTX_INIT = "a photo of a"
+    kgcoop.PREC = "fp16"
+    kgcoop.CLASS_TOKEN_POSITION = "end"
+    kgcoop.W = 8.0  # weight of the distance to the fixed prompts' text features
+
+    cfg.TRAINER.DPL = CfgNode()
+    cfg.TRAINER.DPL.N_CTX = 4
+    cfg.TRAINER.DPL.XAVIER = False  # start from Xavier's weights, as the original; False: PyTorch's, as SPG's authors
+    cfg.TRAINER.DPL.PREC = "fp16"
+
+    vp = cfg.TRAINER.VP = CfgNode()
+    vp.METHOD = "random"  # random: a patch at a place that is drawn; fix: at the upper left; pad: a frame
+    vp.PROMPT_SIZE = 10  # side of the patch or width of the frame in pixels
+    vp.PREC = "fp16"
+
+    # VPT and MaPLe, as in MaPLe's repository.
+    vpt = cfg.TRAINER.VPT = CfgNode()
+    vpt.N_CTX_VISION = 10  # number of tokens in the image tower
+    vpt.CTX_INIT = "a photo of a"  # words of the fixed prompts
+    vpt.PREC = "fp16"
+    vpt.PROMPT_DEPTH_VISION = 1  # number of layers with tokens of their own; 1: shallow
+
+    maple = cfg.TRAINER.MAPLE = CfgNode()
+    maple.N_CTX = 2  # number of vectors, the first of the words'
+    maple.CTX_INIT = "a photo of a"
+    maple.PREC = "fp16"
+    maple.PROMPT_DEPTH = 9  # number of layers with prompts of their own, in both towers
+
+    promptsrc = cfg.TRAINER.PROMPTSRC = CfgNode()
+    promptsrc.N_CTX_VISION = 4
+    promptsrc.N_CTX_TEXT = 4
+    promptsrc.CTX_INIT = "a photo of a"
+    promptsrc.PREC = "fp16"
+    promptsrc.PROMPT_DEPTH_VISION = 9
+    promptsrc.PROMPT_DEPTH_TEXT = 9
+    promptsrc.TEXT_LOSS_WEIGHT = 25.0  # of the mean distance to the frozen text features
+    promptsrc.IMAGE_LOSS_WEIGHT = 10.0  # of that to the frozen image features
+    promptsrc.GPA_MEAN = 15.0  # epoch about which, and within which, weights count in the final model
+    promptsrc.GPA_STD = 1.0
+
     spg = cfg.TRAINER.SPG = CfgNode()
     spg.N_CTX = 4
     spg.CSC = False  # accepted for CoOp's sake; a prompt label is one context for all classes
@@ -77,7 +124,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     spg.G_BIAS_NORM = 5e-8
     spg.G_LAST_BIAS_NORM = 1.0
     spg.GRAD_CLIP_OFF_TARGETS = ()  # target domains (full names) for which the clipping is off
-    spg.LABEL_DIR = "output/prompt_labels"  # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt
+    # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": prompt_labels beside OUTPUT_DIR
+    spg.LABEL_DIR = ""
     spg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED (the published labels have seed 1)
     # Stage I inside the trainer SPG: its OPTIM section comes from this file (the rest is shared with stage II), then
     # from these KEY VALUE pairs.
@@ -92,6 +140,20 @@ def default_cfg() -> CfgNode:
     cfg = get_cfg_default()
     extend_cfg(cfg)
     return cfg
+
+
+def shared_folders(cfg: CfgNode) -> dict[str, str]:
+    """The keys of folders that a config does not name, with those to take: a run goes on with what it began with."""
+    try:
+        begun = CfgNode.load_cfg(Path(cfg.OUTPUT_DIR, "config.yaml").read_text(encoding="utf-8"))
+    except Exception:  # of a run that has not begun, or whatever YAML makes of a broken file
+        begun = CfgNode()
+    beside = Path(cfg.OUTPUT_DIR).parent
+    return {
+        key: str(value_of(begun, key, "") or beside / name)
+        for key, name in SHARED_FOLDERS.items()
+        if not value_of(cfg, key)
+    }
 
 
 def leaves(node: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ from trainers.config_values import (
     SHARE,
     Choice,
     Flag,
+    Found,
     Kind,
     Number,
     Only,
@@ -130,6 +131,7 @@ STEPPING = LEARNING - {"LinearProbe"}  # learn by steps of an optimiser, on augm
 PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
 ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
+STARTING = frozenset({"CoOp", "CoCoOp", "SPG_CoOp"})  # from given prompts, if asked
 SPG, CGAN = {"SPG", "SPG_CGAN", "SPG_CoOp"}, {"SPG", "SPG_CGAN"}  # both or either stage; stage II
 
 PRECISION = listed_in("trainers.modules.clip_backbone", "PRECISIONS")
@@ -184,6 +186,7 @@ KEYS: dict[str, Key] = {
         EVERY,
         (Condition("a data set that publishes splits of a part of it (SPG_DomainNet)", _is_tested_in_part),),
     ),
+    "DATASET.SUBSAMPLE_CLASSES": Key(listed_in("datasets.base", "CLASS_SUBSETS"), EVERY),
     "DATASET.SKIP_UNREADABLE": Key(Flag(), EVERY),
     "DATALOADER.NUM_WORKERS": Key(whole(0), EVERY),
     "DATALOADER.K_TRANSFORMS": Key(Only(1, why=ONE_IMAGE), EVERY),
@@ -197,7 +200,8 @@ KEYS: dict[str, Key] = {
                 2,
                 why="the generator's batch normalisation takes at least 2 images at a time; 32 is the published size",
             ),
-        ),
+        )
+        | {"DPL": whole(2, why="its context is a mean over the images of a batch; 32 is the size in SPG's comparison")},
     ),
     "DATALOADER.TRAIN_X.N_DOMAIN": Key(
         whole(0, meaning="0: all domains"), STEPPING, (among("DATALOADER.TRAIN_X.SAMPLER", "RandomDomainSampler"),)
@@ -205,7 +209,18 @@ KEYS: dict[str, Key] = {
     "DATALOADER.TRAIN_X.N_INS": Key(whole(1), STEPPING, (among("DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler"),)),
     "DATALOADER.TEST.SAMPLER": Key(SAMPLER, NOBODY, instead="each image is tested once, in the data set's order"),
     "DATALOADER.TEST.BATCH_SIZE": Key(whole(1), EVERY),
-    "MODEL.INIT_WEIGHTS": Key(Only("", why="CLIP's weights are those that MODEL.BACKBONE.NAME names"), EVERY),
+    "MODEL.INIT_WEIGHTS": Key(
+        Found("a checkpoint of a prompt learner (<run>/prompt_learner/model.pth.tar-50) or the folder of a run"),
+        STARTING,
+        narrower=dict.fromkeys(
+            EVERY - STARTING,
+            Only(
+                "",
+                why="CLIP's weights are those that MODEL.BACKBONE.NAME names, and given prompts to start from are "
+                f"taken by {', '.join(sorted(STARTING))} alone",
+            ),
+        ),
+    ),
     "MODEL.BACKBONE.NAME": Key(Place(), EVERY),
     "MODEL.BACKBONE.PRETRAINED": Key(Only(True, why="an untrained CLIP cannot be adapted"), EVERY),
     "MODEL.BACKBONE.PATH": Key(Place(), EVERY),
@@ -271,6 +286,36 @@ KEYS: dict[str, Key] = {
     "TRAINER.COCOOP.PREC": Key(PRECISION, COCOOP),
     "TRAINER.LINEAR_PROBE.PREC": Key(PRECISION, PROBE),
     "TRAINER.LINEAR_PROBE.C": Key(Several(POSITIVE, least=1), PROBE),
+    "TRAINER.KGCOOP.N_CTX": Key(whole(1), {"KgCoOp"}, words="TRAINER.KGCOOP.CTX_INIT"),
+    "TRAINER.KGCOOP.CSC": Key(Flag(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.CTX_INIT": Key(Text(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.PREC": Key(PRECISION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.CLASS_TOKEN_POSITION": Key(POSITION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.W": Key(NOT_NEGATIVE, {"KgCoOp"}),
+    "TRAINER.VP.METHOD": Key(listed_in("trainers.vp", "KINDS"), {"VP"}),
+    "TRAINER.VP.PROMPT_SIZE": Key(whole(1), {"VP"}),
+    "TRAINER.VP.PREC": Key(PRECISION, {"VP"}),
+    "TRAINER.VPT.N_CTX_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.VPT.CTX_INIT": Key(Text(), {"VPT"}),
+    "TRAINER.VPT.PREC": Key(PRECISION, {"VPT"}),
+    "TRAINER.VPT.PROMPT_DEPTH_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.MAPLE.N_CTX": Key(whole(1), {"MaPLe"}),
+    "TRAINER.MAPLE.CTX_INIT": Key(Text(), {"MaPLe"}),
+    "TRAINER.MAPLE.PREC": Key(PRECISION, {"MaPLe"}),
+    "TRAINER.MAPLE.PROMPT_DEPTH": Key(whole(1), {"MaPLe"}),
+    "TRAINER.PROMPTSRC.N_CTX_VISION": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.N_CTX_TEXT": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.CTX_INIT": Key(Text(), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PREC": Key(PRECISION, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.GPA_MEAN": Key(ANY_NUMBER, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.GPA_STD": Key(POSITIVE, {"PromptSRC"}),
+    "TRAINER.DPL.N_CTX": Key(whole(1), {"DPL"}),
+    "TRAINER.DPL.XAVIER": Key(Flag(), {"DPL"}),
+    "TRAINER.DPL.PREC": Key(PRECISION, {"DPL"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG

@@ -5,6 +5,7 @@ import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
@@ -135,6 +136,23 @@ class Text(Kind):
 @dataclass(frozen=True)
 class Place(Text):
     """A file or folder, or a name in place of one; where things lie changes no numbers."""
+
+
+@dataclass(frozen=True)
+class Found(Place):
+    """A file or folder that is there, or "" for none.
+
+    Attributes:
+        what: what is looked for, in words.
+    """
+
+    what: str
+
+    def accepted(self, cfg: CfgNode) -> str:
+        return f'{self.what} that is there, or ""'
+
+    def holds(self, value: Any, cfg: CfgNode) -> bool:
+        return self.fits(value) and (not value or Path(value).expanduser().exists())
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
+from common.messages import some
 from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
@@ -38,6 +39,8 @@ class Predictor:
         n_prompts: contexts generated for each image; None: the run's.
         batch_size: images at a time.
         workers: processes that decode images; 0: none.
+        trainer, config_file: of a folder that holds checkpoints alone, as CoOp's do: the method, and its config if it
+            was not the default; class names and backbone are needed as well.
 
     Raises:
         UserError: the folder holds no usable run, or class names do not fit.
@@ -52,13 +55,17 @@ class Predictor:
         n_prompts: int | None = None,
         batch_size: int = 100,
         workers: int = 0,
+        trainer: str = "",
+        config_file: str = "",
     ) -> None:
         if classnames is not None:
             check_classnames(classnames)
         opts: list[Any] = [] if seed is None else ["SEED", seed]
         opts += [] if n_prompts is None else ["TEST.N_PROMPTS", n_prompts]
         with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
-            self.trainer = build_run(model_dir, classnames, backbone, opts)
+            self.trainer = build_run(
+                model_dir, classnames, backbone, opts, trainer_name=trainer, config_file=config_file
+            )
             self.transform = build_transform(self.trainer.cfg, is_train=False)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
@@ -76,7 +83,7 @@ class Predictor:
             a list of (class name, probability) for each image, the most probable first.
 
         Raises:
-            UserError: an image cannot be read.
+            UserError: an image cannot be read, or the model is broken.
         """
         if isinstance(images, (str, os.PathLike, Image.Image)):
             raise UserError(f"Images are a list of paths or PIL images, not the single {images!r}.")
@@ -108,11 +115,19 @@ class Predictor:
                 unreadable.update(messages)
                 if positions:
                     positions_of_batches.append(positions)
-                    yield self.trainer.image_features.encode(batch), indices
+                    yield self.trainer.image_features.encode(batch, indices), indices
                 bar.update(len(positions) + len(messages))
 
+        def explain(features: Tensor, indices: list[int]) -> str:
+            names = [
+                f"image {i + 1}" if isinstance(images[i], Image.Image) else str(images[i])
+                for i in positions_of_batches[-1]
+            ]
+            return self.trainer.why_not_finite(some(names), features, indices)
+
+        device, unseen = self.trainer.device, bool(self.trainer.MINUS_INFINITY)
         with bar:
-            for _, logits in classify(batches(), self.classifier, self.trainer.device):
+            for _, logits in classify(batches(), self.classifier, device, explain, unseen):
                 values, labels = logits.softmax(dim=-1).cpu().topk(top_k, dim=-1)
                 for position, row, which in zip(
                     positions_of_batches.pop(), values.tolist(), labels.tolist(), strict=True
@@ -129,7 +144,7 @@ class Predictor:
         _, batch, indices, messages = _collate([_Images(images, self.transform)[i] for i in range(len(images))])
         if messages:
             raise UserError("\n".join(messages.values()))
-        return self.trainer.image_features.encode(batch), indices
+        return self.trainer.image_features.encode(batch, indices), indices
 
 
 def check_classnames(classnames: Sequence[str]) -> None:

@@ -9,13 +9,17 @@ from typing import Any
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
+from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
+from trainers.base.checkpoints import LEARNER, find_checkpoint, read_prompt_learner
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, default_cfg, merge_file
 from trainers.config_check import check_values
+from trainers.config_keys import STARTING
+from trainers.methods import find_method
 
 
 def read_config(folder: str | PathLike) -> CfgNode:
@@ -29,9 +33,42 @@ def read_config(folder: str | PathLike) -> CfgNode:
     if not path.is_file():
         what = "is a file" if folder.exists() else "is not there"
         what = "has no config.yaml, so it is no folder of a run" if folder.is_dir() else what
-        raise UserError(f"{folder} {what}. Name the folder that train.py wrote (--output-dir).")
+        mend = "Name the folder that train.py wrote (--output-dir)"
+        if folder.is_dir():
+            mend += ", or say what checkpoints alone do not: --trainer, --config-file, --backbone, --classnames"
+        raise UserError(f"{folder} {what}. {mend}.")
     cfg = default_cfg()
     merge_file(cfg, path, "Config of a run", any_type=True)
+    return cfg
+
+
+def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", backbone: str | PathLike = "") -> CfgNode:
+    """The config, not yet frozen, for a folder that holds checkpoints of CoOp's kind alone.
+
+    Args:
+        folder: it.
+        trainer: the method's name.
+        config_file: that it was trained with; "": the method's default.
+        backbone: CLIP's name or file; "": the config file's.
+
+    Raises:
+        UserError: there is no such method or file, no backbone, or no checkpoint in the folder.
+    """
+    cfg = default_cfg()
+    method = find_method(trainer)
+    default = REPOSITORY / "configs/trainers" / method.config_folder / "default.yaml"
+    merge_file(cfg, config_file or default)
+    cfg.TRAINER.NAME = method.trainer
+    cfg.MODEL.BACKBONE.NAME = str(backbone or cfg.MODEL.BACKBONE.NAME)
+    if not cfg.MODEL.BACKBONE.NAME:
+        raise UserError(f"{folder} does not say which CLIP its model is for; name it (--backbone ViT-B/16).")
+    if method.trainer in STARTING:  # how many vectors there are, and of what, is in the file
+        ctx = read_prompt_learner(find_checkpoint(folder, LEARNER))[0].get("ctx")
+        node = cfg.TRAINER[TRAINER_REGISTRY.get(method.trainer).SETTINGS]
+        if ctx is not None and ctx.dim() in (2, 3):
+            node.N_CTX, node.CTX_INIT = ctx.shape[-2], ""
+            if "CSC" in node:
+                node.CSC = ctx.dim() == 3
     return cfg
 
 
@@ -61,6 +98,8 @@ def build_run(
     backbone: str | PathLike | None = None,
     opts: Sequence[Any] = (),
     with_data: bool = False,
+    trainer_name: str = "",
+    config_file: str = "",
 ) -> FrozenClipTrainer:
     """The trainer of a run with its model loaded, in evaluation mode.
 
@@ -70,12 +109,23 @@ def build_run(
         backbone: where CLIP's weights are now, if not where they were.
         opts: KEY VALUE pairs on top of the run's config.
         with_data: build its data set and loaders, too.
+        trainer_name, config_file: of a folder that holds checkpoints alone, see `bare_config`; classnames has to be
+            given as well.
 
     Raises:
         UserError: the folder holds no usable run, the backbone is another one, or the data are others than it tested.
     """
     _register()
-    cfg, record = read_config(folder), read_run(folder)
+    is_bare = not Path(folder, "config.yaml").is_file()
+    if is_bare and trainer_name:
+        if classnames is None:
+            raise UserError(f"{folder} does not say which classes to choose from; name them (--classnames cat,dog).")
+        cfg, record = bare_config(folder, trainer_name, config_file, backbone or ""), {"classnames": list(classnames)}
+    elif trainer_name or config_file:
+        what = "needs --trainer as well" if is_bare else "says itself what it is, in config.yaml; leave these out"
+        raise UserError(f"--trainer and --config-file are for a folder of checkpoints alone; {folder} {what}.")
+    else:
+        cfg, record = read_config(folder), read_run(folder)
     if backbone:
         cfg.MODEL.BACKBONE.NAME = str(backbone)
     apply_settings(cfg, opts)
@@ -85,14 +135,14 @@ def build_run(
         raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")
     names = None if with_data else list(record["classnames"] if classnames is None else classnames)
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names, done=True)
-    if trainer.backbone.sha256 != record["backbone_sha256"]:
+    if trainer.backbone.sha256 != record.get("backbone_sha256", trainer.backbone.sha256):
         raise UserError(
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "
             "right file (--backbone)."
         )
     if with_data:
         _check_data(folder, record, trainer)
-    if not is_finished(folder) and not is_finished(folder, tested=False):
+    if not trainer_name and not is_finished(folder) and not is_finished(folder, tested=False):
         print(f"Note: the run in {folder} has not ended; what it has so far is used.", file=sys.stderr)
     # A run that only tested keeps no model of its own.
     trainer.load_model(record.get("model_dir") or str(folder), epoch=record.get("load_epoch"))
@@ -112,5 +162,4 @@ def _check_data(folder, record, trainer):
 
 
 def _register():
-    import datasets  # noqa: F401 (registers the data sets)
-    import trainers.all  # noqa: F401 (registers the trainers)
+    import trainers.all  # noqa: F401 (registers trainers and data sets)

@@ -41,7 +41,7 @@ class SPG(SPG_CGAN):
         if cfg.SEED < 0 and spg.LABEL_SEED < 0:
             # Runs without a seed are independent of each other, labels and all.
             own = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
-            if spg.LABEL_DIR not in (own, default_cfg().TRAINER.SPG.LABEL_DIR) and cfg.VERBOSE:
+            if self.asked_cfg.TRAINER.SPG.LABEL_DIR not in ("", own) and cfg.VERBOSE:
                 print(
                     f"Note: the prompt labels in TRAINER.SPG.LABEL_DIR {spg.LABEL_DIR} are left aside, since a run "
                     "without a seed learns its own. Pass --seed, or name theirs by TRAINER.SPG.LABEL_SEED."

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from yacs.config import CfgNode
 
-from common.run.names import dataset_label
+from common.run.names import class_subset, dataset_label
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.image_data import Item
@@ -16,7 +16,9 @@ def label_folder(cfg: CfgNode) -> LabelFolder:
     """The LabelFolder of a run."""
     spg = cfg.TRAINER.SPG
     seed = cfg.SEED if spg.LABEL_SEED < 0 else spg.LABEL_SEED
-    return LabelFolder(spg.LABEL_DIR, dataset_label(cfg), backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
+    subset = class_subset(cfg)
+    dataset = dataset_label(cfg) if subset == "all" else f"{dataset_label(cfg)}_{subset}"
+    return LabelFolder(spg.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
 
 
 def label_origin(
@@ -40,11 +42,11 @@ def label_origin(
         classnames=tuple(trainer.dm.dataset.classnames),
         class_token_position=trainer.settings.CLASS_TOKEN_POSITION,
         data=digest.hexdigest(),
-        recipe=None if stage1_cfg is None else _recipe(stage1_cfg),
+        recipe=None if stage1_cfg is None else _recipe(stage1_cfg, trainer.started_from),
     )
 
 
-def _recipe(cfg):
+def _recipe(cfg, started_from):
     """The settings that a prompt label depends on, as plain values by name."""
     recipe = {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
     recipe |= {f"INPUT.{key}": cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
@@ -52,4 +54,6 @@ def _recipe(cfg):
     recipe["TRAINER.SPG.CTX_INIT"] = cfg.TRAINER.SPG.CTX_INIT
     recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = cfg.TRAINER.FEATURES.TRAIN_VIEWS
     recipe["TEST.FINAL_MODEL"] = cfg.TEST.FINAL_MODEL
+    if started_from:
+        recipe["MODEL.INIT_WEIGHTS"] = started_from
     return {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}

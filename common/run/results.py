@@ -33,11 +33,12 @@ class Result:
         dataset: what was tested on, as folders call it.
         backbone, backbone_sha256: name and fingerprint of the CLIP.
         precision: what it computed in.
-        protocol: "multi-source", "single-source", "cross-dataset", "in-domain".
+        protocol: "multi-source", "single-source", "cross-dataset", "base-to-new", "in-domain".
         trained_on: the data set that the model was trained on, where it is another one; None.
         model_dir: folder of the run whose model was tested; None: its own.
         load_epoch: which of its epochs, where it was named.
         source_domains, target_domains: full names.
+        class_subset: which classes were tested: "all", the "base" half, or the "new" ones.
         test_subset: which of a target's images were tested: "all", "published".
         num_shots: training images of each class and domain; -1: all.
         classnames: by label.
@@ -47,10 +48,12 @@ class Result:
         selection: how the epoch was chosen: TEST.FINAL_MODEL, or "epoch 5"; None for methods that learn nothing.
         seed: of the run.
         accuracy, macro_f1: on the test images, in percent.
+        macro_f1_over: the classes that macro_f1 is the mean over.
+        macro_f1_sklearn: over the classes that occur among labels or predictions, which is scikit-learn's default.
         accuracy_by_domain: in percent, by target domain.
         accuracy_by_class: share of each class's images that were recognised, in percent; None without images.
         calibration_error: expected calibration error in percent: 15 bins of confidence, L1.
-        metrics: all that the evaluator measured, by name.
+        metrics: all numbers that the evaluator measured, by name, with accuracy and macro_f1 where it did not.
         n_test: number of test images.
         val_accuracy: in percent, of the epoch that was chosen; None without a choice.
         best_epoch: that epoch, from 1.
@@ -76,6 +79,7 @@ class Result:
     load_epoch: int | None
     source_domains: list[str]
     target_domains: list[str]
+    class_subset: str
     test_subset: str = _shared("table", "another test subset")
     num_shots: int | str = _shared("table", "another number of shots")
     classnames: list[str] = _shared("column", "other class names")
@@ -86,6 +90,8 @@ class Result:
     seed: int
     accuracy: float
     macro_f1: float
+    macro_f1_over: str
+    macro_f1_sklearn: float
     accuracy_by_domain: dict[str, float]
     accuracy_by_class: dict[str, float | None]
     calibration_error: float

@@ -1,10 +1,11 @@
 """How far the runs in a folder have come, by the files that they keep."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.run.folder import is_finished
-from common.run.history import HISTORY_FILE, read_history
+from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, holder
 from common.run.records import read_record
 from scripts.launching.planned import FAILED_FILE, PLAN_FILE, read_planned
@@ -59,7 +60,9 @@ def progress_of(run: Path) -> str:
     newest = max((path for path in found if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         return ""
-    n_epochs = len(read_history(newest.parent) or ())
+    n_epochs = 0
+    with contextlib.suppress(OSError, ValueError, KeyError):  # it may just be replaced
+        n_epochs = len(read_record(newest)["epochs"])
     stage = "" if newest.parent == run else f"stage I of {newest.parent.name}, "
     return f"{stage}{n_epochs} epochs"
 

@@ -107,7 +107,9 @@ def accuracy_picture(table: Table) -> Figure:
     for i in range(1, len(columns)):
         axes.axhline(i - 0.5, color="#bbbbbb", linewidth=0.8)
     axes.grid(axis="y", visible=False)
-    axes.set_yticks(range(len(columns)), [shortened(column) for column in columns])
+    axes.set_yticks(
+        range(len(columns)), [shortened(table.average_name if column == AVERAGE else column) for column in columns]
+    )
     axes.set_ylim(len(columns) - 0.5, -0.5)
     axes.set_xlabel("accuracy (%)")
     legend_above(axes, len(methods))

@@ -22,10 +22,12 @@ from typing import Any
 from scipy import stats
 
 from common.errors import UserError
+from common.run.names import BASE_TO_NEW
 from common.run.results import SHARED
 
 CONFIDENCE = 0.95
 AVERAGE = "average"
+HARMONIC_MEAN = "harmonic mean"  # takes its place over base and new classes
 NOT_COMPARABLE = "Not comparable"
 OF_LEARNING = ("selection", "num_shots", "data_fingerprint")
 
@@ -97,6 +99,11 @@ class Table:
     runs: list[Results]
 
     @property
+    def average_name(self) -> str:
+        """What the cells of AVERAGE are, over the columns."""
+        return HARMONIC_MEAN if self.runs[0]["protocol"] == BASE_TO_NEW else AVERAGE
+
+    @property
     def marked(self) -> set[int]:
         """Numbers of the notes that something in the table is marked with; others are about all of it."""
         marks = [cell.marks for row in self.rows.values() for cell in row.values()]
@@ -119,7 +126,12 @@ def columns_of(result: Results) -> dict[str, float]:
         source = "+".join(result["source_domains"])
         accuracies = result["accuracy_by_domain"]
         return {f"{source} → {target}": accuracies[target] for target in result["target_domains"]}
-    column = result["dataset"] if result["protocol"] == "cross-dataset" else "+".join(result["target_domains"])
+    if result["protocol"] == BASE_TO_NEW:
+        column = result["class_subset"]
+    elif result["protocol"] == "cross-dataset":
+        column = result["dataset"]
+    else:
+        column = "+".join(result["target_domains"])
     return {column: result["accuracy"]}
 
 
@@ -168,6 +180,8 @@ def _title(result: Results) -> str:
     data = result["dataset"]
     if result["protocol"] == "cross-dataset":
         data = f"trained on {result.get('trained_on') or 'nothing'}"
+    if result["protocol"] == BASE_TO_NEW and not set(result["target_domains"]) <= set(result["source_domains"]):
+        data += f" ({'+'.join(result['target_domains'])})"
     return f"{data}, {result['backbone']}, {result['protocol']}"
 
 
@@ -203,7 +217,11 @@ def _make_table(title: str, results: list[Results], baseline: str, duplicates: s
             cell.marks = _numbers(why, notes)
             cells[column] = cell
         complete = [seed for seed in seeds if all(seed in cell.values for cell in cells.values())]
-        average = {seed: statistics.mean(cell.values[seed] for cell in cells.values()) for seed in complete}
+        base_to_new = next(iter(runs.values()))["protocol"] == BASE_TO_NEW
+        if base_to_new and len(columns) < 2:  # of one half of the classes there is no harmonic mean
+            complete = []
+        mean_of = statistics.harmonic_mean if base_to_new else statistics.mean
+        average = {seed: mean_of([cell.values[seed] for cell in cells.values()]) for seed in complete}
         marks = sorted({mark for cell in cells.values() for mark in cell.marks})
         rows[method] = {**cells, AVERAGE: Cell(average, marks)}
     _mark_best(rows)

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from common.errors import UserError
 from common.files import atomic_write
-from scripts.reporting.tables import AVERAGE, Table, make_tables
+from scripts.reporting.tables import Table, make_tables
 
 Escape = Callable[[str], str]
 HeaderAndRows = tuple[list[str], list[list[str]]]
@@ -88,7 +88,7 @@ def table_rows(table: Table, table_format: str, escape: Escape = str) -> HeaderA
             text = bold.format(text) if cell.best else text
             row.append(text + marks_text(cell.marks, table_format))
         rows.append([*row, str(table.seeds(method))])
-    return [escape(name) for name in ("method", *table.columns, AVERAGE, "seeds")], rows
+    return [escape(name) for name in ("method", *table.columns, table.average_name, "seeds")], rows
 
 
 def marks_text(marks: list[int], table_format: str) -> str:
@@ -139,7 +139,7 @@ def tables_csv(tables: list[Table]) -> str:
     writer.writerow(["table", "method", "column", "mean", "std", "seeds", "best", "low", "high", "notes"])
     for table in tables:
         for method, cells in table.rows.items():
-            for column, cell in cells.items():
+            for column, cell in zip((*table.columns, table.average_name), cells.values(), strict=True):
                 notes = " ".join(table.notes[mark - 1] for mark in cell.marks)
                 numbers = ["" if n is None else f"{n:.4f}" for n in (cell.mean, cell.std)]
                 writer.writerow(

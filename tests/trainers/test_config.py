@@ -7,7 +7,7 @@ import yaml
 from quick_run import REPOSITORY
 
 from common.errors import UserError
-from trainers.config import apply_settings, default_cfg, leaves, merge_file, set_key
+from trainers.config import apply_settings, default_cfg, leaves, merge_file, set_key, shared_folders
 from trainers.saved_run import build_run, read_config
 
 
@@ -182,3 +182,19 @@ def test_prompt_labels_that_a_run_without_a_seed_leaves_aside_are_told(train, tm
     line = "Note: the prompt labels in TRAINER.SPG.LABEL_DIR mine are left aside"
     assert line in (tmp_path / "run/log.txt").read_text()
     assert (tmp_path / "run/prompt_labels").is_dir()
+
+
+def test_folders_of_several_runs_lie_beside_the_run_unless_they_are_named(tmp_path):
+    cfg = default_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "out/run")
+    labels, features = "TRAINER.SPG.LABEL_DIR", "TRAINER.FEATURES.CACHE_DIR"
+    beside = {features: str(tmp_path / "out/feature_cache"), labels: str(tmp_path / "out/prompt_labels")}
+    assert shared_folders(cfg) == beside
+    (tmp_path / "out/run").mkdir(parents=True)
+    config = tmp_path / "out/run/config.yaml"
+    config.write_text("TRAINER:\n  SPG:\n    LABEL_DIR: output/prompt_labels\n")
+    assert shared_folders(cfg) == {**beside, labels: "output/prompt_labels"}  # a run goes on with what it began with
+    config.write_text("TRAINER: [")
+    assert shared_folders(cfg) == beside
+    cfg.TRAINER.SPG.LABEL_DIR = "mine"
+    assert shared_folders(cfg) == {features: beside[features]}

@@ -266,3 +266,64 @@ def test_coop_loads_what_is_saved_here(train, tmp_path, name):
     assert (keys.missing_keys, keys.unexpected_keys) == (["token_prefix", "token_suffix"], [])
     assert torch.equal(theirs.ctx, checkpoint["state_dict"]["ctx"])
     assert checkpoint["epoch"] == 2
+
+
+def test_names_that_data_parallel_puts_before(build, tmp_path):
+    state = save(tmp_path, "model-best.pth.tar")
+    path = tmp_path / "prompt_learner/model-best.pth.tar"
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    trainer = build("CoOp")
+    trainer.load_model(str(tmp_path))
+    torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
+
+
+def start(train, trainer, place, *opts, out="run"):
+    """Exit code of a run whose steps are too small to change anything."""
+    tiny_steps = "OPTIM.LR", "1e-30", "OPTIM.WARMUP_EPOCH", "-1", "OPTIM.MAX_EPOCH", "1", "TEST.NO_TEST", "True"
+    opts = "MODEL.INIT_WEIGHTS", str(place), *tiny_steps, *opts
+    if trainer == "SPG_CoOp":
+        opts += "DATASET.SOURCE_DOMAINS", "['red']"
+    return train(trainer, "red", *opts, flags=["--output-dir", out])
+
+
+@pytest.mark.parametrize("place", ["theirs", "theirs/prompt_learner/model.pth.tar-50", "bare.pt"])
+@pytest.mark.parametrize(("trainer", "node"), [("CoOp", "COOP"), ("CoCoOp", "COCOOP"), ("SPG_CoOp", "SPG")])
+def test_training_starts_from_given_prompts(train, tmp_path, trainer, node, place):
+    state = save(tmp_path / "theirs", "model.pth.tar-50", META_NET if trainer == "CoCoOp" else ())
+    torch.save(state, tmp_path / "bare.pt")
+    opts = f"TRAINER.{node}.N_CTX", "16", f"TRAINER.{node}.CTX_INIT", ""
+    assert start(train, trainer, place, *opts) == 0
+    learned = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1", weights_only=True)["state_dict"]
+    for key, value in learned.items():
+        torch.testing.assert_close(value, state[key].float(), msg=key)
+
+
+def test_what_a_run_started_from_is_part_of_it(train, tmp_path, capsys):
+    opts = "TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", ""
+    save(tmp_path / "theirs", "model.pth.tar-50")
+    plain = save(tmp_path / "others", "model.pth.tar-50", dtype=torch.float32)
+    assert start(train, "CoOp", "theirs", *opts) == 0
+    shutil.move(tmp_path / "theirs", tmp_path / "moved")  # it is the content that matters
+    (tmp_path / "run/trained.json").unlink()
+    assert start(train, "CoOp", "moved", *opts) == 0
+    assert plain["ctx"].dtype == torch.float32
+    (tmp_path / "run/trained.json").unlink()
+    capsys.readouterr()
+    assert start(train, "CoOp", "others", *opts) == 1
+    assert "with other settings: MODEL.INIT_WEIGHTS " in capsys.readouterr().err
+    assert build_run(tmp_path / "run").model.ctx.shape == (16, 64)  # which does not need them any more
+    assert start(train, "CoOp", "", *opts, out="plain") == 0
+    assert "MODEL.INIT_WEIGHTS" not in (tmp_path / "plain/identity.json").read_text()
+
+
+def test_given_prompts_that_cannot_be_started_from(train, tmp_path, capsys):
+    save(tmp_path / "theirs", "model.pth.tar-50")
+    for trainer, place, message in (
+        ("CoOp", "nowhere.pt", "MODEL.INIT_WEIGHTS is 'nowhere.pt'; accepted: a checkpoint of a prompt learner"),
+        ("CoOp", "theirs", "context has 16 vectors, this run's has 8. Set TRAINER.COOP.N_CTX 16"),
+        ("SPG", "theirs", "prompts to start from are taken by CoCoOp, CoOp, SPG_CoOp alone"),
+    ):
+        capsys.readouterr()
+        assert start(train, trainer, place, "TRAINER.COOP.N_CTX", "8", "TRAINER.COOP.CTX_INIT", "", out=trainer) == 1
+        assert message in capsys.readouterr().err

@@ -83,7 +83,7 @@ def settings(trainer, device, precision):
 
 
 @pytest.fixture
-def build(tmp_path, image_folder, clip_file, monkeypatch):
+def build(tmp_path, image_folder, clip_for, monkeypatch):
     """A trainer that is built but not trained: build("CoOp", "cpu", "fp16", "KEY", "VALUE")."""
     import datasets
 
@@ -91,7 +91,8 @@ def build(tmp_path, image_folder, clip_file, monkeypatch):
 
     def make(trainer, device, precision, *opts, classnames=None):
         opts = [*settings(trainer, device, precision), *opts]
-        arguments = command_line(trainer, "red", *opts, flags=FLAGS.get(trainer, ()), root=image_folder, clip=clip_file)
+        flags, clip = FLAGS.get(trainer, ()), clip_for(trainer)
+        arguments = command_line(trainer, "red", *opts, flags=flags, root=image_folder, clip=clip)
         set_random_seed(1)
         found = TRAINER_REGISTRY.get(trainer)(command.setup_cfg(command.parse_args(arguments)), classnames=classnames)
         assert (found.device.type, found.backbone.precision) == (device, precision)
@@ -237,7 +238,7 @@ def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, devi
     # Enough steps that amp's scale has come to fit, and begins to count, before the run is stopped.
     opts = [*settings(trainer, device, precision), "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
     if trainer == "SPG_CGAN":
-        labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+        labels = tmp_path / "prompt_labels/stripes/tiny/seed_1"
         labels.mkdir(parents=True)
         for number, domain in enumerate(("blue", "green")):
             label = torch.randn(4, 64, generator=torch.Generator().manual_seed(number))

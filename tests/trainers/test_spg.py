@@ -63,7 +63,7 @@ def test_a_whole_run(train, tmp_path, capsys):
     assert found["accuracy"] == pytest.approx(100 * right / 10)
     assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
 
-    labels = tmp_path / "output" / "prompt_labels" / "stripes" / "tiny" / "seed_1"
+    labels = tmp_path / "prompt_labels" / "stripes" / "tiny" / "seed_1"
     assert sorted(path.name for path in labels.glob("*.pt")) == ["blue.pt", "green.pt"]
     for name in (
         "log.txt",
@@ -97,7 +97,7 @@ def test_the_same_command_gives_the_same_numbers(train, tmp_path):
 
 def test_existing_labels_are_used(finished, train, tmp_path, capsys):
     finished("SPG")
-    (tmp_path / "output/prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
+    (tmp_path / "prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
     capsys.readouterr()
     assert train("SPG", "red", flags=["--output-dir", "again"]) == 0
     printed = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_the_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
     assert found["protocol"] == "in-domain"
     checkpoint = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)
     assert checkpoint["epoch"] == found["best_epoch"]
-    saved = torch.load(tmp_path / "output/prompt_labels/stripes/tiny/seed_1/red.pt", weights_only=True)
+    saved = torch.load(tmp_path / "prompt_labels/stripes/tiny/seed_1/red.pt", weights_only=True)
     assert torch.equal(saved["ctx"], checkpoint["state_dict"]["ctx"])
     assert saved["ctx"].shape == (4, 64)
 
@@ -331,7 +331,7 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(finished, tra
 
 def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp_path, capsys):
     finished("SPG")
-    labels = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+    labels = tmp_path / "prompt_labels/stripes/tiny/seed_1"
     before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.glob("*.pt")}
     (tmp_path / "run" / "results.json").unlink()
     for path in labels.glob("*.pt"):
@@ -352,7 +352,7 @@ def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp
 def test_a_label_does_not_depend_on_the_others(train, tmp_path):
     opts = ["TRAINER.SPG.CTX_INIT", ""]
     assert train("SPG", "red", *opts) == 0
-    path = tmp_path / "output/prompt_labels/stripes/tiny/seed_1/green.pt"
+    path = tmp_path / "prompt_labels/stripes/tiny/seed_1/green.pt"
     before = torch.load(path, weights_only=True)["ctx"]
     path.unlink()
     assert train("SPG", "red", *opts, flags=["--output-dir", "again"]) == 0
@@ -363,15 +363,15 @@ def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monk
     import trainers.spg
 
     assert train("SPG", "red") == 0
-    made = {path.name: path for path in (tmp_path / "output").rglob("*.pt")}
-    shutil.move(tmp_path / "output", tmp_path / "theirs")
+    made = {path.name: path for path in (tmp_path / "prompt_labels").rglob("*.pt")}
+    shutil.move(tmp_path / "prompt_labels", tmp_path / "theirs")
     shutil.move(tmp_path / "run", tmp_path / "their_run")
 
     @contextlib.contextmanager
     def waited(path, what):
         if path.name == "blue.pt":
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "output"), path)
+            shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "prompt_labels"), path)
         yield
 
     monkeypatch.setattr(trainers.spg, "held", waited)
@@ -434,7 +434,7 @@ def test_zero_shot(finished, tmp_path):
 
 def test_labels_of_published_format_are_found(build, tmp_path):
     trainer = build("SPG_CGAN", "red")
-    folder = tmp_path / "output/prompt_labels/stripes/tiny/seed_1"
+    folder = tmp_path / "prompt_labels/stripes/tiny/seed_1"
     folder.mkdir(parents=True)
     for domain in ("blue", "green"):
         torch.save(torch.full((4, 64), 0.25, dtype=torch.float16), folder / f"stripes_CoOp_{domain}.pt")

@@ -11,7 +11,7 @@ from common.errors import UserError
 from trainers.config import apply_settings, default_cfg, leaves, merge_file
 from trainers.config_check import check_settings, check_values, settings_without_effect
 from trainers.config_keys import EVERY, KEYS, NOT_READ, is_not_read, value_of
-from trainers.config_values import Choice, Flag, Number, Only, Pairs, Place, Several, Text, as_typed
+from trainers.config_values import Choice, Flag, Found, Number, Only, Pairs, Place, Several, Text, as_typed
 from trainers.methods import METHODS
 
 DEFAULTS = dict(leaves(default_cfg()))
@@ -219,18 +219,25 @@ def test_what_is_fixed_stays(key):
 )
 def test_some_trainers_take_less(trainer, key, kind):
     good = kind.value if isinstance(kind, Only) else kind.low
-    wider = [value for value in (True, False, "last_step", 1) if KEYS[key].accepts.holds(value, config())]
+    wider = [value for value in (True, False, "last_step", 1, __file__) if KEYS[key].accepts.holds(value, config())]
     assert accepts(key, good, trainer)
     refused = [value for value in wider if not kind.holds(value, config())]
     assert refused and not any(accepts(key, value, trainer) for value in refused)
 
 
-@pytest.mark.parametrize("key", [key for key in keys_of(Text) if key not in keys_of(Choice)])
+@pytest.mark.parametrize("key", [key for key in keys_of(Text) if key not in keys_of(Choice, Found)])
 def test_a_text_is_any_text(key):
     kind = KEYS[key].accepts
     assert accepts(key, as_value(kind, "any text"))
     for value in (None, 1, True):
         assert not accepts(key, as_value(kind, value)), value
+
+
+@pytest.mark.parametrize("key", keys_of(Found))
+def test_a_place_that_has_to_be_there(key):
+    assert accepts(key, __file__) and accepts(key, "")
+    for value in (None, 1, True, "nowhere"):
+        assert not accepts(key, value), value
 
 
 def test_metrics_of_another_evaluator_are_its_own():

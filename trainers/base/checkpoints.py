@@ -1,16 +1,23 @@
 """Going on where a run stopped, from files that a killed process or a bad disk may have left in any state."""
 
+import hashlib
 import re
+import warnings
+from collections.abc import Callable, Container, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from dassl.utils import load_checkpoint
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from common.run.history import read_history
 from common.run.identity import read_identity
+from trainers.modules.clip_backbone import Backbone
+from trainers.modules.finite import require_finite
 
 BEST = "model-best.pth.tar"
 LEARNER = "prompt_learner"
@@ -19,7 +26,10 @@ TOKEN_BUFFERS = ("token_prefix", "token_suffix")
 
 
 def resume(
-    directory: str | PathLike, networks: dict[str, tuple], selects_by: str | None
+    directory: str | PathLike,
+    networks: dict[str, tuple],
+    selects_by: str | None,
+    minus_infinity: Container[str] = (),
 ) -> tuple[int, list[dict[str, Any]]]:
     """Load the newest state that is whole into networks, optimisers and schedules.
 
@@ -28,6 +38,7 @@ def resume(
         networks: {name: (network, optimiser, schedule)}.
         selects_by: the metric by which the run keeps its best epoch's model, which has to be there then; None: it
             keeps none.
+        minus_infinity: names of weights that may be minus infinity, by design.
 
     Returns:
         (number of completed epochs, their entries of history.json): (0, []) to start anew.
@@ -47,8 +58,10 @@ def resume(
         if history is None:
             print(f"The history of {directory} does not reach epoch {epoch}; going on from an epoch before.")
             continue
-        checkpoints = _load_all(files)
-        if checkpoints is None or (selects_by and not _best_is_whole(directory, names[0], history, selects_by)):
+        checkpoints = _load_all(files, minus_infinity)
+        if checkpoints is None:
+            continue
+        if selects_by and not _best_is_whole(directory, names[0], history, selects_by, minus_infinity):
             continue
         for name, (network, optimizer, schedule) in networks.items():
             _restore(checkpoints[name], files[name], network, optimizer, schedule)
@@ -82,40 +95,149 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
     raise UserError(f"Checkpoint not found: {path}. {mend}")
 
 
-def load_prompt_learner(trainer: Any, directory: str | PathLike, epoch: int | None = None) -> None:
-    """Load a run's `prompt_learner` into `trainer.model`; the run may be CoOp's, and have had other class names.
+def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any]:
+    """A checkpoint of finite numbers.
 
     Args:
-        trainer: has a `model` with `ctx`.
+        path: the file.
+        minus_infinity: names of weights that may be minus infinity, by design.
+
+    Raises:
+        UserError: it is missing or damaged, or a number in it is not finite.
+    """
+    checkpoint = load_checkpoint(str(path))
+    if isinstance(checkpoint, dict):
+        saved = checkpoint.get("state_dict")
+        state = {**(saved if isinstance(saved, dict) else {}), "optimizer": checkpoint.get("optimizer")}
+        cause = "The training that wrote it was broken by then, or the file is damaged: use another epoch or run."
+        require_finite(state, str(path), cause, minus_infinity)
+    return checkpoint
+
+
+def load_prompt_learner(
+    trainer: Any,
+    directory: str | PathLike,
+    epoch: int | None = None,
+    network: str = LEARNER,
+    learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    optional: Iterable[str] = (),
+) -> None:
+    """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
+
+    Args:
+        trainer: has a `model`.
         directory: the run's folder.
         epoch: which checkpoint; None: the best one, or the last where there is no best.
+        network: its name, of the folder in there.
+        learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
+            names. The CLIP in there is compared with the backbone.
+        optional: keys that published files do not have; they stay as they are.
 
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
     """
-    path = find_checkpoint(directory, LEARNER, epoch)
-    checkpoint = load_checkpoint(str(path))
-    saved = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    path = find_checkpoint(directory, network, epoch)
+    saved, of_epoch = read_prompt_learner(path)
+    if learned is not None and "logit_scale" in saved:
+        check_clip(path, saved, trainer.backbone)
+        saved = learned(saved)
+    _load_fitting(trainer, path, saved, directory, optional)
+    print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
+
+
+def start_prompt_learner(trainer: Any, place: str) -> str:
+    """Let `trainer.model` start from given prompts, in place of words or random numbers.
+
+    Args:
+        trainer: has a `model` with `ctx`.
+        place: MODEL.INIT_WEIGHTS: a checkpoint, a file with its state_dict alone, or a run's folder.
+
+    Returns:
+        sha256 of what it starts from (16 hexadecimal digits).
+
+    Raises:
+        UserError: it is damaged, or does not fit the trainer.
+    """
+    path = Path(place).expanduser()
+    path = find_checkpoint(path, LEARNER) if path.is_dir() else path
+    saved, _ = read_prompt_learner(path, bare=True)
+    _load_fitting(trainer, path, saved, path.parent.parent)
+    print(f"Training starts from the prompt learner in {path}")
+    digest = hashlib.sha256()
+    for name, value in sorted(trainer.model.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, torch.Tensor], int | None]:
+    """The learned tensors of a checkpoint of a prompt learner, by name, and its epoch.
+
+    Args:
+        path: the file.
+        bare: whether it may hold the state_dict alone.
+
+    Raises:
+        UserError: it is something else.
+    """
+    checkpoint = read_model(path)
+    saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
-    saved = {key: value for key, value in saved.items() if key not in TOKEN_BUFFERS}
+    # DataParallel puts a name before all others.
+    saved = {str(key).removeprefix("module."): value for key, value in saved.items()}
+    return {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}, checkpoint.get("epoch")
+
+
+def _load_fitting(trainer, path, saved, directory, optional=()):
+    """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
     own = trainer.model.state_dict()
+    saved = {key: own[key] for key in optional} | saved
     if saved.keys() != own.keys():
         raise UserError(
-            f"{path} is of another method (--trainer): it holds {', '.join(sorted(saved)) or 'nothing'}; "
-            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
+            f"{path} is of another method (--trainer) or depth of prompts: it holds "
+            f"{', '.join(sorted(saved)) or 'nothing'}; {trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}"
+            f"{_mend_of_depth(trainer)}."
         )
-    _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
-    if saved["ctx"].dim() == 3:
+    if "ctx" in own:
+        _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
+    if "ctx" in own and saved["ctx"].dim() == 3:
         _check_classes(path, read_identity(directory).get("class names"), trainer.dm.dataset.classnames)
     strange = [f"{key} {tuple(saved[key].shape)}" for key in own if saved[key].shape != own[key].shape]
     if strange:
         raise UserError(
             f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
-            "Name the one that it was trained with (--backbone)."
+            f"Name the one that it was trained with (--backbone){_mend_of_depth(trainer)}."
         )
     trainer.model.load_state_dict(saved)
-    print(f"Prompt learner loaded from {path} (epoch {checkpoint.get('epoch')})")
+
+
+def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:
+    """Raise UserError if the CLIP in a published file of a whole model has other weights than the backbone."""
+    own = backbone.model.state_dict()
+    for key, value in saved.items():
+        name = key.removeprefix("text_encoder.")
+        if name.startswith("image_encoder."):
+            name = "visual." + name.removeprefix("image_encoder.")
+        if name not in own or name.startswith("prompt_learner."):
+            continue
+        ours = own[name].cpu()
+        half = torch.float16 in (value.dtype, ours.dtype)  # published ones are kept in half precision
+        same = value.shape == ours.shape and torch.allclose(
+            value.cpu().float(), ours.float(), rtol=2e-3 if half else 1e-5, atol=1e-5 if half else 1e-8
+        )
+        if not same:
+            raise UserError(
+                f"{path} was trained with another CLIP than {backbone.name}: {key} differs. Name the backbone that it "
+                "was trained with (--backbone)."
+            )
+
+
+def _mend_of_depth(trainer):
+    """The settings that say how many prompts there are, and in how many layers."""
+    named = [key for key in trainer.settings if key.startswith(("N_CTX", "PROMPT_DEPTH"))]
+    node = f"TRAINER.{trainer.SETTINGS}"
+    given = ", ".join(f"{node}.{key} is {trainer.settings[key]}" for key in named)
+    return f" ({given} here; set what it was trained with)" if any("DEPTH" in key for key in named) else ""
 
 
 def _check_context(path, saved, own, trainer):
@@ -126,7 +248,8 @@ def _check_context(path, saved, own, trainer):
             raise UserError(f"{path} holds a context of shape {tuple(saved)}; accepted: (N_CTX, width).")
         csc = len(saved) == 3
         kind = "class-specific contexts" if csc else "one context for all classes"
-        mend = f"Set {node}.CSC {csc}" if "CSC" in trainer.settings else "Use --trainer CoOp"
+        takes_both = "CSC" in trainer.settings and trainer.SETTINGS != "SPG"
+        mend = f"Set {node}.CSC {csc}" if takes_both else "Use --trainer CoOp"
         raise UserError(f"{path} does not fit this run: it holds {kind}. {mend}.")
     if saved[-2] != own[-2]:
         mend = f"{node}.N_CTX {saved[-2]}"
@@ -165,33 +288,50 @@ def _epochs(folder):
     return {int(match[1]) for match in found if match}
 
 
-def _load_all(files):
-    """The checkpoints of one epoch; None if one of them is damaged."""
+def _load_all(files: dict[str, Path], minus_infinity: Container[str]) -> dict[str, dict[str, Any]] | None:
+    """The checkpoints of one epoch; None if one of them is damaged, or holds a number that is not finite."""
     try:
-        return {name: load_checkpoint(str(path)) for name, path in files.items()}
+        return {name: read_model(path, minus_infinity) for name, path in files.items()}
     except Exception as error:  # whichever core reads it, and whatever it makes of damaged bytes
         print(f"A checkpoint cannot be used, going on from one before: {error}")
         return None
 
 
-def _best_is_whole(directory, name, history, metric):
+def _best_is_whole(directory, name, history, metric, minus_infinity):
     """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
     path = Path(directory) / name / BEST
     try:
-        found = load_checkpoint(str(path))["epoch"]
+        found = read_model(path, minus_infinity)["epoch"]
     except Exception as error:  # as above
         print(f"The best model so far cannot be used: {error}")
         return False
     return found == best_of(history, metric)[1] or found > len(history)
 
 
+def holds_objects(schedule: LRScheduler) -> bool:
+    """Whether a schedule's state is more than plain values: Dassl.pytorch's warm-up keeps what follows it, whole."""
+    return isinstance(schedule.state_dict().get("successor"), LRScheduler)
+
+
 def _restore(checkpoint, path, network, optimizer, schedule):
+    """Take the state of a completed epoch; a new schedule, of any Dassl, gets there by as many steps.
+
+    Its saved state is not read: of Dassl.pytorch's warm-up it holds a schedule that sets the rates of an optimiser
+    which is not this one.
+    """
     try:
         network.load_state_dict(checkpoint["state_dict"])
-        if optimizer is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
         if schedule is not None:
-            schedule.load_state_dict(checkpoint["scheduler"])
+            with warnings.catch_warnings():
+                # Of these steps none has one of the optimiser before it.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+                for _ in range(checkpoint["epoch"]):
+                    schedule.step()
+        if optimizer is not None:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} does not fit this run: {error}. Delete the run's folder to start anew, or name another "

@@ -31,6 +31,7 @@ class ContextTrainer(FrozenClipTrainer):
             class_specific=settings.CSC,
         )
         self.model = self.register_network(LEARNER, PromptLearner(self.encoder.initial_context()))
+        self.start_from_given()
 
     def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
         return self.encoder(self.model.ctx)

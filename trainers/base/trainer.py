@@ -3,6 +3,8 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from dassl.data.data_manager import build_data_loader
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -22,13 +25,15 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
+from common.messages import some
 from common.progress import progress
 from common.run.history import read_history, write_history
 from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
 from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, plan_threads, usable_cores, waiting
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, resume
+from datasets.adapted import adapted
+from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume, start_prompt_learner
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -38,15 +43,18 @@ from trainers.base.run_record import (
     Said,
     Tested,
     identity_of,
+    measured,
     read_training_record,
     training_record,
     write_outcome,
 )
-from trainers.config import set_key
+from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
+from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
+from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import SeededBatches, SeededItems
@@ -71,8 +79,9 @@ class FrozenClipTrainer(TrainerX):
     """Base class of methods that adapt a frozen CLIP.
 
     A subclass says which networks learn (`build_prompt_model`), which texts images are classified against
-    (`text_features`) and, if it is not the cross-entropy of their logits, by which loss (`forward_backward`). One whose
-    image tower learns, too, says so (`IMAGE_TOWER_LEARNS`) and which it is (`image_tower`).
+    (`text_features`) and, if it is not the cross-entropy of their logits, by which `loss`, or all of its step
+    (`forward_backward`). One whose image tower learns, too, says so (`IMAGE_TOWER_LEARNS`) and which it is
+    (`image_tower`).
 
     Args:
         cfg: frozen config with the keys of trainers.config.
@@ -92,6 +101,11 @@ class FrozenClipTrainer(TrainerX):
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
+    IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
+    # Names of weights that are minus infinity for classes without training images, whose logits are, too.
+    MINUS_INFINITY: tuple[str, ...] = ()
+    NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
+    started_from = ""  # fingerprint of the prompts that training starts from, where they are given
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -100,6 +114,7 @@ class FrozenClipTrainer(TrainerX):
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
+    _scheds: dict[str, Any]
 
     def __init__(
         self,
@@ -140,10 +155,14 @@ class FrozenClipTrainer(TrainerX):
         named = self.cfg.MODEL.BACKBONE
         self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
+        for method in METHODS:
+            if method.trainer == self.cfg.TRAINER.NAME:
+                method.check_backbone(named.NAME, self.backbone.is_vit)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         self.cfg = self.settled_cfg(self.cfg)
         if self.classnames is None:
             super().build_data_loader()
+            self.adapt_dataset()
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
@@ -151,6 +170,21 @@ class FrozenClipTrainer(TrainerX):
             self.lab2cname = self.dm.lab2cname
         if self.train_loader_x is not None:
             self.train_loader_x = self.build_train_loader(self.train_loader_x)
+
+    def adapt_dataset(self) -> None:
+        """Give a data set that was written for Dassl alone what our trainers ask of one."""
+        dataset = adapted(self.dm.dataset, self.cfg)
+        if dataset is self.dm.dataset:
+            return
+        self.dm.dataset = dataset
+        loaders = (
+            (self.train_loader_x, dataset.train_x),
+            (self.val_loader, dataset.val),
+            (self.test_loader, dataset.test),
+        )
+        for loader, items in loaders:
+            if loader is not None:
+                loader.dataset.data_source = items
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
@@ -162,6 +196,8 @@ class FrozenClipTrainer(TrainerX):
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
+        for key, folder in shared_folders(cfg).items():
+            set_key(cfg, key, folder)
         cfg.freeze()
         return cfg
 
@@ -210,6 +246,8 @@ class FrozenClipTrainer(TrainerX):
             self.cfg.DATALOADER.NUM_WORKERS,
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
+            self.IMAGE_TOWER_DRAWS,
+            self.NORMALISED_FEATURES,
         )
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -226,6 +264,11 @@ class FrozenClipTrainer(TrainerX):
         optimizer = build_optimizer(network, self.optim_cfg())
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
+
+    def start_from_given(self) -> None:
+        """Let the prompt learner, `model`, start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
+        if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
@@ -246,6 +289,15 @@ class FrozenClipTrainer(TrainerX):
                 memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
         names = self.dm.dataset.classnames if classnames is None else classnames
         return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
+
+    @torch.no_grad()
+    def encode_template(self, template: str, normalised: bool = True) -> Tensor:
+        """Text features (C, E), L2-normalised or not, of a template with {} for the class name."""
+        before, after = template.removesuffix(".").split("{}")
+        # The encoder takes words before a class name, and any words as the class name.
+        names = [name + after for name in self.dm.dataset.classnames]
+        encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
+        return encoder(encoder.initial_context()).float()
 
     # ---- logits ----
 
@@ -280,6 +332,57 @@ class FrozenClipTrainer(TrainerX):
         """What classifies images until something is learned again: methods with one text for all encode it here."""
         return self.predict
 
+    def why_not_finite(self, images: str, features: Tensor, indices: Sequence[int]) -> str:
+        """What to say of images whose logits are not finite: what is not, and the likely cause.
+
+        Args:
+            images: what they are ("images 1 to 100 of the test split (sketch)").
+            features, indices: see `predict`.
+        """
+        overflow = "Half precision may overflow: try PREC fp32."
+        cause = overflow
+        if self.get_model_names():
+            cause = (
+                "Most likely training broke the model, by too high a learning rate (OPTIM.LR), or half precision "
+                "overflows (PREC fp32)."
+            )
+        found = f"The logits of {images} are not finite"
+        if not all_finite(features):
+            return f"{found}, since their image features are not. {overflow}"
+        try:
+            with self.backbone.autocast():
+                text_features = self.text_features(features, indices)
+        except NotImplementedError:  # a method without texts
+            return f"{found}. {cause}"
+        wrong = ~text_features.isfinite().all(dim=-1).reshape(-1, text_features.shape[-2]).all(dim=0)
+        names = [name for name, is_wrong in zip(self.dm.dataset.classnames, wrong.tolist(), strict=True) if is_wrong]
+        if not names:
+            return f"{found}, though image and text features are. {cause}"
+        whose = some(names) if len(names) < len(wrong) else "every class"
+        return f"{found}, since the text features of {whose} are not. {cause}"
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        """Load the networks of a run, as Dassl does.
+
+        Raises:
+            UserError: one is missing or damaged, does not fit, or is not finite.
+        """
+        super().load_model(directory, epoch=epoch)
+        for name in self.get_model_names():
+            cause = "The training that wrote it was broken by then: use another epoch (--load-epoch) or run."
+            require_finite(self._models[name].state_dict(), f"{name} in {directory}", cause, self.MINUS_INFINITY)
+
+    @cached_property
+    def source_loader(self) -> DataLoader:
+        """The training images as test images are looked at: in order, without augmentation."""
+        return build_data_loader(
+            self.cfg,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=(self.val_loader or self.test_loader).dataset.transform,
+            is_train=False,
+        )
+
     # ---- training ----
 
     def settle_threads(self, threads: Threads) -> None:
@@ -310,15 +413,22 @@ class FrozenClipTrainer(TrainerX):
         super().train()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        """One step on the cross-entropy of the logits; methods with another loss override it."""
+        """One step on the loss, which has the logits of one batch; methods that learn otherwise override it."""
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with self.backbone.autocast():
             text_features = self.text_features(features, batch["index"])
         logits = self.logits(features, text_features)
-        loss = F.cross_entropy(logits, labels)
+        loss = self.loss(logits, labels, text_features.float())
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
+
+    def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
+        """What a step makes less of: the cross-entropy of logits (B, C) and labels (B,).
+
+        Methods that add to it have the text features, too, (C, E) or (B, C, E).
+        """
+        return F.cross_entropy(logits, labels)
 
     def detect_anomaly(self, loss: Tensor) -> None:
         """Stop at a loss that is not finite, with all that helps to find out why.
@@ -403,16 +513,37 @@ class FrozenClipTrainer(TrainerX):
             self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
         super().write_scalar(tag, scalar_value, global_step)
 
+    def check_networks(self) -> None:
+        """Stop where the last step of an epoch broke a network, before anything of that epoch is kept.
+
+        Raises:
+            UserError: a weight, a buffer or what an optimiser keeps is not finite.
+        """
+        kept = f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
+        for name in self.get_model_names():
+            optimizer, cause = self._optims[name], ""
+            state = dict(self._models[name].state_dict())
+            if optimizer is not None:
+                state["optimizer"] = optimizer.state_dict()["state"]
+                cause = (
+                    f"The last step broke it: most likely the learning rate is too high (OPTIM.LR, now "
+                    f"{self.get_current_lr(name):.2g}), or half precision overflows (PREC fp32, now "
+                    f"{self.backbone.precision}). {kept}Changed settings need another --output-dir."
+                )
+            what = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
+            require_finite(state, what, cause, self.MINUS_INFINITY)
+
     def after_epoch(self) -> None:
         """Training-domain validation: keep the epoch that is best on the source domains' val splits.
 
         Killed at any point in here, a run does the epoch again, and all of this with it.
         """
+        self.check_networks()
         course, is_best = self.course, False
         entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             chosen_by = self.test(split="val")
-            entry["val_accuracy"] = self.tested["val"].metrics.get("accuracy")
+            entry["val_accuracy"] = self.tested["val"].metrics["accuracy"]
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
             is_best = chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
@@ -427,6 +558,18 @@ class FrozenClipTrainer(TrainerX):
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
         self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As Dassl's, without the state of schedules that could not be read back, see `checkpoints.holds_objects`."""
+        schedules = self._scheds
+        self._scheds = {
+            name: None if schedule is None or holds_objects(schedule) else schedule
+            for name, schedule in schedules.items()
+        }
+        try:
+            super().save_model(*args, **kwargs)
+        finally:
+            self._scheds = schedules
 
     def _remove_checkpoint(self, epoch):
         """Keep the last two checkpoints, one of which may turn out to be damaged, and every CHECKPOINT_FREQ-th."""
@@ -465,25 +608,41 @@ class FrozenClipTrainer(TrainerX):
         print(f"Evaluate on the *{split}* set")
 
         features = self.image_features.of_split(loader, split)
-        labels = torch.tensor([item.label for item in loader.dataset.data_source])
-        batches, said = FeatureBatches(features, loader.batch_size), []
+        items = loader.dataset.data_source
+        labels = torch.tensor([item.label for item in items])
+        batches, predicted, said = FeatureBatches(features, loader.batch_size), [], []
+
+        def explain(features: Tensor, indices: range) -> str:
+            domains = sorted({self.dm.dataset.domains[items[i].domain] for i in indices})
+            when = f" after epoch {self.epoch + 1}" if split == "val" else ""
+            images = f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(domains)}){when}"
+            return self.why_not_finite(images, features, indices)
+
         # Loader workers wait meanwhile.
         with self.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
-            for indices, logits in classify(bar, self.classifier(), self.device):
+            for indices, logits in classify(bar, self.classifier(), self.device, explain, bool(self.MINUS_INFINITY)):
                 self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
+                predicted.append(logits.argmax(dim=-1))
                 if split == "test":
                     said.append(Said.of(logits))
 
-        metrics = self.evaluator.evaluate()
+        found = self.evaluator.evaluate()
+        metrics = measured(found, labels.numpy(), torch.cat(predicted).cpu().numpy())
         self.tested[split] = Tested(metrics, Said.joined(said))
         for name, value in metrics.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
-        if self.cfg.TEST.SELECT_BY not in metrics:
+        select_by, evaluator = self.cfg.TEST.SELECT_BY, self.cfg.TEST.EVALUATOR
+        if select_by in metrics:
+            return metrics[select_by]
+        if select_by in found:
             raise UserError(
-                f"TEST.SELECT_BY is {self.cfg.TEST.SELECT_BY!r}, which the evaluator {self.cfg.TEST.EVALUATOR} does "
-                f"not measure; accepted: {', '.join(metrics)}."
+                f"TEST.SELECT_BY is {select_by!r}, which the evaluator {evaluator} measures as {found[select_by]} on "
+                f"the {split} split, no finite number to choose by; there are {', '.join(metrics)}."
             )
-        return metrics[self.cfg.TEST.SELECT_BY]
+        raise UserError(
+            f"TEST.SELECT_BY is {select_by!r}, which the evaluator {evaluator} does not measure; accepted: "
+            f"{', '.join(metrics)}."
+        )
 
     def test_run(self, model_dir: str, epoch: int | None = None) -> None:
         """Test the model of another run (or of none, for methods that learn nothing).
@@ -545,7 +704,10 @@ class FrozenClipTrainer(TrainerX):
     def identity(self) -> RunIdentity:
         """What makes this run what it is."""
         # As asked for, as in runs from before the number of a context's words took the place of N_CTX in the config.
-        return identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
+        identity = identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
+        if not self.started_from:
+            return identity
+        return replace(identity, settings={**identity.settings, "MODEL.INIT_WEIGHTS": self.started_from})
 
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
@@ -561,5 +723,5 @@ class FrozenClipTrainer(TrainerX):
             )
         networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}
         selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
-        start_epoch, self.course.history = resume(directory, networks, selects)
+        start_epoch, self.course.history = resume(directory, networks, selects, self.MINUS_INFINITY)
         return start_epoch

@@ -187,6 +187,6 @@ def test_a_method_whose_image_tower_learns(train, tmp_path, shifted, monkeypatch
     assert train("ShiftedCoOp", "red", "OPTIM.LR", "1.0", "TEST.FINAL_MODEL", "best_val") == 0
     (first, before), (second, after) = seen
     assert first != second and np.abs(before - after).max() > 1e-4
-    assert not (tmp_path / "output/feature_cache").exists()
+    assert not (tmp_path / "feature_cache").exists()
     views = ("TRAINER.FEATURES.TRAIN_VIEWS", "2", "OUTPUT_DIR", "other")
     assert "the image tower of ShiftedCoOp learns" in refused("ShiftedCoOp", "green", *views)

@@ -1,0 +1,199 @@
+"""Data sets as users of Dassl and CoOp write them, in our trainers."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+
+from common.errors import UserError
+from common.run.predictions import read_predictions
+from common.run.results import read_results
+from datasets.adapted import AdaptedDataset, adapted
+from scripts import results as tables
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def images(folder, *domains):
+    """4 images for each domain and class, of 40 x 40 pixels: [(path, domain, label)]."""
+    import numpy as np
+    from PIL import Image
+
+    rng, found = np.random.default_rng(0), []
+    for domain in domains or ("",):
+        for label in range(len(CLASSES)):
+            for number in range(4):
+                path = folder / f"{domain}_{CLASSES[label]}_{number}.png"
+                if not path.exists():
+                    image = rng.integers(0, 60, (40, 40, 3)).astype(np.uint8)
+                    image[..., label] += 150
+                    Image.fromarray(image).save(path)
+                found.append((str(path), domain, label))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered(folder):
+    """The data sets by name: of CoOp's kind without domains, and of Dassl's."""
+
+    @DATASET_REGISTRY.register()
+    class Insects(DatasetBase):
+        def __init__(self, cfg):
+            items = [Datum(path, label, classname=CLASSES[label]) for path, _, label in images(folder)]
+            splits = items[::2], items[1::4], items[3::4]
+            labels = range(len(CLASSES))
+            half = math.ceil(len(CLASSES) / 2)
+            subset = {"all": labels, "base": labels[:half], "new": labels[half:]}[cfg.DATASET.SUBSAMPLE_CLASSES]
+            train, val, test = (
+                [Datum(i.impath, i.label - subset[0], classname=i.classname) for i in items if i.label in subset]
+                for items in splits
+            )
+            super().__init__(train_x=train, val=val, test=test)
+
+    @DATASET_REGISTRY.register()
+    class Styles(DatasetBase):
+        domains = ["art", "photo", "sketch"]
+
+        def __init__(self, cfg):
+            self.check_input_domains(cfg.DATASET.SOURCE_DOMAINS, cfg.DATASET.TARGET_DOMAINS)
+            train, test = self.read(cfg.DATASET.SOURCE_DOMAINS), self.read(cfg.DATASET.TARGET_DOMAINS)
+            super().__init__(train_x=train[::2], val=train[1::2], test=test)
+
+        def read(self, names):
+            return [
+                Datum(path, label, list(names).index(domain), CLASSES[label])
+                for path, domain, label in images(folder, *names)
+            ]
+
+    yield
+    for name in ("Insects", "Styles"):
+        del DATASET_REGISTRY._obj_map[name]
+
+
+def run(train, trainer, name, *opts, flags=(), target=""):
+    chosen = (
+        "TEST.FINAL_MODEL",
+        "best_val",
+        "DATASET.NAME",
+        name,
+        "DATASET.TARGET_DOMAINS",
+        str([target] if target else []),
+    )
+    return train(trainer, "x", *chosen, *opts, flags=flags)
+
+
+@pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "LinearProbe", "CoOp", "CoCoOp", "SPG_CoOp", "SPG"])
+def test_a_set_without_domains(train, tmp_path, trainer):
+    assert run(train, trainer, "Insects") == 0
+    found = read_results(tmp_path / "run/results.json")
+    assert (found["dataset"], found["protocol"]) == ("Insects", "in-domain")
+    assert found["source_domains"] == found["target_domains"] == ["Insects"]
+    assert found["classnames"] == list(CLASSES) and found["n_test"] == 3
+    assert {row["domain"] for row in read_predictions(tmp_path / "run/predictions.csv")} == {"Insects"}
+
+
+def test_a_set_of_dassl_s_kind(train, tmp_path):
+    # Its images of "photo" and "sketch" have the domains 0 and 1, and those of "art" 0.
+    opts = "DATASET.SOURCE_DOMAINS", "['photo', 'sketch']"
+    assert run(train, "SPG", "Styles", *opts, target="art") == 0
+    found = read_results(tmp_path / "run/results.json")
+    assert (found["source_domains"], found["target_domains"]) == (["photo", "sketch"], ["art"])
+    assert found["protocol"] == "multi-source" and list(found["accuracy_by_domain"]) == ["art"]
+    labels = tmp_path / "prompt_labels/Styles/tiny/seed_1"
+    assert sorted(path.name for path in labels.glob("*.pt")) == ["photo.pt", "sketch.pt"]
+
+
+def test_base_to_new(train, tmp_path, capsys):
+    for trainer in ("CoOp", "ZeroshotCLIP"):
+        base, new = (["--output-dir", f"runs/{trainer}_{classes}"] for classes in ("base", "new"))
+        assert run(train, trainer, "Insects", "DATASET.SUBSAMPLE_CLASSES", "base", flags=base) == 0
+        if trainer == "CoOp":
+            new += ["--eval-only", "--model-dir", base[1]]
+        assert run(train, trainer, "Insects", "DATASET.SUBSAMPLE_CLASSES", "new", flags=new) == 0
+    accuracies = []
+    for classes, names in (("base", ["ant", "bee"]), ("new", ["cat"])):
+        found = read_results(tmp_path / f"runs/CoOp_{classes}/results.json")
+        assert (found["protocol"], found["class_subset"], found["classnames"]) == ("base-to-new", classes, names)
+        accuracies.append(found["accuracy"])
+    assert accuracies[1] == 100  # there is one class to choose from
+    capsys.readouterr()
+    assert tables.main(["runs", "--format", "csv"]) == 0
+    printed = capsys.readouterr().out
+    harmonic = 2 / sum(1 / accuracy for accuracy in accuracies) if all(accuracies) else 0
+    assert "harmonic mean" in printed and "[1]" not in printed
+    assert f"CoOp,harmonic mean,{harmonic:.4f}," in printed
+
+
+def test_learned_on_new_classes_is_not_base_to_new(train, tmp_path):
+    assert run(train, "CoOp", "Insects", "DATASET.SUBSAMPLE_CLASSES", "new") == 0
+    assert read_results(tmp_path / "run/results.json")["protocol"] == "in-domain"
+
+
+def test_our_own_sets_have_base_and_new_classes(train, tmp_path):
+    for classes, name in (("base", "across"), ("new", "down")):
+        flags = ["--output-dir", classes]
+        assert train("ZeroshotCLIP", "red", "DATASET.SUBSAMPLE_CLASSES", classes, flags=flags) == 0
+        found = read_results(tmp_path / classes / "results.json")
+        assert (found["classnames"], found["n_test"], found["accuracy"]) == ([name], 5, 100)
+
+
+def items(folder, *domains, classname="cat"):
+    path, *_ = images(folder)[0]
+    return [Datum(path, 0, domain, classname) for domain in domains]
+
+
+def a_set(train, test, domains=(), val=()):
+    dataset = DatasetBase(train_x=train, val=list(val), test=test)
+    dataset.domains = list(domains)
+    return dataset
+
+
+def test_domains_by_number(folder):
+    of_all = a_set(items(folder, 1, 2), items(folder, 0), "abc")
+    found = AdaptedDataset(of_all, "Set")
+    assert (found.source_domains, found.target_domains) == (["b", "c"], ["a"])
+    assert [item.domain for item in found.train_x] == [1, 2]
+    found = AdaptedDataset(of_all, "Set", ["b", "c"], ["a"])
+    assert [item.domain for item in found.train_x + found.test] == [1, 2, 0]
+    found = AdaptedDataset(a_set(items(folder, 0, 1), items(folder, 0), "abc"), "Set", ["c", "a"], ["b"])
+    assert [item.domain for item in found.train_x + found.test] == [2, 0, 1]
+
+
+def test_fingerprints_follow_images_and_splits(folder):
+    one, other = items(folder, 0), [Datum(images(folder)[1][0], 0, 0, "cat")]
+    found = [AdaptedDataset(a_set(train, test), "Set") for train, test in ((one, one), (other, one), (one, other))]
+    assert len({dataset.fingerprint for dataset in found}) == 3
+    assert found[0].test_fingerprint == found[1].test_fingerprint != found[2].test_fingerprint
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "domains", "asked", "classname", "message"),
+    [
+        ((0,), (), "", (), "cat", "Set has no test images; give DatasetBase"),
+        ((), (0,), "ab", ((), ["b"]), "cat", r"no training images .* name those .* \(--source-domains\) among a, b"),
+        ((0, 1), (0,), "", (), "cat", r"images of several domains \(Datum.domain\), but no names .*`domains = "),
+        ((0,), (0,), "", (["a"], ["b"]), "cat", "Set names no domains, but .* name a, b. Leave these out"),
+        ((0,), (0,), "ab", (["a"], ["z"]), "cat", "Set has no domain z; it has a, b"),
+        ((0, 5), (0,), "ab", (), "cat", "images of domain 5 in train_x; accepted: Datum.domain as an index"),
+        ((0,), (0,), "", (), "", r"does not say of which class .* is; prompts need names: Datum\(..., classname"),
+    ],
+)
+def test_where_no_rule_says_it(folder, train, test, domains, asked, classname, message):
+    dataset = a_set(items(folder, *train, classname=classname), items(folder, *test, classname=classname), domains)
+    with pytest.raises(UserError, match=message):
+        AdaptedDataset(dataset, "Set", *asked)
+
+
+def test_our_own_sets_stay_as_they_are(image_folder):
+    from dataset_trees import config
+
+    from datasets.folder_dg import FolderDG
+
+    dataset = FolderDG(config(image_folder, target=("red",)))
+    assert adapted(dataset, SimpleNamespace()) is dataset

@@ -1,0 +1,75 @@
+"""A run that goes on: at the rates of one that was never interrupted, whatever Dassl makes the schedules."""
+
+import pytest
+import torch
+from dassl.optim import build_lr_scheduler
+from dassl.optim.lr_scheduler import ConstantWarmupScheduler, LinearWarmupScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from trainers.base import trainer as trainer_module
+from trainers.base.trainer import FrozenClipTrainer
+
+
+def as_in_the_original(cls):
+    """A warm-up whose state holds what follows it as an object, optimiser and all, as Dassl.pytorch's does."""
+
+    class Warmup(cls):
+        def state_dict(self):
+            return {key: value for key, value in self.__dict__.items() if key != "optimizer"}
+
+        def load_state_dict(self, state_dict):
+            self.__dict__.update(state_dict)
+
+    return Warmup
+
+
+def original_schedule(optimizer, optim):
+    """Dassl.pytorch's cosine with warm-up."""
+    successor = CosineAnnealingLR(optimizer, float(optim.MAX_EPOCH))
+    if optim.WARMUP_TYPE == "constant":
+        warmup = as_in_the_original(ConstantWarmupScheduler)
+        return warmup(optimizer, successor, optim.WARMUP_EPOCH, optim.WARMUP_CONS_LR)
+    return as_in_the_original(LinearWarmupScheduler)(optimizer, successor, optim.WARMUP_EPOCH, optim.WARMUP_MIN_LR)
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """{epoch: learning rate} of what is trained, filled as that goes on."""
+    before_epoch, seen = FrozenClipTrainer.before_epoch, {}
+
+    def spy(self):
+        seen[self.epoch] = self.get_current_lr()
+        before_epoch(self)
+
+    monkeypatch.setattr(FrozenClipTrainer, "before_epoch", spy)
+    return seen
+
+
+@pytest.mark.parametrize("schedule", [build_lr_scheduler, original_schedule])
+@pytest.mark.parametrize("warmup", ["constant", "linear"])
+@pytest.mark.parametrize("done", [1, 2, 4])
+def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, warmup, done):
+    monkeypatch.setattr(trainer_module, "build_lr_scheduler", schedule)
+    opts = "OPTIM.WARMUP_EPOCH", "2", "OPTIM.WARMUP_TYPE", warmup, "OPTIM.MAX_EPOCH", "6", "TEST.NO_TEST", "True"
+    opts += ("TRAINER.FEATURES.TRAIN_VIEWS", "1")
+    after_epoch = FrozenClipTrainer.after_epoch
+
+    def stop(self):
+        after_epoch(self)
+        if self.epoch + 1 == done:
+            raise KeyboardInterrupt
+
+    assert train("CoOp", "red", *opts) == 0
+    whole = dict(rates)
+    rates.clear()
+    monkeypatch.setattr(FrozenClipTrainer, "after_epoch", stop)
+    assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 130
+    monkeypatch.setattr(FrozenClipTrainer, "after_epoch", after_epoch)
+    begun = dict(rates)
+    rates.clear()
+    assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 0
+    assert list(rates) == list(range(done, 6))  # it went on, and did not begin anew
+    assert {**begun, **rates} == whole
+    name = "prompt_learner/model.pth.tar-6"
+    ends = [torch.load(tmp_path / folder / name, weights_only=True)["state_dict"]["ctx"] for folder in ("run", "cut")]
+    assert torch.equal(*ends)
