@@ -98,6 +98,34 @@ def plan_threads(n_weights: int, workers: int) -> Threads:
     return by_cores(workers)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What each of several runs at once may take of the machine.
+
+    Attributes:
+        runs: how many at once.
+        workers: loader workers of each, at most.
+    """
+
+    runs: int
+    workers: int
+
+
+def share_cores(runs: int, threads: int) -> Share:
+    """The cores shared by runs at once: all together they take no more threads than there are cores.
+
+    A run's threads stay what they are, so that its numbers do not depend on how many run beside it: there are fewer
+    loader workers, and fewer runs where the model takes all cores.
+
+    Args:
+        runs: how many are wanted.
+        threads: that each computes with.
+    """
+    cores = usable_cores()
+    runs = max(1, min(runs, cores // threads))
+    return Share(runs, max(0, cores // runs - threads))
+
+
 def by_cores(workers: int) -> Threads:
     """All cores for the model, but for those that loader workers take."""
     cores = usable_cores()

@@ -59,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do nothing but print the train.py commands of unfinished runs, a line each",
     )
+    add_flag("JOBS", "N", "how many runs go on at once, within the machine's cores (default: 1)", "1")
     add_flag("DATA", "FOLDER", "where the data sets are (default: data)", "data")
     add_flag("OUTPUT", "FOLDER", "where results go (default: output)", "output")
     add_flag("SEEDS", "NUMBERS", 'with spaces between (default: "1 2 3"; 1 where no data set is named)')
@@ -106,6 +107,8 @@ def parse_args(argv: list[str] | None = None) -> Request:
         cfg=args.cfg,
         baseline=args.baseline,
         report=args.report or args.compare,
+        jobs=args.jobs,
+        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         only_print=args.print,
     )
 

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from os import PathLike
@@ -46,6 +48,29 @@ def owned(folder: str | PathLike) -> Iterator[None]:
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}, handle)
         handle.flush()
         yield
+
+
+def holder(folder: str | PathLike) -> str | None:
+    """Which process holds a folder, as it said itself; None: none does, or there are no such locks here.
+
+    Nothing is locked meanwhile, so that no process finds the folder in use that had it free.
+    """
+    if fcntl is None:
+        return None
+    try:
+        with open(Path(folder) / LOCK_FILE, "r+", encoding="utf-8") as handle:
+            return _holder(handle) if _is_locked(handle) else None
+    except OSError:
+        return None
+
+
+def _is_locked(handle):
+    """Whether another process holds a POSIX lock on a file."""
+    # The C library's struct flock, which Python has no type for: macOS begins it by the place, others by the type.
+    layout = "@qqihh" if sys.platform == "darwin" else "@hhqqi"
+    first = (0, 0, 0, fcntl.F_WRLCK, 0) if sys.platform == "darwin" else (fcntl.F_WRLCK, 0, 0, 0, 0)
+    found = struct.unpack(layout, fcntl.fcntl(handle, fcntl.F_GETLK, struct.pack(layout, *first)))
+    return found[3 if sys.platform == "darwin" else 0] != fcntl.F_UNLCK
 
 
 def _holder(handle):

@@ -1,22 +1,27 @@
 """What a launcher does: plan the runs of each method, do those that are not finished, show the results."""
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
-from common.interruption import Interrupted
 from common.progress import progress
 from common.run.folder import has_begun, is_finished
 from common.run.identity import IDENTITY_FILE, write_identity
+from common.run.records import write_record
+from common.threads import Share, asked_for, plan_threads, share_cores, usable_cores
 from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
+from scripts.launching.local import LocalEngine
+from scripts.launching.plan import Engine, Task, carry_out
+from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.launching.plans import Run, cross_dataset, multi_source, single_source
 from scripts.launching.runs import (
     ASKED,
@@ -24,7 +29,6 @@ from scripts.launching.runs import (
     check_same_run,
     resolved,
     run_command,
-    run_to_the_end,
     settings_that_matter,
 )
 from scripts.launching.sets import find_set
@@ -56,6 +60,8 @@ class Request:
         cfg: config of the methods, by name (or, of one method, as a file); "": that of the data set, else the default.
         baseline: the method that differences are to; "": none; None: zero-shot CLIP where it is among the results.
         report: whether the report is written in the end.
+        jobs: how many runs at once.
+        visible_devices: CUDA_VISIBLE_DEVICES.
         only_print: whether the commands of open runs are printed, and nothing is done.
     """
 
@@ -72,6 +78,8 @@ class Request:
     cfg: str = ""
     baseline: str | None = None
     report: bool = False
+    jobs: str = "1"
+    visible_devices: str = ""
     only_print: bool = False
 
 
@@ -88,6 +96,8 @@ class Launch:
     """
 
     def __init__(self, request: Request, trainer: str) -> None:
+        import torch
+
         import train
         from datasets.known import EMBEDDED_DATASET
         from trainers.config_check import check_settings, settings_without_effect
@@ -134,6 +144,9 @@ class Launch:
             raise MethodError(str(error)) from error
         for line in settings_without_effect(cfg):
             print(line, file=sys.stderr)
+        self.workers = cfg.DATALOADER.NUM_WORKERS
+        self.on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
+        self.clips = cfg.MODEL.BACKBONE.PATH
 
     def command(self, run: Run) -> list[str]:
         """The train.py command line of one of the runs."""
@@ -153,6 +166,35 @@ class Launch:
             self.features.absolute(),
         )
 
+    def task(self, run: Run, title: str, workers: int) -> Task:
+        """One of the runs as a task, which takes no more loader workers than it may beside others."""
+        arguments = self.command(run)[2:]
+        if self.workers > workers:
+            arguments += ["DATALOADER.NUM_WORKERS", str(workers)]
+        needs = () if run.model_dir is None else (run.model_dir,)
+        return Task(title, tuple(arguments), run.folder, needs)
+
+    def threads(self) -> int:
+        """How many threads each of the runs computes with; on a GPU it is that which computes."""
+        from trainers.modules.clip_backbone import load_backbone
+
+        asked = asked_for()
+        if asked is not None or self.on_gpu:
+            return asked or 1
+        return plan_threads(load_backbone(self.backbone, root=self.clips).n_tower_weights, workers=0).alone
+
+    def begin(self, run: Run) -> bool:
+        """Take a run's folder for it; returns whether there is anything left to do.
+
+        Raises:
+            MethodError: the folder holds another run.
+        """
+        asked = self._asked(run)
+        check_same_run(run.folder, asked)
+        write_identity(run.folder / ASKED, asked)
+        (run.folder / ASKED / FAILED_FILE).unlink(missing_ok=True)
+        return not is_finished(run.folder, run.test)
+
     def open_runs(self) -> Iterator[Run]:
         """The runs that are not finished.
 
@@ -164,30 +206,6 @@ class Launch:
             if not is_finished(run.folder, run.test):
                 yield run
 
-    def go(self, first: int = 1, total: int | None = None) -> list[str]:
-        """Do all runs that are not finished; returns the titles of those that failed.
-
-        Args:
-            first, total: of a comparison, the number of this method's first run and that of all runs.
-
-        Raises:
-            MethodError: a folder holds another run.
-            Interrupted: a run was.
-        """
-        failed = []
-        with progress(total=len(self.runs), description=self.name, unit="run") as bar:
-            for i, run in enumerate(self.runs, start=first):
-                title = f"[{i}/{total or len(self.runs)}] {self.name}, {run.title}"
-                asked = self._asked(run)
-                check_same_run(run.folder, asked)
-                write_identity(run.folder / ASKED, asked)
-                if is_finished(run.folder, run.test):
-                    bar.write(f"{title}: finished before, in {run.folder}", file=sys.stdout)
-                elif not self._do(run, title, bar):
-                    failed.append(title)
-                bar.update()
-        return failed
-
     def _asked(self, run: Run) -> dict[str, Any]:
         """What a run's folder is for, so that it is not taken for another run's."""
         return {
@@ -198,25 +216,6 @@ class Launch:
             "targets": run.targets,
             self.method_file.name: config_digest(self.method_file),
         }
-
-    def _do(self, run: Run, title: str, bar: Any) -> bool:
-        """Do one run; returns whether it succeeded."""
-        begun = (run.folder / "log.txt").is_file()
-        log = "going on, log in log.txt-<time> beside" if begun else "log in"
-        bar.write(f"{title}: {log} {run.folder}/log.txt", file=sys.stdout)
-        sys.stdout.flush()
-        start = time.time()
-        try:
-            code = run_to_the_end(self.command(run))
-        except Interrupted:
-            bar.write(f"{title}: interrupted; the same command goes on from here", file=sys.stdout)
-            raise
-        done = f"done in {time.time() - start:.0f} s" if code == 0 else f"failed with exit code {code}"
-        bar.write(f"{title}: {done}", file=sys.stdout)
-        if code and not has_begun(run.folder):
-            # It never began to train, so there is nothing that other settings could be mixed up with.
-            (run.folder / ASKED / IDENTITY_FILE).unlink(missing_ok=True)
-        return code == 0
 
 
 def seeds_of(text: str | None, default: str) -> list[str]:
@@ -232,8 +231,16 @@ def seeds_of(text: str | None, default: str) -> list[str]:
     return seeds
 
 
+def jobs_of(text: str) -> int:
+    """How many runs at once a text means; UserError if it is no such number."""
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"JOBS is {text!r}; accepted: a whole number from 1, how many runs go on at once.")
+    return int(text)
+
+
 def check_request(request: Request) -> None:
-    """Raise UserError if none of the methods has the config, or the baseline is none of them."""
+    """Raise UserError if none of the methods has the config, the baseline is none of them, or JOBS is no number."""
+    jobs_of(request.jobs)
     cfg, methods = request.cfg, [method for method in METHODS if method.trainer in request.trainers]
     if cfg and len(request.trainers) > 1 and not any(config_of(method, cfg).is_file() for method in methods):
         raise UserError(
@@ -295,15 +302,30 @@ class Comparison:
                 self._refuse(one.trainer, error)
 
     def go(self) -> list[str]:
-        """Do all runs that are not finished, then show the results; returns what failed."""
-        failed: list[str] = []
-        total, first = sum(len(one.runs) for one in self.launches), 1
-        for one in self.launches:
+        """Do all runs that are not finished, then show the results; returns what failed.
+
+        Raises:
+            MethodError: a folder holds another run than the one method's that was asked for.
+            Interrupted: a run was.
+        """
+        share = self._share()
+        pairs = [(one, run) for one in self.launches for run in one.runs]
+        total = len(pairs)
+        of_task: dict[Task, tuple[Launch, Run]] = {}
+        for i, (one, run) in enumerate(pairs, start=1):
+            of_task[one.task(run, f"[{i}/{total}] {one.name}, {run.title}", share.workers)] = one, run
+        note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
+        name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
+        with progress(total=total, description=name, unit="run") as bar:
+            engine = make_engine(
+                share.runs, self.request.visible_devices, lambda line: bar.write(line, file=sys.stderr)
+            )
+            conduct = _Conduct(of_task, self._refuse, self.refused, bar)
             try:
-                failed += one.go(first, total)
-            except MethodError as error:
-                self._refuse(one.trainer, error)
-            first += len(one.runs)
+                carry_out(of_task, engine, conduct.begin, conduct.end)
+            finally:
+                engine.close()
+        failed = conduct.failed
         # Those of these runs alone: another protocol may have its own beside them.
         folders = [run.folder for one in self.launches for run in one.runs if run.test]
         results = find_results([folder for folder in folders if is_finished(folder)])
@@ -318,12 +340,109 @@ class Comparison:
             failed.append("report")
         return failed
 
+    def _share(self) -> Share:
+        """What each run may take of the machine, by JOBS and by the threads that the backbone computes with."""
+        jobs = jobs_of(self.request.jobs)
+        if jobs == 1 or not self.launches:
+            return Share(1, max((one.workers for one in self.launches), default=0))
+        threads = self.launches[0].threads()
+        share = share_cores(jobs, threads)
+        if share.runs < jobs:
+            print(
+                f"Note: JOBS is {jobs}, but a run with this backbone computes with {threads} threads, and there are "
+                f"{usable_cores()} cores: {share.runs} at once.",
+                file=sys.stderr,
+            )
+        return share
+
     def _report(self, baseline: str) -> bool:
         """Write the report of the data set's output folder; returns whether that succeeded."""
         folder = self.launches[0].folder
         command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
         sys.stdout.flush()
         return subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode == 0
+
+
+class _Conduct:
+    """What is said and kept of the runs of a comparison as they begin and end.
+
+    Args:
+        of_task: whose run each task is.
+        refuse: called with a trainer whose runs cannot go on as asked, and why.
+        refused: trainers of those.
+        bar: over all runs.
+
+    Attributes:
+        failed: titles of tasks that failed.
+    """
+
+    def __init__(
+        self,
+        of_task: dict[Task, tuple[Launch, Run]],
+        refuse: Callable[[str, MethodError], None],
+        refused: list[str],
+        bar: Any,
+    ) -> None:
+        self.of_task, self.refuse, self.refused, self.bar = of_task, refuse, refused, bar
+        self.failed: list[str] = []
+        self.began: dict[Task, float] = {}
+
+    def begin(self, task: Task) -> bool:
+        """Whether a task has to be done; it is said that it begins, or that it was finished before."""
+        launch, run = self.of_task[task]
+        if launch.trainer in self.refused:
+            return False
+        try:
+            is_open = launch.begin(run)
+        except MethodError as error:
+            self.refuse(launch.trainer, error)
+            return False
+        if not is_open:
+            self._say(f"{task.title}: finished before, in {run.folder}")
+            self.bar.update()
+            return False
+        begun = (run.folder / "log.txt").is_file()
+        log = "going on, log in log.txt-<time> beside" if begun else "log in"
+        self._say(f"{task.title}: {log} {run.folder}/log.txt")
+        self.began[task] = time.time()
+        return True
+
+    def end(self, task: Task, code: int, interrupted: bool) -> None:
+        """Say how a task has ended."""
+        _, run = self.of_task[task]
+        if code and interrupted:  # what it made of it does not matter: it may have been just starting
+            self._say(f"{task.title}: interrupted; the same command goes on from here")
+            return
+        done = f"done in {time.time() - self.began[task]:.0f} s" if code == 0 else f"failed with exit code {code}"
+        self._say(f"{task.title}: {done}")
+        self.bar.update()
+        if code:
+            self.failed.append(task.title)
+            with contextlib.suppress(OSError):  # the disk may be full, which is why it failed
+                write_record(run.folder / ASKED / FAILED_FILE, {"exit_code": code})
+            if not has_begun(run.folder):
+                # It never began to train, so there is nothing that other settings could be mixed up with.
+                (run.folder / ASKED / IDENTITY_FILE).unlink(missing_ok=True)
+
+    def _say(self, line: str) -> None:
+        self.bar.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def make_engine(slots: int, visible: str, say: Callable[[str], None]) -> Engine:
+    """The engine that does runs.
+
+    Args:
+        slots: how many at once.
+        visible: CUDA_VISIBLE_DEVICES, which they are spread over; "": all that there are.
+        say: told what is to be said of them.
+    """
+    devices: list[str] = []
+    if slots > 1:
+        import torch
+
+        devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    return LocalEngine(slots, say, devices)
 
 
 def baseline_of(chosen: str | None, results: list[dict[str, Any]]) -> str:

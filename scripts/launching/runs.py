@@ -1,15 +1,12 @@
-"""One run: its command line, what its folder was asked for, and doing it."""
+"""One run: its command line, and what its folder was asked for."""
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.dassl_path import REPOSITORY
-from common.interruption import Interrupted
 from common.run.identity import identity_differences
 from scripts.launching.plans import Run
 from trainers.methods import MethodError
@@ -99,33 +96,3 @@ def anchored(opts: Sequence[str]) -> list[str]:
         if key in PATHS and (not key.endswith(".STAGE1_CONFIG_FILE") or os.path.isfile(value)):
             found[2 * i + 1] = os.path.abspath(value)
     return found
-
-
-def run_to_the_end(command: Sequence[str]) -> int:
-    """Run a command, which gets SIGINT and SIGTERM as well and may finish its step; returns its exit code.
-
-    Raises:
-        Interrupted: one of them came. What the command made of it does not matter: it may have been just starting.
-    """
-    process: subprocess.Popen | None = None
-    received: list[int] = []
-
-    def pass_on(number: int, frame: object) -> None:
-        received.append(number)
-        if process is not None:
-            process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # The log has it all; bars and errors come through on stderr. In a session of its own it gets a terminal's
-        # Ctrl-C once, from here, like that of anyone who signals the launcher alone.
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        if received:  # before there was a process to tell
-            process.send_signal(received[0])
-        code = process.wait()
-        if received:
-            raise Interrupted(received[0])
-        return code
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -33,15 +33,28 @@ def runs_here(monkeypatch):
     """What a launcher starts, train.py and report.py, runs in this process."""
     from scripts import report
     from scripts.launching import runner
+    from scripts.launching.plan import Ended
 
-    def do_run(command):
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-            return run_train(command[2:])
+    class Here:
+        slots = 1
+
+        def submit(self, task):
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                self.ended = Ended(task, run_train(list(task.arguments)))
+
+        def next_end(self):
+            return self.ended
+
+        def interrupt(self, number):
+            pass
+
+        def close(self):
+            pass
 
     def do_report(command, **options):
         return subprocess.CompletedProcess(command, report.main(command[2:]))
 
-    monkeypatch.setattr(runner, "run_to_the_end", do_run)
+    monkeypatch.setattr(runner, "make_engine", lambda *_: Here())
     monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=do_report))
 
 

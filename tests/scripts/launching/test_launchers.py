@@ -21,6 +21,7 @@ SCRIPTS = REPOSITORY / "scripts"
 VARIABLES = {
     "PROTOCOL": "single",
     "METHODS": "zsclip,coop",
+    "JOBS": "2",
     "DATA": "sets",
     "OUTPUT": "elsewhere",
     "SEEDS": "4 5",

@@ -1,0 +1,67 @@
+"""A process that does train.py's runs one after another, so that packages are imported once.
+
+It reads from stdin lines of JSON, train.py's arguments, and answers each on stdout by a line with the exit code. When
+stdin ends, so does the process, at once and with its loader workers: whoever started it has ended, however that came.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+
+def main() -> None:
+    """Do what comes, until nothing more comes."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    with open(os.devnull, "r+") as nowhere:  # a run's log has all that it prints
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        tasks = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
+        os.dup2(nowhere.fileno(), sys.stdin.fileno())
+    # Between runs nothing is lost.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for arguments in _arriving(tasks):
+        try:
+            code, fit = do(arguments), True
+        except Exception:
+            traceback.print_exc()
+            code, fit = 1, False  # who knows what it left behind
+        print(json.dumps({"code": code, "fit": fit}), file=answers, flush=True)
+        if not fit:
+            return
+        gc.collect()  # before the next run takes its memory, too
+
+
+def do(arguments: Sequence[str]) -> int:
+    """One run in this process; returns its exit code."""
+    import train
+
+    stdout, stderr = sys.stdout, sys.stderr
+    try:
+        return train.main(list(arguments))
+    except SystemExit as error:  # the command line is wrong
+        return error.code if isinstance(error.code, int) else 1
+    finally:  # Dassl's logger takes the place of stdout
+        with contextlib.suppress(ValueError):
+            sys.stdout.flush()
+        sys.stdout, sys.stderr = stdout, stderr
+
+
+def _arriving(tasks: IO[bytes]) -> Iterator[list[str]]:
+    """What arrives, while a thread watches that its source is still there."""
+    arrived: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+
+    def watch() -> None:
+        for line in tasks:
+            arrived.put(json.loads(line))
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    while True:
+        yield arrived.get()
