@@ -24,7 +24,7 @@ from pathlib import Path
 from common.dassl_path import REPOSITORY
 from common.run.results import read_results
 from scripts.launching.quick_run import arguments, make_images
-from trainers.methods import METHODS
+from trainers.methods import METHODS, Backbones
 
 # What may differ between two runs that agree.
 ASIDE = ("seconds", "revision")
@@ -33,7 +33,10 @@ SETTINGS = {
     "exact, workers": ["DATALOADER.NUM_WORKERS", "2"],
     "3 views encoded once": ["TRAINER.FEATURES.TRAIN_VIEWS", "3"],
 }
-TRAINERS = [method.trainer for method in METHODS if method.learns and method.launchers]
+# Those that take the embedded CLIP, whose image tower is a ResNet.
+TRAINERS = [
+    method.trainer for method in METHODS if method.learns and method.launchers and method.backbones is Backbones.ANY
+]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

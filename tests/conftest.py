@@ -63,6 +63,26 @@ def clip_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def vit_file(tmp_path_factory):
+    """A file with a tiny CLIP of random weights whose image tower is a ViT, of 12 layers each."""
+    import torch
+    from plain_clip import tiny_clip
+
+    path = tmp_path_factory.mktemp("vit") / "tiny.pt"
+    torch.save(tiny_clip(layers=12, vision=12).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip_for(clip_file, vit_file):
+    """The tiny CLIP that a trainer takes: clip_for("CoOp") -> its file."""
+    from trainers.methods import METHODS, Backbones
+
+    vits = {method.trainer for method in METHODS if method.backbones is Backbones.VIT}
+    return lambda trainer: vit_file if trainer in vits else clip_file
+
+
+@pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """30 images: 3 domains (blue, green, red) x 2 classes (across, down) x 5."""
     from scripts.launching.quick_run import make_images
@@ -73,7 +93,7 @@ def image_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def train(tmp_path, image_folder, clip_file, monkeypatch):
+def train(tmp_path, image_folder, clip_for, monkeypatch):
     """Run train.py's main on the 30 images: train("SPG", "red", "KEY", "VALUE", flags=[...]) -> exit code.
 
     Works in tmp_path; the run's folder is tmp_path / "run".
@@ -81,7 +101,8 @@ def train(tmp_path, image_folder, clip_file, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(trainer, target, *opts, flags=()):
-        return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip_file))
+        clip = clip_for(trainer)
+        return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip))
 
     return run
 

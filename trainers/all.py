@@ -3,6 +3,10 @@
 import datasets.all
 import trainers.cocoop
 import trainers.coop
+import trainers.kgcoop
 import trainers.linear_probe
+import trainers.maple
 import trainers.spg
+import trainers.vp
+import trainers.vpt
 import trainers.zsclip  # noqa: F401

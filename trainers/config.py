@@ -63,6 +63,33 @@ def extend_cfg(cfg: CfgNode) -> None:
     # Inverse strengths of the L2 penalty, as scikit-learn's LogisticRegression has it, to choose from.
     cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
+    # KgCoOp, with the start and the weight of its paper.
+    kgcoop = cfg.TRAINER.KGCOOP = CfgNode()
+    kgcoop.N_CTX = 4
+    kgcoop.CSC = False
+    kgcoop.CTX_INIT = "a photo of a"
+    kgcoop.PREC = "fp16"
+    kgcoop.CLASS_TOKEN_POSITION = "end"
+    kgcoop.W = 8.0  # weight of the distance to the fixed prompts' text features
+
+    vp = cfg.TRAINER.VP = CfgNode()
+    vp.METHOD = "random"  # random: a patch at a place that is drawn; fix: at the upper left; pad: a frame
+    vp.PROMPT_SIZE = 10  # side of the patch or width of the frame in pixels
+    vp.PREC = "fp16"
+
+    # VPT and MaPLe, as in MaPLe's repository.
+    vpt = cfg.TRAINER.VPT = CfgNode()
+    vpt.N_CTX_VISION = 10  # number of tokens in the image tower
+    vpt.CTX_INIT = "a photo of a"  # words of the fixed prompts
+    vpt.PREC = "fp16"
+    vpt.PROMPT_DEPTH_VISION = 1  # number of layers with tokens of their own; 1: shallow
+
+    maple = cfg.TRAINER.MAPLE = CfgNode()
+    maple.N_CTX = 2  # number of vectors, the first of the words'
+    maple.CTX_INIT = "a photo of a"
+    maple.PREC = "fp16"
+    maple.PROMPT_DEPTH = 9  # number of layers with prompts of their own, in both towers
+
     spg = cfg.TRAINER.SPG = CfgNode()
     spg.N_CTX = 4
     spg.CSC = False  # accepted for CoOp's sake; a prompt label is one context for all classes

@@ -131,7 +131,7 @@ STEPPING = LEARNING - {"LinearProbe"}  # learn by steps of an optimiser, on augm
 PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
 ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
-STARTING = frozenset({"CoOp", "CoCoOp", "SPG_CoOp"})  # from given prompts, if asked
+STARTING = frozenset({"CoOp", "CoCoOp", "KgCoOp", "MaPLe", "SPG_CoOp"})  # from given prompts, if asked
 SPG, CGAN = {"SPG", "SPG_CGAN", "SPG_CoOp"}, {"SPG", "SPG_CGAN"}  # both or either stage; stage II
 
 PRECISION = listed_in("trainers.modules.clip_backbone", "PRECISIONS")
@@ -285,6 +285,23 @@ KEYS: dict[str, Key] = {
     "TRAINER.COCOOP.PREC": Key(PRECISION, COCOOP),
     "TRAINER.LINEAR_PROBE.PREC": Key(PRECISION, PROBE),
     "TRAINER.LINEAR_PROBE.C": Key(Several(POSITIVE, least=1), PROBE),
+    "TRAINER.KGCOOP.N_CTX": Key(whole(1), {"KgCoOp"}, words="TRAINER.KGCOOP.CTX_INIT"),
+    "TRAINER.KGCOOP.CSC": Key(Flag(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.CTX_INIT": Key(Text(), {"KgCoOp"}),
+    "TRAINER.KGCOOP.PREC": Key(PRECISION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.CLASS_TOKEN_POSITION": Key(POSITION, {"KgCoOp"}),
+    "TRAINER.KGCOOP.W": Key(NOT_NEGATIVE, {"KgCoOp"}),
+    "TRAINER.VP.METHOD": Key(listed_in("trainers.vp", "KINDS"), {"VP"}),
+    "TRAINER.VP.PROMPT_SIZE": Key(whole(1), {"VP"}),
+    "TRAINER.VP.PREC": Key(PRECISION, {"VP"}),
+    "TRAINER.VPT.N_CTX_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.VPT.CTX_INIT": Key(Text(), {"VPT"}),
+    "TRAINER.VPT.PREC": Key(PRECISION, {"VPT"}),
+    "TRAINER.VPT.PROMPT_DEPTH_VISION": Key(whole(1), {"VPT"}),
+    "TRAINER.MAPLE.N_CTX": Key(whole(1), {"MaPLe"}),
+    "TRAINER.MAPLE.CTX_INIT": Key(Text(), {"MaPLe"}),
+    "TRAINER.MAPLE.PREC": Key(PRECISION, {"MaPLe"}),
+    "TRAINER.MAPLE.PROMPT_DEPTH": Key(whole(1), {"MaPLe"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG

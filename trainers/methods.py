@@ -52,9 +52,25 @@ class Method:
             others = ", ".join(method.name for method in METHODS if method.launchers and protocol in method.protocols)
             raise MethodError(f"{self.trainer} has no protocol {protocol}, {has}. Methods that have it: {others}.")
 
+    def check_backbone(self, name: str, is_vit: bool) -> None:
+        """Raise BackboneError if the method cannot take a CLIP of that name, whose image tower is a ViT or none."""
+        if self.backbones is Backbones.VIT and not is_vit:
+            others = ", ".join(
+                method.name for method in METHODS if method.launchers and method.backbones is Backbones.ANY
+            )
+            raise BackboneError(
+                f"{self.trainer} puts prompts into the image tower, which has to be a ViT, and that of the backbone "
+                f"{name} is a ResNet. Name one that is, such as ViT-B/16. Methods that take this one: {others} (vp "
+                "is the one that learns something on the images' side)."
+            )
+
 
 class MethodError(UserError):
     """A method cannot be run as asked; others of a comparison can."""
+
+
+class BackboneError(MethodError):
+    """A method cannot take the backbone; a comparison leaves it out."""
 
 
 # In the order of a comparison; stages of a method, which are run by themselves only by train.py, come last.
@@ -83,6 +99,10 @@ METHODS = (
     ),
     Method("coop", "CoOp", "one context for all source domains", "CoOp"),
     Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net", "CoCoOp"),
+    Method("kgcoop", "KgCoOp", "CoOp, kept near the text features of fixed prompts", "KgCoOp"),
+    Method("vp", "VP", "learned pixels, added to all images", "VP"),
+    Method("vpt", "VPT", "learned tokens in the image tower, a ViT", "VPT", backbones=Backbones.VIT),
+    Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", "MaPLe", backbones=Backbones.VIT),
     Method(
         "spg",
         "SPG",

@@ -114,7 +114,7 @@ class Predictor:
                 unreadable.update(messages)
                 if positions:
                     positions_of_batches.append(positions)
-                    yield self.trainer.image_features.encode(batch), indices
+                    yield self.trainer.image_features.encode(batch, indices), indices
                 bar.update(len(positions) + len(messages))
 
         with bar:
@@ -135,7 +135,7 @@ class Predictor:
         _, batch, indices, messages = _collate([_Images(images, self.transform)[i] for i in range(len(images))])
         if messages:
             raise UserError("\n".join(messages.values()))
-        return self.trainer.image_features.encode(batch), indices
+        return self.trainer.image_features.encode(batch, indices), indices
 
 
 def check_classnames(classnames: Sequence[str]) -> None:

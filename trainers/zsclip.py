@@ -10,18 +10,7 @@ from torch import Tensor
 
 from trainers.base.run_record import Course
 from trainers.base.trainer import FrozenClipTrainer
-
-TEMPLATE = "a photo of a {}."
-# The seven that CLIP's authors found to do nearly as well as all eighty, as in CoOp.
-SELECTED_TEMPLATES = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
+from trainers.modules.templates import SELECTED_TEMPLATES, TEMPLATE
 
 
 @TRAINER_REGISTRY.register()
@@ -36,14 +25,6 @@ class ZeroshotCLIP(FrozenClipTrainer):
         # Each prompt counts alike, whatever the length of its feature.
         features = reduce(torch.add, map(self.encode_template, self.TEMPLATES))
         self.template_features = features / features.norm(dim=-1, keepdim=True)
-
-    def encode_template(self, template: str) -> Tensor:
-        """Text features (C, E) of a template with {} for the class name."""
-        before, after = template.removesuffix(".").split("{}")
-        # The encoder takes words before a class name, and any words as the class name.
-        names = [name + after for name in self.dm.dataset.classnames]
-        encoder = self.build_encoder(names, ctx_init=before.strip())
-        return encoder(encoder.initial_context()).float()
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.template_features

@@ -31,7 +31,7 @@ from scripts.launching.sets import find_set
 from scripts.reporting.finished import find_results
 from scripts.reporting.tables import method_name
 from scripts.reporting.text import results_tables
-from trainers.methods import METHODS, MethodError, find_method, trainer_name
+from trainers.methods import METHODS, BackboneError, Backbones, MethodError, find_method, trainer_name
 
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 DEFAULT_BACKBONE = "RN50"
@@ -91,7 +91,7 @@ class Launch:
         import train
         from datasets.known import EMBEDDED_DATASET
         from trainers.config_check import check_settings, settings_without_effect
-        from trainers.modules.clip_backbone import backbone_label, check_backbone
+        from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
 
         method, cross = find_method(trainer), request.protocol == "cross"
         method.check_protocol(request.protocol)
@@ -125,6 +125,8 @@ class Launch:
         self.name = f"{trainer} on {dataset.name}"
         # What every run would say of its config, said once and before the first begins.
         check_backbone(self.backbone)
+        if method.backbones is not Backbones.ANY:
+            method.check_backbone(self.backbone, has_vit(self.backbone))
         cfg = train.setup_cfg(train.parse_args(self.command(self.runs[0])[2:]))
         try:
             check_settings(cfg)
@@ -247,7 +249,8 @@ class Comparison:
     """The runs of all methods that were asked for.
 
     All of them are planned before the first begins, so that a mistake shows at once. One method that cannot be run as
-    asked is an error; of several, the others go on, and its trainer is among those `refused`.
+    asked is an error; of several, the others go on, and its trainer is among those `refused`. One that only cannot take
+    the backbone that is compared on is left out, with a line that says so.
     """
 
     def __init__(self, request: Request) -> None:
@@ -259,8 +262,14 @@ class Comparison:
         for trainer in request.trainers:
             try:
                 self.launches.append(Launch(request, trainer))
+            except BackboneError as error:
+                if len(request.trainers) == 1:
+                    raise
+                print(f"Left out: {error}", file=sys.stderr)
             except MethodError as error:
                 self._refuse(trainer, error)
+        if not self.launches and not self.refused:
+            raise UserError("None of these methods takes the backbone.")
         backbones = {one.backbone for one in self.launches}
         if len(backbones) > 1:
             raise UserError(

@@ -20,8 +20,16 @@ from trainers.linear_probe import Probe, fits, linear_map
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 
-TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", "LinearProbe", "CoOp", "CoCoOp"]
-NETWORKS = {"LinearProbe": "linear_probe", "CoOp": "prompt_learner", "CoCoOp": "prompt_learner"}
+NETWORKS = {
+    "LinearProbe": "linear_probe",
+    "CoOp": "prompt_learner",
+    "CoCoOp": "prompt_learner",
+    "KgCoOp": "prompt_learner",
+    "VP": "prompter",
+    "VPT": "prompt_learner",
+    "MaPLe": "MultiModalPromptLearner",
+}
+TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", *NETWORKS]
 
 
 def own_config(trainer, name="default"):
@@ -60,7 +68,7 @@ def test_a_whole_run(train, tmp_path, image_folder, trainer):
     assert top == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))
 
 
-@pytest.mark.parametrize("trainer", ["LinearProbe", "CoOp", "CoCoOp"])
+@pytest.mark.parametrize("trainer", NETWORKS)
 def test_the_same_command_gives_the_same_model(train, tmp_path, trainer):
     states = []
     for name in ("a", "b"):

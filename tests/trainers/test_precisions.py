@@ -83,7 +83,7 @@ def settings(trainer, device, precision):
 
 
 @pytest.fixture
-def build(tmp_path, image_folder, clip_file, monkeypatch):
+def build(tmp_path, image_folder, clip_for, monkeypatch):
     """A trainer that is built but not trained: build("CoOp", "cpu", "fp16", "KEY", "VALUE")."""
     import datasets
 
@@ -91,7 +91,8 @@ def build(tmp_path, image_folder, clip_file, monkeypatch):
 
     def make(trainer, device, precision, *opts, classnames=None):
         opts = [*settings(trainer, device, precision), *opts]
-        arguments = command_line(trainer, "red", *opts, flags=FLAGS.get(trainer, ()), root=image_folder, clip=clip_file)
+        flags, clip = FLAGS.get(trainer, ()), clip_for(trainer)
+        arguments = command_line(trainer, "red", *opts, flags=flags, root=image_folder, clip=clip)
         set_random_seed(1)
         found = TRAINER_REGISTRY.get(trainer)(command.setup_cfg(command.parse_args(arguments)), classnames=classnames)
         assert (found.device.type, found.backbone.precision) == (device, precision)

@@ -188,6 +188,7 @@ def reference_step(trainer, features, independent, labels, noise):
 
 @pytest.mark.parametrize("clipping", ["True", "False"])
 def test_one_step_of_stage_two(build, clipping):
+    torch.manual_seed(5)
     # Without warm-up, so that the step is large enough to see.
     trainer = build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP", clipping, "OPTIM.WARMUP_EPOCH", "-1")
     torch.manual_seed(0)
@@ -209,19 +210,19 @@ def test_one_step_of_stage_two(build, clipping):
     )
     torch.manual_seed(7)
     losses = trainer.forward_backward(batch)
-    assert losses["loss_d"] == pytest.approx(loss_d, abs=1e-5)
-    assert losses["loss_g"] == pytest.approx(loss_g, abs=1e-5)
+    assert losses["loss_d"] == pytest.approx(loss_d, rel=1e-5, abs=1e-5)
+    assert losses["loss_g"] == pytest.approx(loss_g, rel=1e-5, abs=1e-5)
     for ours, theirs in ((trainer.generator, generator), (trainer.discriminator, discriminator)):
-        for key, value in ours.state_dict().items():
-            expected = theirs.state_dict()[key]
-            # Adam blows up gradients that are only rounding errors to whole steps (2e-3): those of biases before a
-            # batch norm, which have none, and a few others.
-            noise_only = ours is trainer.generator and key in ("model.2.bias", "model.5.bias", "model.8.bias")
-            torch.testing.assert_close(value, expected, atol=5e-3, rtol=0)
-            if not noise_only and value.dim():
-                assert ((value - expected).abs() < 1e-5).float().mean() > 0.98
         for ours_p, theirs_p in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(ours_p.grad, theirs_p.grad, atol=1e-6, rtol=1e-3)
+        gradients = {key: parameter.grad for key, parameter in theirs.named_parameters()}
+        for key, value in ours.state_dict().items():
+            expected = theirs.state_dict()[key]
+            torch.testing.assert_close(value, expected, atol=5e-3, rtol=0)
+            # Adam blows up gradients that are only rounding errors (those of biases before a batch norm, which have
+            # none, and a few others) to whole steps, 2e-3.
+            told = gradients[key].abs() > 1e-6 if key in gradients else torch.ones_like(value, dtype=torch.bool)
+            assert ((value - expected).abs()[told] < 1e-5).all()
 
 
 def test_clipping_is_off_for_the_named_targets(build):

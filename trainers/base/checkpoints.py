@@ -3,17 +3,20 @@
 import hashlib
 import re
 import warnings
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from dassl.utils import load_checkpoint
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from common.run.history import read_history
 from common.run.identity import read_identity
+from trainers.modules.clip_backbone import Backbone
 
 BEST = "model-best.pth.tar"
 LEARNER = "prompt_learner"
@@ -85,29 +88,44 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
     raise UserError(f"Checkpoint not found: {path}. {mend}")
 
 
-def load_prompt_learner(trainer: Any, directory: str | PathLike, epoch: int | None = None) -> None:
-    """Load a run's `prompt_learner` into `trainer.model`; the run may be CoOp's, and have had other class names.
+def load_prompt_learner(
+    trainer: Any,
+    directory: str | PathLike,
+    epoch: int | None = None,
+    network: str = LEARNER,
+    learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> None:
+    """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
 
     Args:
-        trainer: has a `model` with `ctx`.
+        trainer: has a `model`.
         directory: the run's folder.
         epoch: which checkpoint; None: the best one, or the last where there is no best.
+        network: its name, of the folder in there.
+        learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
+            names. The CLIP in there is compared with the backbone.
 
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
     """
-    path = find_checkpoint(directory, LEARNER, epoch)
+    path = find_checkpoint(directory, network, epoch)
     saved, of_epoch = read_prompt_learner(path)
-    _load_fitting(trainer, path, saved, directory)
+    _load_fitting(trainer, path, saved, directory, learned)
     print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
 
 
-def start_prompt_learner(trainer: Any, place: str) -> str:
+def start_prompt_learner(
+    trainer: Any,
+    place: str,
+    network: str = LEARNER,
+    learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> str:
     """Let `trainer.model` start from given prompts, in place of words or random numbers.
 
     Args:
-        trainer: has a `model` with `ctx`.
+        trainer: has a `model`.
         place: MODEL.INIT_WEIGHTS: a checkpoint, a file with its state_dict alone, or a run's folder.
+        network, learned: see `load_prompt_learner`.
 
     Returns:
         sha256 of what it starts from (16 hexadecimal digits).
@@ -116,9 +134,9 @@ def start_prompt_learner(trainer: Any, place: str) -> str:
         UserError: it is damaged, or does not fit the trainer.
     """
     path = Path(place).expanduser()
-    path = find_checkpoint(path, LEARNER) if path.is_dir() else path
+    path = find_checkpoint(path, network) if path.is_dir() else path
     saved, _ = read_prompt_learner(path, bare=True)
-    _load_fitting(trainer, path, saved, path.parent.parent)
+    _load_fitting(trainer, path, saved, path.parent.parent, learned)
     print(f"Training starts from the prompt learner in {path}")
     digest = hashlib.sha256()
     for name, value in sorted(trainer.model.state_dict().items()):
@@ -126,8 +144,8 @@ def start_prompt_learner(trainer: Any, place: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, torch.Tensor], int | None]:
-    """The learned tensors of a checkpoint of a prompt learner, by name, and its epoch.
+def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], int | None]:
+    """The tensors of a checkpoint of a prompt learner, by name, and its epoch.
 
     Args:
         path: the file.
@@ -138,31 +156,65 @@ def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, torch
     """
     checkpoint = load_checkpoint(str(path))
     saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
-    if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
+    if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
     # DataParallel puts a name before all others.
-    saved = {str(key).removeprefix("module."): value for key, value in saved.items()}
-    return {key: value for key, value in saved.items() if key not in TOKEN_BUFFERS}, checkpoint.get("epoch")
+    return {str(key).removeprefix("module."): value for key, value in saved.items()}, checkpoint.get("epoch")
 
 
-def _load_fitting(trainer, path, saved, directory):
+def _load_fitting(trainer, path, saved, directory, learned):
     """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
+    if learned is not None and "logit_scale" in saved:
+        check_clip(path, saved, trainer.backbone)
+        saved = learned(saved)
+    saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
     own = trainer.model.state_dict()
     if saved.keys() != own.keys():
         raise UserError(
-            f"{path} is of another method (--trainer): it holds {', '.join(sorted(saved)) or 'nothing'}; "
-            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
+            f"{path} is of another method (--trainer) or depth of prompts: it holds "
+            f"{', '.join(sorted(saved)) or 'nothing'}; {trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}"
+            f"{_mend_of_depth(trainer)}."
         )
-    _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
-    if saved["ctx"].dim() == 3:
+    if "ctx" in own:
+        _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
+    if "ctx" in own and saved["ctx"].dim() == 3:
         _check_classes(path, read_identity(directory).get("class names"), trainer.dm.dataset.classnames)
     strange = [f"{key} {tuple(saved[key].shape)}" for key in own if saved[key].shape != own[key].shape]
     if strange:
         raise UserError(
             f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
-            "Name the one that it was trained with (--backbone)."
+            f"Name the one that it was trained with (--backbone){_mend_of_depth(trainer)}."
         )
     trainer.model.load_state_dict(saved)
+
+
+def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:
+    """Raise UserError if the CLIP in a published file of a whole model has other weights than the backbone."""
+    own = backbone.model.state_dict()
+    for key, value in saved.items():
+        name = key.removeprefix("text_encoder.")
+        if name.startswith("image_encoder."):
+            name = "visual." + name.removeprefix("image_encoder.")
+        if name not in own or name.startswith("prompt_learner."):
+            continue
+        ours = own[name].cpu()
+        half = torch.float16 in (value.dtype, ours.dtype)  # published ones are kept in half precision
+        same = value.shape == ours.shape and torch.allclose(
+            value.cpu().float(), ours.float(), rtol=2e-3 if half else 1e-5, atol=1e-5 if half else 1e-8
+        )
+        if not same:
+            raise UserError(
+                f"{path} was trained with another CLIP than {backbone.name}: {key} differs. Name the backbone that it "
+                "was trained with (--backbone)."
+            )
+
+
+def _mend_of_depth(trainer):
+    """The settings that say how many prompts there are, and in how many layers."""
+    named = [key for key in trainer.settings if key.startswith(("N_CTX", "PROMPT_DEPTH"))]
+    node = f"TRAINER.{trainer.SETTINGS}"
+    given = ", ".join(f"{node}.{key} is {trainer.settings[key]}" for key in named)
+    return f" ({given} here; set what it was trained with)" if any("DEPTH" in key for key in named) else ""
 
 
 def _check_context(path, saved, own, trainer):

@@ -4,7 +4,7 @@ import copy
 import functools
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class ImageFeatures:
         tower: images (B, 3, H, W) -> features (B, E), where it is not the backbone's own.
         learning: whether training changes what the tower computes. Then gradients flow through it, and nothing is kept,
             neither on disk nor in memory.
+        drawing: whether the tower takes the images' indices, too, by which it draws; None in training.
     """
 
     def __init__(
@@ -41,19 +42,26 @@ class ImageFeatures:
         domains: tuple[str, ...] = (),
         cache: FeatureCache | None = None,
         workers: int = 0,
-        tower: Callable[[Tensor], Tensor] | None = None,
+        tower: Callable[..., Tensor] | None = None,
         learning: bool = False,
+        drawing: bool = False,
     ) -> None:
         self.backbone, self.inputs, self.domains, self.workers = backbone, inputs, domains, workers
         self.cache = cache or FeatureCache()
         self.tower = tower or backbone.model.encode_image
-        self.learning = learning
+        self.learning, self.drawing = learning, drawing
         self._kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {leading: features}
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) images -> (B, E) L2-normalised features in single precision."""
+    def encode(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
+        """(B, 3, H, W) images -> (B, E) L2-normalised features in single precision.
+
+        Args:
+            images: as the loaders give them.
+            indices: B indices that what is drawn for an image goes by; None: of a training batch.
+        """
         with torch.set_grad_enabled(self.learning and torch.is_grad_enabled()), self.backbone.autocast():
-            features = self.tower(images.to(self.backbone.device, non_blocking=True))
+            images = images.to(self.backbone.device, non_blocking=True)
+            features = self.tower(images, indices) if self.drawing else self.tower(images)
             features = features.float()
             return features / features.norm(dim=-1, keepdim=True)
 
@@ -65,7 +73,12 @@ class ImageFeatures:
         """Features (N, E) of a deterministic loader's images in the data set's order."""
 
         def encode(dataset, out):
-            self._encode(dataset, out, loader.batch_size or 64, description)
+            place = itertools.count()
+
+            def encode_next(images):
+                return self.encode(images, [next(place) for _ in images] if self.drawing else None)
+
+            self._encode(dataset, out, loader.batch_size or 64, description, encode_next)
 
         return self._by_domain(loader.dataset, (), encode, description)
 
@@ -98,8 +111,8 @@ class ImageFeatures:
         description = f"train, {n_views} views"
         return ViewLoader(self._by_domain(dataset, (n_views,), encode, description), dataset.data_source, batches)
 
-    def _encode(self, dataset, out, batch_size, description, encode=None):
-        encode_dataset(dataset, encode or self.encode, out, batch_size, self.workers, description)
+    def _encode(self, dataset, out, batch_size, description, encode):
+        encode_dataset(dataset, encode, out, batch_size, self.workers, description)
 
     def _by_domain(self, dataset, leading, encode, description):
         """Features (*leading, N, E) of a data set.

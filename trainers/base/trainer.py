@@ -47,6 +47,7 @@ from trainers.base.run_record import (
 from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
+from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.image_data import Batches
@@ -73,8 +74,9 @@ class FrozenClipTrainer(TrainerX):
     """Base class of methods that adapt a frozen CLIP.
 
     A subclass says which networks learn (`build_prompt_model`), which texts images are classified against
-    (`text_features`) and, if it is not the cross-entropy of their logits, by which loss (`forward_backward`). One whose
-    image tower learns, too, says so (`IMAGE_TOWER_LEARNS`) and which it is (`image_tower`).
+    (`text_features`) and, if it is not the cross-entropy of their logits, by which `loss`, or all of its step
+    (`forward_backward`). One whose image tower learns, too, says so (`IMAGE_TOWER_LEARNS`) and which it is
+    (`image_tower`).
 
     Args:
         cfg: frozen config with the keys of trainers.config.
@@ -95,6 +97,7 @@ class FrozenClipTrainer(TrainerX):
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     started_from = ""  # fingerprint of the prompts that training starts from, where they are given
+    IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -144,6 +147,9 @@ class FrozenClipTrainer(TrainerX):
         named = self.cfg.MODEL.BACKBONE
         self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
+        for method in METHODS:
+            if method.trainer == self.cfg.TRAINER.NAME:
+                method.check_backbone(named.NAME, self.backbone.is_vit)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         self.cfg = self.settled_cfg(self.cfg)
         if self.classnames is None:
@@ -232,6 +238,7 @@ class FrozenClipTrainer(TrainerX):
             self.cfg.DATALOADER.NUM_WORKERS,
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
+            self.IMAGE_TOWER_DRAWS,
         )
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -249,10 +256,14 @@ class FrozenClipTrainer(TrainerX):
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def start_from_given(self) -> None:
-        """Let the prompt learner, `model`, start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
+    def start_from_given(self, *how: Any) -> None:
+        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it.
+
+        Args:
+            how: network and learned, see `checkpoints.load_prompt_learner`.
+        """
         if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
-            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS, *how)
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
@@ -273,6 +284,15 @@ class FrozenClipTrainer(TrainerX):
                 memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
         names = self.dm.dataset.classnames if classnames is None else classnames
         return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
+
+    @torch.no_grad()
+    def encode_template(self, template: str) -> Tensor:
+        """Text features (C, E) of a template with {} for the class name."""
+        before, after = template.removesuffix(".").split("{}")
+        # The encoder takes words before a class name, and any words as the class name.
+        names = [name + after for name in self.dm.dataset.classnames]
+        encoder = self.build_encoder(names, ctx_init=before.strip())
+        return encoder(encoder.initial_context()).float()
 
     # ---- logits ----
 
@@ -337,15 +357,22 @@ class FrozenClipTrainer(TrainerX):
         super().train()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        """One step on the cross-entropy of the logits; methods with another loss override it."""
+        """One step on the loss, which has the logits of one batch; methods that learn otherwise override it."""
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with self.backbone.autocast():
             text_features = self.text_features(features, batch["index"])
         logits = self.logits(features, text_features)
-        loss = F.cross_entropy(logits, labels)
+        loss = self.loss(logits, labels, text_features.float())
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
+
+    def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
+        """What a step makes less of: the cross-entropy of logits (B, C) and labels (B,).
+
+        Methods that add to it have the text features, too, (C, E) or (B, C, E).
+        """
+        return F.cross_entropy(logits, labels)
 
     def detect_anomaly(self, loss: Tensor) -> None:
         """Stop at a loss that is not finite, with all that helps to find out why.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from clip import clip as openai_clip
-from clip.model import CLIP, build_model
+from clip.model import CLIP, VisionTransformer, build_model
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -78,6 +78,11 @@ class Backbone:
         """Number of weights of both towers, without the vocabulary's: what the time of a step goes by."""
         vocabulary = self.model.token_embedding.weight
         return sum(weight.numel() for weight in self.model.parameters()) - vocabulary.numel()
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether its image tower is a ViT."""
+        return isinstance(self.model.visual, VisionTransformer)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Autocast under precision amp, nothing otherwise."""
@@ -174,6 +179,17 @@ def check_backbone(name_or_path: str) -> None:
     names = openai_clip._MODELS
     if name_or_path not in names and not Path(name_or_path).expanduser().is_file():
         raise UserError(f"Backbone {name_or_path!r} is neither a file nor one of OpenAI's names: {', '.join(names)}.")
+
+
+def has_vit(name_or_path: str) -> bool:
+    """Whether a backbone's image tower is a ViT: by OpenAI's name, or by what is in its file.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    if name_or_path in openai_clip._MODELS:
+        return name_or_path.startswith("ViT")
+    return "visual.proj" in _read_state_dict(clip_file(name_or_path))
 
 
 def weights_fingerprint(module: nn.Module) -> str:

@@ -214,7 +214,8 @@ class PromptEncoder(nn.Module):
         deep = self._accepted_deep(deep)
         ctx = ctx.to(self._tail.dtype)
         if self._fixed_words is not None:
-            ctx = torch.cat([ctx, self._fixed_words.expand(*ctx.shape[:-2], -1, -1)], dim=-2)
+            fixed = self._fixed_words.to(ctx.dtype).expand(*ctx.shape[:-2], -1, -1)
+            ctx = torch.cat([ctx, fixed], dim=-2)
         tokens = self._tokens_at_a_time(ctx, deep)
         if self.class_specific:
             return self._encode(ctx, deep, self._packs(tokens))[0]

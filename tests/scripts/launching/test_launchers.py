@@ -154,7 +154,7 @@ def test_a_protocol_that_a_method_does_not_have(method, capsys):
             assert launch.main(["--protocol", protocol, method.name]) == 1
             message = capsys.readouterr().err
             assert message.startswith(f"Error: {method.trainer} has no protocol {protocol}, ")
-            assert message.endswith("cocoop, spg.\n") and message.count("\n") == 1
+            assert message.endswith(", spg.\n") and message.count("\n") == 1
 
 
 # ---- --print ----

@@ -1,0 +1,258 @@
+"""One step of each method of the field against its published computation, written out plainly: loss and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from clip.clip import tokenize
+from dassl.engine import build_trainer
+from plain_clip import plain_image_features, plain_text_features, through_layers
+from quick_run import command_line
+
+import train as command
+from common.errors import UserError
+from trainers.methods import MethodError
+from trainers.saved_run import build_run
+
+BATCH = 6
+CLASSES = ["across", "down"]
+
+
+@pytest.fixture
+def build(tmp_path, image_folder, clip_for, monkeypatch):
+    """A trainer that is built but not trained, its networks moved from their start: build("KgCoOp", "KEY", "VALUE")."""
+    import datasets  # noqa: F401 (registers)
+    import trainers.all  # noqa: F401 (registers)
+
+    monkeypatch.chdir(tmp_path)
+
+    def make(trainer, *opts, flags=(), moved=True):
+        args = command_line(trainer, "red", *opts, flags=flags, root=image_folder, clip=clip_for(trainer))
+        built = build_trainer(command.setup_cfg(command.parse_args(args)))
+        torch.manual_seed(2)
+        for network in built._models.values() if moved else ():
+            for parameter in network.parameters():
+                parameter.data.add_(0.02 * torch.randn_like(parameter))
+        return built
+
+    return make
+
+
+def a_batch(seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "img": torch.randn(BATCH, 3, 32, 32, generator=generator),
+        "label": torch.tensor([0, 1, 1, 0, 1, 0]),
+        "domain": torch.tensor([0, 1, 0, 1, 1, 0]),
+        "index": torch.arange(BATCH),
+    }
+
+
+def parameters_of(trainer):
+    return {
+        f"{name}.{key}": value for name, network in trainer._models.items() for key, value in network.named_parameters()
+    }
+
+
+def assert_step(trainer, reference, tolerance=1e-5):
+    """A step has the loss and the gradients of `reference`, called with the batch and copies of what is learned."""
+    batch, before = a_batch(), parameters_of(trainer)
+    start = {key: value.detach().clone().requires_grad_() for key, value in before.items()}
+    trainer.model_update = lambda names=None: None  # so that gradients stay there
+    trainer.set_model_mode("train")
+    trainer.epoch = trainer.batch_idx = 0
+    found = trainer.forward_backward(batch)["loss"]
+    loss = reference(batch, start)
+    gradients = torch.autograd.grad(loss, list(start.values()))
+    assert found == pytest.approx(loss.item(), abs=3 * tolerance)
+    assert gradients
+    for (key, parameter), expected in zip(before.items(), gradients, strict=True):
+        assert expected.abs().max() > 0, key
+        scale = max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(parameter.grad, expected, atol=tolerance * scale, rtol=1e-4)
+
+
+def unit(x):
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def cross_entropy(model, features, text_features, labels):
+    return F.cross_entropy(model.logit_scale.exp() * features @ text_features.t(), labels)
+
+
+def fixed_text(model, template="a photo of a {}."):
+    return unit(model.encode_text(tokenize([template.format(name) for name in CLASSES])))
+
+
+def test_kgcoop(build):
+    trainer = build("KgCoOp")
+    model = trainer.clip_model
+
+    def reference(batch, ours):
+        text = plain_text_features(model, CLASSES, ours["prompt_learner.ctx"])
+        loss = cross_entropy(model, unit(model.encode_image(batch["img"])), text, batch["label"])
+        return loss + 8 * (1 - (text * fixed_text(model)).sum(dim=-1).mean())
+
+    assert_step(trainer, reference)
+    assert build("KgCoOp", moved=False).model.ctx.shape == (4, 64)
+
+
+@pytest.mark.parametrize("kind", ["random", "fix", "pad"])
+def test_vp(build, kind):
+    trainer = build("VP", "TRAINER.VP.METHOD", kind, "TRAINER.VP.PROMPT_SIZE", "5")
+    model = trainer.clip_model
+
+    def reference(batch, ours):
+        if kind == "pad":
+            canvas = torch.zeros(1, 3, 32, 32)
+            canvas[..., :5, :] += ours["prompter.pad_up"]
+            canvas[..., -5:, :] += ours["prompter.pad_down"]
+            canvas[..., 5:-5, :5] += ours["prompter.pad_left"]
+            canvas[..., 5:-5, -5:] += ours["prompter.pad_right"]
+        else:
+            torch.manual_seed(4)
+            x, y = torch.randint(27, (2,)).tolist() if kind == "random" else (0, 0)
+            canvas = torch.zeros(1, 3, 32, 32)
+            canvas[..., y : y + 5, x : x + 5] += ours["prompter.patch"]
+        features = unit(model.encode_image(batch["img"] + canvas))
+        return cross_entropy(model, features, fixed_text(model), batch["label"])
+
+    torch.manual_seed(4)
+    assert_step(trainer, reference)
+
+
+def test_places_of_patches_in_evaluation_follow_from_seed_and_image(build):
+    trainer, images = build("VP"), torch.randn(4, 3, 32, 32)
+    whole = trainer.image_features.encode(images, [5, 6, 7, 8])
+    alone = trainer.image_features.encode(images[2:3], [7])
+    torch.testing.assert_close(alone, whole[2:3], atol=1e-6, rtol=0)
+    assert len(set(map(tuple, trainer.places(range(20))))) > 10
+    assert trainer.places([7]) == build("VP").places([7]) != build("VP", flags=["--seed", "2"]).places([7])
+
+
+@pytest.mark.parametrize("depth", [1, 12])
+def test_vpt(build, depth):
+    trainer = build("VPT", "TRAINER.VPT.PROMPT_DEPTH_VISION", str(depth), "TRAINER.VPT.N_CTX_VISION", "4")
+    model = trainer.clip_model
+
+    def reference(batch, ours):
+        deep = ours.get("prompt_learner.deep_vctx", ())
+        features = unit(plain_image_features(model, batch["img"], ours["prompt_learner.vctx"], deep))
+        return cross_entropy(model, features, fixed_text(model), batch["label"])
+
+    assert_step(trainer, reference)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 12])
+def test_maple(build, depth):
+    trainer = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", str(depth))
+    model, name = trainer.clip_model, "MultiModalPromptLearner"
+    words = model.token_embedding(tokenize("a photo of a"))[0, 1:5].float()
+    torch.testing.assert_close(
+        build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3", moved=False).model.ctx, words[:2], atol=0, rtol=0
+    )
+
+    def reference(batch, ours):
+        def project(key, vectors):
+            return vectors @ ours[f"{name}.{key}.weight"].t() + ours[f"{name}.{key}.bias"]
+
+        ctx = ours[f"{name}.ctx"]
+        deep = [ours[f"{name}.compound_prompts_text.{i}"] for i in range(depth - 1)]
+        seen = [project(f"compound_prompt_projections.{i}", vectors) for i, vectors in enumerate(deep)]
+        text = deep_text(model, torch.cat([ctx, words[2:]]), deep)
+        features = unit(plain_image_features(model, batch["img"], project("proj", ctx), seen))
+        return cross_entropy(model, features, text, batch["label"])
+
+    assert_step(trainer, reference)
+
+
+def deep_text(model, ctx, deep):
+    """Text features of contexts (n, D), the first of which are replaced before layers 2, 3, ... by those of `deep`."""
+    if len(deep) == 0 or len(deep[0]) == len(ctx):
+        return plain_text_features(model, CLASSES, ctx, deep=deep)
+    tokens = tokenize(["X " * len(ctx) + f"{name}." for name in CLASSES])
+    x = model.token_embedding(tokens)
+    x = torch.cat([x[:, :1], ctx.expand(2, -1, -1), x[:, 1 + len(ctx) :]], dim=1) + model.positional_embedding
+    x = through_layers(model.transformer, x, deep, len(deep[0]))
+    return unit((model.ln_final(x) @ model.text_projection)[torch.arange(2), tokens.argmax(dim=-1)])
+
+
+@pytest.mark.parametrize("trainer", ["VPT", "MaPLe"])
+def test_published_files_of_whole_models(finished, tmp_path, trainer):
+    """Keys, half precision and all, as in MaPLe's repository."""
+    node, depth = ("VPT", "PROMPT_DEPTH_VISION") if trainer == "VPT" else ("MAPLE", "PROMPT_DEPTH")
+    folder = finished(trainer, f"TRAINER.{node}.{depth}", "3")
+    built = build_run(folder)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = built.image_features.encode(images)
+    (path,) = folder.glob("*/model-best.pth.tar")
+    checkpoint = torch.load(path, weights_only=True)
+    learned, clip = checkpoint["state_dict"], built.clip_model.state_dict()
+    whole = {}
+    for key, value in clip.items():
+        if key.startswith("visual."):
+            whole[f"image_encoder.{key.removeprefix('visual.')}"] = value.half()
+        elif key == "logit_scale":
+            whole[key] = value
+        elif key != "token_embedding.weight":
+            whole[f"text_encoder.{key}"] = value.half()
+    if trainer == "VPT":
+        whole["image_encoder.VPT"] = learned["vctx"]
+        for i, vectors in enumerate(learned["deep_vctx"], start=1):
+            whole[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] = vectors
+    else:
+        whole |= {f"prompt_learner.{key}": value for key, value in learned.items()}
+        whole |= {f"prompt_learner.{key}": torch.zeros(2, 1, 64) for key in ("token_prefix", "token_suffix")}
+    theirs = tmp_path / "theirs" / path.parent.name
+    theirs.mkdir(parents=True)
+    torch.save({**checkpoint, "state_dict": whole}, theirs / "model.pth.tar-5")
+    for parameter in built.model.parameters():
+        parameter.data.zero_()
+    built.load_model(tmp_path / "theirs", epoch=5)
+    with torch.no_grad():
+        torch.testing.assert_close(built.image_features.encode(images), expected, atol=1e-6, rtol=0)
+
+    whole["image_encoder.proj"] = whole["image_encoder.proj"] + 1
+    torch.save({**checkpoint, "state_dict": whole}, theirs / "model.pth.tar-5")
+    with pytest.raises(UserError, match="another CLIP than .*: image_encoder.proj differs"):
+        built.load_model(tmp_path / "theirs", epoch=5)
+
+
+@pytest.mark.parametrize("trainer", ["VPT", "MaPLe"])
+def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
+    message = refused(trainer, "red", flags=["--backbone", str(clip_file)])
+    assert "has to be a ViT" in message and "ViT-B/16" in message and "vp" in message
+
+
+@pytest.mark.parametrize(
+    ("trainer", "opts", "said"),
+    [
+        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "depth of 13 does not fit"),
+        ("MaPLe", ["TRAINER.MAPLE.N_CTX", "5", "TRAINER.MAPLE.PROMPT_DEPTH", "1"], "N_CTX is 5, but CTX_INIT"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "13"], "depth of 13 does not fit"),
+        ("VPT", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of VPT learns"),
+        ("VP", ["TRAINER.VP.PROMPT_SIZE", "33"], "accepted with TRAINER.VP.METHOD random: 1 to 32"),
+        ("VP", ["TRAINER.VP.PROMPT_SIZE", "16", "TRAINER.VP.METHOD", "pad"], "METHOD pad: 1 to 15"),
+    ],
+)
+def test_settings_that_do_not_fit(refused, trainer, opts, said):
+    assert said in refused(trainer, "red", *opts)
+
+
+def test_a_checkpoint_of_another_depth(finished):
+    folder = finished("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3")
+    with pytest.raises(UserError, match="PROMPT_DEPTH is 2 here; set what it was trained with"):
+        build_run(folder, opts=["TRAINER.MAPLE.PROMPT_DEPTH", 2])
+
+
+def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
+    from scripts.launching.runner import Comparison, Request
+
+    monkeypatch.chdir(tmp_path)
+    request = Request(["ZeroshotCLIP", "MaPLe", "VPT"], dataset=str(image_folder), backbone=str(clip_file))
+    comparison = Comparison(request)
+    assert [one.trainer for one in comparison.launches] == ["ZeroshotCLIP"] and comparison.refused == []
+    said = capsys.readouterr().err
+    assert said.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in said
+    with pytest.raises(MethodError, match="has to be a ViT"):
+        Comparison(Request(["VPT"], dataset=str(image_folder), backbone=str(clip_file)))

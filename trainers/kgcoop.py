@@ -1,0 +1,24 @@
+"""KgCoOp (Yao et al., Visual-Language Prompt Tuning with Knowledge-guided Context Optimization, CVPR 2023)."""
+
+import torch.nn.functional as F
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor
+
+from trainers.base.context_trainer import ContextTrainer
+from trainers.modules.templates import TEMPLATE
+
+
+@TRAINER_REGISTRY.register()
+class KgCoOp(ContextTrainer):
+    """CoOp's context, whose text features are kept near those of "a photo of a <class>."."""
+
+    SETTINGS = "KGCOOP"
+
+    def build_prompt_model(self) -> None:
+        super().build_prompt_model()
+        self.fixed_features = self.encode_template(TEMPLATE)
+
+    def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
+        """Cross-entropy + W times the mean distance 1 - cos of the classes' features (paper, Eq. 4 and 5)."""
+        distance = 1 - F.cosine_similarity(text_features, self.fixed_features, dim=-1).mean()
+        return super().loss(logits, labels, text_features) + self.settings.W * distance

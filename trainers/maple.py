@@ -1,0 +1,79 @@
+"""MaPLe (Khattak et al., Multi-modal Prompt Learning, CVPR 2023)."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+
+from trainers.base.checkpoints import load_prompt_learner
+from trainers.base.evaluation import Classifier
+from trainers.base.trainer import FrozenClipTrainer
+from trainers.modules.prompted_vit import PromptedViT
+
+NETWORK = "MultiModalPromptLearner"
+
+
+class CoupledPrompts(nn.Module):
+    """Prompts of the text tower, and linear maps that make those of the image tower of them.
+
+    Args:
+        ctx: (n, D) input vectors.
+        deep: (depth - 1, n, D) vectors of layers 2 to depth.
+        width: W, of the image tower.
+    """
+
+    def __init__(self, ctx: Tensor, deep: Tensor, width: int) -> None:
+        super().__init__()
+        self.ctx = nn.Parameter(ctx)
+        self.proj = nn.Linear(ctx.shape[-1], width)
+        self.compound_prompts_text = nn.ParameterList([nn.Parameter(vectors.clone()) for vectors in deep])
+        maps = [nn.Linear(ctx.shape[-1], width) for _ in deep]
+        self.compound_prompt_projections = nn.ModuleList(maps)
+
+    def visual(self) -> tuple[Tensor, list[Tensor]]:
+        """Tokens (n, W) of the image tower, and those of its layers 2 to depth."""
+        maps, texts = self.compound_prompt_projections, self.compound_prompts_text
+        return self.proj(self.ctx), [project(vectors) for project, vectors in zip(maps, texts, strict=True)]
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(FrozenClipTrainer):
+    """Prompts in both towers, those of the image tower made from those of the text tower; cross-entropy."""
+
+    SETTINGS = "MAPLE"
+    IMAGE_TOWER_LEARNS = True
+
+    def build_prompt_model(self) -> None:
+        settings = self.settings
+        words = {"n_learned": settings.N_CTX} if settings.CTX_INIT else {}
+        self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, **words)
+        self.tower = PromptedViT(self.clip_model.visual)
+        # The depth fits both towers, or it is an error.
+        self.tower.initial_deep(settings.PROMPT_DEPTH, settings.N_CTX)
+        deep = self.encoder.initial_deep(settings.PROMPT_DEPTH)
+        prompts = CoupledPrompts(self.encoder.initial_context(), deep, self.tower.width)
+        self.model = self.register_network(NETWORK, prompts)
+        self.start_from_given(NETWORK, learned_prompts)
+
+    def image_tower(self, images: Tensor) -> Tensor:
+        return self.tower(images, *self.model.visual())
+
+    def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
+        return self.encoder(self.model.ctx, list(self.model.compound_prompts_text))
+
+    def classifier(self) -> Classifier:
+        with torch.no_grad(), self.backbone.autocast():
+            text_features = self.text_features(None, None)
+        return lambda features, indices: self.logits(features, text_features)
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        """Load the prompts of a run, ours or one of MaPLe's repository."""
+        load_prompt_learner(self, directory, epoch, NETWORK, learned_prompts)
+
+
+def learned_prompts(saved: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What MaPLe's prompt learner holds in a whole model's state_dict, by its own names."""
+    prefix = "prompt_learner."
+    return {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}

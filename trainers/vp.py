@@ -1,0 +1,96 @@
+"""VP (Bahng et al., Exploring Visual Prompts for Adapting Large-Scale Models, 2022): learned pixels.
+
+A patch or a frame is added to every image. The place of a "random" patch is drawn for each batch in training; in
+evaluation it is a function of the seed and the image alone.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import numpy as np
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+
+from common.errors import UserError
+from trainers.base.checkpoints import load_prompt_learner
+from trainers.base.trainer import FrozenClipTrainer
+from trainers.modules.templates import TEMPLATE
+
+NETWORK = "prompter"
+KINDS = ("random", "fix", "pad")
+
+
+class Patch(nn.Module):
+    """A learned patch (1, 3, p, p), N(0, 1) at the start; called with the places (B, 2) of its upper left corners."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.patch = nn.Parameter(torch.randn(1, 3, size, size))
+
+    def forward(self, images: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
+        """Images (B, 3, S, S) with the patch on them, at one place for all or at a place for each."""
+        size, (height, width) = self.patch.shape[-1], images.shape[-2:]
+        padded = [nn.functional.pad(self.patch, (x, width - size - x, y, height - size - y)) for x, y in places]
+        return images + torch.cat(padded)
+
+
+class Frame(nn.Module):
+    """A learned frame of width p around images of size S, N(0, 1) at the start."""
+
+    def __init__(self, size: int, image_size: int) -> None:
+        super().__init__()
+        inner = image_size - 2 * size
+        self.inner = inner
+        self.pad_up = nn.Parameter(torch.randn(1, 3, size, image_size))
+        self.pad_down = nn.Parameter(torch.randn(1, 3, size, image_size))
+        self.pad_left = nn.Parameter(torch.randn(1, 3, inner, size))
+        self.pad_right = nn.Parameter(torch.randn(1, 3, inner, size))
+
+    def forward(self, images: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
+        """Images (B, 3, S, S) with the frame on them, wherever the `places` are."""
+        hole = self.pad_left.new_zeros(1, 3, self.inner, self.inner)
+        middle = torch.cat([self.pad_left, hole, self.pad_right], dim=3)
+        return images + torch.cat([self.pad_up, middle, self.pad_down], dim=2)
+
+
+@TRAINER_REGISTRY.register()
+class VP(FrozenClipTrainer):
+    """Learns pixels that are added to all images, by cross-entropy with the fixed prompts' text features."""
+
+    SETTINGS = "VP"
+    IMAGE_TOWER_LEARNS = True
+    IMAGE_TOWER_DRAWS = True
+
+    def build_prompt_model(self) -> None:
+        size, image_size, pads = self.settings.PROMPT_SIZE, self.backbone.image_size, self.settings.METHOD == "pad"
+        largest = (image_size - 1) // 2 if pads else image_size
+        if size > largest:
+            raise UserError(
+                f"TRAINER.VP.PROMPT_SIZE is {size}, but the images of {self.cfg.MODEL.BACKBONE.NAME} have "
+                f"{image_size} x {image_size} pixels; accepted with TRAINER.VP.METHOD {self.settings.METHOD}: 1 to "
+                f"{largest}. Set TRAINER.VP.PROMPT_SIZE {min(10, largest)}."
+            )
+        self.model = self.register_network(NETWORK, Frame(size, image_size) if pads else Patch(size))
+        self.fixed_features = self.encode_template(TEMPLATE)
+
+    def image_tower(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
+        """Features (B, E); `indices` of the images, by which places are drawn, or None: one for this batch."""
+        return self.clip_model.encode_image(self.model(images, self.places(indices)))
+
+    def places(self, indices: Sequence[int] | None) -> list[list[int]]:
+        """Where patches go, (x, y) from the upper left: one for each index, or one for a whole batch."""
+        if self.settings.METHOD != "random":
+            return [[0, 0]]
+        end = max(1, self.backbone.image_size - self.settings.PROMPT_SIZE)
+        if indices is None:
+            return [torch.randint(end, (2,)).tolist()]
+        seed = self.cfg.SEED % 2**32
+        return [np.random.default_rng([seed, int(index)]).integers(end, size=2).tolist() for index in indices]
+
+    def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
+        return self.fixed_features
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        """Load the pixels of a run."""
+        load_prompt_learner(self, directory, epoch, NETWORK)
