@@ -17,9 +17,9 @@ from dassl.data.datasets import DatasetBase, Datum
 from yacs.config import CfgNode
 
 from common.errors import UserError
+from common.messages import some
 from datasets.base import DomainGeneralizationDataset
 from datasets.fingerprints import fingerprint_of
-from datasets.messages import some
 
 
 class AdaptedDataset:

@@ -13,13 +13,13 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
+from common.messages import some, warn
 from common.progress import progress
 from datasets import names
 from datasets.contents import EMPTY, SPLIT_FOLDER, Unused, collect, describe
 from datasets.fingerprints import fingerprint_of
 from datasets.layouts import Layout, Location, check_root, locate
 from datasets.listing import ClassFolder, beside_classes, class_folders, list_images
-from datasets.messages import some, warn
 from datasets.readable import keep_readable
 from datasets.splits import Image, match_split, read_split, seeded_split, write_split
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from common.errors import UserError
+from common.messages import some, warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.layouts import Layout, Location, check_root, list_folders
 from datasets.listing import ClassFolder
-from datasets.messages import some, warn
 
 
 @DATASET_REGISTRY.register()

@@ -8,10 +8,10 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
+from common.messages import warn
 from datasets import mini_digits_render
 from datasets.base import DomainGeneralizationDataset
 from datasets.layouts import Layout
-from datasets.messages import warn
 
 
 @DATASET_REGISTRY.register()

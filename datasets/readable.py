@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dassl.data.datasets import Datum
 from dassl.utils import read_image
 
+from common.messages import some, warn
 from common.progress import progress
 from common.threads import usable_cores
-from datasets.messages import some, warn
 
 
 def keep_readable(items: list[Datum], description: str) -> list[Datum]:

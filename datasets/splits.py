@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import atomic_write
+from common.messages import warn
 from datasets.layouts import TRAIN, VAL
 from datasets.listing import ClassFolder
-from datasets.messages import warn
 
 # Part of every split that is made; never the SEED of a run, so that all methods and seeds share one split.
 SPLIT_SEED = 1

@@ -16,13 +16,13 @@ from dassl.utils import read_image
 from PIL import Image
 
 from common.errors import UserError
+from common.messages import some
 from common.progress import progress
 from common.threads import usable_cores
 from datasets.base import DomainGeneralizationDataset
 from datasets.contents import Unused, collect
 from datasets.layouts import Location
 from datasets.listing import beside_classes, class_folders, list_images
-from datasets.messages import some
 
 _FILES_AT_A_TIME = 32  # that a process is given
 

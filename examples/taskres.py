@@ -3,10 +3,9 @@
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import load_checkpoint
 from torch import nn
 
-from trainers.base.checkpoints import find_checkpoint
+from trainers.base.checkpoints import find_checkpoint, read_model
 from trainers.base.trainer import FrozenClipTrainer
 
 
@@ -39,5 +38,5 @@ class TaskRes(FrozenClipTrainer):
         return self.model()
 
     def load_model(self, directory, epoch=None):
-        checkpoint = load_checkpoint(str(find_checkpoint(directory, "residual", epoch)))
+        checkpoint = read_model(find_checkpoint(directory, "residual", epoch))
         self.model.load_state_dict(checkpoint["state_dict"])

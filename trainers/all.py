@@ -3,9 +3,11 @@
 import datasets.all
 import trainers.cocoop
 import trainers.coop
+import trainers.dpl
 import trainers.kgcoop
 import trainers.linear_probe
 import trainers.maple
+import trainers.promptsrc
 import trainers.spg
 import trainers.vp
 import trainers.vpt

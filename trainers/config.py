@@ -83,6 +83,11 @@ def extend_cfg(cfg: CfgNode) -> None:
     kgcoop.CLASS_TOKEN_POSITION = "end"
     kgcoop.W = 8.0  # weight of the distance to the fixed prompts' text features
 
+    cfg.TRAINER.DPL = CfgNode()
+    cfg.TRAINER.DPL.N_CTX = 4
+    cfg.TRAINER.DPL.XAVIER = False  # start from Xavier's weights, as the original; False: PyTorch's, as SPG's authors
+    cfg.TRAINER.DPL.PREC = "fp16"
+
     vp = cfg.TRAINER.VP = CfgNode()
     vp.METHOD = "random"  # random: a patch at a place that is drawn; fix: at the upper left; pad: a frame
     vp.PROMPT_SIZE = 10  # side of the patch or width of the frame in pixels
@@ -100,6 +105,18 @@ def extend_cfg(cfg: CfgNode) -> None:
     maple.CTX_INIT = "a photo of a"
     maple.PREC = "fp16"
     maple.PROMPT_DEPTH = 9  # number of layers with prompts of their own, in both towers
+
+    promptsrc = cfg.TRAINER.PROMPTSRC = CfgNode()
+    promptsrc.N_CTX_VISION = 4
+    promptsrc.N_CTX_TEXT = 4
+    promptsrc.CTX_INIT = "a photo of a"
+    promptsrc.PREC = "fp16"
+    promptsrc.PROMPT_DEPTH_VISION = 9
+    promptsrc.PROMPT_DEPTH_TEXT = 9
+    promptsrc.TEXT_LOSS_WEIGHT = 25.0  # of the mean distance to the frozen text features
+    promptsrc.IMAGE_LOSS_WEIGHT = 10.0  # of that to the frozen image features
+    promptsrc.GPA_MEAN = 15.0  # epoch about which, and within which, weights count in the final model
+    promptsrc.GPA_STD = 1.0
 
     spg = cfg.TRAINER.SPG = CfgNode()
     spg.N_CTX = 4

@@ -200,7 +200,8 @@ KEYS: dict[str, Key] = {
                 2,
                 why="the generator's batch normalisation takes at least 2 images at a time; 32 is the published size",
             ),
-        ),
+        )
+        | {"DPL": whole(2, why="its context is a mean over the images of a batch; 32 is the size in SPG's comparison")},
     ),
     "DATALOADER.TRAIN_X.N_DOMAIN": Key(
         whole(0, meaning="0: all domains"), STEPPING, (among("DATALOADER.TRAIN_X.SAMPLER", "RandomDomainSampler"),)
@@ -302,6 +303,19 @@ KEYS: dict[str, Key] = {
     "TRAINER.MAPLE.CTX_INIT": Key(Text(), {"MaPLe"}),
     "TRAINER.MAPLE.PREC": Key(PRECISION, {"MaPLe"}),
     "TRAINER.MAPLE.PROMPT_DEPTH": Key(whole(1), {"MaPLe"}),
+    "TRAINER.PROMPTSRC.N_CTX_VISION": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.N_CTX_TEXT": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.CTX_INIT": Key(Text(), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PREC": Key(PRECISION, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.GPA_MEAN": Key(ANY_NUMBER, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.GPA_STD": Key(POSITIVE, {"PromptSRC"}),
+    "TRAINER.DPL.N_CTX": Key(whole(1), {"DPL"}),
+    "TRAINER.DPL.XAVIER": Key(Flag(), {"DPL"}),
+    "TRAINER.DPL.PREC": Key(PRECISION, {"DPL"}),
     "TRAINER.SPG.N_CTX": Key(whole(1), SPG, words="TRAINER.SPG.CTX_INIT"),
     "TRAINER.SPG.CSC": Key(
         Only(False, why="a prompt label is one context for all classes (CoOp has TRAINER.COOP.CSC)"), SPG

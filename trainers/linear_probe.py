@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +17,7 @@ from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
 from trainers.base.trainer import FrozenClipTrainer
+from trainers.modules.finite import require_finite
 from trainers.modules.image_data import Item
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
@@ -56,6 +56,7 @@ class LinearProbe(FrozenClipTrainer):
     """
 
     SETTINGS = "LINEAR_PROBE"
+    MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
@@ -82,14 +83,7 @@ class LinearProbe(FrozenClipTrainer):
     def fit_all(self) -> tuple[tuple[float, float], float, tuple[Tensor, Tensor]]:
         """The best classifier: (accuracy on val in percent, -loss there), C, (weight (C, E), bias (C,))."""
         train, val = self.dm.dataset.train_x, self.dm.dataset.val
-        loader = build_data_loader(
-            self.cfg,
-            data_source=train,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.val_loader.dataset.transform,
-            is_train=False,
-        )
-        x, y = np.array(self.image_features.of_split(loader, "train"), np.float64), labels_of(train)
+        x, y = np.array(self.image_features.of_split(self.source_loader, "train"), np.float64), labels_of(train)
         val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
         val_y = torch.from_numpy(labels_of(val))
         if len(set(y)) < 2:
@@ -100,6 +94,8 @@ class LinearProbe(FrozenClipTrainer):
         grid = progress(sorted(set(self.settings.C)), description="Fitting", unit="C")
         for c, regression in fits(x, y, grid):
             weight, bias = linear_map(regression, self.num_classes)
+            mend = "Leave this C out of TRAINER.LINEAR_PROBE.C."
+            require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", mend, self.MINUS_INFINITY)
             logits = F.linear(val_x, weight, bias)
             accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
             score = accuracy, -F.cross_entropy(logits, val_y).item()

@@ -100,9 +100,17 @@ METHODS = (
     Method("coop", "CoOp", "one context for all source domains", "CoOp"),
     Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net", "CoCoOp"),
     Method("kgcoop", "KgCoOp", "CoOp, kept near the text features of fixed prompts", "KgCoOp"),
+    Method("dpl", "DPL", "a context for each batch, the mean of what an MLP makes of its images", "DPL"),
     Method("vp", "VP", "learned pixels, added to all images", "VP"),
     Method("vpt", "VPT", "learned tokens in the image tower, a ViT", "VPT", backbones=Backbones.VIT),
     Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", "MaPLe", backbones=Backbones.VIT),
+    Method(
+        "promptsrc",
+        "PromptSRC",
+        "prompts in both towers, the image tower a ViT, kept near the frozen CLIP",
+        "PromptSRC",
+        backbones=Backbones.VIT,
+    ),
     Method(
         "spg",
         "SPG",

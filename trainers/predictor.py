@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
+from common.messages import some
 from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
@@ -82,7 +83,7 @@ class Predictor:
             a list of (class name, probability) for each image, the most probable first.
 
         Raises:
-            UserError: an image cannot be read.
+            UserError: an image cannot be read, or the model is broken.
         """
         if isinstance(images, (str, os.PathLike, Image.Image)):
             raise UserError(f"Images are a list of paths or PIL images, not the single {images!r}.")
@@ -117,8 +118,16 @@ class Predictor:
                     yield self.trainer.image_features.encode(batch, indices), indices
                 bar.update(len(positions) + len(messages))
 
+        def explain(features: Tensor, indices: list[int]) -> str:
+            names = [
+                f"image {i + 1}" if isinstance(images[i], Image.Image) else str(images[i])
+                for i in positions_of_batches[-1]
+            ]
+            return self.trainer.why_not_finite(some(names), features, indices)
+
+        device, unseen = self.trainer.device, bool(self.trainer.MINUS_INFINITY)
         with bar:
-            for _, logits in classify(batches(), self.classifier, self.trainer.device):
+            for _, logits in classify(batches(), self.classifier, device, explain, unseen):
                 values, labels = logits.softmax(dim=-1).cpu().topk(top_k, dim=-1)
                 for position, row, which in zip(
                     positions_of_batches.pop(), values.tolist(), labels.tolist(), strict=True

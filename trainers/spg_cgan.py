@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import load_checkpoint
 from torch import Tensor
 from torch.utils.data import BatchSampler, RandomSampler
 from yacs.config import CfgNode
@@ -20,7 +19,7 @@ from common.errors import UserError
 from common.interruption import check_interruption
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
 from common.run.identity import RunIdentity
-from trainers.base.checkpoints import find_checkpoint
+from trainers.base.checkpoints import find_checkpoint, read_model
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.cgan import (
     DISCRIMINATOR_SPECIAL,
@@ -30,6 +29,7 @@ from trainers.modules.cgan import (
     GradientNorms,
     clip_gradients,
 )
+from trainers.modules.finite import require_finite
 from trainers.modules.image_data import Batches
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
@@ -72,7 +72,7 @@ class SPG_CGAN(FrozenClipTrainer):
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the generator of a run, ours or the authors'; classification needs no discriminator."""
         path = find_checkpoint(directory, "generator", epoch)
-        checkpoint = load_checkpoint(str(path))
+        checkpoint = read_model(path)
         try:
             self.generator.load_state_dict(checkpoint["state_dict"])
         except (KeyError, RuntimeError, TypeError) as error:
@@ -202,7 +202,11 @@ class SPG_CGAN(FrozenClipTrainer):
                 indices = np.flatnonzero(of_image == domain)
                 indices = indices[evenly_spaced(len(indices), CONTEXTS_PER_DOMAIN)]
                 chosen = torch.from_numpy(np.array(features[indices])).to(self.device)
-                contexts.append(self.contexts(chosen, indices.tolist()).float().cpu().numpy())
+                generated = self.contexts(chosen, indices.tolist()).float()
+                what = f"Generated for images of {domains[domain]} ({split})"
+                # In the precision that they are kept in.
+                require_finite({"the contexts": generated.half()}, what, "Most likely OPTIM.LR is too high.")
+                contexts.append(generated.cpu().numpy())
                 names += [domains[domain]] * len(indices)
                 splits += [split] * len(indices)
         shape = (0, self.encoder.n_ctx, self.encoder.ctx_dim)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -76,6 +77,9 @@ def read_logits(path: str | os.PathLike) -> np.ndarray:
         logits = np.load(path, allow_pickle=False)
         if logits.ndim != 2 or logits.dtype != np.float16:
             raise ValueError(f"it is a {logits.dtype} array of shape {logits.shape}")
+        # Minus infinity is the logit of a class that a classifier has never seen.
+        if logits.size and not np.isfinite(logits.max(axis=1)).all():
+            raise ValueError("some are no numbers, so its model was broken")
         return logits.astype(np.float32)
     except Exception as error:  # bytes that are no such file end in any kind of exception
         raise UserError(f"{path} holds no logits: {error}. Delete its run and start that again.") from error
@@ -92,6 +96,10 @@ def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
             reader = csv.DictReader(handle)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError(f"its columns are {reader.fieldnames}")
-            return [{**row, "confidence": float(row["confidence"])} for row in reader]
+            rows = list(reader)
+        confidences = [float(row["confidence"]) for row in rows]
+        if not all(map(math.isfinite, confidences)):
+            raise ValueError("a confidence in it is no number, so its model was broken")
+        return [{**row, "confidence": value} for row, value in zip(rows, confidences, strict=True)]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path} holds no predictions: {error}. Delete its run and start that again.") from error

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from common.files import atomic_write
 
 CHECKSUM = "checksum"
@@ -34,6 +37,33 @@ def read_record(path: str | PathLike) -> dict[str, Any]:
     if checksum not in (None, _checksum(record)):
         raise ValueError("its checksum does not fit: it is damaged, or was edited")
     return record
+
+
+def check_finite(path: str | PathLike, record: dict[str, Any]) -> None:
+    """Raise UserError, in place of writing it, if a number in a dict of plain values is not finite."""
+    wrong = not_finite(record)
+    if wrong:
+        raise UserError(
+            f"{path} is not written, since {wrong}: something that it was computed from is no number. "
+            f"{Path(path).parent / 'log.txt'} may tell where that comes from."
+        )
+
+
+def not_finite(record: dict[str, Any]) -> str:
+    """The first number in plain values that is not finite, as "<name> is <number>"; "" if there is none."""
+    return next((f"{name} is {number}" for name, number in _numbers(record) if not math.isfinite(number)), "")
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """(name, value) of all floats in plain values; a name is the keys on the way, with dots between."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _numbers(item, f"{name}[{i}]")
 
 
 def _checksum(record):

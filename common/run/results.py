@@ -48,10 +48,12 @@ class Result:
         selection: how the epoch was chosen: TEST.FINAL_MODEL, or "epoch 5"; None for methods that learn nothing.
         seed: of the run.
         accuracy, macro_f1: on the test images, in percent.
+        macro_f1_over: the classes that macro_f1 is the mean over.
+        macro_f1_sklearn: over the classes that occur among labels or predictions, which is scikit-learn's default.
         accuracy_by_domain: in percent, by target domain.
         accuracy_by_class: share of each class's images that were recognised, in percent; None without images.
         calibration_error: expected calibration error in percent: 15 bins of confidence, L1.
-        metrics: all that the evaluator measured, by name.
+        metrics: all numbers that the evaluator measured, by name, with accuracy and macro_f1 where it did not.
         n_test: number of test images.
         val_accuracy: in percent, of the epoch that was chosen; None without a choice.
         best_epoch: that epoch, from 1.
@@ -88,6 +90,8 @@ class Result:
     seed: int
     accuracy: float
     macro_f1: float
+    macro_f1_over: str
+    macro_f1_sklearn: float
     accuracy_by_domain: dict[str, float]
     accuracy_by_class: dict[str, float | None]
     calibration_error: float

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.run.records import read_record, write_record
+from common.run.records import not_finite, read_record, write_record
 
 VARIABILITY_FILE = "variability.json"
 
@@ -60,6 +60,8 @@ def read_variability(folder: str | Path) -> Variability | None:
         return None
     try:
         record = read_record(path)
+        if wrong := not_finite(record):
+            raise ValueError(wrong)
         spreads = {
             domain: Spread(**{name: float(values[name]) for name in Spread.__dataclass_fields__})
             for domain, values in record["by_domain"].items()

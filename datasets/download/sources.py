@@ -12,13 +12,13 @@ import filelock
 
 from common.errors import UserError
 from common.files import is_writable, size_text
+from common.messages import warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.download.archives import DamagedArchive, extract
 from datasets.download.camera_traps import select_images
 from datasets.download.fetch import check_file, fetch
 from datasets.layouts import SPLIT_FOLDER, Location, list_folders
 from datasets.listing import class_folders, list_images
-from datasets.messages import warn
 from datasets.spg_domainnet import SPG_DomainNet
 from datasets.spg_officehome import SPG_OfficeHome
 from datasets.spg_pacs import SPG_PACS

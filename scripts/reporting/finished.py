@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.run.records import not_finite
 from common.run.results import RESULTS_FILE, read_results
 from scripts.reporting.tables import columns_of, method_name
 
@@ -42,6 +43,8 @@ def check_entries(path: Path, result: dict[str, Any]) -> dict[str, Any]:
             raise ValueError("it has no target domain, or no seed")
         if not all(isinstance(n, (int, float)) and 0 <= n <= 100 for n in numbers):
             raise ValueError("its accuracy is no percentage")
+        if wrong := not_finite(result):
+            raise ValueError(f"{wrong}, so its model was broken")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(

@@ -65,7 +65,12 @@ def measure(trainer: "SPG_CGAN", draws: int) -> Variability:
     predicted = torch.empty(draws, len(labels), dtype=torch.long)
     averaged = {n: torch.empty(len(labels), dtype=torch.long) for n in counts}
     bar = progress(batches, description="Drawing prompts", unit="batch")
-    for rows, logits in classify(bar, draw_all, trainer.device):
+
+    def explain(features: "Tensor", rows: range) -> str:
+        images = f"images {rows.start + 1} to {rows.stop} of the test split"
+        return trainer.why_not_finite(images, features, rows)
+
+    for rows, logits in classify(bar, draw_all, trainer.device, explain):
         logits = logits.cpu()
         predicted[:, rows] = logits.argmax(dim=2)
         for n, total in enumerate(accumulate(logits), start=1):

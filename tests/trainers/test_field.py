@@ -1,5 +1,8 @@
 """One step of each method of the field against its published computation, written out plainly: loss and gradients."""
 
+import json
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,8 @@ from quick_run import command_line
 import train as command
 from common.errors import UserError
 from trainers.methods import MethodError
+from trainers.modules.templates import IMAGENET_TEMPLATES
+from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 
 BATCH = 6
@@ -176,16 +181,17 @@ def deep_text(model, ctx, deep):
     return unit((model.ln_final(x) @ model.text_projection)[torch.arange(2), tokens.argmax(dim=-1)])
 
 
-@pytest.mark.parametrize("trainer", ["VPT", "MaPLe"])
+@pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
 def test_published_files_of_whole_models(finished, tmp_path, trainer):
     """Keys, half precision and all, as in MaPLe's repository."""
-    node, depth = ("VPT", "PROMPT_DEPTH_VISION") if trainer == "VPT" else ("MAPLE", "PROMPT_DEPTH")
-    folder = finished(trainer, f"TRAINER.{node}.{depth}", "3")
+    keys = {"VPT": ["VPT.PROMPT_DEPTH_VISION"], "MaPLe": ["MAPLE.PROMPT_DEPTH"]}
+    keys["PromptSRC"] = ["PROMPTSRC.PROMPT_DEPTH_VISION", "PROMPTSRC.PROMPT_DEPTH_TEXT"]
+    folder = finished(trainer, *(word for key in keys[trainer] for word in (f"TRAINER.{key}", "3")))
     built = build_run(folder)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = built.image_features.encode(images)
-    (path,) = folder.glob("*/model-best.pth.tar")
+    (path,) = folder.glob("*/model.pth.tar-2" if trainer == "PromptSRC" else "*/model-best.pth.tar")
     checkpoint = torch.load(path, weights_only=True)
     learned, clip = checkpoint["state_dict"], built.clip_model.state_dict()
     whole = {}
@@ -196,11 +202,16 @@ def test_published_files_of_whole_models(finished, tmp_path, trainer):
             whole[key] = value
         elif key != "token_embedding.weight":
             whole[f"text_encoder.{key}"] = value.half()
-    if trainer == "VPT":
+    if trainer != "MaPLe":
         whole["image_encoder.VPT"] = learned["vctx"]
         for i, vectors in enumerate(learned["deep_vctx"], start=1):
             whole[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] = vectors
-    else:
+    if trainer == "PromptSRC":
+        whole["prompt_learner.ctx"] = learned["ctx"]
+        for i, vectors in enumerate(learned["deep_ctx"], start=1):
+            whole[f"text_encoder.transformer.resblocks.{i}.VPT_shallow"] = vectors
+        whole["prompt_learner.token_prefix"] = torch.zeros(2, 1, 64)
+    if trainer == "MaPLe":
         whole |= {f"prompt_learner.{key}": value for key, value in learned.items()}
         whole |= {f"prompt_learner.{key}": torch.zeros(2, 1, 64) for key in ("token_prefix", "token_suffix")}
     theirs = tmp_path / "theirs" / path.parent.name
@@ -218,7 +229,7 @@ def test_published_files_of_whole_models(finished, tmp_path, trainer):
         built.load_model(tmp_path / "theirs", epoch=5)
 
 
-@pytest.mark.parametrize("trainer", ["VPT", "MaPLe"])
+@pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
 def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
     message = refused(trainer, "red", flags=["--backbone", str(clip_file)])
     assert "has to be a ViT" in message and "ViT-B/16" in message and "vp" in message
@@ -256,3 +267,89 @@ def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_f
     assert said.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in said
     with pytest.raises(MethodError, match="has to be a ViT"):
         Comparison(Request(["VPT"], dataset=str(image_folder), backbone=str(clip_file)))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 12])
+def test_promptsrc(build, depth):
+    depths = [f"TRAINER.PROMPTSRC.PROMPT_DEPTH_{tower}" for tower in ("TEXT", "VISION")]
+    trainer = build("PromptSRC", depths[0], str(depth), depths[1], str(max(2, depth)))
+    model = trainer.clip_model
+    by_template = [
+        model.encode_text(tokenize([template.format(name) for name in CLASSES])) for template in IMAGENET_TEMPLATES
+    ]
+    fixed = unit(torch.stack(by_template).mean(dim=0))
+
+    def reference(batch, ours):
+        ours = {key.removeprefix("VLPromptLearner."): value for key, value in ours.items()}
+        text = plain_text_features(model, CLASSES, ours["ctx"], deep=ours.get("deep_ctx", ()))
+        features = unit(plain_image_features(model, batch["img"], ours["vctx"], ours["deep_vctx"]))
+        frozen, scale = unit(model.encode_image(batch["img"])), model.logit_scale.exp()
+        logits, zero_shot = scale * features @ text.t(), scale * frozen @ fixed.t()
+        p = zero_shot.softmax(dim=1)
+        kl = (p * (p.log() - logits.softmax(dim=1).log())).sum() / logits.numel()
+        near = 25 * (text - fixed).abs().mean() + 10 * (features - frozen).abs().mean()
+        return F.cross_entropy(logits, batch["label"]) + near + kl
+
+    assert_step(trainer, reference, tolerance=3e-5)
+
+
+def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):
+    opts = ["OPTIM.MAX_EPOCH", "3", "TRAINER.PROMPTSRC.GPA_MEAN", "2", "TRAINER.PROMPTSRC.GPA_STD", "1.5"]
+    assert train("PromptSRC", "red", *opts, "TRAIN.CHECKPOINT_FREQ", "1") == 0
+    paths = [tmp_path / f"run/VLPromptLearner/model.pth.tar-{epoch}" for epoch in (1, 2, 3)]
+    first, second, last = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+    side = math.exp(-1 / (2 * 1.5**2))
+    weights = [weight / (1 + 2 * side) for weight in (side, 1, side)]
+    for key in ("ctx", "vctx", "deep_ctx", "deep_vctx"):
+        torch.testing.assert_close(second[f"sum_of_{key}"], weights[0] * first[key] + weights[1] * second[key])
+        assert torch.equal(last[key], last[f"sum_of_{key}"])
+        third = (last[key] - second[f"sum_of_{key}"]) / weights[2]  # as the third epoch left it
+        assert 0 < (third - second[key]).abs().max() < 0.1
+    assert json.loads((tmp_path / "run/results.json").read_text())["selection"] == "last_step"
+
+
+def test_dpl(build):
+    trainer = build("DPL")
+    model = trainer.clip_model
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def mlp(ours, x):
+        def linear(key, x):
+            return x @ ours[f"mlp_model.{key}.weight"].t() + ours[f"mlp_model.{key}.bias"]
+
+        return linear("output", linear("hiddens.0", linear("input", x).clamp(min=0)).clamp(min=0))
+
+    def reference(batch, ours):
+        features = model.encode_image(batch["img"])
+        text = plain_text_features(model, CLASSES, mlp(ours, features).mean(dim=0).view(4, 64))
+        return cross_entropy(model, unit(features), text, batch["label"])
+
+    assert_step(trainer, reference)
+
+
+def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_sources(finished, image_folder):
+    folder = finished("DPL")
+    trainer = build_run(folder, with_data=True)
+    features = torch.tensor(trainer.image_features.of_split(trainer.test_loader, "test"))
+    assert (features.norm(dim=-1) - 1).abs().min() > 1e-2  # not normalised
+    with torch.no_grad():
+        logits = trainer.classifier()(features, range(len(features)))
+        text = plain_text_features(trainer.clip_model, CLASSES, trainer.model(features).mean(dim=0))
+        expected = trainer.clip_model.logit_scale.exp() * unit(features) @ text.t()
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    source = torch.tensor(trainer.image_features.of_split(trainer.source_loader, "train"))
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.model.source_context, trainer.model(source).mean(dim=0), atol=1e-6, rtol=0)
+
+    paths = sorted((image_folder / "red").rglob("*.png"))
+    predictor = Predictor(folder)
+    alone = [dict(predictor([path])[0]) for path in paths]
+    for one, other in zip(alone, predictor(paths), strict=True):
+        assert one == pytest.approx(dict(other), abs=1e-5)
+
+
+def test_dpl_takes_no_batch_of_one(refused):
+    message = refused("DPL", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
+    assert "BATCH_SIZE is 1" in message and "mean over the images of a batch" in message

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.run.history import read_history
 from common.run.identity import read_identity
 from trainers.modules.clip_backbone import Backbone
+from trainers.modules.finite import require_finite
 
 BEST = "model-best.pth.tar"
 LEARNER = "prompt_learner"
@@ -25,7 +26,10 @@ TOKEN_BUFFERS = ("token_prefix", "token_suffix")
 
 
 def resume(
-    directory: str | PathLike, networks: dict[str, tuple], selects_by: str | None
+    directory: str | PathLike,
+    networks: dict[str, tuple],
+    selects_by: str | None,
+    minus_infinity: Container[str] = (),
 ) -> tuple[int, list[dict[str, Any]]]:
     """Load the newest state that is whole into networks, optimisers and schedules.
 
@@ -34,6 +38,7 @@ def resume(
         networks: {name: (network, optimiser, schedule)}.
         selects_by: the metric by which the run keeps its best epoch's model, which has to be there then; None: it
             keeps none.
+        minus_infinity: names of weights that may be minus infinity, by design.
 
     Returns:
         (number of completed epochs, their entries of history.json): (0, []) to start anew.
@@ -53,8 +58,10 @@ def resume(
         if history is None:
             print(f"The history of {directory} does not reach epoch {epoch}; going on from an epoch before.")
             continue
-        checkpoints = _load_all(files)
-        if checkpoints is None or (selects_by and not _best_is_whole(directory, names[0], history, selects_by)):
+        checkpoints = _load_all(files, minus_infinity)
+        if checkpoints is None:
+            continue
+        if selects_by and not _best_is_whole(directory, names[0], history, selects_by, minus_infinity):
             continue
         for name, (network, optimizer, schedule) in networks.items():
             _restore(checkpoints[name], files[name], network, optimizer, schedule)
@@ -88,12 +95,32 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
     raise UserError(f"Checkpoint not found: {path}. {mend}")
 
 
+def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any]:
+    """A checkpoint of finite numbers.
+
+    Args:
+        path: the file.
+        minus_infinity: names of weights that may be minus infinity, by design.
+
+    Raises:
+        UserError: it is missing or damaged, or a number in it is not finite.
+    """
+    checkpoint = load_checkpoint(str(path))
+    if isinstance(checkpoint, dict):
+        saved = checkpoint.get("state_dict")
+        state = {**(saved if isinstance(saved, dict) else {}), "optimizer": checkpoint.get("optimizer")}
+        cause = "The training that wrote it was broken by then, or the file is damaged: use another epoch or run."
+        require_finite(state, str(path), cause, minus_infinity)
+    return checkpoint
+
+
 def load_prompt_learner(
     trainer: Any,
     directory: str | PathLike,
     epoch: int | None = None,
     network: str = LEARNER,
     learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    optional: Iterable[str] = (),
 ) -> None:
     """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
 
@@ -104,13 +131,14 @@ def load_prompt_learner(
         network: its name, of the folder in there.
         learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
             names. The CLIP in there is compared with the backbone.
+        optional: keys that published files do not have; they stay as they are.
 
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
     """
     path = find_checkpoint(directory, network, epoch)
     saved, of_epoch = read_prompt_learner(path)
-    _load_fitting(trainer, path, saved, directory, learned)
+    _load_fitting(trainer, path, saved, directory, learned, optional)
     print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
 
 
@@ -154,7 +182,7 @@ def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, Tenso
     Raises:
         UserError: it is something else.
     """
-    checkpoint = load_checkpoint(str(path))
+    checkpoint = read_model(path)
     saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
@@ -162,13 +190,14 @@ def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, Tenso
     return {str(key).removeprefix("module."): value for key, value in saved.items()}, checkpoint.get("epoch")
 
 
-def _load_fitting(trainer, path, saved, directory, learned):
+def _load_fitting(trainer, path, saved, directory, learned, optional=()):
     """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
     if learned is not None and "logit_scale" in saved:
         check_clip(path, saved, trainer.backbone)
         saved = learned(saved)
     saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
     own = trainer.model.state_dict()
+    saved = {key: own[key] for key in optional} | saved
     if saved.keys() != own.keys():
         raise UserError(
             f"{path} is of another method (--trainer) or depth of prompts: it holds "
@@ -265,20 +294,20 @@ def _epochs(folder):
     return {int(match[1]) for match in found if match}
 
 
-def _load_all(files):
-    """The checkpoints of one epoch; None if one of them is damaged."""
+def _load_all(files: dict[str, Path], minus_infinity: Container[str]) -> dict[str, dict[str, Any]] | None:
+    """The checkpoints of one epoch; None if one of them is damaged, or holds a number that is not finite."""
     try:
-        return {name: load_checkpoint(str(path)) for name, path in files.items()}
+        return {name: read_model(path, minus_infinity) for name, path in files.items()}
     except Exception as error:  # whichever core reads it, and whatever it makes of damaged bytes
         print(f"A checkpoint cannot be used, going on from one before: {error}")
         return None
 
 
-def _best_is_whole(directory, name, history, metric):
+def _best_is_whole(directory, name, history, metric, minus_infinity):
     """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
     path = Path(directory) / name / BEST
     try:
-        found = load_checkpoint(str(path))["epoch"]
+        found = read_model(path, minus_infinity)["epoch"]
     except Exception as error:  # as above
         print(f"The best model so far cannot be used: {error}")
         return False

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from common.interruption import check_interruption
+from trainers.modules.finite import all_finite
 
 Indices = TypeVar("Indices", bound=Sequence[int])
 # Features (B, E) and the indices of their images -> logits (B, C).
@@ -16,7 +18,11 @@ Classifier = Callable[[Tensor, Sequence[int]], Tensor]
 
 @torch.no_grad()
 def classify(
-    batches: Iterable[tuple[Tensor, Indices]], classifier: Classifier, device: torch.device
+    batches: Iterable[tuple[Tensor, Indices]],
+    classifier: Classifier,
+    device: torch.device,
+    explain: Callable[[Tensor, Indices], str],
+    unseen_classes: bool = False,
 ) -> Iterator[tuple[Indices, Tensor]]:
     """Classify images by their features.
 
@@ -24,13 +30,22 @@ def classify(
         batches: of features (B, E) and the B indices that their images' noise goes by.
         classifier: see `Classifier`.
         device: where it computes.
+        explain: what to say of a batch, by its features and indices, whose logits are not finite.
+        unseen_classes: whether logits may be minus infinity, as those of classes that a classifier has never seen.
 
     Yields:
         the indices of each batch, and its logits (B, C).
+
+    Raises:
+        UserError: logits are not finite.
     """
     for features, indices in batches:
         check_interruption()
-        yield indices, classifier(features.to(device), indices)
+        features = features.to(device)
+        logits = classifier(features, indices)
+        if not all_finite(logits.amax(dim=-1) if unseen_classes else logits):
+            raise UserError(explain(features, indices))
+        yield indices, logits
 
 
 class FeatureBatches:

@@ -21,7 +21,7 @@ from trainers.modules.view_loader import ViewLoader
 
 
 class ImageFeatures:
-    """L2-normalised features (B, E) of images.
+    """Features (B, E) of images, L2-normalised unless asked for otherwise.
 
     Args:
         backbone: whose image tower it is.
@@ -32,6 +32,7 @@ class ImageFeatures:
         tower: images (B, 3, H, W) -> features (B, E), where it is not the backbone's own.
         learning: whether training changes what the tower computes. Then gradients flow through it, and nothing is kept,
             neither on disk nor in memory.
+        normalised: whether features are L2-normalised.
         drawing: whether the tower takes the images' indices, too, by which it draws; None in training.
     """
 
@@ -45,15 +46,16 @@ class ImageFeatures:
         tower: Callable[..., Tensor] | None = None,
         learning: bool = False,
         drawing: bool = False,
+        normalised: bool = True,
     ) -> None:
         self.backbone, self.inputs, self.domains, self.workers = backbone, inputs, domains, workers
         self.cache = cache or FeatureCache()
         self.tower = tower or backbone.model.encode_image
-        self.learning, self.drawing = learning, drawing
+        self.learning, self.drawing, self.normalised = learning, drawing, normalised
         self._kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {leading: features}
 
     def encode(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
-        """(B, 3, H, W) images -> (B, E) L2-normalised features in single precision.
+        """(B, 3, H, W) images -> (B, E) features in single precision.
 
         Args:
             images: as the loaders give them.
@@ -63,7 +65,7 @@ class ImageFeatures:
             images = images.to(self.backbone.device, non_blocking=True)
             features = self.tower(images, indices) if self.drawing else self.tower(images)
             features = features.float()
-            return features / features.norm(dim=-1, keepdim=True)
+            return features / features.norm(dim=-1, keepdim=True) if self.normalised else features
 
     def of_batch(self, batch: dict) -> Tensor:
         """Features (B, E) of a training batch: encoded now, or those that it brings from a `ViewLoader`."""
@@ -148,6 +150,8 @@ class ImageFeatures:
         paths = [item.impath for item in dataset.data_source]
         if self.backbone.device.type != "cpu":  # which rounds otherwise
             more = (*more, self.backbone.device.type)
+        if not self.normalised:
+            more = (*more, "not normalised")
         # The repr of Dassl's own transforms leaves out their settings, which `inputs` has.
         return features_key(
             self.backbone.image_sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more

@@ -1,6 +1,8 @@
 """What a run is, and what came out of it: the records that it leaves behind, as plain values."""
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -9,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import recall_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch import Tensor
 from yacs.config import CfgNode
 
+from common.errors import UserError
 from common.reproducible import revision
 from common.run.identity import TRAINED_FILE, RunIdentity
 from common.run.names import class_subset, dataset_label, protocol_name
 from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
-from common.run.records import read_record
+from common.run.records import check_finite, read_record
 from common.run.results import RESULTS_FILE, Result, versions, write_results
 from common.threads import Threads, waiting
 from trainers.modules.clip_backbone import Backbone
@@ -27,6 +30,7 @@ OF_TRAINING = ("dataset", "source_domains", "class_subset", "num_shots", "data_f
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
 CALIBRATION_BINS = 15
+F1_OF_DASSL = "classes that occur among the labels"
 
 
 @dataclass
@@ -46,8 +50,11 @@ class Said:
     @classmethod
     def of(cls, logits: Tensor) -> "Said":
         """What logits (N, C) say."""
+        # What half precision does not reach is kept as its end; minus infinity is that of a class never seen.
+        most = torch.finfo(torch.half).max
+        kept = torch.where(logits.isneginf(), logits, logits.clamp(-most, most)).half()
         # By the logits, as the evaluator has it: probabilities may be equal where logits are not quite.
-        return cls(logits.argmax(dim=-1).cpu(), logits.softmax(dim=-1).amax(dim=-1).cpu(), logits.half().cpu())
+        return cls(logits.argmax(dim=-1).cpu(), logits.softmax(dim=-1).amax(dim=-1).cpu(), kept.cpu())
 
     @classmethod
     def joined(cls, parts: list["Said"]) -> "Said | None":
@@ -62,7 +69,7 @@ class Tested:
     """What came out of an evaluation.
 
     Attributes:
-        metrics: what the evaluator found, by name.
+        metrics: what the evaluator found, by name; accuracy and macro_f1 are among them, see `measured`.
         said: of the test images; None of other splits.
     """
 
@@ -197,6 +204,7 @@ def write_outcome(
     if cfg.TEST.KEEP_LOGITS:
         write_logits(cfg.OUTPUT_DIR, said.logits.numpy())
     labels, predicted = np.array([item.label for item in dataset.test]), said.predicted.numpy()
+    as_dassl = np.isclose(tested.metrics["macro_f1"], macro_f1(labels, predicted))
     best = None if course.best_epoch is None else course.history[course.best_epoch - 1]
     result = Result(
         trainer=cfg.TRAINER.NAME,
@@ -222,10 +230,12 @@ def write_outcome(
         seed=cfg.SEED,
         accuracy=float(tested.metrics["accuracy"]),
         macro_f1=float(tested.metrics["macro_f1"]),
+        macro_f1_over=F1_OF_DASSL if as_dassl else f"what the evaluator {cfg.TEST.EVALUATOR} takes",
+        macro_f1_sklearn=macro_f1(labels, predicted, of_labels=False),
         accuracy_by_domain=accuracy_by_domain(rows),
         accuracy_by_class=accuracy_by_class(labels, predicted, dataset.classnames),
         calibration_error=calibration_error(said.confidence.numpy(), predicted == labels),
-        metrics={name: float(value) for name, value in tested.metrics.items()},
+        metrics=tested.metrics,
         n_test=len(dataset.test),
         val_accuracy=None if best is None else best["val_accuracy"],
         best_epoch=course.best_epoch,
@@ -239,7 +249,50 @@ def write_outcome(
         revision=revision(),
         versions=versions(),
     )
+    check_finite(Path(cfg.OUTPUT_DIR) / RESULTS_FILE, asdict(result))
     write_results(cfg.OUTPUT_DIR, asdict(result))
+
+
+def measured(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The metrics of an evaluation, by name, of which accuracy and macro F1 are always there.
+
+    Args:
+        found: what the evaluator returned; what is no finite number in it is left out, and that is said.
+        labels, predicted: (N,) each.
+
+    Raises:
+        UserError: it returned something else than values by name.
+    """
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"The evaluator (TEST.EVALUATOR) returned a {type(found).__name__}; evaluate() has to return a dict from "
+            "the names of metrics to numbers."
+        )
+    metrics: dict[str, float] = {}
+    for name, value in found.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+        if math.isfinite(number):
+            metrics[str(name)] = number
+        else:
+            print(f"Note: the metric {name} is no finite number ({type(value).__name__}), so it is not recorded.")
+    if "accuracy" not in metrics:
+        metrics["accuracy"] = 100 * float(accuracy_score(labels, predicted))
+    if "macro_f1" not in metrics:
+        metrics["macro_f1"] = macro_f1(labels, predicted)
+    return metrics
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray, of_labels: bool = True) -> float:
+    """Mean F1 in percent over the classes that occur among the labels (N,), as Dassl's.
+
+    Args:
+        of_labels: False: over those that occur among labels or predictions, which is scikit-learn's default.
+    """
+    classes = np.unique(labels) if of_labels else None
+    return 100 * float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
 
 
 def accuracy_by_class(labels: np.ndarray, predicted: np.ndarray, classnames: list[str]) -> dict[str, float | None]:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from dassl.data.data_manager import build_data_loader
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -23,6 +25,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
+from common.messages import some
 from common.progress import progress
 from common.run.history import read_history, write_history
 from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
@@ -40,6 +43,7 @@ from trainers.base.run_record import (
     Said,
     Tested,
     identity_of,
+    measured,
     read_training_record,
     training_record,
     write_outcome,
@@ -50,6 +54,7 @@ from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
+from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import SeededBatches, SeededItems
@@ -96,8 +101,11 @@ class FrozenClipTrainer(TrainerX):
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
-    started_from = ""  # fingerprint of the prompts that training starts from, where they are given
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
+    # Names of weights that are minus infinity for classes without training images, whose logits are, too.
+    MINUS_INFINITY: tuple[str, ...] = ()
+    NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
+    started_from = ""  # fingerprint of the prompts that training starts from, where they are given
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
     # What Dassl's trainer sets.
@@ -239,6 +247,7 @@ class FrozenClipTrainer(TrainerX):
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
             self.IMAGE_TOWER_DRAWS,
+            self.NORMALISED_FEATURES,
         )
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -286,12 +295,12 @@ class FrozenClipTrainer(TrainerX):
         return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
-    def encode_template(self, template: str) -> Tensor:
-        """Text features (C, E) of a template with {} for the class name."""
+    def encode_template(self, template: str, normalised: bool = True) -> Tensor:
+        """Text features (C, E), L2-normalised or not, of a template with {} for the class name."""
         before, after = template.removesuffix(".").split("{}")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
-        encoder = self.build_encoder(names, ctx_init=before.strip())
+        encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
         return encoder(encoder.initial_context()).float()
 
     # ---- logits ----
@@ -326,6 +335,57 @@ class FrozenClipTrainer(TrainerX):
     def classifier(self) -> Classifier:
         """What classifies images until something is learned again: methods with one text for all encode it here."""
         return self.predict
+
+    def why_not_finite(self, images: str, features: Tensor, indices: Sequence[int]) -> str:
+        """What to say of images whose logits are not finite: what is not, and the likely cause.
+
+        Args:
+            images: what they are ("images 1 to 100 of the test split (sketch)").
+            features, indices: see `predict`.
+        """
+        overflow = "Half precision may overflow: try PREC fp32."
+        cause = overflow
+        if self.get_model_names():
+            cause = (
+                "Most likely training broke the model, by too high a learning rate (OPTIM.LR), or half precision "
+                "overflows (PREC fp32)."
+            )
+        found = f"The logits of {images} are not finite"
+        if not all_finite(features):
+            return f"{found}, since their image features are not. {overflow}"
+        try:
+            with self.backbone.autocast():
+                text_features = self.text_features(features, indices)
+        except NotImplementedError:  # a method without texts
+            return f"{found}. {cause}"
+        wrong = ~text_features.isfinite().all(dim=-1).reshape(-1, text_features.shape[-2]).all(dim=0)
+        names = [name for name, is_wrong in zip(self.dm.dataset.classnames, wrong.tolist(), strict=True) if is_wrong]
+        if not names:
+            return f"{found}, though image and text features are. {cause}"
+        whose = some(names) if len(names) < len(wrong) else "every class"
+        return f"{found}, since the text features of {whose} are not. {cause}"
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        """Load the networks of a run, as Dassl does.
+
+        Raises:
+            UserError: one is missing or damaged, does not fit, or is not finite.
+        """
+        super().load_model(directory, epoch=epoch)
+        for name in self.get_model_names():
+            cause = "The training that wrote it was broken by then: use another epoch (--load-epoch) or run."
+            require_finite(self._models[name].state_dict(), f"{name} in {directory}", cause, self.MINUS_INFINITY)
+
+    @cached_property
+    def source_loader(self) -> DataLoader:
+        """The training images as test images are looked at: in order, without augmentation."""
+        return build_data_loader(
+            self.cfg,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=(self.val_loader or self.test_loader).dataset.transform,
+            is_train=False,
+        )
 
     # ---- training ----
 
@@ -457,16 +517,37 @@ class FrozenClipTrainer(TrainerX):
             self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
         super().write_scalar(tag, scalar_value, global_step)
 
+    def check_networks(self) -> None:
+        """Stop where the last step of an epoch broke a network, before anything of that epoch is kept.
+
+        Raises:
+            UserError: a weight, a buffer or what an optimiser keeps is not finite.
+        """
+        kept = f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
+        for name in self.get_model_names():
+            optimizer, cause = self._optims[name], ""
+            state = dict(self._models[name].state_dict())
+            if optimizer is not None:
+                state["optimizer"] = optimizer.state_dict()["state"]
+                cause = (
+                    f"The last step broke it: most likely the learning rate is too high (OPTIM.LR, now "
+                    f"{self.get_current_lr(name):.2g}), or half precision overflows (PREC fp32, now "
+                    f"{self.backbone.precision}). {kept}Changed settings need another --output-dir."
+                )
+            what = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
+            require_finite(state, what, cause, self.MINUS_INFINITY)
+
     def after_epoch(self) -> None:
         """Training-domain validation: keep the epoch that is best on the source domains' val splits.
 
         Killed at any point in here, a run does the epoch again, and all of this with it.
         """
+        self.check_networks()
         course, is_best = self.course, False
         entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             chosen_by = self.test(split="val")
-            entry["val_accuracy"] = self.tested["val"].metrics.get("accuracy")
+            entry["val_accuracy"] = self.tested["val"].metrics["accuracy"]
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
             is_best = chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
@@ -531,25 +612,41 @@ class FrozenClipTrainer(TrainerX):
         print(f"Evaluate on the *{split}* set")
 
         features = self.image_features.of_split(loader, split)
-        labels = torch.tensor([item.label for item in loader.dataset.data_source])
-        batches, said = FeatureBatches(features, loader.batch_size), []
+        items = loader.dataset.data_source
+        labels = torch.tensor([item.label for item in items])
+        batches, predicted, said = FeatureBatches(features, loader.batch_size), [], []
+
+        def explain(features: Tensor, indices: range) -> str:
+            domains = sorted({self.dm.dataset.domains[items[i].domain] for i in indices})
+            when = f" after epoch {self.epoch + 1}" if split == "val" else ""
+            images = f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(domains)}){when}"
+            return self.why_not_finite(images, features, indices)
+
         # Loader workers wait meanwhile.
         with self.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
-            for indices, logits in classify(bar, self.classifier(), self.device):
+            for indices, logits in classify(bar, self.classifier(), self.device, explain, bool(self.MINUS_INFINITY)):
                 self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
+                predicted.append(logits.argmax(dim=-1))
                 if split == "test":
                     said.append(Said.of(logits))
 
-        metrics = self.evaluator.evaluate()
+        found = self.evaluator.evaluate()
+        metrics = measured(found, labels.numpy(), torch.cat(predicted).cpu().numpy())
         self.tested[split] = Tested(metrics, Said.joined(said))
         for name, value in metrics.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
-        if self.cfg.TEST.SELECT_BY not in metrics:
+        select_by, evaluator = self.cfg.TEST.SELECT_BY, self.cfg.TEST.EVALUATOR
+        if select_by in metrics:
+            return metrics[select_by]
+        if select_by in found:
             raise UserError(
-                f"TEST.SELECT_BY is {self.cfg.TEST.SELECT_BY!r}, which the evaluator {self.cfg.TEST.EVALUATOR} does "
-                f"not measure; accepted: {', '.join(metrics)}."
+                f"TEST.SELECT_BY is {select_by!r}, which the evaluator {evaluator} measures as {found[select_by]} on "
+                f"the {split} split, no finite number to choose by; there are {', '.join(metrics)}."
             )
-        return float(metrics[self.cfg.TEST.SELECT_BY])
+        raise UserError(
+            f"TEST.SELECT_BY is {select_by!r}, which the evaluator {evaluator} does not measure; accepted: "
+            f"{', '.join(metrics)}."
+        )
 
     def test_run(self, model_dir: str, epoch: int | None = None) -> None:
         """Test the model of another run (or of none, for methods that learn nothing).
@@ -630,5 +727,5 @@ class FrozenClipTrainer(TrainerX):
             )
         networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}
         selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
-        start_epoch, self.course.history = resume(directory, networks, selects)
+        start_epoch, self.course.history = resume(directory, networks, selects, self.MINUS_INFINITY)
         return start_epoch

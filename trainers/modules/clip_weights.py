@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from common.errors import UserError
+from common.messages import some
 
 # Under which training loops put weights beside optimiser and epoch, and what they put before their names.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -55,7 +56,7 @@ def clip_weights(content: object, path: object) -> dict[str, Tensor]:
     prefix = next((key.removesuffix(MARK) for key in entries if key.endswith(MARK)), "")
     others = [key for key in entries if not key.startswith(prefix)]
     if _without_prefixes(prefix) or others:
-        beside = f" beside {len(others)} other entries ({_some(others)})" if others else ""
+        beside = f" beside {len(others)} other entries ({some(others, AT_MOST)})" if others else ""
         raise UserError(
             f"{where} has CLIP's weights under names that begin with {prefix!r}{beside}. Save those alone, by their "
             f"names without it. {MEND}"
@@ -63,12 +64,12 @@ def clip_weights(content: object, path: object) -> dict[str, Tensor]:
     weights = {key.removeprefix(prefix): value for key, value in entries.items()}
     strange = [key for key, value in weights.items() if not isinstance(value, Tensor)]
     if strange:
-        raise UserError(f"{where} holds entries that are no tensors: {_some(strange)}. {MEND}")
+        raise UserError(f"{where} holds entries that are no tensors: {some(strange, AT_MOST)}. {MEND}")
     tower = OF_VIT if any(key in weights for key in OF_VIT) else OF_RESNET
     missing = [key for key in (*OF_EVERY_CLIP, *tower) if key not in weights]
     if missing:
-        there = f"of {len(weights):,} entries ({_some(list(weights))}) none is" if weights else "it has none of"
-        raise UserError(f"{where} is no CLIP in OpenAI's format: {there} {_some(missing)}. {MEND}")
+        there = f"of {len(weights):,} entries ({some(weights, AT_MOST)}) none is" if weights else "it has none of"
+        raise UserError(f"{where} is no CLIP in OpenAI's format: {there} {some(missing, AT_MOST)}. {MEND}")
     return weights
 
 
@@ -125,8 +126,3 @@ def _what_to_do_with_hugging_face(entries: Mapping[str, Any]) -> str:
         "have to be renamed to those of clip.model.CLIP, with q_proj, k_proj and v_proj joined to in_proj and both "
         f"projections transposed. {MEND}"
     )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - AT_MOST:,} more" if len(names) > AT_MOST else ""
-    return ", ".join(names[:AT_MOST]) + more

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.errors import UserError
 from common.files import atomic_write, is_writable
 from common.interruption import check_interruption
 from common.progress import progress
+from trainers.modules.finite import all_finite
 
 CACHE_VERSION = 1
 CHECKSUM_BYTES = 2**24  # how much of an entry is checksummed at a time
@@ -84,6 +86,8 @@ class FeatureCache:
                 reason = f"made by version {record['version']} of the cache"
             elif array.shape != tuple(shape) or array.dtype != np.float32 or _checksum(array) != record["crc32"]:
                 reason = "damaged"
+            elif not np.isfinite(array.sum()):
+                reason = "not finite"
             else:
                 return array
         except Exception as error:  # NumPy's reader of damaged headers fails in many ways
@@ -167,13 +171,23 @@ def encode_dataset(
         out: array (N, E) or (N, K, E), filled in place.
         batch_size, num_workers: of the loader; its workers end with the pass.
         description: shown beside the progress bar.
+
+    Raises:
+        UserError: features are not finite.
     """
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
     row = 0
     with progress(total=len(out), description=f"Encoding {description}", unit="img") as bar, torch.no_grad():
         for batch in loader:
             check_interruption()
-            features = encode(batch["img"]).float().cpu().numpy()
+            encoded = encode(batch["img"]).float().cpu()
+            features = encoded.numpy()
+            if not all_finite(encoded):
+                raise UserError(
+                    f"The image features of {description} are not finite, among images {row + 1} to "
+                    f"{row + len(features)}. Half precision may overflow: try PREC fp32. Or images are normalised by "
+                    "what is no number (INPUT.PIXEL_MEAN, PIXEL_STD), or training broke an image tower that learns."
+                )
             out[row : row + len(features)] = features
             row += len(features)
             bar.update(len(features))

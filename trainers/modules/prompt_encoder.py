@@ -87,6 +87,7 @@ class PromptEncoder(nn.Module):
             are encoded in chunks that fit; in training, chunks beyond the bound are recomputed in the backward pass.
         n_learned: how many of ctx_init's tokens are learned, from the first on; the others stay fixed words of the
             prompt behind them (MaPLe: 2 of "a photo of a"). None: all. Ignored without ctx_init.
+        normalised: whether text features are L2-normalised.
 
     Attributes:
         n_ctx, ctx_dim (D), n_cls (C), n_layers.
@@ -120,6 +121,7 @@ class PromptEncoder(nn.Module):
         class_specific: bool = False,
         memory_mb: int = 2048,
         n_learned: int | None = None,
+        normalised: bool = True,
     ) -> None:
         super().__init__()
         if class_token_position not in CLASS_TOKEN_POSITIONS:
@@ -131,7 +133,7 @@ class PromptEncoder(nn.Module):
         self.n_cls = len(classnames)
         self.ctx_dim = clip_model.ln_final.weight.shape[0]
         self.class_specific = class_specific
-        self.memory_mb = memory_mb
+        self.memory_mb, self.normalised = memory_mb, normalised
 
         self.blocks = clip_model.transformer.resblocks
         self.ln_final = clip_model.ln_final
@@ -199,7 +201,8 @@ class PromptEncoder(nn.Module):
                 front of the class name and is shared by the classes.
 
         Returns:
-            L2-normalised text features: (C, E) for (n_ctx, D) and for class_specific, (B, C, E) for (B, n_ctx, D).
+            text features, L2-normalised unless asked for otherwise: (C, E) for (n_ctx, D) and for class_specific,
+            (B, C, E) for (B, n_ctx, D).
 
         Raises:
             ValueError: ctx or deep has another shape, or deep comes with contexts that it is not meant for.
@@ -436,7 +439,7 @@ class PromptEncoder(nn.Module):
         (q,) = project(normed[:, eos], block, last=1)
         x = after_attention(x[:, eos], attend(-1, q, k, v, True), block)
         features = layer_norm(x, self.ln_final) @ self.text_projection
-        return features / features.norm(dim=-1, keepdim=True)
+        return features / features.norm(dim=-1, keepdim=True) if self.normalised else features
 
     def _with_deep(self, x, layer, deep):
         """The input (B, T, D) of a layer with its deep contexts, if it has any, in the places behind [SOS]."""

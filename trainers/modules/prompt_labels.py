@@ -13,6 +13,7 @@ import torch
 
 from common.errors import UserError
 from common.files import atomic_write
+from trainers.modules.finite import require_finite
 from trainers.modules.tensor_files import read_tensors
 
 
@@ -74,7 +75,11 @@ def save_prompt_label(path: str | PathLike, ctx: torch.Tensor, origin: LabelOrig
         path: file to write.
         ctx: (n_ctx, D) context.
         origin: LabelOrigin.
+
+    Raises:
+        UserError: a number in it is not finite; nothing is written then.
     """
+    require_finite({"ctx": ctx}, f"Prompt label {path}, which is not written", "The training that it comes from broke.")
     made_from = {**asdict(origin), "classnames": list(origin.classnames)}
     with atomic_write(path) as handle:
         # clone(): a view would drag its whole storage into the file.
@@ -107,8 +112,7 @@ def load_prompt_label(path: str | PathLike, n_ctx: int, ctx_dim: int, origin: La
             "width of the backbone's text tower. Use the n_ctx (TRAINER.SPG.N_CTX, CTX_INIT) and backbone it was made "
             f"with. {remove}"
         )
-    if not torch.isfinite(ctx).all():
-        raise UserError(f"Prompt label {path} holds values that are not finite. {remove}")
+    require_finite({"ctx": ctx}, f"Prompt label {path}", remove)
     if made_from is not None:
         _check_origin(path, made_from, origin, remove)
     return ctx.float()

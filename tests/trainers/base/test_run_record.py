@@ -1,10 +1,12 @@
 """What goes into results.json, against slow and obvious references; and logits beside the predictions."""
 
+import shutil
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from dassl.evaluation import EVALUATOR_REGISTRY, EvaluatorBase
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
@@ -12,7 +14,10 @@ from sklearn.metrics import f1_score
 from common.errors import UserError
 from common.run.predictions import LOGITS_FILE, read_logits, read_predictions, write_logits
 from common.run.results import CIRCUMSTANCES, FORMAT, SHARED, Result, read_results
-from trainers.base.run_record import CALIBRATION_BINS, Said, accuracy_by_class, calibration_error
+from trainers.base.checkpoints import find_checkpoint
+from trainers.base.run_record import CALIBRATION_BINS, Said, accuracy_by_class, calibration_error, macro_f1
+from trainers.methods import METHODS
+from trainers.zsclip import ZeroshotCLIP
 
 
 def plain_calibration_error(confidence, right):
@@ -108,3 +113,126 @@ def test_the_metric_that_selects_is_named(train, tmp_path, metric):
 def test_a_metric_that_is_not_measured(refused):
     message = refused("CoOp", "red", "TEST.SELECT_BY", "auroc")
     assert "TEST.SELECT_BY is 'auroc'" in message and "accuracy" in message and "macro_f1" in message
+
+
+# ---- evaluators of one's own ----
+
+
+class Counter(EvaluatorBase):
+    """Measures what `MEASURES` makes of labels and predictions."""
+
+    MEASURES = {}
+
+    def __init__(self, cfg, lab2cname=None, **_):
+        super().__init__(cfg)
+
+    def reset(self):
+        self.labels, self.predicted = [], []
+
+    def process(self, mo, gt):
+        self.labels += gt.tolist()
+        self.predicted += mo.argmax(dim=1).tolist()
+
+    def evaluate(self):
+        return {name: measure(self.labels, self.predicted) for name, measure in self.MEASURES.items()}
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Register an evaluator with these measures; returns the settings that name it."""
+
+    def register(**measures):
+        EVALUATOR_REGISTRY.register(Counter, force=True)
+        monkeypatch.setattr(Counter, "MEASURES", measures)
+        return ["TEST.EVALUATOR", "Counter"]
+
+    yield register
+    EVALUATOR_REGISTRY._obj_map.pop("Counter", None)
+
+
+def n_right(labels, predicted):
+    return sum(label == guess for label, guess in zip(labels, predicted, strict=True))
+
+
+@pytest.mark.parametrize("trainer", [method.trainer for method in METHODS if method.launchers or not method.learns])
+def test_metrics_of_one_s_own_are_in_the_results_and_accuracy_is_beside_them(trainer, train, own, tmp_path):
+    assert train(trainer, "red", *own(right=n_right, tensor=lambda *_: torch.tensor(2.5))) == 0
+    ours = read_results(tmp_path / "run/results.json")
+    assert train(trainer, "red", flags=["--output-dir", "plain"]) == 0
+    plain = read_results(tmp_path / "plain/results.json")
+    assert ours["metrics"] == {
+        "right": ours["n_test"] * ours["accuracy"] / 100, "tensor": 2.5,
+        "accuracy": pytest.approx(ours["accuracy"]), "macro_f1": pytest.approx(ours["macro_f1"]),
+    }  # fmt: skip
+    for key in ("accuracy", "macro_f1", "macro_f1_sklearn", "accuracy_by_class", "val_accuracy", "best_epoch"):
+        assert ours[key] == pytest.approx(plain[key]), key
+    assert ours["val_history"] == pytest.approx(plain["val_history"])
+    assert ours["macro_f1_over"] == plain["macro_f1_over"] == "classes that occur among the labels"
+
+
+def test_a_metric_of_one_s_own_selects(train, own, tmp_path):
+    opts = own(wrong=lambda *both: len(both[0]) - n_right(*both))
+    assert train("CoOp", "red", *opts, "TEST.SELECT_BY", "wrong", "OPTIM.MAX_EPOCH", "3") == 0
+    result = read_results(tmp_path / "run/results.json")
+    worst = min(result["val_history"])
+    assert result["val_accuracy"] == worst and result["best_epoch"] == 1 + result["val_history"].index(worst)
+    best = find_checkpoint(tmp_path / "run", "prompt_learner")
+    assert torch.load(best, weights_only=True)["epoch"] == result["best_epoch"]
+
+
+def test_accuracy_is_what_the_evaluator_says_where_it_measures_it(train, own, tmp_path):
+    assert train("ZeroshotCLIP", "red", *own(accuracy=lambda *_: 12.5, macro_f1=lambda *_: 3)) == 0
+    result = read_results(tmp_path / "run/results.json")
+    assert (result["accuracy"], result["macro_f1"]) == (12.5, 3.0)
+    assert result["macro_f1_over"] == "what the evaluator Counter takes"
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), None, "good", [1, 2], torch.ones(2), np.ones((2, 2)), {"a": 1}], ids=repr
+)
+def test_what_is_no_number_is_left_out_and_told(value, train, own, tmp_path, capsys):
+    assert train("CoOp", "red", *own(right=n_right, odd=lambda *_: value)) == 0
+    assert "odd" not in read_results(tmp_path / "run/results.json")["metrics"]
+    assert "Note: the metric odd is no finite number (" in capsys.readouterr().out
+
+
+def test_what_is_no_number_cannot_select(refused, own):
+    message = refused("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
+    assert "TEST.SELECT_BY is 'odd', which the evaluator Counter measures as nan on the val split" in message
+    message = refused("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
+    assert "which the evaluator Counter does not measure; accepted: right, accuracy, macro_f1." in message
+
+
+def test_an_evaluator_that_returns_something_else(refused, own, monkeypatch):
+    opts = own()
+    monkeypatch.setattr(Counter, "evaluate", lambda self: 81.5)
+    assert "The evaluator (TEST.EVALUATOR) returned a float; evaluate() has to return a dict" in refused(
+        "ZeroshotCLIP", "red", *opts
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_macro_f1_over_both_kinds_of_classes(pairs):
+    labels, predicted = np.array(pairs).T
+    by_class = []
+    for c in range(5):
+        hits, n = sum((labels == c) & (predicted == c)), sum(labels == c) + sum(predicted == c)
+        by_class.append(None if n == 0 else 200 * hits / n)
+    of_labels = [by_class[c] for c in sorted(set(labels))]
+    of_both = [value for value in by_class if value is not None]
+    assert macro_f1(labels, predicted) == pytest.approx(np.mean(of_labels))
+    assert macro_f1(labels, predicted, of_labels=False) == pytest.approx(np.mean(of_both))
+    default = f1_score(labels, predicted, average="macro", zero_division=0)
+    assert macro_f1(labels, predicted, of_labels=False) == pytest.approx(100 * default)
+
+
+def test_both_macro_f1_of_a_run(train, image_folder, tmp_path, monkeypatch):
+    """Of a class that is predicted and not there, only scikit-learn's default takes notice."""
+    root = shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    for path in (root / "red/down").iterdir():
+        path.unlink()
+    three_of_five = torch.eye(2)[[0, 1, 0, 1, 0]]
+    monkeypatch.setattr(ZeroshotCLIP, "classifier", lambda self: lambda features, indices: three_of_five)
+    assert train("ZeroshotCLIP", "red", flags=["--root", str(root)]) == 0
+    result = read_results(tmp_path / "run/results.json")
+    assert (result["accuracy"], result["macro_f1"], result["macro_f1_sklearn"]) == pytest.approx((60, 75, 37.5))

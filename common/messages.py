@@ -1,4 +1,4 @@
-"""How datasets put what they have to say."""
+"""How messages are put."""
 
 from collections.abc import Iterable
 

@@ -1,0 +1,99 @@
+"""DPL (Zhang et al., Domain Prompt Learning for Efficiently Adapting CLIP to Unseen Domains, 2021).
+
+A prediction depends on the images that it comes with: the context is a mean over their batch. For single images, as
+predict.py has them, the mean over the source domains' training images takes its place; a checkpoint has it.
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import torch
+import torch.nn.functional as F
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+
+from common.errors import UserError
+from trainers.base.checkpoints import load_prompt_learner
+from trainers.base.evaluation import Classifier
+from trainers.base.trainer import FrozenClipTrainer
+
+NETWORK, SOURCE = "mlp_model", "source_context"
+WIDTH, DROPOUT = 512, 0.1
+BIAS = 0.01  # at the start, in the original
+
+
+class ContextMLP(nn.Module):
+    """Image features (B, E), not normalised -> contexts (B, n_ctx, D).
+
+    Args:
+        feat_dim: E.
+        shape: (n_ctx, D).
+        xavier: start from Xavier's weights, as the original, and not from PyTorch's.
+
+    Attributes:
+        source_context: (n_ctx, D) mean over the source domains' training images; NaN before there is one.
+    """
+
+    source_context: Tensor
+
+    def __init__(self, feat_dim: int, shape: tuple[int, int], xavier: bool) -> None:
+        super().__init__()
+        self.shape = shape
+        self.input = nn.Linear(feat_dim, WIDTH)
+        self.hiddens = nn.ModuleList([nn.Linear(WIDTH, WIDTH)])
+        self.output = nn.Linear(WIDTH, shape[0] * shape[1])
+        self.dropout = nn.Dropout(DROPOUT)
+        self.register_buffer(SOURCE, torch.full(shape, float("nan")))
+        for layer in (self.input, *self.hiddens, self.output) if xavier else ():
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.constant_(layer.bias, BIAS)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for layer in (self.input, *self.hiddens):
+            features = F.relu(self.dropout(layer(features)))
+        return self.output(features).unflatten(-1, self.shape)
+
+
+@TRAINER_REGISTRY.register()
+class DPL(FrozenClipTrainer):
+    """A context for each batch: the mean of what an MLP makes of its images; cross-entropy."""
+
+    SETTINGS = "DPL"
+    NORMALISED_FEATURES = False
+
+    def build_prompt_model(self) -> None:
+        self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX)
+        shape = self.encoder.n_ctx, self.encoder.ctx_dim
+        mlp = ContextMLP(self.backbone.feature_size, shape, self.settings.XAVIER)
+        self.model = self.register_network(NETWORK, mlp)
+
+    def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
+        return self.encoder(self.model(features).mean(dim=0))
+
+    def logits(self, features: Tensor, text_features: Tensor) -> Tensor:
+        return super().logits(F.normalize(features, dim=-1), text_features)
+
+    def classifier(self) -> Classifier:
+        """By batches of a split; where there is no data set, by the context of the source domains."""
+        if self.classnames is None:
+            return self.predict
+        if not torch.isfinite(self.model.source_context).all():
+            raise UserError(
+                "This model of DPL has no mean context of the source domains, by which images are classified one by "
+                "one. Models that are trained here have it; others can be tested by train.py --eval-only."
+            )
+        with torch.no_grad(), self.backbone.autocast():
+            text_features = self.encoder(self.model.source_context)
+        return lambda features, indices: self.logits(features, text_features)
+
+    def run_epoch(self) -> None:
+        super().run_epoch()
+        self.set_model_mode("eval")
+        features = torch.tensor(self.image_features.of_split(self.source_loader, "train"))
+        with torch.no_grad():
+            parts = [self.model(part.to(self.device)).double().sum(dim=0) for part in features.split(WIDTH)]
+            self.model.source_context.copy_(torch.stack(parts).sum(dim=0) / len(features))
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        """Load the MLP of a run, ours or a published one."""
+        load_prompt_learner(self, directory, epoch, NETWORK, optional=[SOURCE])

@@ -1,0 +1,146 @@
+"""PromptSRC (Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, ICCV 2023)."""
+
+from collections.abc import Sequence
+from functools import cached_property, reduce
+from os import PathLike
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from dassl.engine import TRAINER_REGISTRY
+from dassl.metrics import compute_accuracy
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.interruption import check_interruption
+from trainers.base.checkpoints import load_prompt_learner
+from trainers.base.evaluation import Classifier
+from trainers.base.trainer import FrozenClipTrainer
+from trainers.modules.prompted_vit import PromptedViT
+from trainers.modules.templates import IMAGENET_TEMPLATES
+from trainers.vpt import deep_prompts
+
+NETWORK = "VLPromptLearner"
+SUM = "sum_of_"
+
+
+class IndependentPrompts(nn.Module):
+    """Prompts of the text tower, `ctx` (n, D) and `deep_ctx`, and of the image tower, `vctx` (m, W) and `deep_vctx`.
+
+    Its buffers `sum_of_<name>` are the sum of the epochs' weights so far, each by its Gaussian weight: they are part of
+    every checkpoint, so that a run that goes on has them.
+    """
+
+    deep_ctx: Tensor
+    deep_vctx: Tensor
+
+    def __init__(self, ctx: Tensor, deep_ctx: Tensor, vctx: Tensor, deep_vctx: Tensor) -> None:
+        super().__init__()
+        starts = {"ctx": ctx, "deep_ctx": deep_ctx, "vctx": vctx, "deep_vctx": deep_vctx}
+        for name, start in starts.items():
+            if len(start):  # none is deep at depth 1
+                self.register_parameter(name, nn.Parameter(start))
+                self.register_buffer(SUM + name, torch.zeros_like(start))
+            else:
+                self.register_buffer(name, start, persistent=False)
+
+    @torch.no_grad()
+    def add_to_sum(self, weight: float) -> None:
+        """Add the weights as they are now to the sum."""
+        for name, parameter in self.named_parameters():
+            self.get_buffer(SUM + name).add_(weight * parameter)
+
+    @torch.no_grad()
+    def take_sum(self) -> None:
+        """Have the sum for weights."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(self.get_buffer(SUM + name))
+
+
+@TRAINER_REGISTRY.register()
+class PromptSRC(FrozenClipTrainer):
+    """Prompts in both towers, kept near the frozen CLIP; the model is a Gaussian-weighted mean over the epochs."""
+
+    SETTINGS = "PROMPTSRC"
+    IMAGE_TOWER_LEARNS = True
+
+    def build_prompt_model(self) -> None:
+        settings = self.settings
+        words = {"n_learned": settings.N_CTX_TEXT} if settings.CTX_INIT else {}
+        self.encoder = self.build_encoder(n_ctx=settings.N_CTX_TEXT, ctx_init=settings.CTX_INIT, **words)
+        self.tower = PromptedViT(self.clip_model.visual)
+        n = settings.N_CTX_VISION
+        prompts = IndependentPrompts(
+            self.encoder.initial_context(),
+            self.encoder.initial_deep(settings.PROMPT_DEPTH_TEXT),
+            self.tower.initial_tokens(n),
+            self.tower.initial_deep(settings.PROMPT_DEPTH_VISION, n),
+        )
+        self.model = self.register_network(NETWORK, prompts)
+
+    @cached_property
+    def fixed_features(self) -> Tensor:
+        """Text features (C, E) of the mean over many templates, which only training needs."""
+        encoded = (self.encode_template(template, normalised=False) for template in IMAGENET_TEMPLATES)
+        return F.normalize(reduce(torch.add, encoded), dim=-1)
+
+    def image_tower(self, images: Tensor) -> Tensor:
+        return self.tower(images, self.model.vctx, self.model.deep_vctx)
+
+    def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
+        return self.encoder(self.model.ctx, self.model.deep_ctx)
+
+    def classifier(self) -> Classifier:
+        with torch.no_grad(), self.backbone.autocast():
+            text_features = self.text_features(None, None)
+        return lambda features, indices: self.logits(features, text_features)
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+        """A step on cross-entropy, the distances to the frozen features, and KL(zero-shot || prompted), Eq. 3 to 6."""
+        check_interruption()
+        features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
+        with torch.no_grad(), self.backbone.autocast():
+            frozen = F.normalize(self.clip_model.encode_image(batch["img"].to(self.device)).float(), dim=-1)
+        with self.backbone.autocast():
+            text_features = self.text_features(None, None).float()
+        logits, settings = self.logits(features, text_features), self.settings
+        zero_shot = self.logits(frozen, self.fixed_features).log_softmax(dim=-1)
+        kl = F.kl_div(logits.log_softmax(dim=-1), zero_shot, reduction="sum", log_target=True) / logits.numel()
+        loss = (
+            F.cross_entropy(logits, labels)
+            + settings.TEXT_LOSS_WEIGHT * F.l1_loss(text_features, self.fixed_features)
+            + settings.IMAGE_LOSS_WEIGHT * F.l1_loss(features, frozen)
+            + kl
+        )
+        self.model_backward_and_update(loss)
+        return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
+
+    def run_epoch(self) -> None:
+        super().run_epoch()
+        self.model.add_to_sum(self.epoch_weights()[self.epoch])
+        if self.epoch + 1 == self.max_epoch:
+            self.model.take_sum()
+
+    def epoch_weights(self) -> list[float]:
+        """The weight of each epoch in the mean, by a Gaussian over their numbers from 1."""
+        epochs = torch.arange(1, self.max_epoch + 1, dtype=torch.float64)
+        distance = (epochs - self.settings.GPA_MEAN) / self.settings.GPA_STD
+        return (-(distance**2) / 2).softmax(dim=0).tolist()
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        """Load the prompts of a run, ours or one of PromptSRC's repository."""
+        load_prompt_learner(self, directory, epoch, NETWORK, self.learned_prompts)
+
+    def learned_prompts(self, saved: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The prompts in a whole model's state_dict of PromptSRC's repository, by our names.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not {"prompt_learner.ctx", "image_encoder.VPT"} <= saved.keys():
+            raise UserError("The checkpoint holds a whole model without prompt_learner.ctx and image_encoder.VPT.")
+        found = {"ctx": saved["prompt_learner.ctx"], "vctx": saved["image_encoder.VPT"]}
+        for name, tower in (("deep_ctx", "text_encoder"), ("deep_vctx", "image_encoder")):
+            if deep := deep_prompts(saved, tower):
+                found[name] = torch.stack(deep)
+        return found | {SUM + name: torch.zeros_like(value) for name, value in found.items()}
