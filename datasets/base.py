@@ -400,6 +400,8 @@ class DomainGeneralizationDataset(DatasetBase):
         """The train and val splits of one domain: from its split file, which is written if there is none."""
         file_name = f"{self.code(domain)}_train_val_split.json"
         path = Path(self.dataset_dir) / SPLIT_FOLDER / file_name
+        if not path.is_file():
+            path = self._split_of_seed(path, cfg.SEED)
         if not path.is_file() and not is_writable(path.parent):
             path = Path(cfg.OUTPUT_DIR).absolute() / SPLIT_FOLDER / Path(self.dataset_dir).name.lower() / file_name
         self.split_files[domain] = str(path)
@@ -416,6 +418,23 @@ class DomainGeneralizationDataset(DatasetBase):
         if cfg.VERBOSE:
             print(f"{self._name}: split of {domain} (train {len(train):,}, val {len(val):,}) written to {path}")
         return train, val
+
+    def _split_of_seed(self, path: Path, seed: int) -> Path:
+        """The split file in the seed's own folder, where there are such, as in the authors' older files; else `path`.
+
+        Raises:
+            UserError: there are, but none of this seed.
+        """
+        seeds = sorted(found.parent.name for found in path.parent.glob(f"*/{path.name}") if found.parent.name.isdigit())
+        if not seeds:
+            return path
+        if str(seed) not in seeds:
+            raise UserError(
+                f"{path.parent} has splits of seed {', '.join(seeds)}, but none of {seed}: pass --seed {seeds[0]}, or "
+                f"take one for all seeds: cp {shlex.quote(str(path.parent / seeds[0]))}/*.json "
+                f"{shlex.quote(str(path.parent))}/"
+            )
+        return path.parent / str(seed) / path.name
 
     def _read_split(self, path, domain, images):
         domain_dir = self._domain_dirs[domain]

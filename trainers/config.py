@@ -24,6 +24,17 @@ SHARED_FOLDERS = {
     "TRAINER.DPSPG.LABEL_DIR": "prompt_labels",
 }
 
+# What the authors of SPG call our keys, in their configs and on their command lines.
+AUTHORS_KEYS = {
+    "GRAD_CLIP": "TRAINER.SPG.GRAD_CLIP",
+    "D_MAX_NORM_WEIGHT": "TRAINER.SPG.D_WEIGHT_NORM",
+    "D_MAX_NORM_BIAS": "TRAINER.SPG.D_BIAS_NORM",
+    "D_MAX_NORM_LAST": "TRAINER.SPG.D_ENDS_NORM",
+    "G_MAX_NORM_WEIGHT": "TRAINER.SPG.G_WEIGHT_NORM",
+    "G_MAX_NORM_BIAS": "TRAINER.SPG.G_BIAS_NORM",
+    "G_MAX_NORM_BIAS_LAST": "TRAINER.SPG.G_LAST_BIAS_NORM",
+}
+
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add our keys to a config made by dassl.config.get_cfg_default(), in place."""
@@ -231,13 +242,14 @@ def set_key(cfg: CfgNode, key: str, given: Any, any_type: bool = False) -> None:
 
     Args:
         cfg: changed in place.
-        key: "OPTIM.LR".
+        key: "OPTIM.LR", or one of AUTHORS_KEYS.
         given: a text of a command line, or an entry of a YAML file; an int is a float where one is meant.
         any_type: take a value of any type.
 
     Raises:
         UserError: the key does not exist, or the value is not of its type.
     """
+    key = AUTHORS_KEYS.get(key, key)
     section, _, name = key.rpartition(".")
     default = value_of(cfg, key, NOWHERE)
     if default is NOWHERE:

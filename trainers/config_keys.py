@@ -132,7 +132,7 @@ PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
 ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
 DPSPG = {"DPSPG", "DPSPG_TRANSFORMER", "DPSPG_CoOp"}
-STARTING = frozenset({"CoOp", "CoCoOp", "SPG_CoOp"})  # from given prompts, if asked
+STARTING = frozenset({"CoOp", "CoCoOp", "KgCoOp", "MaPLe", "SPG_CoOp"})  # from given prompts, if asked
 SPG, CGAN = {"SPG", "SPG_CGAN", "SPG_CoOp"}, {"SPG", "SPG_CGAN"}  # both or either stage; stage II
 
 PRECISION = listed_in("trainers.modules.clip_backbone", "PRECISIONS")

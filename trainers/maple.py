@@ -55,6 +55,7 @@ class MaPLe(FrozenClipTrainer):
         deep = self.encoder.initial_deep(settings.PROMPT_DEPTH)
         prompts = CoupledPrompts(self.encoder.initial_context(), deep, self.tower.width)
         self.model = self.register_network(NETWORK, prompts)
+        self.start_from_given(NETWORK, learned_prompts)
 
     def image_tower(self, images: Tensor) -> Tensor:
         return self.tower(images, *self.model.visual())

@@ -62,7 +62,8 @@ def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", bac
     cfg.MODEL.BACKBONE.NAME = str(backbone or cfg.MODEL.BACKBONE.NAME)
     if not cfg.MODEL.BACKBONE.NAME:
         raise UserError(f"{folder} does not say which CLIP its model is for; name it (--backbone ViT-B/16).")
-    if method.trainer in STARTING:  # how many vectors there are, and of what, is in the file
+    # How many vectors there are, and of what, is in the file.
+    if method.trainer in STARTING and Path(folder, LEARNER).is_dir():
         ctx = read_prompt_learner(find_checkpoint(folder, LEARNER))[0].get("ctx")
         node = cfg.TRAINER[TRAINER_REGISTRY.get(method.trainer).SETTINGS]
         if ctx is not None and ctx.dim() in (2, 3):

@@ -41,6 +41,27 @@ def put(path, content):
 # --- the authors' ---
 
 
+def test_a_folder_for_each_seed(pacs):
+    SPG_PACS(config(pacs, ["a"], ["p"]))  # writes splits
+    folder = split_file(pacs).parent
+    for seed, first in (("1", "train"), ("7", "val")):
+        (folder / seed).mkdir()
+        for path in folder.glob("*_train_val_split.json"):
+            split = json.loads(path.read_text())
+            other = {"train": "val", "val": "train"}[first]
+            put(folder / seed / path.name, {"train": split[first], "val": split[other]})
+    for path in folder.glob("*_train_val_split.json"):
+        path.unlink()
+    found = {seed: SPG_PACS(config(pacs, ["a"], ["p"], seed=seed)) for seed in (1, 7)}
+    assert paths(found[1].train_x) == paths(found[7].val) and paths(found[1].val) == paths(found[7].train_x)
+    assert found[7].split_files["photo"] == str(folder / "7/p_train_val_split.json")
+    with pytest.raises(UserError, match=r"has splits of seed 1, 7, but none of 2: pass --seed 1, or take one .*: cp "):
+        SPG_PACS(config(pacs, ["a"], ["p"], seed=2))
+    shutil.copy(folder / "7/p_train_val_split.json", folder)  # as the message says
+    shutil.copy(folder / "7/a_train_val_split.json", folder)
+    assert paths(SPG_PACS(config(pacs, ["a"], ["p"], seed=2)).train_x) == paths(found[7].train_x)
+
+
 def test_sizes_are_those_of_the_published_pacs_splits(shared):
     for code in "acps":
         split = json.loads((shared / f"published/splits/{code}_train_val_split.json").read_text())

@@ -220,3 +220,19 @@ def test_domains_may_be_called_by_numbers():
     cfg = default_cfg()
     apply_settings(cfg, ["DATASET.TARGET_DOMAINS", "[2024, 'red']"])
     assert list(cfg.DATASET.TARGET_DOMAINS) == ["2024", "red"]
+
+
+def test_a_config_of_the_authors(tmp_path):
+    path = tmp_path / "spg.yaml"
+    path.write_text(
+        "GRAD_CLIP: False\nD_MAX_NORM_WEIGHT: 5e-1\nD_MAX_NORM_BIAS: 5e-2\nD_MAX_NORM_LAST: 5\n"
+        "G_MAX_NORM_WEIGHT: 5e-3\nG_MAX_NORM_BIAS: 5e-7\nG_MAX_NORM_BIAS_LAST: 2\n"
+        "TRAINER:\n  SPG:\n    CTX_INIT: 'a photo of a'\n"
+    )
+    cfg = default_cfg()
+    merge_file(cfg, path)
+    spg = cfg.TRAINER.SPG
+    assert (spg.GRAD_CLIP, spg.D_WEIGHT_NORM, spg.D_BIAS_NORM, spg.D_ENDS_NORM) == (False, 0.5, 0.05, 5.0)
+    assert (spg.G_WEIGHT_NORM, spg.G_BIAS_NORM, spg.G_LAST_BIAS_NORM) == (5e-3, 5e-7, 2.0)
+    apply_settings(cfg, ["GRAD_CLIP", "True"])
+    assert spg.GRAD_CLIP is True

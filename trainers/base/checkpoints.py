@@ -140,19 +140,22 @@ def load_prompt_learner(
     """
     path = find_checkpoint(directory, network, epoch)
     saved, of_epoch = read_prompt_learner(path)
-    if learned is not None and "logit_scale" in saved:
-        check_clip(path, saved, trainer.backbone)
-        saved = learned(saved)
-    _load_fitting(trainer, path, saved, directory, optional, into)
+    _load_fitting(trainer, path, saved, directory, learned, optional, into)
     print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
 
 
-def start_prompt_learner(trainer: Any, place: str) -> str:
+def start_prompt_learner(
+    trainer: Any,
+    place: str,
+    network: str = LEARNER,
+    learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> str:
     """Let `trainer.model` start from given prompts, in place of words or random numbers.
 
     Args:
-        trainer: has a `model` with `ctx`.
+        trainer: has a `model`.
         place: MODEL.INIT_WEIGHTS: a checkpoint, a file with its state_dict alone, or a run's folder.
+        network, learned: see `load_prompt_learner`.
 
     Returns:
         sha256 of what it starts from (16 hexadecimal digits).
@@ -161,9 +164,9 @@ def start_prompt_learner(trainer: Any, place: str) -> str:
         UserError: it is damaged, or does not fit the trainer.
     """
     path = Path(place).expanduser()
-    path = find_checkpoint(path, LEARNER) if path.is_dir() else path
+    path = find_checkpoint(path, network) if path.is_dir() else path
     saved, _ = read_prompt_learner(path, bare=True)
-    _load_fitting(trainer, path, saved, path.parent.parent)
+    _load_fitting(trainer, path, saved, path.parent.parent, learned)
     print(f"Training starts from the prompt learner in {path}")
     digest = hashlib.sha256()
     for name, value in sorted(trainer.model.state_dict().items()):
@@ -171,8 +174,8 @@ def start_prompt_learner(trainer: Any, place: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, torch.Tensor], int | None]:
-    """The learned tensors of a checkpoint of a prompt learner, by name, and its epoch.
+def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], int | None]:
+    """The tensors of a checkpoint of a prompt learner, by name, and its epoch.
 
     Args:
         path: the file.
@@ -183,15 +186,18 @@ def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, torch
     """
     checkpoint = read_model(path)
     saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
-    if not isinstance(saved, dict) or not all(isinstance(value, torch.Tensor) for value in saved.values()):
+    if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
     # DataParallel puts a name before all others.
-    saved = {str(key).removeprefix("module."): value for key, value in saved.items()}
-    return {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}, checkpoint.get("epoch")
+    return {str(key).removeprefix("module."): value for key, value in saved.items()}, checkpoint.get("epoch")
 
 
-def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
+def _load_fitting(trainer, path, saved, directory, learned=None, optional=(), into=None):
     """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
+    if learned is not None and "logit_scale" in saved:
+        check_clip(path, saved, trainer.backbone)
+        saved = learned(saved)
+    saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
     model = trainer.model if into is None else into
     own = model.state_dict()
     saved = {key: own[key] for key in optional} | saved

@@ -271,10 +271,14 @@ class FrozenClipTrainer(TrainerX):
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def start_from_given(self) -> None:
-        """Let the prompt learner, `model`, start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
+    def start_from_given(self, *how: Any) -> None:
+        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it.
+
+        Args:
+            how: network and learned, see `checkpoints.load_prompt_learner`.
+        """
         if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
-            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS, *how)
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
