@@ -364,7 +364,8 @@ class FrozenClipTrainer(TrainerX):
                 text_features = self.text_features(features, indices)
         except NotImplementedError:  # a method without texts
             return f"{found}. {cause}"
-        wrong = ~text_features.isfinite().all(dim=-1).reshape(-1, text_features.shape[-2]).all(dim=0)
+        # (C, E), (B, C, E), or (2C, E) of texts of both signs.
+        wrong = ~text_features.isfinite().all(dim=-1).reshape(-1, self.num_classes).all(dim=0)
         names = [name for name, is_wrong in zip(self.dm.dataset.classnames, wrong.tolist(), strict=True) if is_wrong]
         if not names:
             return f"{found}, though image and text features are. {cause}"
