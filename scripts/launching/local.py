@@ -90,10 +90,15 @@ class LocalEngine:
         slots: how many runs at once.
         say: told what processes say on stderr, and that one died.
         devices: CUDA devices that processes are spread over; none: each sees what this process sees.
+        workers: loader workers of each run, at most.
+
+    Attributes:
+        passes_on: whether `say` is told what processes say; else it goes where this process's own goes.
     """
 
-    def __init__(self, slots: int, say: Callable[[str], None], devices: Sequence[str] = ()) -> None:
-        self.slots, self.say, self.devices = slots, say, devices
+    def __init__(self, slots: int, say: Callable[[str], None], devices: Sequence[str] = (), workers: int = 0) -> None:
+        self.slots, self.say, self.devices, self.workers_each = slots, say, devices, workers
+        self.passes_on = slots > 1
         self.workers: list[Worker] = []
         self.repeated: set[Task] = set()
         self.interrupted = False
@@ -135,7 +140,7 @@ class LocalEngine:
     def _start(self) -> Worker:
         taken = [worker.device for worker in self.workers]
         device = min(self.devices, key=taken.count) if self.devices else None
-        worker = Worker(device, self.say if self.slots > 1 else None)
+        worker = Worker(device, self.say if self.passes_on else None)
         self.workers.append(worker)
         self.selector.register(worker.answers, selectors.EVENT_READ, (worker, "answers"))
         if worker.process.stderr is not None:
