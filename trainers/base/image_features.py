@@ -50,7 +50,7 @@ class ImageFeatures:
     ) -> None:
         self.backbone, self.inputs, self.domains, self.workers = backbone, inputs, domains, workers
         self.cache = cache or FeatureCache()
-        self.tower = tower or backbone.model.encode_image
+        self.tower: Callable[..., Tensor] = tower or backbone.encode_image
         self.learning, self.drawing, self.normalised = learning, drawing, normalised
         self._kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {leading: features}
 
