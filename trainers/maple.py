@@ -49,7 +49,7 @@ class MaPLe(FrozenClipTrainer):
         settings = self.settings
         words = {"n_learned": settings.N_CTX} if settings.CTX_INIT else {}
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, **words)
-        self.tower = PromptedViT(self.clip_model.visual)
+        self.tower = PromptedViT(self.backbone.visual)
         # The depth fits both towers, or it is an error.
         self.tower.initial_deep(settings.PROMPT_DEPTH, settings.N_CTX)
         deep = self.encoder.initial_deep(settings.PROMPT_DEPTH)

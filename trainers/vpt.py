@@ -34,7 +34,7 @@ class VPT(FrozenClipTrainer):
     def build_prompt_model(self) -> None:
         settings = self.settings
         n, depth = settings.N_CTX_VISION, settings.PROMPT_DEPTH_VISION
-        self.tower = PromptedViT(self.clip_model.visual)
+        self.tower = PromptedViT(self.backbone.visual)
         prompts = VisualPrompts(self.tower.initial_tokens(n), self.tower.initial_deep(depth, n))
         self.model = self.register_network(LEARNER, prompts)
         self.fixed_features = self.encode_template(f"{settings.CTX_INIT} {{}}.")

@@ -52,9 +52,11 @@ from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
+from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
+from trainers.modules.full_prompt_encoder import prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import SeededBatches, SeededItems
@@ -188,9 +190,10 @@ class FrozenClipTrainer(TrainerX):
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
-        self.check_normalisation(cfg)
         cfg = cfg.clone()
         cfg.defrost()
+        self.follow_backbone(cfg.INPUT)
+        self.check_normalisation(cfg)
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         for key, n in counted_contexts(cfg).items():
@@ -202,10 +205,24 @@ class FrozenClipTrainer(TrainerX):
         cfg.freeze()
         return cfg
 
+    def follow_backbone(self, inputs: CfgNode) -> None:
+        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do."""
+        facts, openais, taken = self.backbone.facts, Facts(), []
+        for key, in_configs, own in (
+            ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
+            ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
+            ("INTERPOLATION", openais.interpolation, facts.interpolation),
+        ):
+            if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
+                inputs[key] = own
+                taken.append(f"INPUT.{key} {own}")
+        if taken and self.cfg.VERBOSE:
+            print(f"Note: images are made as the backbone {self.backbone.name} expects them: {', '.join(taken)}.")
+
     def check_normalisation(self, cfg: CfgNode) -> None:
         """Warn where images are not normalised as the backbone expects it."""
-        mean, std, backbone = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone
-        expected = [backbone.pixel_mean, backbone.pixel_std]
+        mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone.facts
+        expected = [facts.pixel_mean, facts.pixel_std]
         if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
             print(
                 "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
@@ -258,7 +275,7 @@ class FrozenClipTrainer(TrainerX):
 
     def image_tower(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, E) features, not normalised; run under autocast where that is on."""
-        return self.clip_model.encode_image(images)
+        return self.backbone.encode_image(images)
 
     def build_prompt_model(self) -> None:
         """Make the learnable networks and register them with their optimisers and schedules."""
@@ -290,7 +307,7 @@ class FrozenClipTrainer(TrainerX):
         return optim
 
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
-        """A PromptEncoder for class names (None: this run's), within the memory budget."""
+        """The backbone's PromptEncoder for class names (None: this run's), within the memory budget."""
         memory_mb = self.cfg.TEST.MEMORY_MB
         if not memory_mb:
             memory_mb = CPU_MEMORY_MB
@@ -298,7 +315,7 @@ class FrozenClipTrainer(TrainerX):
                 total = torch.cuda.get_device_properties(self.device).total_memory
                 memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
         names = self.dm.dataset.classnames if classnames is None else classnames
-        return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
+        return prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
@@ -324,13 +341,14 @@ class FrozenClipTrainer(TrainerX):
         raise NotImplementedError
 
     def logits(self, features: Tensor, text_features: Tensor) -> Tensor:
-        """exp(logit_scale) * f . t_c: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
+        """exp(logit_scale) * f . t_c, and the backbone's bias: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
         text_features = text_features.float()
         if text_features.dim() == 2:
             similarity = features @ text_features.t()
         else:
             similarity = torch.einsum("be,bce->bc", features, text_features)
-        return self.clip_model.logit_scale.exp().float() * similarity
+        logits, bias = self.backbone.logit_scale * similarity, self.backbone.logit_bias
+        return logits if bias is None else logits + bias
 
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         """Logits (B, C) of images by their features (B, E) and indices within their split, in evaluation mode."""
@@ -562,6 +580,8 @@ class FrozenClipTrainer(TrainerX):
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
             is_best = chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
+        # Begun anew, a run finds what it had made itself.
+        entry["reused"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
@@ -693,8 +713,17 @@ class FrozenClipTrainer(TrainerX):
 
     def training_record(self) -> dict:
         """What results of this run's model have to say of its training, by the names of results.json."""
-        learns = bool(self.get_model_names())
-        return training_record(self.cfg, self.dm.dataset, self.identity().settings_sha256(), learns)
+        sha256 = self.identity().settings_sha256()
+        return training_record(self.cfg, self.dm.dataset, sha256, self.n_trained(), self.course)
+
+    def n_trained(self) -> list[int]:
+        """Numbers of parameters that training changes, stage by stage; [] of a method that learns nothing."""
+        networks = [self._models[name] for name in self.get_model_names()]
+        return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
+
+    def reused(self) -> list[str]:
+        """What earlier runs had made, so that this one needed no time for it."""
+        return ["image features"] if self.image_features.cache.oldest_read < self.course.started else []
 
     def write_results(self) -> None:
         """Write predictions and results.json of a run whose test is done."""
@@ -740,3 +769,8 @@ class FrozenClipTrainer(TrainerX):
         selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
         start_epoch, self.course.history = resume(directory, networks, selects, self.MINUS_INFINITY)
         return start_epoch
+
+
+def _alike(a, b):
+    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
+    return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)

@@ -1,0 +1,125 @@
+"""A `clip.model.CLIP` from weights by OpenAI's names, for all families that compute nearly the same."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from clip.model import CLIP, ModifiedResNet, QuickGELU, VisionTransformer
+from torch import Tensor, nn
+
+HEAD_WIDTH = 64  # of OpenAI's towers
+ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU, "gelu_tanh": lambda: nn.GELU(approximate="tanh")}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a tower computes, as far as its weights do not say it; the defaults are OpenAI's.
+
+    Attributes:
+        activation: of its MLPs, one of ACTIVATIONS.
+        heads: of its attention; None: one for each 64 of its width.
+        eps: of its layer norms.
+    """
+
+    activation: str = "quick_gelu"
+    heads: int | None = None
+    eps: float = 1e-5
+
+
+def build_clip(weights: dict[str, Tensor], image: Kind | None = None, text: Kind | None = None) -> CLIP:
+    """A CLIP with these weights, shared where they are in single precision.
+
+    MLPs may have any width.
+
+    Args:
+        weights: by OpenAI's names, all of them and no others.
+        image, text: how the towers compute; of a ResNet the heads of its attention pool alone.
+
+    Raises:
+        KeyError, RuntimeError, AssertionError, ZeroDivisionError, IndexError: they do not make a CLIP.
+    """
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    image, text = image or Kind(), text or Kind()
+    # On the meta device nothing is initialised, which takes most of the time that a large CLIP takes to build.
+    with torch.device("meta"):
+        model = _empty_clip(weights, image, text)
+    model.load_state_dict(weights, assign=True)
+    mask = model.build_attention_mask()
+    for block in model.transformer.resblocks:
+        block.attn_mask = mask
+    return model.eval()
+
+
+def computes(weights: dict[str, Tensor], image: Kind | None = None, text: Kind | None = None) -> str:
+    """What towers of these kinds do otherwise than OpenAI's would with these weights (see `Facts.computes`)."""
+    image, text = image or Kind(), text or Kind()
+    default = Kind()
+    if image.heads == _default_image_heads(weights):
+        image = replace(image, heads=None)
+    if not _has_vit(weights):
+        image = replace(image, activation=default.activation, eps=default.eps)  # a ResNet has neither
+    if text.heads == weights["ln_final.weight"].shape[0] // HEAD_WIDTH:
+        text = replace(text, heads=None)
+    found = {"image": image, "text": text}
+    return "; ".join(f"{tower} {kind}" for tower, kind in found.items() if kind != default)
+
+
+def activation_of(block: Any) -> str:
+    """The name in ACTIVATIONS of a block's activation, or that of its class."""
+    activation = block.mlp.gelu
+    if isinstance(activation, nn.GELU):
+        return "gelu_tanh" if activation.approximate == "tanh" else "gelu"
+    name = type(activation).__name__
+    return "quick_gelu" if name == "QuickGELU" else name
+
+
+def _has_vit(weights):
+    return "visual.proj" in weights
+
+
+def _default_image_heads(weights):
+    if _has_vit(weights):
+        return weights["visual.conv1.weight"].shape[0] // HEAD_WIDTH
+    return weights["visual.layer1.0.conv1.weight"].shape[0] * 32 // HEAD_WIDTH
+
+
+def _empty_clip(weights, image, text):
+    """A CLIP of the weights' sizes, which are read off as OpenAI's build_model does it."""
+    embed_dim = weights["text_projection"].shape[1]
+    context_length, width = weights["positional_embedding"].shape
+    vocabulary = weights["token_embedding.weight"].shape[0]
+    heads = text.heads or width // HEAD_WIDTH
+    layers = len({key.split(".")[2] for key in weights if key.startswith("transformer.resblocks")})
+    # The image tower is put in below, since CLIP's own constructor knows none with other heads.
+    model = CLIP(embed_dim, 1, 1, HEAD_WIDTH, 1, context_length, vocabulary, width, heads, layers)
+    model.visual = _empty_image_tower(weights, embed_dim, image.heads or _default_image_heads(weights))
+    _adapt(model.transformer, weights, "transformer.resblocks", text.activation)
+    if isinstance(model.visual, VisionTransformer):
+        _adapt(model.visual.transformer, weights, "visual.transformer.resblocks", image.activation)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = image.eps if name.startswith("visual.") else text.eps
+    return model
+
+
+def _empty_image_tower(weights, embed_dim, heads):
+    if _has_vit(weights):
+        width, patch = weights["visual.conv1.weight"].shape[0], weights["visual.conv1.weight"].shape[-1]
+        layers = [key for key in weights if key.startswith("visual.") and key.endswith(".attn.in_proj_weight")]
+        grid = round((weights["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+        return VisionTransformer(patch * grid, patch, width, len(layers), heads, embed_dim)
+    counts = [len({key.split(".")[2] for key in weights if key.startswith(f"visual.layer{n}")}) for n in (1, 2, 3, 4)]
+    width = weights["visual.layer1.0.conv1.weight"].shape[0]
+    positions = weights["visual.attnpool.positional_embedding"].shape[0]
+    grid = round((positions - 1) ** 0.5)
+    assert grid**2 + 1 == positions
+    return ModifiedResNet(tuple(counts), embed_dim, heads, grid * 32, width)
+
+
+def _adapt(transformer, weights, prefix, activation):
+    """Give the blocks their activation, and MLPs as wide as the weights have them."""
+    for i, block in enumerate(transformer.resblocks):
+        hidden, width = weights[f"{prefix}.{i}.mlp.c_fc.weight"].shape
+        if hidden != block.mlp.c_fc.out_features:
+            block.mlp.c_fc, block.mlp.c_proj = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        block.mlp.gelu = ACTIVATIONS[activation]()
