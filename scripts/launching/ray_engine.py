@@ -110,12 +110,9 @@ def _no_ray(address: str, what: str) -> UserError:
 
 def _connect(address: str) -> Any:
     """Ray, connected to a cluster; UserError where none answers, or one of another version."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # says that it heard of what Ray will change
     local = address in ("", "local")
-    if local:
-        # Nobody else on this machine gets in; the nodes that join a cluster have what its owner gave them.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if local:  # nobody else on this machine gets in
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     else:
         _probe(address)
     import ray

@@ -135,19 +135,15 @@ class Host:
     """
 
     def __init__(self, place: Place, on_gpu: bool) -> None:
-        for name in list(os.environ):
-            if name.startswith(PASSED_ON):
-                del os.environ[name]
-        os.environ.update(place.environment)
-        if not on_gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        # Ray sets the number of threads, and CUDA_VISIBLE_DEVICES where it gives a GPU.
+        own = {name: value for name, value in os.environ.items() if not name.startswith(PASSED_ON)}
+        environment = {**own, **place.environment, **({} if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})}
         os.chdir(place.cwd)
         sys.path.insert(0, place.repository)
         from scripts.launching.local import LocalEngine
 
         self.said: list[str] = []
-        self.engine = LocalEngine(1, self.said.append)
-        self.engine.passes_on = True
+        self.engine = LocalEngine(1, self.said.append, environment=environment, passes_on=True)
         self.told = 0
 
     def ready(self) -> None:

@@ -39,9 +39,9 @@ def test_nothing_else_arranges_paths():
 
 
 def looks(tree, within=""):
-    """Names of the functions that read variables; going through all of them, for a child's, is no reading."""
+    """Names of the functions that read variables; to go through all of them, for a child, is no reading, nor is writing."""
     for node in ast.iter_child_nodes(tree):
-        if ast.unparse(node) in ("os.environ.items", "os.environ.copy"):
+        if ast.unparse(node) in ("os.environ.items", "os.environ.copy", "os.environ.update"):
             continue
         if isinstance(node, ast.Dict):
             passed_on = {id(value) for key, value in zip(node.keys, node.values, strict=True) if key is None}
