@@ -39,7 +39,7 @@ def test_nothing_else_arranges_paths():
 
 
 def looks(tree, within=""):
-    """Names of the functions that read variables; to go through all of them, for a child, is no reading, nor is writing."""
+    """Names of functions that read variables; to go through all of them, for a child, is no reading, nor is writing."""
     for node in ast.iter_child_nodes(tree):
         if ast.unparse(node) in ("os.environ.items", "os.environ.copy", "os.environ.update"):
             continue
