@@ -33,7 +33,15 @@ from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, loader_workers, plan_threads, usable_cores, waiting
 from datasets.adapted import adapted
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume, start_prompt_learner
+from trainers.base.checkpoints import (
+    BEST,
+    LEARNER,
+    best_of,
+    find_checkpoint,
+    holds_objects,
+    resume,
+    start_prompt_learner,
+)
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -102,6 +110,7 @@ class FrozenClipTrainer(TrainerX):
     """
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
+    NETWORK = LEARNER  # name of what it learns, where that is one network: the folder of its checkpoints
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
@@ -288,14 +297,24 @@ class FrozenClipTrainer(TrainerX):
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def start_from_given(self, *how: Any) -> None:
-        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it.
-
-        Args:
-            how: network and learned, see `checkpoints.load_prompt_learner`.
-        """
+    def start_from_given(self) -> None:
+        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
         if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
-            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS, *how)
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
+
+    @staticmethod
+    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What was learned in the state_dict of a published file that holds the whole model, by our names."""
+        prefix = "prompt_learner."
+        return {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        """Settings of this trainer's node that the tensors of a file tell; {} of a file that is another method's."""
+        ctx = learned.get("ctx")
+        if ctx is None or ctx.dim() not in (2, 3):
+            return {}
+        return {"N_CTX": ctx.shape[-2], "CTX_INIT": "", "CSC": ctx.dim() == 3}
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
