@@ -96,7 +96,7 @@ METHODS = (
     Method(
         "linear_probe",
         "LinearProbe",
-        "logistic regression on the frozen features, C chosen on the sources' validation splits",
+        "logistic regression on the frozen image features",
         "LinearProbe",
         protocols=("multi", "single"),
     ),

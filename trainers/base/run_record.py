@@ -32,6 +32,13 @@ OF_TRAINING = (
 )
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
+# What runs did as long as these keys did not exist: then it was not noted, and so it is still not.
+LATER = {
+    "TEST.SELECT_BY": "accuracy",
+    "TRAINER.FUSED_ADAMW": True,
+    "TRAINER.LINEAR_PROBE.NORMALISED": True,
+    "TRAINER.LINEAR_PROBE.AUGMENTED": False,
+}
 CALIBRATION_BINS = 15
 F1_OF_DASSL = "classes that occur among the labels"
 
@@ -138,13 +145,11 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> Ru
     settings |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
     settings |= {f"INPUT.{key}": value for key, value in cfg.INPUT.items() if key != "SIZE"}  # the backbone's
     settings |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
-    if cfg.TEST.SELECT_BY != "accuracy":  # runs from before there was a choice did not note it
-        settings["TEST.SELECT_BY"] = cfg.TEST.SELECT_BY
-    if not cfg.TRAINER.FUSED_ADAMW:  # neither
-        settings["TRAINER.FUSED_ADAMW"] = False
+    settings |= {"TEST.SELECT_BY": cfg.TEST.SELECT_BY, "TRAINER.FUSED_ADAMW": cfg.TRAINER.FUSED_ADAMW}
     settings |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
     own = cfg.TRAINER[node]
     settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
+    settings = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
     subject = {
         "backbone": backbone.sha256,
         "class names": list(dataset.classnames),
