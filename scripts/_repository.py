@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 # Before the folder of the commands, where Python looks first: its datasets.py is not the package.
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.dassl_path import use_dassl
+from common.dassl_path import REPOSITORY, use_dassl
 from common.threads import settle_waiting
 
 
