@@ -1,6 +1,8 @@
 """Commands and their parts: who may import whom, and who may look at the environment."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from imports import imported, tree_of
@@ -57,3 +59,19 @@ def looks(tree, within=""):
 def test_the_environment_is_read_by_command_lines_alone(path):
     if path.is_relative_to(SCRIPTS):
         assert set(looks(tree_of(path))) <= ({"parse_args", "make_parser"} if path in COMMANDS else set())
+
+
+@pytest.mark.parametrize("command", ["results.py", "report.py"])
+def test_a_python_without_packages_is_one_message(command, tmp_path):
+    # -S: without site-packages.
+    done = subprocess.run(
+        [sys.executable, "-S", str(SCRIPTS / command), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"Error: {sys.executable} lacks the package ") and done.stderr.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_shown_as_python_shows_it(tmp_path):
+    code = "import _repository, common.no_such_module"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=False)
+    assert "Traceback" in done.stderr and "common.no_such_module" in done.stderr
