@@ -115,9 +115,9 @@ class OpenClip(Source):
         import open_clip
 
         text = config["text_cfg"]
-        if not any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs")):
-            if "siglip" not in architecture.lower():
-                return CLIP_TOKENIZER
+        has_own = any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs"))
+        if not has_own and "siglip" not in architecture.lower():  # a rule of get_tokenizer
+            return CLIP_TOKENIZER
         try:
             return OpenClipTokenizer(open_clip.get_tokenizer(architecture), text.get("context_length", 77))
         except ImportError as error:
@@ -260,8 +260,8 @@ def _downloaded(name: str, tag: dict[str, Any]) -> Path:
         return Path(open_clip.download_pretrained(tag))
     except Exception as error:  # of many packages, of the network, of the disk
         raise UserError(
-            f"Could not download backbone {name} from {tag.get('hf_hub') or tag.get('url')}: {error}. Check the network "
-            "and run the command again, or name a file that you already have in the place of the tag."
+            f"Could not download backbone {name} from {tag.get('hf_hub') or tag.get('url')}: {error}. Check the "
+            "network and run the command again, or name a file that you have in the place of the tag."
         ) from error
 
 
@@ -318,10 +318,10 @@ def _model_of(config: Mapping[str, Any]) -> nn.Module:
     """OpenCLIP's model of an architecture, with weights of chance."""
     from open_clip.model import CLIP, CustomTextCLIP
 
-    config = deepcopy(dict(config))
-    kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
-    config["vision_cfg"]["timm_model_pretrained"] = False
-    return kind(**config)
+    given = deepcopy(dict(config))
+    kind = CustomTextCLIP if given.pop("custom_text", False) else CLIP
+    given["vision_cfg"]["timm_model_pretrained"] = False
+    return kind(**given)
 
 
 def _require_same(weights: Mapping[str, Any], expected: Mapping[str, Tensor], architecture: str, path: Path) -> None:
