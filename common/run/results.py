@@ -60,7 +60,13 @@ class Result:
         best_epoch: that epoch, from 1.
         val_history: accuracy on the validation images after each epoch, in percent.
         loss_history: mean losses of each epoch, by name.
+        n_trained: numbers of parameters that training changes, stage by stage; [] of methods that learn nothing, None
+            where that is not known.
         seconds: that the run took.
+        train_seconds: of these, until the end of the last epoch, its validation included, over all starts of the run;
+            None without training.
+        train_reused: what earlier runs had made, so that making it is not in train_seconds: "image features",
+            "prompt labels".
         threads: that the model computed with at the end.
         threads_alone, threads_beside_workers: see common/threads.py.
         thread_waiting: how threads wait for each other.
@@ -104,7 +110,10 @@ class Result:
     best_epoch: int | None
     val_history: list[float | None]
     loss_history: list[dict[str, float]]
+    n_trained: list[int] | None
     seconds: float = _circumstance()
+    train_seconds: float | None = _circumstance()
+    train_reused: list[str] = _circumstance()
     threads: int = _circumstance()
     threads_alone: int = _circumstance()
     threads_beside_workers: int = _circumstance()
@@ -115,6 +124,7 @@ class Result:
 
 # Keys that every cell of a table has to share: what it is called where it differs, and over what it is shared.
 SHARED = {f.name: (f.metadata["otherwise"], f.metadata["over"]) for f in fields(Result) if "over" in f.metadata}
+TIMES = ("seconds", "train_seconds", "train_reused")  # circumstances that explain nothing
 CIRCUMSTANCES = tuple(f.name for f in fields(Result) if f.metadata.get("circumstance"))
 
 

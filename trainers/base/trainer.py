@@ -595,6 +595,8 @@ class FrozenClipTrainer(TrainerX):
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
             is_best = chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
+        # Begun anew, a run finds what it had made itself.
+        entry["reused"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
@@ -726,8 +728,17 @@ class FrozenClipTrainer(TrainerX):
 
     def training_record(self) -> dict:
         """What results of this run's model have to say of its training, by the names of results.json."""
-        learns = bool(self.get_model_names())
-        return training_record(self.cfg, self.dm.dataset, self.identity().settings_sha256(), learns)
+        sha256 = self.identity().settings_sha256()
+        return training_record(self.cfg, self.dm.dataset, sha256, self.n_trained(), self.course)
+
+    def n_trained(self) -> list[int]:
+        """Numbers of parameters that training changes, stage by stage; [] of a method that learns nothing."""
+        networks = [self._models[name] for name in self.get_model_names()]
+        return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
+
+    def reused(self) -> list[str]:
+        """What earlier runs had made, so that this one needed no time for it."""
+        return ["image features"] if self.image_features.cache.oldest_read < self.course.started else []
 
     def write_results(self) -> None:
         """Write predictions and results.json of a run whose test is done."""
