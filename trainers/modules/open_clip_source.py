@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.messages import some
 from trainers.modules.backbone_source import Facts, Loaded, Source
-from trainers.modules.clip_model import Kind, build_clip, computes
+from trainers.modules.clip_model import Kind, build_clip, build_image_tower, computes
 from trainers.modules.clip_weights import unwrapped
 from trainers.modules.openai_source import read_weights
 from trainers.modules.tensor_files import is_safetensors, read_safetensors
@@ -26,8 +26,8 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 INSTALL = "pip install open_clip_torch"
 FILES = f"Accepted: a state_dict of OpenCLIP's model, in a file {', '.join(SUFFIXES)}."
 AT_MOST = 6  # names that a message gives
-# Keys of a vision_cfg that a tower with OpenAI's layout may have, and of a text_cfg.
-OF_VIT = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "norm_kwargs"}
+# Keys of a vision_cfg, and of a text_cfg, that a tower with OpenAI's layout may have.
+OF_TOWER = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "norm_kwargs"}
 OF_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
 OF_TEXT |= {"tokenizer_kwargs", "hf_tokenizer_name"}
 # What open_clip's own preprocessing has where a tag says nothing else.
@@ -95,7 +95,7 @@ class OpenClip(Source):
 
         self.check(name)
         config = open_clip.get_model_config(self._parts(name)[0])
-        return _has_openais_layout(config) and isinstance(config["vision_cfg"].get("layers", 12), int)
+        return _has_openais_tower(config) and isinstance(config["vision_cfg"].get("layers", 12), int)
 
     def resolved(self, name: str) -> str:
         architecture, weights = self._parts(name)
@@ -203,14 +203,14 @@ def _refusal(config: Mapping[str, Any]) -> str:
 
 def _has_openais_layout(config: Mapping[str, Any]) -> bool:
     """Whether weights of an architecture can be those of a `clip.model.CLIP`."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
+    return _has_openais_tower(config) and set(config["text_cfg"]) <= OF_TEXT and not config.get("init_logit_bias")
+
+
+def _has_openais_tower(config: Mapping[str, Any]) -> bool:
+    """Whether its image tower's can be those of one of OpenAI's."""
+    vision = config["vision_cfg"]
     size = vision.get("image_size", 224)
-    return (
-        set(vision) <= OF_VIT
-        and set(text) <= OF_TEXT
-        and not config.get("init_logit_bias")
-        and (isinstance(size, int) or size[0] == size[1])
-    )
+    return set(vision) <= OF_TOWER and (isinstance(size, int) or size[0] == size[1])
 
 
 def _kinds(config: Mapping[str, Any]) -> tuple[Kind, Kind]:
@@ -290,7 +290,7 @@ def _as_openais(config, weights, architecture, path, facts):
 
 
 def _as_it_is(config, weights, architecture, path, facts):
-    """OpenCLIP's own model."""
+    """OpenCLIP's own model, with OpenAI's image tower where it is of that layout."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict
 
@@ -307,6 +307,9 @@ def _as_it_is(config, weights, architecture, path, facts):
     _require_same(weights, own, architecture, path)
     weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     model.load_state_dict(weights, assign=True)
+    if _has_openais_tower(config):  # so that prompts can be put into it
+        of_images = {key: value for key, value in weights.items() if key.startswith("visual.")}
+        model.visual = build_image_tower(of_images, _kinds(config)[0])
     return model.eval(), _replaced(facts, f"OpenCLIP {json.dumps(config, sort_keys=True)}")
 
 
