@@ -169,11 +169,20 @@ class FrozenClipTrainer(TrainerX):
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
                 method.check_backbone(named.NAME, self.backbone.is_vit)
+        text = self.backbone.text
+        if not text.can_be_cut and self.given_backbone is None and self.cfg.VERBOSE:
+            print(
+                f"Note: the text tower of {named.NAME} looks at all positions of a prompt, so each is encoded over all "
+                f"{text.context_length}, and what prompts begin with is not shared. That takes longer."
+            )
         self.cfg = self.settled_cfg(self.cfg)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         if self.classnames is None:
             super().build_data_loader()
             self.adapt_dataset()
+            for loader in (self.val_loader, self.test_loader):
+                if loader is not None:
+                    self.adapt_test_transform(loader.dataset.transform)
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
@@ -197,6 +206,12 @@ class FrozenClipTrainer(TrainerX):
             if loader is not None:
                 loader.dataset.data_source = items
 
+    def adapt_test_transform(self, transform: Any) -> Any:
+        """Let one of Dassl's transforms for testing squash images to a square, where the backbone knows them so."""
+        if self.backbone.facts.squashed:
+            transform.transforms[0].size = list(self.cfg.INPUT.SIZE)
+        return transform
+
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
         cfg = cfg.clone()
@@ -205,7 +220,7 @@ class FrozenClipTrainer(TrainerX):
         self.check_normalisation(cfg)
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in counted_contexts(cfg).items():
+        for key, n in counted_contexts(cfg, self.backbone.text.tokenizer).items():
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 import torch
-from clip.model import CLIP, VisionTransformer
+from clip.model import ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -60,7 +60,7 @@ class Backbone:
     @property
     def image_size(self) -> int:
         """Side of its images in pixels."""
-        if isinstance(self.model, CLIP):
+        if self._has_openais_tower:
             return self.visual.input_resolution
         size = self.visual.image_size
         return size if isinstance(size, int) else size[0]
@@ -91,6 +91,11 @@ class Backbone:
         return isinstance(self.visual, VisionTransformer)
 
     @property
+    def _has_openais_tower(self) -> bool:
+        """Whether its image tower is of OpenAI's classes, whose layer norms know of half precision."""
+        return isinstance(self.visual, (VisionTransformer, ModifiedResNet))
+
+    @property
     def logit_scale(self) -> Tensor:
         """What cosines are multiplied with."""
         return self.model.logit_scale.exp().float()
@@ -103,8 +108,8 @@ class Backbone:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, H) images -> (B, E) features, not normalised."""
-        if isinstance(self.model, CLIP):
-            return self.model.encode_image(images)
+        if self._has_openais_tower:
+            return self.visual(images.type(self.visual.conv1.weight.dtype))
         if self.precision not in HALVES:
             return self.visual(images)
         # Its layer norms do not know of half precision; autocast keeps them in single.

@@ -42,12 +42,22 @@ def build_clip(weights: dict[str, Tensor], image: Kind | None = None, text: Kind
     image, text = image or Kind(), text or Kind()
     # On the meta device nothing is initialised, which takes most of the time that a large CLIP takes to build.
     with torch.device("meta"):
-        model = _empty_clip(weights, image, text)
+        model = _empty_clip(weights, text)
+        # CLIP's own constructor knows no image tower with other heads.
+        model.visual = _empty_image_tower(weights, image)
     model.load_state_dict(weights, assign=True)
     mask = model.build_attention_mask()
     for block in model.transformer.resblocks:
         block.attn_mask = mask
     return model.eval()
+
+
+def build_image_tower(weights: dict[str, Tensor], kind: Kind) -> VisionTransformer | ModifiedResNet:
+    """The image tower of a CLIP alone, with its weights, all by OpenAI's names, which begin with "visual."."""
+    with torch.device("meta"):
+        tower = _empty_image_tower(weights, kind)
+    tower.load_state_dict({key.removeprefix("visual."): value.float() for key, value in weights.items()}, assign=True)
+    return tower.eval()
 
 
 def computes(weights: dict[str, Tensor], image: Kind | None = None, text: Kind | None = None) -> str:
@@ -83,43 +93,43 @@ def _default_image_heads(weights):
     return weights["visual.layer1.0.conv1.weight"].shape[0] * 32 // HEAD_WIDTH
 
 
-def _empty_clip(weights, image, text):
-    """A CLIP of the weights' sizes, which are read off as OpenAI's build_model does it."""
+def _empty_clip(weights, kind):
+    """A CLIP of the weights' sizes, read off as OpenAI's build_model does it, with no image tower to speak of."""
     embed_dim = weights["text_projection"].shape[1]
     context_length, width = weights["positional_embedding"].shape
     vocabulary = weights["token_embedding.weight"].shape[0]
-    heads = text.heads or width // HEAD_WIDTH
     layers = len({key.split(".")[2] for key in weights if key.startswith("transformer.resblocks")})
-    # The image tower is put in below, since CLIP's own constructor knows none with other heads.
+    heads = kind.heads or width // HEAD_WIDTH
     model = CLIP(embed_dim, 1, 1, HEAD_WIDTH, 1, context_length, vocabulary, width, heads, layers)
-    model.visual = _empty_image_tower(weights, embed_dim, image.heads or _default_image_heads(weights))
-    _adapt(model.transformer, weights, "transformer.resblocks", text.activation)
-    if isinstance(model.visual, VisionTransformer):
-        _adapt(model.visual.transformer, weights, "visual.transformer.resblocks", image.activation)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = image.eps if name.startswith("visual.") else text.eps
+    _adapt(model, weights, "transformer.resblocks", kind)
     return model
 
 
-def _empty_image_tower(weights, embed_dim, heads):
+def _empty_image_tower(weights, kind):
+    heads = kind.heads or _default_image_heads(weights)
     if _has_vit(weights):
         width, patch = weights["visual.conv1.weight"].shape[0], weights["visual.conv1.weight"].shape[-1]
         layers = [key for key in weights if key.startswith("visual.") and key.endswith(".attn.in_proj_weight")]
         grid = round((weights["visual.positional_embedding"].shape[0] - 1) ** 0.5)
-        return VisionTransformer(patch * grid, patch, width, len(layers), heads, embed_dim)
+        embed_dim = weights["visual.proj"].shape[1]
+        tower = VisionTransformer(patch * grid, patch, width, len(layers), heads, embed_dim)
+        _adapt(tower, weights, "visual.transformer.resblocks", kind)
+        return tower
     counts = [len({key.split(".")[2] for key in weights if key.startswith(f"visual.layer{n}")}) for n in (1, 2, 3, 4)]
     width = weights["visual.layer1.0.conv1.weight"].shape[0]
     positions = weights["visual.attnpool.positional_embedding"].shape[0]
     grid = round((positions - 1) ** 0.5)
     assert grid**2 + 1 == positions
-    return ModifiedResNet(tuple(counts), embed_dim, heads, grid * 32, width)
+    return ModifiedResNet(tuple(counts), weights["visual.attnpool.c_proj.weight"].shape[0], heads, grid * 32, width)
 
 
-def _adapt(transformer, weights, prefix, activation):
-    """Give the blocks their activation, and MLPs as wide as the weights have them."""
-    for i, block in enumerate(transformer.resblocks):
+def _adapt(tower, weights, prefix, kind):
+    """Give a tower's blocks their activation, MLPs as wide as the weights have them, and all its norms their eps."""
+    for i, block in enumerate(tower.transformer.resblocks):
         hidden, width = weights[f"{prefix}.{i}.mlp.c_fc.weight"].shape
         if hidden != block.mlp.c_fc.out_features:
             block.mlp.c_fc, block.mlp.c_proj = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        block.mlp.gelu = ACTIVATIONS[activation]()
+        block.mlp.gelu = ACTIVATIONS[kind.activation]()
+    for module in tower.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = kind.eps

@@ -24,7 +24,7 @@ def read_tensors(path: str | PathLike, what: str, mend: str) -> Any:
     Raises:
         UserError: the file is damaged, of another format, or would run code when loaded.
     """
-    if _is_safetensors(path):
+    if is_safetensors(path):
         raise UserError(
             f"{what} {path} is in the safetensors format. Save it anew: "
             'torch.save(safetensors.torch.load_file("<this file>"), "<new file>").'
@@ -48,7 +48,30 @@ def read_tensors(path: str | PathLike, what: str, mend: str) -> Any:
         ) from error
 
 
-def _is_safetensors(path: str | PathLike) -> bool:
+def read_safetensors(path: str | PathLike, what: str, mend: str) -> dict[str, torch.Tensor]:
+    """The tensors of a file in the safetensors format.
+
+    Args:
+        path, what, mend: as of `read_tensors`.
+
+    Raises:
+        UserError: it is in another format, or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not is_safetensors(path):
+        with open(path, "rb") as handle:
+            is_pickle = zipfile.is_zipfile(path) or handle.read(1) == b"\x80"
+        found = "a pickle, as torch.save writes it, that is named like a safetensors file" if is_pickle else "damaged"
+        raise UserError(f"{what} {path} is {found}. {mend}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{what} {path} is damaged, or was not downloaded to its end ({error}). {mend}") from error
+
+
+def is_safetensors(path: str | PathLike) -> bool:
     """Whether a file begins as that format does: 8 bytes with the length of a JSON text, then that text."""
     try:
         with open(path, "rb") as handle:
