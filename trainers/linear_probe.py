@@ -50,21 +50,22 @@ class Probe(nn.Linear):
 
 @TRAINER_REGISTRY.register()
 class LinearProbe(FrozenClipTrainer):
-    """Logistic regression on the train splits of the source domains; its C is the best on their val splits.
+    """Logistic regression on the train splits of the source domains; of several C, the best on their val splits.
 
-    Images pass through the test transform, once. To Dassl's loop this is a training of one epoch.
+    Each image is looked at once, by the test transform or augmented. To Dassl's loop this is a training of one epoch.
     """
 
     SETTINGS = "LINEAR_PROBE"
     MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:
+        self.NORMALISED_FEATURES = self.settings.NORMALISED
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model("linear_probe", self.model)
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
-        """Nothing is augmented, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""
+        """Images are looked at once, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""
         return loader
 
     def train(self) -> None:
@@ -78,12 +79,13 @@ class LinearProbe(FrozenClipTrainer):
         (accuracy, _), self.model.c, (weight, bias) = best
         self.model.weight.copy_(weight)
         self.model.bias.copy_(bias)
-        print(f"C {self.model.c:g} is the best on the source domains' val splits ({accuracy:.2f} %)")
+        if len(self.settings.C) > 1:
+            print(f"C {self.model.c:g} is the best on the source domains' val splits ({accuracy:.2f} %)")
 
     def fit_all(self) -> tuple[tuple[float, float], float, tuple[Tensor, Tensor]]:
         """The best classifier: (accuracy on val in percent, -loss there), C, (weight (C, E), bias (C,))."""
         train, val = self.dm.dataset.train_x, self.dm.dataset.val
-        x, y = np.array(self.image_features.of_split(self.source_loader, "train"), np.float64), labels_of(train)
+        x, y = np.array(self.training_features(), np.float64), labels_of(train)
         val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
         val_y = torch.from_numpy(labels_of(val))
         if len(set(y)) < 2:
@@ -105,6 +107,13 @@ class LinearProbe(FrozenClipTrainer):
                 best = score, c, (weight, bias)
         assert best is not None  # an empty grid is refused at the start
         return best
+
+    def training_features(self) -> np.ndarray:
+        """Features (N, E) of the train splits' images, in their order."""
+        if self.settings.AUGMENTED:
+            batch_size = self.cfg.DATALOADER.TEST.BATCH_SIZE
+            return self.image_features.of_augmented(self.train_loader_x.dataset, batch_size, "train, augmented")
+        return self.image_features.of_split(self.source_loader, "train")
 
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.model(features)

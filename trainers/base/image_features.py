@@ -16,7 +16,7 @@ from common.errors import UserError
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.image_data import Batches, ImageData
-from trainers.modules.seeded_items import RandomViews
+from trainers.modules.seeded_items import FirstLooks, RandomViews, SeededItems
 from trainers.modules.view_loader import ViewLoader
 
 
@@ -83,6 +83,12 @@ class ImageFeatures:
             self._encode(dataset, out, loader.batch_size or 64, description, encode_next)
 
         return self._by_domain(loader.dataset, (), encode, description)
+
+    def of_augmented(self, items: SeededItems, batch_size: int, description: str) -> np.ndarray:
+        """Features (N, E) of one augmented look at each training image; not kept, as every seed has its own."""
+        features = np.empty((len(items), self.backbone.feature_size), np.float32)
+        self._encode(FirstLooks(items), features, batch_size, description, self.encode)
+        return features
 
     def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> ViewLoader:
         """A loader of features drawn from random views of each training image, encoded once.

@@ -160,11 +160,20 @@ class FrozenClipTrainer(TrainerX):
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
                 method.check_backbone(named.NAME, self.backbone.is_vit)
+        text = self.backbone.text
+        if not text.can_be_cut and self.given_backbone is None and self.cfg.VERBOSE:
+            print(
+                f"Note: the text tower of {named.NAME} looks at all positions of a prompt, so each is encoded over all "
+                f"{text.context_length}, and what prompts begin with is not shared. That takes longer."
+            )
         self.cfg = self.settled_cfg(self.cfg)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         if self.classnames is None:
             super().build_data_loader()
             self.adapt_dataset()
+            for loader in (self.val_loader, self.test_loader):
+                if loader is not None:
+                    self.adapt_test_transform(loader.dataset.transform)
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
@@ -188,6 +197,12 @@ class FrozenClipTrainer(TrainerX):
             if loader is not None:
                 loader.dataset.data_source = items
 
+    def adapt_test_transform(self, transform: Any) -> Any:
+        """Let one of Dassl's transforms for testing squash images to a square, where the backbone knows them so."""
+        if self.backbone.facts.squashed:
+            transform.transforms[0].size = list(self.cfg.INPUT.SIZE)
+        return transform
+
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
         cfg = cfg.clone()
@@ -196,7 +211,7 @@ class FrozenClipTrainer(TrainerX):
         self.check_normalisation(cfg)
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in counted_contexts(cfg).items():
+        for key, n in counted_contexts(cfg, self.backbone.text.tokenizer).items():
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
@@ -580,6 +595,8 @@ class FrozenClipTrainer(TrainerX):
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
             is_best = chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
+        # Begun anew, a run finds what it had made itself.
+        entry["reused"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
@@ -711,8 +728,17 @@ class FrozenClipTrainer(TrainerX):
 
     def training_record(self) -> dict:
         """What results of this run's model have to say of its training, by the names of results.json."""
-        learns = bool(self.get_model_names())
-        return training_record(self.cfg, self.dm.dataset, self.identity().settings_sha256(), learns)
+        sha256 = self.identity().settings_sha256()
+        return training_record(self.cfg, self.dm.dataset, sha256, self.n_trained(), self.course)
+
+    def n_trained(self) -> list[int]:
+        """Numbers of parameters that training changes, stage by stage; [] of a method that learns nothing."""
+        networks = [self._models[name] for name in self.get_model_names()]
+        return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
+
+    def reused(self) -> list[str]:
+        """What earlier runs had made, so that this one needed no time for it."""
+        return ["image features"] if self.image_features.cache.oldest_read < self.course.started else []
 
     def write_results(self) -> None:
         """Write predictions and results.json of a run whose test is done."""

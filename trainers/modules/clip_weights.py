@@ -46,7 +46,7 @@ def clip_weights(content: object, path: object) -> dict[str, Tensor]:
         UserError: they lie elsewhere, are in Hugging Face's layout, are not whole, or something else is among them.
     """
     where = f"Backbone file {path}"
-    content = _unwrapped(content, where)
+    content = unwrapped(content, where)
     entries = {str(key): value for key, value in content.items() if str(key).rpartition(".")[2] not in NOT_WEIGHTS}
     if any(key.rpartition("vision_model.")[2].startswith("embeddings.patch_embedding") for key in entries):
         raise UserError(f"{where} {_what_to_do_with_hugging_face(path)}")
@@ -70,7 +70,7 @@ def clip_weights(content: object, path: object) -> dict[str, Tensor]:
     return weights
 
 
-def _unwrapped(content: Any, where: str) -> Mapping:
+def unwrapped(content: Any, where: str) -> Mapping:
     """The innermost dict under WRAPPERS.
 
     Raises:
@@ -82,7 +82,7 @@ def _unwrapped(content: Any, where: str) -> Mapping:
     if len(found) > 1:
         raise UserError(f"{where} holds several sets of weights: {', '.join(found)}. Save one of them alone. {MEND}")
     if found:
-        return _unwrapped(content[found[0]], where)
+        return unwrapped(content[found[0]], where)
     if not any(str(key).endswith(MARK) for key in content):
         inside = ["".join(f"[{key!r}]" for key in keys) for keys in _with_mark(content)]
         if inside:
