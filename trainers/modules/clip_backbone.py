@@ -108,6 +108,21 @@ def load_backbone(
         UserError: unknown name or precision, a file that is missing or no CLIP, a failed download, weights that are not
             finite.
     """
+    backbone = read_backbone(name_or_path, device, precision, root)
+    if backbone.device.type == "cpu":
+        # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
+        backbone.model.visual.to(memory_format=torch.channels_last)
+    backbone.model.to(backbone.device)
+    cause = "The file is damaged, or was saved from a training that broke: get it again"
+    if backbone.single_sha256:
+        cause += f"; or its weights are too large for {precision}: set PREC to fp32"
+    path = clip_file(name_or_path, root)
+    require_finite(backbone.model.state_dict(), f"Backbone {name_or_path} ({path})", f"{cause}.")
+    return backbone
+
+
+def read_backbone(name_or_path: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
+    """What `load_backbone` gives, but for the model, which stays in main memory: for its fingerprints."""
     check_precision(precision)
     path = clip_file(name_or_path, root)
     model, device = _build(_read_state_dict(path), path), torch.device(device)
@@ -115,14 +130,7 @@ def load_backbone(
     if precision in ("fp16", "bf16"):
         single_sha256 = weights_fingerprint(model)
         _convert(model, torch.float16 if precision == "fp16" else torch.bfloat16)
-    if device.type == "cpu":
-        # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
-        model.visual.to(memory_format=torch.channels_last)
-    model = model.to(device).eval().requires_grad_(False)
-    cause = "The file is damaged, or was saved from a training that broke: get it again"
-    if single_sha256:
-        cause += f"; or its weights are too large for {precision}: set PREC to fp32"
-    require_finite(model.state_dict(), f"Backbone {name_or_path} ({path})", f"{cause}.")
+    model.eval().requires_grad_(False)
     return Backbone(model, str(name_or_path), precision, device, single_sha256)
 
 
