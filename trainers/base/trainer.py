@@ -62,7 +62,7 @@ from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
 from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone, load_backbone
-from trainers.modules.features import FeatureCache
+from trainers.modules.features import FeatureCache, Shard
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.full_prompt_encoder import prompt_encoder
 from trainers.modules.image_data import Batches
@@ -72,6 +72,7 @@ from trainers.modules.view_loader import ViewLoader
 
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
+SPLITS = ("views", "val", "test")  # what images are encoded of; "views": TRAIN_VIEWS of each training image
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -304,6 +305,47 @@ class FrozenClipTrainer(TrainerX):
     def build_prompt_model(self) -> None:
         """Make the learnable networks and register them with their optimisers and schedules."""
         raise NotImplementedError
+
+    @classmethod
+    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """The splits whose features a run keeps in the cache, so that others may have encoded them: some of SPLITS."""
+        if cls.IMAGE_TOWER_LEARNS:
+            return ()
+        splits = ["views"] if cfg.TRAINER.FEATURES.TRAIN_VIEWS else []
+        splits += ["val"] if cfg.TEST.FINAL_MODEL == "best_val" else []
+        return (*splits, *(() if cfg.TEST.NO_TEST else ("test",)))
+
+    def encode_only(self, splits: Sequence[str], shard: Shard | None = None) -> None:
+        """Encode images for runs to come, as each of them would, and keep their features in the cache.
+
+        Args:
+            splits: some of SPLITS.
+            shard: which part of each domain's; None: all of it.
+
+        Raises:
+            UserError: there is no cache.
+        """
+        features, batch_size = self.cfg.TRAINER.FEATURES, self.cfg.DATALOADER.TEST.BATCH_SIZE
+        if self.IMAGE_TOWER_LEARNS or not features.CACHE:
+            why = "TRAINER.FEATURES.CACHE is False" if not features.CACHE else "its image tower learns"
+            raise UserError(f"--encode has no use for {self.cfg.TRAINER.NAME}: {why}, so no features are kept.")
+        if "views" in splits and not features.TRAIN_VIEWS:
+            raise UserError("--encode names views, but TRAINER.FEATURES.TRAIN_VIEWS is 0: set how many of each image.")
+        self.take_threads(note=False)
+        for split in splits:
+            loader = {"views": self.train_loader_x, "val": self.val_loader, "test": self.test_loader}[split]
+            if loader is None:
+                continue  # the domain is too small to have one
+            if split == "views":
+                how = loader.dataset.dataset, features.TRAIN_VIEWS, batch_size
+                if shard is None:
+                    self.image_features.views(*how, self.batches)
+                else:
+                    self.image_features.keep_shard_of_views(*how, shard)
+            elif shard is None:
+                self.image_features.of_split(loader, split)
+            else:
+                self.image_features.keep_shard(loader, split, shard)
 
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
