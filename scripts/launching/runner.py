@@ -20,7 +20,7 @@ from common.run.lock import holder, owned
 from common.run.records import write_record
 from common.threads import Share, asked_for, plan_threads, share_cores, usable_cores
 from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
-from scripts.launching.local import LocalEngine
+from scripts.launching.local import LocalEngine, local_devices
 from scripts.launching.plan import Engine, Task, carry_out
 from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.launching.plans import Run, cross_dataset, multi_source, single_source
@@ -380,8 +380,8 @@ class Comparison:
         # One after another, a run finds what the one before has made.
         plan = plan_shared(self._open_pairs()) if share.runs > 1 else Plan([], {})
         of_shared: dict[Task, Shared] = {}
-        for one in plan.shared:
-            of_shared[one.launch.task(one.run, one.what, share.workers, one.needs, one.flags)] = one
+        for thing in plan.shared:
+            of_shared[thing.launch.task(thing.run, thing.what, share.workers, thing.needs, thing.flags)] = thing
         of_task: dict[Task, tuple[Launch, Run]] = {}
         for i, (one, run) in enumerate(pairs, start=1):
             needs = plan.needs.get(run.folder, ())
@@ -576,13 +576,11 @@ def make_engine(slots: int, visible: str, say: Callable[[str], None]) -> Engine:
         slots: how many at once.
         visible: CUDA_VISIBLE_DEVICES, which they are spread over; "": all that there are.
         say: told what is to be said of them.
-    """
-    devices: list[str] = []
-    if slots > 1:
-        import torch
 
-        devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    return LocalEngine(slots, say, devices)
+    Raises:
+        UserError: there are fewer GPUs than that names.
+    """
+    return LocalEngine(slots, say, local_devices(slots, visible))
 
 
 def baseline_of(chosen: str | None, results: list[dict[str, Any]]) -> str:

@@ -232,7 +232,9 @@ class _Looking:
         if not splits or not cfg.TRAINER.FEATURES.CACHE or cfg.DATASET.SKIP_UNREADABLE:
             return  # which images can be read is known only when all have been decoded
         look = self.look(launch, run)
-        for split in splits if look is not None else ():
+        if look is None:
+            return
+        for split in splits:
             for domain in run.targets if split == "test" else run.sources:
                 if entry := self._entry(look, split, domain):
                     yield entry

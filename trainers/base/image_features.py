@@ -29,14 +29,14 @@ class _Encoding(NamedTuple):
         leading: sizes of the features before the images': (), or (K,) of K views.
         batch_size: images at a time.
         description: for messages.
-        encode: called with a domain of the data set, an array (*leading, n, E) to fill, and which n of its images.
+        encode: called with a domain of the data set, which n of its images, and an array (*leading, n, E) to fill.
     """
 
     dataset: ImageData
     leading: tuple[int, ...]
     batch_size: int
     description: str
-    encode: Callable[[ImageData, np.ndarray, range], None]
+    encode: Callable[[ImageData, range, np.ndarray], None]
 
 
 class ImageFeatures:
@@ -123,9 +123,10 @@ class ImageFeatures:
         self._keep_shard(self._views(dataset, n_views, batch_size), shard)
 
     def _split(self, loader: DataLoader, description: str) -> "_Encoding":
+        dataset: Any = loader.dataset
         batch_size = loader.batch_size or 64
 
-        def encode(dataset, out, rows):
+        def encode(dataset, rows, out):
             place = itertools.count(rows.start)
 
             def encode_next(images):
@@ -133,7 +134,7 @@ class ImageFeatures:
 
             encode_dataset(Subset(dataset, rows), encode_next, out, batch_size, self.workers, description)
 
-        return _Encoding(loader.dataset, (), batch_size, description, encode)
+        return _Encoding(dataset, (), batch_size, description, encode)
 
     def _views(self, dataset: ImageData, n_views: int, batch_size: int) -> "_Encoding":
         description, size = f"train, {n_views} views", max(1, batch_size // n_views)
@@ -141,7 +142,7 @@ class ImageFeatures:
         def encode_views(images):
             return self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
-        def encode(dataset, out, rows):
+        def encode(dataset, rows, out):
             views = Subset(RandomViews(dataset, n_views, read_image), rows)
             encode_dataset(views, encode_views, out.swapaxes(0, 1), size, self.workers, description)
 
@@ -156,7 +157,7 @@ class ImageFeatures:
         if self.learning:
             n = len(what.dataset.data_source)
             features = np.empty((*what.leading, n, self.backbone.feature_size), np.float32)
-            what.encode(what.dataset, features, range(n))
+            what.encode(what.dataset, range(n), features)
             return features
         kept = self._kept.setdefault(what.dataset, {})
         if what.leading not in kept:
@@ -175,7 +176,7 @@ class ImageFeatures:
             key, (*leading, n, size), name = self._entry(domain, what)
             rows = shard.rows(n, what.batch_size)
             if rows and not self.cache.holds(key):
-                encode = functools.partial(what.encode, domain, rows=rows)
+                encode = functools.partial(what.encode, domain, rows)
                 self.cache.get(shard_key(key, rows), (*leading, len(rows), size), encode, f"{name}, {shard}")
 
     def _fill(self, key: str, domain: ImageData, what: "_Encoding", out: np.ndarray) -> None:
@@ -184,7 +185,7 @@ class ImageFeatures:
         shards = self.cache.shards(key, out.shape)
         for rows, features in [*shards, (range(out.shape[-2], out.shape[-2]), None)]:
             if rows.start > done:
-                what.encode(domain, out[..., done : rows.start, :], range(done, rows.start))
+                what.encode(domain, range(done, rows.start), out[..., done : rows.start, :])
             if features is not None:
                 out[..., rows.start : rows.stop, :] = features
             done = max(done, rows.stop)

@@ -52,7 +52,7 @@ from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
-from trainers.modules.clip_backbone import Backbone, load_backbone
+from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache, Shard
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.image_data import Batches
@@ -154,7 +154,7 @@ class FrozenClipTrainer(TrainerX):
             print(line)
         # Before the data, since the images' size is the backbone's.
         named = self.cfg.MODEL.BACKBONE
-        self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        self.backbone = self.given_backbone or kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:

@@ -15,6 +15,7 @@ from clip.model import CLIP, VisionTransformer, build_model
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.kept import Kept
 from trainers.modules.clip_weights import MEND, clip_weights
 from trainers.modules.finite import require_finite
 from trainers.modules.tensor_files import read_tensors
@@ -25,6 +26,10 @@ DEFAULT_ROOT = "~/.cache/clip"
 # Mean and standard deviation of the pixels, by channel, that OpenAI trained with.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+# A process has room for one.
+_KEPT: "Kept[tuple[Backbone, list]]" = Kept(at_most=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +124,31 @@ def load_backbone(
     path = clip_file(name_or_path, root)
     require_finite(backbone.model.state_dict(), f"Backbone {name_or_path} ({path})", f"{cause}.")
     return backbone
+
+
+def kept_backbone(name_or_path: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
+    """As `load_backbone`; a process that does several runs keeps the last one, for runs with the same."""
+    path = clip_file(name_or_path, root)
+    status = path.stat()
+    file = str(path.resolve()), status.st_size, status.st_mtime_ns
+    made: list[Backbone] = []
+
+    def make() -> tuple[Backbone, list]:
+        made.append(load_backbone(name_or_path, device, precision, root))
+        return made[0], _state_of(made[0].model)
+
+    key = (name_or_path, *file, str(device), precision)
+    backbone, _ = _KEPT.get(key, make, lambda kept: _state_of(kept[0].model) == kept[1])
+    if not made:
+        effective_precision(precision, device)  # which says in each log what becomes of it
+    return backbone
+
+
+def _state_of(model: nn.Module) -> list[tuple]:
+    """What shows whether a run has changed a model, in place or by what hangs on it."""
+    modules = [(name, module.training, len(module._forward_hooks)) for name, module in model.named_modules()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return [*modules, *((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors)]
 
 
 def read_backbone(name_or_path: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:

@@ -99,7 +99,7 @@ class FeatureCache:
 
     def shards(self, key: str, shape: tuple[int, ...]) -> list[tuple[range, np.ndarray]]:
         """The rows of an entry of that shape that shards hold, in order, and their features."""
-        found = []
+        found: list[tuple[range, np.ndarray]] = []
         for rows in self._shards_of(key):
             features = self._read(shard_key(key, rows), (*shape[:-2], len(rows), shape[-1]))
             if features is not None and (not found or found[-1][0].stop <= rows.start):
