@@ -386,12 +386,12 @@ class Comparison:
         for i, (one, run) in enumerate(pairs, start=1):
             needs = plan.needs.get(run.folder, ())
             of_task[one.task(run, f"[{i}/{total}] {one.name}, {run.title}", share.workers, needs)] = one, run
-        note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
         with progress(total=total, description=name, unit="run") as bar:
             engine = make_engine(
                 share.runs, self.request.visible_devices, lambda line: bar.write(line, file=sys.stderr)
             )
+            note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
             conduct = _Conduct(of_task, of_shared, self._refuse, self.refused, bar)
             try:
                 carry_out([*of_shared, *of_task], engine, conduct.begin, conduct.end, conduct.block)
