@@ -125,7 +125,7 @@ def test_a_class_name_that_is_too_long(refused, own_images):
     folder, flags = own_images
     for domain in folder.iterdir():
         (domain / "down").rename(domain / ("very " * 40 + "long").strip().replace(" ", "_"))
-    message = refused("CoOp", "red", "TRAINER.COOP.N_CTX", "60", flags=flags)
+    message = refused("CoOp", "red", "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "60", flags=flags)
     assert "very very" in message
     assert "77 positions" in message
 

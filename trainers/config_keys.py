@@ -127,7 +127,7 @@ def _is_tested_in_part(cfg: CfgNode) -> bool:
 
 EVERY = frozenset(method.trainer for method in METHODS)
 LEARNING = frozenset(method.trainer for method in METHODS if method.learns)
-STEPPING = LEARNING - {"LinearProbe"}  # learn by steps of an optimiser, on augmented images
+STEPPING = LEARNING - {"LinearProbe"}  # learn by steps of an optimiser
 PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
 ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
@@ -144,7 +144,11 @@ SGD, MOMENTUM = among("OPTIM.NAME", "sgd"), among("OPTIM.NAME", "sgd", "rmsprop"
 ADAM = Condition("an OPTIM.NAME of Adam's family", lambda cfg: cfg.OPTIM.NAME not in ("sgd", "rmsprop"))
 STEPS = among("OPTIM.LR_SCHEDULER", "single_step", "multi_step")
 WARM_UP = Condition("OPTIM.WARMUP_EPOCH above 0", lambda cfg: cfg.OPTIM.WARMUP_EPOCH > 0)
-COLORJITTER = (transform("colorjitter"),)
+AUGMENTED = Condition(
+    "TRAINER.LINEAR_PROBE.AUGMENTED True",
+    lambda cfg: cfg.TRAINER.NAME != "LinearProbe" or cfg.TRAINER.LINEAR_PROBE.AUGMENTED,
+)
+COLORJITTER = (AUGMENTED, transform("colorjitter"))
 CLIPPING = (among("TRAINER.SPG.GRAD_CLIP", True),)
 ONE_IMAGE = "CLIP's image tower takes one transformed image"
 
@@ -160,23 +164,98 @@ KEYS: dict[str, Key] = {
     "INPUT.NO_TRANSFORM": Key(Only(False, why=ONE_IMAGE), EVERY),
     "INPUT.PIXEL_MEAN": Key(Several(ANY_NUMBER, exactly=3), EVERY, (transform("normalize"),)),
     "INPUT.PIXEL_STD": Key(Several(POSITIVE, exactly=3), EVERY, (transform("normalize"),)),
-    "INPUT.CROP_PADDING": Key(whole(0), STEPPING, (transform("random_crop"),)),
-    "INPUT.RRCROP_SCALE": Key(
-        Several(Number(0, 1, open_low=True), exactly=2, rising=True), STEPPING, (transform("random_resized_crop"),)
+    "INPUT.CROP_PADDING": Key(
+        whole(0),
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("random_crop"),
+        ),
     ),
-    "INPUT.CUTOUT_N": Key(whole(0), STEPPING, (transform("cutout"),)),
-    "INPUT.CUTOUT_LEN": Key(whole(0), STEPPING, (transform("cutout"),)),
-    "INPUT.GN_MEAN": Key(ANY_NUMBER, STEPPING, (transform("gaussian_noise"),)),
-    "INPUT.GN_STD": Key(NOT_NEGATIVE, STEPPING, (transform("gaussian_noise"),)),
-    "INPUT.RANDAUGMENT_N": Key(whole(0), STEPPING, (transform("randaugment", "randaugment2", "randaugment_fixmatch"),)),
-    "INPUT.RANDAUGMENT_M": Key(whole(0, 30), STEPPING, (transform("randaugment"),)),
-    "INPUT.COLORJITTER_B": Key(NOT_NEGATIVE, STEPPING, COLORJITTER),
-    "INPUT.COLORJITTER_C": Key(NOT_NEGATIVE, STEPPING, COLORJITTER),
-    "INPUT.COLORJITTER_S": Key(NOT_NEGATIVE, STEPPING, COLORJITTER),
-    "INPUT.COLORJITTER_H": Key(Number(0, 0.5), STEPPING, COLORJITTER),
-    "INPUT.RGS_P": Key(SHARE, STEPPING, (transform("randomgrayscale"),)),
-    "INPUT.GB_P": Key(SHARE, STEPPING, (transform("gaussian_blur"),)),
-    "INPUT.GB_K": Key(whole(1, odd=True), STEPPING, (transform("gaussian_blur"),)),
+    "INPUT.RRCROP_SCALE": Key(
+        Several(Number(0, 1, open_low=True), exactly=2, rising=True),
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("random_resized_crop"),
+        ),
+    ),
+    "INPUT.CUTOUT_N": Key(
+        whole(0),
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("cutout"),
+        ),
+    ),
+    "INPUT.CUTOUT_LEN": Key(
+        whole(0),
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("cutout"),
+        ),
+    ),
+    "INPUT.GN_MEAN": Key(
+        ANY_NUMBER,
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("gaussian_noise"),
+        ),
+    ),
+    "INPUT.GN_STD": Key(
+        NOT_NEGATIVE,
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("gaussian_noise"),
+        ),
+    ),
+    "INPUT.RANDAUGMENT_N": Key(
+        whole(0),
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("randaugment", "randaugment2", "randaugment_fixmatch"),
+        ),
+    ),
+    "INPUT.RANDAUGMENT_M": Key(
+        whole(0, 30),
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("randaugment"),
+        ),
+    ),
+    "INPUT.COLORJITTER_B": Key(NOT_NEGATIVE, LEARNING, COLORJITTER),
+    "INPUT.COLORJITTER_C": Key(NOT_NEGATIVE, LEARNING, COLORJITTER),
+    "INPUT.COLORJITTER_S": Key(NOT_NEGATIVE, LEARNING, COLORJITTER),
+    "INPUT.COLORJITTER_H": Key(Number(0, 0.5), LEARNING, COLORJITTER),
+    "INPUT.RGS_P": Key(
+        SHARE,
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("randomgrayscale"),
+        ),
+    ),
+    "INPUT.GB_P": Key(
+        SHARE,
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("gaussian_blur"),
+        ),
+    ),
+    "INPUT.GB_K": Key(
+        whole(1, odd=True),
+        LEARNING,
+        (
+            AUGMENTED,
+            transform("gaussian_blur"),
+        ),
+    ),
     "DATASET.ROOT": Key(Place(), EVERY),
     "DATASET.NAME": Key(Text(), EVERY),
     "DATASET.SOURCE_DOMAINS": Key(DOMAINS, EVERY),
@@ -287,6 +366,8 @@ KEYS: dict[str, Key] = {
     "TRAINER.COCOOP.PREC": Key(PRECISION, COCOOP),
     "TRAINER.LINEAR_PROBE.PREC": Key(PRECISION, PROBE),
     "TRAINER.LINEAR_PROBE.C": Key(Several(POSITIVE, least=1), PROBE),
+    "TRAINER.LINEAR_PROBE.NORMALISED": Key(Flag(), PROBE),
+    "TRAINER.LINEAR_PROBE.AUGMENTED": Key(Flag(), PROBE),
     "TRAINER.KGCOOP.N_CTX": Key(whole(1), {"KgCoOp"}, words="TRAINER.KGCOOP.CTX_INIT"),
     "TRAINER.KGCOOP.CSC": Key(Flag(), {"KgCoOp"}),
     "TRAINER.KGCOOP.CTX_INIT": Key(Text(), {"KgCoOp"}),

@@ -51,9 +51,9 @@ class Probe(nn.Linear):
 
 @TRAINER_REGISTRY.register()
 class LinearProbe(FrozenClipTrainer):
-    """Logistic regression on the train splits of the source domains; its C is the best on their val splits.
+    """Logistic regression on the train splits of the source domains; of several C, the best on their val splits.
 
-    Images pass through the test transform, once. To Dassl's loop this is a training of one epoch.
+    Each image is looked at once, by the test transform or augmented. To Dassl's loop this is a training of one epoch.
     """
 
     SETTINGS = "LINEAR_PROBE"
@@ -68,8 +68,12 @@ class LinearProbe(FrozenClipTrainer):
     def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
         return tuple(split for split in super().splits_encoded(cfg) if split != "views")
 
+    @classmethod
+    def normalises(cls, cfg: CfgNode) -> bool:
+        return cfg.TRAINER[cls.SETTINGS].NORMALISED
+
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
-        """Nothing is augmented, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""
+        """Images are looked at once, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""
         return loader
 
     def train(self) -> None:
@@ -83,12 +87,13 @@ class LinearProbe(FrozenClipTrainer):
         (accuracy, _), self.model.c, (weight, bias) = best
         self.model.weight.copy_(weight)
         self.model.bias.copy_(bias)
-        print(f"C {self.model.c:g} is the best on the source domains' val splits ({accuracy:.2f} %)")
+        if len(self.settings.C) > 1:
+            print(f"C {self.model.c:g} is the best on the source domains' val splits ({accuracy:.2f} %)")
 
     def fit_all(self) -> tuple[tuple[float, float], float, tuple[Tensor, Tensor]]:
         """The best classifier: (accuracy on val in percent, -loss there), C, (weight (C, E), bias (C,))."""
         train, val = self.dm.dataset.train_x, self.dm.dataset.val
-        x, y = np.array(self.image_features.of_split(self.source_loader, "train"), np.float64), labels_of(train)
+        x, y = np.array(self.training_features(), np.float64), labels_of(train)
         val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
         val_y = torch.from_numpy(labels_of(val))
         if len(set(y)) < 2:
@@ -110,6 +115,13 @@ class LinearProbe(FrozenClipTrainer):
                 best = score, c, (weight, bias)
         assert best is not None  # an empty grid is refused at the start
         return best
+
+    def training_features(self) -> np.ndarray:
+        """Features (N, E) of the train splits' images, in their order."""
+        if self.settings.AUGMENTED:
+            batch_size = self.cfg.DATALOADER.TEST.BATCH_SIZE
+            return self.image_features.of_augmented(self.train_loader_x.dataset, batch_size, "train, augmented")
+        return self.image_features.of_split(self.source_loader, "train")
 
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.model(features)

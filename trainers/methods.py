@@ -10,6 +10,7 @@ from common.errors import UserError
 
 # Leave one domain out; train on one domain, test on each other; train on one data set, test on others.
 PROTOCOLS = ("multi", "single", "cross")
+NOISE = "noise, drawn for each image"
 
 
 class Backbones(Enum):
@@ -33,6 +34,7 @@ class Method:
         learns: whether anything is trained; what learns nothing selects no model and sees no shots.
         launchers: whether scripts/<name>/ has a launcher for each protocol.
         compared: whether scripts/compare.sh runs it unless others are named.
+        depends_on: what a prediction depends on beside the image and what was learned; "": nothing.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Method:
     learns: bool = True
     launchers: bool = True
     compared: bool = True
+    depends_on: str = ""
 
     def check_protocol(self, protocol: str) -> None:
         """Raise MethodError if the method cannot be run under a protocol."""
@@ -53,15 +56,15 @@ class Method:
             raise MethodError(f"{self.trainer} has no protocol {protocol}, {has}. Methods that have it: {others}.")
 
     def check_backbone(self, name: str, is_vit: bool) -> None:
-        """Raise BackboneError if the method cannot take a CLIP of that name, whose image tower is a ViT or none."""
+        """Raise BackboneError if the method cannot take a CLIP of that name, whose image tower is a ViT or another."""
         if self.backbones is Backbones.VIT and not is_vit:
             others = ", ".join(
                 method.name for method in METHODS if method.launchers and method.backbones is Backbones.ANY
             )
             raise BackboneError(
-                f"{self.trainer} puts prompts into the image tower, which has to be a ViT, and that of the backbone "
-                f"{name} is a ResNet. Name one that is, such as ViT-B/16. Methods that take this one: {others} (vp "
-                "is the one that learns something on the images' side)."
+                f"{self.trainer} puts prompts into the image tower, which has to be a ViT of CLIP's kind, and that of "
+                f"the backbone {name} is another network. Name one that is, such as ViT-B/16. Methods that take this "
+                f"one: {others} (vp is the one that learns something on the images' side)."
             )
 
 
@@ -93,15 +96,27 @@ METHODS = (
     Method(
         "linear_probe",
         "LinearProbe",
-        "logistic regression on the frozen features, C chosen on the sources' validation splits",
+        "logistic regression on the frozen image features",
         "LinearProbe",
         protocols=("multi", "single"),
     ),
     Method("coop", "CoOp", "one context for all source domains", "CoOp"),
     Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net", "CoCoOp"),
     Method("kgcoop", "KgCoOp", "CoOp, kept near the text features of fixed prompts", "KgCoOp"),
-    Method("dpl", "DPL", "a context for each batch, the mean of what an MLP makes of its images", "DPL"),
-    Method("vp", "VP", "learned pixels, added to all images", "VP"),
+    Method(
+        "dpl",
+        "DPL",
+        "a context for each batch, the mean of what an MLP makes of its images",
+        "DPL",
+        depends_on="the other images of its batch",
+    ),
+    Method(
+        "vp",
+        "VP",
+        "learned pixels, added to all images",
+        "VP",
+        depends_on="the place of its patch, drawn for each image (METHOD random)",
+    ),
     Method("vpt", "VPT", "learned tokens in the image tower, a ViT", "VPT", backbones=Backbones.VIT),
     Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", "MaPLe", backbones=Backbones.VIT),
     Method(
@@ -122,6 +137,7 @@ METHODS = (
         "SPG",
         "trains the prompt labels of the source domains that are missing, then the CGAN, then tests",
         "SPG_CGAN",
+        depends_on=NOISE,
     ),
     Method(
         "spg_coop",
@@ -139,6 +155,7 @@ METHODS = (
         "SPG_CGAN",
         launchers=False,
         compared=False,
+        depends_on=NOISE,
     ),
     Method(
         "dpspg_coop",

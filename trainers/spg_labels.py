@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,10 +28,9 @@ def label_folder(cfg: CfgNode, node: str = "SPG", sign: str = "") -> LabelFolder
     """
     settings = cfg.TRAINER[node]
     seed = cfg.SEED if settings.LABEL_SEED < 0 else settings.LABEL_SEED
-    root = str(Path(settings.LABEL_DIR, sign)) if sign else settings.LABEL_DIR
     subset = class_subset(cfg)
     dataset = dataset_label(cfg) if subset == "all" else f"{dataset_label(cfg)}_{subset}"
-    return LabelFolder(root, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
+    return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
 def label_origin(

@@ -26,6 +26,7 @@ class TwoStages(LabelTrainer):
     """
 
     STAGE1: type[FrozenClipTrainer]
+    n_learned = 0  # labels that this run trained itself
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -85,6 +86,15 @@ class TwoStages(LabelTrainer):
         stage1.restart_on_difference = True
         stage1.settle_threads(self.threads)
         stage1.train()
+        self.n_learned += 1
+
+    def n_trained(self) -> list[int]:
+        # Of the domains that are no sources, labels are NaN.
+        stage1 = 0 if self.labels is None else int(self.labels.isfinite().sum())
+        return [stage1, *super().n_trained()]
+
+    def reused(self) -> list[str]:
+        return [*super().reused(), *(["prompt labels"] if self.n_learned < len(self.dm.dataset.source_domains) else [])]
 
     def identity(self) -> RunIdentity:
         # Of the file's name and the pairs on top of it only what they come to matters.

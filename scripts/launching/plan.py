@@ -42,10 +42,15 @@ class Engine(Protocol):
     """What does tasks, several at once.
 
     Attributes:
-        slots: how many at once.
+        slots: how many at once, which may change.
+        workers_each: loader workers of each, at most.
     """
 
-    slots: int
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def workers_each(self) -> int: ...
 
     def submit(self, task: Task) -> None:
         """Begin a task; there are never more than `slots` of them."""

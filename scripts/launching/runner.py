@@ -18,10 +18,11 @@ from common.run.folder import has_begun, is_finished
 from common.run.identity import IDENTITY_FILE, write_identity
 from common.run.lock import holder, owned
 from common.run.records import write_record
-from common.threads import Share, asked_for, plan_threads, share_cores, usable_cores
+from common.threads import LARGE, asked_for
 from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
-from scripts.launching.local import LocalEngine, local_devices
-from scripts.launching.plan import Engine, Task, carry_out
+from scripts.launching.demand import Demand
+from scripts.launching.engines import check_engine, make_engine
+from scripts.launching.plan import Task, carry_out
 from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.launching.plans import Run, cross_dataset, multi_source, single_source
 from scripts.launching.runs import (
@@ -72,7 +73,10 @@ class Request:
         cfg: config of the methods, by name (or, of one method, as a file); "": that of the data set, else the default.
         baseline: the method that differences are to; "": none; None: zero-shot CLIP where it is among the results.
         report: whether the report is written in the end.
-        jobs: how many runs at once.
+        engine: name of what does the runs.
+        jobs: how many runs at once; None: as the engine has it.
+        task_gpus: GPUs of each; "": as the engine has it.
+        ray_address: of a Ray cluster; "": none.
         visible_devices: CUDA_VISIBLE_DEVICES.
         only_print: whether the commands of open runs are printed, and nothing is done.
     """
@@ -90,9 +94,16 @@ class Request:
     cfg: str = ""
     baseline: str | None = None
     report: bool = False
-    jobs: str = "1"
+    engine: str = "local"
+    jobs: str | None = None
+    task_gpus: str = ""
+    ray_address: str = ""
     visible_devices: str = ""
     only_print: bool = False
+
+    def demand(self) -> Demand:
+        """What is asked of the engine, before the runs are known."""
+        return Demand(self.jobs, self.task_gpus, self.ray_address, self.visible_devices, self.output)
 
 
 class Launch:
@@ -157,6 +168,7 @@ class Launch:
         for line in settings_without_effect(cfg):
             print(line, file=sys.stderr)
         self.workers = cfg.DATALOADER.NUM_WORKERS
+        self.uses_cuda = cfg.USE_CUDA
         self.on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
         self.clips = cfg.MODEL.BACKBONE.PATH
 
@@ -206,14 +218,19 @@ class Launch:
         model = () if run.model_dir is None else (run.model_dir,)
         return Task(title, tuple(arguments), run.folder, (*needs, *model))
 
-    def threads(self) -> int:
-        """How many threads each of the runs computes with; on a GPU it is that which computes."""
+    def threads(self) -> int | None:
+        """How many threads each of the runs computes with, None: as many as a machine has cores; on a GPU that does."""
         from trainers.modules.clip_backbone import load_backbone
 
         asked = asked_for()
         if asked is not None or self.on_gpu:
             return asked or 1
-        return plan_threads(load_backbone(self.backbone, root=self.clips).n_tower_weights, workers=0).alone
+        return 1 if load_backbone(self.backbone, root=self.clips).n_tower_weights < LARGE else None
+
+    def reads(self) -> list[str]:
+        """Files and folders that the runs read beside the repository."""
+        roots = [root for run in self.runs if os.path.isdir(root := run.dataset.root)]
+        return [*roots, *(path for path in (self.backbone, str(self.method_file)) if os.path.isfile(path))]
 
     def code(self, run: Run, domain: str) -> str:
         """The code of a domain of a run's data set."""
@@ -270,16 +287,10 @@ def seeds_of(text: str | None, default: str) -> list[str]:
     return seeds
 
 
-def jobs_of(text: str) -> int:
-    """How many runs at once a text means; UserError if it is no such number."""
-    if not text.isdecimal() or not int(text):
-        raise UserError(f"JOBS is {text!r}; accepted: a whole number from 1, how many runs go on at once.")
-    return int(text)
-
-
 def check_request(request: Request) -> None:
-    """Raise UserError if none of the methods has the config, the baseline is none of them, or JOBS is no number."""
-    jobs_of(request.jobs)
+    """Raise UserError if none of the methods has the config, the baseline is none of them, or the engine cannot run."""
+    if not request.only_print:
+        check_engine(request.engine, request.demand())
     cfg, methods = request.cfg, [method for method in METHODS if method.trainer in request.trainers]
     if cfg and len(request.trainers) > 1 and not any(config_of(method, cfg).is_file() for method in methods):
         raise UserError(
@@ -374,24 +385,22 @@ class Comparison:
             MethodError: a folder holds another run than the one method's that was asked for.
             Interrupted: a run was.
         """
-        share = self._share()
         pairs = [(one, run) for one in self.launches for run in one.runs]
         total = len(pairs)
-        # One after another, a run finds what the one before has made.
-        plan = plan_shared(self._open_pairs()) if share.runs > 1 else Plan([], {})
-        of_shared: dict[Task, Shared] = {}
-        for thing in plan.shared:
-            of_shared[thing.launch.task(thing.run, thing.what, share.workers, thing.needs, thing.flags)] = thing
-        of_task: dict[Task, tuple[Launch, Run]] = {}
-        for i, (one, run) in enumerate(pairs, start=1):
-            needs = plan.needs.get(run.folder, ())
-            of_task[one.task(run, f"[{i}/{total}] {one.name}, {run.title}", share.workers, needs)] = one, run
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
         with progress(total=total, description=name, unit="run") as bar:
-            engine = make_engine(
-                share.runs, self.request.visible_devices, lambda line: bar.write(line, file=sys.stderr)
-            )
+            engine = make_engine(self.request.engine, self._demand(), lambda line: bar.write(line, file=sys.stderr))
             note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
+            # One after another, a run finds what the one before has made.
+            plan = plan_shared(self._open_pairs()) if engine.slots > 1 else Plan([], {})
+            workers = engine.workers_each
+            of_shared: dict[Task, Shared] = {}
+            for thing in plan.shared:
+                of_shared[thing.launch.task(thing.run, thing.what, workers, thing.needs, thing.flags)] = thing
+            of_task: dict[Task, tuple[Launch, Run]] = {}
+            for i, (one, run) in enumerate(pairs, start=1):
+                title, needs = f"[{i}/{total}] {one.name}, {run.title}", plan.needs.get(run.folder, ())
+                of_task[one.task(run, title, workers, needs)] = one, run
             conduct = _Conduct(of_task, of_shared, self._refuse, self.refused, bar)
             try:
                 carry_out([*of_shared, *of_task], engine, conduct.begin, conduct.end, conduct.block)
@@ -413,20 +422,16 @@ class Comparison:
             failed.append("report")
         return failed
 
-    def _share(self) -> Share:
-        """What each run may take of the machine, by JOBS and by the threads that the backbone computes with."""
-        jobs = jobs_of(self.request.jobs)
-        if jobs == 1 or not self.launches:
-            return Share(1, max((one.workers for one in self.launches), default=0))
-        threads = self.launches[0].threads()
-        share = share_cores(jobs, threads)
-        if share.runs < jobs:
-            print(
-                f"Note: JOBS is {jobs}, but a run with this backbone computes with {threads} threads, and there are "
-                f"{usable_cores()} cores: {share.runs} at once.",
-                file=sys.stderr,
-            )
-        return share
+    def _demand(self) -> Demand:
+        """What these runs ask of the engine that does them."""
+        reads = {path for one in self.launches for path in one.reads()}
+        return replace(
+            self.request.demand(),
+            reads=tuple(sorted(reads)),
+            threads=self.launches[0].threads if self.launches else lambda: 1,
+            workers=max((one.workers for one in self.launches), default=0),
+            uses_cuda=any(one.uses_cuda for one in self.launches),
+        )
 
     def _report(self, baseline: str) -> bool:
         """Write the report of the data set's output folder; returns whether that succeeded."""
@@ -567,20 +572,6 @@ class _Conduct:
     def _say(self, line: str) -> None:
         self.bar.write(line, file=sys.stdout)
         sys.stdout.flush()
-
-
-def make_engine(slots: int, visible: str, say: Callable[[str], None]) -> Engine:
-    """The engine that does runs.
-
-    Args:
-        slots: how many at once.
-        visible: CUDA_VISIBLE_DEVICES, which they are spread over; "": all that there are.
-        say: told what is to be said of them.
-
-    Raises:
-        UserError: there are fewer GPUs than that names.
-    """
-    return LocalEngine(slots, say, local_devices(slots, visible))
 
 
 def baseline_of(chosen: str | None, results: list[dict[str, Any]]) -> str:

@@ -77,8 +77,10 @@ def check_same_run(folder: Path, asked: dict[str, Any]) -> None:
 
 
 def resolved(backbone: str) -> str:
-    """A backbone's name, or the whole path of its file."""
-    return str(Path(backbone).resolve()) if Path(backbone).is_file() else backbone
+    """A backbone's name, with the whole path of its file or folder."""
+    from trainers.modules.backbone_sources import source_of
+
+    return source_of(backbone).resolved(backbone)
 
 
 def settings_that_matter(opts: Sequence[str]) -> dict[str, str]:

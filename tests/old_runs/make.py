@@ -36,6 +36,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ARCHIVE = Path(__file__).with_name("runs.tar.xz")
+AS_THEN = Path(__file__).with_name("configs")  # of trainers whose default is another one since then
 CIRCUMSTANCES = "circumstances.json"
 REVISION = "80e5547"
 TRAINERS = ("ZeroshotCLIP", "ZeroshotCLIP2", "LinearProbe", "CoOp", "CoCoOp", "SPG_CoOp", "SPG_CGAN", "SPG")
@@ -88,13 +89,16 @@ def arguments(trainer: str, code: Path) -> list[str]:
 
     Args:
         trainer: its name.
-        code: the repository whose configs are taken.
+        code: the repository whose configs are taken, where those of then are not in AS_THEN.
     """
     configs = code / "configs"
     method = "SPG_CGAN" if trainer == "SPG" else trainer
+    config = AS_THEN / method / "default.yaml"
+    if not config.is_file():
+        config = configs / f"trainers/{method}/default.yaml"
     words = ["--trainer", trainer, "--root", "stripes", "--backbone", "tiny.pt", "--seed", "1", "--output-dir", "run"]
     words += ["--dataset-config-file", str(configs / "datasets/folder.yaml")]
-    words += ["--config-file", str(configs / f"trainers/{method}/default.yaml"), "--target-domains", "red"]
+    words += ["--config-file", str(config), "--target-domains", "red"]
     words += ["--source-domains", "red"] if trainer == "SPG_CoOp" else []
     words += ["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "8", "OPTIM.MAX_EPOCH", "2"]
     return [*words, "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]"]

@@ -95,7 +95,8 @@ def test_the_same_command_gives_the_same_model(train, tmp_path, trainer):
 @pytest.mark.parametrize("csc", ["False", "True"])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_class_token_positions_and_class_specific_contexts(train, tmp_path, position, csc):
-    opts = ["TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", csc, "TRAINER.COOP.N_CTX", "3"]
+    opts = ["TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", csc]
+    opts += ["TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "3"]
     assert train("CoOp", "red", *opts, "OPTIM.MAX_EPOCH", "1") == 0
     saved = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-1", weights_only=True)["state_dict"]
     assert saved["ctx"].shape == ((2, 3, 64) if csc == "True" else (3, 64))
@@ -183,7 +184,8 @@ def test_one_template(finished, tmp_path):
 
 
 def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_path):
-    assert train("LinearProbe", "red", "TRAINER.LINEAR_PROBE.C", "(10, 0.1, 1000)") == 0
+    flags = own_config("LinearProbe", "mini_digits")
+    assert train("LinearProbe", "red", "TRAINER.LINEAR_PROBE.C", "(10, 0.1, 1000)", flags=flags) == 0
     trainer = build_run(tmp_path / "run", with_data=True)
     dataset = trainer.dm.dataset
 
@@ -234,16 +236,42 @@ def test_a_class_without_images_is_never_predicted(classes):
 
 
 def test_the_probe_sees_neither_the_target_nor_augmented_images(train, opened, tmp_path):
-    flags = ["--no-feature-cache", "--transforms", "random_resized_crop", "normalize"]
+    own = own_config("LinearProbe", "mini_digits")
+    flags = [*own, "--no-feature-cache", "--transforms", "random_resized_crop", "normalize"]
     assert train("LinearProbe", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=flags) == 0
     paths = [path for path, _ in opened]
     assert len(paths) == len(set(paths)) == 30  # each image once
     assert ["/red/" in path for path in paths] == [False] * 20 + [True] * 10
     assert opened[20][1]  # C has been chosen by then
     accuracy = results(tmp_path / "run")["accuracy"]
-    flags = ["--transforms", "random_flip", "normalize", "--output-dir", "b"]
+    flags = [*own, "--transforms", "random_flip", "normalize", "--output-dir", "b"]
     assert train("LinearProbe", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "3", flags=[*flags, "--seed", "1"]) == 0
     assert results(tmp_path / "b")["accuracy"] == accuracy
+
+
+def test_the_probe_of_the_comparison_is_on_one_augmented_look_not_normalised(train, tmp_path):
+    """That of its seed, whatever the batch size and the workers."""
+    assert train("LinearProbe", "red") == 0
+    trainer = build_run(tmp_path / "run", with_data=True)
+    items, dataset = trainer.train_loader_x.dataset, trainer.dm.dataset
+    with torch.no_grad():
+        looks = torch.stack([items[0, 0, index]["img"] for index in range(len(items))])
+        x = trainer.clip_model.encode_image(looks).double().numpy()
+        test = torch.stack([trainer.test_loader.dataset.transform(_open(item.impath)) for item in dataset.test])
+        features = trainer.image_features.encode(test)
+        torch.testing.assert_close(features, trainer.clip_model.encode_image(test))
+    expected = LogisticRegression(C=0.316, max_iter=1000).fit(x, [item.label for item in dataset.train_x])
+    found = trainer.predict(features, range(len(features))).softmax(dim=-1)
+    np.testing.assert_allclose(found.numpy(), expected.predict_proba(features.double().numpy()), atol=1e-3)
+    opts = "DATALOADER.TEST.BATCH_SIZE", "3", "DATALOADER.NUM_WORKERS", "2"
+    assert train("LinearProbe", "red", *opts, flags=["--output-dir", "b"]) == 0
+    assert train("LinearProbe", "red", flags=["--output-dir", "c", "--seed", "2"]) == 0
+    weights = [
+        torch.load(tmp_path / name / "linear_probe/model-best.pth.tar", weights_only=True)["state_dict"]["weight"]
+        for name in ("run", "b", "c")
+    ]
+    size = weights[0].abs().max()
+    assert (weights[0] - weights[1]).abs().max() < 1e-3 * size < 0.1 * size < (weights[0] - weights[2]).abs().max()
 
 
 def test_an_interrupted_probe_starts_anew_and_a_finished_one_is_skipped(train, tmp_path, monkeypatch, capsys):

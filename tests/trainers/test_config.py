@@ -141,15 +141,16 @@ def test_a_run_of_before_is_read_whatever_its_config_holds(train, tmp_path):
     assert (cfg.TEST.FINAL_MODEL, cfg.TRAIN.PRINT_FREQ, cfg.OPTIM.LR, cfg.SEED) == ("val", 0, None, -5)
     content["OPTIM"]["LR"] = 0.002
     path.write_text(yaml.safe_dump(content))
-    assert build_run(tmp_path / "run").model.ctx.shape == (16, 64)
+    assert build_run(tmp_path / "run").model.ctx.shape == (4, 64)
     with pytest.raises(UserError, match="SEED is -7; accepted"):
         build_run(tmp_path / "run", opts=["SEED", "-7"])
 
 
-@pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
-def test_the_config_of_a_run_has_the_number_of_its_words(train, tmp_path, trainer):
+@pytest.mark.parametrize(("trainer", "n_ctx"), [("CoOp", "16"), ("SPG", "4")])  # the defaults
+def test_the_config_of_a_run_has_the_number_of_its_words(train, tmp_path, trainer, n_ctx):
     node = trainer.upper()
-    assert train(trainer, "red", f"TRAINER.{node}.CTX_INIT", "a picture of") == 0
+    words = f"TRAINER.{node}.CTX_INIT", "a picture of", f"TRAINER.{node}.N_CTX", n_ctx
+    assert train(trainer, "red", *words) == 0
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["TRAINER"][node]["N_CTX"] == 3
     assert build_run(tmp_path / "run").encoder.n_ctx == 3
 

@@ -114,7 +114,7 @@ def assert_same(ours, published, start):
 def test_coop(build, position, class_specific):
     trainer = build(
         "CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", class_specific,
-        "TRAINER.COOP.N_CTX", "5",
+        "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "5",
     )  # fmt: skip
     start = {"ctx": trainer.model.ctx.detach().clone()}
     assert start["ctx"].shape == ((2, 5, 64) if class_specific == "True" else (5, 64))

@@ -12,12 +12,14 @@ import torch
 from dassl.utils import read_image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
+from yacs.config import CfgNode
 
 from common.errors import UserError
+from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.features import FeatureCache, Shard, encode_dataset, features_key, shard_key
 from trainers.modules.image_data import Batches, ImageData
-from trainers.modules.seeded_items import RandomViews
+from trainers.modules.seeded_items import FirstLooks, RandomViews, SeededItems
 from trainers.modules.view_loader import ViewLoader
 
 
@@ -69,7 +71,7 @@ class ImageFeatures:
     ) -> None:
         self.backbone, self.inputs, self.domains, self.workers = backbone, inputs, domains, workers
         self.cache = cache or FeatureCache()
-        self.tower = tower or backbone.model.encode_image
+        self.tower: Callable[..., Tensor] = tower or backbone.encode_image
         self.learning, self.drawing, self.normalised = learning, drawing, normalised
         self._kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {leading: features}
 
@@ -93,6 +95,12 @@ class ImageFeatures:
     def of_split(self, loader: DataLoader, description: str) -> np.ndarray:
         """Features (N, E) of a deterministic loader's images in the data set's order."""
         return self._by_domain(self._split(loader, description))
+
+    def of_augmented(self, items: SeededItems, batch_size: int, description: str) -> np.ndarray:
+        """Features (N, E) of one augmented look at each training image; not kept, as every seed has its own."""
+        features = np.empty((len(items), self.backbone.feature_size), np.float32)
+        encode_dataset(FirstLooks(items), self.encode, features, batch_size, self.workers, description)
+        return features
 
     def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> ViewLoader:
         """A loader of features drawn from random views of each training image, encoded once.
@@ -216,3 +224,33 @@ class ImageFeatures:
         return features_key(
             self.backbone.image_sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more
         )
+
+
+def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
+    """Put a backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do.
+
+    Returns:
+        the keys that are others now, with their values.
+    """
+    openais, taken = Facts(), []
+    for key, in_configs, own in (
+        ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
+        ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
+        ("INTERPOLATION", openais.interpolation, facts.interpolation),
+    ):
+        if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
+            inputs[key] = own
+            taken.append(f"INPUT.{key} {own}")
+    return taken
+
+
+def squashing(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
+    """One of Dassl's transforms for testing, which squashes images to a square where the backbone knows them so."""
+    if facts.squashed:
+        transform.transforms[0].size = list(inputs.SIZE)
+    return transform
+
+
+def _alike(a, b):
+    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
+    return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)

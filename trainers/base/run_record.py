@@ -26,9 +26,19 @@ from common.threads import Threads, waiting
 from trainers.modules.clip_backbone import Backbone
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
-OF_TRAINING = ("dataset", "source_domains", "class_subset", "num_shots", "data_fingerprint", "settings_sha256")
+OF_TRAINING = (
+    *("dataset", "source_domains", "class_subset", "num_shots", "data_fingerprint", "settings_sha256"),
+    *("n_trained", "train_seconds", "train_reused"),
+)
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
+# What runs did as long as these keys did not exist: then it was not noted, and so it is still not.
+LATER = {
+    "TEST.SELECT_BY": "accuracy",
+    "TRAINER.FUSED_ADAMW": True,
+    "TRAINER.LINEAR_PROBE.NORMALISED": True,
+    "TRAINER.LINEAR_PROBE.AUGMENTED": False,
+}
 CALIBRATION_BINS = 15
 F1_OF_DASSL = "classes that occur among the labels"
 
@@ -111,6 +121,16 @@ class Course:
         """How long it has taken so far."""
         return round(time.time() - self.started, 1)
 
+    @property
+    def train_seconds(self) -> float | None:
+        """How long it had taken when its last epoch ended; None without epochs."""
+        return self.history[-1]["seconds"] if self.history else None
+
+    @property
+    def reused(self) -> list[str]:
+        """What earlier runs had made for it, as its epochs have it; those of older versions say nothing."""
+        return self.history[-1].get("reused", []) if self.history else []
+
 
 def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> RunIdentity:
     """What makes a run what it is.
@@ -125,13 +145,11 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> Ru
     settings |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
     settings |= {f"INPUT.{key}": value for key, value in cfg.INPUT.items() if key != "SIZE"}  # the backbone's
     settings |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
-    if cfg.TEST.SELECT_BY != "accuracy":  # runs from before there was a choice did not note it
-        settings["TEST.SELECT_BY"] = cfg.TEST.SELECT_BY
-    if not cfg.TRAINER.FUSED_ADAMW:  # neither
-        settings["TRAINER.FUSED_ADAMW"] = False
+    settings |= {"TEST.SELECT_BY": cfg.TEST.SELECT_BY, "TRAINER.FUSED_ADAMW": cfg.TRAINER.FUSED_ADAMW}
     settings |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
     own = cfg.TRAINER[node]
     settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
+    settings = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
     subject = {
         "backbone": backbone.sha256,
         "class names": list(dataset.classnames),
@@ -142,7 +160,9 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> Ru
     return RunIdentity(settings, subject)
 
 
-def training_record(cfg: CfgNode, dataset: Any, settings_sha256: str, learns: bool) -> dict[str, Any]:
+def training_record(
+    cfg: CfgNode, dataset: Any, settings_sha256: str, n_trained: list[int], course: Course
+) -> dict[str, Any]:
     """What results of a run's model have to say of its training, by the names of results.json."""
     return {
         "dataset": dataset_label(cfg),
@@ -150,8 +170,11 @@ def training_record(cfg: CfgNode, dataset: Any, settings_sha256: str, learns: bo
         "class_subset": class_subset(cfg),
         "num_shots": cfg.DATASET.NUM_SHOTS,
         "data_fingerprint": dataset.fingerprint,
-        "selection": cfg.TEST.FINAL_MODEL if learns else None,
+        "selection": cfg.TEST.FINAL_MODEL if n_trained else None,
         "settings_sha256": settings_sha256,
+        "n_trained": n_trained,
+        "train_seconds": course.train_seconds,
+        "train_reused": course.reused,
     }
 
 
@@ -212,6 +235,8 @@ def write_outcome(
         dataset=label,
         backbone=backbone.label,
         backbone_sha256=backbone.sha256,
+        backbone_name=backbone.name,
+        backbone_family=backbone.facts.family,
         precision=backbone.precision,
         protocol=protocol_name(sources, dataset.target_domains, trained_on is not None, base_to_new),
         trained_on=trained_on,
@@ -241,7 +266,10 @@ def write_outcome(
         best_epoch=course.best_epoch,
         val_history=[] if best is None else [epoch["val_accuracy"] for epoch in course.history],
         loss_history=[epoch["losses"] for epoch in course.history],
+        n_trained=training.get("n_trained"),
         seconds=course.seconds,
+        train_seconds=training.get("train_seconds"),
+        train_reused=training.get("train_reused", []),
         threads=torch.get_num_threads(),
         threads_alone=threads.alone,
         threads_beside_workers=threads.beside_workers,

@@ -16,6 +16,7 @@ called <key>-<first row>-<end>. Whoever needs the whole puts it together from th
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 import zlib
@@ -63,10 +64,14 @@ class FeatureCache:
 
     Args:
         folder: where entries are kept; None keeps features in memory, for this process.
+
+    Attributes:
+        oldest_read: when the oldest entry was made that was read from there, by time.time(); infinity: none was.
     """
 
     def __init__(self, folder: str | PathLike | None = None) -> None:
         self.folder = None if folder is None else Path(folder).expanduser()
+        self.oldest_read = math.inf
         self._opened: dict[str, np.ndarray] = {}
 
     def get(
@@ -134,6 +139,7 @@ class FeatureCache:
             elif not (np.isfinite(array.sum()) or np.isfinite(array).all()):
                 reason = "not finite"
             else:
+                self.oldest_read = min(self.oldest_read, about.stat().st_mtime)
                 return array
         except Exception as error:  # NumPy's reader of damaged headers fails in many ways
             reason = f"damaged ({type(error).__name__})"

@@ -58,6 +58,19 @@ class SeededItems(Dataset):
             return self.dataset[index]
 
 
+class FirstLooks(Dataset):
+    """Each item once, by its index alone, as the first look at it in the first epoch has it."""
+
+    def __init__(self, items: SeededItems) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.items[0, 0, index]
+
+
 class SeededBatches:
     """Batches for `SeededItems`: (epoch, look, index) for each index.
 

@@ -84,7 +84,7 @@ def test_mistakes_are_told_once_before_the_first_run(launched, tmp_path, image_f
 
 def test_a_run_that_never_began_does_not_stand_in_the_way(launched, image_folder, clip_file):
     words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
-    finished = launched("coop/main.sh", *words, "TRAINER.COOP.N_CTX", "76", TARGETS="red")
+    finished = launched("coop/main.sh", *words, "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76", TARGETS="red")
     assert finished.returncode == 1 and "77 positions" in finished.stderr
     finished = launched("coop/main.sh", *words, TARGETS="red")
     assert finished.returncode == 0, finished.stderr

@@ -104,7 +104,8 @@ def test_a_folder_without_runs(tmp_path, monkeypatch, capsys, folder):
 def test_what_a_launcher_leaves(launched, tmp_path, image_folder, clip_file, capsys):
     words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
     assert launched("zsclip/main.sh", *words, TARGETS="red").returncode == 0
-    assert launched("coop/main.sh", *words, "TRAINER.COOP.N_CTX", "76", TARGETS="red").returncode == 1
+    too_long = [*words, "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76"]
+    assert launched("coop/main.sh", *too_long, TARGETS="red").returncode == 1
     assert status.main([str(tmp_path / "output")]) == 0
     failed, summary = capsys.readouterr().out.splitlines()
     assert failed.startswith("failed   stripes/CoOp/tiny/default/red/seed1: exit code 1; its log ends: ")
