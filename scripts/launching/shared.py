@@ -255,7 +255,7 @@ class _Looking:
         import torch
         from dassl.data.transforms import build_transform
 
-        from trainers.base.image_features import ImageFeatures
+        from trainers.base.image_features import ImageFeatures, follow_facts, squashing
         from trainers.modules.clip_backbone import read_backbone
         from trainers.modules.features import FeatureCache
 
@@ -268,15 +268,18 @@ class _Looking:
         dataset = self._dataset(cfg)
         cfg = cfg.clone()
         cfg.defrost()
+        follow_facts(cfg.INPUT, backbone.facts)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         features = ImageFeatures(
             backbone,
             cfg.INPUT.dump(),
             cache=FeatureCache(cfg.TRAINER.FEATURES.CACHE_DIR),
-            normalised=trainer.NORMALISED_FEATURES,
+            normalised=trainer.normalises(cfg),
         )
-        transforms = build_transform(cfg, is_train=True), build_transform(cfg, is_train=False)
-        return _Look(dataset, features, transforms, cfg.TRAINER.FEATURES.TRAIN_VIEWS)
+        testing = squashing(build_transform(cfg, is_train=False), cfg.INPUT, backbone.facts)
+        return _Look(
+            dataset, features, (build_transform(cfg, is_train=True), testing), cfg.TRAINER.FEATURES.TRAIN_VIEWS
+        )
 
     def _dataset(self, cfg: "CfgNode") -> Any:
         from dassl.data.datasets import DATASET_REGISTRY

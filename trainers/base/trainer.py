@@ -43,7 +43,7 @@ from trainers.base.checkpoints import (
     start_prompt_learner,
 )
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
-from trainers.base.image_features import ImageFeatures
+from trainers.base.image_features import ImageFeatures, follow_facts, squashing
 from trainers.base.run_record import (
     UNKNOWN,
     Course,
@@ -60,8 +60,7 @@ from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
-from trainers.modules.backbone_source import Facts
-from trainers.modules.clip_backbone import Backbone, load_backbone
+from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache, Shard
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.full_prompt_encoder import prompt_encoder
@@ -165,7 +164,7 @@ class FrozenClipTrainer(TrainerX):
             print(line)
         # Before the data, since the images' size is the backbone's.
         named = self.cfg.MODEL.BACKBONE
-        self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        self.backbone = self.given_backbone or kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
@@ -209,9 +208,7 @@ class FrozenClipTrainer(TrainerX):
 
     def adapt_test_transform(self, transform: Any) -> Any:
         """Let one of Dassl's transforms for testing squash images to a square, where the backbone knows them so."""
-        if self.backbone.facts.squashed:
-            transform.transforms[0].size = list(self.cfg.INPUT.SIZE)
-        return transform
+        return squashing(transform, self.cfg.INPUT, self.backbone.facts)
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
@@ -231,16 +228,8 @@ class FrozenClipTrainer(TrainerX):
         return cfg
 
     def follow_backbone(self, inputs: CfgNode) -> None:
-        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do."""
-        facts, openais, taken = self.backbone.facts, Facts(), []
-        for key, in_configs, own in (
-            ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
-            ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
-            ("INTERPOLATION", openais.interpolation, facts.interpolation),
-        ):
-            if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
-                inputs[key] = own
-                taken.append(f"INPUT.{key} {own}")
+        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, and say so."""
+        taken = follow_facts(inputs, self.backbone.facts)
         if taken and self.cfg.VERBOSE:
             print(f"Note: images are made as the backbone {self.backbone.name} expects them: {', '.join(taken)}.")
 
@@ -295,8 +284,13 @@ class FrozenClipTrainer(TrainerX):
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
             self.IMAGE_TOWER_DRAWS,
-            self.NORMALISED_FEATURES,
+            self.normalises(self.cfg),
         )
+
+    @classmethod
+    def normalises(cls, cfg: CfgNode) -> bool:
+        """Whether the features that a run gets of images are L2-normalised."""
+        return cls.NORMALISED_FEATURES
 
     def image_tower(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, E) features, not normalised; run under autocast where that is on."""
@@ -845,8 +839,3 @@ class FrozenClipTrainer(TrainerX):
         selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
         start_epoch, self.course.history = resume(directory, networks, selects, self.MINUS_INFINITY)
         return start_epoch
-
-
-def _alike(a, b):
-    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
-    return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)
