@@ -56,15 +56,15 @@ class Method:
             raise MethodError(f"{self.trainer} has no protocol {protocol}, {has}. Methods that have it: {others}.")
 
     def check_backbone(self, name: str, is_vit: bool) -> None:
-        """Raise BackboneError if the method cannot take a CLIP of that name, whose image tower is a ViT or none."""
+        """Raise BackboneError if the method cannot take a CLIP of that name, whose image tower is a ViT or another."""
         if self.backbones is Backbones.VIT and not is_vit:
             others = ", ".join(
                 method.name for method in METHODS if method.launchers and method.backbones is Backbones.ANY
             )
             raise BackboneError(
-                f"{self.trainer} puts prompts into the image tower, which has to be a ViT, and that of the backbone "
-                f"{name} is a ResNet. Name one that is, such as ViT-B/16. Methods that take this one: {others} (vp "
-                "is the one that learns something on the images' side)."
+                f"{self.trainer} puts prompts into the image tower, which has to be a ViT of CLIP's kind, and that of "
+                f"the backbone {name} is another network. Name one that is, such as ViT-B/16. Methods that take this "
+                f"one: {others} (vp is the one that learns something on the images' side)."
             )
 
 

@@ -31,7 +31,8 @@ class Result:
     Attributes:
         trainer, config: names of the method and of its config file, which make the row of a table.
         dataset: what was tested on, as folders call it.
-        backbone, backbone_sha256: name and fingerprint of the CLIP.
+        backbone, backbone_sha256: name of the CLIP in folders and tables, and fingerprint of what it computes.
+        backbone_name, backbone_family: by which it was asked for, and whose it is.
         precision: what it computed in.
         protocol: "multi-source", "single-source", "cross-dataset", "base-to-new", "in-domain".
         trained_on: the data set that the model was trained on, where it is another one; None.
@@ -78,6 +79,8 @@ class Result:
     dataset: str
     backbone: str
     backbone_sha256: str = _shared("table", "other backbone weights under the same name")
+    backbone_name: str
+    backbone_family: str
     precision: str = _shared("table", "another precision")
     protocol: str
     trained_on: str | None

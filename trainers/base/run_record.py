@@ -235,6 +235,8 @@ def write_outcome(
         dataset=label,
         backbone=backbone.label,
         backbone_sha256=backbone.sha256,
+        backbone_name=backbone.name,
+        backbone_family=backbone.facts.family,
         precision=backbone.precision,
         protocol=protocol_name(sources, dataset.target_domains, trained_on is not None, base_to_new),
         trained_on=trained_on,

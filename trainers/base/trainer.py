@@ -33,7 +33,15 @@ from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, loader_workers, plan_threads, usable_cores, waiting
 from datasets.adapted import adapted
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume, start_prompt_learner
+from trainers.base.checkpoints import (
+    BEST,
+    LEARNER,
+    best_of,
+    find_checkpoint,
+    holds_objects,
+    resume,
+    start_prompt_learner,
+)
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -52,9 +60,11 @@ from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
+from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone, load_backbone
-from trainers.modules.features import FeatureCache
+from trainers.modules.features import FeatureCache, Shard
 from trainers.modules.finite import all_finite, require_finite
+from trainers.modules.full_prompt_encoder import prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import SeededBatches, SeededItems
@@ -62,6 +72,7 @@ from trainers.modules.view_loader import ViewLoader
 
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
+SPLITS = ("views", "val", "test")  # what images are encoded of; "views": TRAIN_VIEWS of each training image
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -100,6 +111,7 @@ class FrozenClipTrainer(TrainerX):
     """
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
+    NETWORK = LEARNER  # name of what it learns, where that is one network: the folder of its checkpoints
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
@@ -158,11 +170,20 @@ class FrozenClipTrainer(TrainerX):
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
                 method.check_backbone(named.NAME, self.backbone.is_vit)
+        text = self.backbone.text
+        if not text.can_be_cut and self.given_backbone is None and self.cfg.VERBOSE:
+            print(
+                f"Note: the text tower of {named.NAME} looks at all positions of a prompt, so each is encoded over all "
+                f"{text.context_length}, and what prompts begin with is not shared. That takes longer."
+            )
         self.cfg = self.settled_cfg(self.cfg)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         if self.classnames is None:
             super().build_data_loader()
             self.adapt_dataset()
+            for loader in (self.val_loader, self.test_loader):
+                if loader is not None:
+                    self.adapt_test_transform(loader.dataset.transform)
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
@@ -186,14 +207,21 @@ class FrozenClipTrainer(TrainerX):
             if loader is not None:
                 loader.dataset.data_source = items
 
+    def adapt_test_transform(self, transform: Any) -> Any:
+        """Let one of Dassl's transforms for testing squash images to a square, where the backbone knows them so."""
+        if self.backbone.facts.squashed:
+            transform.transforms[0].size = list(self.cfg.INPUT.SIZE)
+        return transform
+
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
-        self.check_normalisation(cfg)
         cfg = cfg.clone()
         cfg.defrost()
+        self.follow_backbone(cfg.INPUT)
+        self.check_normalisation(cfg)
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in counted_contexts(cfg).items():
+        for key, n in counted_contexts(cfg, self.backbone.text.tokenizer).items():
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
@@ -202,10 +230,24 @@ class FrozenClipTrainer(TrainerX):
         cfg.freeze()
         return cfg
 
+    def follow_backbone(self, inputs: CfgNode) -> None:
+        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do."""
+        facts, openais, taken = self.backbone.facts, Facts(), []
+        for key, in_configs, own in (
+            ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
+            ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
+            ("INTERPOLATION", openais.interpolation, facts.interpolation),
+        ):
+            if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
+                inputs[key] = own
+                taken.append(f"INPUT.{key} {own}")
+        if taken and self.cfg.VERBOSE:
+            print(f"Note: images are made as the backbone {self.backbone.name} expects them: {', '.join(taken)}.")
+
     def check_normalisation(self, cfg: CfgNode) -> None:
         """Warn where images are not normalised as the backbone expects it."""
-        mean, std, backbone = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone
-        expected = [backbone.pixel_mean, backbone.pixel_std]
+        mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone.facts
+        expected = [facts.pixel_mean, facts.pixel_std]
         if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
             print(
                 "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
@@ -258,11 +300,52 @@ class FrozenClipTrainer(TrainerX):
 
     def image_tower(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, E) features, not normalised; run under autocast where that is on."""
-        return self.clip_model.encode_image(images)
+        return self.backbone.encode_image(images)
 
     def build_prompt_model(self) -> None:
         """Make the learnable networks and register them with their optimisers and schedules."""
         raise NotImplementedError
+
+    @classmethod
+    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """The splits whose features a run keeps in the cache, so that others may have encoded them: some of SPLITS."""
+        if cls.IMAGE_TOWER_LEARNS:
+            return ()
+        splits = ["views"] if cfg.TRAINER.FEATURES.TRAIN_VIEWS else []
+        splits += ["val"] if cfg.TEST.FINAL_MODEL == "best_val" else []
+        return (*splits, *(() if cfg.TEST.NO_TEST else ("test",)))
+
+    def encode_only(self, splits: Sequence[str], shard: Shard | None = None) -> None:
+        """Encode images for runs to come, as each of them would, and keep their features in the cache.
+
+        Args:
+            splits: some of SPLITS.
+            shard: which part of each domain's; None: all of it.
+
+        Raises:
+            UserError: there is no cache.
+        """
+        features, batch_size = self.cfg.TRAINER.FEATURES, self.cfg.DATALOADER.TEST.BATCH_SIZE
+        if self.IMAGE_TOWER_LEARNS or not features.CACHE:
+            why = "TRAINER.FEATURES.CACHE is False" if not features.CACHE else "its image tower learns"
+            raise UserError(f"--encode has no use for {self.cfg.TRAINER.NAME}: {why}, so no features are kept.")
+        if "views" in splits and not features.TRAIN_VIEWS:
+            raise UserError("--encode names views, but TRAINER.FEATURES.TRAIN_VIEWS is 0: set how many of each image.")
+        self.take_threads(note=False)
+        for split in splits:
+            loader = {"views": self.train_loader_x, "val": self.val_loader, "test": self.test_loader}[split]
+            if loader is None:
+                continue  # the domain is too small to have one
+            if split == "views":
+                how = loader.dataset.dataset, features.TRAIN_VIEWS, batch_size
+                if shard is None:
+                    self.image_features.views(*how, self.batches)
+                else:
+                    self.image_features.keep_shard_of_views(*how, shard)
+            elif shard is None:
+                self.image_features.of_split(loader, split)
+            else:
+                self.image_features.keep_shard(loader, split, shard)
 
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
@@ -271,14 +354,24 @@ class FrozenClipTrainer(TrainerX):
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def start_from_given(self, *how: Any) -> None:
-        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it.
-
-        Args:
-            how: network and learned, see `checkpoints.load_prompt_learner`.
-        """
+    def start_from_given(self) -> None:
+        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
         if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
-            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS, *how)
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
+
+    @staticmethod
+    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What was learned in the state_dict of a published file that holds the whole model, by our names."""
+        prefix = "prompt_learner."
+        return {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        """Settings of this trainer's node that the tensors of a file tell; {} of a file that is another method's."""
+        ctx = learned.get("ctx")
+        if ctx is None or ctx.dim() not in (2, 3):
+            return {}
+        return {"N_CTX": ctx.shape[-2], "CTX_INIT": "", "CSC": ctx.dim() == 3}
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
@@ -290,7 +383,7 @@ class FrozenClipTrainer(TrainerX):
         return optim
 
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
-        """A PromptEncoder for class names (None: this run's), within the memory budget."""
+        """The backbone's PromptEncoder for class names (None: this run's), within the memory budget."""
         memory_mb = self.cfg.TEST.MEMORY_MB
         if not memory_mb:
             memory_mb = CPU_MEMORY_MB
@@ -298,7 +391,7 @@ class FrozenClipTrainer(TrainerX):
                 total = torch.cuda.get_device_properties(self.device).total_memory
                 memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
         names = self.dm.dataset.classnames if classnames is None else classnames
-        return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
+        return prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
@@ -324,13 +417,14 @@ class FrozenClipTrainer(TrainerX):
         raise NotImplementedError
 
     def logits(self, features: Tensor, text_features: Tensor) -> Tensor:
-        """exp(logit_scale) * f . t_c: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
+        """exp(logit_scale) * f . t_c, and the backbone's bias: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
         text_features = text_features.float()
         if text_features.dim() == 2:
             similarity = features @ text_features.t()
         else:
             similarity = torch.einsum("be,bce->bc", features, text_features)
-        return self.clip_model.logit_scale.exp().float() * similarity
+        logits, bias = self.backbone.logit_scale * similarity, self.backbone.logit_bias
+        return logits if bias is None else logits + bias
 
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         """Logits (B, C) of images by their features (B, E) and indices within their split, in evaluation mode."""
@@ -751,3 +845,8 @@ class FrozenClipTrainer(TrainerX):
         selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
         start_epoch, self.course.history = resume(directory, networks, selects, self.MINUS_INFINITY)
         return start_epoch
+
+
+def _alike(a, b):
+    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
+    return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)
