@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scripts.benchmarks.text import TextAmounts
     from scripts.benchmarks.timing import Row
 
-PARTS = ("text", "spg", "memory", "growth", "neighbours", "launching")
+PARTS = ("text", "spg", "field", "memory", "growth", "neighbours", "launching")
 DEFAULT_PARTS = PARTS[:-2]  # beside other load nothing else is measured, and launches are of whole processes
 FORMAT = 1
 
@@ -75,7 +75,7 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
     """Yield the rows of one part; fills `growth`, and `threads` with the threads that each part ran with."""
     import torch
 
-    from scripts.benchmarks import launching, neighbours, spg, text
+    from scripts.benchmarks import field, launching, neighbours, spg, text
 
     amounts = text.QUICK if quick else text.FULL
     if part == "text":
@@ -83,6 +83,8 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
     elif part == "spg":
         images = spg.choose_images(folder)
         yield from spg.SpgBench(images, spg.QUICK if quick else spg.FULL, Path(folder) / "runs").rows()
+    elif part == "field":
+        yield from field.field_rows(quick, Path(folder) / "field")
     elif part == "memory":
         yield from text.memory_rows(amounts)
     elif part == "neighbours":
