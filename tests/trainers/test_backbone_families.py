@@ -158,16 +158,10 @@ def test_features_and_gradients_are_those_of_its_own_code(models, name):
     ctx = (10 * encoder.initial_context()).requires_grad_()
     features = encoder(ctx)
     assert features.shape == (len(NAMES), backbone.feature_size)
-    assert_equal(features, own_text_features(own, open_clip.tokenize_of(name), NAMES, ctx), ctx)
+    assert_equal(features, own_text_features(own, open_clip.get_tokenizer(name), NAMES, ctx), ctx)
     assert backbone.image_size == (64 if "timm_model_name" in ALL[name]["vision_cfg"] else 32)
     assert backbone.logit_scale == own.logit_scale.exp()
     assert (backbone.logit_bias is None) == (own.logit_bias is None)
-
-
-@pytest.fixture(autouse=True)
-def tokenize_of(monkeypatch):
-    """open_clip's tokenizer of an architecture."""
-    monkeypatch.setattr(open_clip, "tokenize_of", open_clip.get_tokenizer, raising=False)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
@@ -232,7 +226,7 @@ class Plain(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-@pytest.mark.parametrize("name", filter(is_plain, ALL))
+@pytest.mark.parametrize("name", [*filter(is_plain, ALL)])
 def test_prompts_in_the_image_tower(models, name):
     _, path = models(name)
     backbone = load_backbone(f"open_clip:{name}@{path}")
