@@ -17,7 +17,7 @@ from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
 from trainers.base.trainer import FrozenClipTrainer
 
-NETWORK, SOURCE = "mlp_model", "source_context"
+SOURCE = "source_context"
 WIDTH, DROPOUT = 512, 0.1
 BIAS = 0.01  # at the start, in the original
 
@@ -59,13 +59,14 @@ class DPL(FrozenClipTrainer):
     """A context for each batch: the mean of what an MLP makes of its images; cross-entropy."""
 
     SETTINGS = "DPL"
+    NETWORK = "mlp_model"
     NORMALISED_FEATURES = False
 
     def build_prompt_model(self) -> None:
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX)
         shape = self.encoder.n_ctx, self.encoder.ctx_dim
         mlp = ContextMLP(self.backbone.feature_size, shape, self.settings.XAVIER)
-        self.model = self.register_network(NETWORK, mlp)
+        self.model = self.register_network(self.NETWORK, mlp)
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.encoder(self.model(features).mean(dim=0))
@@ -96,4 +97,4 @@ class DPL(FrozenClipTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the MLP of a run, ours or a published one."""
-        load_prompt_learner(self, directory, epoch, NETWORK, optional=[SOURCE])
+        load_prompt_learner(self, directory, epoch, optional=[SOURCE])

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
@@ -63,6 +64,10 @@ class LinearProbe(FrozenClipTrainer):
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model("linear_probe", self.model)
+
+    @classmethod
+    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
+        return tuple(split for split in super().splits_encoded(cfg) if split != "views")
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
         """Images are looked at once, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""

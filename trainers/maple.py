@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -11,8 +12,6 @@ from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompted_vit import PromptedViT
-
-NETWORK = "MultiModalPromptLearner"
 
 
 class CoupledPrompts(nn.Module):
@@ -43,6 +42,7 @@ class MaPLe(FrozenClipTrainer):
     """Prompts in both towers, those of the image tower made from those of the text tower; cross-entropy."""
 
     SETTINGS = "MAPLE"
+    NETWORK = "MultiModalPromptLearner"
     IMAGE_TOWER_LEARNS = True
 
     def build_prompt_model(self) -> None:
@@ -54,8 +54,8 @@ class MaPLe(FrozenClipTrainer):
         self.tower.initial_deep(settings.PROMPT_DEPTH, settings.N_CTX)
         deep = self.encoder.initial_deep(settings.PROMPT_DEPTH)
         prompts = CoupledPrompts(self.encoder.initial_context(), deep, self.tower.width)
-        self.model = self.register_network(NETWORK, prompts)
-        self.start_from_given(NETWORK, learned_prompts)
+        self.model = self.register_network(self.NETWORK, prompts)
+        self.start_from_given()
 
     def image_tower(self, images: Tensor) -> Tensor:
         return self.tower(images, *self.model.visual())
@@ -70,10 +70,11 @@ class MaPLe(FrozenClipTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the prompts of a run, ours or one of MaPLe's repository."""
-        load_prompt_learner(self, directory, epoch, NETWORK, learned_prompts)
+        load_prompt_learner(self, directory, epoch)
 
-
-def learned_prompts(saved: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What MaPLe's prompt learner holds in a whole model's state_dict, by its own names."""
-    prefix = "prompt_learner."
-    return {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        if not {"ctx", "proj.weight"} <= learned.keys():
+            return {}
+        depth = 1 + sum(key.startswith("compound_prompts_text.") for key in learned)
+        return {"N_CTX": len(learned["ctx"]), "PROMPT_DEPTH": depth}

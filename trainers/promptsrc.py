@@ -11,16 +11,14 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
 from torch import Tensor, nn
 
-from common.errors import UserError
 from common.interruption import check_interruption
 from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.templates import IMAGENET_TEMPLATES
-from trainers.vpt import deep_prompts
+from trainers.vpt import deep_prompts, visual_prompts
 
-NETWORK = "VLPromptLearner"
 SUM = "sum_of_"
 
 
@@ -62,6 +60,7 @@ class PromptSRC(FrozenClipTrainer):
     """Prompts in both towers, kept near the frozen CLIP; the model is a Gaussian-weighted mean over the epochs."""
 
     SETTINGS = "PROMPTSRC"
+    NETWORK = "VLPromptLearner"
     IMAGE_TOWER_LEARNS = True
 
     def build_prompt_model(self) -> None:
@@ -76,7 +75,7 @@ class PromptSRC(FrozenClipTrainer):
             self.tower.initial_tokens(n),
             self.tower.initial_deep(settings.PROMPT_DEPTH_VISION, n),
         )
-        self.model = self.register_network(NETWORK, prompts)
+        self.model = self.register_network(self.NETWORK, prompts)
 
     @cached_property
     def fixed_features(self) -> Tensor:
@@ -129,18 +128,21 @@ class PromptSRC(FrozenClipTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the prompts of a run, ours or one of PromptSRC's repository."""
-        load_prompt_learner(self, directory, epoch, NETWORK, self.learned_prompts)
+        load_prompt_learner(self, directory, epoch)
 
-    def learned_prompts(self, saved: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The prompts in a whole model's state_dict of PromptSRC's repository, by our names.
-
-        Raises:
-            UserError: there are none.
-        """
-        if not {"prompt_learner.ctx", "image_encoder.VPT"} <= saved.keys():
-            raise UserError("The checkpoint holds a whole model without prompt_learner.ctx and image_encoder.VPT.")
-        found = {"ctx": saved["prompt_learner.ctx"], "vctx": saved["image_encoder.VPT"]}
-        for name, tower in (("deep_ctx", "text_encoder"), ("deep_vctx", "image_encoder")):
-            if deep := deep_prompts(saved, tower):
-                found[name] = torch.stack(deep)
+    @staticmethod
+    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = visual_prompts(whole) | deep_prompts(whole, "text_encoder", "deep_ctx")
+        if (key := "prompt_learner.ctx") in whole:
+            found["ctx"] = whole[key]
         return found | {SUM + name: torch.zeros_like(value) for name, value in found.items()}
+
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        if not {"ctx", "vctx"} <= learned.keys():
+            return {}
+        found = {}
+        for tower, ctx in (("TEXT", "ctx"), ("VISION", "vctx")):
+            found[f"N_CTX_{tower}"] = len(learned[ctx])
+            found[f"PROMPT_DEPTH_{tower}"] = 1 + len(learned.get(f"deep_{ctx}", ()))
+        return found

@@ -14,11 +14,10 @@ from common.errors import UserError
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
-from trainers.base.checkpoints import LEARNER, find_checkpoint, read_prompt_learner
+from trainers.base.checkpoints import find_checkpoint, holds_whole_model, read_prompt_learner
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, default_cfg, merge_file
 from trainers.config_check import check_values
-from trainers.config_keys import STARTING
 from trainers.methods import find_method
 
 
@@ -62,14 +61,13 @@ def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", bac
     cfg.MODEL.BACKBONE.NAME = str(backbone or cfg.MODEL.BACKBONE.NAME)
     if not cfg.MODEL.BACKBONE.NAME:
         raise UserError(f"{folder} does not say which CLIP its model is for; name it (--backbone ViT-B/16).")
-    # How many vectors there are, and of what, is in the file.
-    if method.trainer in STARTING and Path(folder, LEARNER).is_dir():
-        ctx = read_prompt_learner(find_checkpoint(folder, LEARNER))[0].get("ctx")
-        node = cfg.TRAINER[TRAINER_REGISTRY.get(method.trainer).SETTINGS]
-        if ctx is not None and ctx.dim() in (2, 3):
-            node.N_CTX, node.CTX_INIT = ctx.shape[-2], ""
-            if "CSC" in node:
-                node.CSC = ctx.dim() == 3
+    # How many vectors there are, in how many layers, and of what, is in the file.
+    of_method = TRAINER_REGISTRY.get(method.trainer)
+    if Path(folder, of_method.NETWORK).is_dir():
+        saved, _ = read_prompt_learner(find_checkpoint(folder, of_method.NETWORK))
+        told = of_method.sizes_in(of_method.learned_in(saved) if holds_whole_model(saved) else saved)
+        node = cfg.TRAINER[of_method.SETTINGS]
+        node.update({key: value for key, value in told.items() if key in node})
     return cfg
 
 

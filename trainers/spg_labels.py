@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,10 +28,9 @@ def label_folder(cfg: CfgNode, node: str = "SPG", sign: str = "") -> LabelFolder
     """
     settings = cfg.TRAINER[node]
     seed = cfg.SEED if settings.LABEL_SEED < 0 else settings.LABEL_SEED
-    root = str(Path(settings.LABEL_DIR, sign)) if sign else settings.LABEL_DIR
     subset = class_subset(cfg)
     dataset = dataset_label(cfg) if subset == "all" else f"{dataset_label(cfg)}_{subset}"
-    return LabelFolder(root, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed)
+    return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
 def label_origin(
@@ -109,12 +107,21 @@ def read_labels(
 class LabelTrainer(FrozenClipTrainer):
     """Base class of what is trained by the prompt labels of the source domains."""
 
+    LABEL_SIGNS: tuple[str, ...] = (
+        "",
+    )  # of the labels that a domain has, that of the one that is written last at the end
+
     encoder: PromptEncoder
     labels: Tensor | None = None  # of the source domains, once training begins
 
+    @classmethod
+    def label_folders_of(cls, cfg: CfgNode) -> list[LabelFolder]:
+        """Where the labels of a run with this config are, the one that is written last at the end."""
+        return [label_folder(cfg, cls.SETTINGS, sign) for sign in cls.LABEL_SIGNS]
+
     def label_folders(self) -> list[LabelFolder]:
-        """Where the labels are, the one that is written last at the end."""
-        return [label_folder(self.cfg, self.SETTINGS)]
+        """Where this run's labels are, see `label_folders_of`."""
+        return self.label_folders_of(self.cfg)
 
     def load_labels(self) -> Tensor:
         """Prompt labels of all source domains, as `read_labels` has them.

@@ -57,15 +57,18 @@ class TwoStages(LabelTrainer):
         return cfg
 
     def load_labels(self) -> Tensor:
-        dataset = self.dm.dataset
-        for domain in dataset.source_domains:
+        self.learn_labels()
+        print("Stage II: training the generator")
+        return super().load_labels()
+
+    def learn_labels(self) -> None:
+        """Stage I of all source domains whose label is missing."""
+        for domain in self.dm.dataset.source_domains:
             if not self.has_label(domain):
                 # Of several runs that need a label one learns it, and the others take that one.
                 with held(self.label_folders()[-1].file_for(domain), f"the prompt label of {domain}"):
                     if not self.has_label(domain):
                         self.learn_label(domain)
-        print("Stage II: training the generator")
-        return super().load_labels()
 
     def has_label(self, domain: str) -> bool:
         """Whether the label of a domain is there, in each of the folders."""

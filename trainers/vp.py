@@ -6,6 +6,7 @@ evaluation it is a function of the seed and the image alone.
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.templates import TEMPLATE
 
-NETWORK = "prompter"
 KINDS = ("random", "fix", "pad")
 
 
@@ -59,6 +59,7 @@ class VP(FrozenClipTrainer):
     """Learns pixels that are added to all images, by cross-entropy with the fixed prompts' text features."""
 
     SETTINGS = "VP"
+    NETWORK = "prompter"
     IMAGE_TOWER_LEARNS = True
     IMAGE_TOWER_DRAWS = True
 
@@ -71,7 +72,7 @@ class VP(FrozenClipTrainer):
                 f"{image_size} x {image_size} pixels; accepted with TRAINER.VP.METHOD {self.settings.METHOD}: 1 to "
                 f"{largest}. Set TRAINER.VP.PROMPT_SIZE {min(10, largest)}."
             )
-        self.model = self.register_network(NETWORK, Frame(size, image_size) if pads else Patch(size))
+        self.model = self.register_network(self.NETWORK, Frame(size, image_size) if pads else Patch(size))
         self.fixed_features = self.encode_template(TEMPLATE)
 
     def image_tower(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
@@ -93,4 +94,10 @@ class VP(FrozenClipTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the pixels of a run."""
-        load_prompt_learner(self, directory, epoch, NETWORK)
+        load_prompt_learner(self, directory, epoch)
+
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        if "pad_up" in learned:
+            return {"METHOD": "pad", "PROMPT_SIZE": learned["pad_up"].shape[-2]}
+        return {"PROMPT_SIZE": learned["patch"].shape[-1]} if "patch" in learned else {}

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from common.errors import UserError
 from trainers.base.checkpoints import LEARNER, load_prompt_learner
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompted_vit import PromptedViT
@@ -48,24 +48,27 @@ class VPT(FrozenClipTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the tokens of a run, ours or one of VPT in MaPLe's repository."""
-        load_prompt_learner(self, directory, epoch, learned=learned_tokens)
+        load_prompt_learner(self, directory, epoch)
+
+    @staticmethod
+    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        return visual_prompts(whole)
+
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        if "vctx" not in learned:
+            return {}
+        return {"N_CTX_VISION": len(learned["vctx"]), "PROMPT_DEPTH_VISION": 1 + len(learned.get("deep_vctx", ()))}
 
 
-def learned_tokens(saved: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tokens in a whole model's state_dict of MaPLe's repository, by our names.
-
-    Raises:
-        UserError: there are none.
-    """
-    if "image_encoder.VPT" not in saved:
-        raise UserError("The checkpoint holds a whole model without image_encoder.VPT, so it is none of VPT.")
-    found = {"vctx": saved["image_encoder.VPT"]}
-    if deep := deep_prompts(saved, "image_encoder"):
-        found["deep_vctx"] = torch.stack(deep)
-    return found
+def visual_prompts(whole: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`vctx` and `deep_vctx` in a whole model's state_dict of MaPLe's or PromptSRC's repository."""
+    found = {"vctx": whole["image_encoder.VPT"]} if "image_encoder.VPT" in whole else {}
+    return found | deep_prompts(whole, "image_encoder", "deep_vctx")
 
 
-def deep_prompts(saved: dict[str, Tensor], tower: str) -> list[Tensor]:
-    """The prompts of layers 2, 3, ... that a whole model's state_dict holds of a tower."""
-    keys = [f"{tower}.transformer.resblocks.{i}.VPT_shallow" for i in range(1, 1 + len(saved))]
-    return [saved[key] for key in keys if key in saved]
+def deep_prompts(whole: dict[str, Tensor], tower: str, name: str) -> dict[str, Tensor]:
+    """The prompts of layers 2, 3, ... that such a state_dict holds of a tower, as one tensor by a name; {}: none."""
+    keys = [f"{tower}.transformer.resblocks.{i}.VPT_shallow" for i in range(1, 1 + len(whole))]
+    deep = [whole[key] for key in keys if key in whole]
+    return {name: torch.stack(deep)} if deep else {}

@@ -24,8 +24,9 @@ def main() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         tasks = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
         os.dup2(nowhere.fileno(), sys.stdin.fileno())
-    # Between runs nothing is lost.
+    # Between runs nothing is lost. Ray blocks it in all that it starts.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for arguments in _arriving(tasks):
         try:
             code, fit = do(arguments), True

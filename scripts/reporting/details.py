@@ -76,7 +76,7 @@ def chance_table(table: Table, measured: Mapping[str, Variability]) -> Rows:
         depends_on = _depends_on(runs[0]["trainer"])
         spreads = [_spread(over_seeds, "-"), _spread(over_draws, "none" if depends_on == "nothing" else "not measured")]
         rows.append([method, depends_on, *spreads])
-    return ["method", "a prediction depends on", "std over seeds", "std over draws"], rows
+    return ["method", "beside the image, predictions depend on", "std over seeds", "std over draws"], rows
 
 
 def _depends_on(trainer: str) -> str:

@@ -228,6 +228,7 @@ def tables_csv(tables: list[Table]) -> str:
                 writer.writerow([table.title, method, column, number, *[""] * 5, notes, ""])
         for figures in table.published or ():
             for column, value in figures.accuracy.items():
+                column = table.average_name if column == AVERAGE else column
                 source = [figures.note, figures.source]
                 writer.writerow([table.title, figures.method, column, f"{value:.4f}", *[""] * 5, *source])
         for method, found in table.differences.items():

@@ -12,7 +12,6 @@ from plain_clip import plain_image_features, plain_text_features, through_layers
 from quick_run import command_line
 
 import train as command
-from common.errors import UserError
 from trainers.methods import MethodError
 from trainers.modules.templates import IMAGENET_TEMPLATES
 from trainers.predictor import Predictor
@@ -182,54 +181,6 @@ def deep_text(model, ctx, deep):
 
 
 @pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
-def test_published_files_of_whole_models(finished, tmp_path, trainer):
-    """Keys, half precision and all, as in MaPLe's repository."""
-    keys = {"VPT": ["VPT.PROMPT_DEPTH_VISION"], "MaPLe": ["MAPLE.PROMPT_DEPTH"]}
-    keys["PromptSRC"] = ["PROMPTSRC.PROMPT_DEPTH_VISION", "PROMPTSRC.PROMPT_DEPTH_TEXT"]
-    folder = finished(trainer, *(word for key in keys[trainer] for word in (f"TRAINER.{key}", "3")))
-    built = build_run(folder)
-    images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        expected = built.image_features.encode(images)
-    (path,) = folder.glob("*/model.pth.tar-2" if trainer == "PromptSRC" else "*/model-best.pth.tar")
-    checkpoint = torch.load(path, weights_only=True)
-    learned, clip = checkpoint["state_dict"], built.clip_model.state_dict()
-    whole = {}
-    for key, value in clip.items():
-        if key.startswith("visual."):
-            whole[f"image_encoder.{key.removeprefix('visual.')}"] = value.half()
-        elif key == "logit_scale":
-            whole[key] = value
-        elif key != "token_embedding.weight":
-            whole[f"text_encoder.{key}"] = value.half()
-    if trainer != "MaPLe":
-        whole["image_encoder.VPT"] = learned["vctx"]
-        for i, vectors in enumerate(learned["deep_vctx"], start=1):
-            whole[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] = vectors
-    if trainer == "PromptSRC":
-        whole["prompt_learner.ctx"] = learned["ctx"]
-        for i, vectors in enumerate(learned["deep_ctx"], start=1):
-            whole[f"text_encoder.transformer.resblocks.{i}.VPT_shallow"] = vectors
-        whole["prompt_learner.token_prefix"] = torch.zeros(2, 1, 64)
-    if trainer == "MaPLe":
-        whole |= {f"prompt_learner.{key}": value for key, value in learned.items()}
-        whole |= {f"prompt_learner.{key}": torch.zeros(2, 1, 64) for key in ("token_prefix", "token_suffix")}
-    theirs = tmp_path / "theirs" / path.parent.name
-    theirs.mkdir(parents=True)
-    torch.save({**checkpoint, "state_dict": whole}, theirs / "model.pth.tar-5")
-    for parameter in built.model.parameters():
-        parameter.data.zero_()
-    built.load_model(tmp_path / "theirs", epoch=5)
-    with torch.no_grad():
-        torch.testing.assert_close(built.image_features.encode(images), expected, atol=1e-6, rtol=0)
-
-    whole["image_encoder.proj"] = whole["image_encoder.proj"] + 1
-    torch.save({**checkpoint, "state_dict": whole}, theirs / "model.pth.tar-5")
-    with pytest.raises(UserError, match="another CLIP than .*: image_encoder.proj differs"):
-        built.load_model(tmp_path / "theirs", epoch=5)
-
-
-@pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
 def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
     message = refused(trainer, "red", flags=["--backbone", str(clip_file)])
     assert "has to be a ViT" in message and "ViT-B/16" in message and "vp" in message
@@ -248,12 +199,6 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
 )
 def test_settings_that_do_not_fit(refused, trainer, opts, said):
     assert said in refused(trainer, "red", *opts)
-
-
-def test_a_checkpoint_of_another_depth(finished):
-    folder = finished("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3")
-    with pytest.raises(UserError, match="PROMPT_DEPTH is 2 here; set what it was trained with"):
-        build_run(folder, opts=["TRAINER.MAPLE.PROMPT_DEPTH", 2])
 
 
 def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):

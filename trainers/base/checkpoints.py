@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -118,44 +118,37 @@ def load_prompt_learner(
     trainer: Any,
     directory: str | PathLike,
     epoch: int | None = None,
-    network: str = LEARNER,
-    learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    network: str = "",
     optional: Iterable[str] = (),
     into: nn.Module | None = None,
 ) -> None:
     """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
 
+    Of a published file that holds the whole model, what was learned is taken, and its CLIP compared with the backbone.
+
     Args:
         trainer: has a `model`.
         directory: the run's folder.
         epoch: which checkpoint; None: the best one, or the last where there is no best.
-        network: its name, of the folder in there.
-        learned: of a published file that holds the whole model, called with its state_dict: what was learned, by our
-            names. The CLIP in there is compared with the backbone.
+        network: its name, of the folder in there; "": that of the trainer's NETWORK.
         into: the network, where it is not `trainer.model`.
         optional: keys that published files do not have; they stay as they are.
 
     Raises:
         UserError: it is missing or damaged, or does not fit the trainer.
     """
-    path = find_checkpoint(directory, network, epoch)
+    path = find_checkpoint(directory, network or trainer.NETWORK, epoch)
     saved, of_epoch = read_prompt_learner(path)
-    _load_fitting(trainer, path, saved, directory, learned, optional, into)
+    _load_fitting(trainer, path, saved, directory, optional, into)
     print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
 
 
-def start_prompt_learner(
-    trainer: Any,
-    place: str,
-    network: str = LEARNER,
-    learned: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-) -> str:
+def start_prompt_learner(trainer: Any, place: str) -> str:
     """Let `trainer.model` start from given prompts, in place of words or random numbers.
 
     Args:
         trainer: has a `model`.
         place: MODEL.INIT_WEIGHTS: a checkpoint, a file with its state_dict alone, or a run's folder.
-        network, learned: see `load_prompt_learner`.
 
     Returns:
         sha256 of what it starts from (16 hexadecimal digits).
@@ -164,9 +157,9 @@ def start_prompt_learner(
         UserError: it is damaged, or does not fit the trainer.
     """
     path = Path(place).expanduser()
-    path = find_checkpoint(path, network) if path.is_dir() else path
+    path = find_checkpoint(path, trainer.NETWORK) if path.is_dir() else path
     saved, _ = read_prompt_learner(path, bare=True)
-    _load_fitting(trainer, path, saved, path.parent.parent, learned)
+    _load_fitting(trainer, path, saved, path.parent.parent)
     print(f"Training starts from the prompt learner in {path}")
     digest = hashlib.sha256()
     for name, value in sorted(trainer.model.state_dict().items()):
@@ -192,20 +185,27 @@ def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, Tenso
     return {str(key).removeprefix("module."): value for key, value in saved.items()}, checkpoint.get("epoch")
 
 
-def _load_fitting(trainer, path, saved, directory, learned=None, optional=(), into=None):
+def holds_whole_model(saved: dict[str, Tensor]) -> bool:
+    """Whether a published file's tensors are those of the whole model, CLIP and all."""
+    return "logit_scale" in saved
+
+
+def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
     """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
-    if learned is not None and "logit_scale" in saved:
+    if holds_whole_model(saved):
         check_clip(path, saved, trainer.backbone)
-        saved = learned(saved)
+        saved = trainer.learned_in(saved)
     saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
     model = trainer.model if into is None else into
     own = model.state_dict()
     saved = {key: own[key] for key in optional} | saved
+    told = trainer.sizes_in(saved)
+    _check_sizes(path, told, trainer)
+    set_here = "" if told or "ctx" in own else _what_is_set(trainer)
     if saved.keys() != own.keys():
         raise UserError(
-            f"{path} is of another method (--trainer) or depth of prompts: it holds "
-            f"{', '.join(sorted(saved)) or 'nothing'}; {trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}"
-            f"{_mend_of_depth(trainer)}."
+            f"{path} is of another method (--trainer): it holds {', '.join(sorted(saved)) or 'nothing'}; "
+            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}{set_here}."
         )
     if "ctx" in own:
         _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
@@ -215,7 +215,7 @@ def _load_fitting(trainer, path, saved, directory, learned=None, optional=(), in
     if strange:
         raise UserError(
             f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
-            f"Name the one that it was trained with (--backbone){_mend_of_depth(trainer)}."
+            f"Name the one that it was trained with (--backbone){set_here}."
         )
     model.load_state_dict(saved)
 
@@ -241,12 +241,23 @@ def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None
             )
 
 
-def _mend_of_depth(trainer):
-    """The settings that say how many prompts there are, and in how many layers."""
-    named = [key for key in trainer.settings if key.startswith(("N_CTX", "PROMPT_DEPTH"))]
-    node = f"TRAINER.{trainer.SETTINGS}"
-    given = ", ".join(f"{node}.{key} is {trainer.settings[key]}" for key in named)
-    return f" ({given} here; set what it was trained with)" if any("DEPTH" in key for key in named) else ""
+def _check_sizes(path, told, trainer):
+    """Raise UserError, with the settings that mend it, if a file tells of other sizes than the trainer's settings."""
+    if "CTX_INIT" in told:  # its number of vectors has to fit the words: see _check_context
+        return
+    node, settings = f"TRAINER.{trainer.SETTINGS}", trainer.settings
+    others = [key for key in told if told[key] != settings[key]]
+    if others:
+        found = ", ".join(f"{key} {told[key]} and not {settings[key]}" for key in others)
+        mend = " ".join(f"{node}.{key} {told[key]}" for key in others)
+        raise UserError(f"{path} does not fit this run: it was trained with {found}. Set {mend}.")
+
+
+def _what_is_set(trainer):
+    """The settings of the trainer that shapes depend on, where files do not tell them."""
+    named = [key for key in trainer.settings if key.startswith(("N_CTX", "PROMPT_", "METHOD"))]
+    given = ", ".join(f"TRAINER.{trainer.SETTINGS}.{key} is {trainer.settings[key]}" for key in named)
+    return f" ({given} here; set what it was trained with)" if given else ""
 
 
 def _check_context(path, saved, own, trainer):

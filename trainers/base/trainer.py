@@ -33,7 +33,15 @@ from common.run.records import write_record
 from common.run.threads import read_threads, write_threads
 from common.threads import Threads, asked_for, loader_workers, plan_threads, usable_cores, waiting
 from datasets.adapted import adapted
-from trainers.base.checkpoints import BEST, best_of, find_checkpoint, holds_objects, resume, start_prompt_learner
+from trainers.base.checkpoints import (
+    BEST,
+    LEARNER,
+    best_of,
+    find_checkpoint,
+    holds_objects,
+    resume,
+    start_prompt_learner,
+)
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures
 from trainers.base.run_record import (
@@ -54,7 +62,7 @@ from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
 from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone, load_backbone
-from trainers.modules.features import FeatureCache
+from trainers.modules.features import FeatureCache, Shard
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.full_prompt_encoder import prompt_encoder
 from trainers.modules.image_data import Batches
@@ -64,6 +72,7 @@ from trainers.modules.view_loader import ViewLoader
 
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
+SPLITS = ("views", "val", "test")  # what images are encoded of; "views": TRAIN_VIEWS of each training image
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -102,6 +111,7 @@ class FrozenClipTrainer(TrainerX):
     """
 
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
+    NETWORK = LEARNER  # name of what it learns, where that is one network: the folder of its checkpoints
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
@@ -296,6 +306,47 @@ class FrozenClipTrainer(TrainerX):
         """Make the learnable networks and register them with their optimisers and schedules."""
         raise NotImplementedError
 
+    @classmethod
+    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """The splits whose features a run keeps in the cache, so that others may have encoded them: some of SPLITS."""
+        if cls.IMAGE_TOWER_LEARNS:
+            return ()
+        splits = ["views"] if cfg.TRAINER.FEATURES.TRAIN_VIEWS else []
+        splits += ["val"] if cfg.TEST.FINAL_MODEL == "best_val" else []
+        return (*splits, *(() if cfg.TEST.NO_TEST else ("test",)))
+
+    def encode_only(self, splits: Sequence[str], shard: Shard | None = None) -> None:
+        """Encode images for runs to come, as each of them would, and keep their features in the cache.
+
+        Args:
+            splits: some of SPLITS.
+            shard: which part of each domain's; None: all of it.
+
+        Raises:
+            UserError: there is no cache.
+        """
+        features, batch_size = self.cfg.TRAINER.FEATURES, self.cfg.DATALOADER.TEST.BATCH_SIZE
+        if self.IMAGE_TOWER_LEARNS or not features.CACHE:
+            why = "TRAINER.FEATURES.CACHE is False" if not features.CACHE else "its image tower learns"
+            raise UserError(f"--encode has no use for {self.cfg.TRAINER.NAME}: {why}, so no features are kept.")
+        if "views" in splits and not features.TRAIN_VIEWS:
+            raise UserError("--encode names views, but TRAINER.FEATURES.TRAIN_VIEWS is 0: set how many of each image.")
+        self.take_threads(note=False)
+        for split in splits:
+            loader = {"views": self.train_loader_x, "val": self.val_loader, "test": self.test_loader}[split]
+            if loader is None:
+                continue  # the domain is too small to have one
+            if split == "views":
+                how = loader.dataset.dataset, features.TRAIN_VIEWS, batch_size
+                if shard is None:
+                    self.image_features.views(*how, self.batches)
+                else:
+                    self.image_features.keep_shard_of_views(*how, shard)
+            elif shard is None:
+                self.image_features.of_split(loader, split)
+            else:
+                self.image_features.keep_shard(loader, split, shard)
+
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
         network.to(self.device)
@@ -303,14 +354,24 @@ class FrozenClipTrainer(TrainerX):
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
-    def start_from_given(self, *how: Any) -> None:
-        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it.
-
-        Args:
-            how: network and learned, see `checkpoints.load_prompt_learner`.
-        """
+    def start_from_given(self) -> None:
+        """Let `model` start from MODEL.INIT_WEIGHTS where a run that is to be trained names it."""
         if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
-            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS, *how)
+            self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
+
+    @staticmethod
+    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What was learned in the state_dict of a published file that holds the whole model, by our names."""
+        prefix = "prompt_learner."
+        return {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        """Settings of this trainer's node that the tensors of a file tell; {} of a file that is another method's."""
+        ctx = learned.get("ctx")
+        if ctx is None or ctx.dim() not in (2, 3):
+            return {}
+        return {"N_CTX": ctx.shape[-2], "CTX_INIT": "", "CSC": ctx.dim() == 3}
 
     def optim_cfg(self) -> CfgNode:
         """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""

@@ -138,6 +138,13 @@ def load_backbone(
         UserError: unknown name or precision, a file that is missing or no CLIP, a failed download, a CLIP that cannot
             be prompted, weights that are not finite.
     """
+    backbone = read_backbone(name, device, precision, root)
+    backbone.model.to(backbone.device)
+    return backbone
+
+
+def read_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
+    """What `load_backbone` gives, but for the model, which stays in main memory: for its fingerprints."""
     check_precision(precision)
     check_backbone(name)
     loaded = source_of(name).load(name, root)
@@ -149,7 +156,7 @@ def load_backbone(
     if device.type == "cpu":
         # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
         model.visual.to(memory_format=torch.channels_last)
-    model = model.to(device).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
     cause = "The file is damaged, or was saved from a training that broke: get it again"
     if single_sha256:
         cause += f"; or its weights are too large for {precision}: set PREC to fp32"

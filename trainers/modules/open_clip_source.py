@@ -18,7 +18,6 @@ from trainers.modules.backbone_source import Facts, Loaded, Source
 from trainers.modules.clip_model import Kind, build_clip, build_image_tower, computes
 from trainers.modules.clip_weights import unwrapped
 from trainers.modules.openai_source import read_weights
-from trainers.modules.tensor_files import is_safetensors, read_safetensors
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 
 PREFIX = "open_clip:"
@@ -267,8 +266,7 @@ def _downloaded(name: str, tag: dict[str, Any]) -> Path:
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The weights in a file, by OpenCLIP's names; no code of it is run."""
-    is_safe = path.suffix == ".safetensors" or is_safetensors(path)
-    content = read_safetensors(path, "Backbone file", FILES) if is_safe else read_weights(path, FILES)
+    content = read_weights(path, FILES)
     weights = dict(unwrapped(content, f"Backbone file {path}"))
     if all(str(key).startswith("module.") for key in weights):  # of distributed training
         weights = {key.removeprefix("module."): value for key, value in weights.items()}

@@ -2,6 +2,8 @@
 
 <label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt              ours: {"ctx": (n_ctx, D), "made_from": {...}}
 <label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt the authors': a bare (n_ctx, D) tensor
+
+Labels of a sign lie in a folder of that name, ours in the first level, others there or in the last.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,16 +28,18 @@ class LabelFolder:
         dataset: "PACS", "VLCS", ...
         backbone: backbone label, e.g. "RN50", "ViT-B16".
         seed: the seed the labels are trained with.
+        sign: "pos" or "neg", where labels have one.
     """
 
     label_dir: str
     dataset: str
     backbone: str
     seed: int
+    sign: str = ""
 
     @property
     def path(self) -> Path:
-        return Path(self.label_dir) / self.dataset / self.backbone / f"seed_{self.seed}"
+        return Path(self.label_dir, self.sign, self.dataset, self.backbone, f"seed_{self.seed}")
 
     def file_for(self, domain: str) -> Path:
         """The file our own label of a domain is written to."""
@@ -43,10 +47,10 @@ class LabelFolder:
 
     def find(self, domain: str, code: str) -> Path | None:
         """The label file of a domain, ours before a published one; None if there is neither."""
-        for path in (self.file_for(domain), self.path / f"{self.dataset}_CoOp_{code}.pt"):
-            if path.is_file():
-                return path
-        return None
+        published = f"{self.dataset}_CoOp_{code}.pt"
+        inside = Path(self.label_dir, self.dataset, self.backbone, f"seed_{self.seed}", self.sign, published)
+        candidates = (self.file_for(domain), self.path / published, inside)
+        return next((path for path in candidates if path.is_file()), None)
 
 
 @dataclass(frozen=True)

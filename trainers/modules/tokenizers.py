@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 
 from clip import clip as openai_clip
+from clip.simple_tokenizer import SimpleTokenizer
 
 
 class Tokenizer(ABC):
@@ -33,15 +34,19 @@ class Tokenizer(ABC):
 
 
 class ClipTokenizer(Tokenizer):
-    """OpenAI's byte pair encoding, which OpenCLIP and Hugging Face's CLIPs have as well."""
+    """OpenAI's byte pair encoding, which OpenCLIP and Hugging Face's CLIPs have as well.
+
+    Args:
+        bpe: with OpenAI's vocabulary, or another (see `bpe.GivenBpe`).
+    """
 
     pad = 0
 
-    def __init__(self) -> None:
-        self._bpe = openai_clip._tokenizer
+    def __init__(self, bpe: SimpleTokenizer = openai_clip._tokenizer) -> None:
+        self._bpe = bpe
         self.before = (self._bpe.encoder["<|startoftext|>"],)
         self.after = (self._bpe.encoder["<|endoftext|>"],)
-        self.size = len(self._bpe.encoder)
+        self.size = 1 + max(self._bpe.decoder)
 
     def encode(self, text: str) -> list[int]:
         return self._bpe.encode(text)
@@ -53,8 +58,8 @@ class ClipTokenizer(Tokenizer):
     def _words(self) -> list[str]:
         words = []
         for i in range(self.size):
-            token = self._bpe.decoder[i]
-            if token.startswith("<|"):  # start and end of a text
+            token = self._bpe.decoder.get(i, "<|none|>")
+            if token.startswith("<|") and token.endswith("|>"):  # start and end of a text
                 words.append(token)
                 continue
             # The tokenizer has signs in the place of bytes; some tokens are a part of a letter's or an emoji's.

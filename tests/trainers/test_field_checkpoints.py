@@ -1,0 +1,234 @@
+"""Published files of the methods of the field, to evaluate, predict by and start from; and those that do not fit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from trainers.predictor import Predictor
+from trainers.saved_run import build_run
+
+DEPTH, CLASSES = 3, ["across", "down"]
+DEEP = {
+    "VPT": ["VPT.PROMPT_DEPTH_VISION"],
+    "MaPLe": ["MAPLE.PROMPT_DEPTH"],
+    "PromptSRC": ["PROMPTSRC.PROMPT_DEPTH_VISION", "PROMPTSRC.PROMPT_DEPTH_TEXT"],
+}
+LAST = "model.pth.tar-2"  # of runs of two epochs
+
+
+def options(trainer):
+    """Prompts in three layers."""
+    return [word for key in DEEP[trainer] for word in (f"TRAINER.{key}", str(DEPTH))]
+
+
+def whole_model(clip_model, trainer, learned):
+    """A state_dict as in MaPLe's or PromptSRC's repository: all of CLIP, in half precision, and what was learned."""
+    whole = {}
+    for key, value in clip_model.state_dict().items():
+        if key.startswith("visual."):
+            whole[f"image_encoder.{key.removeprefix('visual.')}"] = value.half()
+        elif key == "logit_scale":
+            whole[key] = value
+        elif key != "token_embedding.weight":
+            whole[f"text_encoder.{key}"] = value.half()
+    if trainer == "MaPLe":
+        whole |= {f"prompt_learner.{key}": value for key, value in learned.items()}
+    else:
+        whole["image_encoder.VPT"] = learned["vctx"]
+        for i, vectors in enumerate(learned.get("deep_vctx", ()), start=1):
+            whole[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] = vectors
+    if trainer == "PromptSRC":
+        whole["prompt_learner.ctx"] = learned["ctx"]
+        for i, vectors in enumerate(learned["deep_ctx"], start=1):
+            whole[f"text_encoder.transformer.resblocks.{i}.VPT_shallow"] = vectors
+    if trainer != "VPT":  # the words there, of other classes
+        whole |= {f"prompt_learner.{key}": torch.zeros(7, 1, 64) for key in ("token_prefix", "token_suffix")}
+    return whole
+
+
+def put(folder, network, state, name="model.pth.tar-5"):
+    """A checkpoint of Dassl's as the last one of a network."""
+    path = folder / network / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"state_dict": state, "epoch": 5, "optimizer": {}, "scheduler": {}, "val_result": None}
+    torch.save(content, path)
+    return path
+
+
+def learned_by(folder, network):
+    return torch.load(folder / network / LAST, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("trainer", DEEP)
+def test_files_of_whole_models(finished, train, refused, tmp_path, image_folder, clip_for, trainer):
+    opts = options(trainer)
+    folder = finished(trainer, *opts, "TEST.FINAL_MODEL", "last_step")
+    built = build_run(folder)
+    whole = whole_model(built.clip_model, trainer, learned_by(folder, built.NETWORK))
+    theirs = tmp_path / "theirs"
+    put(theirs, built.NETWORK, whole)
+
+    flags = ["--eval-only", "--model-dir", "theirs", "--load-epoch", "5", "--output-dir", "tested"]
+    assert train(trainer, "red", *opts, flags=flags) == 0
+    predictions = [(tmp_path / run / "predictions.csv").read_text() for run in ("run", "tested")]
+    assert predictions[0] == predictions[1]
+
+    # Which says itself how many prompts there are, in how many layers.
+    predictor = Predictor(theirs, CLASSES, clip_for(trainer), trainer=trainer)
+    paths = sorted((image_folder / "red").rglob("*.png"))
+    for found, expected in zip(predictor(paths), Predictor(folder)(paths), strict=True):
+        assert dict(found) == pytest.approx(dict(expected), abs=1e-5)
+
+    whole["image_encoder.proj"] = whole["image_encoder.proj"] + 1
+    put(theirs, built.NETWORK, whole)
+    message = refused(trainer, "red", *opts, flags=[*flags[:-1], "other"])
+    assert "tiny.pt: image_encoder.proj differs" in message and "--backbone" in message
+
+
+@pytest.mark.parametrize(
+    ("trainer", "change", "said"),
+    [
+        (
+            "MaPLe",
+            ["TRAINER.MAPLE.PROMPT_DEPTH", 2],
+            "with PROMPT_DEPTH 3 and not 2. Set TRAINER.MAPLE.PROMPT_DEPTH 3.",
+        ),
+        ("MaPLe", ["TRAINER.MAPLE.N_CTX", 3], "with N_CTX 2 and not 3. Set TRAINER.MAPLE.N_CTX 2."),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 1], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 3."),
+        ("VPT", ["TRAINER.VPT.N_CTX_VISION", 9], "Set TRAINER.VPT.N_CTX_VISION 10."),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_VISION", 2], "Set TRAINER.PROMPTSRC.N_CTX_VISION 4."),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 1], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 3."),
+    ],
+)
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_another_depth_or_length(finished, tmp_path, trainer, change, said, is_whole):
+    folder = finished(trainer, *options(trainer), "TEST.FINAL_MODEL", "last_step")
+    if is_whole:
+        built = build_run(folder)
+        put(folder, built.NETWORK, whole_model(built.clip_model, trainer, learned_by(folder, built.NETWORK)), LAST)
+    with pytest.raises(UserError) as caught:
+        build_run(folder, opts=change)
+    assert str(caught.value).startswith(str(folder)) and str(caught.value).endswith(said)
+
+
+@pytest.mark.parametrize("trainer", DEEP)
+def test_another_width(finished, trainer):
+    """Of a file with the learned keys alone, where no CLIP tells."""
+    folder = finished(trainer, *options(trainer), "TEST.FINAL_MODEL", "last_step")
+    network = build_run(folder).NETWORK
+    narrow = {
+        key: value[..., :-8].clone() if value.dim() > 1 else value for key, value in learned_by(folder, network).items()
+    }
+    put(folder, network, narrow, LAST)
+    with pytest.raises(UserError, match="does not fit this backbone, .*Name the one that it was trained with"):
+        build_run(folder)
+
+
+def test_a_whole_model_of_another_method(finished, tmp_path):
+    folder = finished("MaPLe", *options("MaPLe"), "TEST.FINAL_MODEL", "last_step")
+    built = build_run(folder)
+    tokens = {"vctx": torch.zeros(4, 64)}
+    put(folder, built.NETWORK, whole_model(built.clip_model, "VPT", tokens), LAST)
+    with pytest.raises(UserError, match=r"is of another method \(--trainer\): it holds nothing; MaPLe has compound_"):
+        build_run(folder)
+
+
+def test_kgcoop(finished, train, tmp_path, image_folder, clip_file):
+    folder = finished("KgCoOp", "TEST.FINAL_MODEL", "last_step")
+    words = {"token_prefix": torch.zeros(7, 1, 64), "token_suffix": torch.zeros(7, 72, 64)}
+    put(tmp_path / "theirs", "prompt_learner", learned_by(folder, "prompt_learner") | words)
+    flags = ["--eval-only", "--model-dir", "theirs", "--output-dir", "tested"]
+    assert train("KgCoOp", "red", flags=flags) == 0
+    assert (tmp_path / "tested/predictions.csv").read_text() == (folder / "predictions.csv").read_text()
+    paths = sorted((image_folder / "red").rglob("*.png"))
+    predictor = Predictor(tmp_path / "theirs", CLASSES, clip_file, trainer="KgCoOp")
+    assert predictor(paths) == Predictor(folder)(paths)
+
+
+class Encoder(nn.Module):
+    """DPSPG's network as its authors have it."""
+
+    def __init__(self, rows):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 8, 2048)
+        self.transformer_encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.fc = nn.Linear(32, rows * 64)
+
+
+def test_dpspg(train, refused, tmp_path, image_folder, clip_file):
+    torch.manual_seed(1)
+    theirs = {name: Encoder(4) for name in ("posencoder", "negencoder")}
+    for name, network in theirs.items():
+        put(tmp_path / "theirs", name, network.state_dict(), "model-best.pth.tar")
+    flags = ["--eval-only", "--model-dir", "theirs", "--output-dir", "tested"]
+    assert train("DPSPG_TRANSFORMER", "red", flags=flags) == 0
+    built = build_run(tmp_path / "tested")
+    features = nn.functional.normalize(torch.randn(5, 32), dim=-1)
+    for name, network in theirs.items():
+        network.eval()
+        with torch.no_grad():
+            expected = network.fc(network.transformer_encoder(features.unsqueeze(0))[0]).view(5, 4, 64)
+            torch.testing.assert_close(built._models[name](features), expected, atol=1e-5, rtol=1e-5)
+    paths = sorted((image_folder / "red").rglob("*.png"))
+    predictor = Predictor(tmp_path / "theirs", CLASSES, clip_file, trainer="DPSPG_TRANSFORMER")
+    accuracy = json.loads((tmp_path / "tested/results.json").read_text())["accuracy"]
+    right = [path.parent.name == found[0][0] for path, found in zip(paths, predictor(paths), strict=True)]
+    assert 100 * sum(right) / len(right) == pytest.approx(accuracy)
+
+    put(tmp_path / "theirs", "posencoder", Encoder(7).state_dict(), "model-best.pth.tar")
+    message = refused("DPSPG_TRANSFORMER", "red", flags=[*flags[:-1], "other"])
+    assert "posencoder" in message and "fc.weight (448, 32)" in message
+    assert "TRAINER.DPSPG.N_CTX is 4 here; set what it was trained with" in message
+    (tmp_path / "theirs/negencoder/model-best.pth.tar").unlink()
+    put(tmp_path / "theirs", "posencoder", theirs["posencoder"].state_dict(), "model-best.pth.tar")
+    assert "theirs/negencoder/model-best.pth.tar" in refused("DPSPG_TRANSFORMER", "red", flags=[*flags[:-1], "other"])
+
+
+@pytest.mark.parametrize("place", ["{sign}/stripes/tiny/seed_1", "stripes/tiny/seed_1/{sign}"])
+def test_published_labels_of_both_signs(finished, train, tmp_path, capsys, place):
+    """Bare tensors, by the domains' codes, in folders of the signs."""
+    finished("DPSPG")
+    found = {path: torch.load(path, weights_only=True)["ctx"] for path in (tmp_path / "prompt_labels").rglob("*.pt")}
+    assert len(found) == 4
+    for path, ctx in found.items():
+        sign = path.relative_to(tmp_path / "prompt_labels").parts[0]
+        folder = tmp_path / "theirs" / place.format(sign=sign)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(ctx.half(), folder / f"stripes_CoOp_{path.stem}.pt")
+    shutil.rmtree(tmp_path / "prompt_labels")
+    opts = "TRAINER.DPSPG.LABEL_DIR", "theirs", "TRAINER.DPSPG.LABEL_SEED", "1"
+    capsys.readouterr()
+    assert train("DPSPG", "red", *opts, flags=["--output-dir", "b"]) == 0
+    said = capsys.readouterr().out
+    assert "Stage I:" not in said and said.count("Prompt label of ") == 4
+
+
+@pytest.mark.parametrize("trainer", ["MaPLe", "KgCoOp"])
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_training_starts_from_given_prompts(finished, train, tmp_path, trainer, is_whole):
+    opts = options(trainer) if trainer in DEEP else []
+    folder = finished(trainer, *opts, "TEST.FINAL_MODEL", "last_step")
+    built = build_run(folder)
+    learned = learned_by(folder, built.NETWORK)
+    state = whole_model(built.clip_model, "MaPLe", learned) if is_whole else learned  # KgCoOp's are alike
+    path = put(tmp_path / "theirs", built.NETWORK, state)
+    tiny_steps = (
+        "OPTIM.LR",
+        "1e-30",
+        "OPTIM.WARMUP_EPOCH",
+        "-1",
+        "OPTIM.MAX_EPOCH",
+        "2",
+        "TEST.FINAL_MODEL",
+        "last_step",
+    )
+    for place, name in ((path, "from_file"), (tmp_path / "theirs", "from_folder")):
+        start = "MODEL.INIT_WEIGHTS", str(place), "TEST.NO_TEST", "True"
+        assert train(trainer, "red", *opts, *tiny_steps, *start, flags=["--output-dir", name]) == 0
+        for key, value in learned_by(tmp_path / name, built.NETWORK).items():
+            torch.testing.assert_close(value, learned[key].float(), msg=key)
+        assert "MODEL.INIT_WEIGHTS" in (tmp_path / name / "identity.json").read_text()
