@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from scripts.benchmarks.text import TextAmounts
     from scripts.benchmarks.timing import Row
 
-PARTS = ("text", "spg", "memory", "growth", "neighbours")
-DEFAULT_PARTS = PARTS[:-1]  # beside other load nothing else is measured
+PARTS = ("text", "spg", "memory", "growth", "families", "neighbours")
+DEFAULT_PARTS = PARTS[:4]  # families take as long as all of these; beside other load nothing else is measured
 FORMAT = 1
 
 
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches: 3 minutes on 2 cores")
     parser.add_argument("--json", default="", metavar="PATH", help="write the figures to this file, too")
     parser.add_argument(
-        "--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, help="parts (default: all but neighbours)"
+        "--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, help="parts (default: all but families, neighbours)"
     )
     return parser.parse_args(argv)
 
@@ -75,7 +75,7 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
     """Yield the rows of one part; fills `growth`, and `threads` with the threads that each part ran with."""
     import torch
 
-    from scripts.benchmarks import neighbours, spg, text
+    from scripts.benchmarks import families, neighbours, spg, text
 
     amounts = text.QUICK if quick else text.FULL
     if part == "text":
@@ -85,6 +85,8 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
         yield from spg.SpgBench(images, spg.QUICK if quick else spg.FULL, Path(folder) / "runs").rows()
     elif part == "memory":
         yield from text.memory_rows(amounts)
+    elif part == "families":
+        yield from families.family_rows(amounts, Path(folder), quick)
     elif part == "neighbours":
         yield from neighbours.neighbour_rows(quick)
     else:
@@ -142,7 +144,8 @@ def report(rows: "list[Row]", growth: dict[str, dict], seconds: float) -> str:
     if missed:
         lines.append("Goals that were not reached: " + "; ".join(missed))
     differing = [row.what for row in rows if not row.agrees]
-    lines.append("OUTPUTS DIFFER: " + "; ".join(differing) if differing else "Outputs of both sides agree within 1e-4.")
+    agreed = "Outputs of both sides agree within 1e-4, those of families within 1e-5."
+    lines.append("OUTPUTS DIFFER: " + "; ".join(differing) if differing else agreed)
     lines.append(f"{seconds:.0f} s in all")
     return "\n\n".join(lines)
 
