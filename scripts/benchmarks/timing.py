@@ -33,6 +33,7 @@ class Row:
         goal: what the project wants to reach: a least ratio; for "GB", or without a reference, the most.
         difference: largest difference between both sides' outputs; None for figures without a pair.
         note: what the reader must know of how it was measured.
+        tolerance: up to which difference both sides agree.
     """
 
     what: str
@@ -42,6 +43,7 @@ class Row:
     goal: float | None = None
     difference: float | None = None
     note: str = ""
+    tolerance: float = TOLERANCE
 
     @property
     def ratio(self) -> float | None:
@@ -53,7 +55,7 @@ class Row:
     @property
     def agrees(self) -> bool:
         """Whether both sides' outputs are the same; a NaN is no agreement."""
-        return self.difference is None or self.difference <= TOLERANCE
+        return self.difference is None or self.difference <= self.tolerance
 
     @property
     def is_bound(self) -> bool:

@@ -9,7 +9,7 @@ from plain_clip import plain_image_features, plain_text_features, tiny_clip
 
 from common.dassl_path import REPOSITORY
 from scripts import benchmark
-from scripts.benchmarks import field, reference, reference_field, spg, text
+from scripts.benchmarks import families, field, reference, reference_field, spg, text
 from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME, PACS
 from scripts.benchmarks.timing import Row, difference, median_pair, peak_memory_gb
 
@@ -96,6 +96,26 @@ def test_a_mistake_in_a_step_of_the_field_shows(vit, tmp_path, monkeypatch, meth
 
     monkeypatch.setattr(field, broken, other_labels)
     assert not getattr(field.FieldBench(vit, "tiny", TINY_FIELD, tmp_path, goals=False), method)(65).agrees
+
+
+def test_families_agree_with_their_own_code(tmp_path, monkeypatch):
+    small = (32, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
+    config = {
+        "embed_dim": 32,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"width": 64, "heads": 2, "layers": 2, "no_causal_mask": True},
+    }
+    open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    (tmp_path / "small-all-positions.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "small-all-positions.json")
+    monkeypatch.setattr(families, "OPENAIS", {"small": small})
+    monkeypatch.setattr(families, "OPEN_CLIPS", ("small-all-positions",))
+    rows = list(families.family_rows(TINY_TEXT, tmp_path))
+    assert len(rows) == 10 and all(row.difference < 1e-5 and row.agrees for row in rows)
+    goals = {row.what: row.goal for row in rows if row.goal}
+    assert goals == {"text tower, per-image contexts, 65 classes, small": 15}  # the other's cannot be cut
+    assert not (tmp_path / "family.pt").exists()
 
 
 def test_independent_batch_is_the_one_at_its_position():
