@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from scripts.benchmarks.text import TextAmounts
     from scripts.benchmarks.timing import Row
 
-PARTS = ("text", "spg", "memory", "growth", "neighbours")
-DEFAULT_PARTS = PARTS[:-1]  # beside other load nothing else is measured
+PARTS = ("text", "spg", "memory", "growth", "neighbours", "launching")
+DEFAULT_PARTS = PARTS[:-2]  # beside other load nothing else is measured, and launches are of whole processes
 FORMAT = 1
 
 
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches: 3 minutes on 2 cores")
     parser.add_argument("--json", default="", metavar="PATH", help="write the figures to this file, too")
     parser.add_argument(
-        "--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, help="parts (default: all but neighbours)"
+        "--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, help="parts (default: all but the last two)"
     )
     return parser.parse_args(argv)
 
@@ -75,7 +75,7 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
     """Yield the rows of one part; fills `growth`, and `threads` with the threads that each part ran with."""
     import torch
 
-    from scripts.benchmarks import neighbours, spg, text
+    from scripts.benchmarks import launching, neighbours, spg, text
 
     amounts = text.QUICK if quick else text.FULL
     if part == "text":
@@ -87,6 +87,8 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
         yield from text.memory_rows(amounts)
     elif part == "neighbours":
         yield from neighbours.neighbour_rows(quick)
+    elif part == "launching":
+        yield from launching.launching_rows(quick, Path(folder) / "launching")
     else:
         growth.update(text.growth(tiny_clips()[0][1], amounts))
     threads[part] = torch.get_num_threads()
@@ -149,7 +151,7 @@ def report(rows: "list[Row]", growth: dict[str, dict], seconds: float) -> str:
 
 def cells(row: "Row") -> tuple[str, ...]:
     """The table's cells of a row."""
-    goal = "" if row.goal is None else (f"< {row.goal} GB" if row.unit == "GB" else f"{row.goal}x")
+    goal = "" if row.goal is None else (f"< {row.goal:g} {row.unit}" if row.is_bound else f"{row.goal}x")
     if row.reached is not None:
         goal += " reached" if row.reached else " NOT reached"
     return (

@@ -29,8 +29,8 @@ class Row:
     Attributes:
         what: what was measured.
         ours, reference: the measured values, in `unit`; None where there is none.
-        unit: "ms", "s", "images/s", "GB".
-        goal: what the project wants to reach: a least ratio, or for "GB" the most.
+        unit: "ms", "s", "images/s", "GB", "times".
+        goal: what the project wants to reach: a least ratio; for "GB", or without a reference, the most.
         difference: largest difference between both sides' outputs; None for figures without a pair.
         note: what the reader must know of how it was measured.
     """
@@ -56,12 +56,17 @@ class Row:
         return self.difference is None or self.difference <= TOLERANCE
 
     @property
+    def is_bound(self) -> bool:
+        """Whether the goal is the most that ours may be."""
+        return self.unit == "GB" or self.reference is None
+
+    @property
     def reached(self) -> bool | None:
         """Whether the goal is reached; None without a goal."""
         if self.goal is None:
             return None
-        if self.unit == "GB":
-            return self.ours < self.goal
+        if self.is_bound:
+            return self.ours <= self.goal
         return self.ratio is not None and self.ratio >= self.goal
 
     def record(self) -> dict[str, Any]:
