@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from hf_folders import preprocessor, save_hugging_face, save_tokenizer, small_vocabulary, write_json
 from plain_clip import tiny_clip
 from quick_run import command_line, run_train
 
@@ -38,6 +39,38 @@ def saved(tmp_path):
         return f"open_clip:tiny-vit@{file}" if suffix else str(file)
 
     return save
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe", "SPG"])
+def test_the_same_numbers_in_hugging_faces_layout(trainer, image_folder, tmp_path, monkeypatch):
+    opts = ("TRAINER.MAPLE.PROMPT_DEPTH", "2") if trainer == "MaPLe" else ()
+    model = tiny_clip(vision=2)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    expected = results_of(trainer, tmp_path / "weights.pt", image_folder, tmp_path / "openai", monkeypatch, *opts)
+    name = f"hf:{save_hugging_face(model, tmp_path / 'mine', shards=2)}"
+    found = results_of(trainer, name, image_folder, tmp_path / "hf", monkeypatch, *opts)
+    assert {key for key in expected if found[key] != expected[key]} <= NAMES
+    assert (found["backbone"], found["backbone_name"]) == ("hf-mine", name)
+    assert found["backbone_family"] == "Hugging Face"
+
+
+def test_a_run_with_another_vocabulary_and_its_predictions(image_folder, tmp_path, monkeypatch, capsys):
+    from predict import Predictor
+
+    model = tiny_clip(vision=2)
+    model.vocab_size, model.token_embedding = 832, torch.nn.Embedding(832, 64)
+    folder = save_hugging_face(model, tmp_path / "small", with_tokenizer=False)
+    save_tokenizer(folder, *small_vocabulary())
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 813
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", preprocessor(32, image_mean=[0.5, 0.5, 0.5]))
+    found = results_of("SPG", f"hf:{folder}", image_folder, tmp_path / "spg", monkeypatch)
+    assert f"the backbone hf:{folder} expects them: INPUT.PIXEL_MEAN [0.5, 0.5, 0.5]." in capsys.readouterr().out
+    predictor = Predictor(tmp_path / "spg/run")
+    pictures = sorted((image_folder / "red").rglob("*.png"))
+    right = [best[0] == path.parent.name for (best, *_), path in zip(predictor(pictures), pictures, strict=True)]
+    assert 100 * sum(right) / len(right) == pytest.approx(found["accuracy"])
 
 
 def results_of(trainer, backbone, images, folder, monkeypatch, *opts):

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from trainers.modules.tokenizers import Tokenizer
 
 
-def check_settings(cfg: CfgNode) -> None:
+def check_settings(cfg: CfgNode, tokenizer: "Tokenizer | None" = None) -> None:
     """Check all keys of a config, by themselves and together.
+
+    Args:
+        tokenizer: see `counted_contexts`.
 
     Raises:
         UserError: what is wrong, each key with what was given, what is accepted, and what mends it.
     """
-    problems = list(_refused(cfg, KEYS)) or list(_contradictions(cfg))
+    problems = list(_refused(cfg, KEYS)) or list(_contradictions(cfg, tokenizer))
     if problems:
         raise UserError("\n".join(problems))
 
@@ -90,10 +93,10 @@ def _refused_pairs(key: str, pairs: Any) -> Iterator[str]:
         yield f"{key} is {list(pairs)}: {error}"
 
 
-def _contradictions(cfg: CfgNode) -> Iterator[str]:
+def _contradictions(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str]:
     """Messages about settings that are each accepted, but not together."""
     defaults = default_cfg()
-    for key, n in counted_contexts(cfg).items():
+    for key, n in counted_contexts(cfg, tokenizer).items():
         given, words = value_of(cfg, key), KEYS[key].words
         if given not in (n, value_of(defaults, key)):
             yield (

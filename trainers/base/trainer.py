@@ -152,7 +152,7 @@ class FrozenClipTrainer(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         if not self.done:
-            check_settings(cfg)
+            check_settings(cfg, self.given_backbone and self.given_backbone.text.tokenizer)
         if self.IMAGE_TOWER_LEARNS and cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             raise UserError(
                 f"TRAINER.FEATURES.TRAIN_VIEWS is {cfg.TRAINER.FEATURES.TRAIN_VIEWS}, but the image tower of "
@@ -826,7 +826,8 @@ class FrozenClipTrainer(TrainerX):
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
             directory = self.output_dir
-        differences = identity_differences(directory, self.identity().flat, counted_contexts(self.cfg))
+        counted = counted_contexts(self.cfg, self.backbone.text.tokenizer)
+        differences = identity_differences(directory, self.identity().flat, counted)
         if differences and self.restart_on_difference:
             print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
             return 0
