@@ -90,6 +90,8 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
                 f"{key} is {given}, but {words} is {value_of(cfg, words)!r}, and a context that starts from words has "
                 f'as many vectors, here {n}. For {given} random ones set {words} ""; for these words {key} {n}.'
             )
+    if cfg.TRAINER.NAME in KEYS["TRAINER.DPSPG.NEG_CTX_INIT"].readers:
+        yield from _signs_differ(cfg.TRAINER.DPSPG)
     optim = cfg.OPTIM
     if cfg.TRAINER.NAME in EVERY - STEPPING:
         return
@@ -103,6 +105,17 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"OPTIM.STEPSIZE is {tuple(optim.STEPSIZE)}, but OPTIM.LR_SCHEDULER multi_step takes the epochs after "
             'which the rate drops, whole numbers from 1: OPTIM.STEPSIZE "(20, 40)".'
+        )
+
+
+def _signs_differ(settings: CfgNode) -> Iterator[str]:
+    """The message that the words of both signs have other numbers of tokens, if they have."""
+    positive, negative = (settings[key] and _n_tokens(settings[key]) for key in ("CTX_INIT", "NEG_CTX_INIT"))
+    if positive and negative and positive != negative:
+        yield (
+            f"TRAINER.DPSPG.NEG_CTX_INIT {settings.NEG_CTX_INIT!r} has {negative} tokens, and CTX_INIT "
+            f"{settings.CTX_INIT!r} {positive}; accepted: as many in both. The defaults are TRAINER.DPSPG.CTX_INIT "
+            '"a photo of a" TRAINER.DPSPG.NEG_CTX_INIT "a photo without a".'
         )
 
 
