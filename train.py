@@ -22,6 +22,8 @@ from trainers.methods import METHODS
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from trainers.modules.features import Shard
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
@@ -47,6 +49,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-dir", default="", help="folder of the trained run for --eval-only")
     parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint (default: the best)")
     parser.add_argument("--no-train", action="store_true", help="build everything, but do not train")
+    parser.add_argument(
+        "--encode",
+        default="",
+        metavar="SPLITS",
+        help="only encode images of these domains for runs to come: some of val,test,views (of TRAIN_VIEWS)",
+    )
+    parser.add_argument(
+        "--part", default="", metavar="I/N", help="of --encode: one of N parts, which the same without --part joins"
+    )
+    parser.add_argument(
+        "--learn-labels",
+        action="store_true",
+        help="of SPG and DPSPG: only learn the prompt labels of these source domains that are missing (stage I)",
+    )
     parser.add_argument("--no-feature-cache", action="store_true", help="do not keep image features on disk")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, such as OPTIM.MAX_EPOCH 10"
@@ -134,13 +150,60 @@ def check_names(cfg: "CfgNode") -> None:
         raise UserError('No backbone is named: pass --backbone, for example "ViT-B/16" or the path of a CLIP file.')
 
 
+def splits_of(args: argparse.Namespace) -> "tuple[list[str], Shard | None]":
+    """What --encode and --part name: splits, and which part of each; ([], None) for neither.
+
+    Raises:
+        UserError: they name something else.
+    """
+    from trainers.base.trainer import SPLITS
+    from trainers.modules.features import Shard
+
+    splits = args.encode.split(",") if args.encode else []
+    if strange := [split for split in splits if split not in SPLITS]:
+        raise UserError(f"--encode names {strange[0]!r}; accepted: some of {', '.join(SPLITS)}, with commas between.")
+    if not args.part:
+        return splits, None
+    number, _, of = args.part.partition("/")
+    if not splits or not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise UserError(f"--part is {args.part!r}; accepted: I/N beside --encode, such as 1/3, 2/3 and 3/3.")
+    return splits, Shard(int(number), int(of))
+
+
+def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
+    """Do what --encode and --learn-labels say, in an output folder that is there for the log."""
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed, setup_logger
+
+    from trainers.two_stages import TwoStages
+
+    splits, shard = splits_of(args)
+    if cfg.SEED >= 0:
+        make_deterministic()
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    trainer = build_trainer(cfg)
+    if splits:
+        trainer.encode_only(splits, shard)
+    if args.learn_labels and not isinstance(trainer, TwoStages):
+        raise UserError(
+            f"--learn-labels is for trainers of two stages, SPG and DPSPG; --trainer is {cfg.TRAINER.NAME}."
+        )
+    if args.learn_labels:
+        trainer.take_threads()
+        trainer.learn_labels()
+
+
 def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     cfg = setup_cfg(args)
     if os.path.isfile(cfg.OUTPUT_DIR):
         raise UserError(f"--output-dir {cfg.OUTPUT_DIR} is a file; name a folder.")
+    shared = bool(args.encode or args.part or args.learn_labels)
     finished = is_finished(cfg.OUTPUT_DIR, tested=not cfg.TEST.NO_TEST)
     in_place = args.eval_only and os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(args.model_dir)
+    if shared and (finished or args.eval_only):
+        raise UserError("--encode and --learn-labels go without --eval-only, and with an --output-dir of their own.")
     if args.eval_only and finished and not in_place:
         raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")
     if not args.eval_only and finished:
@@ -158,7 +221,10 @@ def run(args: argparse.Namespace) -> None:
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     # A test in the folder of its model leaves that run's files as they are, so it may share it.
     with contextlib.nullcontext() if in_place else owned(cfg.OUTPUT_DIR):
-        run_trainer(args, cfg, in_place)
+        if shared:
+            make_shared(args, cfg)
+        else:
+            run_trainer(args, cfg, in_place)
 
 
 def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> None:

@@ -7,8 +7,10 @@ of one of them, the others burn theirs, thousands of times a second. On 2 cores,
                                    alone   beside one busy loop   two at once
     SPG, as PyTorch has it         17.9 s         401 s             314 s
     SPG, one thread that sleeps    18.7 s          21 s              22 s
-    CoOp, as PyTorch has it         5.2 s        14.4 s
-    CoOp, two threads that sleep    5.4 s         9.6 s            10.0 s
+    CoOp, as PyTorch has it         5.0 s        14.5 s             20 s
+    CoOp, two that sleep at once    5.6 s         9.4 s             9.8 s
+    CoOp, that spin 200 times       5.3 s         8.8 s             9.4 s
+    CoOp, that spin 2,000 times     4.8 s        10.3 s            10.5 s
 
 Two threads on two cores beside a third get four thirds of a core: 1.5 times alone at best. How many threads pay: with
 two instead of one a step of CoOp (7 classes) is 1.06 times as fast with 1.7 million weights in the towers, 1.25 with 6,
@@ -24,9 +26,10 @@ from dataclasses import dataclass
 # Between the tiny CLIPs (2 to 6 million weights in both towers, without the vocabulary) and any real one (RN50: 76).
 LARGE = 8_000_000
 
-# Of GNU's OpenMP, which PyTorch comes with, and of Intel's.
-OPENMP_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-OPENMP_NAMES = (*OPENMP_WAITING, "GOMP_SPINCOUNT")
+# Of GNU's OpenMP, which PyTorch comes with, and of Intel's. GNU's threads look so many times before they sleep: long
+# enough for the short waits between two loops, too short to hurt beside other load (see the table).
+OPENMP_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "200", "KMP_BLOCKTIME": "0"}
+OPENMP_NAMES = tuple(OPENMP_WAITING)
 # NumPy's and SciPy's OpenBLAS: as a power of two, cycles until an idle thread sleeps; this is the least.
 BLAS_WAITING = ("OPENBLAS_THREAD_TIMEOUT", "4")
 

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
+from common.kept import Kept
 from common.messages import some, warn
 from common.progress import progress
 from datasets import names
@@ -25,6 +26,8 @@ from datasets.splits import Image, match_split, read_split, seeded_split, write_
 
 TEST_SUBSETS = ("all", "published")
 CLASS_SUBSETS = ("all", "base", "new")  # all classes, the first half of them, the rest
+# Of the domains of a data set or two: splits, and the listing that they were matched with.
+_KEPT_SPLITS: Kept[tuple[tuple[list[Image], list[Image]], dict[ClassFolder, list[str]]]] = Kept(at_most=8)
 KNOWN_TO_BE_WRONG = "known to be wrong"
 
 
@@ -48,6 +51,7 @@ class DomainGeneralizationDataset(DatasetBase):
         absent_classes: whether a domain may have no folder for a class.
         splits_cover_all: whether train and val split together are all images of a domain. If not, a target domain is
             tested on all its images, unless DATASET.TEST_SUBSET is "published".
+        keeps_splits: whether a split that is made is written; the same one is made again where it was not.
 
     Attributes:
         source_domains, target_domains: full names.
@@ -79,6 +83,7 @@ class DomainGeneralizationDataset(DatasetBase):
     skipped: Set[str] = frozenset()
     absent_classes: bool = False
     splits_cover_all: bool = True
+    keeps_splits: bool = True
 
     # --- what launchers ask, without listing images ---
 
@@ -408,6 +413,8 @@ class DomainGeneralizationDataset(DatasetBase):
         if path.is_file():
             return self._read_split(path, domain, images)
         train, val = seeded_split(images, self.layout.parts, domain, self.split_sizes)
+        if not self.keeps_splits:
+            return train, val
         try:
             write_split(path, self._rows(domain, train), self._rows(domain, val))
         except OSError as error:
@@ -437,6 +444,26 @@ class DomainGeneralizationDataset(DatasetBase):
         return path.parent / str(seed) / path.name
 
     def _read_split(self, path, domain, images):
+        status = os.stat(path)
+        place = str(self._domain_dirs[domain]), tuple(self.domains)
+        key = type(self), *place, str(path), status.st_size, status.st_mtime_ns
+        (train, val), _ = _KEPT_SPLITS.get(
+            key, lambda: (self._matched(path, domain, images), images), lambda kept: kept[1] == images
+        )
+        if both := set(train) & set(val):
+            warn(f"the split file {path} lists {len(both):,} images for both train and val.")
+        unlisted = sum(map(len, images.values())) - len({*train, *val})
+        if unlisted and self.splits_cover_all:
+            warn(
+                f"{unlisted:,} images of {domain} in {self._domain_dirs[domain]} are not in the split file {path} and "
+                "are not used. If it is of another version of the set, move it away to get a new split."
+            )
+        return train, val
+
+    def _matched(
+        self, path: Path, domain: str, images: dict[ClassFolder, list[str]]
+    ) -> tuple[list[Image], list[Image]]:
+        """The images of a domain that a split file lists for training and for validation."""
         domain_dir = self._domain_dirs[domain]
         aliases = self._domain_aliases()
         parts = {part for layout in self.layouts for part in layout.parts if part}
@@ -454,12 +481,6 @@ class DomainGeneralizationDataset(DatasetBase):
             start=self._start_of_rows(domain),
             place=f"{domain} ({domain_dir})",
         )
-        unlisted = sum(map(len, images.values())) - len({*train, *val})
-        if unlisted and self.splits_cover_all:
-            warn(
-                f"{unlisted:,} images of {domain} in {domain_dir} are not in the split file {path} and are "
-                "not used. If it is of another version of the set, move it away to get a new split."
-            )
         return train, val
 
     def _rows(self, domain, images):

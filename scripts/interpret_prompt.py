@@ -29,6 +29,9 @@ from common.run.records import write_record
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from trainers.modules.text_tower import TextTower
+    from trainers.modules.tokenizers import Tokenizer
+
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
 SAMPLE = 256  # words, by which the distance from word to word is told
 
@@ -82,32 +85,25 @@ def word_distance(embeddings: "Tensor") -> float:
     return torch.cdist(sample, embeddings.float()).topk(2, dim=1, largest=False).values[:, 1].median().item()
 
 
-def vocabulary() -> list[str]:
-    """CLIP's V tokens as words; those that only begin or continue a word end in a hyphen."""
-    from clip.clip import _tokenizer
+def vocabulary(tokenizer: "Tokenizer | None" = None) -> list[str]:
+    """The V tokens of a tokenizer, OpenAI's unless given, as words; those that only begin or continue a word end in a
+    hyphen.
+    """
+    from trainers.modules.tokenizers import CLIP_TOKENIZER
 
-    words = []
-    for i in range(len(_tokenizer.decoder)):
-        token = _tokenizer.decoder[i]
-        if token.startswith("<|"):  # start and end of a text
-            words.append(token)
-            continue
-        # The tokenizer has signs in the place of bytes; some tokens are a part of a letter's or an emoji's.
-        letters = bytes(_tokenizer.byte_decoder[sign] for sign in token.removesuffix("</w>"))
-        words.append(letters.decode("utf-8", "backslashreplace") + ("" if token.endswith("</w>") else "-"))
-    return words
+    return (tokenizer or CLIP_TOKENIZER).words()
 
 
 @functools.lru_cache(maxsize=1)
-def token_embeddings(backbone: str) -> "Tensor":
-    """(V, D) token embeddings of a CLIP."""
-    from trainers.modules.clip_backbone import load_clip
+def text_tower(backbone: str) -> "TextTower":
+    """The text tower of a CLIP."""
+    from trainers.modules.clip_backbone import load_backbone
 
-    return load_clip(backbone).get_parameter("token_embedding.weight")
+    return load_backbone(backbone).text
 
 
-def contexts_of(path: str | Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], Tensor]":
-    """Contexts by name, (n_ctx, D) each, and the backbone's token embeddings.
+def contexts_of(path: str | Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], TextTower]":
+    """Contexts by name, (n_ctx, D) each, and the backbone's text tower.
 
     Raises:
         UserError: nothing of the kind is there.
@@ -127,7 +123,7 @@ def contexts_of(path: str | Path, args: argparse.Namespace) -> "tuple[dict[str, 
         content = (state if isinstance(state, dict) else content).get("ctx")
     if not hasattr(content, "shape") or len(content.shape) not in (2, 3) or not content.is_floating_point():
         raise UserError(f"{path} holds no context (n_ctx, D). {MEND}")
-    return named(content, path.stem, None), token_embeddings(args.backbone)
+    return named(content, path.stem, None), text_tower(args.backbone)
 
 
 def named(context: "Tensor", name: str, classnames: Sequence[str] | None) -> "dict[str, Tensor]":
@@ -137,7 +133,7 @@ def named(context: "Tensor", name: str, classnames: Sequence[str] | None) -> "di
     return dict(zip(classnames or (f"class {i}" for i in range(1, len(context) + 1)), context, strict=True))
 
 
-def contexts_of_run(path: Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], Tensor]":
+def contexts_of_run(path: Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], TextTower]":
     """Contexts of a run's model: learned, or generated for --images, or those that the run kept."""
     import torch
 
@@ -147,7 +143,7 @@ def contexts_of_run(path: Path, args: argparse.Namespace) -> "tuple[dict[str, Te
 
     predictor = Predictor(path, backbone=args.backbone or None)
     trainer, method = predictor.trainer, predictor.trainer.cfg.TRAINER.NAME
-    embeddings = trainer.clip_model.token_embedding.weight
+    tower = trainer.backbone.text
     generates = isinstance(trainer, SPG_CGAN)
     if args.images:
         if not generates and not isinstance(trainer, CoCoOp):
@@ -155,13 +151,13 @@ def contexts_of_run(path: Path, args: argparse.Namespace) -> "tuple[dict[str, Te
         features, indices = predictor.encode(args.images)
         with torch.no_grad():
             contexts = trainer.contexts(features, indices) if generates else trainer.model(features)
-        return dict(zip(args.images, contexts, strict=True)), embeddings
+        return dict(zip(args.images, contexts, strict=True)), tower
     if generates:
-        return kept_contexts(path), embeddings
+        return kept_contexts(path), tower
     context = getattr(getattr(trainer, "model", None), "ctx", None)
     if context is None:
         raise UserError(f"{path} is a run of {method}, which has no context. {MEND}")
-    return named(context.detach(), method, predictor.classnames), embeddings
+    return named(context.detach(), method, predictor.classnames), tower
 
 
 def kept_contexts(folder: Path) -> "dict[str, Tensor]":
@@ -190,13 +186,13 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, list]]:
     """Print the words of all contexts; returns them by path and name."""
     if args.topk < 1:
         raise UserError(f"--topk is {args.topk}; accepted: a number from 1.")
-    words = vocabulary()
     found: dict[str, dict[str, list]] = {}
-    chosen = [i for i, word in enumerate(words) if word.isalpha() or not args.words]
-    words = [words[i] for i in chosen]
     for path in args.paths:
-        contexts, embeddings = contexts_of(path, args)
-        embeddings = embeddings[chosen]
+        contexts, tower = contexts_of(path, args)
+        words = vocabulary(tower.tokenizer)
+        chosen = [i for i, word in enumerate(words) if word.isalpha() or not args.words]
+        words = [words[i] for i in chosen]
+        embeddings = tower.token_embedding.weight[chosen]
         for name, context in contexts.items():
             if context.shape[1] != embeddings.shape[1]:
                 raise UserError(

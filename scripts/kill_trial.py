@@ -22,12 +22,12 @@ from collections import Counter
 from pathlib import Path
 
 from common.dassl_path import REPOSITORY
-from common.run.results import read_results
+from common.run.results import TIMES, read_results
 from scripts.launching.quick_run import arguments, make_images
 from trainers.methods import METHODS, Backbones, find_method
 
 # What may differ between two runs that agree.
-ASIDE = ("seconds", "revision")
+ASIDE = (*TIMES, "revision")
 SETTINGS = {
     "exact, no workers": ["DATALOADER.NUM_WORKERS", "0"],
     "exact, workers": ["DATALOADER.NUM_WORKERS", "2"],

@@ -19,6 +19,7 @@ from pathlib import Path
 from common.config_keys import split_at_key
 from common.errors import UserError
 from common.interruption import Interrupted
+from scripts.launching.engines import ENGINES
 from scripts.launching.runner import DEFAULT_BACKBONE, TESTED_ON, TRAINED_ON, Request, launch
 from trainers.methods import METHODS, PROTOCOLS, trainer_name
 
@@ -59,7 +60,10 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do nothing but print the train.py commands of unfinished runs, a line each",
     )
-    add_flag("JOBS", "N", "how many runs go on at once, within the machine's cores (default: 1)", "1")
+    add_flag("JOBS", "N", "how many runs go on at once, within the cores (default: 1; of ray as many as fit)")
+    add_flag("ENGINE", "NAME", f"what does the runs: {' or '.join(ENGINES)} (default: local, this machine)", "local")
+    add_flag("RAY_ADDRESS", "ADDRESS", "of ray: auto or <host>:<port> of a cluster (default: one is started here)", "")
+    add_flag("TASK_GPUS", "N", "of ray: GPUs of each run, 0.5 for half a one (default: 1 where there are any)", "")
     add_flag("DATA", "FOLDER", "where the data sets are (default: data)", "data")
     add_flag("OUTPUT", "FOLDER", "where results go (default: output)", "output")
     add_flag("SEEDS", "NUMBERS", 'with spaces between (default: "1 2 3"; 1 where no data set is named)')
@@ -107,7 +111,10 @@ def parse_args(argv: list[str] | None = None) -> Request:
         cfg=args.cfg,
         baseline=args.baseline,
         report=args.report or args.compare,
+        engine=args.engine or "local",
         jobs=args.jobs,
+        task_gpus=args.task_gpus,
+        ray_address=args.ray_address,
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         only_print=args.print,
     )

@@ -16,6 +16,7 @@ import sys
 from common.failures import script
 from scripts.reporting.finished import add_arguments
 from scripts.reporting.page import write_report
+from scripts.reporting.published import read_published
 
 
 @script
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--out", default="report.html", help="the page (default: report.html)")
     args = parser.parse_args(argv)
-    skipped = write_report(args.folders, args.out, args.baseline, args.duplicates)
+    published = read_published() if args.published else None
+    skipped = write_report(args.folders, args.out, args.baseline, args.duplicates, published)
     print(f"Report: {args.out}")
     if skipped:
         print("Left out:", *skipped, sep="\n  ")

@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.failures import script
 from common.run.folder import is_finished
 from common.run.identity import read_identity
-from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from common.run.results import CIRCUMSTANCES, RESULTS_FILE, TIMES, read_results
 from common.run.threads import threads_of, write_threads
 
 
@@ -95,7 +95,7 @@ def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
     # Of an older version, the record has nothing to say of what came later.
     numbers = [key for key in sorted(before) if key not in CIRCUMSTANCES]
     differing = differences(before, after, numbers)
-    circumstances = differences(before, after, [key for key in CIRCUMSTANCES if key != "seconds"])
+    circumstances = differences(before, after, [key for key in CIRCUMSTANCES if key not in TIMES])
     if not differing:
         return f"Agrees in every number: accuracy {after['accuracy']:.2f} % ({len(numbers)} entries compared).", True
     lines = ["Does not agree:", tabulate(differing[:20], ("", "then", "now"), tablefmt="github")]

@@ -7,7 +7,7 @@ another trainer's, or of use only with a setting that is not made, is told in a 
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
@@ -15,6 +15,9 @@ from common.errors import UserError
 from trainers.config import apply_settings, default_cfg, leaves
 from trainers.config_keys import EVERY, KEYS, STEPPING, is_not_read, kind_for, refusal, value_of
 from trainers.config_values import Pairs, Place, as_typed
+
+if TYPE_CHECKING:
+    from trainers.modules.tokenizers import Tokenizer
 
 
 def check_settings(cfg: CfgNode) -> None:
@@ -48,12 +51,19 @@ def settings_without_effect(cfg: CfgNode) -> list[str]:
     return [f"Note: without effect on {trainer}: {', '.join(given)} ({why})." for why, given in by_reason.items()]
 
 
-def counted_contexts(cfg: CfgNode) -> dict[str, int]:
-    """The keys of the trainer that say how many context vectors there are, where words say it: {key: their number}."""
+def counted_contexts(cfg: CfgNode, tokenizer: "Tokenizer | None" = None) -> dict[str, int]:
+    """The keys of the trainer that say how many context vectors there are, where words say it: {key: their number}.
+
+    Args:
+        tokenizer: of the backbone; None: OpenAI's, which nearly all have.
+    """
+    from trainers.modules.prompt_tokens import tokenize_context
+    from trainers.modules.tokenizers import CLIP_TOKENIZER
+
     found = {}
     for key, row in KEYS.items():
         words = value_of(cfg, row.words, "") if row.words and cfg.TRAINER.NAME in row.readers else ""
-        if words and (n := _n_tokens(words)):
+        if words and (n := len(tokenize_context(words, tokenizer or CLIP_TOKENIZER))):
             found[key] = n
     return found
 
@@ -110,7 +120,9 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
 
 def _signs_differ(settings: CfgNode) -> Iterator[str]:
     """The message that the words of both signs have other numbers of tokens, if they have."""
-    positive, negative = (settings[key] and _n_tokens(settings[key]) for key in ("CTX_INIT", "NEG_CTX_INIT"))
+    from trainers.modules.prompt_tokens import tokenize_context
+
+    positive, negative = (len(tokenize_context(settings[key])) for key in ("CTX_INIT", "NEG_CTX_INIT"))
     if positive and negative and positive != negative:
         yield (
             f"TRAINER.DPSPG.NEG_CTX_INIT {settings.NEG_CTX_INIT!r} has {negative} tokens, and CTX_INIT "
@@ -134,9 +146,3 @@ def _no_effect(key: str, trainer: str, cfg: CfgNode) -> str:
 
 def _same(value: Any, default: Any) -> bool:
     return list(value) == list(default) if isinstance(default, (list, tuple)) else value == default
-
-
-def _n_tokens(words: str) -> int:
-    from trainers.modules.prompt_tokens import tokenize_context
-
-    return len(tokenize_context(words))

@@ -13,8 +13,7 @@ from common.errors import UserError
 from common.interruption import check_interruption
 from trainers.base.checkpoints import load_prompt_learner
 from trainers.dpspg_coop import SIGNS, DPSPG_CoOp
-from trainers.modules.prompt_labels import LabelFolder
-from trainers.spg_labels import LabelTrainer, label_folder, read_labels
+from trainers.spg_labels import LabelTrainer, read_labels
 from trainers.two_stages import TwoStages
 
 NETWORKS = {"pos": "posencoder", "neg": "negencoder"}
@@ -53,6 +52,7 @@ class DPSPG_TRANSFORMER(LabelTrainer):
     """Two transformers learn the positive and the negative labels of the images' domains by their squared distance."""
 
     SETTINGS = "DPSPG"
+    LABEL_SIGNS = SIGNS
 
     def build_prompt_model(self) -> None:
         settings = self.settings
@@ -82,9 +82,6 @@ class DPSPG_TRANSFORMER(LabelTrainer):
 
     def may_be_chosen(self) -> bool:
         return self.epoch + 1 > self.for_targets("LATE")
-
-    def label_folders(self) -> list[LabelFolder]:
-        return [label_folder(self.cfg, self.SETTINGS, sign) for sign in SIGNS]
 
     def load_labels(self) -> Tensor:
         """Labels by sign, in the order of SIGNS: (2, domains, n_ctx, D)."""

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
@@ -59,10 +60,17 @@ class LinearProbe(FrozenClipTrainer):
     MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:
-        self.NORMALISED_FEATURES = self.settings.NORMALISED
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model("linear_probe", self.model)
+
+    @classmethod
+    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
+        return tuple(split for split in super().splits_encoded(cfg) if split != "views")
+
+    @classmethod
+    def normalises(cls, cfg: CfgNode) -> bool:
+        return cfg.TRAINER[cls.SETTINGS].NORMALISED
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
         """Images are looked at once, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""

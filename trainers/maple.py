@@ -50,7 +50,7 @@ class MaPLe(FrozenClipTrainer):
         settings = self.settings
         words = {"n_learned": settings.N_CTX} if settings.CTX_INIT else {}
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, **words)
-        self.tower = PromptedViT(self.clip_model.visual)
+        self.tower = PromptedViT(self.backbone.visual)
         depth = prompt_depth(self, "PROMPT_DEPTH", text=self.encoder.n_layers, image=self.tower.n_layers)
         self.tower.initial_deep(depth, settings.N_CTX)  # draws, as it always did: starts stay those of their seeds
         deep = self.encoder.initial_deep(depth)

@@ -10,6 +10,7 @@ from common.errors import UserError
 
 # Leave one domain out; train on one domain, test on each other; train on one data set, test on others.
 PROTOCOLS = ("multi", "single", "cross")
+NOISE = "noise, drawn for each image"
 
 
 class Backbones(Enum):
@@ -34,6 +35,7 @@ class Method:
         learns: whether anything is trained; what learns nothing selects no model and sees no shots.
         launchers: whether scripts/<name>/ has a launcher for each protocol.
         compared: whether scripts/compare.sh runs it unless others are named.
+        depends_on: what a prediction depends on beside the image and what was learned; "": nothing.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Method:
     learns: bool = True
     launchers: bool = True
     compared: bool = True
+    depends_on: str = ""
 
     def check_protocol(self, protocol: str) -> None:
         """Raise MethodError if the method cannot be run under a protocol."""
@@ -55,15 +58,15 @@ class Method:
             raise MethodError(f"{self.trainer} has no protocol {protocol}, {has}. Methods that have it: {others}.")
 
     def check_backbone(self, name: str, is_vit: bool) -> None:
-        """Raise BackboneError if the method cannot take a CLIP of that name, whose image tower is a ViT or none."""
+        """Raise BackboneError if the method cannot take a CLIP of that name, whose image tower is a ViT or another."""
         if self.backbones is Backbones.VIT and not is_vit:
             others = ", ".join(
                 method.name for method in METHODS if method.launchers and method.backbones is Backbones.ANY
             )
             raise BackboneError(
-                f"{self.trainer} puts prompts into the image tower, which has to be a ViT, and that of the backbone "
-                f"{name} is a ResNet. Name one that is, such as ViT-B/16. Methods that take this one: {others} (vp "
-                "is the one that learns something on the images' side)."
+                f"{self.trainer} puts prompts into the image tower, which has to be a ViT of CLIP's kind, and that of "
+                f"the backbone {name} is another network. Name one that is, such as ViT-B/16. Methods that take this "
+                f"one: {others} (vp is the one that learns something on the images' side)."
             )
 
 
@@ -102,8 +105,21 @@ METHODS = (
     Method("coop", "CoOp", "one context for all source domains", "CoOp"),
     Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net", "CoCoOp"),
     Method("kgcoop", "KgCoOp", "CoOp, kept near the text features of fixed prompts", "KgCoOp"),
-    Method("dpl", "DPL", "a context for each batch, the mean of what an MLP makes of its images", "DPL"),
-    Method("vp", "VP", "learned pixels, added to all images", "VP", image_tower_learns=True),
+    Method(
+        "dpl",
+        "DPL",
+        "a context for each batch, the mean of what an MLP makes of its images",
+        "DPL",
+        depends_on="the other images of its batch",
+    ),
+    Method(
+        "vp",
+        "VP",
+        "learned pixels, added to all images",
+        "VP",
+        depends_on="the place of its patch, drawn for each image (METHOD random)",
+        image_tower_learns=True,
+    ),
     Method(
         "vpt",
         "VPT",
@@ -139,6 +155,7 @@ METHODS = (
         "SPG",
         "trains the prompt labels of the source domains that are missing, then the CGAN, then tests",
         "SPG_CGAN",
+        depends_on=NOISE,
     ),
     Method(
         "spg_coop",
@@ -156,6 +173,7 @@ METHODS = (
         "SPG_CGAN",
         launchers=False,
         compared=False,
+        depends_on=NOISE,
     ),
     Method(
         "dpspg_coop",

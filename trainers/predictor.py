@@ -66,7 +66,7 @@ class Predictor:
             self.trainer = build_run(
                 model_dir, classnames, backbone, opts, trainer_name=trainer, config_file=config_file
             )
-            self.transform = build_transform(self.trainer.cfg, is_train=False)
+            self.transform = self.trainer.adapt_test_transform(build_transform(self.trainer.cfg, is_train=False))
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
         self.trainer.threads.use(self.workers)

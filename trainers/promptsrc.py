@@ -34,7 +34,7 @@ class PromptSRC(FrozenClipTrainer):
         settings = self.settings
         words = {"n_learned": settings.N_CTX_TEXT} if settings.CTX_INIT else {}
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX_TEXT, ctx_init=settings.CTX_INIT, **words)
-        self.tower = PromptedViT(self.clip_model.visual)
+        self.tower = PromptedViT(self.backbone.visual)
         n, deep = settings.N_CTX_VISION, prompt_depth(self, "PROMPT_DEPTH_VISION", image=self.tower.n_layers)
         prompts = IndependentPrompts(
             self.encoder.initial_context(),
@@ -66,7 +66,7 @@ class PromptSRC(FrozenClipTrainer):
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with torch.no_grad(), self.backbone.autocast():
-            frozen = F.normalize(self.clip_model.encode_image(batch["img"].to(self.device)).float(), dim=-1)
+            frozen = F.normalize(self.backbone.encode_image(batch["img"].to(self.device)).float(), dim=-1)
         with self.backbone.autocast():
             text_features = self.text_features(None, None).float()
         logits, settings = self.logits(features, text_features), self.settings

@@ -107,12 +107,21 @@ def read_labels(
 class LabelTrainer(FrozenClipTrainer):
     """Base class of what is trained by the prompt labels of the source domains."""
 
+    LABEL_SIGNS: tuple[str, ...] = (
+        "",
+    )  # of the labels that a domain has, that of the one that is written last at the end
+
     encoder: PromptEncoder
     labels: Tensor | None = None  # of the source domains, once training begins
 
+    @classmethod
+    def label_folders_of(cls, cfg: CfgNode) -> list[LabelFolder]:
+        """Where the labels of a run with this config are, the one that is written last at the end."""
+        return [label_folder(cfg, cls.SETTINGS, sign) for sign in cls.LABEL_SIGNS]
+
     def label_folders(self) -> list[LabelFolder]:
-        """Where the labels are, the one that is written last at the end."""
-        return [label_folder(self.cfg, self.SETTINGS)]
+        """Where this run's labels are, see `label_folders_of`."""
+        return self.label_folders_of(self.cfg)
 
     def load_labels(self) -> Tensor:
         """Prompt labels of all source domains, as `read_labels` has them.

@@ -26,6 +26,7 @@ class TwoStages(LabelTrainer):
     """
 
     STAGE1: type[FrozenClipTrainer]
+    n_learned = 0  # labels that this run trained itself
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -56,15 +57,18 @@ class TwoStages(LabelTrainer):
         return cfg
 
     def load_labels(self) -> Tensor:
-        dataset = self.dm.dataset
-        for domain in dataset.source_domains:
+        self.learn_labels()
+        print("Stage II: training the generator")
+        return super().load_labels()
+
+    def learn_labels(self) -> None:
+        """Stage I of all source domains whose label is missing."""
+        for domain in self.dm.dataset.source_domains:
             if not self.has_label(domain):
                 # Of several runs that need a label one learns it, and the others take that one.
                 with held(self.label_folders()[-1].file_for(domain), f"the prompt label of {domain}"):
                     if not self.has_label(domain):
                         self.learn_label(domain)
-        print("Stage II: training the generator")
-        return super().load_labels()
 
     def has_label(self, domain: str) -> bool:
         """Whether the label of a domain is there, in each of the folders."""
@@ -82,6 +86,15 @@ class TwoStages(LabelTrainer):
         stage1.restart_on_difference = True
         stage1.settle_threads(self.threads)
         stage1.train()
+        self.n_learned += 1
+
+    def n_trained(self) -> list[int]:
+        # Of the domains that are no sources, labels are NaN.
+        stage1 = 0 if self.labels is None else int(self.labels.isfinite().sum())
+        return [stage1, *super().n_trained()]
+
+    def reused(self) -> list[str]:
+        return [*super().reused(), *(["prompt labels"] if self.n_learned < len(self.dm.dataset.source_domains) else [])]
 
     def identity(self) -> RunIdentity:
         # Of the file's name and the pairs on top of it only what they come to matters.

@@ -77,7 +77,7 @@ class VP(FrozenClipTrainer):
 
     def image_tower(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
         """Features (B, E); `indices` of the images, by which places are drawn, or None: one for this batch."""
-        return self.clip_model.encode_image(self.model(images, self.places(indices)))
+        return self.backbone.encode_image(self.model(images, self.places(indices)))
 
     def places(self, indices: Sequence[int] | None) -> list[list[int]]:
         """Where patches go, (x, y) from the upper left: one for each index, or one for a whole batch."""

@@ -34,7 +34,7 @@ class VPT(FrozenClipTrainer):
 
     def build_prompt_model(self) -> None:
         settings = self.settings
-        self.tower = PromptedViT(self.clip_model.visual)
+        self.tower = PromptedViT(self.backbone.visual)
         n, depth = settings.N_CTX_VISION, prompt_depth(self, "PROMPT_DEPTH_VISION", image=self.tower.n_layers)
         prompts = VisualPrompts(self.tower.initial_tokens(n), self.tower.initial_deep(depth, n))
         self.model = self.register_network(LEARNER, prompts)

@@ -22,11 +22,15 @@ LOCK_FILE = "owner.lock"
 
 
 @contextlib.contextmanager
-def owned(folder: str | PathLike) -> Iterator[None]:
+def owned(folder: str | PathLike, name: str = LOCK_FILE) -> Iterator[None]:
     """Hold `folder` while the block runs.
 
     The lock is the operating system's, so it ends with its process, however that ends; what the file says is for
     the message only. Where there are no such locks (Windows, some network file systems), nothing is locked.
+
+    Args:
+        folder: where the file goes that is locked.
+        name: that file's.
 
     Raises:
         UserError: another process holds it.
@@ -34,7 +38,7 @@ def owned(folder: str | PathLike) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with open(Path(folder) / LOCK_FILE, "a+", encoding="utf-8") as handle:
+    with open(Path(folder) / name, "a+", encoding="utf-8") as handle:
         try:
             # Not flock: loader workers inherit such locks, and live on for seconds after a killed process.
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +54,7 @@ def owned(folder: str | PathLike) -> Iterator[None]:
         yield
 
 
-def holder(folder: str | PathLike) -> str | None:
+def holder(folder: str | PathLike, name: str = LOCK_FILE) -> str | None:
     """Which process holds a folder, as it said itself; None: none does, or there are no such locks here.
 
     Nothing is locked meanwhile, so that no process finds the folder in use that had it free.
@@ -58,7 +62,7 @@ def holder(folder: str | PathLike) -> str | None:
     if fcntl is None:
         return None
     try:
-        with open(Path(folder) / LOCK_FILE, "r+", encoding="utf-8") as handle:
+        with open(Path(folder) / name, "r+", encoding="utf-8") as handle:
             return _holder(handle) if _is_locked(handle) else None
     except OSError:
         return None

@@ -31,7 +31,8 @@ class Result:
     Attributes:
         trainer, config: names of the method and of its config file, which make the row of a table.
         dataset: what was tested on, as folders call it.
-        backbone, backbone_sha256: name and fingerprint of the CLIP.
+        backbone, backbone_sha256: name of the CLIP in folders and tables, and fingerprint of what it computes.
+        backbone_name, backbone_family: by which it was asked for, and whose it is.
         precision: what it computed in.
         protocol: "multi-source", "single-source", "cross-dataset", "base-to-new", "in-domain".
         trained_on: the data set that the model was trained on, where it is another one; None.
@@ -59,7 +60,13 @@ class Result:
         best_epoch: that epoch, from 1.
         val_history: accuracy on the validation images after each epoch, in percent.
         loss_history: mean losses of each epoch, by name.
+        n_trained: numbers of parameters that training changes, stage by stage; [] of methods that learn nothing, None
+            where that is not known.
         seconds: that the run took.
+        train_seconds: of these, until the end of the last epoch, its validation included, over all starts of the run;
+            None without training.
+        train_reused: what earlier runs had made, so that making it is not in train_seconds: "image features",
+            "prompt labels".
         threads: that the model computed with at the end.
         threads_alone, threads_beside_workers: see common/threads.py.
         thread_waiting: how threads wait for each other.
@@ -72,6 +79,8 @@ class Result:
     dataset: str
     backbone: str
     backbone_sha256: str = _shared("table", "other backbone weights under the same name")
+    backbone_name: str
+    backbone_family: str
     precision: str = _shared("table", "another precision")
     protocol: str
     trained_on: str | None
@@ -101,7 +110,10 @@ class Result:
     best_epoch: int | None
     val_history: list[float | None]
     loss_history: list[dict[str, float]]
+    n_trained: list[int] | None
     seconds: float = _circumstance()
+    train_seconds: float | None = _circumstance()
+    train_reused: list[str] = _circumstance()
     threads: int = _circumstance()
     threads_alone: int = _circumstance()
     threads_beside_workers: int = _circumstance()
@@ -112,6 +124,7 @@ class Result:
 
 # Keys that every cell of a table has to share: what it is called where it differs, and over what it is shared.
 SHARED = {f.name: (f.metadata["otherwise"], f.metadata["over"]) for f in fields(Result) if "over" in f.metadata}
+TIMES = ("seconds", "train_seconds", "train_reused")  # circumstances that explain nothing
 CIRCUMSTANCES = tuple(f.name for f in fields(Result) if f.metadata.get("circumstance"))
 
 

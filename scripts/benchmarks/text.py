@@ -256,7 +256,7 @@ class _Predictor:
 
 def _seconds_for_images(predictor: _Predictor, n_images: int) -> float:
     """Time of one pass over features that lie in a memory-mapped file, as cached ones do."""
-    feat_dim = predictor.encoder.text_projection.shape[1]
+    feat_dim = predictor.encoder.tower.feature_size
     with tempfile.TemporaryFile() as handle:
         features = np.memmap(handle, np.float32, "w+", shape=(n_images, feat_dim))
         features[:] = np.random.default_rng(0).standard_normal((n_images, feat_dim), np.float32)

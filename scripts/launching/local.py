@@ -6,30 +6,55 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from common.dassl_path import REPOSITORY
+from common.errors import UserError
 from scripts.launching.plan import Ended, Task
 
 WORKER = REPOSITORY / "scripts" / "_worker.py"
 SECONDS_BETWEEN_LOOKS = 0.2  # at signals, and at whether a process is still there
 
 
+def local_devices(visible: str) -> list[str]:
+    """The CUDA devices of this machine that processes are spread over; none where there are none.
+
+    Args:
+        visible: CUDA_VISIBLE_DEVICES; "": all that there are.
+
+    Raises:
+        UserError: it names more than there are.
+    """
+    import torch
+
+    n, named = torch.cuda.device_count(), [name.strip() for name in visible.split(",") if name.strip()]
+    if not named:
+        return [str(i) for i in range(n)]
+    if named[0] == "-1":  # CUDA's way to say none
+        return []
+    if n < len(named):
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n} of them here. Name those "
+            "that there are (nvidia-smi -L lists them), or leave it out for all; without any, runs take the CPU."
+        )
+    return named
+
+
 class Worker:
     """One process, in a session of its own: a terminal's Ctrl-C reaches it once, by whoever passes it on.
 
     Args:
-        device: its CUDA_VISIBLE_DEVICES; None: as in this process.
+        environment: its variables.
         say: told each line of its stderr, with the title of its task; None: that goes where this process's goes.
     """
 
-    def __init__(self, device: str | None, say: Callable[[str], None] | None) -> None:
-        self.device, self.say = device, say
+    def __init__(self, environment: Mapping[str, str], say: Callable[[str], None] | None) -> None:
+        self.environment, self.say = environment, say
         self.task: Task | None = None
         self.process = subprocess.Popen(
             [sys.executable, str(WORKER)],
-            env={**os.environ, **({} if device is None else {"CUDA_VISIBLE_DEVICES": device})},
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if say is None else subprocess.PIPE,
@@ -90,10 +115,23 @@ class LocalEngine:
         slots: how many runs at once.
         say: told what processes say on stderr, and that one died.
         devices: CUDA devices that processes are spread over; none: each sees what this process sees.
+        workers: loader workers of each run, at most.
+        environment: variables of processes; None: those of this one.
+        passes_on: whether `say` is told what processes say, and not this process's stderr; None: of several.
     """
 
-    def __init__(self, slots: int, say: Callable[[str], None], devices: Sequence[str] = ()) -> None:
-        self.slots, self.say, self.devices = slots, say, devices
+    def __init__(
+        self,
+        slots: int,
+        say: Callable[[str], None],
+        devices: Sequence[str] = (),
+        workers: int = 0,
+        environment: Mapping[str, str] | None = None,
+        passes_on: bool | None = None,
+    ) -> None:
+        self.slots, self.say, self.devices, self.workers_each = slots, say, devices, workers
+        self.environment = {**os.environ} if environment is None else environment
+        self.passes_on = slots > 1 if passes_on is None else passes_on
         self.workers: list[Worker] = []
         self.repeated: set[Task] = set()
         self.interrupted = False
@@ -133,9 +171,11 @@ class LocalEngine:
         self.selector.close()
 
     def _start(self) -> Worker:
-        taken = [worker.device for worker in self.workers]
-        device = min(self.devices, key=taken.count) if self.devices else None
-        worker = Worker(device, self.say if self.slots > 1 else None)
+        environment = {**self.environment}
+        if self.devices:
+            taken = [worker.environment["CUDA_VISIBLE_DEVICES"] for worker in self.workers]
+            environment["CUDA_VISIBLE_DEVICES"] = min(self.devices, key=taken.count)
+        worker = Worker(environment, self.say if self.passes_on else None)
         self.workers.append(worker)
         self.selector.register(worker.answers, selectors.EVENT_READ, (worker, "answers"))
         if worker.process.stderr is not None:

@@ -2,13 +2,16 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from common.errors import UserError
 from common.interruption import Interrupted
+
+SECONDS_BETWEEN_LOOKS = 1.0  # at a task that another launcher does
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +42,15 @@ class Engine(Protocol):
     """What does tasks, several at once.
 
     Attributes:
-        slots: how many at once.
+        slots: how many at once, which may change.
+        workers_each: loader workers of each, at most.
     """
 
-    slots: int
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def workers_each(self) -> int: ...
 
     def submit(self, task: Task) -> None:
         """Begin a task; there are never more than `slots` of them."""
@@ -60,57 +68,86 @@ class Engine(Protocol):
 def carry_out(
     tasks: Iterable[Task],
     engine: Engine,
-    begin: Callable[[Task], bool],
+    begin: Callable[[Task], bool | None],
     end: Callable[[Task, int, bool], None],
+    block: Callable[[Task, Task], None] = lambda task, by: None,
 ) -> None:
     """Do tasks, in their order as far as what they need allows it.
 
     Args:
         tasks: what to do.
         engine: what does them.
-        begin: called before a task begins; returns whether it has to be done at all. A UserError lets those end that
-            have begun.
+        begin: called before a task begins; returns whether it has to be done at all, or None where another launcher
+            is doing it: then it is called again from time to time. A UserError lets those end that have begun.
         end: called with a task that has ended, its exit code, and whether it was asked to end.
+        block: called with a task that cannot be done, and the one that it needs and that failed.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; all tasks that had begun have ended.
         UserError: from `begin`.
     """
     waiting, running = list(tasks), list[Task]()
+    elsewhere: dict[Task, float] = {}  # when it was last looked whether another launcher does it
     refused: UserError | None = None
     told = 0
     with _received_signals() as received:
         while running or (waiting and not received):
-            while not received and len(running) < engine.slots and (task := _first_ready(waiting, running)):
-                waiting.remove(task)
+            while not received and len(running) < engine.slots:
+                recent = time.monotonic() - SECONDS_BETWEEN_LOOKS
+                task = _first_ready(waiting, running, {task for task, when in elsewhere.items() if when > recent})
+                if task is None:
+                    break
                 try:
-                    if begin(task):
-                        engine.submit(task)
-                        running.append(task)
+                    is_open = begin(task)
                 except UserError as error:
                     refused = error
                     waiting.clear()
+                    break
+                if is_open is None:
+                    elsewhere[task] = time.monotonic()
+                    continue
+                waiting.remove(task)
+                elsewhere.pop(task, None)
+                if is_open:
+                    engine.submit(task)
+                    running.append(task)
             # Here and not where they arrive: a task is never told twice of one, nor missed while it is submitted.
             while told < len(received):
                 engine.interrupt(received[told])
                 told += 1
-            if running and (ended := engine.next_end()):
+            if not running and waiting and not received:
+                time.sleep(SECONDS_BETWEEN_LOOKS / 4)
+            elif running and (ended := engine.next_end()):
                 running.remove(ended.task)
                 end(ended.task, ended.code, bool(told))
+                if ended.code and not told:
+                    for task in _that_need(ended.task, waiting):
+                        waiting.remove(task)
+                        block(task, ended.task)
     if received:
         raise Interrupted(received[0])
     if refused:
         raise refused
 
 
-def _first_ready(waiting: Sequence[Task], running: Sequence[Task]) -> Task | None:
+def _first_ready(waiting: Sequence[Task], running: Sequence[Task], elsewhere: Container[Task]) -> Task | None:
     """The first task that waits for no other one: neither for one that it needs nor for one in its own folder."""
     busy = {task.folder for task in running}
     for task in waiting:
-        if task.folder not in busy and busy.isdisjoint(task.needs):
+        if task not in elsewhere and task.folder not in busy and busy.isdisjoint(task.needs):
             return task
         busy.add(task.folder)  # what needs it waits as well
     return None
+
+
+def _that_need(failed: Task, waiting: Iterable[Task]) -> list[Task]:
+    """The tasks that need one that failed, or another one that does."""
+    lost, found = {failed.folder}, []
+    for task in waiting:
+        if not lost.isdisjoint(task.needs):
+            lost.add(task.folder)
+            found.append(task)
+    return found
 
 
 @contextlib.contextmanager

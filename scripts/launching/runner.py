@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.progress import progress
 from common.run.folder import has_begun, is_finished
 from common.run.identity import IDENTITY_FILE, write_identity
+from common.run.lock import holder, owned
 from common.run.records import write_record
-from common.threads import Share, asked_for, plan_threads, share_cores, usable_cores
+from common.threads import LARGE, asked_for
 from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
-from scripts.launching.local import LocalEngine
-from scripts.launching.plan import Engine, Task, carry_out
+from scripts.launching.demand import Demand
+from scripts.launching.engines import check_engine, make_engine
+from scripts.launching.plan import Task, carry_out
 from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.launching.plans import Run, cross_dataset, multi_source, single_source
 from scripts.launching.runs import (
@@ -32,13 +34,24 @@ from scripts.launching.runs import (
     settings_that_matter,
 )
 from scripts.launching.sets import find_set
+from scripts.launching.shared import Plan, Shared, plan_shared
 from scripts.reporting.finished import find_results
 from scripts.reporting.tables import method_name
 from scripts.reporting.text import results_tables
 from trainers.methods import METHODS, BackboneError, Backbones, MethodError, find_method, trainer_name
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 DEFAULT_BACKBONE = "RN50"
+LAUNCHER_LOCK = "launcher.lock"  # in the folder of what a run was asked for: held by the launcher that does it
+# Of what is printed.
+ORDER = (
+    "features of images that several runs need, in parts",
+    "features of images that several runs need",
+    "prompt labels that several runs need",
+)
 TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # cross, as published
 
 
@@ -60,7 +73,10 @@ class Request:
         cfg: config of the methods, by name (or, of one method, as a file); "": that of the data set, else the default.
         baseline: the method that differences are to; "": none; None: zero-shot CLIP where it is among the results.
         report: whether the report is written in the end.
-        jobs: how many runs at once.
+        engine: name of what does the runs.
+        jobs: how many runs at once; None: as the engine has it.
+        task_gpus: GPUs of each; "": as the engine has it.
+        ray_address: of a Ray cluster; "": none.
         visible_devices: CUDA_VISIBLE_DEVICES.
         only_print: whether the commands of open runs are printed, and nothing is done.
     """
@@ -78,9 +94,16 @@ class Request:
     cfg: str = ""
     baseline: str | None = None
     report: bool = False
-    jobs: str = "1"
+    engine: str = "local"
+    jobs: str | None = None
+    task_gpus: str = ""
+    ray_address: str = ""
     visible_devices: str = ""
     only_print: bool = False
+
+    def demand(self) -> Demand:
+        """What is asked of the engine, before the runs are known."""
+        return Demand(self.jobs, self.task_gpus, self.ray_address, self.visible_devices, self.output)
 
 
 class Launch:
@@ -98,7 +121,6 @@ class Launch:
     def __init__(self, request: Request, trainer: str) -> None:
         import torch
 
-        import train
         from datasets.known import EMBEDDED_DATASET
         from trainers.config_check import check_settings, settings_without_effect
         from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
@@ -121,23 +143,24 @@ class Launch:
         default = EMBEDDED_BACKBONE if embedded else named_backbone(self.method_file) or DEFAULT_BACKBONE
         self.backbone = request.backbone or default
         self.folder = request.output / dataset.name
-        base = self.folder / trainer / backbone_label(self.backbone) / self.method_file.stem
+        self.base = self.folder / trainer / backbone_label(self.backbone) / self.method_file.stem
         # A config that was asked for by name may have another stage I, so its labels are its own.
         self.labels = request.output / (f"prompt_labels_{self.method_file.stem}" if cfg else "prompt_labels")
         self.features = request.output / "feature_cache"
         self.runs: list[Run]
         if cross:
             tested = [find_set(other, request.data, offer=offer) for other in (request.tested or TESTED_ON).split(",")]
-            self.runs = cross_dataset(dataset, tested, base, seeds)
+            self.runs = cross_dataset(dataset, tested, self.base, seeds)
         else:
             plan = multi_source if request.protocol == "multi" else single_source
-            self.runs = plan(dataset, base, seeds)
+            self.runs = plan(dataset, self.base, seeds)
         self.name = f"{trainer} on {dataset.name}"
         # What every run would say of its config, said once and before the first begins.
         check_backbone(self.backbone)
         if method.backbones is not Backbones.ANY:
             method.check_backbone(self.backbone, has_vit(self.backbone))
-        cfg = train.setup_cfg(train.parse_args(self.command(self.runs[0])[2:]))
+        self.configs: dict[tuple, CfgNode] = {}  # see `config`
+        cfg = self.config(self.runs[0])
         try:
             check_settings(cfg)
         except UserError as error:  # of a comparison others may do with these settings
@@ -145,14 +168,26 @@ class Launch:
         for line in settings_without_effect(cfg):
             print(line, file=sys.stderr)
         self.workers = cfg.DATALOADER.NUM_WORKERS
+        self.uses_cuda = cfg.USE_CUDA
         self.on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
         self.clips = cfg.MODEL.BACKBONE.PATH
 
-    def command(self, run: Run) -> list[str]:
-        """The train.py command line of one of the runs."""
-        return run_command(self.trainer, run, self.method_file, self.backbone, self.opts, self.labels, self.features)
+    def command(self, run: Run, flags: Sequence[str] = ()) -> list[str]:
+        """The train.py command line of one of the runs, with more flags where there are any."""
+        return run_command(
+            self.trainer, run, self.method_file, self.backbone, self.opts, self.labels, self.features, flags
+        )
 
-    def command_from_anywhere(self, run: Run) -> list[str]:
+    def config(self, run: Run) -> "CfgNode":
+        """The config of a run, but for domains and folder, which may be those of another one."""
+        import train
+
+        which = run.dataset, run.seed, run.test
+        if which not in self.configs:
+            self.configs[which] = train.setup_cfg(train.parse_args(self.command(run)[2:]))
+        return self.configs[which]
+
+    def command_from_anywhere(self, run: Run, flags: Sequence[str] = ()) -> list[str]:
         """The same command line with whole paths, so that it does the same wherever it is started."""
         dataset = replace(run.dataset, root=run.dataset.root and os.path.abspath(run.dataset.root))
         model_dir = None if run.model_dir is None else run.model_dir.absolute()
@@ -164,24 +199,45 @@ class Launch:
             anchored(self.opts),
             self.labels.absolute(),
             self.features.absolute(),
+            flags,
         )
 
-    def task(self, run: Run, title: str, workers: int) -> Task:
-        """One of the runs as a task, which takes no more loader workers than it may beside others."""
-        arguments = self.command(run)[2:]
+    def task(self, run: Run, title: str, workers: int, needs: tuple[Path, ...] = (), flags: Sequence[str] = ()) -> Task:
+        """One of the runs as a task, which takes no more loader workers than it may beside others.
+
+        Args:
+            run: which.
+            title: for messages.
+            workers: loader workers, at most.
+            needs: folders of what has to be made before, beside the run whose model it tests.
+            flags: more of train.py's.
+        """
+        arguments = self.command(run, flags)[2:]
         if self.workers > workers:
             arguments += ["DATALOADER.NUM_WORKERS", str(workers)]
-        needs = () if run.model_dir is None else (run.model_dir,)
-        return Task(title, tuple(arguments), run.folder, needs)
+        model = () if run.model_dir is None else (run.model_dir,)
+        return Task(title, tuple(arguments), run.folder, (*needs, *model))
 
-    def threads(self) -> int:
-        """How many threads each of the runs computes with; on a GPU it is that which computes."""
+    def threads(self) -> int | None:
+        """How many threads each of the runs computes with, None: as many as a machine has cores; on a GPU that does."""
         from trainers.modules.clip_backbone import load_backbone
 
         asked = asked_for()
         if asked is not None or self.on_gpu:
             return asked or 1
-        return plan_threads(load_backbone(self.backbone, root=self.clips).n_tower_weights, workers=0).alone
+        return 1 if load_backbone(self.backbone, root=self.clips).n_tower_weights < LARGE else None
+
+    def reads(self) -> list[str]:
+        """Files and folders that the runs read beside the repository."""
+        roots = [root for run in self.runs if os.path.isdir(root := run.dataset.root)]
+        return [*roots, *(path for path in (self.backbone, str(self.method_file)) if os.path.isfile(path))]
+
+    def code(self, run: Run, domain: str) -> str:
+        """The code of a domain of a run's data set."""
+        from datasets.known import dataset_class
+
+        kind, root = dataset_class(run.dataset.config), run.dataset.root
+        return kind.list_codes(root)[kind.list_domains(root).index(domain)]
 
     def begin(self, run: Run) -> bool:
         """Take a run's folder for it; returns whether there is anything left to do.
@@ -231,16 +287,10 @@ def seeds_of(text: str | None, default: str) -> list[str]:
     return seeds
 
 
-def jobs_of(text: str) -> int:
-    """How many runs at once a text means; UserError if it is no such number."""
-    if not text.isdecimal() or not int(text):
-        raise UserError(f"JOBS is {text!r}; accepted: a whole number from 1, how many runs go on at once.")
-    return int(text)
-
-
 def check_request(request: Request) -> None:
-    """Raise UserError if none of the methods has the config, the baseline is none of them, or JOBS is no number."""
-    jobs_of(request.jobs)
+    """Raise UserError if none of the methods has the config, the baseline is none of them, or the engine cannot run."""
+    if not request.only_print:
+        check_engine(request.engine, request.demand())
     cfg, methods = request.cfg, [method for method in METHODS if method.trainer in request.trainers]
     if cfg and len(request.trainers) > 1 and not any(config_of(method, cfg).is_file() for method in methods):
         raise UserError(
@@ -293,13 +343,40 @@ class Comparison:
         self.refused.append(trainer)
 
     def print_commands(self) -> None:
-        """Print the train.py command of each run that is not finished, a line each, in an order that they can have."""
+        """Print the train.py command of all that is not done, a line each, in an order that they can have.
+
+        Where several runs need the same, what makes it comes first, and lines of comment say what has to end before
+        what comes next begins.
+        """
+        pairs = self._open_pairs(quiet=False)
+        groups: dict[str, list[str]] = {}
+        for one in plan_shared(pairs).shared:
+            what = "prompt labels" if "--learn-labels" in one.flags else "features of images"
+            stage = f"{what} that several runs need" + (", in parts" if "--part" in one.flags else "")
+            command = one.launch.command_from_anywhere(one.run, one.flags)
+            groups.setdefault(stage, []).append(shlex.join(command))
+        runs = [shlex.join(one.command_from_anywhere(run)) for one, run in pairs]
+        for stage in sorted(groups, key=ORDER.index):
+            print(f"# {stage}: all of these before what comes below", *groups[stage], sep="\n")
+        if groups:
+            print("# runs")
+        if runs:
+            print(*runs, sep="\n")
+
+    def _open_pairs(self, quiet: bool = True) -> list[tuple[Launch, Run]]:
+        """The runs that are to be done, each with its launch.
+
+        Args:
+            quiet: whether nothing is said of those that cannot be, which shows again when they are to begin.
+        """
+        pairs: list[tuple[Launch, Run]] = []
         for one in self.launches:
             try:
-                for run in one.open_runs():
-                    print(shlex.join(one.command_from_anywhere(run)))
+                pairs += [(one, run) for run in one.open_runs()]
             except MethodError as error:
-                self._refuse(one.trainer, error)
+                if not quiet:
+                    self._refuse(one.trainer, error)
+        return pairs
 
     def go(self) -> list[str]:
         """Do all runs that are not finished, then show the results; returns what failed.
@@ -308,23 +385,28 @@ class Comparison:
             MethodError: a folder holds another run than the one method's that was asked for.
             Interrupted: a run was.
         """
-        share = self._share()
         pairs = [(one, run) for one in self.launches for run in one.runs]
         total = len(pairs)
-        of_task: dict[Task, tuple[Launch, Run]] = {}
-        for i, (one, run) in enumerate(pairs, start=1):
-            of_task[one.task(run, f"[{i}/{total}] {one.name}, {run.title}", share.workers)] = one, run
-        note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
         with progress(total=total, description=name, unit="run") as bar:
-            engine = make_engine(
-                share.runs, self.request.visible_devices, lambda line: bar.write(line, file=sys.stderr)
-            )
-            conduct = _Conduct(of_task, self._refuse, self.refused, bar)
+            engine = make_engine(self.request.engine, self._demand(), lambda line: bar.write(line, file=sys.stderr))
+            note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
+            # One after another, a run finds what the one before has made.
+            plan = plan_shared(self._open_pairs()) if engine.slots > 1 else Plan([], {})
+            workers = engine.workers_each
+            of_shared: dict[Task, Shared] = {}
+            for thing in plan.shared:
+                of_shared[thing.launch.task(thing.run, thing.what, workers, thing.needs, thing.flags)] = thing
+            of_task: dict[Task, tuple[Launch, Run]] = {}
+            for i, (one, run) in enumerate(pairs, start=1):
+                title, needs = f"[{i}/{total}] {one.name}, {run.title}", plan.needs.get(run.folder, ())
+                of_task[one.task(run, title, workers, needs)] = one, run
+            conduct = _Conduct(of_task, of_shared, self._refuse, self.refused, bar)
             try:
-                carry_out(of_task, engine, conduct.begin, conduct.end)
+                carry_out([*of_shared, *of_task], engine, conduct.begin, conduct.end, conduct.block)
             finally:
                 engine.close()
+                conduct.close()
         failed = conduct.failed
         # Those of these runs alone: another protocol may have its own beside them.
         folders = [run.folder for one in self.launches for run in one.runs if run.test]
@@ -340,20 +422,16 @@ class Comparison:
             failed.append("report")
         return failed
 
-    def _share(self) -> Share:
-        """What each run may take of the machine, by JOBS and by the threads that the backbone computes with."""
-        jobs = jobs_of(self.request.jobs)
-        if jobs == 1 or not self.launches:
-            return Share(1, max((one.workers for one in self.launches), default=0))
-        threads = self.launches[0].threads()
-        share = share_cores(jobs, threads)
-        if share.runs < jobs:
-            print(
-                f"Note: JOBS is {jobs}, but a run with this backbone computes with {threads} threads, and there are "
-                f"{usable_cores()} cores: {share.runs} at once.",
-                file=sys.stderr,
-            )
-        return share
+    def _demand(self) -> Demand:
+        """What these runs ask of the engine that does them."""
+        reads = {path for one in self.launches for path in one.reads()}
+        return replace(
+            self.request.demand(),
+            reads=tuple(sorted(reads)),
+            threads=self.launches[0].threads if self.launches else lambda: 1,
+            workers=max((one.workers for one in self.launches), default=0),
+            uses_cuda=any(one.uses_cuda for one in self.launches),
+        )
 
     def _report(self, baseline: str) -> bool:
         """Write the report of the data set's output folder; returns whether that succeeded."""
@@ -364,85 +442,136 @@ class Comparison:
 
 
 class _Conduct:
-    """What is said and kept of the runs of a comparison as they begin and end.
+    """What is said and kept of the tasks of a comparison as they begin and end.
+
+    While a task is being done, this launcher holds it: others, on whichever machine, leave it alone and wait.
 
     Args:
         of_task: whose run each task is.
+        of_shared: what each of the others makes, for several runs.
         refuse: called with a trainer whose runs cannot go on as asked, and why.
         refused: trainers of those.
         bar: over all runs.
 
     Attributes:
-        failed: titles of tasks that failed.
+        failed: titles of runs that failed, or were not begun since what they need failed.
     """
 
     def __init__(
         self,
         of_task: dict[Task, tuple[Launch, Run]],
+        of_shared: dict[Task, Shared],
         refuse: Callable[[str, MethodError], None],
         refused: list[str],
         bar: Any,
     ) -> None:
-        self.of_task, self.refuse, self.refused, self.bar = of_task, refuse, refused, bar
+        self.of_task, self.of_shared, self.refuse, self.refused, self.bar = of_task, of_shared, refuse, refused, bar
         self.failed: list[str] = []
         self.began: dict[Task, float] = {}
+        self.held: dict[Task, contextlib.ExitStack] = {}
+        self.elsewhere: set[Task] = set()
 
-    def begin(self, task: Task) -> bool:
-        """Whether a task has to be done; it is said that it begins, or that it was finished before."""
-        launch, run = self.of_task[task]
+    def begin(self, task: Task) -> bool | None:
+        """Whether a task has to be done; it is said that it begins, or that it was finished before.
+
+        None while another process does it, which is said, too.
+        """
+        launch = self.of_shared[task].launch if task in self.of_shared else self.of_task[task][0]
         if launch.trainer in self.refused:
             return False
+        if not self._hold(task):
+            return None
+        is_open = self._begin_shared(task) if task in self.of_shared else self._begin_run(task)
+        if is_open:
+            self.began[task] = time.time()
+        else:
+            self._let_go(task)
+        return is_open
+
+    def _begin_shared(self, task: Task) -> bool:
+        shared = self.of_shared[task]
+        if shared.is_there():
+            return False
+        (task.folder / ASKED / FAILED_FILE).unlink(missing_ok=True)
+        self._say(f"{task.title}: for several runs; log in {task.folder}/log.txt")
+        return True
+
+    def _begin_run(self, task: Task) -> bool:
+        launch, run = self.of_task[task]
         try:
             is_open = launch.begin(run)
         except MethodError as error:
             self.refuse(launch.trainer, error)
             return False
         if not is_open:
-            self._say(f"{task.title}: finished before, in {run.folder}")
+            how = "finished by another launcher" if task in self.elsewhere else "finished before"
+            self._say(f"{task.title}: {how}, in {run.folder}")
             self.bar.update()
             return False
         begun = (run.folder / "log.txt").is_file()
         log = "going on, log in log.txt-<time> beside" if begun else "log in"
         self._say(f"{task.title}: {log} {run.folder}/log.txt")
-        self.began[task] = time.time()
         return True
 
     def end(self, task: Task, code: int, interrupted: bool) -> None:
         """Say how a task has ended."""
-        _, run = self.of_task[task]
+        self._let_go(task)
         if code and interrupted:  # what it made of it does not matter: it may have been just starting
             self._say(f"{task.title}: interrupted; the same command goes on from here")
             return
-        done = f"done in {time.time() - self.began[task]:.0f} s" if code == 0 else f"failed with exit code {code}"
-        self._say(f"{task.title}: {done}")
-        self.bar.update()
+        seconds = time.time() - self.began[task]
+        if task in self.of_shared:
+            self._say(f"{task.title}: " + (f"failed with exit code {code}" if code else f"made in {seconds:.0f} s"))
+        else:
+            self._say(f"{task.title}: " + (f"failed with exit code {code}" if code else f"done in {seconds:.0f} s"))
+            self.bar.update()
         if code:
+            self._note_failure(task, code)
+
+    def _note_failure(self, task: Task, code: int) -> None:
+        with contextlib.suppress(OSError):  # the disk may be full, which is why it failed
+            write_record(task.folder / ASKED / FAILED_FILE, {"exit_code": code})
+        if task in self.of_task:
             self.failed.append(task.title)
-            with contextlib.suppress(OSError):  # the disk may be full, which is why it failed
-                write_record(run.folder / ASKED / FAILED_FILE, {"exit_code": code})
-            if not has_begun(run.folder):
+            if not has_begun(task.folder):
                 # It never began to train, so there is nothing that other settings could be mixed up with.
-                (run.folder / ASKED / IDENTITY_FILE).unlink(missing_ok=True)
+                (task.folder / ASKED / IDENTITY_FILE).unlink(missing_ok=True)
+
+    def block(self, task: Task, by: Task) -> None:
+        """Say that a task is not done, since another one that it needs has failed."""
+        self._say(f"{task.title}: not begun, for want of what failed: {by.title}")
+        if task in self.of_task:
+            self.failed.append(f"{task.title} (not begun, for want of: {by.title})")
+            self.bar.update()
+
+    def close(self) -> None:
+        """Let go of what is still held."""
+        for task in list(self.held):
+            self._let_go(task)
+
+    def _hold(self, task: Task) -> bool:
+        """Take the right to do a task; False, which is said once, while another process has it, or does it."""
+        (task.folder / ASKED).mkdir(parents=True, exist_ok=True)
+        self.held[task] = contextlib.ExitStack()
+        with contextlib.suppress(UserError):
+            self.held[task].enter_context(owned(task.folder / ASKED, LAUNCHER_LOCK))
+            # A run that was started by itself, or whose launcher has died just now.
+            if holder(task.folder) is None:
+                return True
+        self._let_go(task)
+        if task not in self.elsewhere:
+            self.elsewhere.add(task)
+            who = holder(task.folder) or holder(task.folder / ASKED, LAUNCHER_LOCK) or "another process"
+            self._say(f"{task.title}: {who} does it, so its result is waited for")
+        return False
+
+    def _let_go(self, task: Task) -> None:
+        if stack := self.held.pop(task, None):
+            stack.close()
 
     def _say(self, line: str) -> None:
         self.bar.write(line, file=sys.stdout)
         sys.stdout.flush()
-
-
-def make_engine(slots: int, visible: str, say: Callable[[str], None]) -> Engine:
-    """The engine that does runs.
-
-    Args:
-        slots: how many at once.
-        visible: CUDA_VISIBLE_DEVICES, which they are spread over; "": all that there are.
-        say: told what is to be said of them.
-    """
-    devices: list[str] = []
-    if slots > 1:
-        import torch
-
-        devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    return LocalEngine(slots, say, devices)
 
 
 def baseline_of(chosen: str | None, results: list[dict[str, Any]]) -> str:

@@ -42,6 +42,7 @@ def run_command(
     opts: Sequence[str],
     labels: str | Path,
     features: str | Path,
+    flags: Sequence[str] = (),
 ) -> list[str]:
     """The train.py command line of one run.
 
@@ -52,12 +53,13 @@ def run_command(
         backbone: name or file.
         opts: KEY VALUE pairs.
         labels, features: folders of prompt labels and of the cache of image features.
+        flags: more of train.py's, where it does not do the whole run.
     """
     command = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", trainer, "--root", run.dataset.root]
     command += ["--dataset-config-file", str(run.dataset.config), "--backbone", backbone]
     command += ["--config-file", str(method_file)]
     command += ["--source-domains", *run.sources, "--target-domains", *run.targets]
-    command += ["--seed", run.seed, "--output-dir", str(run.folder)]
+    command += ["--seed", run.seed, "--output-dir", str(run.folder), *flags]
     if run.model_dir is not None:
         command += ["--eval-only", "--model-dir", str(run.model_dir)]
     node = "DPSPG" if trainer.startswith("DPSPG") else "SPG"
@@ -75,8 +77,10 @@ def check_same_run(folder: Path, asked: dict[str, Any]) -> None:
 
 
 def resolved(backbone: str) -> str:
-    """A backbone's name, or the whole path of its file."""
-    return str(Path(backbone).resolve()) if Path(backbone).is_file() else backbone
+    """A backbone's name, with the whole path of its file or folder."""
+    from trainers.modules.backbone_sources import source_of
+
+    return source_of(backbone).resolved(backbone)
 
 
 def settings_that_matter(opts: Sequence[str]) -> dict[str, str]:

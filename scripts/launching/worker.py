@@ -1,4 +1,4 @@
-"""A process that does train.py's runs one after another, so that packages are imported once.
+"""A process that does train.py's runs one after another, so that packages are imported once, and the CLIP loaded.
 
 It reads from stdin lines of JSON, train.py's arguments, and answers each on stdout by a line with the exit code. When
 stdin ends, so does the process, at once and with its loader workers: whoever started it has ended, however that came.
@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from common.kept import keep_between_runs
+
 
 def main() -> None:
     """Do what comes, until nothing more comes."""
@@ -24,8 +26,10 @@ def main() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         tasks = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)
         os.dup2(nowhere.fileno(), sys.stdin.fileno())
-    # Between runs nothing is lost.
+    keep_between_runs()
+    # Between runs nothing is lost. Ray blocks it in all that it starts.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for arguments in _arriving(tasks):
         try:
             code, fit = do(arguments), True

@@ -1,11 +1,14 @@
-"""What lies behind the accuracies of a table: calibration, and how well each class is recognised."""
+"""What lies behind the accuracies of a table: calibration, classes, and what chance has to do with them."""
 
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
-from scripts.reporting.tables import columns_of
+from common.run.variability import Variability
+from scripts.reporting.tables import AVERAGE, Table, columns_of, method_name
 from scripts.reporting.text import mean_and_std
+from trainers.methods import MethodError, find_method
 
 Rows = tuple[list[str], list[list[str]]]
 
@@ -55,3 +58,33 @@ def class_tables(by_method: dict[str, list[dict[str, Any]]], at_most: int) -> li
 def _mean(runs: list[dict[str, float | None]], name: str) -> str:
     values = [value for run in runs if (value := run.get(name)) is not None]
     return f"{statistics.mean(values):.1f}" if values else "-"
+
+
+def chance_table(table: Table, measured: Mapping[str, Variability]) -> Rows:
+    """Header and rows: what each method's predictions depend on beside the image, and how far its accuracies spread.
+
+    Args:
+        table: of results.
+        measured: what scripts/variability.py found out, by folders of runs.
+    """
+    rows = []
+    for method, cells in table.rows.items():
+        runs = [run for run in table.runs if method_name(run) == method]
+        over_seeds = [cell.std for column, cell in cells.items() if column != AVERAGE and cell.std is not None]
+        found = [measured[run["folder"]] for run in runs if run.get("folder") in measured]
+        over_draws = [spread.std for one in found for spread in one.by_domain.values()]
+        depends_on = _depends_on(runs[0]["trainer"])
+        spreads = [_spread(over_seeds, "-"), _spread(over_draws, "none" if depends_on == "nothing" else "not measured")]
+        rows.append([method, depends_on, *spreads])
+    return ["method", "beside the image, predictions depend on", "std over seeds", "std over draws"], rows
+
+
+def _depends_on(trainer: str) -> str:
+    try:
+        return find_method(trainer).depends_on or "nothing"
+    except MethodError:  # of a method that was added by others
+        return "(not known)"
+
+
+def _spread(stds: list[float], otherwise: str) -> str:
+    return f"{statistics.mean(stds):.2f}" if stds else otherwise

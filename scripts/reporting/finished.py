@@ -8,6 +8,7 @@ from typing import Any
 from common.errors import UserError
 from common.run.records import not_finite
 from common.run.results import RESULTS_FILE, read_results
+from scripts.reporting.costs import check_cost
 from scripts.reporting.tables import columns_of, method_name
 
 
@@ -43,6 +44,7 @@ def check_entries(path: Path, result: dict[str, Any]) -> dict[str, Any]:
             raise ValueError("it has no target domain, or no seed")
         if not all(isinstance(n, (int, float)) and 0 <= n <= 100 for n in numbers):
             raise ValueError("its accuracy is no percentage")
+        check_cost(result)
         if wrong := not_finite(result):
             raise ValueError(f"{wrong}, so its model was broken")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -76,4 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--duplicates", default="", choices=["newest"], help="of several runs of one cell and seed take the newest"
+    )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="figures that papers report (configs/published/) as rows beside ours, if measured on the same",
     )

@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from common.errors import UserError
 from common.progress import progress
 from common.run.contexts import CONTEXTS_FILE, read_contexts
-from common.run.variability import Spread, read_variability
+from common.run.variability import Spread, Variability, read_variability
 from scripts.reporting import pictures
-from scripts.reporting.details import calibration_table, class_tables
+from scripts.reporting.details import calibration_table, chance_table, class_tables
 from scripts.reporting.finished import read_folders
+from scripts.reporting.published import Figures
 from scripts.reporting.samples import (
     confusion,
     find_image,
@@ -27,7 +28,15 @@ from scripts.reporting.samples import (
     thumbnail,
 )
 from scripts.reporting.tables import Results, Table, columns_of, make_tables, method_name
-from scripts.reporting.text import HeaderAndRows, difference_note, difference_rows, table_rows, write_text
+from scripts.reporting.text import (
+    HeaderAndRows,
+    difference_note,
+    difference_rows,
+    published_rows,
+    table_legend,
+    table_rows,
+    write_text,
+)
 
 PAGE = "page.html"
 MATRIX_CLASSES = 40  # for more classes a table of pairs
@@ -83,6 +92,8 @@ class Report:
         section = {
             "title": table.title,
             "table": _as_html(table_rows(table, "html", html.escape)),
+            "published": published_rows(table, "html"),
+            "legend": table_legend(table),
             "notes": [(i if i in table.marked else 0, note) for i, note in enumerate(table.notes, start=1)],
             "baseline": table.baseline,
             "accuracy": [accuracy],
@@ -184,15 +195,24 @@ class Report:
             )
         return found
 
-    def variability(self, results: Iterable[Results]) -> list[dict[str, Any]]:
-        """What scripts/variability.py found out: a table and a picture for each method on a data set and backbone."""
-        groups = defaultdict(list)
+    def measured(self, results: Iterable[Results]) -> dict[str, Variability]:
+        """What scripts/variability.py found out, by folders of runs."""
+        measured = {}
         for result in results:
             try:
                 found = read_variability(result["folder"])
             except UserError as error:
                 self.skipped.append(str(error))
                 continue
+            if found is not None:
+                measured[result["folder"]] = found
+        return measured
+
+    def variability(self, results: Iterable[Results], measured: dict[str, Variability]) -> list[dict[str, Any]]:
+        """A table and a picture of what was measured, for each method on a data set and backbone."""
+        groups = defaultdict(list)
+        for result in results:
+            found = measured.get(result["folder"])
             if found is None:
                 continue
             for domain, spread in found.by_domain.items():
@@ -250,26 +270,39 @@ def _as_html(header_and_rows: HeaderAndRows) -> tuple[list[Markup], list[list[Ma
     return [Markup(name) for name in header], [[Markup(cell) for cell in row] for row in rows]
 
 
-def write_report(folders: Sequence[str | Path], out: str | Path, baseline: str = "", duplicates: str = "") -> list[str]:
+def write_report(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    baseline: str = "",
+    duplicates: str = "",
+    published: Sequence[Figures] | None = None,
+) -> list[str]:
     """Write the page and its pictures; what was left out, one line each.
+
+    Args:
+        folders: with finished runs.
+        out: the page's file.
+        baseline, duplicates, published: see make_tables.
 
     Raises:
         UserError: there is nothing to report, or the page cannot be written.
     """
     out = Path(out)
-    tables = make_tables(read_folders(folders), baseline, duplicates)
+    tables = make_tables(read_folders(folders), baseline, duplicates, published)
     results = [run for table in tables for run in table.runs]
     try:
         with progress(description="Pictures", unit="picture") as bar:
             report = Report(out.with_name(f"{out.stem}_files"), bar)
             sections = [report.section(table) for table in tables]
-            variability = report.variability(results)
+            measured = report.measured(results)
+            variability = report.variability(results, measured)
     except OSError as error:
         raise UserError(f"Cannot write {error.filename or out}: {error.strerror}. Name another --out.") from error
     content = {
         "title": f"Results: {', '.join(sorted({result['dataset'] for result in results}))}",
         "n_runs": len(results),
         "sections": sections,
+        "chance": [(table.title, chance_table(table, measured)) for table in tables],
         "variability": variability,
         "runs": [report.run(result) for result in results],
     }

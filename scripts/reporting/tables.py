@@ -10,12 +10,15 @@ not compare with the rest of its table:
   column, images (data fingerprint) in each column and seed.
 
 Methods that learn nothing select no model and see no shots, so they compare with all in these two.
+
+A method's rank is the mean over columns of its place among all methods of the table, by the seeds of which every method
+has a run that compares; a column without such seeds does not count.
 """
 
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +27,8 @@ from scipy import stats
 from common.errors import UserError
 from common.run.names import BASE_TO_NEW
 from common.run.results import SHARED
+from scripts.reporting.costs import Cost, cost_of
+from scripts.reporting.published import Figures
 
 CONFIDENCE = 0.95
 AVERAGE = "average"
@@ -88,6 +93,10 @@ class Table:
         baseline: the method that others are compared with; "".
         differences: dict from every other method to its Difference; empty without a baseline.
         runs: the results that it is made of.
+        costs: dict from a method to its Cost.
+        ranks: dict from a method to its rank; empty for a single method, or where none can be given.
+        ranked_over: the columns that ranks are the mean over.
+        published: figures of papers that were measured on the same; None: they were not asked for.
     """
 
     title: str
@@ -97,6 +106,10 @@ class Table:
     baseline: str
     differences: dict[str, Difference]
     runs: list[Results]
+    costs: dict[str, Cost]
+    ranks: dict[str, float]
+    ranked_over: list[str]
+    published: list[Figures] | None = None
 
     @property
     def average_name(self) -> str:
@@ -155,13 +168,19 @@ def cluster_of(column: str) -> str:
     return column.partition(" → ")[0]
 
 
-def make_tables(results: Iterable[Results], baseline: str = "", duplicates: str = "") -> list[Table]:
+def make_tables(
+    results: Iterable[Results],
+    baseline: str = "",
+    duplicates: str = "",
+    published: Sequence[Figures] | None = None,
+) -> list[Table]:
     """All tables of some results, in order of their titles.
 
     Args:
         results: of finished runs.
         baseline: method to compare the others with; its name as in the tables, or that of its trainer.
         duplicates: "newest" to take the newest of several runs of one cell and seed.
+        published: figures of papers, of which each table gets those that fit; None: without.
 
     Raises:
         UserError: there are such runs, or no table has the baseline.
@@ -173,7 +192,10 @@ def make_tables(results: Iterable[Results], baseline: str = "", duplicates: str 
     if baseline and not any(names.values()):
         found = ", ".join(sorted({method_name(result) for group in groups.values() for result in group}))
         raise UserError(f"There is no method {baseline!r} to be the baseline; found: {found}.")
-    return [_make_table(title, groups[title], names[title], duplicates, baseline) for title in sorted(groups)]
+    tables = [_make_table(title, groups[title], names[title], duplicates, baseline) for title in sorted(groups)]
+    for table in tables:
+        table.published = None if published is None else [one for one in published if one.fits(table.runs[0])]
+    return tables
 
 
 def _title(result: Results) -> str:
@@ -235,7 +257,9 @@ def _make_table(title: str, results: list[Results], baseline: str, duplicates: s
         of_both = {*rows[method][AVERAGE].marks, *rows[baseline][AVERAGE].marks}
         difference.marks = sorted(mark for mark in of_both if notes[mark - 1].startswith(NOT_COMPARABLE))
     kept = list({id(run): run for run in runs.values()}.values())
-    return Table(title, columns, rows, notes, baseline, differences, kept)
+    costs = {method: cost_of([run for run in kept if method_name(run) == method]) for method in methods}
+    comparing = {key: columns_of(run)[key[1]] for key, run in runs.items() if not reasons[key]}
+    return Table(title, columns, rows, notes, baseline, differences, kept, costs, *_ranks(comparing, methods, columns))
 
 
 def _without_duplicates(results: list[Results], duplicates: str) -> tuple[Runs, list[str]]:
@@ -323,6 +347,29 @@ def _mark_best(rows: dict[str, dict[str, Cell]]) -> None:
         }
         for method, mean in means.items():
             rows[method][column].best = len(means) > 1 and mean == max(means.values())
+
+
+def _ranks(
+    accuracies: dict[tuple[str, str, int], float], methods: list[str], columns: list[str]
+) -> tuple[dict[str, float], list[str]]:
+    """Mean ranks of methods, and the columns that they are the mean over.
+
+    Args:
+        accuracies: by method, column and seed, of runs that compare.
+    """
+    places: dict[str, list[float]] = {method: [] for method in methods}
+    over = []
+    for column in columns if len(methods) > 1 else ():
+        of_method = [{seed for (m, c, seed) in accuracies if (m, c) == (method, column)} for method in methods]
+        seeds = set.intersection(*of_method)
+        if not seeds:
+            continue
+        over.append(column)
+        # As they are printed, so that those of equal figures share their rank.
+        means = [round(statistics.mean(accuracies[method, column, seed] for seed in seeds), 1) for method in methods]
+        for method, place in zip(methods, stats.rankdata([-mean for mean in means]), strict=True):
+            places[method].append(float(place))
+    return {method: statistics.mean(found) for method, found in places.items() if found}, over
 
 
 def paired_difference(cells: dict[str, Cell], baseline: dict[str, Cell]) -> Difference:

@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ from tabulate import tabulate
 
 from common.errors import UserError
 from common.files import atomic_write
-from scripts.reporting.tables import Table, make_tables
+from scripts.reporting.costs import cost_notes
+from scripts.reporting.published import Figures
+from scripts.reporting.tables import AVERAGE, Table, absent_columns, make_tables
 
 Escape = Callable[[str], str]
 HeaderAndRows = tuple[list[str], list[list[str]]]
 FORMATS = ("github", "latex", "csv", "plain")
+DAGGER = "†"  # marks figures that papers report
 DIFFERENCE_NOTE = (
     "Difference to {baseline} in points over pairs of the same column and seed, and its 95 % confidence interval: "
     "Student's t over the {cluster}s' means."
@@ -27,12 +30,18 @@ LATEX = {
     "±": r"$\pm$",
     "→": r"$\rightarrow$",
     "−": "$-$",
+    "≥": r"$\geq$",
+    "†": r"\textdagger{}",
     **{char: "\\" + char for char in "&%$#_{}"},
 }
 
 
 def results_tables(
-    results: Iterable[dict[str, Any]], table_format: str = "github", baseline: str = "", duplicates: str = ""
+    results: Iterable[dict[str, Any]],
+    table_format: str = "github",
+    baseline: str = "",
+    duplicates: str = "",
+    published: Sequence[Figures] | None = None,
 ) -> str:
     """Tables of results as text: one for each data set, backbone and protocol; see scripts/reporting/tables.py.
 
@@ -42,9 +51,9 @@ def results_tables(
     Args:
         results: of find_results.
         table_format: one of FORMATS.
-        baseline, duplicates: see make_tables.
+        baseline, duplicates, published: see make_tables.
     """
-    tables = make_tables(results, baseline, duplicates)
+    tables = make_tables(results, baseline, duplicates, published)
     if table_format == "csv":
         return tables_csv(tables)
     return "\n\n".join(table_text(table, table_format) for table in tables)
@@ -54,13 +63,18 @@ def table_text(table: Table, table_format: str) -> str:
     """A table with its title and notes, in "github", "latex" or "plain"."""
     escape: Escape = {"latex": escape_latex, "github": escape_github}.get(table_format, str)
     comment = "% " if table_format == "latex" else ""
+    line_end = "\\\\\n" if comment else "\n"
     header, rows = table_rows(table, table_format, escape)
     parts = [f"{comment}{table.title}: accuracy in % (mean ± std over seeds)"]
-    parts.append(_tabulated(header, rows, table_format))
+    if comment and table.published:
+        parts[0] += "; gray needs the package xcolor"
+    parts.append(_tabulated(header, rows + published_rows(table, table_format, escape), table_format))
     if table.notes:
         # In LaTeX after the table, a line each.
         notes = [note_text(table, i, table_format, escape) for i in range(len(table.notes))]
-        parts.append(("\\\\\n" if comment else "\n").join(notes))
+        parts.append(line_end.join(notes))
+    if legend := table_legend(table):
+        parts.append(line_end.join(map(escape, legend)))
     if table.differences:
         parts.append(escape(difference_note(table)))
         parts.append(_tabulated(*difference_rows(table, table_format, escape), table_format))
@@ -80,15 +94,76 @@ def _tabulated(header: list[str], rows: list[list[str]], table_format: str) -> s
 def table_rows(table: Table, table_format: str, escape: Escape = str) -> HeaderAndRows:
     """Header and rows of a table: texts, escaped, the best in bold where a format has that."""
     bold = {"github": "**{}**", "latex": "\\textbf{{{}}}", "html": "<b>{}</b>"}.get(table_format, "{}")
-    rows = []
+    rows, more = [], _more_columns(table)
     for method, cells in table.rows.items():
         row = [escape(method)]
         for cell in cells.values():
             text = escape(mean_and_std(cell.values.values()))
             text = bold.format(text) if cell.best else text
             row.append(text + marks_text(cell.marks, table_format))
-        rows.append([*row, str(table.seeds(method))])
-    return [escape(name) for name in ("method", *table.columns, table.average_name, "seeds")], rows
+        rows.append([*row, *map(escape, more[method].values())])
+    header = ["method", *table.columns, table.average_name, *next(iter(more.values()))]
+    return [escape(name) for name in header], rows
+
+
+def _more_columns(table: Table) -> dict[str, dict[str, str]]:
+    """What comes after the accuracies: dict from a method to a dict from column names to texts."""
+    costs = table.costs.values()
+    found = {}
+    for method in table.rows:
+        texts = {"rank": f"{table.ranks[method]:.1f}"} if table.ranks else {}
+        texts["seeds"] = str(table.seeds(method))
+        if any(cost.n_trained for cost in costs):
+            texts["trained"] = table.costs[method].trained_text
+        if any(cost.seconds is not None for cost in costs):
+            texts["training"] = table.costs[method].time_text
+        found[method] = texts
+    return found
+
+
+def published_rows(table: Table, table_format: str, escape: Escape = str) -> list[list[str]]:
+    """Rows of what papers report, escaped, gray or italic where a format has that; of HTML the page makes them gray."""
+    style = {"github": "*{}*", "latex": "\\textcolor{{gray}}{{{}}}"}.get(table_format, "{}")
+    n_more = len(next(iter(_more_columns(table).values())))
+    rows = []
+    for figures in table.published or ():
+        values = [figures.accuracy.get(column) for column in (*table.columns, AVERAGE)]
+        texts = [f"{figures.method} {DAGGER}", *("-" if value is None else f"{value:.1f}" for value in values)]
+        rows.append([style.format(escape(text)) for text in (*texts, *["-"] * n_more)])
+    return rows
+
+
+def table_legend(table: Table) -> list[str]:
+    """What there is to say of the columns after the accuracies, and of what papers report: lines."""
+    return [*filter(None, [rank_note(table)]), *cost_notes(table.costs), *published_notes(table)]
+
+
+def rank_note(table: Table) -> str:
+    """What ranks are; "" for a single method."""
+    if len(table.rows) < 2:
+        return ""
+    if not table.ranks:
+        return "No ranks: of no column all methods have runs that compare."
+    note = "rank: place among the methods, 1 is the best, ties share theirs; mean over "
+    if table.ranked_over == table.columns:
+        return f"{note}the columns."
+    return f"{note}{', '.join(table.ranked_over)}, since of the other columns some methods have no runs that compare."
+
+
+def published_notes(table: Table) -> list[str]:
+    """Where the figures of papers are from, or that there are none; nothing if they were not asked for."""
+    if table.published is None:
+        return []
+    if not table.published:
+        return [f"No published figures for {table.title} in configs/published/."]
+    lines = []
+    for figures in table.published:
+        note = f" ({figures.note})" if figures.note else ""
+        lines.append(f"{DAGGER} {figures.method}, as reported in {figures.source}{note}.")
+    lines.append(f"{DAGGER} Not measured here: takes no part in ranks, bold figures and differences.")
+    if absent_columns(table.runs) and any(AVERAGE in figures.accuracy for figures in table.published):
+        lines[-1] += " Its average is over all domains, ours over the columns shown."
+    return list(dict.fromkeys(lines))
 
 
 def marks_text(marks: list[int], table_format: str) -> str:
@@ -133,27 +208,55 @@ def signed(number: float | None) -> str:
 
 
 def tables_csv(tables: list[Table]) -> str:
-    """All tables as one CSV: a line for each cell, and one for each difference."""
+    """All tables as one CSV: a line for each cell, rank, cost and difference, and for each figure of a paper.
+
+    In the lines of ranks and costs "mean" is the rank, the number of parameters, or the time in s; in those of papers
+    "published" is the source.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["table", "method", "column", "mean", "std", "seeds", "best", "low", "high", "notes"])
+    writer.writerow(["table", "method", "column", "mean", "std", "seeds", "best", "low", "high", "notes", "published"])
     for table in tables:
         for method, cells in table.rows.items():
             for column, cell in zip((*table.columns, table.average_name), cells.values(), strict=True):
                 notes = " ".join(table.notes[mark - 1] for mark in cell.marks)
                 numbers = ["" if n is None else f"{n:.4f}" for n in (cell.mean, cell.std)]
                 writer.writerow(
-                    [table.title, method, column, *numbers, len(cell.values), int(cell.best), "", "", notes]
+                    [table.title, method, column, *numbers, len(cell.values), int(cell.best), "", "", notes, ""]
                 )
+            for column, number, notes in _more_lines(table, method):
+                writer.writerow([table.title, method, column, number, *[""] * 5, notes, ""])
+        for figures in table.published or ():
+            for column, value in figures.accuracy.items():
+                column = table.average_name if column == AVERAGE else column
+                source = [figures.note, figures.source]
+                writer.writerow([table.title, figures.method, column, f"{value:.4f}", *[""] * 5, *source])
         for method, found in table.differences.items():
             mean, low, high = ("" if n is None else f"{n:.4f}" for n in (found.mean, found.low, found.high))
             column = f"difference to {table.baseline}"
             notes = " ".join(filter(None, [found.reason, *(table.notes[mark - 1] for mark in found.marks)]))
-            writer.writerow([table.title, method, column, mean, "", found.n_seeds, "", low, high, notes])
+            writer.writerow([table.title, method, column, mean, "", found.n_seeds, "", low, high, notes, ""])
         for i, note in enumerate(table.notes, start=1):
             if i not in table.marked:
-                writer.writerow([table.title, *[""] * 8, note])
+                writer.writerow([table.title, *[""] * 8, note, ""])
+        if table.published == []:
+            writer.writerow([table.title, *[""] * 8, *published_notes(table), ""])
     return text.getvalue().rstrip("\r\n")
+
+
+def _more_lines(table: Table, method: str) -> list[tuple[str, str, str]]:
+    """Of a method: column, number and notes of its rank and its costs, as far as they are known."""
+    lines = []
+    if table.ranks:
+        lines.append(("rank", f"{table.ranks[method]:.4f}", rank_note(table)))
+    cost = table.costs[method]
+    for stages in cost.n_trained:
+        by_stage = f"{' + '.join(map(str, stages))}, stage by stage" if len(stages) > 1 else ""
+        lines.append(("trained", str(sum(stages)), by_stage))
+    if cost.seconds is not None:
+        without = f"without what earlier runs had made: {', '.join(cost.reused)}" if cost.reused else ""
+        lines.append(("training (s)", f"{cost.seconds:.1f}", without))
+    return lines
 
 
 def escape_latex(text: str) -> str:

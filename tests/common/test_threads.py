@@ -32,7 +32,7 @@ def untouched(monkeypatch):
 def test_threads_sleep_while_they_wait(monkeypatch):
     settle_waiting()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE" and os.environ["KMP_BLOCKTIME"] == "0"
-    assert waiting() == "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"
+    assert waiting() == "OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=200 KMP_BLOCKTIME=0"
 
 
 @pytest.mark.parametrize("name", threads.OPENMP_NAMES)
@@ -133,7 +133,8 @@ def test_a_run_notes_its_threads_and_says_them_once(train, tmp_path, capsys):
     assert train("SPG", "red") == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Threads: ")]
     assert len(said) == 1
-    assert said[0].startswith("Threads: 1, beside loader workers 1 (OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0); cores: ")
+    how = "OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=200 KMP_BLOCKTIME=0"
+    assert said[0].startswith(f"Threads: 1, beside loader workers 1 ({how}); cores: ")
     found = read_results(tmp_path / "run/results.json")
     assert (found["threads"], found["threads_alone"], found["threads_beside_workers"]) == (1, 1, 1)
     assert json.loads((tmp_path / "run" / THREADS_FILE).read_text())["alone"] == 1

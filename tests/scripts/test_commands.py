@@ -1,6 +1,8 @@
 """Commands and their parts: who may import whom, and who may look at the environment."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from imports import imported, tree_of
@@ -34,13 +36,14 @@ def test_a_command_begins_by_finding_the_repository(path):
 
 def test_nothing_else_arranges_paths():
     users = [path.name for path in COMMANDS + PARTS if "sys.path" in path.read_text(encoding="utf-8")]
-    assert users == ["dassl_path.py"]
+    # A node's processes are Ray's, which know of no repository.
+    assert users == ["dassl_path.py", "ray_node.py"]
 
 
 def looks(tree, within=""):
-    """Names of the functions that read variables; going through all of them, for a child's, is no reading."""
+    """Names of functions that read variables; to go through all of them, for a child, is no reading, nor is writing."""
     for node in ast.iter_child_nodes(tree):
-        if ast.unparse(node) in ("os.environ.items", "os.environ.copy"):
+        if ast.unparse(node) in ("os.environ.items", "os.environ.copy", "os.environ.update"):
             continue
         if isinstance(node, ast.Dict):
             passed_on = {id(value) for key, value in zip(node.keys, node.values, strict=True) if key is None}
@@ -56,3 +59,19 @@ def looks(tree, within=""):
 def test_the_environment_is_read_by_command_lines_alone(path):
     if path.is_relative_to(SCRIPTS):
         assert set(looks(tree_of(path))) <= ({"parse_args", "make_parser"} if path in COMMANDS else set())
+
+
+@pytest.mark.parametrize("command", ["results.py", "report.py"])
+def test_a_python_without_packages_is_one_message(command, tmp_path):
+    # -S: without site-packages.
+    done = subprocess.run(
+        [sys.executable, "-S", str(SCRIPTS / command), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"Error: {sys.executable} lacks the package ") and done.stderr.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_shown_as_python_shows_it(tmp_path):
+    code = "import _repository, common.no_such_module"
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=False)
+    assert "Traceback" in done.stderr and "common.no_such_module" in done.stderr

@@ -40,7 +40,7 @@ def test_vocabulary_shows_parts_of_words():
 
 def test_whole_words_only(clip_file, tmp_path, monkeypatch, capsys):
     embeddings, words = load_clip(str(clip_file)).token_embedding.weight, vocabulary()[:2000]
-    monkeypatch.setattr(interpret_prompt, "vocabulary", lambda: words)  # all of them take seconds
+    monkeypatch.setattr(interpret_prompt, "vocabulary", lambda tokenizer: words)  # all of them take seconds
     tokens = [words.index(word) for word in ("photo", "photo-", ",")]
     torch.save(embeddings[tokens], tmp_path / "label.pt")
     arguments = [str(tmp_path / "label.pt"), "--backbone", str(clip_file), "--json", str(tmp_path / "words.json")]

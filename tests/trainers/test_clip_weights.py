@@ -1,10 +1,10 @@
 """CLIP's weights as people have them in files: loaded where it is clear what they are, else told where they lie."""
 
-import json
-
 import pytest
 import torch
+from hf_folders import hugging_face_state
 from plain_clip import tiny_clip
+from safetensors.torch import save_file
 
 from common.errors import UserError
 from trainers.modules.clip_backbone import load_backbone, weights_fingerprint
@@ -44,15 +44,7 @@ def test_what_can_be_loaded_is_loaded(form, tmp_path):
     assert weights_fingerprint(load_backbone(str(tmp_path / "clip.pt")).model) == weights_fingerprint(expected)
 
 
-def hugging_face(width, patch, positions):
-    return {
-        "logit_scale": torch.zeros(()),
-        "text_model.embeddings.token_embedding.weight": torch.zeros(4, 8),
-        "vision_model.embeddings.class_embedding": torch.zeros(width),
-        "vision_model.embeddings.patch_embedding.weight": torch.zeros(width, 3, patch, patch),
-        "vision_model.embeddings.position_embedding.weight": torch.zeros(positions, width),
-        "text_projection.weight": torch.zeros(8, 8),
-    }
+HUGGING_FACE = hugging_face_state(tiny_clip(vision=2))
 
 
 def without(key):
@@ -60,12 +52,8 @@ def without(key):
 
 
 REFUSED = {
-    "Hugging Face, ViT-B/16": (hugging_face(768, 16, 197), "Hugging Face's layout .* --backbone ViT-B/16 is"),
-    "Hugging Face, ViT-B/32": (hugging_face(768, 32, 50), "--backbone ViT-B/32 is"),
-    "Hugging Face, ViT-L/14": (hugging_face(1024, 14, 257), "--backbone ViT-L/14 is"),
-    "Hugging Face, ViT-L/14@336px": (hugging_face(1024, 14, 577), "--backbone ViT-L/14@336px is"),
-    "Hugging Face, of one's own": (hugging_face(64, 8, 5), "q_proj, k_proj and v_proj joined to in_proj"),
-    "Hugging Face, wrapped": ({"state_dict": prefixed(hugging_face(768, 16, 197), "model.")}, "--backbone ViT-B/16 is"),
+    "Hugging Face": (HUGGING_FACE, "Hugging Face's layout .* config.json, .* --backbone hf:<folder>. Models of"),
+    "Hugging Face, wrapped": ({"state_dict": prefixed(HUGGING_FACE, "model.")}, "--backbone hf:<folder>"),
     "under another name": ({"ema": STATE, "epoch": 1}, r"CLIP's weights inside, under \['ema'\]. Save those alone"),
     "deeper": ({"state_dict": {"nets": {"clip": STATE}}}, r"inside, under \['nets'\]\['clip'\]"),
     "in several places": ({"a": STATE, "b": STATE}, r"inside, under \['a'\] and \['b'\]"),
@@ -98,11 +86,28 @@ def test_else_it_is_said_where_they_lie_or_what_is_missing(form, tmp_path):
     assert "Error:" not in str(error.value) and "\n" not in str(error.value)
 
 
-def test_safetensors(tmp_path):
-    header = json.dumps({"logit_scale": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}).encode()
-    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    with pytest.raises(UserError, match="is in the safetensors format. Save it anew: torch.save"):
+@pytest.mark.parametrize("form", ["bare", "a ViT", "module., as DataParallel saves"])
+def test_safetensors(form, tmp_path):
+    save_file(LOADED[form], tmp_path / "clip.safetensors")
+    expected = tiny_clip(vision=2) if "ViT" in form else tiny_clip()
+    assert weights_fingerprint(load_backbone(str(tmp_path / "clip.safetensors")).model) == weights_fingerprint(expected)
+
+
+@pytest.mark.parametrize("content", [HUGGING_FACE, prefixed(HUGGING_FACE, "model.")])
+def test_a_file_of_a_folder_in_hugging_faces_layout_points_to_it(content, tmp_path):
+    (tmp_path / "config.json").touch()
+    save_file(content, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=rf"Name its folder, .*: --backbone hf:{tmp_path}\.$"):
         load_backbone(str(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_safetensors_that_break_off(share, tmp_path):
+    save_file(STATE, tmp_path / "whole.safetensors")
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "clip.safetensors").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match="clip.safetensors is damaged, or was not downloaded to its end"):
+        load_backbone(str(tmp_path / "clip.safetensors"))
 
 
 FLOATING = [key for key, value in (STATE | VIT).items() if value.is_floating_point() and value.numel()]

@@ -4,20 +4,41 @@ import copy
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from dassl.utils import read_image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
+from yacs.config import CfgNode
 
 from common.errors import UserError
+from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone
-from trainers.modules.features import FeatureCache, encode_dataset, features_key
+from trainers.modules.features import FeatureCache, Shard, encode_dataset, features_key, shard_key
 from trainers.modules.image_data import Batches, ImageData
 from trainers.modules.seeded_items import FirstLooks, RandomViews, SeededItems
 from trainers.modules.view_loader import ViewLoader
+
+
+class _Encoding(NamedTuple):
+    """How features of a data set are made.
+
+    Args:
+        dataset: of the images.
+        leading: sizes of the features before the images': (), or (K,) of K views.
+        batch_size: images at a time.
+        description: for messages.
+        encode: called with a domain of the data set, which n of its images, and an array (*leading, n, E) to fill.
+    """
+
+    dataset: ImageData
+    leading: tuple[int, ...]
+    batch_size: int
+    description: str
+    encode: Callable[[ImageData, range, np.ndarray], None]
 
 
 class ImageFeatures:
@@ -50,7 +71,7 @@ class ImageFeatures:
     ) -> None:
         self.backbone, self.inputs, self.domains, self.workers = backbone, inputs, domains, workers
         self.cache = cache or FeatureCache()
-        self.tower = tower or backbone.model.encode_image
+        self.tower: Callable[..., Tensor] = tower or backbone.encode_image
         self.learning, self.drawing, self.normalised = learning, drawing, normalised
         self._kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {leading: features}
 
@@ -73,21 +94,12 @@ class ImageFeatures:
 
     def of_split(self, loader: DataLoader, description: str) -> np.ndarray:
         """Features (N, E) of a deterministic loader's images in the data set's order."""
-
-        def encode(dataset, out):
-            place = itertools.count()
-
-            def encode_next(images):
-                return self.encode(images, [next(place) for _ in images] if self.drawing else None)
-
-            self._encode(dataset, out, loader.batch_size or 64, description, encode_next)
-
-        return self._by_domain(loader.dataset, (), encode, description)
+        return self._by_domain(self._split(loader, description))
 
     def of_augmented(self, items: SeededItems, batch_size: int, description: str) -> np.ndarray:
         """Features (N, E) of one augmented look at each training image; not kept, as every seed has its own."""
         features = np.empty((len(items), self.backbone.feature_size), np.float32)
-        self._encode(FirstLooks(items), features, batch_size, description, self.encode)
+        encode_dataset(FirstLooks(items), self.encode, features, batch_size, self.workers, description)
         return features
 
     def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> ViewLoader:
@@ -107,49 +119,99 @@ class ImageFeatures:
                 "TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but this method's image tower learns, so "
                 "their features change with every step. Set it to 0."
             )
+        views = self._by_domain(self._views(dataset, n_views, batch_size))
+        return ViewLoader(views, dataset.data_source, batches)
+
+    def keep_shard(self, loader: DataLoader, description: str, shard: Shard) -> None:
+        """Encode some of each domain's images of a deterministic loader, for whoever needs all of them later."""
+        self._keep_shard(self._split(loader, description), shard)
+
+    def keep_shard_of_views(self, dataset: ImageData, n_views: int, batch_size: int, shard: Shard) -> None:
+        """Encode random views of some of each domain's training images, see `views` and `keep_shard`."""
+        self._keep_shard(self._views(dataset, n_views, batch_size), shard)
+
+    def _split(self, loader: DataLoader, description: str) -> "_Encoding":
+        dataset: Any = loader.dataset
+        batch_size = loader.batch_size or 64
+
+        def encode(dataset, rows, out):
+            place = itertools.count(rows.start)
+
+            def encode_next(images):
+                return self.encode(images, [next(place) for _ in images] if self.drawing else None)
+
+            encode_dataset(Subset(dataset, rows), encode_next, out, batch_size, self.workers, description)
+
+        return _Encoding(dataset, (), batch_size, description, encode)
+
+    def _views(self, dataset: ImageData, n_views: int, batch_size: int) -> "_Encoding":
+        description, size = f"train, {n_views} views", max(1, batch_size // n_views)
 
         def encode_views(images):
             return self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
-        def encode(dataset, out):
-            views = RandomViews(dataset, n_views, read_image)
-            size = max(1, batch_size // n_views)
-            self._encode(views, out.swapaxes(0, 1), size, description, encode_views)
+        def encode(dataset, rows, out):
+            views = Subset(RandomViews(dataset, n_views, read_image), rows)
+            encode_dataset(views, encode_views, out.swapaxes(0, 1), size, self.workers, description)
 
-        description = f"train, {n_views} views"
-        return ViewLoader(self._by_domain(dataset, (n_views,), encode, description), dataset.data_source, batches)
+        return _Encoding(dataset, (n_views,), size, description, encode)
 
-    def _encode(self, dataset, out, batch_size, description, encode):
-        encode_dataset(dataset, encode, out, batch_size, self.workers, description)
-
-    def _by_domain(self, dataset, leading, encode, description):
+    def _by_domain(self, what: "_Encoding") -> np.ndarray:
         """Features (*leading, N, E) of a data set.
 
         Each domain is an entry of the cache by itself, so that stage I, every stage II and every choice of targets
         share what is encoded of a domain.
-
-        Args:
-            encode: called with a data set and an array (*leading, n, E) to fill.
         """
-        shape = (*leading, len(dataset.data_source), self.backbone.feature_size)
         if self.learning:
-            features = np.empty(shape, np.float32)
-            encode(dataset, features)
+            n = len(what.dataset.data_source)
+            features = np.empty((*what.leading, n, self.backbone.feature_size), np.float32)
+            what.encode(what.dataset, range(n), features)
             return features
-        kept = self._kept.setdefault(dataset, {})
-        if leading not in kept:
-            items = dataset.data_source
-            runs = [list(run) for _, run in itertools.groupby(range(len(items)), key=lambda i: items[i].domain)]
+        kept = self._kept.setdefault(what.dataset, {})
+        if what.leading not in kept:
             parts = []
-            for run in runs:
-                part = copy.copy(dataset)
-                part.data_source = items[run[0] : run[-1] + 1]
-                name = f"{self.domains[items[run[0]].domain]}, {description}"
-                shape = (*leading, len(run), self.backbone.feature_size)
-                key = self.key(part, *leading)
-                parts.append(self.cache.get(key, shape, functools.partial(encode, part), name))
-            kept[leading] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(leading))
-        return kept[leading]
+            for domain in self._domains(what.dataset):
+                key, shape, name = self._entry(domain, what)
+                is_new = not self.cache.holds(key)
+                parts.append(self.cache.get(key, shape, functools.partial(self._fill, key, domain, what), name))
+                if is_new:
+                    self.cache.remove_shards(key)
+            kept[what.leading] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(what.leading))
+        return kept[what.leading]
+
+    def _keep_shard(self, what: "_Encoding", shard: Shard) -> None:
+        for domain in self._domains(what.dataset):
+            key, (*leading, n, size), name = self._entry(domain, what)
+            rows = shard.rows(n, what.batch_size)
+            if rows and not self.cache.holds(key):
+                encode = functools.partial(what.encode, domain, rows)
+                self.cache.get(shard_key(key, rows), (*leading, len(rows), size), encode, f"{name}, {shard}")
+
+    def _fill(self, key: str, domain: ImageData, what: "_Encoding", out: np.ndarray) -> None:
+        """Fill the array (*leading, n, E) of a domain: from the shards that others have encoded, and the rest anew."""
+        done = 0
+        shards = self.cache.shards(key, out.shape)
+        for rows, features in [*shards, (range(out.shape[-2], out.shape[-2]), None)]:
+            if rows.start > done:
+                what.encode(domain, range(done, rows.start), out[..., done : rows.start, :])
+            if features is not None:
+                out[..., rows.start : rows.stop, :] = features
+            done = max(done, rows.stop)
+
+    def _domains(self, dataset: ImageData) -> Iterator[ImageData]:
+        """Each domain's images in a data set, which has them one after another."""
+        items = dataset.data_source
+        for _, run in itertools.groupby(range(len(items)), key=lambda i: items[i].domain):
+            indices = list(run)
+            domain: Any = copy.copy(dataset)
+            domain.data_source = items[indices[0] : indices[-1] + 1]
+            yield domain
+
+    def _entry(self, domain: ImageData, what: "_Encoding") -> tuple[str, tuple[int, ...], str]:
+        """The cache's key, shape and name of a domain's features."""
+        items = domain.data_source
+        name = f"{self.domains[items[0].domain]}, {what.description}"
+        return self.key(domain, *what.leading), (*what.leading, len(items), self.backbone.feature_size), name
 
     def key(self, dataset: ImageData, *more: object) -> str:
         """The cache's name for a data set's features; `more`: what else they depend on, e.g. the number of views."""
@@ -162,3 +224,33 @@ class ImageFeatures:
         return features_key(
             self.backbone.image_sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more
         )
+
+
+def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
+    """Put a backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do.
+
+    Returns:
+        the keys that are others now, with their values.
+    """
+    openais, taken = Facts(), []
+    for key, in_configs, own in (
+        ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
+        ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
+        ("INTERPOLATION", openais.interpolation, facts.interpolation),
+    ):
+        if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
+            inputs[key] = own
+            taken.append(f"INPUT.{key} {own}")
+    return taken
+
+
+def squashing(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
+    """One of Dassl's transforms for testing, which squashes images to a square where the backbone knows them so."""
+    if facts.squashed:
+        transform.transforms[0].size = list(inputs.SIZE)
+    return transform
+
+
+def _alike(a, b):
+    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
+    return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)

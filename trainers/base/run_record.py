@@ -26,7 +26,10 @@ from common.threads import Threads, waiting
 from trainers.modules.clip_backbone import Backbone
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
-OF_TRAINING = ("dataset", "source_domains", "class_subset", "num_shots", "data_fingerprint", "settings_sha256")
+OF_TRAINING = (
+    *("dataset", "source_domains", "class_subset", "num_shots", "data_fingerprint", "settings_sha256"),
+    *("n_trained", "train_seconds", "train_reused"),
+)
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
 # What runs did as long as these keys did not exist: then it was not noted, and so it is still not.
@@ -122,6 +125,16 @@ class Course:
         """How long it has taken so far."""
         return round(time.time() - self.started, 1)
 
+    @property
+    def train_seconds(self) -> float | None:
+        """How long it had taken when its last epoch ended; None without epochs."""
+        return self.history[-1]["seconds"] if self.history else None
+
+    @property
+    def reused(self) -> list[str]:
+        """What earlier runs had made for it, as its epochs have it; those of older versions say nothing."""
+        return self.history[-1].get("reused", []) if self.history else []
+
 
 def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> RunIdentity:
     """What makes a run what it is.
@@ -151,7 +164,9 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> Ru
     return RunIdentity(settings, subject)
 
 
-def training_record(cfg: CfgNode, dataset: Any, settings_sha256: str, learns: bool) -> dict[str, Any]:
+def training_record(
+    cfg: CfgNode, dataset: Any, settings_sha256: str, n_trained: list[int], course: Course
+) -> dict[str, Any]:
     """What results of a run's model have to say of its training, by the names of results.json."""
     return {
         "dataset": dataset_label(cfg),
@@ -159,8 +174,11 @@ def training_record(cfg: CfgNode, dataset: Any, settings_sha256: str, learns: bo
         "class_subset": class_subset(cfg),
         "num_shots": cfg.DATASET.NUM_SHOTS,
         "data_fingerprint": dataset.fingerprint,
-        "selection": cfg.TEST.FINAL_MODEL if learns else None,
+        "selection": cfg.TEST.FINAL_MODEL if n_trained else None,
         "settings_sha256": settings_sha256,
+        "n_trained": n_trained,
+        "train_seconds": course.train_seconds,
+        "train_reused": course.reused,
     }
 
 
@@ -221,6 +239,8 @@ def write_outcome(
         dataset=label,
         backbone=backbone.label,
         backbone_sha256=backbone.sha256,
+        backbone_name=backbone.name,
+        backbone_family=backbone.facts.family,
         precision=backbone.precision,
         protocol=protocol_name(sources, dataset.target_domains, trained_on is not None, base_to_new),
         trained_on=trained_on,
@@ -250,7 +270,10 @@ def write_outcome(
         best_epoch=course.best_epoch,
         val_history=[] if best is None else [epoch["val_accuracy"] for epoch in course.history],
         loss_history=[epoch["losses"] for epoch in course.history],
+        n_trained=training.get("n_trained"),
         seconds=course.seconds,
+        train_seconds=training.get("train_seconds"),
+        train_reused=training.get("train_reused", []),
         threads=torch.get_num_threads(),
         threads_alone=threads.alone,
         threads_beside_workers=threads.beside_workers,

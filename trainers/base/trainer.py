@@ -43,7 +43,7 @@ from trainers.base.checkpoints import (
     start_prompt_learner,
 )
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
-from trainers.base.image_features import ImageFeatures
+from trainers.base.image_features import ImageFeatures, follow_facts, squashing
 from trainers.base.run_record import (
     UNKNOWN,
     Course,
@@ -60,9 +60,10 @@ from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
-from trainers.modules.clip_backbone import Backbone, load_backbone
-from trainers.modules.features import FeatureCache
+from trainers.modules.clip_backbone import Backbone, kept_backbone
+from trainers.modules.features import FeatureCache, Shard
 from trainers.modules.finite import all_finite, require_finite
+from trainers.modules.full_prompt_encoder import prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.seeded_items import SeededBatches, SeededItems
@@ -70,6 +71,7 @@ from trainers.modules.view_loader import ViewLoader
 
 CPU_MEMORY_MB = 2048
 GPU_MEMORY_SHARE = 0.25  # of the device's memory
+SPLITS = ("views", "val", "test")  # what images are encoded of; "views": TRAIN_VIEWS of each training image
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -157,16 +159,25 @@ class FrozenClipTrainer(TrainerX):
             print(line)
         # Before the data, since the images' size is the backbone's.
         named = self.cfg.MODEL.BACKBONE
-        self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        self.backbone = self.given_backbone or kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
                 method.check_backbone(named.NAME, self.backbone.is_vit)
+        text = self.backbone.text
+        if not text.can_be_cut and self.given_backbone is None and self.cfg.VERBOSE:
+            print(
+                f"Note: the text tower of {named.NAME} looks at all positions of a prompt, so each is encoded over all "
+                f"{text.context_length}, and what prompts begin with is not shared. That takes longer."
+            )
         self.cfg = self.settled_cfg(self.cfg)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         if self.classnames is None:
             super().build_data_loader()
             self.adapt_dataset()
+            for loader in (self.val_loader, self.test_loader):
+                if loader is not None:
+                    self.adapt_test_transform(loader.dataset.transform)
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
@@ -190,14 +201,19 @@ class FrozenClipTrainer(TrainerX):
             if loader is not None:
                 loader.dataset.data_source = items
 
+    def adapt_test_transform(self, transform: Any) -> Any:
+        """Let one of Dassl's transforms for testing squash images to a square, where the backbone knows them so."""
+        return squashing(transform, self.cfg.INPUT, self.backbone.facts)
+
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
-        self.check_normalisation(cfg)
         cfg = cfg.clone()
         cfg.defrost()
+        self.follow_backbone(cfg.INPUT)
+        self.check_normalisation(cfg)
         cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in counted_contexts(cfg).items():
+        for key, n in counted_contexts(cfg, self.backbone.text.tokenizer).items():
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
             set_key(cfg, key, n)
@@ -206,10 +222,16 @@ class FrozenClipTrainer(TrainerX):
         cfg.freeze()
         return cfg
 
+    def follow_backbone(self, inputs: CfgNode) -> None:
+        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, and say so."""
+        taken = follow_facts(inputs, self.backbone.facts)
+        if taken and self.cfg.VERBOSE:
+            print(f"Note: images are made as the backbone {self.backbone.name} expects them: {', '.join(taken)}.")
+
     def check_normalisation(self, cfg: CfgNode) -> None:
         """Warn where images are not normalised as the backbone expects it."""
-        mean, std, backbone = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone
-        expected = [backbone.pixel_mean, backbone.pixel_std]
+        mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone.facts
+        expected = [facts.pixel_mean, facts.pixel_std]
         if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
             print(
                 "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
@@ -257,16 +279,62 @@ class FrozenClipTrainer(TrainerX):
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
             self.IMAGE_TOWER_DRAWS,
-            self.NORMALISED_FEATURES,
+            self.normalises(self.cfg),
         )
+
+    @classmethod
+    def normalises(cls, cfg: CfgNode) -> bool:
+        """Whether the features that a run gets of images are L2-normalised."""
+        return cls.NORMALISED_FEATURES
 
     def image_tower(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, E) features, not normalised; run under autocast where that is on."""
-        return self.clip_model.encode_image(images)
+        return self.backbone.encode_image(images)
 
     def build_prompt_model(self) -> None:
         """Make the learnable networks and register them with their optimisers and schedules."""
         raise NotImplementedError
+
+    @classmethod
+    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
+        """The splits whose features a run keeps in the cache, so that others may have encoded them: some of SPLITS."""
+        if cls.IMAGE_TOWER_LEARNS:
+            return ()
+        splits = ["views"] if cfg.TRAINER.FEATURES.TRAIN_VIEWS else []
+        splits += ["val"] if cfg.TEST.FINAL_MODEL == "best_val" else []
+        return (*splits, *(() if cfg.TEST.NO_TEST else ("test",)))
+
+    def encode_only(self, splits: Sequence[str], shard: Shard | None = None) -> None:
+        """Encode images for runs to come, as each of them would, and keep their features in the cache.
+
+        Args:
+            splits: some of SPLITS.
+            shard: which part of each domain's; None: all of it.
+
+        Raises:
+            UserError: there is no cache.
+        """
+        features, batch_size = self.cfg.TRAINER.FEATURES, self.cfg.DATALOADER.TEST.BATCH_SIZE
+        if self.IMAGE_TOWER_LEARNS or not features.CACHE:
+            why = "TRAINER.FEATURES.CACHE is False" if not features.CACHE else "its image tower learns"
+            raise UserError(f"--encode has no use for {self.cfg.TRAINER.NAME}: {why}, so no features are kept.")
+        if "views" in splits and not features.TRAIN_VIEWS:
+            raise UserError("--encode names views, but TRAINER.FEATURES.TRAIN_VIEWS is 0: set how many of each image.")
+        self.take_threads(note=False)
+        for split in splits:
+            loader = {"views": self.train_loader_x, "val": self.val_loader, "test": self.test_loader}[split]
+            if loader is None:
+                continue  # the domain is too small to have one
+            if split == "views":
+                how = loader.dataset.dataset, features.TRAIN_VIEWS, batch_size
+                if shard is None:
+                    self.image_features.views(*how, self.batches)
+                else:
+                    self.image_features.keep_shard_of_views(*how, shard)
+            elif shard is None:
+                self.image_features.of_split(loader, split)
+            else:
+                self.image_features.keep_shard(loader, split, shard)
 
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
@@ -304,7 +372,7 @@ class FrozenClipTrainer(TrainerX):
         return optim
 
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
-        """A PromptEncoder for class names (None: this run's), within the memory budget."""
+        """The backbone's PromptEncoder for class names (None: this run's), within the memory budget."""
         memory_mb = self.cfg.TEST.MEMORY_MB
         if not memory_mb:
             memory_mb = CPU_MEMORY_MB
@@ -312,7 +380,7 @@ class FrozenClipTrainer(TrainerX):
                 total = torch.cuda.get_device_properties(self.device).total_memory
                 memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
         names = self.dm.dataset.classnames if classnames is None else classnames
-        return PromptEncoder(self.clip_model, names, memory_mb=memory_mb, **settings)
+        return prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
@@ -338,13 +406,14 @@ class FrozenClipTrainer(TrainerX):
         raise NotImplementedError
 
     def logits(self, features: Tensor, text_features: Tensor) -> Tensor:
-        """exp(logit_scale) * f . t_c: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
+        """exp(logit_scale) * f . t_c, and the backbone's bias: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
         text_features = text_features.float()
         if text_features.dim() == 2:
             similarity = features @ text_features.t()
         else:
             similarity = torch.einsum("be,bce->bc", features, text_features)
-        return self.clip_model.logit_scale.exp().float() * similarity
+        logits, bias = self.backbone.logit_scale * similarity, self.backbone.logit_bias
+        return logits if bias is None else logits + bias
 
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         """Logits (B, C) of images by their features (B, E) and indices within their split, in evaluation mode."""
@@ -580,6 +649,8 @@ class FrozenClipTrainer(TrainerX):
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
             is_best = self.may_be_chosen() and chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
+        # Begun anew, a run finds what it had made itself.
+        entry["reused"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
@@ -717,8 +788,17 @@ class FrozenClipTrainer(TrainerX):
 
     def training_record(self) -> dict:
         """What results of this run's model have to say of its training, by the names of results.json."""
-        learns = bool(self.get_model_names())
-        return training_record(self.cfg, self.dm.dataset, self.identity().settings_sha256(), learns)
+        sha256 = self.identity().settings_sha256()
+        return training_record(self.cfg, self.dm.dataset, sha256, self.n_trained(), self.course)
+
+    def n_trained(self) -> list[int]:
+        """Numbers of parameters that training changes, stage by stage; [] of a method that learns nothing."""
+        networks = [self._models[name] for name in self.get_model_names()]
+        return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
+
+    def reused(self) -> list[str]:
+        """What earlier runs had made, so that this one needed no time for it."""
+        return ["image features"] if self.image_features.cache.oldest_read < self.course.started else []
 
     def write_results(self) -> None:
         """Write predictions and results.json of a run whose test is done."""

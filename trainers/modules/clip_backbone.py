@@ -1,30 +1,31 @@
-"""A frozen CLIP, by OpenAI name or from a file, and what is known of it."""
+"""A frozen CLIP of any source, and what is known of it."""
 
 import contextlib
 import hashlib
-import pickle
-import warnings
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
+from typing import Any
 
 import torch
-from clip import clip as openai_clip
-from clip.model import CLIP, VisionTransformer, build_model
+from clip.model import ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
-from trainers.modules.clip_weights import MEND, clip_weights
+from common.kept import Kept
+from trainers.modules.backbone_source import Facts
+from trainers.modules.backbone_sources import source_of
 from trainers.modules.finite import require_finite
-from trainers.modules.tensor_files import read_tensors
-from trainers.modules.torchscript_weights import is_torchscript, torchscript_state_dict
+from trainers.modules.text_tower import TextTower
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_ROOT = "~/.cache/clip"
-# Mean and standard deviation of the pixels, by channel, that OpenAI trained with.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+# A process has room for one.
+_KEPT: "Kept[tuple[Backbone, list]]" = Kept(at_most=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,21 +33,22 @@ class Backbone:
     """A frozen CLIP, and all that the rest has to know of it.
 
     Attributes:
-        model: `clip.model.CLIP` in eval mode, without gradients.
-        name: what it was asked for by: an OpenAI name, or a file.
+        model: in eval mode, without gradients: a `clip.model.CLIP`, or another that `Loaded` says more of.
+        name: what it was asked for by: a name of one of SOURCES.
         precision: what it computes in: "fp32", "fp16", "bf16" or "amp".
         device: where it is.
         single_sha256: fingerprint of its weights before they were rounded to half precision; None: they were not.
-        pixel_mean, pixel_std: by channel, that its images are normalised with.
+        facts: what its weights do not say.
+        where: the file that it is from.
     """
 
-    model: CLIP
+    model: Any
     name: str
     precision: str
     device: torch.device
     single_sha256: str | None = None
-    pixel_mean: tuple[float, ...] = PIXEL_MEAN
-    pixel_std: tuple[float, ...] = PIXEL_STD
+    facts: Facts = Facts()
+    where: str = ""
 
     @property
     def label(self) -> str:
@@ -54,35 +56,73 @@ class Backbone:
         return backbone_label(self.name)
 
     @property
+    def visual(self) -> Any:
+        """Its image tower."""
+        return self.model.visual
+
+    @cached_property
+    def text(self) -> TextTower:
+        """Its text tower."""
+        return TextTower.of(self.model, self.facts.tokenizer)
+
+    @property
     def image_size(self) -> int:
         """Side of its images in pixels."""
-        return self.model.visual.input_resolution
+        if self._has_openais_tower:
+            return self.visual.input_resolution
+        size = self.visual.image_size
+        return size if isinstance(size, int) else size[0]
 
     @property
     def feature_size(self) -> int:
         """E, the size of its features."""
-        return self.model.text_projection.shape[1]
+        return self.text.feature_size
 
     @cached_property
     def sha256(self) -> str:
-        """Fingerprint of its weights in single precision: a backbone is the same one in every precision."""
-        return self.single_sha256 or weights_fingerprint(self.model)
+        """Fingerprint of what it computes in single precision: a backbone is the same one in every precision."""
+        return self.single_sha256 or weights_fingerprint(self.model, self.facts.computes)
 
     @cached_property
     def image_sha256(self) -> str:
-        """Fingerprint of the image tower's weights as they are used."""
-        return weights_fingerprint(self.model.visual)
+        """Fingerprint of the image tower as it is used."""
+        return weights_fingerprint(self.visual, self.facts.computes)
 
     @property
     def n_tower_weights(self) -> int:
         """Number of weights of both towers, without the vocabulary's: what the time of a step goes by."""
-        vocabulary = self.model.token_embedding.weight
-        return sum(weight.numel() for weight in self.model.parameters()) - vocabulary.numel()
+        return sum(weight.numel() for weight in self.model.parameters()) - self.text.token_embedding.weight.numel()
 
     @property
     def is_vit(self) -> bool:
-        """Whether its image tower is a ViT."""
-        return isinstance(self.model.visual, VisionTransformer)
+        """Whether its image tower is a ViT that prompts can be put into."""
+        return isinstance(self.visual, VisionTransformer)
+
+    @property
+    def _has_openais_tower(self) -> bool:
+        """Whether its image tower is of OpenAI's classes, whose layer norms know of half precision."""
+        return isinstance(self.visual, (VisionTransformer, ModifiedResNet))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """What cosines are multiplied with."""
+        return self.model.logit_scale.exp().float()
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """What is added to them then, the same for all classes; None: nothing."""
+        bias = getattr(self.model, "logit_bias", None)
+        return None if bias is None else bias.float()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, H) images -> (B, E) features, not normalised."""
+        if self._has_openais_tower:
+            return self.visual(images.type(self.visual.conv1.weight.dtype))
+        if self.precision not in HALVES:
+            return self.visual(images)
+        # Its layer norms do not know of half precision; autocast keeps them in single.
+        with torch.autocast(self.device.type, HALVES[self.precision]):
+            return self.visual(images)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Autocast under precision amp, nothing otherwise."""
@@ -90,14 +130,12 @@ class Backbone:
 
 
 def load_backbone(
-    name_or_path: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = DEFAULT_ROOT
+    name: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = DEFAULT_ROOT
 ) -> Backbone:
-    """Load a frozen CLIP of any architecture.
+    """Load a frozen CLIP of any source and architecture.
 
     Args:
-        name_or_path: an OpenAI name ("RN50", "ViT-B/16", ...; downloaded with a progress bar, its SHA-256 checked,
-            cached under root), or a file: a state_dict saved by torch.save (see `clip_weights`), or OpenAI's
-            TorchScript archive.
+        name: of one of SOURCES: an OpenAI name ("RN50", "ViT-B/16", ...), a file in OpenAI's format, ...
         device: where the model is put.
         precision: "fp32"; "fp16" or "bf16" (matrices and convolutions in that type, layer norms in single precision, as
             OpenAI's); "amp" (weights in single precision, for use under autocast). Half precision and amp need a
@@ -105,32 +143,69 @@ def load_backbone(
         root: folder for downloads.
 
     Raises:
-        UserError: unknown name or precision, a file that is missing or no CLIP, a failed download, weights that are not
-            finite.
+        UserError: unknown name or precision, a file that is missing or no CLIP, a failed download, a CLIP that cannot
+            be prompted, weights that are not finite.
     """
-    check_precision(precision)
-    path = clip_file(name_or_path, root)
-    model, device = _build(_read_state_dict(path), path), torch.device(device)
-    precision, single_sha256 = effective_precision(precision, device), None
-    if precision in ("fp16", "bf16"):
-        single_sha256 = weights_fingerprint(model)
-        _convert(model, torch.float16 if precision == "fp16" else torch.bfloat16)
-    if device.type == "cpu":
+    backbone = read_backbone(name, device, precision, root)
+    if backbone.device.type == "cpu":
         # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
-        model.visual.to(memory_format=torch.channels_last)
-    model = model.to(device).eval().requires_grad_(False)
+        backbone.visual.to(memory_format=torch.channels_last)
+    backbone.model.to(backbone.device)
     cause = "The file is damaged, or was saved from a training that broke: get it again"
-    if single_sha256:
+    if backbone.single_sha256:
         cause += f"; or its weights are too large for {precision}: set PREC to fp32"
-    require_finite(model.state_dict(), f"Backbone {name_or_path} ({path})", f"{cause}.")
-    return Backbone(model, str(name_or_path), precision, device, single_sha256)
+    require_finite(backbone.model.state_dict(), f"Backbone {name} ({backbone.where})", f"{cause}.")
+    _ = backbone.text  # or the error that says why its tokenizer does not fit
+    return backbone
+
+
+def kept_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
+    """As `load_backbone`; a process that does several runs keeps the last one, for runs with the same."""
+    made: list[Backbone] = []
+
+    def make() -> tuple[Backbone, list]:
+        made.append(load_backbone(name, device, precision, root))
+        return made[0], _state_of(made[0])
+
+    key = name, str(device), precision, str(root)
+    backbone, _ = _KEPT.get(key, make, lambda kept: _state_of(kept[0]) == kept[1])
+    if not made:
+        effective_precision(precision, device)  # which says in each log what becomes of it
+    return backbone
+
+
+def _state_of(backbone: Backbone) -> list[tuple]:
+    """What shows whether a backbone's files have changed, or a run the model, in place or by what hangs on it."""
+    model = backbone.model
+    folder, files = os.path.split(backbone.where)
+    # Beside weights may lie what says how they compute.
+    names = [files] if source_of(backbone.name).prefix == "" else sorted(os.listdir(folder or "."))
+    stats = [(name, os.stat(os.path.join(folder, name))) for name in names]
+    modules = [(name, module.training, len(module._forward_hooks)) for name, module in model.named_modules()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    found = [(name, status.st_size, status.st_mtime_ns) for name, status in stats]
+    return [*found, *modules, *((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors)]
+
+
+def read_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
+    """What `load_backbone` gives, but for the model, which stays in main memory: for its fingerprints."""
+    check_precision(precision)
+    check_backbone(name)
+    loaded = source_of(name).load(name, root)
+    model, facts, device = loaded.model, loaded.facts, torch.device(device)
+    precision, single_sha256 = effective_precision(precision, device), None
+    if precision in HALVES:
+        single_sha256 = weights_fingerprint(model, facts.computes)
+        _convert(model, HALVES[precision])
+    model.eval().requires_grad_(False)
+    return Backbone(model, str(name), precision, device, single_sha256, facts, loaded.where)
 
 
 def load_clip(
-    name_or_path: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = DEFAULT_ROOT
-) -> CLIP:
-    """The model alone of `load_backbone`, a `clip.model.CLIP` in eval mode, without gradients."""
-    return load_backbone(name_or_path, device, precision, root).model
+    name: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = DEFAULT_ROOT
+) -> Any:
+    """The model alone of `load_backbone`: of OpenAI's names and files a `clip.model.CLIP`."""
+    return load_backbone(name, device, precision, root).model
 
 
 def check_precision(precision: str) -> None:
@@ -147,98 +222,32 @@ def effective_precision(precision: str, device: str | torch.device) -> str:
     return precision
 
 
-def backbone_label(name_or_path: str) -> str:
+def backbone_label(name: str) -> str:
     """The name by which folders and tables call a backbone: "ViT-B/16" -> "ViT-B16", "x/tiny.pt" -> "tiny"."""
-    if name_or_path in openai_clip._MODELS:
-        return name_or_path.replace("/", "")
-    return Path(name_or_path).stem
+    return source_of(name).label(name)
 
 
-def clip_file(name_or_path: str, root: str | PathLike = DEFAULT_ROOT) -> Path:
-    """The file that holds a backbone, downloaded first if it is an OpenAI name that is not cached yet.
-
-    Raises:
-        UserError: neither a name nor a file, or the download failed.
-    """
-    check_backbone(name_or_path)
-    names = openai_clip._MODELS
-    if name_or_path in names:
-        folder = Path(root).expanduser()
-        try:
-            return Path(openai_clip._download(names[name_or_path], str(folder)))
-        except (OSError, RuntimeError, TypeError) as error:
-            raise UserError(
-                f"Could not download CLIP {name_or_path} from {names[name_or_path]} to {folder}: {error}. Check the "
-                "network and run the command again, or give the path of a file you already have as the backbone."
-            ) from error
-    return Path(name_or_path).expanduser()
+def check_backbone(name: str) -> None:
+    """Raise UserError where there is no such backbone, as far as that can be told without reading weights."""
+    source_of(name).check(name)
 
 
-def check_backbone(name_or_path: str) -> None:
-    """Raise UserError unless a backbone is one of OpenAI's names or a file."""
-    names = openai_clip._MODELS
-    if name_or_path not in names and not Path(name_or_path).expanduser().is_file():
-        raise UserError(f"Backbone {name_or_path!r} is neither a file nor one of OpenAI's names: {', '.join(names)}.")
-
-
-def has_vit(name_or_path: str) -> bool:
-    """Whether a backbone's image tower is a ViT: by OpenAI's name, or by what is in its file.
+def has_vit(name: str) -> bool:
+    """Whether a backbone's image tower is a ViT that prompts can be put into.
 
     Raises:
-        UserError: the file cannot be used.
+        UserError: the backbone cannot be used.
     """
-    if name_or_path in openai_clip._MODELS:
-        return name_or_path.startswith("ViT")
-    return "visual.proj" in _read_state_dict(clip_file(name_or_path))
+    return source_of(name).has_vit(name)
 
 
-def weights_fingerprint(module: nn.Module) -> str:
-    """SHA-256 (hex) of a module's parameters and buffers: names, shapes, types and values."""
-    digest = hashlib.sha256()
+def weights_fingerprint(module: nn.Module, more: str = "") -> str:
+    """SHA-256 (hex) of a module's parameters and buffers, names, shapes, types and values, and of `more`."""
+    digest = hashlib.sha256(more.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _read_state_dict(path):
-    if is_torchscript(path):
-        try:
-            state_dict = torchscript_state_dict(path)
-        except pickle.UnpicklingError as error:
-            raise UserError(f"Backbone file {path} is refused: {error}, and might run code. {MEND}") from error
-        except Exception as error:  # a damaged pickle can end in any kind of exception
-            raise UserError(f"Backbone file {path} is a damaged TorchScript archive ({error!r}). {MEND}") from error
-    else:
-        state_dict = read_tensors(path, "Backbone file", MEND)
-    return clip_weights(state_dict, path)
-
-
-def _build(state_dict: dict[str, Tensor], path: Path) -> nn.Module:
-    try:
-        return _build_in_single_precision(state_dict)
-    except (KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
-        # PyTorch names the entries, each kind in a line of its own under a title.
-        lines = [line.strip() for line in str(error).splitlines()]
-        reason = " ".join(lines[1:] if isinstance(error, RuntimeError) and len(lines) > 1 else lines)
-        if isinstance(error, KeyError):
-            reason = f"it has no {error.args[0]}"
-        reason = reason[:400].removesuffix(".") or "its sizes do not go together"
-        raise UserError(f"Backbone file {path} is no CLIP in OpenAI's format: {reason}. {MEND}") from error
-
-
-def _build_in_single_precision(state_dict):
-    state_dict = {key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()}
-    # On the meta device nothing is initialised, which takes most of the time that a large CLIP takes to build; and
-    # the weights are not rounded to half precision, as build_model would have it.
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is a no-op", category=UserWarning)
-        model = build_model(dict(state_dict)).float()
-    model.load_state_dict(state_dict, assign=True)
-    mask = model.build_attention_mask()
-    for block in model.transformer.resblocks:
-        block.attn_mask = mask
-    return model
 
 
 def _convert(model, dtype):
@@ -247,6 +256,6 @@ def _convert(model, dtype):
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
-    model.text_projection.data = model.text_projection.data.to(dtype)
-    if isinstance(getattr(model.visual, "proj", None), nn.Parameter):
-        model.visual.proj.data = model.visual.proj.data.to(dtype)
+    for owner, name in ((getattr(model, "text", model), "text_projection"), (model.visual, "proj")):
+        if isinstance(getattr(owner, name, None), nn.Parameter):
+            getattr(owner, name).data = getattr(owner, name).data.to(dtype)

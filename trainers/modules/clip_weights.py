@@ -1,6 +1,7 @@
 """CLIP's weights among what a file holds: bare, wrapped by a training loop, or under other names, which is said."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,16 +14,12 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "clip.")
 # What OpenAI's archives carry beside the weights.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-MEND = "Accepted: a state_dict of clip.model.CLIP saved by torch.save, or OpenAI's TorchScript archive."
+MEND = (
+    "Accepted: a state_dict of clip.model.CLIP saved by torch.save or as safetensors, or OpenAI's TorchScript archive."
+)
+FROM_THE_HUB = "Models of the hub go by their id: --backbone hf:openai/clip-vit-base-patch16."
 # An entry that every CLIP has, in OpenAI's layout at the top.
 MARK = "token_embedding.weight"
-# Hugging Face's published CLIPs by (width, patch, positions) of their image towers: what OpenAI calls them.
-PUBLISHED = {
-    (768, 32, 50): "ViT-B/32",
-    (768, 16, 197): "ViT-B/16",
-    (1024, 14, 257): "ViT-L/14",
-    (1024, 14, 577): "ViT-L/14@336px",
-}
 # Entries that a CLIP is known by, of either image tower.
 OF_EVERY_CLIP = (
     *(MARK, "positional_embedding", "ln_final.weight", "ln_final.bias", "text_projection", "logit_scale"),
@@ -49,10 +46,10 @@ def clip_weights(content: object, path: object) -> dict[str, Tensor]:
         UserError: they lie elsewhere, are in Hugging Face's layout, are not whole, or something else is among them.
     """
     where = f"Backbone file {path}"
-    content = _unwrapped(content, where)
+    content = unwrapped(content, where)
     entries = {str(key): value for key, value in content.items() if str(key).rpartition(".")[2] not in NOT_WEIGHTS}
     if any(key.rpartition("vision_model.")[2].startswith("embeddings.patch_embedding") for key in entries):
-        raise UserError(f"{where} {_what_to_do_with_hugging_face(entries)}")
+        raise UserError(f"{where} {_what_to_do_with_hugging_face(path)}")
     prefix = next((key.removesuffix(MARK) for key in entries if key.endswith(MARK)), "")
     others = [key for key in entries if not key.startswith(prefix)]
     if _without_prefixes(prefix) or others:
@@ -73,7 +70,7 @@ def clip_weights(content: object, path: object) -> dict[str, Tensor]:
     return weights
 
 
-def _unwrapped(content: Any, where: str) -> Mapping:
+def unwrapped(content: Any, where: str) -> Mapping:
     """The innermost dict under WRAPPERS.
 
     Raises:
@@ -85,7 +82,7 @@ def _unwrapped(content: Any, where: str) -> Mapping:
     if len(found) > 1:
         raise UserError(f"{where} holds several sets of weights: {', '.join(found)}. Save one of them alone. {MEND}")
     if found:
-        return _unwrapped(content[found[0]], where)
+        return unwrapped(content[found[0]], where)
     if not any(str(key).endswith(MARK) for key in content):
         inside = ["".join(f"[{key!r}]" for key in keys) for keys in _with_mark(content)]
         if inside:
@@ -113,16 +110,12 @@ def _without_prefixes(text: str) -> str:
     return text
 
 
-def _what_to_do_with_hugging_face(entries: Mapping[str, Any]) -> str:
-    sizes = {key.rpartition("vision_model.embeddings.")[2]: value for key, value in entries.items()}
-    patches, positions = sizes.get("patch_embedding.weight"), sizes.get("position_embedding.weight")
-    name = None
-    if isinstance(patches, Tensor) and isinstance(positions, Tensor):
-        name = PUBLISHED.get((patches.shape[0], patches.shape[-1], len(positions)))
-    same = f" --backbone {name} is the published model of this size, downloaded once." if name else ""
-    return (
-        "is in Hugging Face's layout (text_model..., vision_model...), and what is read is OpenAI's (transformer..., "
-        f"visual...). Name a published model by OpenAI's name instead (RN50, ViT-B/16, ...).{same} Weights of your own "
-        "have to be renamed to those of clip.model.CLIP, with q_proj, k_proj and v_proj joined to in_proj and both "
-        f"projections transposed. {MEND}"
+def _what_to_do_with_hugging_face(path: object) -> str:
+    folder = Path(str(path)).parent
+    how = (
+        f"Name its folder, which has the rest of it: --backbone hf:{folder}."
+        if (folder / "config.json").is_file()
+        else "Put it as model.safetensors or pytorch_model.bin into a folder with the config.json, tokenizer and "
+        f"preprocessor_config.json that belong to it, and name that: --backbone hf:<folder>. {FROM_THE_HUB}"
     )
+    return f"is in Hugging Face's layout (text_model..., vision_model...), of which other files are a part. {how}"

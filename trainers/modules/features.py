@@ -8,16 +8,22 @@ once and read back by every epoch, seed and trainer. An entry of the cache is tw
 
 where the key hashes everything the features depend on: weights, precision, transform, and the list of files with
 their sizes and modification times. An entry that does not check out is computed again.
+
+A large entry may be made by several processes, each of which encodes some of its rows: a shard, an entry of its own
+called <key>-<first row>-<end>. Whoever needs the whole puts it together from the shards that are there.
 """
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +40,21 @@ CACHE_VERSION = 1
 CHECKSUM_BYTES = 2**24  # how much of an entry is checksummed at a time
 
 
+class Shard(NamedTuple):
+    """One of `of` parts of a domain's images, counted from 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"part {self.number} of {self.of}"
+
+    def rows(self, n: int, batch_size: int) -> range:
+        """Which of n images: whole batches, so that each image is encoded beside the same others as without shards."""
+        size = -(-n // (self.of * batch_size)) * batch_size
+        return range(min(n, (self.number - 1) * size), min(n, self.number * size))
+
+
 class _NotEncoded(Exception):
     """Images could not be encoded; the cause says why."""
 
@@ -43,10 +64,14 @@ class FeatureCache:
 
     Args:
         folder: where entries are kept; None keeps features in memory, for this process.
+
+    Attributes:
+        oldest_read: when the oldest entry was made that was read from there, by time.time(); infinity: none was.
     """
 
     def __init__(self, folder: str | PathLike | None = None) -> None:
         self.folder = None if folder is None else Path(folder).expanduser()
+        self.oldest_read = math.inf
         self._opened: dict[str, np.ndarray] = {}
 
     def get(
@@ -73,6 +98,31 @@ class FeatureCache:
             self._opened[key] = array
         return self._opened[key]
 
+    def holds(self, key: str) -> bool:
+        """Whether there is an entry, which need not be sound."""
+        return self.folder is not None and (self.folder / f"{key}.json").is_file()
+
+    def shards(self, key: str, shape: tuple[int, ...]) -> list[tuple[range, np.ndarray]]:
+        """The rows of an entry of that shape that shards hold, in order, and their features."""
+        found: list[tuple[range, np.ndarray]] = []
+        for rows in self._shards_of(key):
+            features = self._read(shard_key(key, rows), (*shape[:-2], len(rows), shape[-1]))
+            if features is not None and (not found or found[-1][0].stop <= rows.start):
+                found.append((rows, features))
+        return found
+
+    def remove_shards(self, key: str) -> None:
+        """Remove what is of no use any more, since the whole entry is there."""
+        for rows in self._shards_of(key):
+            for end in ("json", "npy"):
+                with contextlib.suppress(OSError):
+                    Path(self.folder or "", f"{shard_key(key, rows)}.{end}").unlink()
+
+    def _shards_of(self, key: str) -> list[range]:
+        paths = () if self.folder is None else self.folder.glob(f"{key}-*-*.json")
+        ends = (path.stem.split("-")[1:] for path in paths)
+        return sorted((range(int(start), int(stop)) for start, stop in ends), key=lambda rows: (rows.start, rows.stop))
+
     def _read(self, key, shape):
         if self.folder is None:
             return None
@@ -89,6 +139,7 @@ class FeatureCache:
             elif not (np.isfinite(array.sum()) or np.isfinite(array).all()):
                 reason = "not finite"
             else:
+                self.oldest_read = min(self.oldest_read, about.stat().st_mtime)
                 return array
         except Exception as error:  # NumPy's reader of damaged headers fails in many ways
             reason = f"damaged ({type(error).__name__})"
@@ -135,6 +186,11 @@ class FeatureCache:
             f"{n_images / max(seconds, 1e-9):,.0f} images/s; {array.nbytes / 2**20:.1f} MB {place}"
         )
         return array
+
+
+def shard_key(key: str, rows: range) -> str:
+    """The name of an entry that has some rows of another."""
+    return f"{key}-{rows.start}-{rows.stop}"
 
 
 def features_key(weights: str, precision: str, transform: object, paths: Iterable[str], *more: object) -> str:

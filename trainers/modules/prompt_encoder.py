@@ -19,14 +19,15 @@ vectors and the tails of all classes are one row, under a mask by which each cla
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
-from clip.model import CLIP
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
-from trainers.modules.prompt_tokens import CLASS_TOKEN_POSITIONS, SOS_TOKEN, Slot, prompt_tails, tokenize_context
+from trainers.modules.prompt_tokens import CLASS_TOKEN_POSITIONS, Slot, prompt_tails, tokenize_context
+from trainers.modules.text_tower import TextTower
 from trainers.modules.transformer_block import PROMPT_STD, after_attention, check_depth, layer_norm, project
 
 # Working set per token in multiples of the width D, measured: what one layer holds at a time without gradients,
@@ -77,7 +78,8 @@ class PromptEncoder(nn.Module):
     to the contexts, and many times cheaper.
 
     Args:
-        clip_model: a `clip.model.CLIP`; its text tower is used as it is (weights shared, never changed).
+        clip_model: a TextTower, or a `clip.model.CLIP`, whose it is; it is used as it is (weights shared, never
+            changed).
         classnames: C class names.
         n_ctx: number of context vectors; ignored when ctx_init is given.
         ctx_init: words the context starts from ("a photo of a"); their token count becomes n_ctx. "" for random.
@@ -95,6 +97,7 @@ class PromptEncoder(nn.Module):
     Raises:
         UserError: an unknown position, fewer tokens in ctx_init than are to be learned, a class name that is empty or
             too long, a bound too small for one prompt.
+        ValueError: the tower cannot be cut, so that it is one for `full_prompt_encoder.prompt_encoder`.
     """
 
     # Buffers.
@@ -113,7 +116,7 @@ class PromptEncoder(nn.Module):
 
     def __init__(
         self,
-        clip_model: CLIP,
+        clip_model: Any,
         classnames: Sequence[str],
         n_ctx: int = 16,
         ctx_init: str = "",
@@ -128,44 +131,28 @@ class PromptEncoder(nn.Module):
             raise UserError(
                 f"CLASS_TOKEN_POSITION is {class_token_position!r}; accepted: {', '.join(CLASS_TOKEN_POSITIONS)}."
             )
-        init_tokens = tokenize_context(ctx_init) if ctx_init else None
+        tower = TextTower.of(clip_model)
+        init_tokens = tokenize_context(ctx_init, tower.tokenizer) if ctx_init else None
         self.n_ctx = _number_of_vectors(init_tokens, ctx_init, n_ctx, n_learned)
         self.n_cls = len(classnames)
-        self.ctx_dim = clip_model.ln_final.weight.shape[0]
+        self.ctx_dim = tower.width
         self.class_specific = class_specific
         self.memory_mb, self.normalised = memory_mb, normalised
 
-        self.blocks = clip_model.transformer.resblocks
-        self.ln_final = clip_model.ln_final
-        self.text_projection = clip_model.text_projection
+        self.tower = tower
+        self.blocks = tower.blocks
+        self.ln_final = tower.ln_final
         self.n_layers = len(self.blocks)
 
         # Fixed words are slots as the context vectors are, and are filled in behind them.
         n_slots = len(init_tokens) if init_tokens else self.n_ctx
-        self.n_shared = (
-            0 if class_specific else {"end": n_slots, "middle": n_slots // 2, "front": 0}[class_token_position]
-        )
-        self._takes_deep = self.n_shared == n_slots
-        context_length = clip_model.positional_embedding.shape[0]
-        tails = prompt_tails(classnames, n_slots, class_token_position, self.n_shared, context_length)
-        self._pack_tails(tails, clip_model)
-        self._check_memory()
-
-        embedding, position = clip_model.token_embedding.weight, clip_model.positional_embedding
-        dtype = self.blocks[0].mlp.c_fc.weight.dtype
-        words = embedding[init_tokens].detach().float() if init_tokens else None
+        self._takes_deep = class_token_position == "end" and not class_specific
+        words = tower.token_embedding.weight[init_tokens].detach().float() if init_tokens else None
         initial = None if words is None else words[: self.n_ctx]
         fixed = None if words is None or n_slots == self.n_ctx else words[self.n_ctx :]
         self.register_buffer("_initial_context", initial, persistent=False)
         self.register_buffer("_fixed_words", fixed, persistent=False)
-        self.register_buffer("_prefix_position", position[1 : 1 + self.n_shared].detach().to(dtype), persistent=False)
-        with torch.no_grad():
-            sos = (embedding[SOS_TOKEN] + position[0]).to(dtype).view(1, 1, -1)
-            keys, values = self._prefix_keys_values(sos, None)
-        self.register_buffer("_sos", sos, persistent=False)
-        self.register_buffer("_row_mask", self._mask_of_row(), persistent=False)
-        self.register_buffer("_sos_keys", torch.stack(keys), persistent=False)
-        self.register_buffer("_sos_values", torch.stack(values), persistent=False)
+        self._lay_out(classnames, n_slots, class_token_position)
 
     def initial_context(self) -> Tensor:
         """A fresh start for learning.
@@ -179,7 +166,7 @@ class PromptEncoder(nn.Module):
             shape = (self.n_cls, *shape)
         if self._initial_context is not None:
             return self._initial_context.expand(shape).clone()
-        return PROMPT_STD * torch.randn(shape, device=self.text_projection.device)
+        return PROMPT_STD * torch.randn(shape, device=self.ln_final.weight.device)
 
     def initial_deep(self, depth: int) -> Tensor:
         """A fresh start of the deep contexts of layers 2 to `depth`, drawn from N(0, 0.02^2): (depth - 1, n_ctx, D).
@@ -188,7 +175,7 @@ class PromptEncoder(nn.Module):
             UserError: the tower has fewer layers.
         """
         check_depth(depth, self.n_layers, "text tower")
-        return PROMPT_STD * torch.randn(depth - 1, self.n_ctx, self.ctx_dim, device=self.text_projection.device)
+        return PROMPT_STD * torch.randn(depth - 1, self.n_ctx, self.ctx_dim, device=self.ln_final.weight.device)
 
     def forward(self, ctx: Tensor, deep: Sequence[Tensor] | Tensor = ()) -> Tensor:
         """Encode the prompts of all classes.
@@ -215,10 +202,14 @@ class PromptEncoder(nn.Module):
             raise ValueError(f"contexts have shape {tuple(ctx.shape)}; accepted: {' or '.join(map(str, accepted))}")
 
         deep = self._accepted_deep(deep)
-        ctx = ctx.to(self._tail.dtype)
+        ctx = ctx.to(self.tower.dtype)
         if self._fixed_words is not None:
             fixed = self._fixed_words.to(ctx.dtype).expand(*ctx.shape[:-2], -1, -1)
             ctx = torch.cat([ctx, fixed], dim=-2)
+        return self._encode_all(ctx, deep)
+
+    def _encode_all(self, ctx, deep):
+        """Features of contexts with all their slots, in as many chunks as the memory takes; shapes as of `forward`."""
         tokens = self._tokens_at_a_time(ctx, deep)
         if self.class_specific:
             return self._encode(ctx, deep, self._packs(tokens))[0]
@@ -239,11 +230,36 @@ class PromptEncoder(nn.Module):
         if shapes and not self._takes_deep:
             raise ValueError("deep contexts need class_token_position='end' and contexts that are not class-specific")
         check_depth(1 + len(shapes), self.n_layers, "text tower")
-        return [vectors.to(self._tail.dtype) for vectors in deep]
+        return [vectors.to(self.tower.dtype) for vectors in deep]
 
     # ---- construction ----
 
-    def _pack_tails(self, tails, clip_model):
+    def _lay_out(self, classnames, n_slots, class_token_position):
+        """Make what the prompts are encoded from: the packed row of tails, and [SOS] once and for all."""
+        tower = self.tower
+        if not tower.can_be_cut:
+            raise ValueError(
+                "this text tower looks at all positions of a prompt; use full_prompt_encoder.prompt_encoder"
+            )
+        before = {"end": n_slots, "middle": n_slots // 2, "front": 0}[class_token_position]
+        self.n_shared = 0 if self.class_specific else before
+        length = tower.context_length
+        tails = prompt_tails(classnames, n_slots, class_token_position, self.n_shared, length, tower.tokenizer)
+        self._pack_tails(tails)
+        self._check_memory(self._groups[-1].length + self.n_shared)
+
+        embedding, position = tower.token_embedding.weight, tower.positional_embedding
+        prefix_position = position[1 : 1 + self.n_shared].detach().to(tower.dtype)
+        self.register_buffer("_prefix_position", prefix_position, persistent=False)
+        with torch.no_grad():
+            sos = (embedding[tower.tokenizer.before[0]] + position[0]).to(tower.dtype).view(1, 1, -1)
+            keys, values = self._prefix_keys_values(sos, None)
+        self.register_buffer("_sos", sos, persistent=False)
+        self.register_buffer("_row_mask", self._mask_of_row(), persistent=False)
+        self.register_buffer("_sos_keys", torch.stack(keys), persistent=False)
+        self.register_buffer("_sos_values", torch.stack(values), persistent=False)
+
+    def _pack_tails(self, tails):
         """Lay the tails out in one packed row, ordered by length, with their words' embeddings and positions."""
         order = sorted(range(self.n_cls), key=lambda c: len(tails[c]))
         lengths = [len(tails[c]) for c in order]
@@ -263,9 +279,9 @@ class PromptEncoder(nn.Module):
                 positions.append(1 + self.n_shared + offset)
 
         with torch.no_grad():
-            words = clip_model.token_embedding.weight[token_ids].clone()
+            words = self.tower.token_embedding.weight[token_ids].clone()
             words[slot_at] = 0
-            tail = (words + clip_model.positional_embedding[positions]).to(self.blocks[0].mlp.c_fc.weight.dtype)
+            tail = (words + self.tower.positional_embedding[positions]).to(self.tower.dtype)
         device = tail.device
         self.register_buffer("_tail", tail, persistent=False)  # (T, D); slots hold their position only
         for name, values in (("_slot_at", slot_at), ("_slot_rows", slot_rows), ("_slot_classes", slot_classes)):
@@ -287,13 +303,13 @@ class PromptEncoder(nn.Module):
         return torch.zeros(n_tokens, n_tokens).masked_fill(~seen, float("-inf")).to(self._tail.device)
 
     def _bytes_per_token(self, with_gradients):
-        element = self._tail.element_size()
+        element = self.tower.dtype.itemsize
         if with_gradients:
             return TRAINING_WIDTHS * self.ctx_dim * element * self.n_layers
         return INFERENCE_WIDTHS * self.ctx_dim * element
 
-    def _check_memory(self):
-        longest = self._groups[-1].length + self.n_shared
+    def _check_memory(self, longest):
+        """Raise UserError where the budget is too small for a prompt of so many tokens."""
         smallest_mb = -(-longest * self._bytes_per_token(with_gradients=True) // 2**20)
         if self.memory_mb < smallest_mb:
             raise UserError(
@@ -304,7 +320,7 @@ class PromptEncoder(nn.Module):
     # ---- chunks ----
 
     def _tokens_at_a_time(self, ctx, deep=()):
-        with_gradients = _learns(ctx, deep)
+        with_gradients = learns(ctx, deep)
         tokens = self.memory_mb * 2**20 // self._bytes_per_token(with_gradients)
         if not with_gradients and ctx.device.type == "cpu":
             tokens = min(tokens, CPU_TOKENS)
@@ -346,7 +362,7 @@ class PromptEncoder(nn.Module):
         What does not fit into the budget at once (several packs, or `recompute`: one of several chunks of contexts)
         is encoded again in the backward pass instead of being kept for it.
         """
-        recompute = (recompute or len(packs) > 1) and _learns(ctx, deep)
+        recompute = (recompute or len(packs) > 1) and learns(ctx, deep)
 
         def run(encode, *args):
             return checkpoint(encode, *args, use_reentrant=False) if recompute else encode(*args)
@@ -438,7 +454,11 @@ class PromptEncoder(nn.Module):
         k, v = project(normed, block, first=1)
         (q,) = project(normed[:, eos], block, last=1)
         x = after_attention(x[:, eos], attend(-1, q, k, v, True), block)
-        features = layer_norm(x, self.ln_final) @ self.text_projection
+        return self._text_features(x)
+
+    def _text_features(self, x):
+        """Text features (..., E) of what the last layer made of the positions that they are read at, (..., D)."""
+        features = self.tower.project(layer_norm(x, self.ln_final))
         return features / features.norm(dim=-1, keepdim=True) if self.normalised else features
 
     def _with_deep(self, x, layer, deep):
@@ -510,7 +530,8 @@ def _number_of_vectors(init_tokens, ctx_init, n_ctx, n_learned):
     return number
 
 
-def _learns(ctx, deep):
+def learns(ctx: Tensor, deep: Sequence[Tensor]) -> bool:
+    """Whether gradients flow to a context or to deep ones."""
     return torch.is_grad_enabled() and any(vectors.requires_grad for vectors in (ctx, *deep))
 
 

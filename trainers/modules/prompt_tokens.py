@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clip.clip import _tokenizer as tokenizer
-
 from common.errors import UserError
+from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 
-SOS_TOKEN = tokenizer.encoder["<|startoftext|>"]
-EOS_TOKEN = tokenizer.encoder["<|endoftext|>"]
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 
 
@@ -19,13 +16,18 @@ class Slot:
     row: int
 
 
-def tokenize_context(text: str) -> list[int]:
+def tokenize_context(text: str, tokenizer: Tokenizer = CLIP_TOKENIZER) -> list[int]:
     """Token ids of an initial context such as "a photo of a" (underscores count as spaces, as in CoOp)."""
     return tokenizer.encode(text.replace("_", " "))
 
 
 def prompt_tails(
-    classnames: Sequence[str], n_ctx: int, class_token_position: str, n_shared: int, context_length: int
+    classnames: Sequence[str],
+    n_ctx: int,
+    class_token_position: str,
+    n_shared: int,
+    context_length: int,
+    tokenizer: Tokenizer = CLIP_TOKENIZER,
 ) -> list[list[int | Slot]]:
     """What follows the shared prefix [SOS] v_1 .. v_shared in each class's prompt, up to and with EOS.
 
@@ -36,10 +38,11 @@ def prompt_tails(
         n_ctx: number of context vectors.
         class_token_position: "end", "middle" or "front".
         n_shared: how many context vectors stand in the shared prefix; the others become `Slot`s.
-        context_length: number of positions the text tower has (77 for OpenAI's models).
+        context_length: number of positions the text tower has.
+        tokenizer: the tower's.
 
     Returns:
-        C lists of token ids and `Slot`s; the last entry of each is EOS.
+        C lists of token ids and `Slot`s; the last entries of each are the tokenizer's `after`.
 
     Raises:
         UserError: no class names, an empty one, or one that does not fit into the positions.
@@ -56,7 +59,7 @@ def prompt_tails(
             raise UserError(f"Class name {classname!r} has no word in it; give it a name made of text.")
         # "name." is tokenized as one text: a name that ends in punctuation merges with the full stop.
         with_stop = tokenizer.encode(text + ".")
-        room = context_length - 2 - n_ctx
+        room = context_length - len(tokenizer.before) - len(tokenizer.after) - n_ctx
         if len(with_stop) > room:
             raise UserError(
                 f"Class name {classname!r} takes {len(with_stop)} tokens with its full stop, but {room} are left of "
@@ -64,5 +67,5 @@ def prompt_tails(
                 "Shorten the name or use fewer context tokens (N_CTX)."
             )
         name, stop = with_stop[: len(words)], with_stop[len(words) :]
-        tails.append(slots[n_shared:before] + name + slots[before:] + stop + [EOS_TOKEN])
+        tails.append(slots[n_shared:before] + name + slots[before:] + stop + list(tokenizer.after))
     return tails

@@ -42,8 +42,8 @@ class PromptedViT(nn.Module):
         super().__init__()
         if not isinstance(visual, VisionTransformer):
             raise UserError(
-                f"The backbone's image tower is a {type(visual).__name__}, which has no tokens to put prompts beside. "
-                "Prompts in the image tower (VPT, MaPLe, PromptSRC) need a ViT, such as MODEL.BACKBONE.NAME ViT-B/16; "
+                f"The backbone's image tower is a {type(visual).__name__} ({type(visual).__module__}). Prompts in the "
+                "image tower (VPT, MaPLe, PromptSRC) need a ViT of OpenAI's layout, such as that of ViT-B/16; "
                 "the method that works with this backbone is VP, which learns pixels."
             )
         self.visual = visual

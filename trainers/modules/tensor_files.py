@@ -3,15 +3,17 @@
 import pickle
 import zipfile
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 
 
 def read_tensors(path: str | PathLike, what: str, mend: str) -> Any:
-    """What torch.save wrote, provided that it holds tensors and plain data only.
+    """What torch.save wrote, provided that it holds tensors and plain data only, or the tensors of a safetensors file.
 
     Args:
         path: the file.
@@ -25,10 +27,8 @@ def read_tensors(path: str | PathLike, what: str, mend: str) -> Any:
         UserError: the file is damaged, of another format, or would run code when loaded.
     """
     if _is_safetensors(path):
-        raise UserError(
-            f"{what} {path} is in the safetensors format. Save it anew: "
-            'torch.save(safetensors.torch.load_file("<this file>"), "<new file>").'
-        )
+        return _read_safetensors(path, what, mend)
+    _check_named_as_it_is(path, what, mend)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -56,3 +56,29 @@ def _is_safetensors(path: str | PathLike) -> bool:
             return first == b"{" and 8 + length <= handle.seek(0, 2)
     except OSError:
         return False
+
+
+def _read_safetensors(path: str | PathLike, what: str, mend: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{what} {path} is damaged, or was not downloaded to its end ({error}). Get it again. {mend}"
+        ) from error
+
+
+def _check_named_as_it_is(path: str | PathLike, what: str, mend: str) -> None:
+    """Raise UserError for a file that is named like safetensors, and is none."""
+    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        return
+    with open(path, "rb") as handle:
+        is_pickle = handle.read(1) == b"\x80" or zipfile.is_zipfile(path)
+    if is_pickle:
+        raise UserError(
+            f"{what} {path} is a pickle, as torch.save writes, that is named like safetensors. If it is from someone "
+            "that you trust, end its name in .bin: it is read if it holds tensors alone."
+        )
+    raise UserError(f"{what} {path} is damaged, or was not downloaded to its end. Get it again. {mend}")

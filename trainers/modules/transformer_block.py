@@ -1,15 +1,18 @@
 """The parts of a block of CLIP's transformers, as the text and the image tower with prompts put them together.
 
-A block is x + attention(ln_1(x)), then x + mlp(ln_2(x)). What attends to what is the towers' own affair; everything
-else of a block is here, with as few passes over memory as it takes.
+A block is x + attention(ln_1(x)), then x + mlp(ln_2(x)), OpenAI's or one of OpenCLIP's, which have other activations
+and may scale what is added by channel (ls_1, ls_2). What attends to what is the towers' own affair; everything else of
+a block is here, with as few passes over memory as it takes.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from clip.model import ResidualAttentionBlock
 from torch import nn
 
 from common.errors import UserError
+from trainers.modules.clip_model import activation_of
 
 # CLIP's QuickGELU x * sigmoid(1.702 x) is SiLU with its argument scaled by this and its value by the inverse.
 QUICK_GELU = 1.702
@@ -32,7 +35,7 @@ def layer_norm(x: torch.Tensor, ln: nn.LayerNorm) -> torch.Tensor:
     return F.layer_norm(x.float(), ln.normalized_shape, ln.weight.float(), ln.bias.float(), ln.eps).to(x.dtype)
 
 
-def project(x: torch.Tensor, block: ResidualAttentionBlock, first: int = 0, last: int = 3) -> torch.Tensor:
+def project(x: torch.Tensor, block: Any, first: int = 0, last: int = 3) -> torch.Tensor:
     """Queries (0), keys (1) and values (2) `first` to `last` - 1 of x (B, T, D): each (B, heads, T, D / heads)."""
     attn, width = block.attn, x.shape[-1]
     rows = slice(first * width, last * width)
@@ -40,21 +43,29 @@ def project(x: torch.Tensor, block: ResidualAttentionBlock, first: int = 0, last
     return projected.view(*x.shape[:2], last - first, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
 
 
-def after_attention(x: torch.Tensor, attended: torch.Tensor, block: ResidualAttentionBlock) -> torch.Tensor:
+def after_attention(x: torch.Tensor, attended: torch.Tensor, block: Any) -> torch.Tensor:
     """Output projection, residual, MLP, residual of one block: (B, T, D)."""
-    x = _add_linear(x, attended, block.attn.out_proj)
-    fc = block.mlp.c_fc
-    normed = layer_norm(x, block.ln_2)
-    hidden = torch.addmm(fc.bias, normed.flatten(0, 1), fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
+    x = _add_linear(x, attended, block.attn.out_proj, _layer_scale(block, "ls_1"))
+    fc, rows = block.mlp.c_fc, layer_norm(x, block.ln_2).flatten(0, 1)
+    if activation_of(block) != "quick_gelu":
+        hidden = block.mlp.gelu(F.linear(rows, fc.weight, fc.bias))
+        return _add_linear(x, hidden, block.mlp.c_proj, _layer_scale(block, "ls_2"))
+    hidden = torch.addmm(fc.bias, rows, fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
     hidden = F.silu(hidden, inplace=not hidden.requires_grad)
-    return _add_linear(x, hidden, block.mlp.c_proj, scale=1 / QUICK_GELU)
+    return _add_linear(x, hidden, block.mlp.c_proj, _layer_scale(block, "ls_2"), 1 / QUICK_GELU)
 
 
-def _add_linear(x, y, linear, scale=1.0):
-    """x + bias + scale * y W^T, for x (B, T, D), y with as many rows."""
+def _layer_scale(block, name):
+    """What a block multiplies before the residual, by channel (D,); None: nothing."""
+    return getattr(getattr(block, name, None), "gamma", None)
+
+
+def _add_linear(x, y, linear, gamma=None, scale=1.0):
+    """x + gamma * (bias + scale * y W^T), for x (B, T, D), y with as many rows; without gamma, it is 1."""
     rows = x.flatten(0, 1)
     y = y.reshape(rows.shape[0], -1)
-    if torch.is_autocast_enabled(x.device.type):
+    if gamma is not None or torch.is_autocast_enabled(x.device.type):
         # A fused sum would drag the residual stream down to the autocast precision.
-        return x + torch.addmm(linear.bias, y, linear.weight.t(), alpha=scale).view_as(x)
+        added = torch.addmm(linear.bias, y, linear.weight.t(), alpha=scale)
+        return x + (added if gamma is None else (added * gamma).to(added.dtype)).view_as(x)
     return torch.addmm(rows, y, linear.weight.t(), alpha=scale).add_(linear.bias).view_as(x)

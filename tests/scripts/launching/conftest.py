@@ -36,7 +36,7 @@ def runs_here(monkeypatch):
     from scripts.launching.plan import Ended
 
     class Here:
-        slots = 1
+        slots, workers_each = 1, 99
 
         def submit(self, task):
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -1,6 +1,8 @@
-"""Calibration and accuracy by class, from results by hand."""
+"""Calibration, accuracy by class, and what chance does, from results by hand."""
 
-from scripts.reporting.details import calibration_table, class_tables
+from common.run.variability import Spread, Variability
+from scripts.reporting.details import calibration_table, chance_table, class_tables
+from scripts.reporting.tables import make_tables
 
 
 def run(method, target, seed, error, classes, source="b"):
@@ -50,3 +52,25 @@ def test_classes_over_all_runs():
         (["method", "cat", "dog"], [["CoOp", "70.0", "10.0"], ["SPG", "1.0", "3.0"]])
     ]
     assert class_tables(RUNS, at_most=1) == []
+
+
+def test_what_chance_has_to_do_with_each_method():
+    shared = {"selection": "best_val", "folder": "-"}
+    results = [
+        {**run(trainer, target, seed, 1.0, {}), **shared, "accuracy": accuracy, "folder": f"{trainer}{target}{seed}"}
+        for trainer in ("SPG", "CoOp", "VP", "DPL", "Theirs")
+        for target, seed, accuracy in (("x", 1, 50.0), ("x", 2, 52.0), ("y", 1, 60.0), ("y", 2, 66.0))
+    ]
+    (table,) = make_tables([{**result, "backbone": "RN50"} for result in results])
+    spreads = {"x": Spread(50, 0.5, 49, 51, 98), "y": Spread(50, 1.5, 49, 51, 98)}
+    measured = {f"SPG{name}1": Variability(4, {name: spread}, {}) for name, spread in spreads.items()}
+    header, rows = chance_table(table, measured)
+    assert header == ["method", "beside the image, predictions depend on", "std over seeds", "std over draws"]
+    # Seeds 50, 52 and 60, 66: std 1.414 and 4.243.
+    assert rows == [
+        ["SPG", "noise, drawn for each image", "2.83", "1.00"],
+        ["CoOp", "nothing", "2.83", "none"],
+        ["VP", "the place of its patch, drawn for each image (METHOD random)", "2.83", "not measured"],
+        ["DPL", "the other images of its batch", "2.83", "not measured"],
+        ["Theirs", "(not known)", "2.83", "not measured"],
+    ]

@@ -19,6 +19,7 @@ from scripts.report import main
 from scripts.reporting import pictures
 from scripts.reporting.finished import find_results
 from scripts.reporting.page import write_report
+from scripts.reporting.published import Figures
 from scripts.reporting.samples import confusion, find_image, most_confused, most_often_wrong, thumbnail
 from scripts.reporting.tables import make_tables
 
@@ -268,6 +269,34 @@ def test_everything_is_on_the_page_and_escaped(report):
         assert text in page.text
     (line,) = skipped
     assert "images most often wrong have no readable file" in line and line in page.text
+
+
+def test_figures_of_papers_are_grey_rows_of_their_own(runs, tmp_path):
+    figures = Figures("<i>SPG</i>", "P<A>CS", "RN50", "multi-source", {"art": 99.0, "average": 92.8}, "A & B")
+    write_report([runs], tmp_path / "report.html", published=[figures])
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    ours, _, theirs = source.partition('<tbody class="published">')
+    theirs = theirs.partition("</tbody>")[0]
+    assert "&lt;i&gt;SPG&lt;/i&gt; †" in theirs and "92.8" in theirs and "<b>" not in theirs
+    assert "92.8" not in ours and "as reported in A &amp; B." in source
+    assert ".published th, .published td { color: #767676; }" in source
+
+
+def test_the_page_tells_costs_ranks_and_what_predictions_depend_on(runs, tmp_path):
+    for i, result in enumerate(find_results([runs])):
+        learns = result["trainer"] == "SPG"
+        costs = {"n_trained": [24, 1000] if learns else [], "train_seconds": 60.0 if learns else None}
+        write_results(tmp_path / str(i), {**result, **costs, "train_reused": ["prompt labels"] * learns})
+    write_report([tmp_path], tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    for text in (
+        "24 + 1,000",
+        "≥ 60 s",
+        "took over prompt labels",
+        "rank: place among the methods",
+        "noise, drawn for each",
+    ):
+        assert text in page.text
 
 
 def test_many_classes_become_a_table(runs, tmp_path):

@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 
 from common.errors import UserError
 from common.run.predictions import LOGITS_FILE, read_logits, read_predictions, write_logits
+from common.run.records import read_record, write_record
 from common.run.results import CIRCUMSTANCES, FORMAT, SHARED, Result, read_results
 from trainers.base.checkpoints import find_checkpoint
 from trainers.base.run_record import CALIBRATION_BINS, Said, accuracy_by_class, calibration_error, macro_f1
@@ -236,3 +237,44 @@ def test_both_macro_f1_of_a_run(train, image_folder, tmp_path, monkeypatch):
     assert train("ZeroshotCLIP", "red", flags=["--root", str(root)]) == 0
     result = read_results(tmp_path / "run/results.json")
     assert (result["accuracy"], result["macro_f1"], result["macro_f1_sklearn"]) == pytest.approx((60, 75, 37.5))
+
+
+# ---- what training costs ----
+
+ALL_STAGES = [method.trainer for method in METHODS if method.launchers]
+
+
+@pytest.mark.parametrize("trainer", ALL_STAGES)
+def test_trained_parameters_are_those_of_the_checkpoints_and_of_the_labels(trainer, finished, tmp_path):
+    result = read_results(finished(trainer) / "results.json")
+    names = {path.parent.name for path in (tmp_path / "run").glob("*/model*")}
+    files = [find_checkpoint(str(tmp_path / "run"), name) for name in names]
+    networks = [torch.load(path, weights_only=False)["state_dict"] for path in files]
+    not_learned = ("sum_of_", "running_", "num_batches", "source_context", "_extra_state")
+    sizes = [v.numel() for net in networks for k, v in net.items() if not any(part in k for part in not_learned)]
+    labels = [torch.load(path)["ctx"].numel() for path in (tmp_path / "prompt_labels").rglob("*.pt")]
+    assert result["n_trained"] == [sum(stage) for stage in (labels, sizes) if stage]
+    assert (result["train_seconds"] is None) == (not sizes)
+
+
+def test_training_time_adds_up_over_starts_and_tells_what_was_found(finished, train, tmp_path):
+    finished("SPG")
+    before = read_results(tmp_path / "run/results.json")
+    assert 0 < before["train_seconds"] <= before["seconds"] and before["train_reused"] == []
+    # Interrupted after the last epoch, which had come late.
+    (tmp_path / "run/results.json").unlink()
+    history = read_record(tmp_path / "run/history.json")
+    history["epochs"][-1]["seconds"] += 1000
+    write_record(tmp_path / "run/history.json", history)
+    assert train("SPG", "red") == 0
+    after = read_results(tmp_path / "run/results.json")
+    assert after["train_seconds"] == pytest.approx(before["train_seconds"] + 1000)
+    assert after["train_reused"] == []  # the features and labels that it finds now are its own
+    # Another run finds them made.
+    assert train("SPG", "red", flags=["--output-dir", "other"]) == 0
+    assert read_results(tmp_path / "other/results.json")["train_reused"] == ["image features", "prompt labels"]
+    # A test of its model tells of its training.
+    flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
+    assert train("SPG", "red", flags=flags) == 0
+    tested = read_results(tmp_path / "tested/results.json")
+    assert [tested[key] for key in ("n_trained", "train_seconds")] == [after["n_trained"], after["train_seconds"]]

@@ -1,0 +1,507 @@
+"""The engine on a Ray cluster: on its nodes, warm processes that do one run after another."""
+
+import contextlib
+import logging
+import os
+import platform
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from common.dassl_path import REPOSITORY
+from common.errors import UserError
+from common.run.lock import holder
+from common.threads import asked_for, usable_cores
+from scripts.launching import ray_node
+from scripts.launching.demand import Demand
+from scripts.launching.plan import Ended, Task
+from scripts.launching.ray_node import Place
+
+SECONDS_BETWEEN_LOOKS = 0.2  # at signals
+SECONDS_BETWEEN_NODES = 1.0  # looks at which nodes there are
+SECONDS_TO_CONNECT = 3.0
+SECONDS_TO_ANSWER = 9.0
+SECONDS_TO_CHECK = 120.0  # in which a node starts a process that looks at what it sees
+MOST_LOSSES = 5  # of hosts under one task, where nodes are lost
+MOST_FAILED = 3  # hosts that do not start on a node
+PROBE = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+REQUIREMENTS = "requirements-cluster.txt"
+ROUNDING = 1e-9
+
+
+def check(demand: Demand) -> None:
+    """Raise UserError where Ray is missing, TASK_GPUS is no number, or nothing answers at the address."""
+    _gpus(demand.task_gpus)
+    if find_spec("ray") is None:
+        raise UserError(
+            f"ENGINE=ray needs Ray, which {sys.executable} does not have: "
+            f"{sys.executable} -m pip install -r {REPOSITORY / REQUIREMENTS}"
+        )
+    _check_address(demand.address)
+
+
+def make(demand: Demand, say: Callable[[str], None]) -> "RayEngine":
+    """The engine on the cluster at an address, or on one that is started here.
+
+    Raises:
+        UserError: Ray cannot be reached, a node lacks something, or no node has what a run takes.
+    """
+    ray = _connect(demand.address)
+    try:
+        return RayEngine(ray, demand, say)
+    except BaseException:
+        ray.shutdown()
+        raise
+
+
+# ---- connecting ----
+
+
+def _gpus(text: str) -> float | None:
+    """GPUs of each run that a text means; None: that is not said."""
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not (0 <= number <= 1 or (number > 1 and number == int(min(number, sys.maxsize)))):
+        raise UserError(
+            f"TASK_GPUS is {text!r}; accepted: the number of GPUs of each run, a whole one, or a fraction where runs "
+            "share one (0.5)."
+        )
+    return number
+
+
+def _check_address(address: str) -> None:
+    """Raise UserError if an address is none, or nothing listens there."""
+    if address in ("", "auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if "://" in address or not host or not port.isdecimal():
+        raise UserError(
+            f"RAY_ADDRESS is {address!r}; accepted: auto, or the <host>:<port> that `ray start --head` prints. The "
+            "launcher runs on a node of the cluster."
+        )
+    try:
+        socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise _no_ray(address, str(error)) from error
+
+
+def _no_ray(address: str, what: str) -> UserError:
+    where = "on this machine" if address == "auto" else f"at {address}"
+    return UserError(
+        f"RAY_ADDRESS is {address}, but no Ray answers {where} ({what}). `ray start --head` on the first machine, and "
+        "`ray start --address=<host>:6379` on the others, start a cluster; without RAY_ADDRESS one is started here."
+    )
+
+
+def _connect(address: str) -> Any:
+    """Ray, connected to a cluster; UserError where none answers, or one of another version."""
+    local = address in ("", "local")
+    if local:  # nobody else on this machine gets in
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    else:
+        _probe(address)
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(ray_node)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if local:
+        options |= {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init("local" if local else address, **options)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise _refused(address, str(error.__cause__ or error)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return ray
+
+
+def _probe(address: str) -> None:
+    """Connect in a process that can be ended: Ray itself waits for minutes, and cannot be told not to."""
+    command = [sys.executable, "-c", PROBE, address]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=False)
+    except subprocess.TimeoutExpired:
+        raise _no_ray(address, f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say") from None
+    if found.returncode:
+        raise _refused(address, found.stderr)
+
+
+def _refused(address: str, said: str) -> UserError:
+    """What to tell of what Ray said when it did not connect."""
+    if "ersion mismatch" in said:
+        versions = [line.strip() for line in said.splitlines() if "Ray: " in line or "Python: " in line]
+        return UserError(
+            f"The Ray at {address} is of another version than that of {sys.executable}: {', '.join(versions)} (of the "
+            "cluster, then here). Install the same on all machines, of Python as well."
+        )
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return _no_ray(address or "local", lines[-1] if lines else "it says nothing")
+
+
+# ---- nodes ----
+
+
+def _place(demand: Demand) -> Place:
+    """What every node has to see as it is here."""
+    reads = [os.path.abspath(path) for path in demand.reads]
+    names = [name for name in _required() if ray_node.installed(name) is not None]
+    packages = {name: ray_node.installed(name) or "" for name in (*names, "ray")}
+    return Place(
+        repository=str(REPOSITORY),
+        sources=ray_node.source_digests(str(REPOSITORY)),
+        cwd=os.getcwd(),
+        output=os.path.abspath(demand.output),
+        identity=_identity(demand.output),
+        folders={path: ray_node.listing(path) for path in reads if os.path.isdir(path)},
+        files={path: os.path.getsize(path) for path in reads if os.path.isfile(path)},
+        packages={"python": platform.python_version(), **packages},
+        environment={name: value for name, value in os.environ.items() if name.startswith(ray_node.PASSED_ON)},
+    )
+
+
+def _identity(output: Path) -> str:
+    """What a file in a folder says, which is made once: whoever reads the same there sees the same folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / ray_node.IDENTITY_FILE
+    with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as handle:
+        handle.write(secrets.token_hex(16))
+    return path.read_text(encoding="utf-8")
+
+
+def _required() -> Iterator[str]:
+    """Names of the packages that runs need."""
+    for line in (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        name = re.match(r"[\w.-]*", line).group()  # type: ignore[union-attr]  # it always matches
+        if name and not name.startswith("pytest"):
+            yield name
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What each run takes of a node.
+
+    Attributes:
+        threads: that it computes with; None: as many as the node has cores.
+        gpus: a whole number, or a part of one.
+        workers: loader workers.
+    """
+
+    threads: int | None
+    gpus: float
+    workers: int = 0
+
+    def fit(self, resources: dict[str, float]) -> int:
+        """How many runs a node with these resources holds."""
+        cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+        by_cores = min(1, cpus) if self.threads is None else cpus // (self.threads + self.workers)
+        if not self.gpus:
+            return by_cores
+        by_gpus = int(gpus // self.gpus) if self.gpus >= 1 else int(gpus) * int(1 / self.gpus + ROUNDING)
+        return min(by_cores, by_gpus)
+
+    def cpus(self, resources: dict[str, float]) -> int:
+        """How many of a node's cores each run takes."""
+        return int(resources["CPU"]) if self.threads is None else self.threads + self.workers
+
+
+def _plan_needs(demand: Demand, nodes: Sequence[dict[str, Any]]) -> Needs:
+    """What each run takes, so that those on a node never take more threads than it has cores.
+
+    Raises:
+        UserError: no node has that.
+    """
+    n_gpus = [node["Resources"].get("GPU", 0.0) for node in nodes]
+    gpus = _gpus(demand.task_gpus)
+    if gpus is None:
+        gpus = 1.0 if demand.uses_cuda and any(n_gpus) else 0.0
+    if gpus > max(n_gpus):
+        each = ", ".join(f"{_name(node)} {n:g}" for node, n in zip(nodes, n_gpus, strict=True))
+        raise UserError(f"TASK_GPUS is {gpus:g}, but no node of the cluster has as many. Their GPUs: {each}.")
+    threads = (asked_for() or 1) if gpus else demand.threads()
+    needs = Needs(threads, gpus)
+    fits = [(int(node["Resources"]["CPU"]), fit) for node in nodes if (fit := needs.fit(node["Resources"]))]
+    if not fits:
+        each = ", ".join(f"{_name(node)} {node['Resources'].get('CPU', 0):g}" for node in nodes)
+        raise UserError(
+            f"A run computes with {threads or 1} threads, and no node of the cluster has as many CPUs"
+            f"{' beside a GPU' if gpus else ''}. Their CPUs: {each}."
+        )
+    if threads is None:
+        return replace(needs, workers=demand.workers)
+    spare = min(cpus // min(fit, demand.n_jobs() or fit) - threads for cpus, fit in fits)
+    return replace(needs, workers=min(demand.workers, spare))
+
+
+def _name(node: dict[str, Any]) -> str:
+    """What a node is called: as its owner named it, else its machine."""
+    return node["NodeName"] if node["NodeName"] != node["NodeManagerAddress"] else node["NodeManagerHostname"]
+
+
+@dataclass(eq=False)
+class _Node:
+    """A node of the cluster.
+
+    Attributes:
+        id: Ray's.
+        name: for messages.
+        fit: how many runs it holds at once.
+        cpus: of each of them.
+        slots: as `fit`, or 0 as long as it is not known to see what it should, or was left out.
+        failed: how many hosts did not start there.
+    """
+
+    id: str
+    name: str
+    fit: int
+    cpus: int
+    slots: int = 0
+    failed: int = 0
+
+
+@dataclass(eq=False)
+class _Host:
+    """A `ray_node.Host`, and what it does.
+
+    Attributes:
+        actor: it.
+        node: where.
+        hears: what its next word comes by: that it is ready, or of its task; None: it has nothing to do.
+        task: None: none.
+    """
+
+    actor: Any
+    node: _Node
+    hears: Any
+    task: Task | None = None
+
+
+class RayEngine:
+    """See `scripts.launching.plan.Engine`. Hosts start when there is something to do, and stay.
+
+    A host that dies takes its task alone with it: another one does that once more, going on where it stopped; if its
+    node was lost, more often. Nodes that join are used, once they have shown that they see what this one sees.
+
+    Args:
+        ray: the package, connected.
+        demand: what is asked.
+        say: told what runs say on stderr, and what became of hosts and nodes.
+
+    Raises:
+        UserError: a node lacks something, or none has what a run takes.
+    """
+
+    def __init__(self, ray: Any, demand: Demand, say: Callable[[str], None]) -> None:
+        self.ray, self.say = ray, say
+        self.at_most = demand.n_jobs()
+        self.place = _place(demand)
+        alive = self._alive()
+        self.needs = _plan_needs(demand, list(alive.values()))
+        self.nodes: dict[str, _Node] = {}
+        self.looking: dict[Any, _Node] = {}  # by the answer that is waited for
+        self.looked = time.monotonic()
+        self.hosts: list[_Host] = []
+        self.queued: list[Task] = []
+        self.losses: dict[Task, list[_Node]] = {}  # the nodes of hosts that it was lost with
+        self.told = 0
+        for node in alive.values():
+            self._look_at(node)
+        self._check_nodes()
+
+    @property
+    def slots(self) -> int:
+        """As many as the nodes hold; never 0, since a node may come."""
+        held = sum(node.slots for node in self.nodes.values())
+        return max(1, held if self.at_most is None else min(held, self.at_most))
+
+    @property
+    def workers_each(self) -> int:
+        return self.needs.workers
+
+    def submit(self, task: Task) -> None:
+        self.queued.append(task)
+
+    def next_end(self) -> Ended | None:
+        if self.told and self.queued:
+            return Ended(self.queued.pop(), 128 + self.told)
+        self._follow_nodes()
+        self._hand_out()
+        waits = {host.hears: host for host in self.hosts if host.hears is not None}
+        if not waits and not self.looking:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            return None
+        ready, _ = self.ray.wait([*waits, *self.looking], timeout=SECONDS_BETWEEN_LOOKS)
+        for found in ready:
+            if found in self.looking:
+                self._joined(self.looking.pop(found), found)
+            elif ended := self._heard(waits[found]):
+                return ended
+        return None
+
+    def interrupt(self, number: int) -> None:
+        self.told = number
+        for host in self.hosts:
+            if host.task is not None:
+                host.actor.interrupt.remote(number)
+
+    def close(self) -> None:
+        for host in self.hosts:
+            self.ray.kill(host.actor)
+        self.ray.shutdown()
+
+    # ---- nodes ----
+
+    def _alive(self) -> dict[str, dict[str, Any]]:
+        return {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"]}
+
+    def _look_at(self, found: dict[str, Any]) -> None:
+        """Have a node say what it lacks, if it can hold a run."""
+        fit = self.needs.fit(found["Resources"])
+        node = _Node(found["NodeID"], _name(found), fit, self.needs.cpus(found["Resources"]) if fit else 0)
+        self.nodes[node.id] = node
+        if fit:
+            look = self.ray.remote(ray_node.look)
+            options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": self._on(node)}
+            self.looking[look.options(**options).remote(self.place)] = node
+
+    def _on(self, node: _Node) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+    def _lacks(self, node: _Node, ref: Any) -> list[str]:
+        """What a node says that it lacks; if that is nothing, it is used."""
+        try:
+            lacks = self.ray.get(ref)
+        except self.ray.exceptions.RayError as error:
+            lacks = [f"it cannot be asked ({_last_line(error)})"]
+        node.slots = 0 if lacks else node.fit
+        return lacks
+
+    def _check_nodes(self) -> None:
+        """Wait for what nodes say that they lack; UserError if that is anything."""
+        ready, silent = self.ray.wait(list(self.looking), num_returns=len(self.looking), timeout=SECONDS_TO_CHECK)
+        found = [(self.looking[ref].name, self._lacks(self.looking[ref], ref)) for ref in ready]
+        found += [(self.looking[ref].name, [f"it says nothing in {SECONDS_TO_CHECK:.0f} s"]) for ref in silent]
+        self.looking.clear()
+        if lines := [f"  {name}: {'; '.join(lacks)}" for name, lacks in sorted(found) if lacks]:
+            raise UserError(
+                "Not every node of the cluster sees what this one sees:\n" + "\n".join(lines) + "\nRuns need the same "
+                "repository, data, OUTPUT and packages at the same paths: mend that, or end Ray there (`ray stop`)."
+            )
+
+    def _joined(self, node: _Node, ref: Any) -> None:
+        if lacks := self._lacks(node, ref):
+            self.say(f"Note: node {node.name}, which has joined, is left out: {'; '.join(lacks)}")
+        else:
+            self.say(f"Note: node {node.name} has joined; {self.slots} runs at once")
+
+    def _follow_nodes(self) -> None:
+        """Forget nodes that are gone, and look at those that have joined."""
+        if time.monotonic() < self.looked + SECONDS_BETWEEN_NODES:
+            return
+        self.looked = time.monotonic()
+        alive = self._alive()
+        for node in [node for node in self.nodes.values() if node.id not in alive]:
+            del self.nodes[node.id]
+            if node.slots:
+                self.say(f"Note: node {node.name} is gone; {self._whats_left()}")
+        for found in alive.values():
+            if found["NodeID"] not in self.nodes:
+                self._look_at(found)
+
+    def _whats_left(self) -> str:
+        return (
+            f"{self.slots} runs at once" if any(node.slots for node in self.nodes.values()) else "waiting for another"
+        )
+
+    # ---- hosts ----
+
+    def _hand_out(self) -> None:
+        """Give what is queued to hosts, and start some where these are too few."""
+        idle = [host for host in self.hosts if host.hears is None]
+        for task in list(self.queued):
+            if task in self.losses and holder(task.folder) is not None:
+                continue  # what was lost with its host may take a moment to end
+            if not idle:
+                break
+            host = idle.pop()
+            self.queued.remove(task)
+            host.task, host.hears = task, host.actor.do.remote(task)
+        starting = sum(host.hears is not None and host.task is None for host in self.hosts)
+        for _ in range(len(self.queued) - starting):
+            if not self._start():
+                break
+
+    def _start(self) -> bool:
+        """Start a host on the node that has the most room; returns whether there was one."""
+        taken = Counter(host.node for host in self.hosts)
+        node = max(self.nodes.values(), key=lambda node: node.slots - taken[node], default=None)
+        if node is None or taken[node] >= node.slots:
+            return False
+        actor = (
+            self.ray.remote(ray_node.Host)
+            .options(
+                num_cpus=node.cpus,
+                num_gpus=self.needs.gpus,
+                max_restarts=0,
+                max_concurrency=2,  # a task, and the signal that ends it
+                scheduling_strategy=self._on(node),
+            )
+            .remote(self.place, bool(self.needs.gpus))
+        )
+        self.hosts.append(_Host(actor, node, actor.ready.remote()))
+        return True
+
+    def _heard(self, host: _Host) -> Ended | None:
+        """What follows from a host's word: an exit code, or a line that is said."""
+        try:
+            word = self.ray.get(host.hears if host.task is None else next(host.hears))
+        except (self.ray.exceptions.RayError, StopIteration) as error:
+            return self._lost(host, error)
+        if isinstance(word, str):
+            self.say(word)
+            return None
+        task, host.task, host.hears = host.task, None, None
+        return None if task is None else Ended(task, word)
+
+    def _lost(self, host: _Host, error: Exception) -> Ended | None:
+        """Go on without a host that died, or is out of reach."""
+        self.hosts.remove(host)
+        self.ray.kill(host.actor)
+        task, node = host.task, host.node
+        if task is None:
+            node.failed += 1
+            if node.failed == MOST_FAILED and node.slots and not self.told:
+                node.slots = 0
+                self.say(f"Note: node {node.name} is left out, its processes do not start: {_last_line(error)}")
+            return None
+        if self.told:
+            return Ended(task, 128 + self.told)
+        losses = self.losses.setdefault(task, [])
+        losses.append(node)
+        if sum(lost.id in self.nodes for lost in losses) > 1 or len(losses) > MOST_LOSSES:
+            self.say(f"{task.title}: its process on node {node.name} was lost: {_last_line(error)}")
+            return Ended(task, 1)
+        self.say(f"{task.title}: its process on node {node.name} was lost; once more, going on where it stopped")
+        self.queued.insert(0, task)
+        return None
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

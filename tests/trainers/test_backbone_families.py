@@ -1,0 +1,417 @@
+"""CLIPs of all families against their own code, from small ones with random weights."""
+
+import json
+from copy import deepcopy
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from plain_clip import plain_image_features
+
+from common.errors import UserError
+from trainers.modules.clip_backbone import backbone_label, has_vit, load_backbone
+from trainers.modules.clip_model import Kind, build_clip, computes
+from trainers.modules.full_prompt_encoder import FullPromptEncoder, prompt_encoder
+from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.prompted_vit import PromptedViT
+from trainers.modules.text_tower import TextTower
+
+open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch, for OpenCLIP's own code")
+
+NAMES = ["dog", "giraffe", "hockey_puck", "black and white guitar", "elephant"]
+IMAGES = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}
+TEXTS = {"width": 64, "heads": 2, "layers": 3}
+CONVNEXT = {"timm_model_name": "convnext_atto", "timm_model_pretrained": False, "timm_pool": "", "image_size": 64}
+
+
+def family(vision=(), text=(), **config):
+    """An architecture in open_clip's words."""
+    return {"embed_dim": 32, "vision_cfg": {**IMAGES, **dict(vision)}, "text_cfg": {**TEXTS, **dict(text)}, **config}
+
+
+# Those whose text tower is causal, and those whose is not.
+CAUSAL = {
+    "quickgelu": family(quick_gelu=True),
+    "gelu": family({"head_width": 16, "mlp_ratio": 2.5}, {"context_length": 30, "mlp_ratio": 3.0}),
+    "resnet": family({"layers": [1, 1, 1, 1], "width": 8, "patch_size": None}),
+    "other-eps": family({"norm_kwargs": {"eps": 1e-3}}, {"norm_kwargs": {"eps": 1e-4}, "act_kwargs": {}}),
+    "layer-scale": family({"ls_init_value": 0.3}, {"ls_init_value": 0.3}),
+    "average": family({"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}),
+    "convnext": {**family(), "vision_cfg": {**CONVNEXT, "timm_proj": "mlp"}},
+    "text-apart": {**family(text={"no_causal_mask": False}, custom_text=True), "vision_cfg": CONVNEXT},
+    "projection-bias": family(text={"proj_bias": True}, custom_text=True),
+    "named-eos": family(text={"pool_type": "eos", "eos_id": 49407}, custom_text=True),
+    "reads-first": family(text={"pool_type": "first"}, custom_text=True),
+}
+NOT_CAUSAL = {
+    "mobile": family(text={"no_causal_mask": True}, custom_text=True),
+    "sigmoid": family(
+        text={
+            "no_causal_mask": True,
+            "proj_bias": True,
+            "pool_type": "last",
+            "norm_kwargs": {"eps": 1e-6},
+            "act_kwargs": {"approximate": "tanh"},
+            "context_length": 24,
+        },
+        custom_text=True,
+        init_logit_bias=-10,
+    ),
+    "no-projection": family(
+        text={"no_causal_mask": True, "pool_type": "last", "proj_type": "none", "width": 32}, custom_text=True
+    ),
+}
+NOT_PROMPTED = {
+    "another-transformer": family(text={"hf_model_name": "roberta-base"}),
+    "captions": family(text={"embed_cls": True}, custom_text=True, multimodal_cfg={"width": 64}),
+}
+ALL = {**CAUSAL, **NOT_CAUSAL}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def architectures(tmp_path_factory):
+    """The families above as architectures that open_clip knows."""
+    folder = tmp_path_factory.mktemp("architectures")
+    for name, config in {**ALL, **NOT_PROMPTED}.items():
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+
+
+@pytest.fixture(scope="session")
+def models(architectures, tmp_path_factory):
+    """models(family) -> (OpenCLIP's own model, a file of its weights)."""
+    made, folder = {}, tmp_path_factory.mktemp("weights")
+
+    def of(name):
+        if name not in made:
+            torch.manual_seed(0)
+            model = open_clip.create_model(name).eval().requires_grad_(False)
+            for parameter in model.parameters():
+                if parameter.dim() == 1:  # biases and norms start at 0 and 1, where mistakes could hide
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+            torch.save(model.state_dict(), folder / f"{name}.pt")
+            made[name] = model, folder / f"{name}.pt"
+        return made[name]
+
+    return of
+
+
+def own_text_features(model, tokenizer, names, ctx, position="end", deep=()):
+    """Text features (C, E) by OpenCLIP's own code over all positions, a context (n, D) or (C, n, D) put in by hooks."""
+    text, n = getattr(model, "text", model), ctx.shape[-2]
+    names = [name.replace("_", " ") for name in names]
+    ids = torch.cat([tokenizer([" ".join(["x"] * n) + f" {name}."], text.context_length) for name in names])
+    lengths = [len(words_of(tokenizer, name)) for name in names]
+    start = 0 if len(words_of(tokenizer, "x")) == 1 and ids[0, 0] == words_of(tokenizer, "x")[0] else 1
+    ctx = ctx.expand(len(names), -1, -1)
+    before = {"end": n, "middle": n // 2, "front": 0}[position]
+
+    def put_in(module, inputs, embedded):
+        rows = []
+        for row, own, length in zip(embedded, ctx, lengths, strict=True):
+            words = row[start + n :]
+            rows.append(torch.cat([row[:start], own[:before], words[:length], own[before:], words[length:]]))
+        return torch.stack(rows)
+
+    def replace(vectors):
+        def before_layer(module, inputs):
+            x = inputs[0]
+            return torch.cat([x[:, :start], vectors.expand(len(x), -1, -1), x[:, start + n :]], dim=1), *inputs[1:]
+
+        return before_layer
+
+    hooks = [text.token_embedding.register_forward_hook(put_in)]
+    for block, vectors in zip(text.transformer.resblocks[1:], deep, strict=False):
+        hooks.append(block.register_forward_pre_hook(replace(vectors)))
+    try:
+        return model.encode_text(ids, normalize=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def words_of(tokenizer, text):
+    return tokenizer.encode(text) if hasattr(tokenizer, "encode") else tokenizer.tokenizer.encode(text)[:-1]
+
+
+def assert_equal(ours, own, *inputs):
+    """Values within 1e-5, and gradients of a random combination of them, by their size."""
+    torch.testing.assert_close(ours, own, atol=1e-5, rtol=0)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(3))
+    for a, b in zip(
+        torch.autograd.grad((ours * weights).sum(), inputs),
+        torch.autograd.grad((own * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_features_and_gradients_are_those_of_its_own_code(models, name):
+    own, path = models(name)
+    backbone = load_backbone(f"open_clip:{name}@{path}")
+    images = torch.randn(2, 3, backbone.image_size, backbone.image_size)
+    torch.testing.assert_close(backbone.encode_image(images), own.encode_image(images), atol=1e-5, rtol=0)
+    encoder = prompt_encoder(backbone.text, NAMES, n_ctx=4)
+    assert type(encoder) is (PromptEncoder if name in CAUSAL and name != "reads-first" else FullPromptEncoder)
+    ctx = (10 * encoder.initial_context()).requires_grad_()
+    features = encoder(ctx)
+    assert features.shape == (len(NAMES), backbone.feature_size)
+    assert_equal(features, own_text_features(own, open_clip.tokenize_of(name), NAMES, ctx), ctx)
+    assert backbone.image_size == (64 if "timm_model_name" in ALL[name]["vision_cfg"] else 32)
+    assert backbone.logit_scale == own.logit_scale.exp()
+    assert (backbone.logit_bias is None) == (own.logit_bias is None)
+
+
+@pytest.fixture(autouse=True)
+def tokenize_of(monkeypatch):
+    """open_clip's tokenizer of an architecture."""
+    monkeypatch.setattr(open_clip, "tokenize_of", open_clip.get_tokenizer, raising=False)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("name", ["gelu", "layer-scale", "mobile", "sigmoid", "reads-first"])
+def test_contexts_of_classes_of_images_and_of_layers(models, name, position):
+    own, path = models(name)
+    tower, tokenizer = load_backbone(f"open_clip:{name}@{path}").text, open_clip.get_tokenizer(name)
+    settings = {"n_ctx": 3, "class_token_position": position}
+    torch.manual_seed(1)
+    encoder = prompt_encoder(tower, NAMES, class_specific=True, **settings)
+    ctx = (10 * encoder.initial_context()).requires_grad_()
+    assert_equal(encoder(ctx), own_text_features(own, tokenizer, NAMES, ctx, position), ctx)
+    encoder = prompt_encoder(tower, NAMES, **settings)
+    ctx = torch.randn(3, 3, tower.width, requires_grad=True)
+    assert_equal(encoder(ctx), torch.stack([own_text_features(own, tokenizer, NAMES, c, position) for c in ctx]), ctx)
+    if position == "end":
+        ctx, deep = ctx.detach()[0].requires_grad_(), encoder.initial_deep(3).mul(10).requires_grad_()
+        assert_equal(encoder(ctx, deep), own_text_features(own, tokenizer, NAMES, ctx, deep=deep), ctx, deep)
+
+
+@pytest.mark.parametrize("name", ["mobile", "sigmoid"])
+def test_all_positions_within_the_memory(models, name):
+    _, path = models(name)
+    tower = load_backbone(f"open_clip:{name}@{path}").text
+    names = [f"{name} {i}" for i in range(9) for name in NAMES]
+    whole = prompt_encoder(tower, names, n_ctx=3)
+    with pytest.raises(UserError, match=r"the smallest that works here is \d MB"):
+        prompt_encoder(tower, names, n_ctx=3, memory_mb=0)
+    small = prompt_encoder(tower, names, n_ctx=3, memory_mb=2)
+    ctx = torch.randn(2, 3, tower.width, requires_grad=True)
+    assert_equal(small(ctx), whole(ctx), ctx)
+    with torch.no_grad():
+        torch.testing.assert_close(small(ctx), whole(ctx), atol=1e-5, rtol=0)
+
+
+def test_words_of_a_context_that_are_not_learned(models):
+    own, path = models("mobile")
+    tower = load_backbone(f"open_clip:mobile@{path}").text
+    encoder = prompt_encoder(tower, NAMES, ctx_init="a photo of a", n_learned=2)
+    ctx = encoder.initial_context()
+    assert ctx.shape == (2, tower.width)
+    whole = torch.cat([ctx, tower.token_embedding.weight[tower.tokenizer.encode("of a")]])
+    expected = own_text_features(own, open_clip.get_tokenizer("mobile"), NAMES, whole)
+    torch.testing.assert_close(encoder(ctx), expected, atol=1e-5, rtol=0)
+
+
+def test_a_tower_that_looks_at_all_positions_is_not_cut(models):
+    tower = load_backbone(f"open_clip:mobile@{models('mobile')[1]}").text
+    with pytest.raises(ValueError, match="looks at all positions"):
+        PromptEncoder(tower, NAMES)
+
+
+def is_plain(name):
+    """Whether the image tower of a family is a ViT of OpenAI's layout."""
+    return ALL[name]["vision_cfg"].keys() <= {*IMAGES, "head_width", "mlp_ratio", "norm_kwargs"} and name != "resnet"
+
+
+class Plain(NamedTuple):
+    """What `plain_image_features` asks of a model."""
+
+    visual: torch.nn.Module
+    dtype: torch.dtype = torch.float32
+
+
+@pytest.mark.parametrize("name", filter(is_plain, ALL))
+def test_prompts_in_the_image_tower(models, name):
+    _, path = models(name)
+    backbone = load_backbone(f"open_clip:{name}@{path}")
+    assert backbone.is_vit and has_vit(backbone.name)
+    tower = PromptedViT(backbone.visual)
+    images = torch.randn(2, 3, 32, 32)
+    tokens, deep = tower.initial_tokens(3).requires_grad_(), tower.initial_deep(2, 3).requires_grad_()
+    assert_equal(
+        tower(images, tokens, deep), plain_image_features(Plain(backbone.visual), images, tokens, deep), tokens, deep
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not is_plain(name)])
+def test_image_towers_that_cannot_be_prompted(models, name):
+    _, path = models(name)
+    backbone = load_backbone(f"open_clip:{name}@{path}")
+    assert not backbone.is_vit and not has_vit(backbone.name)
+    with pytest.raises(UserError, match="a ViT of OpenAI's layout"):
+        PromptedViT(backbone.visual)
+
+
+# ---- fingerprints ----
+
+
+def test_the_same_clip_is_the_same_backbone_from_either_source(models, tmp_path):
+    model, path = models("quickgelu")
+    ours = load_backbone(f"open_clip:quickgelu@{path}")
+    weights = {key: value for key, value in model.state_dict().items() if key != "attn_mask"}
+    assert {type(key) for key in weights} == {str}
+    torch.save(weights, tmp_path / "openai.pt")
+    assert ours.facts.family == "OpenCLIP" and computes(weights, text=Kind(heads=1)) == ""
+    assert "heads=2" in ours.facts.computes  # which OpenAI's format does not say
+
+
+def test_other_towers_of_the_same_weights_are_other_backbones(models):
+    model, _ = models("quickgelu")
+    weights = dict(model.state_dict())
+    quick, exact, tanh = (build_clip(weights, Kind(kind), Kind(kind)) for kind in ("quick_gelu", "gelu", "gelu_tanh"))
+    images = torch.randn(1, 3, 32, 32)
+    features = [clip.encode_image(images) for clip in (quick, exact, tanh)]
+    assert not torch.allclose(features[0], features[1], atol=1e-4)
+    assert torch.allclose(features[1], features[2], atol=1e-2) and not torch.equal(features[1], features[2])
+    assert len({computes(weights, Kind(kind), Kind(kind)) for kind in ("quick_gelu", "gelu", "gelu_tanh")}) == 3
+
+
+def test_labels():
+    assert backbone_label("open_clip:ViT-B-32@laion2b_s34b_b79k") == "ViT-B-32@laion2b_s34b_b79k"
+    assert backbone_label("open_clip:ViT-B/32@some/folder/weights.safetensors") == "ViT-B-32@weights"
+
+
+# ---- what open_clip says of weights ----
+
+
+@pytest.mark.parametrize(("tag", "activation"), [({"quick_gelu": True}, "quick_gelu"), ({}, "gelu")])
+def test_a_tag_says_how_its_weights_compute_and_see(models, monkeypatch, tag, activation):
+    _, path = models("quickgelu")
+    said = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2), "interpolation": "bilinear", "resize_mode": "squash"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "quickgelu", {"here": {"file": str(path), **said, **tag}})
+    backbone = load_backbone("open_clip:quickgelu@here")
+    assert backbone.facts.pixel_mean == (0.5, 0.4, 0.3) and backbone.facts.pixel_std == (0.2, 0.2, 0.2)
+    assert backbone.facts.interpolation == "bilinear" and backbone.facts.squashed
+    assert f"activation='{activation}'" in backbone.facts.computes
+    # Of a file, what all tags of its architecture have.
+    assert load_backbone(f"open_clip:quickgelu@{path}").facts.pixel_mean == (0.5, 0.4, 0.3)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".safetensors"])
+def test_formats_of_files(models, tmp_path, suffix):
+    from safetensors.torch import save_file
+
+    model, path = models("convnext")
+    file, state = tmp_path / f"weights{suffix}", {f"module.{key}": value for key, value in model.state_dict().items()}
+    if suffix == ".safetensors":
+        save_file(state, file)
+    else:
+        torch.save({"state_dict": state, "epoch": 3}, file)
+    assert load_backbone(f"open_clip:convnext@{file}").sha256 == load_backbone(f"open_clip:convnext@{path}").sha256
+
+
+# ---- bad input ----
+
+
+def refused(name, match):
+    with pytest.raises(UserError, match=match) as error:
+        load_backbone(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("open_clip:ViT-B-32", "does not say both architecture and weights; accepted: open_clip:<architecture>@<pre"),
+        ("open_clip:@x.pt", "does not say both"),
+        ("open_clip:ViT-B-23@laion2b_s34b_b79k", r"has no architecture 'ViT-B-23'; close to it: ViT-B-32"),
+        ("open_clip:qqq@x.pt", r"has no architecture 'qqq'\. There are \d+, such as ViT-B-32"),
+        ("open_clip:ViT-L-14@laion2b_s34b_b79k", r"ViT-L-14 has no pretrained tag 'laion2b_s34b_b79k'; it has openai,"),
+        ("open_clip:gelu@laion", "no pretrained tag 'laion'; none is published of it, so name a file"),
+        ("open_clip:ViT-B-32@no/such.pt", r"there is no file no/such.pt\. Tags of ViT-B-32: openai, "),
+        ("open_clip:roberta-ViT-B-32@laion2b_s12b_b32k", "its text tower is roberta-base, a model of the transformers"),
+        ("open_clip:another-transformer@x.pt", "cannot be prompted: its text tower is roberta-base"),
+        ("open_clip:coca_ViT-B-32@laion2b_s13b_b90k", "cannot be prompted: it is a CoCa, whose text tower"),
+        ("open_clip:captions@x.pt", "it is a CoCa"),
+    ],
+)
+def test_names_that_are_none(name, message):
+    refused(name, message)
+
+
+def test_a_file_of_another_architecture(models, tmp_path):
+    refused(
+        f"open_clip:gelu@{models('quickgelu')[1]}",
+        r"is of another architecture than gelu: positional_embedding is \(77, 64\), and that of gelu \(30, 64\)",
+    )
+    refused(f"open_clip:convnext@{models('gelu')[1]}", r"another architecture than convnext: .* it lacks \d+ of \d+ ")
+    state = dict(models("quickgelu")[0].state_dict(), more=torch.zeros(1))
+    torch.save(state, tmp_path / "more.pt")
+    refused(f"open_clip:quickgelu@{tmp_path / 'more.pt'}", r"it has 1 others \(more\)")
+
+
+def test_files_of_other_kinds(models, tmp_path):
+    state = models("quickgelu")[0].state_dict()
+    torch.save(state, tmp_path / "pickle.safetensors")
+    refused(
+        f"open_clip:quickgelu@{tmp_path / 'pickle.safetensors'}",
+        r"is a pickle, as torch.save writes it, that is named like a safetensors file\. Accepted: a state_dict of Op",
+    )
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing of the kind")
+    refused(f"open_clip:quickgelu@{tmp_path / 'broken.safetensors'}", "is damaged")
+    (tmp_path / "weights.npz").write_bytes(b"")
+    refused(f"open_clip:quickgelu@{tmp_path / 'weights.npz'}", "is of no format that is read")
+    torch.save(dict(state, token_embedding=Evil()), tmp_path / "evil.pt")
+    refused(f"open_clip:quickgelu@{tmp_path / 'evil.pt'}", "might run code when opened")
+    wrong = dict(deepcopy(state))
+    wrong["logit_scale"] = torch.tensor(float("nan"))
+    torch.save(wrong, tmp_path / "nan.pt")
+    refused(f"open_clip:quickgelu@{tmp_path / 'nan.pt'}", "1 of the 1 numbers of logit_scale are not finite")
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code of the file has run')",)
+
+
+def test_a_vocabulary_that_was_cut(models):
+    config = deepcopy(ALL["quickgelu"])
+    config["text_cfg"]["vocab_size"] = 1000
+    model = open_clip.model.CLIP(**config)
+    with pytest.raises(UserError, match="The tokenizer has 49,408 tokens, but the text tower has embeddings of 1,000"):
+        TextTower.of(model)
+
+
+def test_a_download_that_fails(monkeypatch):
+    def fails(tag, **where):
+        raise OSError("no network here")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fails)
+    refused("open_clip:ViT-B-32@laion2b_s34b_b79k", r"Could not download backbone open_clip:ViT-B-32@.*no network here")
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused("open_clip:ViT-B-32@laion2b_s34b_b79k", "open_clip_torch, which is not installed: pip install open_clip_to")
+
+
+# ---- precisions ----
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["gelu", "layer-scale", "convnext", "sigmoid"])
+def test_half_precision(models, monkeypatch, name, precision):
+    monkeypatch.setattr("trainers.modules.clip_backbone.effective_precision", lambda precision, device: precision)
+    _, path = models(name)
+    single, half = (load_backbone(f"open_clip:{name}@{path}", precision=kind) for kind in ("fp32", precision))
+    assert half.text.dtype == (torch.float16 if precision == "fp16" else torch.bfloat16)
+    assert half.text.ln_final.weight.dtype == half.model.logit_scale.dtype == torch.float32
+    assert half.sha256 == single.sha256
+    images = torch.randn(2, 3, single.image_size, single.image_size)
+    features = [F.normalize(backbone.encode_image(images).float(), dim=-1) for backbone in (single, half)]
+    torch.testing.assert_close(features[0], features[1], atol=0.03, rtol=0)
+    encoders = [prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a") for backbone in (single, half)]
+    texts = [encoder(encoder.initial_context()).float() for encoder in encoders]
+    torch.testing.assert_close(texts[0], texts[1], atol=0.03, rtol=0)

@@ -1,0 +1,101 @@
+"""What a source of CLIPs is, and what it gives: a model, and what the model's weights do not say."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
+
+# Mean and standard deviation of the pixels, by channel, that OpenAI trained with.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_INTERPOLATION = "bicubic"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a CLIP's weights do not say of it; the defaults are OpenAI's.
+
+    Attributes:
+        family: whose CLIP it is, for results.
+        pixel_mean, pixel_std: by channel, that its images are normalised with.
+        interpolation: of its images' resize, as INPUT.INTERPOLATION calls it.
+        squashed: whether images are resized to a square, whatever their form, instead of cut to one.
+        tokenizer: of its text tower.
+        computes: all by which its towers compute something else of the same weights than OpenAI's, as one text, which
+            is a part of its fingerprints; "": nothing.
+    """
+
+    family: str = "OpenAI"
+    pixel_mean: tuple[float, ...] = CLIP_MEAN
+    pixel_std: tuple[float, ...] = CLIP_STD
+    interpolation: str = CLIP_INTERPOLATION
+    squashed: bool = False
+    tokenizer: Tokenizer = CLIP_TOKENIZER
+    computes: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """What a source gives.
+
+    Attributes:
+        model: on the CPU, in single precision: a `clip.model.CLIP` (see `clip_model.build_clip`), or another with
+            `visual`, which makes features (B, E) of images (B, 3, H, H), a text tower that `TextTower.of` takes,
+            `logit_scale` and maybe `logit_bias`.
+        facts: that go with it.
+        where: the file it is from, for messages.
+    """
+
+    model: Any
+    facts: Facts
+    where: str
+
+
+class Source(ABC):
+    """CLIPs of one kind, by names that begin with its prefix.
+
+    Attributes:
+        prefix: of its names.
+        accepts: its names, for messages.
+    """
+
+    prefix: str
+    accepts: str
+
+    def rest(self, name: str) -> str:
+        """A name without the prefix."""
+        return name.removeprefix(self.prefix)
+
+    @abstractmethod
+    def label(self, name: str) -> str:
+        """What folders and tables call a backbone: no slash in it; of any name, whether it is there or not."""
+
+    @abstractmethod
+    def check(self, name: str) -> None:
+        """Raise UserError where there is no such backbone, as far as that can be told without reading weights."""
+
+    @abstractmethod
+    def load(self, name: str, root: str | PathLike) -> Loaded:
+        """Read a backbone, and download it first where it has to be.
+
+        Args:
+            name: with the prefix.
+            root: folder for downloads (MODEL.BACKBONE.PATH).
+
+        Raises:
+            UserError: it cannot be had or used.
+        """
+
+    @abstractmethod
+    def has_vit(self, name: str) -> bool:
+        """Whether its image tower is a ViT that prompts can be put into (see `PromptedViT`).
+
+        Raises:
+            UserError: it cannot be used.
+        """
+
+    def resolved(self, name: str) -> str:
+        """The same backbone's name in any working folder: paths in it are whole."""
+        return name

@@ -1,0 +1,110 @@
+"""Folders of Hugging Face's hub by id: out of its cache, or downloaded into it; and which of their files are read."""
+
+import re
+from pathlib import Path
+
+from common.errors import UserError
+
+CONFIG = "config.json"
+PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
+TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+# Weights lie in one file, or in shards that an index lists.
+SHARDS = {SAFE: "model-*-of-*.safetensors", PICKLED: "pytorch_model-*-of-*.bin"}
+INDEX = ".index.json"
+# What is downloaded at first; pickles only where there is nothing else, and nothing that could run: no code is fetched.
+FILES = [CONFIG, *PREPROCESSOR, *TOKENIZER, SAFE, SAFE + INDEX, SHARDS[SAFE]]
+PICKLES = [PICKLED, PICKLED + INDEX, SHARDS[PICKLED]]
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The file of a folder that holds its weights, or the index of their shards; None: there is neither."""
+    names = (SAFE, SAFE + INDEX, PICKLED, PICKLED + INDEX)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def hub_folder(name: str) -> Path:
+    """The folder of an id of Hugging Face's hub, downloaded first if it is not in the cache.
+
+    What is in the cache whole is taken as it is, without asking the hub, so that runs that are compared do not change
+    their backbone midway; `hf download <id>` gets what is newer. Progress, resuming, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN
+    and HF_ENDPOINT are huggingface_hub's own.
+
+    Args:
+        name: "<organisation>/<name>", or "<organisation>/<name>@<revision>".
+
+    Raises:
+        UserError: it is in neither the cache nor the hub, or may not be read.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+
+    def snapshot(files: list[str], cached: bool = False) -> Path:
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=cached)
+        return Path(folder)
+
+    cached = None
+    try:
+        cached = snapshot(FILES, cached=True)
+    except LocalEntryNotFoundError:
+        pass  # not there, or not whole
+    except HFValidationError as error:
+        raise UserError(f"Backbone hf:{name}: {error}. Accepted: hf:<folder>, hf:<organisation>/<name>.") from error
+    if cached is not None and _is_whole(cached):
+        return cached
+    try:
+        folder = snapshot(FILES)
+        if weights_file(folder) is None:
+            folder = snapshot(FILES + PICKLES)
+        return folder
+    except Exception as error:  # a network that breaks ends in any kind of exception
+        if cached is not None and (cached / CONFIG).is_file() and weights_file(cached) is not None:
+            return cached  # all that is needed, though the hub may have more beside it
+        place = f"{constants.ENDPOINT} and the cache {constants.HF_HUB_CACHE}"
+        raise UserError(f"Backbone hf:{name}: {_why_not(error, name, repository, place)}") from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder of the cache has all that is read of one."""
+    there = {path.name for path in folder.iterdir()}
+    parts = (PREPROCESSOR, TOKENIZER, (CONFIG,))
+    return weights_file(folder) is not None and all(there.intersection(names) for names in parts)
+
+
+def _why_not(error: Exception, name: str, repository: str, place: str) -> str:
+    """What kept a download from being made, and what mends it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    by_hand = (
+        f"Or get its folder on a machine that can (hf download {repository} --local-dir <folder>) and name that: "
+        "hf:<folder>."
+    )
+    if isinstance(error, GatedRepoError):
+        return (
+            f"its owners want to be asked first. Ask on {page}, then set HF_TOKEN to a token of your account "
+            f"(or run: hf auth login). {by_hand}"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"it is neither a folder here nor at {place}. Check the spelling; if it is private, set HF_TOKEN to a "
+            "token that may read it (or run: hf auth login)."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repository} has no revision {name.partition('@')[2]!r}; see {page}/commits, or leave it out."
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"it is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download "
+            f"it. Unset HF_HUB_OFFLINE and run the command again, or set HF_HOME to where it is. {by_hand}"
+        )
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__).removeprefix("Got: ")
+    return (
+        f"it is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and could not be downloaded from "
+        f"{constants.ENDPOINT} ({reason[:300]}). Check the network and run the command again: files that came to "
+        f"their end are kept. {by_hand}"
+    )

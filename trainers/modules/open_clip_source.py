@@ -1,0 +1,345 @@
+"""OpenCLIP's models, by the names of the open_clip package: open_clip:<architecture>@<tag or file>."""
+
+import difflib
+import importlib.util
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.messages import some
+from trainers.modules.backbone_source import Facts, Loaded, Source
+from trainers.modules.clip_model import Kind, build_clip, build_image_tower, computes
+from trainers.modules.clip_weights import unwrapped
+from trainers.modules.openai_source import read_weights
+from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
+
+PREFIX = "open_clip:"
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+INSTALL = "pip install open_clip_torch"
+FILES = f"Accepted: a state_dict of OpenCLIP's model, in a file {', '.join(SUFFIXES)}."
+AT_MOST = 6  # names that a message gives
+# Keys of a vision_cfg, and of a text_cfg, that a tower with OpenAI's layout may have.
+OF_TOWER = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "norm_kwargs"}
+OF_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
+OF_TEXT |= {"tokenizer_kwargs", "hf_tokenizer_name"}
+# What open_clip's own preprocessing has where a tag says nothing else.
+OF_A_TAG = {"mean": Facts.pixel_mean, "std": Facts.pixel_std, "interpolation": "bicubic", "resize_mode": "shortest"}
+
+
+class OpenClip(Source):
+    """Models of the open_clip package, with its architectures, tags, downloads, tokenizers and preprocessing.
+
+    What has OpenAI's layout becomes a `clip.model.CLIP`; all others compute as open_clip has it.
+    """
+
+    prefix = PREFIX
+    accepts = "open_clip:<architecture>@<pretrained tag or file>"
+
+    def label(self, name: str) -> str:
+        architecture, weights = self._parts(name)
+        return f"{architecture}@{Path(weights).stem if _is_path(weights) else weights}"
+
+    def check(self, name: str) -> None:
+        architecture, weights = self._parts(name)
+        if importlib.util.find_spec("open_clip") is None:
+            raise UserError(f"Backbone {name} takes the package open_clip_torch, which is not installed: {INSTALL}")
+        import open_clip
+
+        known = open_clip.list_models()
+        if architecture not in known:
+            close = difflib.get_close_matches(architecture, known, n=AT_MOST, cutoff=0.5)
+            near = f"; close to it: {', '.join(close)}" if close else ""
+            raise UserError(f"Backbone {name}: OpenCLIP has no architecture {architecture!r}{near}. {_form(known)}")
+        if reason := _refusal(open_clip.get_model_config(architecture)):
+            raise UserError(f"Backbone {name} cannot be prompted: {reason} Name another architecture.")
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if open_clip.is_pretrained_cfg(architecture, weights):
+            return
+        if not _is_path(weights):
+            has = f"it has {', '.join(tags)}" if tags else "none is published of it, so name a file"
+            raise UserError(f"Backbone {name}: {architecture} has no pretrained tag {weights!r}; {has}.")
+        if not Path(weights).expanduser().is_file():
+            raise UserError(f"Backbone {name}: there is no file {weights}. Tags of {architecture}: {', '.join(tags)}.")
+        if Path(weights).suffix not in SUFFIXES:
+            raise UserError(f"Backbone {name}: {weights} is of no format that is read. {FILES}")
+
+    def load(self, name: str, root: str | PathLike) -> Loaded:
+        import open_clip
+
+        self.check(name)
+        architecture, named = self._parts(name)
+        config, tag = deepcopy(open_clip.get_model_config(architecture)), {}
+        if open_clip.is_pretrained_cfg(architecture, named):
+            tag = open_clip.get_pretrained_cfg(architecture, named)
+            # The same architecture is published with either activation: the tag says with which one.
+            config["quick_gelu"] = tag.get("quick_gelu", False)
+        path = _downloaded(name, tag) if tag else Path(named).expanduser()
+        weights = _read(path)
+        facts = _facts(architecture, config, tag, self._tokenizer(name, architecture, config))
+        if _has_openais_layout(config):
+            model, facts = _as_openais(config, weights, architecture, path, facts)
+        else:
+            model, facts = _as_it_is(config, weights, architecture, path, facts)
+        return Loaded(model, facts, str(path))
+
+    def has_vit(self, name: str) -> bool:
+        import open_clip
+
+        self.check(name)
+        config = open_clip.get_model_config(self._parts(name)[0])
+        return _has_openais_tower(config) and isinstance(config["vision_cfg"].get("layers", 12), int)
+
+    def resolved(self, name: str) -> str:
+        architecture, weights = self._parts(name)
+        return f"{PREFIX}{architecture}@{Path(weights).resolve()}" if Path(weights).is_file() else name
+
+    def _parts(self, name):
+        """(architecture, tag or file) of a name."""
+        architecture, _, weights = self.rest(name).partition("@")
+        if not architecture or not weights:
+            raise UserError(
+                f"Backbone {name!r} does not say both architecture and weights; accepted: {self.accepts}, such as "
+                f"{PREFIX}ViT-B-32@laion2b_s34b_b79k or {PREFIX}ViT-B-32@weights.safetensors."
+            )
+        return architecture.replace("/", "-"), weights
+
+    def _tokenizer(self, name, architecture, config):
+        import open_clip
+
+        text = config["text_cfg"]
+        has_own = any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs"))
+        if not has_own and "siglip" not in architecture.lower():  # a rule of get_tokenizer
+            return CLIP_TOKENIZER
+        try:
+            return OpenClipTokenizer(open_clip.get_tokenizer(architecture), text.get("context_length", 77))
+        except ImportError as error:
+            raise UserError(
+                f"The tokenizer of backbone {name} takes a package that is not installed: {error}. pip install "
+                "transformers sentencepiece"
+            ) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            whose = text.get("hf_tokenizer_name") or architecture
+            raise UserError(
+                f"The tokenizer of backbone {name}, {whose}, could not be had: {str(error).splitlines()[0]} It is "
+                "downloaded once; check the network, or copy its folder from a machine that has it "
+                "(~/.cache/huggingface)."
+            ) from error
+
+
+class OpenClipTokenizer(Tokenizer):
+    """A tokenizer of open_clip's: what stands around a text is read off one that it makes."""
+
+    SAMPLE = "dog"
+
+    def __init__(self, tokenizer: Any, context_length: int) -> None:
+        self._tokenizer = tokenizer
+        row = tokenizer([self.SAMPLE], context_length=context_length)[0].tolist()
+        words = self.encode(self.SAMPLE)
+        at = next((i for i in range(len(row)) if row[i : i + len(words)] == words), None)
+        if at is None or len(row) < at + len(words) + 2 or row[-1] != row[-2]:
+            raise UserError("The tokenizer puts something else around a text than its start, its end and padding.")
+        self.before, self.pad, behind = tuple(row[:at]), row[-1], row[at + len(words) :]
+        # Where the end is the same token as the padding, one of them is the end.
+        ends = [i for i, token in enumerate(behind) if token != self.pad]
+        self.after = tuple(behind[: ends[-1] + 1 if ends else 1])
+        inner = getattr(tokenizer, "tokenizer", tokenizer)
+        self.size = len(inner) if hasattr(inner, "__len__") else inner.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is None:
+            return self._tokenizer.encode(text)
+        clean = getattr(self._tokenizer, "clean_fn", None) or _cleaned
+        return inner(clean(text), add_special_tokens=False).input_ids
+
+    def words(self) -> list[str]:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is None:
+            return [self._tokenizer.decode([i]).strip() for i in range(self.size)]
+        return inner.convert_ids_to_tokens(list(range(self.size)))
+
+
+def _cleaned(text):
+    """As SigLipTokenizer has it."""
+    from open_clip.tokenizer import basic_clean, canonicalize_text
+
+    return canonicalize_text(basic_clean(text))
+
+
+def _form(known):
+    return f"There are {len(known)}, such as ViT-B-32, ViT-L-14, convnext_base_w (open_clip.list_models())."
+
+
+def _is_path(weights):
+    return Path(weights).suffix in SUFFIXES or "/" in weights or Path(weights).expanduser().is_file()
+
+
+def _refusal(config: Mapping[str, Any]) -> str:
+    """Why contexts cannot be put into the text tower of an architecture, a sentence; "": they can."""
+    text = config["text_cfg"]
+    if "multimodal_cfg" in config or text.get("embed_cls"):
+        return (
+            "it is a CoCa, whose text tower reads the feature at a token behind the padding and hides padding from it."
+        )
+    if name := text.get("hf_model_name"):
+        return (
+            f"its text tower is {name}, a model of the transformers package with layers of its own, and not a CLIP's "
+            "transformer."
+        )
+    if text.get("block_type") not in (None, "default") or any(
+        text.get(key) for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn")
+    ):
+        return "its text tower has attention blocks of another kind than CLIP's."
+    return ""
+
+
+def _has_openais_layout(config: Mapping[str, Any]) -> bool:
+    """Whether weights of an architecture can be those of a `clip.model.CLIP`."""
+    return _has_openais_tower(config) and set(config["text_cfg"]) <= OF_TEXT and not config.get("init_logit_bias")
+
+
+def _has_openais_tower(config: Mapping[str, Any]) -> bool:
+    """Whether its image tower's can be those of one of OpenAI's."""
+    vision = config["vision_cfg"]
+    size = vision.get("image_size", 224)
+    return set(vision) <= OF_TOWER and (isinstance(size, int) or size[0] == size[1])
+
+
+def _kinds(config: Mapping[str, Any]) -> tuple[Kind, Kind]:
+    """How the towers of an architecture of OpenAI's layout compute: image, text."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    width, head_width = vision.get("width", 768), vision.get("head_width", 64)
+    is_vit = isinstance(vision.get("layers", 12), int)
+
+    def activation(tower):
+        if config.get("quick_gelu"):
+            return "quick_gelu"
+        return "gelu_tanh" if (tower.get("act_kwargs") or {}).get("approximate") == "tanh" else "gelu"
+
+    def eps(tower):
+        return (tower.get("norm_kwargs") or {}).get("eps", 1e-5)
+
+    image = Kind(activation(vision), (width if is_vit else width * 32) // head_width, eps(vision))
+    return image, Kind(activation(text), text.get("heads", 8), eps(text))
+
+
+def _facts(architecture: str, config: Mapping[str, Any], tag: Mapping[str, Any], tokenizer: Tokenizer) -> Facts:
+    """What open_clip says of weights, and of a file of an architecture what its tags agree on."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    published = [tag] if tag else [open_clip.get_pretrained_cfg(architecture, name) for name in tags]
+
+    def said(key):
+        values = [other.get(key) or OF_A_TAG[key] for other in published]
+        return values[0] if values and all(value == values[0] for value in values) else OF_A_TAG[key]
+
+    return Facts(
+        "OpenCLIP",
+        tuple(said("mean")),
+        tuple(said("std")),
+        said("interpolation"),
+        said("resize_mode") == "squash",
+        tokenizer,
+    )
+
+
+def _downloaded(name: str, tag: dict[str, Any]) -> Path:
+    """The file of a pretrained tag, by open_clip's own download and cache."""
+    import open_clip
+
+    try:
+        return Path(open_clip.download_pretrained(tag))
+    except Exception as error:  # of many packages, of the network, of the disk
+        raise UserError(
+            f"Could not download backbone {name} from {tag.get('hf_hub') or tag.get('url')}: {error}. Check the "
+            "network and run the command again, or name a file that you have in the place of the tag."
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, by OpenCLIP's names; no code of it is run."""
+    content = read_weights(path, FILES)
+    weights = dict(unwrapped(content, f"Backbone file {path}"))
+    if all(str(key).startswith("module.") for key in weights):  # of distributed training
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    skipped = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # of OpenAI's archives
+    return {key: value for key, value in weights.items() if str(key).rpartition(".")[2] not in skipped}
+
+
+def _as_openais(config, weights, architecture, path, facts):
+    """A `clip.model.CLIP` of OpenCLIP's weights."""
+    # Text towers of one's own are named so where the architecture asks for it; the names behind are the same.
+    weights = {key.removeprefix("text."): value for key, value in weights.items()}
+    if "logit_scale" in weights:
+        weights["logit_scale"] = weights["logit_scale"].reshape(())
+    with torch.device("meta"):  # for its shapes
+        expected = _model_of({**config, "custom_text": False}).state_dict()
+    _require_same(weights, expected, architecture, path)
+    image, text = _kinds(config)
+    return build_clip(weights, image, text), _replaced(facts, computes(weights, image, text))
+
+
+def _as_it_is(config, weights, architecture, path, facts):
+    """OpenCLIP's own model, with OpenAI's image tower where it is of that layout."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    model = _model_of(config)
+    weights = convert_state_dict(model, weights)
+    if hasattr(model, "text"):
+        weights = convert_to_custom_text_state_dict(weights)
+    own = model.state_dict()
+    for key in ("logit_scale", "logit_bias"):
+        if key in weights and key in own:
+            weights[key] = weights[key].reshape(own[key].shape)
+    if "logit_bias" in own:
+        weights.setdefault("logit_bias", torch.zeros_like(own["logit_bias"]))
+    _require_same(weights, own, architecture, path)
+    weights = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+    model.load_state_dict(weights, assign=True)
+    if _has_openais_tower(config):  # so that prompts can be put into it
+        of_images = {key: value for key, value in weights.items() if key.startswith("visual.")}
+        model.visual = build_image_tower(of_images, _kinds(config)[0])
+    return model.eval(), _replaced(facts, f"OpenCLIP {json.dumps(config, sort_keys=True)}")
+
+
+def _replaced(facts, computes):
+    return Facts(**{**facts.__dict__, "computes": computes})
+
+
+def _model_of(config: Mapping[str, Any]) -> nn.Module:
+    """OpenCLIP's model of an architecture, with weights of chance."""
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    given = deepcopy(dict(config))
+    kind = CustomTextCLIP if given.pop("custom_text", False) else CLIP
+    given["vision_cfg"]["timm_model_pretrained"] = False
+    return kind(**given)
+
+
+def _require_same(weights: Mapping[str, Any], expected: Mapping[str, Tensor], architecture: str, path: Path) -> None:
+    """Raise UserError unless weights are those of an architecture: all of them, of the same shapes, and no others."""
+    missing = [key for key in expected if key not in weights]
+    others = [key for key in weights if key not in expected]
+    wrong = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    found = []
+    if wrong:
+        key = wrong[0]
+        found.append(f"{key} is {tuple(weights[key].shape)}, and that of {architecture} {tuple(expected[key].shape)}")
+    if missing:
+        found.append(f"it lacks {len(missing)} of {len(expected)} entries ({some(missing, 3)})")
+    if others:
+        found.append(f"it has {len(others)} others ({some(others, 3)})")
+    if found:
+        raise UserError(
+            f"Backbone file {path} is of another architecture than {architecture}: {'; '.join(found)}. Name the "
+            f"architecture that it was trained with. {FILES}"
+        )

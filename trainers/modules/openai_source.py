@@ -1,0 +1,103 @@
+"""OpenAI's CLIPs by name, and files in their format."""
+
+import pickle
+from os import PathLike
+from pathlib import Path
+
+from clip import clip as openai_clip
+from torch import Tensor
+
+from common.errors import UserError
+from trainers.modules.backbone_source import Facts, Loaded, Source
+from trainers.modules.clip_model import build_clip
+from trainers.modules.clip_weights import MEND, clip_weights
+from trainers.modules.tensor_files import read_tensors
+from trainers.modules.torchscript_weights import is_torchscript, torchscript_state_dict
+
+
+class OpenAI(Source):
+    """OpenAI's names, downloaded with a progress bar, their SHA-256 checked, and cached; or a file: a state_dict saved
+    by torch.save (see `clip_weights`), or OpenAI's TorchScript archive.
+    """
+
+    prefix = ""
+    accepts = "one of OpenAI's names or a file"
+
+    def label(self, name: str) -> str:
+        return name.replace("/", "") if name in openai_clip._MODELS else Path(name).stem
+
+    def check(self, name: str) -> None:
+        names = openai_clip._MODELS
+        if name not in names and not Path(name).expanduser().is_file():
+            raise UserError(f"Backbone {name!r} is neither a file nor one of OpenAI's names: {', '.join(names)}.")
+
+    def load(self, name: str, root: str | PathLike) -> Loaded:
+        path = clip_file(name, root)
+        weights = read_clip_weights(path)
+        try:
+            model = build_clip(weights)
+        except (KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
+            # PyTorch names the entries, each kind in a line of its own under a title.
+            lines = [line.strip() for line in str(error).splitlines()]
+            reason = " ".join(lines[1:] if isinstance(error, RuntimeError) and len(lines) > 1 else lines)
+            if isinstance(error, KeyError):
+                reason = f"it has no {error.args[0]}"
+            reason = reason[:400].removesuffix(".") or "its sizes do not go together"
+            raise UserError(f"Backbone file {path} is no CLIP in OpenAI's format: {reason}. {MEND}") from error
+        return Loaded(model, Facts(), str(path))
+
+    def has_vit(self, name: str) -> bool:
+        if name in openai_clip._MODELS:
+            return name.startswith("ViT")
+        self.check(name)
+        return "visual.proj" in read_clip_weights(Path(name).expanduser())
+
+    def resolved(self, name: str) -> str:
+        return str(Path(name).resolve()) if Path(name).is_file() else name
+
+
+def clip_file(name: str, root: str | PathLike) -> Path:
+    """The file that holds a backbone, downloaded first if it is an OpenAI name that is not cached yet.
+
+    Raises:
+        UserError: the download failed.
+    """
+    names = openai_clip._MODELS
+    if name not in names:
+        return Path(name).expanduser()
+    folder = Path(root).expanduser()
+    try:
+        return Path(openai_clip._download(names[name], str(folder)))
+    except (OSError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"Could not download CLIP {name} from {names[name]} to {folder}: {error}. Check the "
+            "network and run the command again, or give the path of a file you already have as the backbone."
+        ) from error
+
+
+def read_clip_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a file in OpenAI's format, by their names, and no code of it is run.
+
+    Raises:
+        UserError: it is something else.
+    """
+    return clip_weights(read_weights(path, MEND), path)
+
+
+def read_weights(path: Path, mend: str) -> object:
+    """What a file of weights holds: one of torch.save, or a TorchScript archive.
+
+    Args:
+        mend: a sentence on what is accepted.
+
+    Raises:
+        UserError: it is damaged, or something else.
+    """
+    if not is_torchscript(path):
+        return read_tensors(path, "Backbone file", mend)
+    try:
+        return torchscript_state_dict(path)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"Backbone file {path} is refused: {error}, and might run code. {mend}") from error
+    except Exception as error:  # a damaged pickle can end in any kind of exception
+        raise UserError(f"Backbone file {path} is a damaged TorchScript archive ({error!r}). {mend}") from error

@@ -1,0 +1,71 @@
+"""Texts -> token ids, as a CLIP's text tower was trained to read them."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+from clip import clip as openai_clip
+from clip.simple_tokenizer import SimpleTokenizer
+
+
+class Tokenizer(ABC):
+    """What prompts are made of: ids of words, and of what stands around them.
+
+    A text is `before`, its words, `after`, and then `pad` up to the last position of the tower.
+
+    Attributes:
+        before: ids in front of the words: [SOS], or nothing.
+        after: ids behind them, [EOS] first.
+        pad: id of what fills the other positions.
+        size: all ids are below this.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    pad: int
+    size: int
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of the words of a text alone."""
+
+    @abstractmethod
+    def words(self) -> list[str]:
+        """All tokens as words, by id; those that only begin or continue a word end in a hyphen."""
+
+
+class ClipTokenizer(Tokenizer):
+    """OpenAI's byte pair encoding, which OpenCLIP and Hugging Face's CLIPs have as well.
+
+    Args:
+        bpe: with OpenAI's vocabulary, or another (see `bpe.GivenBpe`).
+    """
+
+    pad = 0
+
+    def __init__(self, bpe: SimpleTokenizer = openai_clip._tokenizer) -> None:
+        self._bpe = bpe
+        self.before = (self._bpe.encoder["<|startoftext|>"],)
+        self.after = (self._bpe.encoder["<|endoftext|>"],)
+        self.size = 1 + max(self._bpe.decoder)
+
+    def encode(self, text: str) -> list[int]:
+        return self._bpe.encode(text)
+
+    def words(self) -> list[str]:
+        return self._words
+
+    @cached_property
+    def _words(self) -> list[str]:
+        words = []
+        for i in range(self.size):
+            token = self._bpe.decoder.get(i, "<|none|>")
+            if token.startswith("<|") and token.endswith("|>"):  # start and end of a text
+                words.append(token)
+                continue
+            # The tokenizer has signs in the place of bytes; some tokens are a part of a letter's or an emoji's.
+            letters = bytes(self._bpe.byte_decoder[sign] for sign in token.removesuffix("</w>"))
+            words.append(letters.decode("utf-8", "backslashreplace") + ("" if token.endswith("</w>") else "-"))
+        return words
+
+
+CLIP_TOKENIZER = ClipTokenizer()
