@@ -117,6 +117,7 @@ METHODS = (
         "VP",
         "learned pixels, added to all images",
         "VP",
+        image_tower_learns=True,
         depends_on="the place of its patch, drawn for each image (METHOD random)",
         image_tower_learns=True,
     ),

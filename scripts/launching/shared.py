@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scripts.launching.plans import Run, Set
+from scripts.launching.runs import SHARED_FOLDER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from trainers.modules.features import FeatureCache
     from trainers.modules.prompt_labels import LabelFolder
 
-SHARED_FOLDER = "made_once"  # in a method's folder, for the logs of what is made for several runs
 # Images of a domain that one task encodes, about: of a ViT-B/16 a minute's work for a GPU.
 SHARD_IMAGES = 20_000
 

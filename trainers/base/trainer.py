@@ -152,7 +152,7 @@ class FrozenClipTrainer(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         if not self.done:
-            check_settings(cfg)
+            check_settings(cfg, self.given_backbone.text.tokenizer if self.given_backbone else None)
 
     def build_data_loader(self) -> None:
         for line in settings_without_effect(self.cfg) if self.cfg.VERBOSE and not self.done else ():
@@ -831,7 +831,8 @@ class FrozenClipTrainer(TrainerX):
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
             directory = self.output_dir
-        differences = identity_differences(directory, self.identity().flat, counted_contexts(self.cfg))
+        counted = counted_contexts(self.cfg, self.backbone.text.tokenizer)
+        differences = identity_differences(directory, self.identity().flat, counted)
         if differences and self.restart_on_difference:
             print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
             return 0
