@@ -119,7 +119,6 @@ METHODS = (
         "VP",
         image_tower_learns=True,
         depends_on="the place of its patch, drawn for each image (METHOD random)",
-        image_tower_learns=True,
     ),
     Method(
         "vpt",
