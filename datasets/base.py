@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
+from common.kept import Kept
 from common.messages import some, warn
 from common.progress import progress
 from datasets import names
@@ -25,6 +26,8 @@ from datasets.splits import Image, match_split, read_split, seeded_split, write_
 
 TEST_SUBSETS = ("all", "published")
 CLASS_SUBSETS = ("all", "base", "new")  # all classes, the first half of them, the rest
+# Of the domains of a data set or two: splits, and the listing that they were matched with.
+_KEPT_SPLITS: Kept[tuple[tuple[list[Image], list[Image]], dict[ClassFolder, list[str]]]] = Kept(at_most=8)
 KNOWN_TO_BE_WRONG = "known to be wrong"
 
 
@@ -441,6 +444,26 @@ class DomainGeneralizationDataset(DatasetBase):
         return path.parent / str(seed) / path.name
 
     def _read_split(self, path, domain, images):
+        status = os.stat(path)
+        place = str(self._domain_dirs[domain]), tuple(self.domains)
+        key = type(self), *place, str(path), status.st_size, status.st_mtime_ns
+        (train, val), _ = _KEPT_SPLITS.get(
+            key, lambda: (self._matched(path, domain, images), images), lambda kept: kept[1] == images
+        )
+        if both := set(train) & set(val):
+            warn(f"the split file {path} lists {len(both):,} images for both train and val.")
+        unlisted = sum(map(len, images.values())) - len({*train, *val})
+        if unlisted and self.splits_cover_all:
+            warn(
+                f"{unlisted:,} images of {domain} in {self._domain_dirs[domain]} are not in the split file {path} and "
+                "are not used. If it is of another version of the set, move it away to get a new split."
+            )
+        return train, val
+
+    def _matched(
+        self, path: Path, domain: str, images: dict[ClassFolder, list[str]]
+    ) -> tuple[list[Image], list[Image]]:
+        """The images of a domain that a split file lists for training and for validation."""
         domain_dir = self._domain_dirs[domain]
         aliases = self._domain_aliases()
         parts = {part for layout in self.layouts for part in layout.parts if part}
@@ -458,12 +481,6 @@ class DomainGeneralizationDataset(DatasetBase):
             start=self._start_of_rows(domain),
             place=f"{domain} ({domain_dir})",
         )
-        unlisted = sum(map(len, images.values())) - len({*train, *val})
-        if unlisted and self.splits_cover_all:
-            warn(
-                f"{unlisted:,} images of {domain} in {domain_dir} are not in the split file {path} and are "
-                "not used. If it is of another version of the set, move it away to get a new split."
-            )
         return train, val
 
     def _rows(self, domain, images):

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import atomic_write
-from common.messages import warn
 from datasets.layouts import TRAIN, VAL
 from datasets.listing import ClassFolder
 
@@ -216,9 +215,6 @@ def match_split(
             f"{place}; the first is {missing[0]}. Get the full set, or move the split file away to get a new "
             f"split of the {n_there:,} images that are there."
         )
-    both = set(splits[0]) & set(splits[1])
-    if both:
-        warn(f"the split file {path} lists {len(both):,} images for both train and val.")
     return splits
 
 

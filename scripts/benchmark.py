@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from scripts.benchmarks.text import TextAmounts
     from scripts.benchmarks.timing import Row
 
-PARTS = ("text", "spg", "memory", "growth", "neighbours")
-DEFAULT_PARTS = PARTS[:-1]  # beside other load nothing else is measured
+PARTS = ("text", "spg", "field", "memory", "growth", "families", "neighbours", "launching")
+# Families take as long as all before them; beside other load nothing else is measured; launches are whole processes.
+DEFAULT_PARTS = PARTS[:5]
 FORMAT = 1
 
 
@@ -39,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches: 3 minutes on 2 cores")
     parser.add_argument("--json", default="", metavar="PATH", help="write the figures to this file, too")
     parser.add_argument(
-        "--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, help="parts (default: all but neighbours)"
+        "--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, help="parts (default: all but the last three)"
     )
     return parser.parse_args(argv)
 
@@ -75,7 +76,7 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
     """Yield the rows of one part; fills `growth`, and `threads` with the threads that each part ran with."""
     import torch
 
-    from scripts.benchmarks import neighbours, spg, text
+    from scripts.benchmarks import families, field, launching, neighbours, spg, text
 
     amounts = text.QUICK if quick else text.FULL
     if part == "text":
@@ -83,10 +84,16 @@ def measure(part: str, quick: bool, folder: str, growth: dict[str, dict], thread
     elif part == "spg":
         images = spg.choose_images(folder)
         yield from spg.SpgBench(images, spg.QUICK if quick else spg.FULL, Path(folder) / "runs").rows()
+    elif part == "field":
+        yield from field.field_rows(quick, Path(folder) / "field")
     elif part == "memory":
         yield from text.memory_rows(amounts)
+    elif part == "families":
+        yield from families.family_rows(amounts, Path(folder), quick)
     elif part == "neighbours":
         yield from neighbours.neighbour_rows(quick)
+    elif part == "launching":
+        yield from launching.launching_rows(quick, Path(folder) / "launching")
     else:
         growth.update(text.growth(tiny_clips()[0][1], amounts))
     threads[part] = torch.get_num_threads()
@@ -142,14 +149,15 @@ def report(rows: "list[Row]", growth: dict[str, dict], seconds: float) -> str:
     if missed:
         lines.append("Goals that were not reached: " + "; ".join(missed))
     differing = [row.what for row in rows if not row.agrees]
-    lines.append("OUTPUTS DIFFER: " + "; ".join(differing) if differing else "Outputs of both sides agree within 1e-4.")
+    agreed = "Outputs of both sides agree within 1e-4, those of families within 1e-5."
+    lines.append("OUTPUTS DIFFER: " + "; ".join(differing) if differing else agreed)
     lines.append(f"{seconds:.0f} s in all")
     return "\n\n".join(lines)
 
 
 def cells(row: "Row") -> tuple[str, ...]:
     """The table's cells of a row."""
-    goal = "" if row.goal is None else (f"< {row.goal} GB" if row.unit == "GB" else f"{row.goal}x")
+    goal = "" if row.goal is None else (f"< {row.goal:g} {row.unit}" if row.is_bound else f"{row.goal}x")
     if row.reached is not None:
         goal += " reached" if row.reached else " NOT reached"
     return (

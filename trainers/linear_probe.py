@@ -60,7 +60,6 @@ class LinearProbe(FrozenClipTrainer):
     MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:
-        self.NORMALISED_FEATURES = self.settings.NORMALISED
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model("linear_probe", self.model)
@@ -68,6 +67,10 @@ class LinearProbe(FrozenClipTrainer):
     @classmethod
     def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
         return tuple(split for split in super().splits_encoded(cfg) if split != "views")
+
+    @classmethod
+    def normalises(cls, cfg: CfgNode) -> bool:
+        return cfg.TRAINER[cls.SETTINGS].NORMALISED
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
         """Images are looked at once, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""

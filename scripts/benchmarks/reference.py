@@ -15,7 +15,7 @@ import clip
 import torch
 import torch.nn.functional as F
 from clip.clip import _tokenizer as tokenizer
-from clip.model import CLIP
+from clip.model import CLIP, Transformer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
@@ -34,26 +34,42 @@ class PublishedTextEncoder:
         model: clip.model.CLIP.
         classnames: C names.
         n_ctx: number of context vectors.
+        words: fixed ones between them and the class name (MaPLe: "of a").
     """
 
-    def __init__(self, model: CLIP, classnames: Sequence[str], n_ctx: int) -> None:
+    def __init__(self, model: CLIP, classnames: Sequence[str], n_ctx: int, words: str = "") -> None:
         self.model, self.n_ctx = model, n_ctx
         names = [name.replace("_", " ") for name in classnames]
-        placeholders = " ".join(["X"] * n_ctx)
+        placeholders = " ".join(["X"] * n_ctx + words.split())
         context_length = model.positional_embedding.shape[0]
         self.tokens = torch.cat([clip.tokenize(f"{placeholders} {name}.", context_length) for name in names])
         with torch.no_grad():
             embedding = model.token_embedding(self.tokens)
         self.prefix, self.suffix = embedding[:, :1], embedding[:, 1 + n_ctx :]
 
-    def __call__(self, ctx: Tensor) -> Tensor:
-        """Context (n_ctx, D) -> L2-normalised text features (C, E), over all positions of every prompt."""
+    def __call__(self, ctx: Tensor, deep: Sequence[Tensor] = ()) -> Tensor:
+        """Context (n_ctx, D) -> L2-normalised text features (C, E), over all positions of every prompt.
+
+        Args:
+            deep: contexts (n_ctx, D) that take the places of layers' outputs, before layers 2, 3, ...
+        """
         ctx = ctx.unsqueeze(0).expand(len(self.tokens), -1, -1)
         x = torch.cat([self.prefix, ctx, self.suffix], dim=1) + self.model.positional_embedding
-        x = self.model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
+        x = through_layers(self.model.transformer, x, deep, self.n_ctx)
         x = self.model.ln_final(x)
         x = x[torch.arange(len(x)), self.tokens.argmax(dim=-1)] @ self.model.text_projection
         return x / x.norm(dim=-1, keepdim=True)
+
+
+def through_layers(transformer: Transformer, x: Tensor, deep: Sequence[Tensor], n: int) -> Tensor:
+    """All layers on x (B, T, D); before layers 2, 3, ... one of `deep` (n, D) takes positions 1 to n."""
+    x = x.permute(1, 0, 2)
+    for i, block in enumerate(transformer.resblocks):
+        if 0 < i <= len(deep):
+            vectors = deep[i - 1].unsqueeze(1).expand(-1, x.shape[1], -1)
+            x = torch.cat([x[:1], vectors, x[1 + n :]])
+        x = block(x)
+    return x.permute(1, 0, 2)
 
 
 def initial_context(model: CLIP, words: str = "a photo of a") -> Tensor:

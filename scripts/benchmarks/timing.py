@@ -29,10 +29,11 @@ class Row:
     Attributes:
         what: what was measured.
         ours, reference: the measured values, in `unit`; None where there is none.
-        unit: "ms", "s", "images/s", "GB".
-        goal: what the project wants to reach: a least ratio, or for "GB" the most.
+        unit: "ms", "s", "images/s", "GB", "times".
+        goal: what the project wants to reach: a least ratio; for "GB", or without a reference, the most.
         difference: largest difference between both sides' outputs; None for figures without a pair.
         note: what the reader must know of how it was measured.
+        tolerance: up to which difference both sides agree.
     """
 
     what: str
@@ -42,6 +43,7 @@ class Row:
     goal: float | None = None
     difference: float | None = None
     note: str = ""
+    tolerance: float = TOLERANCE
 
     @property
     def ratio(self) -> float | None:
@@ -53,15 +55,20 @@ class Row:
     @property
     def agrees(self) -> bool:
         """Whether both sides' outputs are the same; a NaN is no agreement."""
-        return self.difference is None or self.difference <= TOLERANCE
+        return self.difference is None or self.difference <= self.tolerance
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the goal is the most that ours may be."""
+        return self.unit == "GB" or self.reference is None
 
     @property
     def reached(self) -> bool | None:
         """Whether the goal is reached; None without a goal."""
         if self.goal is None:
             return None
-        if self.unit == "GB":
-            return self.ours < self.goal
+        if self.is_bound:
+            return self.ours <= self.goal
         return self.ratio is not None and self.ratio >= self.goal
 
     def record(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from common.errors import UserError
 from common.threads import Share, share_cores, usable_cores
 from scripts.launching import ray_engine
 from scripts.launching.demand import Demand
-from scripts.launching.local import LocalEngine
+from scripts.launching.local import LocalEngine, local_devices
 from scripts.launching.plan import Engine
 
 Say = Callable[[str], None]
@@ -50,12 +50,7 @@ def _make_local(demand: Demand, say: Say) -> LocalEngine:
     if jobs == 1:
         return LocalEngine(1, say, workers=demand.workers)
     share = _share(jobs, demand, say)
-    devices: list[str] = []
-    if share.runs > 1:
-        import torch
-
-        visible = demand.visible_devices
-        devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    devices = local_devices(demand.visible_devices) if share.runs > 1 and demand.uses_cuda else []
     return LocalEngine(share.runs, say, devices, share.workers)
 
 

@@ -10,10 +10,35 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from common.dassl_path import REPOSITORY
+from common.errors import UserError
 from scripts.launching.plan import Ended, Task
 
 WORKER = REPOSITORY / "scripts" / "_worker.py"
 SECONDS_BETWEEN_LOOKS = 0.2  # at signals, and at whether a process is still there
+
+
+def local_devices(visible: str) -> list[str]:
+    """The CUDA devices of this machine that processes are spread over; none where there are none.
+
+    Args:
+        visible: CUDA_VISIBLE_DEVICES; "": all that there are.
+
+    Raises:
+        UserError: it names more than there are.
+    """
+    import torch
+
+    n, named = torch.cuda.device_count(), [name.strip() for name in visible.split(",") if name.strip()]
+    if not named:
+        return [str(i) for i in range(n)]
+    if named[0] == "-1":  # CUDA's way to say none
+        return []
+    if n < len(named):
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n} of them here. Name those "
+            "that there are (nvidia-smi -L lists them), or leave it out for all; without any, runs take the CPU."
+        )
+    return named
 
 
 class Worker:

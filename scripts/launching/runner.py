@@ -387,19 +387,20 @@ class Comparison:
         """
         pairs = [(one, run) for one in self.launches for run in one.runs]
         total = len(pairs)
-        note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
         with progress(total=total, description=name, unit="run") as bar:
             engine = make_engine(self.request.engine, self._demand(), lambda line: bar.write(line, file=sys.stderr))
+            note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
             # One after another, a run finds what the one before has made.
             plan = plan_shared(self._open_pairs()) if engine.slots > 1 else Plan([], {})
+            workers = engine.workers_each
             of_shared: dict[Task, Shared] = {}
-            for one in plan.shared:
-                of_shared[one.launch.task(one.run, one.what, engine.workers_each, one.needs, one.flags)] = one
+            for thing in plan.shared:
+                of_shared[thing.launch.task(thing.run, thing.what, workers, thing.needs, thing.flags)] = thing
             of_task: dict[Task, tuple[Launch, Run]] = {}
-            for i, (launch, run) in enumerate(pairs, start=1):
-                title, needs = f"[{i}/{total}] {launch.name}, {run.title}", plan.needs.get(run.folder, ())
-                of_task[launch.task(run, title, engine.workers_each, needs)] = launch, run
+            for i, (one, run) in enumerate(pairs, start=1):
+                title, needs = f"[{i}/{total}] {one.name}, {run.title}", plan.needs.get(run.folder, ())
+                of_task[one.task(run, title, workers, needs)] = one, run
             conduct = _Conduct(of_task, of_shared, self._refuse, self.refused, bar)
             try:
                 carry_out([*of_shared, *of_task], engine, conduct.begin, conduct.end, conduct.block)

@@ -12,6 +12,7 @@ from scripts.launching.plans import Run
 from trainers.methods import MethodError
 
 ASKED = "launch"  # folder in a run's, for what it was asked for
+SHARED_FOLDER = "made_once"  # folder in a method's, for the logs of what is made for several runs
 # What a run may use, not what it computes.
 RESOURCES = (
     "TEST.MEMORY_MB",

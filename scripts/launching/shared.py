@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scripts.launching.plans import Run, Set
+from scripts.launching.runs import SHARED_FOLDER
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from trainers.modules.features import FeatureCache
     from trainers.modules.prompt_labels import LabelFolder
 
-SHARED_FOLDER = "made_once"  # in a method's folder, for the logs of what is made for several runs
 # Images of a domain that one task encodes, about: of a ViT-B/16 a minute's work for a GPU.
 SHARD_IMAGES = 20_000
 
@@ -130,19 +130,20 @@ class _Planner:
         self, launch: "Launch", run: Run, domain: str, entries: Sequence[Entry], in_parts: bool
     ) -> Iterator[Shared]:
         cache = self._cache(launch, run)
-        splits = ",".join(entry.split for entry in entries)
         place = replace(_place(launch, run, f"features_of_{domain}"), sources=(domain,), targets=(domain,))
         large = [entry for entry in entries if in_parts and entry.n_images >= 1.5 * SHARD_IMAGES]
         n = max((round(entry.n_images / SHARD_IMAGES) for entry in large), default=0)
-        what = f"features of {domain} ({splits.replace(',', ', ')})"
+        what = "features of {} ({})".format
         whole = functools.partial(_all_there, cache, [entry.key for entry in entries])
         parts = []
         for i in range(1, n + 1):
             part = replace(place, folder=place.folder / f"part{i}of{n}")
             parts.append(part.folder)
-            flags = ("--encode", ",".join(entry.split for entry in large), "--part", f"{i}/{n}")
-            yield Shared(f"{what}, part {i} of {n}", launch, part, flags, (), whole)
-        yield Shared(what, launch, place, ("--encode", splits), tuple(parts), whole)
+            flags = ("--encode", _names(large, ","), "--part", f"{i}/{n}")
+            yield Shared(f"{what(domain, _names(large))}, part {i} of {n}", launch, part, flags, (), whole)
+        yield Shared(
+            what(domain, _names(entries)), launch, place, ("--encode", _names(entries, ",")), tuple(parts), whole
+        )
 
     # ---- prompt labels ----
 
@@ -171,6 +172,10 @@ class _Planner:
             yield Shared(what, launch, place, ("--learn-labels",), tuple(before), there)
             for _, user in pairs:
                 self.folders[user.folder].append(place.folder)
+
+
+def _names(entries: Iterable[Entry], between: str = ", ") -> str:
+    return between.join(entry.split for entry in entries)
 
 
 def _all_there(cache: "FeatureCache", keys: Iterable[str]) -> bool:
@@ -255,7 +260,7 @@ class _Looking:
         import torch
         from dassl.data.transforms import build_transform
 
-        from trainers.base.image_features import ImageFeatures
+        from trainers.base.image_features import ImageFeatures, follow_facts, squashing
         from trainers.modules.clip_backbone import read_backbone
         from trainers.modules.features import FeatureCache
 
@@ -268,15 +273,18 @@ class _Looking:
         dataset = self._dataset(cfg)
         cfg = cfg.clone()
         cfg.defrost()
+        follow_facts(cfg.INPUT, backbone.facts)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         features = ImageFeatures(
             backbone,
             cfg.INPUT.dump(),
             cache=FeatureCache(cfg.TRAINER.FEATURES.CACHE_DIR),
-            normalised=trainer.NORMALISED_FEATURES,
+            normalised=trainer.normalises(cfg),
         )
-        transforms = build_transform(cfg, is_train=True), build_transform(cfg, is_train=False)
-        return _Look(dataset, features, transforms, cfg.TRAINER.FEATURES.TRAIN_VIEWS)
+        testing = squashing(build_transform(cfg, is_train=False), cfg.INPUT, backbone.facts)
+        return _Look(
+            dataset, features, (build_transform(cfg, is_train=True), testing), cfg.TRAINER.FEATURES.TRAIN_VIEWS
+        )
 
     def _dataset(self, cfg: "CfgNode") -> Any:
         from dassl.data.datasets import DATASET_REGISTRY

@@ -9,7 +9,7 @@ from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, holder
 from common.run.records import read_record
 from scripts.launching.planned import FAILED_FILE, PLAN_FILE, read_planned
-from scripts.launching.runs import ASKED
+from scripts.launching.runs import ASKED, SHARED_FOLDER
 
 DONE, RUNNING, WAITING, FAILED = "done", "running", "waiting", "failed"
 
@@ -30,14 +30,22 @@ class State:
 
 
 def find_states(folder: Path) -> list[State]:
-    """States of all runs below a folder (a whole path): those planned there or above, and those that began."""
+    """States of all runs below a folder (a whole path): those planned there or above, and those that began.
+
+    Of what is made for several runs, only that which is being made, or failed.
+    """
     runs: dict[Path, bool] = {}
+    shared: list[State] = []
     for lock in folder.rglob(LOCK_FILE):
-        runs[lock.parent] = not is_finished(lock.parent, tested=False)
+        if SHARED_FOLDER in lock.parts:  # no run, but what several need
+            shared.append(state_of(lock.parent))
+        else:
+            runs[lock.parent] = not is_finished(lock.parent, tested=False)
     plans = [path.parent for path in folder.rglob(PLAN_FILE)]
     for output in [*(above for above in folder.parents if (above / PLAN_FILE).is_file()), *plans]:
         runs |= {run: tested for run, tested in read_planned(output).items() if run.is_relative_to(folder)}
-    return [state_of(run, tested) for run, tested in sorted(runs.items())]
+    told = [state for state in shared if state.what in (RUNNING, FAILED)]
+    return sorted([*told, *(state_of(run, tested) for run, tested in runs.items())], key=lambda state: state.folder)
 
 
 def state_of(run: Path, tested: bool = True) -> State:

@@ -7,12 +7,14 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from hf_folders import put_in_cache
 from plain_clip import plain_image_features
 
 from common.errors import UserError
 from trainers.modules.clip_backbone import backbone_label, has_vit, load_backbone
 from trainers.modules.clip_model import Kind, build_clip, computes
 from trainers.modules.full_prompt_encoder import FullPromptEncoder, prompt_encoder
+from trainers.modules.open_clip_source import why_not_prompted
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.text_tower import TextTower
@@ -132,7 +134,9 @@ def own_text_features(model, tokenizer, names, ctx, position="end", deep=()):
 
 
 def words_of(tokenizer, text):
-    return tokenizer.encode(text) if hasattr(tokenizer, "encode") else tokenizer.tokenizer.encode(text)[:-1]
+    if hasattr(tokenizer, "encode"):
+        return tokenizer.encode(text)
+    return tokenizer.tokenizer(tokenizer.clean_fn(text), add_special_tokens=False).input_ids
 
 
 def assert_equal(ours, own, *inputs):
@@ -158,16 +162,10 @@ def test_features_and_gradients_are_those_of_its_own_code(models, name):
     ctx = (10 * encoder.initial_context()).requires_grad_()
     features = encoder(ctx)
     assert features.shape == (len(NAMES), backbone.feature_size)
-    assert_equal(features, own_text_features(own, open_clip.tokenize_of(name), NAMES, ctx), ctx)
+    assert_equal(features, own_text_features(own, open_clip.get_tokenizer(name), NAMES, ctx), ctx)
     assert backbone.image_size == (64 if "timm_model_name" in ALL[name]["vision_cfg"] else 32)
     assert backbone.logit_scale == own.logit_scale.exp()
     assert (backbone.logit_bias is None) == (own.logit_bias is None)
-
-
-@pytest.fixture(autouse=True)
-def tokenize_of(monkeypatch):
-    """open_clip's tokenizer of an architecture."""
-    monkeypatch.setattr(open_clip, "tokenize_of", open_clip.get_tokenizer, raising=False)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
@@ -232,7 +230,7 @@ class Plain(NamedTuple):
     dtype: torch.dtype = torch.float32
 
 
-@pytest.mark.parametrize("name", filter(is_plain, ALL))
+@pytest.mark.parametrize("name", [*filter(is_plain, ALL)])
 def test_prompts_in_the_image_tower(models, name):
     _, path = models(name)
     backbone = load_backbone(f"open_clip:{name}@{path}")
@@ -252,6 +250,91 @@ def test_image_towers_that_cannot_be_prompted(models, name):
     assert not backbone.is_vit and not has_vit(backbone.name)
     with pytest.raises(UserError, match="a ViT of OpenAI's layout"):
         PromptedViT(backbone.visual)
+
+
+# ---- tokenizers of other families ----
+
+# Vocabulary of special tokens, what stands around a text, how the tower reads it.
+SIGLIP = {"<unk>": 2, "</s>": 1, "_": 0}, "$A </s>", {"pad_token": "</s>"}
+BERT = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "<unk>": 3}, "[CLS] $A [SEP]", {"pad_token": "[PAD]", "sep_token": "[SEP]"}
+XLM = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}, "<s> $A </s>", {"pad_token": "<pad>"}
+MT5 = {"<pad>": 0, "</s>": 1, "<unk>": 2}, "$A </s>", {"pad_token": "<pad>"}
+TOKENIZERS = {
+    "siglip": (SIGLIP, {"pool_type": "last", "no_causal_mask": True, "proj_bias": True}, {"clean": "canonicalize"}),
+    "bert": (BERT, {"pool_type": "last", "no_causal_mask": True}, {"strip_sep_token": True}),
+    "worldwide": (XLM, {"pool_type": "eos", "eos_id": 2}, {}),
+    "worldwide-t5": (MT5, {"pool_type": "eos", "eos_id": 1}, {"clean": "canonicalize"}),
+}
+
+
+@pytest.fixture
+def with_tokenizer(tmp_path):
+    """with_tokenizer(kind) -> an architecture with a tokenizer of its own, in Hugging Face's layout, of 24 words."""
+    pytest.importorskip("transformers", reason="needs transformers, by which open_clip reads these tokenizers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    def make(kind, **more):
+        (special, around, tokens), text, settings = TOKENIZERS[kind]
+        words = ["x", ".", "a", "photo", "of", "and", "black", "dog", "elephant", "giraffe", "guitar", "hockey", "puck"]
+        words += ["white", "the"]
+        vocabulary = {**special, **{word: len(special) + i for i, word in enumerate(words)}}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=[*special.items()])
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)
+        fast.save_pretrained(tmp_path / "tokenizer")
+        config = family(
+            text={
+                "hf_tokenizer_name": str(tmp_path / "tokenizer"),
+                "tokenizer_kwargs": settings,
+                "vocab_size": len(vocabulary),
+                "context_length": 20,
+                **text,
+                **more,
+            },
+            custom_text=True,
+        )
+        (tmp_path / f"own-{kind}.json").write_text(json.dumps(config))
+        open_clip.add_model_config(tmp_path / f"own-{kind}.json")
+        torch.manual_seed(0)
+        model = open_clip.create_model(f"own-{kind}").eval().requires_grad_(False)
+        torch.save(model.state_dict(), tmp_path / "own.pt")
+        return model, f"open_clip:own-{kind}@{tmp_path / 'own.pt'}"
+
+    return make
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_prompts_by_the_tokenizer_of_the_family(with_tokenizer, kind):
+    own, name = with_tokenizer(kind)
+    backbone, tokenizer = load_backbone(name), open_clip.get_tokenizer(f"own-{kind}")
+    encoder = prompt_encoder(backbone.text, NAMES, n_ctx=4)
+    assert type(encoder) is (PromptEncoder if kind == "worldwide" else FullPromptEncoder)
+    ctx = (10 * encoder.initial_context()).requires_grad_()
+    assert_equal(encoder(ctx), own_text_features(own, tokenizer, NAMES, ctx), ctx)
+    words = prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
+    texts = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
+    expected = own.encode_text(tokenizer(texts), normalize=True)
+    torch.testing.assert_close(words(words.initial_context()), expected, atol=1e-5, rtol=0)
+    assert backbone.text.tokenizer.words()[-1] == "the"
+
+
+def test_a_tokenizer_with_more_words_than_the_embedding_has_rows(with_tokenizer):
+    _, name = with_tokenizer("worldwide", vocab_size=10)
+    refused(name, "The tokenizer has 19 tokens, but the text tower has embeddings of 10")
+
+
+def test_a_tower_that_reads_at_another_token_than_the_tokenizers_end(with_tokenizer):
+    _, name = with_tokenizer("worldwide", eos_id=5)
+    refused(name, "reads the feature of a text at its token 5, and the tokenizer ends texts with 2")
+
+
+def test_a_tokenizer_that_is_nowhere(with_tokenizer, tmp_path):
+    _, name = with_tokenizer("siglip")
+    for file in (tmp_path / "tokenizer").iterdir():
+        file.unlink()
+    refused(name, "The tokenizer of backbone open_clip:own-siglip@.* could not be had: .* check the network")
 
 
 # ---- fingerprints ----
@@ -390,6 +473,32 @@ def test_a_download_that_fails(monkeypatch):
 
     monkeypatch.setattr(open_clip, "download_pretrained", fails)
     refused("open_clip:ViT-B-32@laion2b_s34b_b79k", r"Could not download backbone open_clip:ViT-B-32@.*no network here")
+
+
+def test_a_tag_out_of_the_hubs_cache(models, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    model, path = models("quickgelu")
+    (tmp_path / "made").mkdir()
+    save_file(model.state_dict(), tmp_path / "made/open_clip_model.safetensors")
+    put_in_cache(tmp_path / "made", tmp_path / "cache", "org/small")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    tags = {"small": {"hf_hub": "org/small/", "quick_gelu": True}, "other": {"hf_hub": "org/other/"}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "quickgelu", tags)
+    assert load_backbone("open_clip:quickgelu@small").sha256 == load_backbone(f"open_clip:quickgelu@{path}").sha256
+    refused(
+        "open_clip:quickgelu@other", "Could not download backbone open_clip:quickgelu@other from org/other/: .*Chec"
+    )
+
+
+def test_which_of_open_clips_architectures_are_refused():
+    known = [name for name in open_clip.list_models() if name not in {**ALL, **NOT_PROMPTED}]
+    known = [name for name in known if not name.startswith(("own-", "tiny-", "small-", "all-"))]  # of other tests
+    others = {name for name in known if why_not_prompted(open_clip.get_model_config(name))}
+    assert {name.split("-")[0].split("_")[0] for name in others} == {"coca", "mt5", "nllb", "roberta", "xlm"}
+    assert {"ViT-B-16-SigLIP", "EVA02-B-16", "MobileCLIP-S1", "ViT-H-14-worldwide", "PE-Core-B-16"} <= {*known} - others
 
 
 def test_without_the_package(monkeypatch):

@@ -152,6 +152,20 @@ def test_what_the_cache_lacks_is_asked_for(lacks, cached, ask, hub):
     assert (Path(folder) / lacks).exists()
 
 
+def test_shards_that_the_cache_lacks_are_asked_for(cached, ask, hub):
+    (hub.folder / "model.safetensors").unlink()
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name in shards:
+        (hub.folder / name).touch()
+    index = json.dumps({"weight_map": dict(enumerate(shards))})
+    (hub.folder / "model.safetensors.index.json").write_text(index)
+    folder = cached([*READ[:-1], "model.safetensors.index.json", shards[0]], commit=COMMIT)
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert ask("org/name", HF_HUB_OFFLINE="1")[0] == 1
+    assert ask("org/name", HF_ENDPOINT=hub.url)[:2] == (0, str(folder))
+    assert set(shards) <= set(os.listdir(folder))
+
+
 def test_weights_in_the_cache_do_where_nothing_else_can_be_had(cached, ask):
     folder = cached(["config.json", "model.safetensors"])
     assert ask("org/name")[:2] == (0, str(folder))

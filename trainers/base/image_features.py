@@ -12,8 +12,10 @@ import torch
 from dassl.utils import read_image
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
+from yacs.config import CfgNode
 
 from common.errors import UserError
+from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.features import FeatureCache, Shard, encode_dataset, features_key, shard_key
 from trainers.modules.image_data import Batches, ImageData
@@ -29,14 +31,14 @@ class _Encoding(NamedTuple):
         leading: sizes of the features before the images': (), or (K,) of K views.
         batch_size: images at a time.
         description: for messages.
-        encode: called with a domain of the data set, an array (*leading, n, E) to fill, and which n of its images.
+        encode: called with a domain of the data set, which n of its images, and an array (*leading, n, E) to fill.
     """
 
     dataset: ImageData
     leading: tuple[int, ...]
     batch_size: int
     description: str
-    encode: Callable[[ImageData, np.ndarray, range], None]
+    encode: Callable[[ImageData, range, np.ndarray], None]
 
 
 class ImageFeatures:
@@ -129,9 +131,10 @@ class ImageFeatures:
         self._keep_shard(self._views(dataset, n_views, batch_size), shard)
 
     def _split(self, loader: DataLoader, description: str) -> "_Encoding":
+        dataset: Any = loader.dataset
         batch_size = loader.batch_size or 64
 
-        def encode(dataset, out, rows):
+        def encode(dataset, rows, out):
             place = itertools.count(rows.start)
 
             def encode_next(images):
@@ -139,7 +142,6 @@ class ImageFeatures:
 
             encode_dataset(Subset(dataset, rows), encode_next, out, batch_size, self.workers, description)
 
-        dataset: Any = loader.dataset
         return _Encoding(dataset, (), batch_size, description, encode)
 
     def _views(self, dataset: ImageData, n_views: int, batch_size: int) -> "_Encoding":
@@ -148,7 +150,7 @@ class ImageFeatures:
         def encode_views(images):
             return self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
-        def encode(dataset, out, rows):
+        def encode(dataset, rows, out):
             views = Subset(RandomViews(dataset, n_views, read_image), rows)
             encode_dataset(views, encode_views, out.swapaxes(0, 1), size, self.workers, description)
 
@@ -163,7 +165,7 @@ class ImageFeatures:
         if self.learning:
             n = len(what.dataset.data_source)
             features = np.empty((*what.leading, n, self.backbone.feature_size), np.float32)
-            what.encode(what.dataset, features, range(n))
+            what.encode(what.dataset, range(n), features)
             return features
         kept = self._kept.setdefault(what.dataset, {})
         if what.leading not in kept:
@@ -182,10 +184,7 @@ class ImageFeatures:
             key, (*leading, n, size), name = self._entry(domain, what)
             rows = shard.rows(n, what.batch_size)
             if rows and not self.cache.holds(key):
-
-                def encode(out: np.ndarray, domain: ImageData = domain, rows: range = rows) -> None:
-                    what.encode(domain, out, rows)
-
+                encode = functools.partial(what.encode, domain, rows)
                 self.cache.get(shard_key(key, rows), (*leading, len(rows), size), encode, f"{name}, {shard}")
 
     def _fill(self, key: str, domain: ImageData, what: "_Encoding", out: np.ndarray) -> None:
@@ -194,7 +193,7 @@ class ImageFeatures:
         shards = self.cache.shards(key, out.shape)
         for rows, features in [*shards, (range(out.shape[-2], out.shape[-2]), None)]:
             if rows.start > done:
-                what.encode(domain, out[..., done : rows.start, :], range(done, rows.start))
+                what.encode(domain, range(done, rows.start), out[..., done : rows.start, :])
             if features is not None:
                 out[..., rows.start : rows.stop, :] = features
             done = max(done, rows.stop)
@@ -225,3 +224,33 @@ class ImageFeatures:
         return features_key(
             self.backbone.image_sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more
         )
+
+
+def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
+    """Put a backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do.
+
+    Returns:
+        the keys that are others now, with their values.
+    """
+    openais, taken = Facts(), []
+    for key, in_configs, own in (
+        ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
+        ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
+        ("INTERPOLATION", openais.interpolation, facts.interpolation),
+    ):
+        if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
+            inputs[key] = own
+            taken.append(f"INPUT.{key} {own}")
+    return taken
+
+
+def squashing(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
+    """One of Dassl's transforms for testing, which squashes images to a square where the backbone knows them so."""
+    if facts.squashed:
+        transform.transforms[0].size = list(inputs.SIZE)
+    return transform
+
+
+def _alike(a, b):
+    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
+    return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)

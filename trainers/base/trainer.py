@@ -43,7 +43,7 @@ from trainers.base.checkpoints import (
     start_prompt_learner,
 )
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
-from trainers.base.image_features import ImageFeatures
+from trainers.base.image_features import ImageFeatures, follow_facts, squashing
 from trainers.base.run_record import (
     UNKNOWN,
     Course,
@@ -60,8 +60,7 @@ from trainers.config import set_key, shared_folders
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
 from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
-from trainers.modules.backbone_source import Facts
-from trainers.modules.clip_backbone import Backbone, load_backbone
+from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache, Shard
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.full_prompt_encoder import prompt_encoder
@@ -153,19 +152,14 @@ class FrozenClipTrainer(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         if not self.done:
-            check_settings(cfg)
-        if self.IMAGE_TOWER_LEARNS and cfg.TRAINER.FEATURES.TRAIN_VIEWS:
-            raise UserError(
-                f"TRAINER.FEATURES.TRAIN_VIEWS is {cfg.TRAINER.FEATURES.TRAIN_VIEWS}, but the image tower of "
-                f"{cfg.TRAINER.NAME} learns, so features cannot be encoded beforehand. Set it to 0."
-            )
+            check_settings(cfg, self.given_backbone.text.tokenizer if self.given_backbone else None)
 
     def build_data_loader(self) -> None:
         for line in settings_without_effect(self.cfg) if self.cfg.VERBOSE and not self.done else ():
             print(line)
         # Before the data, since the images' size is the backbone's.
         named = self.cfg.MODEL.BACKBONE
-        self.backbone = self.given_backbone or load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        self.backbone = self.given_backbone or kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
@@ -209,9 +203,7 @@ class FrozenClipTrainer(TrainerX):
 
     def adapt_test_transform(self, transform: Any) -> Any:
         """Let one of Dassl's transforms for testing squash images to a square, where the backbone knows them so."""
-        if self.backbone.facts.squashed:
-            transform.transforms[0].size = list(self.cfg.INPUT.SIZE)
-        return transform
+        return squashing(transform, self.cfg.INPUT, self.backbone.facts)
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
@@ -231,16 +223,8 @@ class FrozenClipTrainer(TrainerX):
         return cfg
 
     def follow_backbone(self, inputs: CfgNode) -> None:
-        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do."""
-        facts, openais, taken = self.backbone.facts, Facts(), []
-        for key, in_configs, own in (
-            ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
-            ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
-            ("INTERPOLATION", openais.interpolation, facts.interpolation),
-        ):
-            if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
-                inputs[key] = own
-                taken.append(f"INPUT.{key} {own}")
+        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, and say so."""
+        taken = follow_facts(inputs, self.backbone.facts)
         if taken and self.cfg.VERBOSE:
             print(f"Note: images are made as the backbone {self.backbone.name} expects them: {', '.join(taken)}.")
 
@@ -295,8 +279,13 @@ class FrozenClipTrainer(TrainerX):
             self.image_tower,
             self.IMAGE_TOWER_LEARNS,
             self.IMAGE_TOWER_DRAWS,
-            self.NORMALISED_FEATURES,
+            self.normalises(self.cfg),
         )
+
+    @classmethod
+    def normalises(cls, cfg: CfgNode) -> bool:
+        """Whether the features that a run gets of images are L2-normalised."""
+        return cls.NORMALISED_FEATURES
 
     def image_tower(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, E) features, not normalised; run under autocast where that is on."""
@@ -526,11 +515,15 @@ class FrozenClipTrainer(TrainerX):
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with self.backbone.autocast():
-            text_features = self.text_features(features, batch["index"])
+            text_features = self.training_text_features(features, batch)
         logits = self.logits(features, text_features)
         loss = self.loss(logits, labels, text_features.float())
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
+
+    def training_text_features(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        """What `text_features` has for a training batch with image features (B, E)."""
+        return self.text_features(features, batch["index"])
 
     def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
         """What a step makes less of: the cross-entropy of logits (B, C) and labels (B,).
@@ -654,13 +647,15 @@ class FrozenClipTrainer(TrainerX):
             chosen_by = self.test(split="val")
             entry["val_accuracy"] = self.tested["val"].metrics["accuracy"]
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
-            is_best = chosen_by > self.best_result
+            is_best = self.may_be_chosen() and chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
         # Begun anew, a run finds what it had made itself.
         entry["reused"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
+        if not self.may_be_chosen():
+            entry["counts"] = False
         course.history.append(entry)
         write_history(self.output_dir, course.history)
         if is_best:
@@ -669,6 +664,10 @@ class FrozenClipTrainer(TrainerX):
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
         self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
+
+    def may_be_chosen(self) -> bool:
+        """Whether the epoch that just ended is among those that validation chooses from."""
+        return True
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         """As Dassl's, without the state of schedules that could not be read back, see `checkpoints.holds_objects`."""
@@ -832,7 +831,8 @@ class FrozenClipTrainer(TrainerX):
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
             directory = self.output_dir
-        differences = identity_differences(directory, self.identity().flat, counted_contexts(self.cfg))
+        counted = counted_contexts(self.cfg, self.backbone.text.tokenizer)
+        differences = identity_differences(directory, self.identity().flat, counted)
         if differences and self.restart_on_difference:
             print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
             return 0
@@ -845,8 +845,3 @@ class FrozenClipTrainer(TrainerX):
         selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
         start_epoch, self.course.history = resume(directory, networks, selects, self.MINUS_INFINITY)
         return start_epoch
-
-
-def _alike(a, b):
-    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
-    return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)

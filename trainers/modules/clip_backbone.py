@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -12,6 +13,7 @@ from clip.model import ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.kept import Kept
 from trainers.modules.backbone_source import Facts
 from trainers.modules.backbone_sources import source_of
 from trainers.modules.finite import require_finite
@@ -20,6 +22,10 @@ from trainers.modules.text_tower import TextTower
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_ROOT = "~/.cache/clip"
+
+
+# A process has room for one.
+_KEPT: "Kept[tuple[Backbone, list]]" = Kept(at_most=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +39,7 @@ class Backbone:
         device: where it is.
         single_sha256: fingerprint of its weights before they were rounded to half precision; None: they were not.
         facts: what its weights do not say.
+        where: the file that it is from.
     """
 
     model: Any
@@ -41,6 +48,7 @@ class Backbone:
     device: torch.device
     single_sha256: str | None = None
     facts: Facts = Facts()
+    where: str = ""
 
     @property
     def label(self) -> str:
@@ -139,8 +147,44 @@ def load_backbone(
             be prompted, weights that are not finite.
     """
     backbone = read_backbone(name, device, precision, root)
+    if backbone.device.type == "cpu":
+        # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
+        backbone.visual.to(memory_format=torch.channels_last)
     backbone.model.to(backbone.device)
+    cause = "The file is damaged, or was saved from a training that broke: get it again"
+    if backbone.single_sha256:
+        cause += f"; or its weights are too large for {precision}: set PREC to fp32"
+    require_finite(backbone.model.state_dict(), f"Backbone {name} ({backbone.where})", f"{cause}.")
+    _ = backbone.text  # or the error that says why its tokenizer does not fit
     return backbone
+
+
+def kept_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
+    """As `load_backbone`; a process that does several runs keeps the last one, for runs with the same."""
+    made: list[Backbone] = []
+
+    def make() -> tuple[Backbone, list]:
+        made.append(load_backbone(name, device, precision, root))
+        return made[0], _state_of(made[0])
+
+    key = name, str(device), precision, str(root)
+    backbone, _ = _KEPT.get(key, make, lambda kept: _state_of(kept[0]) == kept[1])
+    if not made:
+        effective_precision(precision, device)  # which says in each log what becomes of it
+    return backbone
+
+
+def _state_of(backbone: Backbone) -> list[tuple]:
+    """What shows whether a backbone's files have changed, or a run the model, in place or by what hangs on it."""
+    model = backbone.model
+    folder, files = os.path.split(backbone.where)
+    # Beside weights may lie what says how they compute.
+    names = [files] if source_of(backbone.name).prefix == "" else sorted(os.listdir(folder or "."))
+    stats = [(name, os.stat(os.path.join(folder, name))) for name in names]
+    modules = [(name, module.training, len(module._forward_hooks)) for name, module in model.named_modules()]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    found = [(name, status.st_size, status.st_mtime_ns) for name, status in stats]
+    return [*found, *modules, *((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors)]
 
 
 def read_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
@@ -153,17 +197,8 @@ def read_backbone(name: str, device: str | torch.device, precision: str, root: s
     if precision in HALVES:
         single_sha256 = weights_fingerprint(model, facts.computes)
         _convert(model, HALVES[precision])
-    if device.type == "cpu":
-        # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
-        model.visual.to(memory_format=torch.channels_last)
-    model = model.eval().requires_grad_(False)
-    cause = "The file is damaged, or was saved from a training that broke: get it again"
-    if single_sha256:
-        cause += f"; or its weights are too large for {precision}: set PREC to fp32"
-    require_finite(model.state_dict(), f"Backbone {name} ({loaded.where})", f"{cause}.")
-    backbone = Backbone(model, str(name), precision, device, single_sha256, facts)
-    _ = backbone.text  # or the error that says why its tokenizer does not fit
-    return backbone
+    model.eval().requires_grad_(False)
+    return Backbone(model, str(name), precision, device, single_sha256, facts, loaded.where)
 
 
 def load_clip(

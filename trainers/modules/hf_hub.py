@@ -1,5 +1,6 @@
 """Folders of Hugging Face's hub by id: out of its cache, or downloaded into it; and which of their files are read."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from common.errors import UserError
 
 CONFIG = "config.json"
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
-TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 # Weights lie in one file, or in shards that an index lists.
 SHARDS = {SAFE: "model-*-of-*.safetensors", PICKLED: "pytorch_model-*-of-*.bin"}
@@ -23,6 +24,19 @@ def weights_file(folder: Path) -> Path | None:
     """The file of a folder that holds its weights, or the index of their shards; None: there is neither."""
     names = (SAFE, SAFE + INDEX, PICKLED, PICKLED + INDEX)
     return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def shards_of(index: Path) -> dict[str, Path]:
+    """The files that an index lists, by the names that it gives; all in its own folder, wherever it points.
+
+    Raises:
+        ValueError: it is damaged, or no index.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return {name: index.parent / Path(name).name for name in sorted(names)}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(repr(error)) from error
 
 
 def hub_folder(name: str) -> Path:
@@ -60,9 +74,11 @@ def hub_folder(name: str) -> Path:
         folder = snapshot(FILES)
         if weights_file(folder) is None:
             folder = snapshot(FILES + PICKLES)
+        if constants.HF_HUB_OFFLINE and not _has_weights(folder):
+            raise LocalEntryNotFoundError("some of its files are not in the cache")
         return folder
     except Exception as error:  # a network that breaks ends in any kind of exception
-        if cached is not None and (cached / CONFIG).is_file() and weights_file(cached) is not None:
+        if cached is not None and (cached / CONFIG).is_file() and _has_weights(cached):
             return cached  # all that is needed, though the hub may have more beside it
         place = f"{constants.ENDPOINT} and the cache {constants.HF_HUB_CACHE}"
         raise UserError(f"Backbone hf:{name}: {_why_not(error, name, repository, place)}") from error
@@ -71,8 +87,18 @@ def hub_folder(name: str) -> Path:
 def _is_whole(folder: Path) -> bool:
     """Whether a folder of the cache has all that is read of one."""
     there = {path.name for path in folder.iterdir()}
-    parts = (PREPROCESSOR, TOKENIZER, (CONFIG,))
-    return weights_file(folder) is not None and all(there.intersection(names) for names in parts)
+    return _has_weights(folder) and all(there.intersection(names) for names in (PREPROCESSOR, TOKENIZER, (CONFIG,)))
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a folder has its weights, all shards of them."""
+    path = weights_file(folder)
+    if path is None or not path.name.endswith(INDEX):
+        return path is not None
+    try:
+        return all(shard.is_file() for shard in shards_of(path).values())
+    except ValueError:
+        return False
 
 
 def _why_not(error: Exception, name: str, repository: str, place: str) -> str:

@@ -4,7 +4,6 @@ The files are read as data: by json and the safetensors package; transformers is
 is run.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.messages import some
 from trainers.modules.hf_config import ClipShape, TowerShape
-from trainers.modules.hf_hub import CONFIG, INDEX, PICKLED, SAFE, weights_file
+from trainers.modules.hf_hub import CONFIG, INDEX, PICKLED, SAFE, shards_of, weights_file
 from trainers.modules.tensor_files import read_tensors
 
 GET_AGAIN = "Get it again."
@@ -74,11 +73,9 @@ def _read(path: Path, what: str) -> dict[str, Tensor]:
     if not path.name.endswith(INDEX):
         return _read_file(path, what)
     try:
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        # Of this folder alone, wherever the index points.
-        shards = {name: path.parent / Path(name).name for name in sorted(names)}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{what}: {path.name} is no index of shards ({error!r}). {GET_AGAIN}") from error
+        shards = shards_of(path)
+    except ValueError as error:
+        raise UserError(f"{what}: {path.name} is no index of shards ({error}). {GET_AGAIN}") from error
     missing = [name for name, shard in shards.items() if not shard.is_file()]
     if missing:
         raise UserError(

@@ -53,8 +53,8 @@ class TextTower:
         if isinstance(model, cls):
             return model
         text = getattr(model, "text", model)
-        pool = getattr(model, "text_pool_type", getattr(text, "pool_type", "eos"))
-        # OpenCLIP's say by their mask whether they are causal; OpenAI's always are.
+        # OpenCLIP's say where they are read, and by their mask whether they are causal; OpenAI's read EOS, and are.
+        pool = getattr(model, "text_pool_type", getattr(text, "pool_type", ""))
         causal = getattr(text, "attn_mask", model) is not None
         tower = cls(
             text.token_embedding,
@@ -64,17 +64,28 @@ class TextTower:
             text.text_projection,
             tokenizer,
             causal,
-            POOLS[pool],
+            POOLS.get(pool, EOS),
         )
         tower._check_tokenizer()
+        if pool in ("argmax", "eos"):
+            named = getattr(model, "text_eos_id", getattr(text, "eos_id", None))
+            tower._check_end(named if pool == "eos" else tokenizer.size - 1)
         return tower
 
-    def _check_tokenizer(self) -> None:
+    def _check_tokenizer(self):
         rows = self.token_embedding.num_embeddings
         if self.tokenizer.size > rows:
             raise UserError(
                 f"The tokenizer has {self.tokenizer.size:,} tokens, but the text tower has embeddings of {rows:,}: "
                 "they are of different models, or the vocabulary was cut. Name weights whose vocabulary is whole."
+            )
+
+    def _check_end(self, token):
+        end = self.tokenizer.after[0]
+        if token != end:
+            raise UserError(
+                f"The text tower reads the feature of a text at its token {token}, and the tokenizer ends texts with "
+                f"{end}: they are of different models."
             )
 
     @property

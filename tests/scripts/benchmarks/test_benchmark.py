@@ -5,15 +5,16 @@ import operator
 
 import pytest
 import torch
-from plain_clip import plain_text_features, tiny_clip
+from plain_clip import plain_image_features, plain_text_features, tiny_clip
 
 from common.dassl_path import REPOSITORY
 from scripts import benchmark
-from scripts.benchmarks import reference, spg, text
+from scripts.benchmarks import families, field, reference, reference_field, spg, text
 from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME, PACS
 from scripts.benchmarks.timing import Row, difference, median_pair, peak_memory_gb
 
 TINY_TEXT = text.TextAmounts({7: 2, 65: 2, 345: 1}, {7: 2, 65: 1, 345: 1}, {345: 50}, 1, (3, 2), 2, (150, 300))
+TINY_FIELD = field.FieldAmounts({65: 13, 345: 69}, 1, {7: 2, 65: 1}, {7: 1, 65: 1})
 TINY_SPG = spg.SpgAmounts(3, 1, 1, False, 1)
 
 
@@ -53,6 +54,68 @@ def test_text_tower_agrees(model, n_classes):
 def test_coop_and_cocoop_steps_agree(model):
     assert text.coop("small", model, PACS, TINY_TEXT, batch=4).agrees
     assert text.cocoop("small", model, PACS, TINY_TEXT).agrees
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return tiny_clip(layers=12, vision=12)
+
+
+def test_the_reference_of_both_towers_equals_the_plain_ones(vit):
+    ctx, deep = 0.1 * torch.randn(2, 64), list(0.1 * torch.randn(3, 2, 64))
+    published = reference.PublishedTextEncoder(vit, ["dog", "hot_air balloon"], 2)
+    expected = plain_text_features(vit, ["dog", "hot_air balloon"], ctx, deep=deep)
+    assert difference(published(ctx, deep), expected) < 1e-6
+    images = torch.randn(2, 3, 32, 32)
+    expected = plain_image_features(vit, images, ctx, deep)
+    found = reference_field.prompted_image_features(vit, images, ctx, deep)
+    assert difference(found, expected / expected.norm(dim=-1, keepdim=True)) < 1e-6
+
+
+def test_methods_of_the_field_agree_with_their_references(vit, tmp_path):
+    rows = list(field.FieldBench(vit, "tiny", TINY_FIELD, tmp_path, goals=False).rows())
+    assert [row.what for row in rows] == [
+        "MaPLe step at batch 4, 65 classes, tiny",
+        "MaPLe step at batch 4, 345 classes, tiny",
+        "PromptSRC step at batch 4, 65 classes, tiny",
+        "PromptSRC step at batch 4, 345 classes, tiny",
+        "KgCoOp step at batch 32, 65 classes, tiny",
+        "DPSPG inference, 7 classes, tiny",
+        "DPSPG inference, 65 classes, tiny",
+    ]
+    assert all(row.agrees and row.difference is not None and row.ours > 0 and row.reference > 0 for row in rows)
+    assert "reference on 5 classes, its text tower's time scaled" in rows[1].note
+
+
+@pytest.mark.parametrize("method, broken", [("maple", "maple_step"), ("kgcoop", "kgcoop_step")])
+def test_a_mistake_in_a_step_of_the_field_shows(vit, tmp_path, monkeypatch, method, broken):
+    right = getattr(reference_field, broken)
+
+    def other_labels(model, encoder, learner, given, labels, *more):
+        return right(model, encoder, learner, given, labels.flip(0), *more)
+
+    monkeypatch.setattr(field, broken, other_labels)
+    assert not getattr(field.FieldBench(vit, "tiny", TINY_FIELD, tmp_path, goals=False), method)(65).agrees
+
+
+def test_families_agree_with_their_own_code(tmp_path, monkeypatch):
+    small = (32, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
+    config = {
+        "embed_dim": 32,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"width": 64, "heads": 2, "layers": 2, "no_causal_mask": True},
+    }
+    open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    (tmp_path / "small-all-positions.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "small-all-positions.json")
+    monkeypatch.setattr(families, "OPENAIS", {"small": small})
+    monkeypatch.setattr(families, "OPEN_CLIPS", ("small-all-positions",))
+    rows = list(families.family_rows(TINY_TEXT, tmp_path))
+    assert len(rows) == 10 and all(row.difference < 1e-5 and row.agrees for row in rows)
+    goals = {row.what: row.goal for row in rows if row.goal}
+    assert goals == {"text tower, per-image contexts, 65 classes, small": 15}  # the other's cannot be cut
+    assert not (tmp_path / "family.pt").exists()
 
 
 def test_independent_batch_is_the_one_at_its_position():

@@ -85,6 +85,24 @@ def test_every_state(tmp_path, capsys, held_elsewhere):
     assert said(output / "set" / "waits") == ["waiting  seed1", "1 runs: 1 waiting"]
 
 
+def test_what_several_runs_need_shows_while_it_is_made(tmp_path, capsys, held_elsewhere):
+    made, failed, done = (tmp_path / "set/SPG/tiny/default/made_once" / name / "seed1" for name in "abc")
+    for folder in (made, failed, done):
+        folder.mkdir(parents=True)
+        with owned(folder):
+            pass
+    write_record(failed / ASKED / FAILED_FILE, {"exit_code": 1})
+    write_history(made / "stage1" / "art", [{}, {}])
+    pid = held_elsewhere(made)
+    assert status.main([str(tmp_path)]) == 0
+    running, lost, summary = capsys.readouterr().out.splitlines()
+    assert running.startswith(
+        f"running  set/SPG/tiny/default/made_once/a/seed1: stage I of art, 2 epochs, process {pid}"
+    )
+    assert lost.startswith("failed   set/SPG/tiny/default/made_once/b/seed1: exit code 1")
+    assert summary == "2 runs: 1 failed, 1 running"
+
+
 def test_a_plan_grows_and_is_gone_on_without(tmp_path):
     assert read_planned(tmp_path) == {}
     note_planned(tmp_path, {tmp_path / "a": True})

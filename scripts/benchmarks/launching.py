@@ -1,0 +1,174 @@
+"""Parts of the benchmark: what many runs cost beside what they compute.
+
+Whole launches of a comparison on MiniDigits: each run in a fresh process, all in one warm process, two at once. Tasks
+that do nothing, by each engine. The memory of a process that does run after run.
+"""
+
+import importlib.util
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.dassl_path import REPOSITORY
+from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from scripts.benchmarks.timing import Row
+from scripts.launching.demand import Demand
+from scripts.launching.engines import make_engine
+from scripts.launching.local import LocalEngine
+from scripts.launching.plan import Engine, Task, carry_out
+from scripts.launching.quick_run import arguments, make_images
+
+SPEED_GOAL = 1.6  # of one warm process to fresh ones, and of two at once to one
+TASK_GOALS = {"local": 10.0, "ray": 50.0}  # ms
+MEMORY_GOAL = 1.1  # of the memory after few runs
+CYCLE = ("ZeroshotCLIP", "CoOp", "SPG")  # runs whose memory is looked at
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is measured.
+
+    Attributes:
+        methods: short names, of a comparison.
+        targets: domains of MiniDigits; "": all.
+        tasks: number of tasks that do nothing.
+        cycles: how many times a process does the runs of CYCLE.
+    """
+
+    methods: str
+    targets: str
+    tasks: int
+    cycles: int
+
+
+FULL = Amounts("zsclip,zsclip2,linear_probe,coop,cocoop,spg", "", 1500, 8)
+QUICK = Amounts("zsclip,coop", "sketch,printed", 200, 3)
+
+
+def launching_rows(quick: bool, folder: Path) -> Iterator[Row]:
+    """Yield the rows of this part; what is made goes to a folder."""
+    amounts = QUICK if quick else FULL
+    folder.mkdir()
+    yield from comparison_rows(amounts, folder)
+    for name in TASK_GOALS:
+        if name != "ray" or importlib.util.find_spec("ray"):
+            yield task_row(name, amounts.tasks, folder)
+    yield from memory_rows(amounts.cycles, folder)
+
+
+# ---- a comparison ----
+
+
+def comparison_rows(amounts: Amounts, folder: Path) -> Iterator[Row]:
+    """Yield what a comparison takes in one warm process and in two, with all that its runs share made anew."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "launch.py"), "--compare", "--data", str(folder / "data")]
+    command += ["--seeds", "1", "--methods", amounts.methods, "--targets", amounts.targets]
+    # MiniDigits is drawn and split, and files are read from disk once.
+    run_all([[*command, "--output", str(folder / "first"), "--methods", "zsclip,coop", "mini_digits", *FAST]])
+    printed = [*command, "--output", str(folder / "fresh"), "--print", "mini_digits"]
+    lines = subprocess.run(printed, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    runs = [shlex.split(line) for line in lines if "--encode" not in line and "--learn-labels" not in line]
+    seconds = {"fresh": run_all([run for run in runs if run and run[0] != "#"])}
+    for jobs in ("1", "2"):
+        seconds[jobs] = run_all([[*command, "--output", str(folder / jobs), "--jobs", jobs, "mini_digits"]])
+    found = {name: outcomes(folder / name) for name in seconds}
+    n = len(found["fresh"])
+    for what, ours, reference in (
+        ("one warm process, against a fresh one for each", "1", "fresh"),
+        ("two at once, against one after another", "2", "1"),
+    ):
+        difference = 0.0 if n and found[ours] == found[reference] else float("inf")
+        note = f"methods {amounts.methods}; outputs are all numbers in results.json, which are equal or not"
+        title = f"{n} runs on MiniDigits, {what}"
+        yield Row(title, seconds[ours], seconds[reference], "s", SPEED_GOAL, difference, note)
+
+
+FAST = ("OPTIM.MAX_EPOCH", "1")
+
+
+def run_all(commands: list[list[str]]) -> float:
+    """Run commands one after another; s for all of them."""
+    start = time.perf_counter()
+    for command in commands:
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def outcomes(output: Path) -> dict[str, dict[str, Any]]:
+    """What the results in an output folder say, without circumstances, by the run's folder in there."""
+    found = {}
+    for path in output.rglob(RESULTS_FILE):
+        results = read_results(path).items()
+        found[path.parent.relative_to(output).as_posix()] = {k: v for k, v in results if k not in CIRCUMSTANCES}
+    return found
+
+
+# ---- tasks that do nothing ----
+
+
+def task_row(name: str, n_tasks: int, folder: Path) -> Row:
+    """What engine and plan take for a task that only says what its options are."""
+    engine = make_engine(name, Demand(jobs="1", output=folder), lambda line: print(line, file=sys.stderr))
+    try:
+        # The first has all packages imported, and says that there is no such trainer.
+        do(engine, [task(("--trainer", "none", "--output-dir", str(folder / "none")), folder / "none")])
+        tasks = [task(("--help",), folder / str(i)) for i in range(n_tasks)]
+        start = time.perf_counter()
+        do(engine, tasks)
+        seconds = time.perf_counter() - start
+    finally:
+        engine.close()
+    note = f"{n_tasks:,} tasks, train.py --help, by one process that has imported everything"
+    return Row(
+        f"a task that does nothing, {name} engine", 1000 * seconds / n_tasks, None, "ms", TASK_GOALS[name], note=note
+    )
+
+
+def task(words: tuple[str, ...], folder: Path) -> Task:
+    """A task of train.py that is told of by its folder's name."""
+    return Task(folder.name, words, folder)
+
+
+def do(engine: Engine, tasks: list[Task]) -> dict[str, int]:
+    """Do tasks; returns their exit codes by title."""
+    codes: dict[str, int] = {}
+    carry_out(tasks, engine, lambda one: True, lambda one, code, _: codes.update({one.title: code}))
+    return codes
+
+
+# ---- memory ----
+
+
+def memory_rows(cycles: int, folder: Path) -> Iterator[Row]:
+    """Yield how the peak memory of a process grows that does a few runs again and again; nothing without /proc."""
+    if not Path("/proc/self/status").is_file():
+        return
+    images, clip = folder / "images", REPOSITORY / "assets" / "mini_clip.pt"
+    make_images(images)
+    engine, peaks = LocalEngine(1, lambda line: print(line, file=sys.stderr)), []
+    try:
+        for cycle in range(cycles):
+            tasks = [
+                task(tuple(arguments(trainer, "red", images, clip, place)), place)
+                for trainer in CYCLE
+                for place in [folder / f"cycle{cycle}" / trainer]
+            ]
+            if any(do(engine, tasks).values()):
+                raise RuntimeError(f"a run of the benchmark failed; its log is in {folder / f'cycle{cycle}'}")
+            peaks.append(peak_kb(engine.workers[0].process.pid))
+    finally:
+        engine.close()
+    n, note = len(CYCLE), f"{peaks[0] / 1e6:.2f} GB, then {peaks[-1] / 1e6:.2f} GB; runs of {', '.join(CYCLE)} in turns"
+    title = f"peak memory of a warm process after {cycles * n} runs to that after {n}"
+    yield Row(title, peaks[-1] / peaks[0], None, "times", MEMORY_GOAL, note=note)
+
+
+def peak_kb(pid: int) -> int:
+    """The most memory that a process has had so far, in kB."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
