@@ -1,6 +1,7 @@
 """The methods that SPG is compared with, each in a real run on the 30 images."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -204,6 +205,16 @@ def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_pat
     x, _ = encoded(dataset.test)
     ours = trainer.predict(torch.from_numpy(x).float(), range(len(x))).softmax(dim=-1)
     np.testing.assert_allclose(ours.detach().numpy(), models[best].predict_proba(x), atol=1e-3)
+
+
+def test_steps_about_the_best_c_are_halved(train, tmp_path, capsys):
+    opts = "TRAINER.LINEAR_PROBE.C", "(0.01, 1, 100)", "TRAINER.LINEAR_PROBE.HALVINGS", "2"
+    assert train("LinearProbe", "red", *opts, flags=own_config("LinearProbe", "mini_digits")) == 0
+    tried = [float(c) for c in re.findall(r"^C (\S+): .* on val", capsys.readouterr().out, re.MULTILINE)]
+    best = build_run(tmp_path / "run").model.c
+    # A decade, then half of one, from what was the best by then; at an end there is one neighbour.
+    assert tried[:3] == [0.01, 1, 100] and len(tried) in (5, 6, 7)
+    assert min(abs(np.log10(c / best)) for c in tried if c != pytest.approx(best)) == pytest.approx(0.5)
 
 
 def test_every_c_is_fitted_to_its_end():
