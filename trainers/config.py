@@ -92,6 +92,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.DPL = CfgNode()
     cfg.TRAINER.DPL.N_CTX = 4
     cfg.TRAINER.DPL.XAVIER = False  # start from Xavier's weights, as the original; False: PyTorch's, as SPG's authors
+    cfg.TRAINER.DPL.BY_DOMAIN = False  # True: in training a context for the images of each domain, as in the original
     cfg.TRAINER.DPL.PREC = "fp16"
 
     vp = cfg.TRAINER.VP = CfgNode()
@@ -131,6 +132,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     dpspg.PREC = "fp16"
     dpspg.ALPHA = 0.2  # weight of the negative cosines
     dpspg.EARLY = 0  # stage II stops after this epoch, on the schedule of OPTIM.MAX_EPOCH; 0: at its end
+    dpspg.EARLY_TARGETS = ()  # target domains (full names) for which it does; (): all
+    dpspg.LATE = 0  # validation chooses among the epochs of stage II after this one; 0: all
+    dpspg.LATE_TARGETS = ()  # target domains (full names) for which it does; (): all
     # <LABEL_DIR>/{pos,neg}/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": as SPG's
     dpspg.LABEL_DIR = ""
     dpspg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED

@@ -60,15 +60,19 @@ def counted_contexts(cfg: CfgNode, tokenizer: "Tokenizer | None" = None) -> dict
     Args:
         tokenizer: of the backbone; None: OpenAI's, which nearly all have.
     """
-    from trainers.modules.prompt_tokens import tokenize_context
-    from trainers.modules.tokenizers import CLIP_TOKENIZER
-
     found = {}
     for key, row in KEYS.items():
         words = value_of(cfg, row.words, "") if row.words and cfg.TRAINER.NAME in row.readers else ""
-        if words and (n := len(tokenize_context(words, tokenizer or CLIP_TOKENIZER))):
+        if words and (n := _n_tokens(words, tokenizer)):
             found[key] = n
     return found
+
+
+def _n_tokens(words: str, tokenizer: "Tokenizer | None") -> int:
+    from trainers.modules.prompt_tokens import tokenize_context
+    from trainers.modules.tokenizers import CLIP_TOKENIZER
+
+    return len(tokenize_context(words, tokenizer or CLIP_TOKENIZER))
 
 
 def _refused(cfg: CfgNode, keys: Iterable[str]) -> Iterator[str]:
@@ -103,6 +107,8 @@ def _contradictions(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str
                 f"{key} is {given}, but {words} is {value_of(cfg, words)!r}, and a context that starts from words has "
                 f'as many vectors, here {n}. For {given} random ones set {words} ""; for these words {key} {n}.'
             )
+    if cfg.TRAINER.NAME in KEYS["TRAINER.DPSPG.NEG_CTX_INIT"].readers:
+        yield from _signs_differ(cfg.TRAINER.DPSPG, tokenizer)
     optim = cfg.OPTIM
     if cfg.TRAINER.NAME in EVERY - STEPPING:
         return
@@ -116,6 +122,18 @@ def _contradictions(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str
         yield (
             f"OPTIM.STEPSIZE is {tuple(optim.STEPSIZE)}, but OPTIM.LR_SCHEDULER multi_step takes the epochs after "
             'which the rate drops, whole numbers from 1: OPTIM.STEPSIZE "(20, 40)".'
+        )
+
+
+def _signs_differ(settings: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str]:
+    """The message that the words of both signs have other numbers of tokens, if they have."""
+    both = settings.CTX_INIT, settings.NEG_CTX_INIT
+    positive, negative = (words and _n_tokens(words, tokenizer) for words in both)
+    if positive and negative and positive != negative:
+        yield (
+            f"TRAINER.DPSPG.NEG_CTX_INIT {settings.NEG_CTX_INIT!r} has {negative} tokens, and CTX_INIT "
+            f"{settings.CTX_INIT!r} {positive}; accepted: as many in both. The defaults are TRAINER.DPSPG.CTX_INIT "
+            '"a photo of a" TRAINER.DPSPG.NEG_CTX_INIT "a photo without a".'
         )
 
 

@@ -97,6 +97,11 @@ def among(key: str, *values: object) -> Condition:
     return Condition(text, lambda cfg: value_of(cfg, key) in values)
 
 
+def above_zero(key: str) -> Condition:
+    """The key has a value above zero."""
+    return Condition(f"{key} above 0", lambda cfg: value_of(cfg, key) > 0)
+
+
 def transform(*names: str) -> Condition:
     """One of these transforms is chosen."""
     text = f"{' or '.join(names)} among INPUT.TRANSFORMS"
@@ -132,6 +137,7 @@ PROMPTING = EVERY - {"LinearProbe"}  # classify by texts
 NOBODY: frozenset[str] = frozenset()
 ZERO_SHOT, COOP, COCOOP, PROBE = {"ZeroshotCLIP", "ZeroshotCLIP2"}, {"CoOp"}, {"CoCoOp"}, {"LinearProbe"}
 DPSPG = {"DPSPG", "DPSPG_TRANSFORMER", "DPSPG_CoOp"}
+TRANSFORMING = {"DPSPG", "DPSPG_TRANSFORMER"}
 STARTING = frozenset({"CoOp", "CoCoOp", "KgCoOp", "MaPLe", "SPG_CoOp"})  # from given prompts, if asked
 SPG, CGAN = {"SPG", "SPG_CGAN", "SPG_CoOp"}, {"SPG", "SPG_CGAN"}  # both or either stage; stage II
 
@@ -143,7 +149,7 @@ DOMAINS = Several(Text())
 SGD, MOMENTUM = among("OPTIM.NAME", "sgd"), among("OPTIM.NAME", "sgd", "rmsprop")
 ADAM = Condition("an OPTIM.NAME of Adam's family", lambda cfg: cfg.OPTIM.NAME not in ("sgd", "rmsprop"))
 STEPS = among("OPTIM.LR_SCHEDULER", "single_step", "multi_step")
-WARM_UP = Condition("OPTIM.WARMUP_EPOCH above 0", lambda cfg: cfg.OPTIM.WARMUP_EPOCH > 0)
+WARM_UP = above_zero("OPTIM.WARMUP_EPOCH")
 AUGMENTED = Condition(
     "TRAINER.LINEAR_PROBE.AUGMENTED True",
     lambda cfg: cfg.TRAINER.NAME != "LinearProbe" or cfg.TRAINER.LINEAR_PROBE.AUGMENTED,
@@ -288,7 +294,13 @@ KEYS: dict[str, Key] = {
     ),
     "DATALOADER.TRAIN_X.N_INS": Key(whole(1), STEPPING, (among("DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler"),)),
     "DATALOADER.TEST.SAMPLER": Key(SAMPLER, NOBODY, instead="each image is tested once, in the data set's order"),
-    "DATALOADER.TEST.BATCH_SIZE": Key(whole(1), EVERY),
+    "DATALOADER.TEST.BATCH_SIZE": Key(
+        whole(1),
+        EVERY,
+        narrower={
+            "DPL": whole(2, why="its context is a mean over the images of a batch; predict.py takes single ones")
+        },
+    ),
     "MODEL.INIT_WEIGHTS": Key(
         Found("a checkpoint of a prompt learner (<run>/prompt_learner/model.pth.tar-50) or the folder of a run"),
         STARTING,
@@ -355,7 +367,17 @@ KEYS: dict[str, Key] = {
     "TRAINER.FUSED_ADAMW": Key(Flag(), STEPPING, (among("OPTIM.NAME", "adamw"),)),
     "TRAINER.FEATURES.CACHE": Key(Flag(), EVERY),
     "TRAINER.FEATURES.CACHE_DIR": Key(Place(), EVERY),
-    "TRAINER.FEATURES.TRAIN_VIEWS": Key(whole(0, meaning="0: each augmented batch is encoded"), STEPPING),
+    "TRAINER.FEATURES.TRAIN_VIEWS": Key(
+        whole(0, meaning="0: each augmented batch is encoded"),
+        STEPPING,
+        narrower={
+            method.trainer: Only(
+                0, why=f"the image tower of {method.trainer} learns, so features cannot be encoded beforehand"
+            )
+            for method in METHODS
+            if method.image_tower_learns
+        },
+    ),
     "TRAINER.COOP.N_CTX": Key(whole(1), COOP, words="TRAINER.COOP.CTX_INIT"),
     "TRAINER.COOP.CSC": Key(Flag(), COOP),
     "TRAINER.COOP.CTX_INIT": Key(Text(), COOP),
@@ -397,13 +419,17 @@ KEYS: dict[str, Key] = {
     "TRAINER.PROMPTSRC.GPA_STD": Key(POSITIVE, {"PromptSRC"}),
     "TRAINER.DPL.N_CTX": Key(whole(1), {"DPL"}),
     "TRAINER.DPL.XAVIER": Key(Flag(), {"DPL"}),
+    "TRAINER.DPL.BY_DOMAIN": Key(Flag(), {"DPL"}),
     "TRAINER.DPL.PREC": Key(PRECISION, {"DPL"}),
     "TRAINER.DPSPG.N_CTX": Key(whole(1), DPSPG, words="TRAINER.DPSPG.CTX_INIT"),
     "TRAINER.DPSPG.CTX_INIT": Key(Text(), DPSPG),
     "TRAINER.DPSPG.NEG_CTX_INIT": Key(Text(), {"DPSPG", "DPSPG_CoOp"}),
     "TRAINER.DPSPG.PREC": Key(PRECISION, DPSPG),
-    "TRAINER.DPSPG.ALPHA": Key(NOT_NEGATIVE, {"DPSPG", "DPSPG_TRANSFORMER"}),
-    "TRAINER.DPSPG.EARLY": Key(whole(0, meaning="0: at the end"), {"DPSPG", "DPSPG_TRANSFORMER"}),
+    "TRAINER.DPSPG.ALPHA": Key(NOT_NEGATIVE, TRANSFORMING),
+    "TRAINER.DPSPG.EARLY": Key(whole(0, meaning="0: at the end"), TRANSFORMING),
+    "TRAINER.DPSPG.EARLY_TARGETS": Key(DOMAINS, TRANSFORMING, (above_zero("TRAINER.DPSPG.EARLY"),)),
+    "TRAINER.DPSPG.LATE": Key(whole(0, meaning="0: all count"), TRANSFORMING, (among("TEST.FINAL_MODEL", "best_val"),)),
+    "TRAINER.DPSPG.LATE_TARGETS": Key(DOMAINS, TRANSFORMING, (above_zero("TRAINER.DPSPG.LATE"),)),
     "TRAINER.DPSPG.LABEL_DIR": Key(Place(), DPSPG),
     "TRAINER.DPSPG.LABEL_SEED": Key(whole(-1, 2**32 - 1, meaning="-1: SEED"), DPSPG),
     "TRAINER.DPSPG.STAGE1_CONFIG_FILE": Key(Text(), {"DPSPG"}),

@@ -6,6 +6,7 @@ predict.py has them, the mean over the source domains' training images takes its
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +71,14 @@ class DPL(FrozenClipTrainer):
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.encoder(self.model(features).mean(dim=0))
+
+    def training_text_features(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        if not self.settings.BY_DOMAIN:
+            return super().training_text_features(features, batch)
+        domains, of_image = batch["domain"].to(self.device).unique(return_inverse=True)
+        contexts = self.model(features)
+        means = torch.stack([contexts[of_image == place].mean(dim=0) for place in range(len(domains))])
+        return self.encoder(means)[of_image]
 
     def logits(self, features: Tensor, text_features: Tensor) -> Tensor:
         return super().logits(F.normalize(features, dim=-1), text_features)

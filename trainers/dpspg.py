@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.interruption import check_interruption
 from trainers.base.checkpoints import load_prompt_learner
 from trainers.dpspg_coop import SIGNS, DPSPG_CoOp
@@ -63,9 +64,24 @@ class DPSPG_TRANSFORMER(LabelTrainer):
         }
 
     def train(self) -> None:
-        early, epochs = self.settings.EARLY, self.cfg.OPTIM.MAX_EPOCH
+        early, epochs = self.for_targets("EARLY"), self.cfg.OPTIM.MAX_EPOCH
         self.max_epoch = min(early, epochs) if early else epochs
+        late = self.for_targets("LATE")
+        if late >= self.max_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
+            raise UserError(
+                f"TRAINER.DPSPG.LATE is {late}, so validation chooses among later epochs, but the last one is "
+                f"{self.max_epoch}; accepted: 0 to {self.max_epoch - 1}. Set TRAINER.DPSPG.LATE 0, or OPTIM.MAX_EPOCH "
+                "and TRAINER.DPSPG.EARLY higher."
+            )
         super().train()
+
+    def for_targets(self, key: str) -> int:
+        """EARLY or LATE, where it is meant for all of the run's target domains; else 0."""
+        targets, named = self.dm.dataset.target_domains, self.settings[f"{key}_TARGETS"]
+        return self.settings[key] if not named or (targets and set(targets) <= set(named)) else 0
+
+    def may_be_chosen(self) -> bool:
+        return self.epoch + 1 > self.for_targets("LATE")
 
     def load_labels(self) -> Tensor:
         """Labels by sign, in the order of SIGNS: (2, domains, n_ctx, D)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
+from trainers.base.prompt_depth import prompt_depth
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompted_vit import PromptedViT
 
@@ -50,9 +51,9 @@ class MaPLe(FrozenClipTrainer):
         words = {"n_learned": settings.N_CTX} if settings.CTX_INIT else {}
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, **words)
         self.tower = PromptedViT(self.backbone.visual)
-        # The depth fits both towers, or it is an error.
-        self.tower.initial_deep(settings.PROMPT_DEPTH, settings.N_CTX)
-        deep = self.encoder.initial_deep(settings.PROMPT_DEPTH)
+        depth = prompt_depth(self, "PROMPT_DEPTH", text=self.encoder.n_layers, image=self.tower.n_layers)
+        self.tower.initial_deep(depth, settings.N_CTX)  # draws, as it always did: starts stay those of their seeds
+        deep = self.encoder.initial_deep(depth)
         prompts = CoupledPrompts(self.encoder.initial_context(), deep, self.tower.width)
         self.model = self.register_network(self.NETWORK, prompts)
         self.start_from_given()

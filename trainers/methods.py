@@ -31,6 +31,7 @@ class Method:
         config_folder: where its configs lie in configs/trainers/.
         protocols: those of PROTOCOLS that it can be run under.
         backbones: which CLIPs it takes.
+        image_tower_learns: whether training changes the features of images, so that none can be encoded beforehand.
         learns: whether anything is trained; what learns nothing selects no model and sees no shots.
         launchers: whether scripts/<name>/ has a launcher for each protocol.
         compared: whether scripts/compare.sh runs it unless others are named.
@@ -43,6 +44,7 @@ class Method:
     config_folder: str
     protocols: tuple[str, ...] = PROTOCOLS
     backbones: Backbones = Backbones.ANY
+    image_tower_learns: bool = False
     learns: bool = True
     launchers: bool = True
     compared: bool = True
@@ -115,16 +117,32 @@ METHODS = (
         "VP",
         "learned pixels, added to all images",
         "VP",
+        image_tower_learns=True,
         depends_on="the place of its patch, drawn for each image (METHOD random)",
     ),
-    Method("vpt", "VPT", "learned tokens in the image tower, a ViT", "VPT", backbones=Backbones.VIT),
-    Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", "MaPLe", backbones=Backbones.VIT),
+    Method(
+        "vpt",
+        "VPT",
+        "learned tokens in the image tower, a ViT",
+        "VPT",
+        backbones=Backbones.VIT,
+        image_tower_learns=True,
+    ),
+    Method(
+        "maple",
+        "MaPLe",
+        "coupled prompts in both towers, the image tower a ViT",
+        "MaPLe",
+        backbones=Backbones.VIT,
+        image_tower_learns=True,
+    ),
     Method(
         "promptsrc",
         "PromptSRC",
         "prompts in both towers, the image tower a ViT, kept near the frozen CLIP",
         "PromptSRC",
         backbones=Backbones.VIT,
+        image_tower_learns=True,
     ),
     Method(
         "dpspg",

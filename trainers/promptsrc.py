@@ -9,50 +9,17 @@ import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.interruption import check_interruption
 from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
+from trainers.base.prompt_depth import prompt_depth
 from trainers.base.trainer import FrozenClipTrainer
+from trainers.modules.independent_prompts import SUM, IndependentPrompts
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.templates import IMAGENET_TEMPLATES
 from trainers.vpt import deep_prompts, visual_prompts
-
-SUM = "sum_of_"
-
-
-class IndependentPrompts(nn.Module):
-    """Prompts of the text tower, `ctx` (n, D) and `deep_ctx`, and of the image tower, `vctx` (m, W) and `deep_vctx`.
-
-    Its buffers `sum_of_<name>` are the sum of the epochs' weights so far, each by its Gaussian weight: they are part of
-    every checkpoint, so that a run that goes on has them.
-    """
-
-    deep_ctx: Tensor
-    deep_vctx: Tensor
-
-    def __init__(self, ctx: Tensor, deep_ctx: Tensor, vctx: Tensor, deep_vctx: Tensor) -> None:
-        super().__init__()
-        starts = {"ctx": ctx, "deep_ctx": deep_ctx, "vctx": vctx, "deep_vctx": deep_vctx}
-        for name, start in starts.items():
-            if len(start):  # none is deep at depth 1
-                self.register_parameter(name, nn.Parameter(start))
-                self.register_buffer(SUM + name, torch.zeros_like(start))
-            else:
-                self.register_buffer(name, start, persistent=False)
-
-    @torch.no_grad()
-    def add_to_sum(self, weight: float) -> None:
-        """Add the weights as they are now to the sum."""
-        for name, parameter in self.named_parameters():
-            self.get_buffer(SUM + name).add_(weight * parameter)
-
-    @torch.no_grad()
-    def take_sum(self) -> None:
-        """Have the sum for weights."""
-        for name, parameter in self.named_parameters():
-            parameter.copy_(self.get_buffer(SUM + name))
 
 
 @TRAINER_REGISTRY.register()
@@ -68,12 +35,12 @@ class PromptSRC(FrozenClipTrainer):
         words = {"n_learned": settings.N_CTX_TEXT} if settings.CTX_INIT else {}
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX_TEXT, ctx_init=settings.CTX_INIT, **words)
         self.tower = PromptedViT(self.backbone.visual)
-        n = settings.N_CTX_VISION
+        n, deep = settings.N_CTX_VISION, prompt_depth(self, "PROMPT_DEPTH_VISION", image=self.tower.n_layers)
         prompts = IndependentPrompts(
             self.encoder.initial_context(),
-            self.encoder.initial_deep(settings.PROMPT_DEPTH_TEXT),
+            self.encoder.initial_deep(prompt_depth(self, "PROMPT_DEPTH_TEXT", text=self.encoder.n_layers)),
             self.tower.initial_tokens(n),
-            self.tower.initial_deep(settings.PROMPT_DEPTH_VISION, n),
+            self.tower.initial_deep(deep, n),
         )
         self.model = self.register_network(self.NETWORK, prompts)
 

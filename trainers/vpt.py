@@ -9,6 +9,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from trainers.base.checkpoints import LEARNER, load_prompt_learner
+from trainers.base.prompt_depth import prompt_depth
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompted_vit import PromptedViT
 
@@ -33,8 +34,8 @@ class VPT(FrozenClipTrainer):
 
     def build_prompt_model(self) -> None:
         settings = self.settings
-        n, depth = settings.N_CTX_VISION, settings.PROMPT_DEPTH_VISION
         self.tower = PromptedViT(self.backbone.visual)
+        n, depth = settings.N_CTX_VISION, prompt_depth(self, "PROMPT_DEPTH_VISION", image=self.tower.n_layers)
         prompts = VisualPrompts(self.tower.initial_tokens(n), self.tower.initial_deep(depth, n))
         self.model = self.register_network(LEARNER, prompts)
         self.fixed_features = self.encode_template(f"{settings.CTX_INIT} {{}}.")

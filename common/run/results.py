@@ -154,7 +154,8 @@ def read_results(path: str | PathLike) -> dict[str, Any]:
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that results depend on."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "clip-anytorch", "numpy", "pillow", "scipy", "scikit-learn"):
+    of_towers = ("torch", "torchvision", "clip-anytorch", "open_clip_torch")
+    for package in (*of_towers, "numpy", "pillow", "scipy", "scikit-learn"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -15,7 +15,7 @@ import clip
 import torch
 import torch.nn.functional as F
 from clip.clip import _tokenizer as tokenizer
-from clip.model import CLIP
+from clip.model import CLIP, Transformer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
@@ -61,7 +61,7 @@ class PublishedTextEncoder:
         return x / x.norm(dim=-1, keepdim=True)
 
 
-def through_layers(transformer: nn.Module, x: Tensor, deep: Sequence[Tensor], n: int) -> Tensor:
+def through_layers(transformer: Transformer, x: Tensor, deep: Sequence[Tensor], n: int) -> Tensor:
     """All layers on x (B, T, D); before layers 2, 3, ... one of `deep` (n, D) takes positions 1 to n."""
     x = x.permute(1, 0, 2)
     for i, block in enumerate(transformer.resblocks):

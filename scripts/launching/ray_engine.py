@@ -110,6 +110,7 @@ def _no_ray(address: str, what: str) -> UserError:
 
 def _connect(address: str) -> Any:
     """Ray, connected to a cluster; UserError where none answers, or one of another version."""
+    os.environ.update(RAY_DEDUP_LOGS_SKIP_REGEX=".")  # what died is told by the engine; Ray would on stdout
     local = address in ("", "local")
     if local:  # nobody else on this machine gets in
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
@@ -125,6 +126,7 @@ def _connect(address: str) -> Any:
     try:
         ray.init("local" if local else address, **options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
         raise _refused(address, str(error.__cause__ or error)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -360,8 +362,8 @@ class RayEngine:
                 host.actor.interrupt.remote(number)
 
     def close(self) -> None:
-        for host in self.hosts:
-            self.ray.kill(host.actor)
+        while self.hosts:
+            self.ray.kill(self.hosts.pop().actor)
         self.ray.shutdown()
 
     # ---- nodes ----
@@ -411,9 +413,9 @@ class RayEngine:
         else:
             self.say(f"Note: node {node.name} has joined; {self.slots} runs at once")
 
-    def _follow_nodes(self) -> None:
-        """Forget nodes that are gone, and look at those that have joined."""
-        if time.monotonic() < self.looked + SECONDS_BETWEEN_NODES:
+    def _follow_nodes(self, at_once: bool = False) -> None:
+        """From time to time, or at once, forget nodes that are gone, and look at those that have joined."""
+        if not at_once and time.monotonic() < self.looked + SECONDS_BETWEEN_NODES:
             return
         self.looked = time.monotonic()
         alive = self._alive()
@@ -485,9 +487,11 @@ class RayEngine:
         self.hosts.remove(host)
         self.ray.kill(host.actor)
         task, node = host.task, host.node
+        self._follow_nodes(at_once=True)
+        is_there = node.id in self.nodes
         if task is None:
             node.failed += 1
-            if node.failed == MOST_FAILED and node.slots and not self.told:
+            if is_there and node.failed == MOST_FAILED and not self.told:
                 node.slots = 0
                 self.say(f"Note: node {node.name} is left out, its processes do not start: {_last_line(error)}")
             return None
@@ -496,9 +500,9 @@ class RayEngine:
         losses = self.losses.setdefault(task, [])
         losses.append(node)
         if sum(lost.id in self.nodes for lost in losses) > 1 or len(losses) > MOST_LOSSES:
-            self.say(f"{task.title}: its process on node {node.name} was lost: {_last_line(error)}")
+            self.say(f"{task.title}: its process on node {node.name} died as well: {_last_line(error)}")
             return Ended(task, 1)
-        self.say(f"{task.title}: its process on node {node.name} was lost; once more, going on where it stopped")
+        self.say(f"{task.title}: its process on node {node.name} died; once more, going on where it stopped")
         self.queued.insert(0, task)
         return None
 

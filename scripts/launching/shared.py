@@ -130,19 +130,20 @@ class _Planner:
         self, launch: "Launch", run: Run, domain: str, entries: Sequence[Entry], in_parts: bool
     ) -> Iterator[Shared]:
         cache = self._cache(launch, run)
-        splits = ",".join(entry.split for entry in entries)
         place = replace(_place(launch, run, f"features_of_{domain}"), sources=(domain,), targets=(domain,))
         large = [entry for entry in entries if in_parts and entry.n_images >= 1.5 * SHARD_IMAGES]
         n = max((round(entry.n_images / SHARD_IMAGES) for entry in large), default=0)
-        what = f"features of {domain} ({splits.replace(',', ', ')})"
+        what = "features of {} ({})".format
         whole = functools.partial(_all_there, cache, [entry.key for entry in entries])
         parts = []
         for i in range(1, n + 1):
             part = replace(place, folder=place.folder / f"part{i}of{n}")
             parts.append(part.folder)
-            flags = ("--encode", ",".join(entry.split for entry in large), "--part", f"{i}/{n}")
-            yield Shared(f"{what}, part {i} of {n}", launch, part, flags, (), whole)
-        yield Shared(what, launch, place, ("--encode", splits), tuple(parts), whole)
+            flags = ("--encode", _names(large, ","), "--part", f"{i}/{n}")
+            yield Shared(f"{what(domain, _names(large))}, part {i} of {n}", launch, part, flags, (), whole)
+        yield Shared(
+            what(domain, _names(entries)), launch, place, ("--encode", _names(entries, ",")), tuple(parts), whole
+        )
 
     # ---- prompt labels ----
 
@@ -171,6 +172,10 @@ class _Planner:
             yield Shared(what, launch, place, ("--learn-labels",), tuple(before), there)
             for _, user in pairs:
                 self.folders[user.folder].append(place.folder)
+
+
+def _names(entries: Iterable[Entry], between: str = ", ") -> str:
+    return between.join(entry.split for entry in entries)
 
 
 def _all_there(cache: "FeatureCache", keys: Iterable[str]) -> bool:

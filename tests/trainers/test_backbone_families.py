@@ -7,12 +7,14 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from hf_folders import put_in_cache
 from plain_clip import plain_image_features
 
 from common.errors import UserError
 from trainers.modules.clip_backbone import backbone_label, has_vit, load_backbone
 from trainers.modules.clip_model import Kind, build_clip, computes
 from trainers.modules.full_prompt_encoder import FullPromptEncoder, prompt_encoder
+from trainers.modules.open_clip_source import why_not_prompted
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.text_tower import TextTower
@@ -471,6 +473,32 @@ def test_a_download_that_fails(monkeypatch):
 
     monkeypatch.setattr(open_clip, "download_pretrained", fails)
     refused("open_clip:ViT-B-32@laion2b_s34b_b79k", r"Could not download backbone open_clip:ViT-B-32@.*no network here")
+
+
+def test_a_tag_out_of_the_hubs_cache(models, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    model, path = models("quickgelu")
+    (tmp_path / "made").mkdir()
+    save_file(model.state_dict(), tmp_path / "made/open_clip_model.safetensors")
+    put_in_cache(tmp_path / "made", tmp_path / "cache", "org/small")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    tags = {"small": {"hf_hub": "org/small/", "quick_gelu": True}, "other": {"hf_hub": "org/other/"}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "quickgelu", tags)
+    assert load_backbone("open_clip:quickgelu@small").sha256 == load_backbone(f"open_clip:quickgelu@{path}").sha256
+    refused(
+        "open_clip:quickgelu@other", "Could not download backbone open_clip:quickgelu@other from org/other/: .*Chec"
+    )
+
+
+def test_which_of_open_clips_architectures_are_refused():
+    known = [name for name in open_clip.list_models() if name not in {**ALL, **NOT_PROMPTED}]
+    known = [name for name in known if not name.startswith(("own-", "tiny-", "small-", "all-"))]  # of other tests
+    others = {name for name in known if why_not_prompted(open_clip.get_model_config(name))}
+    assert {name.split("-")[0].split("_")[0] for name in others} == {"coca", "mt5", "nllb", "roberta", "xlm"}
+    assert {"ViT-B-16-SigLIP", "EVA02-B-16", "MobileCLIP-S1", "ViT-H-14-worldwide", "PE-Core-B-16"} <= {*known} - others
 
 
 def test_without_the_package(monkeypatch):

@@ -107,7 +107,7 @@ def test_flags_that_look_like_numbers_are_names():
 
 
 def test_what_a_config_file_says_is_what_yacs_reads(tmp_path):
-    for path in sorted((REPOSITORY / "configs").rglob("*.yaml")):
+    for path in sorted({*(REPOSITORY / "configs").rglob("*.yaml")} - {*(REPOSITORY / "configs/published").iterdir()}):
         ours, theirs = default_cfg(), default_cfg()
         merge_file(ours, path)
         theirs.merge_from_file(str(path))

@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from clip.clip import tokenize
 from dassl.engine import build_trainer
 from plain_clip import plain_image_features, plain_text_features, through_layers
-from quick_run import command_line
+from quick_run import REPOSITORY, command_line
 
 import train as command
-from trainers.methods import MethodError
+from trainers.methods import METHODS, MethodError
 from trainers.modules.templates import IMAGENET_TEMPLATES
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
@@ -189,16 +190,64 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
 @pytest.mark.parametrize(
     ("trainer", "opts", "said"),
     [
-        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "depth of 13 does not fit"),
+        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "PROMPT_DEPTH is 13, but the text tower of "),
         ("MaPLe", ["TRAINER.MAPLE.N_CTX", "5", "TRAINER.MAPLE.PROMPT_DEPTH", "1"], "N_CTX is 5, but CTX_INIT"),
-        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "13"], "depth of 13 does not fit"),
-        ("VPT", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of VPT learns"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "13"], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 12."),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "13"], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 12."),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "is 6, but CTX_INIT 'a photo of a' has 4 tokens"),
+        ("KgCoOp", ["TRAINER.KGCOOP.N_CTX", "6"], "TRAINER.KGCOOP.N_CTX is 6, but TRAINER.KGCOOP.CTX_INIT is"),
+        ("DPSPG", ["TRAINER.DPSPG.N_CTX", "6"], "for these words TRAINER.DPSPG.N_CTX 4"),
+        ("DPSPG", ["TRAINER.DPSPG.NEG_CTX_INIT", "not a"], "has 2 tokens, and CTX_INIT 'a photo of a' 4; accepted: as"),
+        (
+            "DPSPG",
+            ["TRAINER.DPSPG.LATE", "2"],
+            "LATE is 2, so validation chooses among later epochs, but the last",
+        ),
+        ("DPL", ["DATALOADER.TEST.BATCH_SIZE", "1"], "is 1, but its context is a mean over the images of a batch"),
+        ("VP", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of VP learns"),
+        ("VPT", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "Set TRAINER.FEATURES.TRAIN_VIEWS 0."),
+        ("MaPLe", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of MaPLe learns"),
+        ("PromptSRC", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of PromptSRC learns"),
         ("VP", ["TRAINER.VP.PROMPT_SIZE", "33"], "accepted with TRAINER.VP.METHOD random: 1 to 32"),
         ("VP", ["TRAINER.VP.PROMPT_SIZE", "16", "TRAINER.VP.METHOD", "pad"], "METHOD pad: 1 to 15"),
     ],
 )
 def test_settings_that_do_not_fit(refused, trainer, opts, said):
-    assert said in refused(trainer, "red", *opts)
+    message = refused(trainer, "red", *opts)
+    assert said in message and message.count("\n") == 1
+
+
+def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
+    from scripts.launching.runner import Comparison, Request
+
+    monkeypatch.chdir(tmp_path)
+    trainers, opts = ["CoOp", "VP", "MaPLe"], ["TRAINER.FEATURES.TRAIN_VIEWS", "3"]
+    comparison = Comparison(Request(trainers, dataset=str(image_folder), backbone=str(vit_file), opts=opts))
+    assert [one.trainer for one in comparison.launches] == ["CoOp"] and comparison.refused == ["VP", "MaPLe"]
+    assert "the image tower of VP learns" in capsys.readouterr().err
+
+
+def test_the_table_says_whose_image_tower_learns():
+    from dassl.engine import TRAINER_REGISTRY
+
+    import trainers.all  # noqa: F401 (registers)
+
+    for method in METHODS:
+        assert method.image_tower_learns == TRAINER_REGISTRY.get(method.trainer).IMAGE_TOWER_LEARNS
+
+
+def test_runs_that_are_killed_on_trial_take_no_views_where_the_image_tower_learns(monkeypatch, capsys):
+    from scripts import kill_trial
+
+    asked = []
+    monkeypatch.setattr(kill_trial, "command_line", lambda *args: asked.append(args[-1]) or [])
+    monkeypatch.setattr(kill_trial, "undisturbed", lambda command, output: ({}, 1.0))
+    monkeypatch.setattr(kill_trial, "trial", lambda *args: ["at its start"])
+    monkeypatch.setattr(kill_trial, "outcome", lambda run: {})
+    for trainer in ("VP", "CoOp"):
+        asked.clear()
+        assert kill_trial.main(["--kills", "6", "--trainer", trainer]) == 0
+        assert any("TRAINER.FEATURES.TRAIN_VIEWS" in opts for opts in asked) == (trainer == "CoOp")
 
 
 def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
@@ -272,6 +321,30 @@ def test_dpl(build):
         return cross_entropy(model, unit(features), text, batch["label"])
 
     assert_step(trainer, reference)
+
+
+def test_dpl_as_the_original_has_a_context_for_the_images_of_each_domain(build, train, tmp_path):
+    trainer = build("DPL", "TRAINER.DPL.BY_DOMAIN", "True")
+    model = trainer.clip_model
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def reference(batch, ours):
+        features, losses = model.encode_image(batch["img"]), []
+        ours = {key.removeprefix("mlp_model."): value for key, value in ours.items()}
+        contexts = torch.func.functional_call(trainer.model, ours, (features,))
+        for domain in (0, 1):
+            mine = batch["domain"] == domain
+            text = plain_text_features(model, CLASSES, contexts[mine].mean(dim=0))
+            losses.append(cross_entropy(model, unit(features[mine]), text, batch["label"][mine]))
+        return sum(losses) / 2  # there are as many of each
+
+    assert_step(trainer, reference)
+    config = REPOSITORY / "configs/trainers/DPL/published.yaml"
+    assert train("DPL", "red", flags=["--config-file", str(config)]) == 0
+    layer = build("DPL", "TRAINER.DPL.XAVIER", "True", moved=False).model.input
+    assert (layer.bias == 0.01).all() and layer.weight.abs().max() <= (6 / (32 + 512)) ** 0.5
 
 
 def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_sources(finished, image_folder):
@@ -373,3 +446,70 @@ def test_labels_of_one_sign_only(finished, refused, tmp_path):
 def test_dpspg_stops_early(train, tmp_path):
     assert train("DPSPG", "red", "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.EARLY", "2") == 0
     assert len(json.loads((tmp_path / "run/results.json").read_text())["val_history"]) == 2
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_of_dpspg_only_late_epochs_are_chosen(train, tmp_path):
+    opts = "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.LATE", "2"
+    assert train("DPSPG", "red", *opts) == 0
+    found = results_of(tmp_path / "run")
+    later = found["val_history"][2:]
+    assert found["best_epoch"] == 3 + later.index(max(later)) and found["val_accuracy"] == max(later)
+    # Not where it is not meant for the target.
+    opts = *opts, "TRAINER.DPSPG.LATE_TARGETS", "['blue']"
+    assert train("DPSPG", "red", *opts, flags=["--output-dir", "b"]) == 0
+    found = results_of(tmp_path / "b")
+    assert found["best_epoch"] == 1 + found["val_history"].index(max(found["val_history"]))
+    opts = "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.EARLY", "1", "TRAINER.DPSPG.EARLY_TARGETS", "['red']"
+    assert train("DPSPG", "red", *opts, flags=["--output-dir", "c"]) == 0
+    assert len(results_of(tmp_path / "c")["val_history"]) == 1
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_a_run_with_late_epochs_goes_on(train, tmp_path, monkeypatch, capsys, stopped_after):
+    from trainers.dpspg import DPSPG_TRANSFORMER
+
+    opts = "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.LATE", "2"
+    assert train("DPSPG", "red", *opts, flags=["--output-dir", "whole"]) == 0
+    before_epoch = DPSPG_TRANSFORMER.before_epoch
+
+    def stop(self):
+        if self.epoch == stopped_after:
+            raise KeyboardInterrupt
+        before_epoch(self)
+
+    monkeypatch.setattr(DPSPG_TRANSFORMER, "before_epoch", stop)
+    assert train("DPSPG", "red", *opts) == 130
+    monkeypatch.setattr(DPSPG_TRANSFORMER, "before_epoch", before_epoch)
+    assert train("DPSPG", "red", *opts) == 0
+    assert f"Going on after epoch {stopped_after}" in capsys.readouterr().out
+    whole, found = results_of(tmp_path / "whole"), results_of(tmp_path / "run")
+    for key in ("accuracy", "best_epoch", "val_history", "loss_history"):
+        assert found[key] == whole[key], key
+
+
+def test_dpspg_takes_batches_of_one(finished, train, tmp_path, image_folder):
+    """A sequence of one token, whatever the batch."""
+    assert train("DPSPG", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1", "OPTIM.MAX_EPOCH", "1") == 0
+    predictor = Predictor(tmp_path / "run")
+    paths = sorted((image_folder / "red").rglob("*.png"))
+    for path, expected in zip(paths, predictor(paths), strict=True):
+        assert dict(predictor([path])[0]) == pytest.approx(dict(expected), abs=1e-5)
+
+
+def test_the_templates_of_imagenet():
+    assert len(set(IMAGENET_TEMPLATES)) == len(IMAGENET_TEMPLATES) == 60
+    assert all(template.count("{}") == 1 and template.endswith(".") for template in IMAGENET_TEMPLATES)
+
+
+def test_the_settings_of_ten_epochs_are_the_defaults_otherwise():
+    for path in (REPOSITORY / "configs/trainers").glob("*/ep10.yaml"):
+        found, expected = (yaml.safe_load(one.read_text()) for one in (path, path.with_name("default.yaml")))
+        assert (found["OPTIM"]["MAX_EPOCH"], expected["OPTIM"]["MAX_EPOCH"]) == (10, 50)
+        expected["OPTIM"]["MAX_EPOCH"] = 10
+        if "PROMPTSRC" in expected["TRAINER"]:
+            expected["TRAINER"]["PROMPTSRC"] |= {"GPA_MEAN": 6.0, "GPA_STD": 10.0}
+        assert found == expected

@@ -369,7 +369,7 @@ def changed(trainer, key, value):
     cfg = config(trainer)
     cfg.INPUT.TRANSFORMS = KEYS["INPUT.TRANSFORMS"].accepts.item.names(cfg)
     cfg.DATASET.NAME, cfg.OPTIM.WARMUP_EPOCH, cfg.TEST.FINAL_MODEL = "SPG_DomainNet", 1, "best_val"
-    cfg.TRAINER.LINEAR_PROBE.AUGMENTED = True
+    cfg.TRAINER.LINEAR_PROBE.AUGMENTED, cfg.TRAINER.DPSPG.EARLY, cfg.TRAINER.DPSPG.LATE = True, 5, 5
     for way in ("DATALOADER.TRAIN_X.SAMPLER", "OPTIM.NAME", "OPTIM.WARMUP_TYPE"):
         for choice in KEYS[way].accepts.names(cfg):
             if all(condition.holds(cfg) for condition in KEYS[key].only_with):

@@ -296,11 +296,16 @@ def _check_classes(path, trained_for, classnames):
 
 
 def best_of(history: list[dict[str, Any]], metric: str) -> tuple[float, int | None]:
-    """(value, epoch from 1) of the first epoch that is best by a metric; (-inf, None) where none was validated."""
-    values = [value for entry in history if (value := entry.get(f"val_{metric}")) is not None]
+    """(value, epoch from 1) of the first epoch that is best by a metric; (-inf, None) where none counts."""
+    values = {
+        epoch: value
+        for epoch, entry in enumerate(history, start=1)
+        if (value := entry.get(f"val_{metric}")) is not None and entry.get("counts", True)
+    }
     if not values:
         return -float("inf"), None
-    return max(values), 1 + values.index(max(values))
+    best = max(values, key=values.__getitem__)  # the first of several
+    return values[best], best
 
 
 def _epochs(folder):
@@ -319,13 +324,16 @@ def _load_all(files: dict[str, Path], minus_infinity: Container[str]) -> dict[st
 
 def _best_is_whole(directory, name, history, metric, minus_infinity):
     """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
+    best = best_of(history, metric)[1]
+    if best is None:  # none may be chosen yet
+        return True
     path = Path(directory) / name / BEST
     try:
         found = read_model(path, minus_infinity)["epoch"]
     except Exception as error:  # as above
         print(f"The best model so far cannot be used: {error}")
         return False
-    return found == best_of(history, metric)[1] or found > len(history)
+    return found == best or found > len(history)
 
 
 def holds_objects(schedule: LRScheduler) -> bool:

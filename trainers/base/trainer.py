@@ -152,12 +152,7 @@ class FrozenClipTrainer(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         if not self.done:
-            check_settings(cfg, self.given_backbone and self.given_backbone.text.tokenizer)
-        if self.IMAGE_TOWER_LEARNS and cfg.TRAINER.FEATURES.TRAIN_VIEWS:
-            raise UserError(
-                f"TRAINER.FEATURES.TRAIN_VIEWS is {cfg.TRAINER.FEATURES.TRAIN_VIEWS}, but the image tower of "
-                f"{cfg.TRAINER.NAME} learns, so features cannot be encoded beforehand. Set it to 0."
-            )
+            check_settings(cfg, self.given_backbone.text.tokenizer if self.given_backbone else None)
 
     def build_data_loader(self) -> None:
         for line in settings_without_effect(self.cfg) if self.cfg.VERBOSE and not self.done else ():
@@ -520,11 +515,15 @@ class FrozenClipTrainer(TrainerX):
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with self.backbone.autocast():
-            text_features = self.text_features(features, batch["index"])
+            text_features = self.training_text_features(features, batch)
         logits = self.logits(features, text_features)
         loss = self.loss(logits, labels, text_features.float())
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
+
+    def training_text_features(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
+        """What `text_features` has for a training batch with image features (B, E)."""
+        return self.text_features(features, batch["index"])
 
     def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
         """What a step makes less of: the cross-entropy of logits (B, C) and labels (B,).
@@ -648,13 +647,15 @@ class FrozenClipTrainer(TrainerX):
             chosen_by = self.test(split="val")
             entry["val_accuracy"] = self.tested["val"].metrics["accuracy"]
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
-            is_best = chosen_by > self.best_result
+            is_best = self.may_be_chosen() and chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
         # Begun anew, a run finds what it had made itself.
         entry["found"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
+        if not self.may_be_chosen():
+            entry["counts"] = False
         course.history.append(entry)
         write_history(self.output_dir, course.history)
         if is_best:
@@ -663,6 +664,10 @@ class FrozenClipTrainer(TrainerX):
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
         self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
+
+    def may_be_chosen(self) -> bool:
+        """Whether the epoch that just ended is among those that validation chooses from."""
+        return True
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         """As Dassl's, without the state of schedules that could not be read back, see `checkpoints.holds_objects`."""

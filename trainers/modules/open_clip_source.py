@@ -57,7 +57,7 @@ class OpenClip(Source):
             close = difflib.get_close_matches(architecture, known, n=AT_MOST, cutoff=0.5)
             near = f"; close to it: {', '.join(close)}" if close else ""
             raise UserError(f"Backbone {name}: OpenCLIP has no architecture {architecture!r}{near}. {_form(known)}")
-        if reason := _refusal(open_clip.get_model_config(architecture)):
+        if reason := why_not_prompted(open_clip.get_model_config(architecture)):
             raise UserError(f"Backbone {name} cannot be prompted: {reason} Name another architecture.")
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         if open_clip.is_pretrained_cfg(architecture, weights):
@@ -181,7 +181,7 @@ def _is_path(weights):
     return Path(weights).suffix in SUFFIXES or "/" in weights or Path(weights).expanduser().is_file()
 
 
-def _refusal(config: Mapping[str, Any]) -> str:
+def why_not_prompted(config: Mapping[str, Any]) -> str:
     """Why contexts cannot be put into the text tower of an architecture, a sentence; "": they can."""
     text = config["text_cfg"]
     if "multimodal_cfg" in config or text.get("embed_cls"):

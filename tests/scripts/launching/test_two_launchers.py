@@ -1,5 +1,6 @@
 """Two launchers at once on one OUTPUT, as processes: no run is made twice, and none is lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from quick_run import REPOSITORY
 from test_launch import QUICK
 
 from common.run.history import HISTORY_FILE
-from common.run.lock import owned
+from common.run.lock import LOCK_FILE, owned
 from scripts import kill_trial
 from scripts.launching.runner import LAUNCHER_LOCK
 from scripts.launching.runs import ASKED
@@ -75,15 +76,17 @@ def test_two_launchers_share_the_runs(start, tmp_path, image_folder, clip_file):
 
 
 def test_what_a_killed_launcher_did_another_one_ends(start, launched, tmp_path, image_folder, clip_file):
-    opts = [*QUICK, "OPTIM.MAX_EPOCH", "400"]
-    words = ("coop/main.sh", image_folder, clip_file, *opts)
+    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "30")
     run = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1"
     first = start(*words, TARGETS="red")
     first.wait_for((run / HISTORY_FILE).is_file)
+    worker = json.loads((run / LOCK_FILE).read_text())["pid"]
+    os.kill(worker, signal.SIGSTOP)  # until another launcher is there
     second = start(*words, TARGETS="red")
     second.wait_for(lambda: WAITS in second.said())
-    assert not (run / "results.json").is_file(), "too fast to be killed in between"
+    assert not (run / "results.json").is_file()
     first.process.send_signal(signal.SIGKILL)
+    os.kill(worker, signal.SIGCONT)
     code, said = second.ends()
     assert code == 0, said
     assert said.count(WAITS) == 1 and "going on, log in log.txt-<time> beside" in said
