@@ -100,6 +100,8 @@ class _Planner:
 
     def features(self) -> Iterator[Shared]:
         """Tasks that encode the images of a domain."""
+        from trainers.base.trainer import SPLITS
+
         users: dict[Entry, list[tuple[Launch, Run]]] = defaultdict(list)
         for launch, run in self.pairs:
             for entry in self.looking.entries(launch, run):
@@ -116,6 +118,7 @@ class _Planner:
                     for who in dict.fromkeys((launch, run.seed) for launch, run in pairs):
                         counts[who].append(entry)
                 (launch, seed), chosen = max(counts.items(), key=lambda item: len(item[1]))
+                chosen.sort(key=lambda entry: SPLITS.index(entry.split))
                 run = next(run for one, run in entries[chosen[0]] if one is launch and run.seed == seed)
                 yield from self._encoding(launch, run, domain, chosen)
                 folder = _place(launch, run, f"features_of_{domain}").folder
