@@ -548,7 +548,7 @@ class FrozenClipTrainer(TrainerX):
             is_best = self.may_be_chosen() and chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
         # Begun anew, a run finds what it had made itself.
-        entry["reused"] = course.reused if course.history else self.reused()
+        entry["found"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
@@ -694,9 +694,9 @@ class FrozenClipTrainer(TrainerX):
         networks = [self._models[name] for name in self.get_model_names()]
         return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
 
-    def reused(self) -> list[str]:
-        """What earlier runs had made, so that this one needed no time for it."""
-        return ["image features"] if self.image_features.cache.oldest_read < self.course.started else []
+    def reused(self) -> dict[str, float | None]:
+        """What earlier runs had made for this one, with the seconds that took them; None: not known."""
+        return {"image features": None} if self.image_features.cache.oldest_read < self.course.started else {}
 
     def write_results(self) -> None:
         """Write predictions and results.json of a run whose test is done."""
