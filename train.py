@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     parser.add_argument("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
     parser.add_argument("--trainer", default="", help=", ".join(method.trainer for method in METHODS))
-    parser.add_argument("--backbone", default="", help='an OpenAI CLIP ("RN50", "ViT-B/16", ...) or a file of weights')
+    parser.add_argument("--backbone", default="", help='a CLIP: "RN50", "ViT-B/16", ..., or what BACKBONES.md names')
     parser.add_argument("--head", default="", help=argparse.SUPPRESS)
     parser.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")
     parser.add_argument("--model-dir", default="", help="folder of the trained run for --eval-only")

@@ -32,8 +32,9 @@ WORDS = f"""words:
   dataset          a name of configs/datasets/ or a folder <domain>/<class>/<image> (default: mini_digits; of cross:
                    {TRAINED_ON})
   other,datasets   those that cross tests on (default: {TESTED_ON})
-  backbone         an OpenAI name (RN50, ViT-B/16) or a file of CLIP's weights (default: what the method's config names,
-                   else {DEFAULT_BACKBONE}; of mini_digits: assets/mini_clip.pt)
+  backbone         an OpenAI name (RN50, ViT-B/16), open_clip:<architecture>@<tag or file>, hf:<folder or id>, or a file
+                   in OpenAI's format (default: what the method's config names, else {DEFAULT_BACKBONE}; of mini_digits:
+                   assets/mini_clip.pt)
   KEY VALUE        config keys, such as OPTIM.MAX_EPOCH 10
 
 methods:

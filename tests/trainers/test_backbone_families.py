@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hf_folders import put_in_cache
 from plain_clip import plain_image_features
 
 from common.errors import UserError
-from trainers.modules.clip_backbone import backbone_label, has_vit, load_backbone
+from trainers.base.image_features import ImageFeatures
+from trainers.modules.clip_backbone import PRECISIONS, backbone_label, has_vit, load_backbone
 from trainers.modules.clip_model import Kind, build_clip, computes
 from trainers.modules.full_prompt_encoder import FullPromptEncoder, prompt_encoder
 from trainers.modules.open_clip_source import why_not_prompted
@@ -509,18 +509,33 @@ def test_without_the_package(monkeypatch):
 # ---- precisions ----
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        *(pytest.param("cpu", precision) for precision in ("fp16", "bf16", "amp")),
+        *(pytest.param("cuda", precision, marks=pytest.mark.gpu) for precision in PRECISIONS),
+    ],
+)
 @pytest.mark.parametrize("name", ["gelu", "layer-scale", "convnext", "sigmoid"])
-def test_half_precision(models, monkeypatch, name, precision):
+def test_precisions(models, monkeypatch, name, device, precision):
     monkeypatch.setattr("trainers.modules.clip_backbone.effective_precision", lambda precision, device: precision)
-    _, path = models(name)
-    single, half = (load_backbone(f"open_clip:{name}@{path}", precision=kind) for kind in ("fp32", precision))
-    assert half.text.dtype == (torch.float16 if precision == "fp16" else torch.bfloat16)
-    assert half.text.ln_final.weight.dtype == half.model.logit_scale.dtype == torch.float32
-    assert half.sha256 == single.sha256
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    where = f"open_clip:{name}@{models(name)[1]}"
+    single, other = load_backbone(where), load_backbone(where, device, precision)
+    halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
+    assert other.text.dtype == halves.get(precision, torch.float32)
+    assert other.text.ln_final.weight.dtype == other.model.logit_scale.dtype == torch.float32
+    assert other.sha256 == single.sha256
     images = torch.randn(2, 3, single.image_size, single.image_size)
-    features = [F.normalize(backbone.encode_image(images).float(), dim=-1) for backbone in (single, half)]
-    torch.testing.assert_close(features[0], features[1], atol=0.03, rtol=0)
-    encoders = [prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a") for backbone in (single, half)]
-    texts = [encoder(encoder.initial_context()).float() for encoder in encoders]
-    torch.testing.assert_close(texts[0], texts[1], atol=0.03, rtol=0)
+    tolerance = 1e-5 if precision == "fp32" else 0.03
+    features = [ImageFeatures(backbone).encode(images).cpu() for backbone in (single, other)]
+    torch.testing.assert_close(features[0], features[1], atol=tolerance, rtol=0)
+    texts = []
+    for backbone in (single, other):
+        encoder = prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
+        ctx = encoder.initial_context().requires_grad_()
+        with backbone.autocast():
+            texts.append(encoder(ctx).float().cpu())
+        texts[-1].sum().backward()
+        assert ctx.grad.isfinite().all() and ctx.grad.abs().max() > 0
+    torch.testing.assert_close(*texts, atol=tolerance, rtol=0)

@@ -25,7 +25,6 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from common.messages import some
 from common.progress import progress
 from common.run.history import read_history, write_history
 from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
@@ -44,6 +43,7 @@ from trainers.base.checkpoints import (
 )
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
 from trainers.base.image_features import ImageFeatures, follow_facts, squashing
+from trainers.base.not_finite import check_loss, check_networks, why_not_finite
 from trainers.base.run_record import (
     UNKNOWN,
     Course,
@@ -62,7 +62,7 @@ from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache, Shard
-from trainers.modules.finite import all_finite, require_finite
+from trainers.modules.finite import require_finite
 from trainers.modules.full_prompt_encoder import prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
@@ -425,36 +425,6 @@ class FrozenClipTrainer(TrainerX):
         """What classifies images until something is learned again: methods with one text for all encode it here."""
         return self.predict
 
-    def why_not_finite(self, images: str, features: Tensor, indices: Sequence[int]) -> str:
-        """What to say of images whose logits are not finite: what is not, and the likely cause.
-
-        Args:
-            images: what they are ("images 1 to 100 of the test split (sketch)").
-            features, indices: see `predict`.
-        """
-        overflow = "Half precision may overflow: try PREC fp32."
-        cause = overflow
-        if self.get_model_names():
-            cause = (
-                "Most likely training broke the model, by too high a learning rate (OPTIM.LR), or half precision "
-                "overflows (PREC fp32)."
-            )
-        found = f"The logits of {images} are not finite"
-        if not all_finite(features):
-            return f"{found}, since their image features are not. {overflow}"
-        try:
-            with self.backbone.autocast():
-                text_features = self.text_features(features, indices)
-        except NotImplementedError:  # a method without texts
-            return f"{found}. {cause}"
-        # (C, E), (B, C, E), or (2C, E) of texts of both signs.
-        wrong = ~text_features.isfinite().all(dim=-1).reshape(-1, self.num_classes).all(dim=0)
-        names = [name for name, is_wrong in zip(self.dm.dataset.classnames, wrong.tolist(), strict=True) if is_wrong]
-        if not names:
-            return f"{found}, though image and text features are. {cause}"
-        whose = some(names) if len(names) < len(wrong) else "every class"
-        return f"{found}, since the text features of {whose} are not. {cause}"
-
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the networks of a run, as Dassl does.
 
@@ -533,20 +503,7 @@ class FrozenClipTrainer(TrainerX):
         return F.cross_entropy(logits, labels)
 
     def detect_anomaly(self, loss: Tensor) -> None:
-        """Stop at a loss that is not finite, with all that helps to find out why.
-
-        Raises:
-            UserError: it is not.
-        """
-        if torch.isfinite(loss).all():
-            return
-        kept = f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
-        raise UserError(
-            f"The loss became {loss.item()} in epoch {self.epoch + 1} of {self.max_epoch}, step "
-            f"{self.batch_idx + 1} of {self.num_batches} (learning rate {self.get_current_lr():.2g}, precision "
-            f"{self.backbone.precision}). Most likely the learning rate is too high (OPTIM.LR), or half precision "
-            f"overflows (PREC fp32). {kept}Changed settings need another --output-dir."
-        )
+        check_loss(self, loss)
 
     def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
         if self.scaler is None:
@@ -615,32 +572,12 @@ class FrozenClipTrainer(TrainerX):
             self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
         super().write_scalar(tag, scalar_value, global_step)
 
-    def check_networks(self) -> None:
-        """Stop where the last step of an epoch broke a network, before anything of that epoch is kept.
-
-        Raises:
-            UserError: a weight, a buffer or what an optimiser keeps is not finite.
-        """
-        kept = f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
-        for name in self.get_model_names():
-            optimizer, cause = self._optims[name], ""
-            state = dict(self._models[name].state_dict())
-            if optimizer is not None:
-                state["optimizer"] = optimizer.state_dict()["state"]
-                cause = (
-                    f"The last step broke it: most likely the learning rate is too high (OPTIM.LR, now "
-                    f"{self.get_current_lr(name):.2g}), or half precision overflows (PREC fp32, now "
-                    f"{self.backbone.precision}). {kept}Changed settings need another --output-dir."
-                )
-            what = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
-            require_finite(state, what, cause, self.MINUS_INFINITY)
-
     def after_epoch(self) -> None:
         """Training-domain validation: keep the epoch that is best on the source domains' val splits.
 
         Killed at any point in here, a run does the epoch again, and all of this with it.
         """
-        self.check_networks()
+        check_networks(self)
         course, is_best = self.course, False
         entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
         if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -726,7 +663,7 @@ class FrozenClipTrainer(TrainerX):
             domains = sorted({self.dm.dataset.domains[items[i].domain] for i in indices})
             when = f" after epoch {self.epoch + 1}" if split == "val" else ""
             images = f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(domains)}){when}"
-            return self.why_not_finite(images, features, indices)
+            return why_not_finite(self, images, features, indices)
 
         # Loader workers wait meanwhile.
         with self.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
