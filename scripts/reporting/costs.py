@@ -76,8 +76,8 @@ def cost_notes(costs: Mapping[str, Cost]) -> list[str]:
     lines[0] += "."
     if any(cost.seconds is not None for cost in costs.values()):
         lines.append(
-            "training: time until the end of the last epoch, validation included and the test not, mean over runs; it "
-            "depends on the machine and on what else ran there."
+            "training: time until the end of the last epoch, with validation and stage I and without the test, mean "
+            "over runs; it depends on the machine and on what else ran there."
         )
     reused: dict[tuple[str, ...], list[str]] = {}
     for method, cost in costs.items():
