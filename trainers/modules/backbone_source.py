@@ -36,6 +36,17 @@ class Facts:
     tokenizer: Tokenizer = CLIP_TOKENIZER
     computes: str = ""
 
+    @property
+    def differences(self) -> str:
+        """All by which a CLIP of the same weights is another one than OpenAI's, as one text; "": nothing."""
+        default, found = Facts(), [self.computes] if self.computes else []
+        for name in ("pixel_mean", "pixel_std", "interpolation", "squashed"):
+            if (value := getattr(self, name)) != getattr(default, name):
+                found.append(f"{name}={value}")
+        if self.tokenizer is not CLIP_TOKENIZER:
+            found.append(f"tokenizer={self.tokenizer.sha256}")
+        return "; ".join(found)
+
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
@@ -46,12 +57,16 @@ class Loaded:
             `visual`, which makes features (B, E) of images (B, 3, H, H), a text tower that `TextTower.of` takes,
             `logit_scale` and maybe `logit_bias`.
         facts: that go with it.
-        where: the file it is from, for messages.
+        where: the file or folder it is from, for messages.
+        files: all that it was read from, or could have been: what changes with them.
+        notes: lines on what was taken where nothing said it.
     """
 
     model: Any
     facts: Facts
     where: str
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Source(ABC):
