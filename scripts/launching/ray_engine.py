@@ -139,7 +139,8 @@ def _probe(address: str) -> None:
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=False)
     except subprocess.TimeoutExpired:
-        raise _no_ray(address, f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say") from None
+        what = f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say; a cluster that has a token wants "
+        raise _no_ray(address, what + "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ~/.ray/auth_token, here") from None
     if found.returncode:
         raise _refused(address, found.stderr)
 
