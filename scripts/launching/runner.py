@@ -350,7 +350,7 @@ class Comparison:
         """
         pairs = self._open_pairs(quiet=False)
         groups: dict[str, list[str]] = {}
-        for one in plan_shared(pairs).shared:
+        for one in plan_shared(pairs, writes=False).shared:
             what = "prompt labels" if "--learn-labels" in one.flags else "features of images"
             stage = f"{what} that several runs need" + (", in parts" if "--part" in one.flags else "")
             command = one.launch.command_from_anywhere(one.run, one.flags)

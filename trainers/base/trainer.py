@@ -29,8 +29,7 @@ from common.progress import progress
 from common.run.history import read_history, write_history
 from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
 from common.run.records import write_record
-from common.run.threads import read_threads, write_threads
-from common.threads import Threads, asked_for, loader_workers, plan_threads, usable_cores, waiting
+from common.threads import Threads, plan_threads, usable_cores, waiting
 from datasets.adapted import adapted
 from trainers.base.checkpoints import (
     BEST,
@@ -42,7 +41,7 @@ from trainers.base.checkpoints import (
     start_prompt_learner,
 )
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
-from trainers.base.image_features import ImageFeatures, follow_facts, squashing
+from trainers.base.image_features import ImageFeatures, squashing
 from trainers.base.not_finite import check_loss, check_networks, why_not_finite
 from trainers.base.run_record import (
     UNKNOWN,
@@ -56,9 +55,9 @@ from trainers.base.run_record import (
     training_record,
     write_outcome,
 )
-from trainers.config import set_key, shared_folders
+from trainers.base.run_threads import threads_of_run
+from trainers.base.settled import settled
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
-from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache, Shard
@@ -207,37 +206,7 @@ class FrozenClipTrainer(TrainerX):
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
-        cfg = cfg.clone()
-        cfg.defrost()
-        self.follow_backbone(cfg.INPUT)
-        self.check_normalisation(cfg)
-        cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
-        cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in counted_contexts(cfg, self.backbone.text.tokenizer).items():
-            if value_of(cfg, key) != n and cfg.VERBOSE:
-                print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
-            set_key(cfg, key, n)
-        for key, folder in shared_folders(cfg).items():
-            set_key(cfg, key, folder)
-        cfg.freeze()
-        return cfg
-
-    def follow_backbone(self, inputs: CfgNode) -> None:
-        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, and say so."""
-        taken = follow_facts(inputs, self.backbone.facts)
-        if taken and self.cfg.VERBOSE:
-            print(f"Note: images are made as the backbone {self.backbone.name} expects them: {', '.join(taken)}.")
-
-    def check_normalisation(self, cfg: CfgNode) -> None:
-        """Warn where images are not normalised as the backbone expects it."""
-        mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone.facts
-        expected = [facts.pixel_mean, facts.pixel_std]
-        if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
-            print(
-                "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
-                f"otherwise (TRANSFORMS {list(cfg.INPUT.TRANSFORMS)}, PIXEL_MEAN {list(mean)}, PIXEL_STD {list(std)}): "
-                "accuracies will suffer. The configs in configs/trainers/ have it right (--config-file)."
-            )
+        return settled(cfg, self.backbone)
 
     def build_train_loader(self, loader: DataLoader) -> DataLoader:
         """Dassl's training loader, with this trainer's batches and augmentation that any number of workers repeats."""
@@ -460,19 +429,11 @@ class FrozenClipTrainer(TrainerX):
         Args:
             note: False where only another run's model is tested, maybe in that run's folder.
         """
-        known = read_threads(self.output_dir, self.cfg.DATALOADER.NUM_WORKERS)
-        if asked_for() is None and known is not None:
-            self.settle_threads(known)
-        elif known not in (None, self.threads):
-            print(
-                f"Note: OMP_NUM_THREADS is {asked_for()}, but so far this run computed with {known.beside_workers} "
-                f"threads and, where no loader workers ran, with {known.alone}; the last digits may differ."
-            )
-        if note and known != self.threads:
-            write_threads(self.output_dir, self.threads)
+        threads = threads_of_run(self.output_dir, self.threads, self.cfg.DATALOADER.NUM_WORKERS, note)
+        self.settle_threads(threads)
         if self.cfg.VERBOSE:
             print(
-                f"Threads: {self.threads.alone}, beside loader workers {self.threads.beside_workers} ({waiting()}); "
+                f"Threads: {threads.alone}, beside loader workers {threads.beside_workers} ({waiting()}); "
                 f"cores: {usable_cores()}"
             )
 
