@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS = 0.2  # at signals
 SECONDS_BETWEEN_NODES = 1.0  # looks at which nodes there are
 SECONDS_TO_CONNECT = 3.0
 SECONDS_TO_ANSWER = 9.0
-SECONDS_TO_CHECK = 120.0  # in which a node starts a process that looks at what it sees
+SECONDS_TO_CHECK = 60.0  # in which a node starts a process that looks at what it sees
 MOST_LOSSES = 5  # of hosts under one task, where nodes are lost
 MOST_FAILED = 3  # hosts that do not start on a node
 PROBE = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
