@@ -131,7 +131,7 @@ class Course:
         """How long it had taken when its last epoch ended, with what others had made if they say; None: no epochs."""
         if not self.history:
             return None
-        return self.history[-1]["seconds"] + sum(seconds or 0 for seconds in self.reused.values())
+        return round(self.history[-1]["seconds"] + sum(seconds or 0 for seconds in self.reused.values()), 1)
 
     @property
     def reused(self) -> dict[str, float | None]:
