@@ -51,7 +51,8 @@ class DomainGeneralizationDataset(DatasetBase):
         absent_classes: whether a domain may have no folder for a class.
         splits_cover_all: whether train and val split together are all images of a domain. If not, a target domain is
             tested on all its images, unless DATASET.TEST_SUBSET is "published".
-        keeps_splits: whether a split that is made is written; the same one is made again where it was not.
+        writes: whether a split that is made is written (where it is not, the next one is the same), and images that
+            the set makes itself.
 
     Attributes:
         source_domains, target_domains: full names.
@@ -83,7 +84,7 @@ class DomainGeneralizationDataset(DatasetBase):
     skipped: Set[str] = frozenset()
     absent_classes: bool = False
     splits_cover_all: bool = True
-    keeps_splits: bool = True
+    writes: bool = True
 
     # --- what launchers ask, without listing images ---
 
@@ -413,7 +414,7 @@ class DomainGeneralizationDataset(DatasetBase):
         if path.is_file():
             return self._read_split(path, domain, images)
         train, val = seeded_split(images, self.layout.parts, domain, self.split_sizes)
-        if not self.keeps_splits:
+        if not self.writes:
             return train, val
         try:
             write_split(path, self._rows(domain, train), self._rows(domain, val))

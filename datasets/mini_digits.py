@@ -41,6 +41,8 @@ class MiniDigits(DomainGeneralizationDataset):
         layout = cls.layouts[0]
         root = cls._choose_root(cfg.DATASET.ROOT, layout)
         images = root / layout.folder / layout.images
+        if not cls.writes and not mini_digits_render.is_current(images):
+            raise UserError(f"{cls.__name__}: its images are not in {images} yet; a run makes them.")
         if cfg.VERBOSE and not mini_digits_render.is_current(images):
             print(f"{cls.__name__}: drawing {sum(cls.image_counts.values()):,} images into {images}, once")
         try:

@@ -77,6 +77,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.LINEAR_PROBE.PREC = "fp16"
     # Inverse strengths of the L2 penalty, as scikit-learn's LogisticRegression has it, to choose from; one: no choice.
     cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+    cfg.TRAINER.LINEAR_PROBE.HALVINGS = 0  # how many times C half way from the best to its neighbours are tried as well
     cfg.TRAINER.LINEAR_PROBE.NORMALISED = True  # whether features are L2-normalised
     cfg.TRAINER.LINEAR_PROBE.AUGMENTED = False  # fit one augmented look at each training image, not the image itself
 

@@ -91,5 +91,5 @@ class DPSPG_CoOp(FrozenClipTrainer):
         origin = label_origin(self, self.dm.dataset.train_x, self.cfg)
         for sign in SIGNS:
             path = label_folder(self.cfg, self.SETTINGS, sign).file_for(domain)
-            save_prompt_label(path, contexts[f"ctx_{sign}"], origin)
+            save_prompt_label(path, contexts[f"ctx_{sign}"], origin, self.course.train_seconds)
             print(f"Prompt label written to {path}")

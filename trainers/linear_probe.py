@@ -100,21 +100,34 @@ class LinearProbe(FrozenClipTrainer):
             raise UserError(
                 "The training images of the source domains are all of one class; a linear probe needs at least two."
             )
+        scores: dict[float, tuple[float, float]] = {}
         best: tuple[tuple[float, float], float, tuple[Tensor, Tensor]] | None = None
-        grid = progress(sorted(set(self.settings.C)), description="Fitting", unit="C")
-        for c, regression in fits(x, y, grid):
+        for c, regression in fits(x, y, progress(self.grid(scores), description="Fitting", unit="C")):
             weight, bias = linear_map(regression, self.num_classes)
             mend = "Leave this C out of TRAINER.LINEAR_PROBE.C."
             require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", mend, self.MINUS_INFINITY)
             logits = F.linear(val_x, weight, bias)
             accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
-            score = accuracy, -F.cross_entropy(logits, val_y).item()
+            score = scores[c] = accuracy, -F.cross_entropy(logits, val_y).item()
             ended = "" if regression.n_iter_.max() < MAX_ITERATIONS else f", stopped after {MAX_ITERATIONS} iterations"
             print(f"C {c:g}: {accuracy:.2f} % on val, loss {-score[1]:.3f}{ended}")
             if best is None or score > best[0]:
                 best = score, c, (weight, bias)
         assert best is not None  # an empty grid is refused at the start
         return best
+
+    def grid(self, scores: dict[float, tuple[float, float]]) -> Iterator[float]:
+        """The C to fit: those of the settings, then, HALVINGS times, those half way to the neighbours of the best.
+
+        Args:
+            scores: (accuracy, -loss) of each C that was fitted, as far as they are known.
+        """
+        yield from sorted(set(self.settings.C))
+        for _ in range(self.settings.HALVINGS):
+            tried = sorted(scores)
+            place = tried.index(max(tried, key=scores.__getitem__))
+            for neighbour in tried[max(0, place - 1) : place] + tried[place + 1 : place + 2]:
+                yield float(np.sqrt(tried[place] * neighbour))
 
     def training_features(self) -> np.ndarray:
         """Features (N, E) of the train splits' images, in their order."""

@@ -20,6 +20,7 @@ from common.messages import some
 from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
+from trainers.base.not_finite import why_not_finite
 from trainers.saved_run import build_run
 
 
@@ -123,7 +124,7 @@ class Predictor:
                 f"image {i + 1}" if isinstance(images[i], Image.Image) else str(images[i])
                 for i in positions_of_batches[-1]
             ]
-            return self.trainer.why_not_finite(some(names), features, indices)
+            return why_not_finite(self.trainer, some(names), features, indices)
 
         device, unseen = self.trainer.device, bool(self.trainer.MINUS_INFINITY)
         with bar:

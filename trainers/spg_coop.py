@@ -29,5 +29,6 @@ class SPG_CoOp(ContextTrainer):
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)
         path = label_folder(self.cfg).file_for(self.dm.dataset.source_domains[0])
-        save_prompt_label(path, self.model.ctx, label_origin(self, self.dm.dataset.train_x, self.cfg))
+        origin = label_origin(self, self.dm.dataset.train_x, self.cfg)
+        save_prompt_label(path, self.model.ctx, origin, self.course.train_seconds)
         print(f"Prompt label written to {path}")

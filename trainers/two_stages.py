@@ -15,6 +15,7 @@ from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, default_cfg, merge_file
 from trainers.config_check import check_values
 from trainers.config_keys import KEYS
+from trainers.modules.prompt_labels import label_seconds
 from trainers.spg_labels import LabelTrainer
 
 
@@ -26,7 +27,7 @@ class TwoStages(LabelTrainer):
     """
 
     STAGE1: type[FrozenClipTrainer]
-    n_learned = 0  # labels that this run trained itself
+    learned: tuple[str, ...] = ()  # domains whose label this run trained itself
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -86,15 +87,22 @@ class TwoStages(LabelTrainer):
         stage1.restart_on_difference = True
         stage1.settle_threads(self.threads)
         stage1.train()
-        self.n_learned += 1
+        self.learned = (*self.learned, domain)
 
     def n_trained(self) -> list[int]:
         # Of the domains that are no sources, labels are NaN.
         stage1 = 0 if self.labels is None else int(self.labels.isfinite().sum())
         return [stage1, *super().n_trained()]
 
-    def reused(self) -> list[str]:
-        return [*super().reused(), *(["prompt labels"] if self.n_learned < len(self.dm.dataset.source_domains) else [])]
+    def reused(self) -> dict[str, float | None]:
+        reused, folder, dataset = super().reused(), self.label_folders()[-1], self.dm.dataset
+        found = [domain for domain in dataset.source_domains if domain not in self.learned]
+        paths = [folder.find(domain, dataset.code(domain)) for domain in found]
+        if paths:
+            times = [label_seconds(path) for path in paths if path is not None]
+            known = [seconds for seconds in times if seconds is not None]
+            reused["prompt labels"] = sum(known) if len(known) == len(paths) else None
+        return reused
 
     def identity(self) -> RunIdentity:
         # Of the file's name and the pairs on top of it only what they come to matters.

@@ -63,10 +63,10 @@ class Result:
         n_trained: numbers of parameters that training changes, stage by stage; [] of methods that learn nothing, None
             where that is not known.
         seconds: that the run took.
-        train_seconds: of these, until the end of the last epoch, its validation included, over all starts of the run;
-            None without training.
-        train_reused: what earlier runs had made, so that making it is not in train_seconds: "image features",
-            "prompt labels".
+        train_seconds: that training took until the end of the last epoch, its validation included, over all starts of
+            the run, with stage I of prompt labels that another run had made; None without training.
+        train_reused: what other runs had made, and how long that took is not known, so that it is not in
+            train_seconds: "image features", "prompt labels" of older versions.
         threads: that the model computed with at the end.
         threads_alone, threads_beside_workers: see common/threads.py.
         thread_waiting: how threads wait for each other.

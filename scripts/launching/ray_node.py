@@ -81,8 +81,8 @@ class Place:
         for folder, names in self.folders.items():
             if not os.path.isdir(folder):
                 yield f"there is no folder {folder} (data)"
-            elif listing(folder) != names:
-                yield f"{folder} (data) holds other files than here"
+            elif missing := sorted({*names} - {*listing(folder)}):  # runs may have added some
+                yield f"{folder} (data) lacks {_some(missing)}"
         for path, size in self.files.items():
             if not os.path.isfile(path):
                 yield f"there is no file {path}"

@@ -230,7 +230,7 @@ class Launch:
     def reads(self) -> list[str]:
         """Files and folders that the runs read beside the repository."""
         roots = [root for run in self.runs if os.path.isdir(root := run.dataset.root)]
-        return [*roots, *(path for path in (self.backbone, str(self.method_file)) if os.path.isfile(path))]
+        return [*roots, *(path for path in (self.backbone, str(self.method_file)) if os.path.exists(path))]
 
     def code(self, run: Run, domain: str) -> str:
         """The code of a domain of a run's data set."""
@@ -350,7 +350,7 @@ class Comparison:
         """
         pairs = self._open_pairs(quiet=False)
         groups: dict[str, list[str]] = {}
-        for one in plan_shared(pairs).shared:
+        for one in plan_shared(pairs, writes=False).shared:
             what = "prompt labels" if "--learn-labels" in one.flags else "features of images"
             stage = f"{what} that several runs need" + (", in parts" if "--part" in one.flags else "")
             command = one.launch.command_from_anywhere(one.run, one.flags)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,17 +67,18 @@ class Entry(NamedTuple):
     n_images: int
 
 
-def plan_shared(pairs: Sequence[tuple["Launch", Run]], in_parts: bool = True) -> Plan:
+def plan_shared(pairs: Sequence[tuple["Launch", Run]], writes: bool = True) -> Plan:
     """What several of these runs need and is not there; what only one needs, that makes for itself.
 
     Args:
         pairs: runs that are to be done, each with its launch.
-        in_parts: whether the features of a large domain are made in parts, by several tasks.
+        writes: whether what a run would download or make when it reads its data may be; else, where it is not there, it
+            is taken for granted that no features of it are.
     """
     if len(pairs) < 2:
         return Plan([], {})
-    planner = _Planner(pairs)
-    features = list(planner.features(in_parts))
+    planner = _Planner(pairs, writes)
+    features = list(planner.features())
     labels = list(planner.labels())
     # What is made of a domain before its label, that needs it as the runs do.
     needs = {run.folder: planner.needed_by(run.folder) for _, run in pairs}
@@ -86,9 +88,9 @@ def plan_shared(pairs: Sequence[tuple["Launch", Run]], in_parts: bool = True) ->
 class _Planner:
     """Collects what each of the runs needs, see `plan_shared`."""
 
-    def __init__(self, pairs: Sequence[tuple["Launch", Run]]) -> None:
+    def __init__(self, pairs: Sequence[tuple["Launch", Run]], writes: bool) -> None:
         self.pairs = pairs
-        self.looking = _Looking()
+        self.looking = _Looking(writes)
         self.folders: dict[Path, list[Path]] = defaultdict(list)  # of a run -> those of what is made for it
 
     def needed_by(self, run: Path) -> tuple[Path, ...]:
@@ -96,8 +98,10 @@ class _Planner:
 
     # ---- features ----
 
-    def features(self, in_parts: bool) -> Iterator[Shared]:
+    def features(self) -> Iterator[Shared]:
         """Tasks that encode the images of a domain."""
+        from trainers.base.trainer import SPLITS
+
         users: dict[Entry, list[tuple[Launch, Run]]] = defaultdict(list)
         for launch, run in self.pairs:
             for entry in self.looking.entries(launch, run):
@@ -114,8 +118,9 @@ class _Planner:
                     for who in dict.fromkeys((launch, run.seed) for launch, run in pairs):
                         counts[who].append(entry)
                 (launch, seed), chosen = max(counts.items(), key=lambda item: len(item[1]))
+                chosen.sort(key=lambda entry: SPLITS.index(entry.split))
                 run = next(run for one, run in entries[chosen[0]] if one is launch and run.seed == seed)
-                yield from self._encoding(launch, run, domain, chosen, in_parts)
+                yield from self._encoding(launch, run, domain, chosen)
                 folder = _place(launch, run, f"features_of_{domain}").folder
                 for entry in chosen:
                     for _, user in entries.pop(entry):
@@ -124,14 +129,12 @@ class _Planner:
     def _cache(self, launch: "Launch", run: Run) -> "FeatureCache":
         look = self.looking.look(launch, run)
         assert look is not None  # or there would be no entry
-        return look.features.cache
+        return look.cache
 
-    def _encoding(
-        self, launch: "Launch", run: Run, domain: str, entries: Sequence[Entry], in_parts: bool
-    ) -> Iterator[Shared]:
+    def _encoding(self, launch: "Launch", run: Run, domain: str, entries: Sequence[Entry]) -> Iterator[Shared]:
         cache = self._cache(launch, run)
         place = replace(_place(launch, run, f"features_of_{domain}"), sources=(domain,), targets=(domain,))
-        large = [entry for entry in entries if in_parts and entry.n_images >= 1.5 * SHARD_IMAGES]
+        large = [entry for entry in entries if entry.n_images >= 1.5 * SHARD_IMAGES]
         n = max((round(entry.n_images / SHARD_IMAGES) for entry in large), default=0)
         what = "features of {} ({})".format
         whole = functools.partial(_all_there, cache, [entry.key for entry in entries])
@@ -207,22 +210,31 @@ class _Look(NamedTuple):
     """What a run's features are called.
 
     Args:
-        dataset: with all its domains as sources and as targets.
-        features: of the run.
+        cache: where they are kept.
+        settings: what they depend on beside images and weights, as text.
+        dataset: with all its domains as sources and as targets; None where it cannot be looked at.
+        features: of the run; None as above.
         transforms: of training images and of others.
         n_views: TRAIN_VIEWS.
     """
 
-    dataset: Any
-    features: "ImageFeatures"
-    transforms: tuple[Any, Any]
-    n_views: int
+    cache: "FeatureCache"
+    settings: str
+    dataset: Any = None
+    features: "ImageFeatures | None" = None
+    transforms: tuple[Any, Any] = (None, None)
+    n_views: int = 0
 
 
 class _Looking:
-    """Looks at data sets and CLIPs as runs will, each once; writes nothing, but draws MiniDigits where it is not."""
+    """Looks at data sets and CLIPs as runs will, each once.
 
-    def __init__(self) -> None:
+    Args:
+        writes: see `plan_shared`.
+    """
+
+    def __init__(self, writes: bool) -> None:
+        self.writes = writes
         self.datasets: dict[tuple[str, int | None], Any] = {}
         self.backbones: dict[tuple, Any] = {}
         self.looks: dict[tuple, _Look | None] = {}
@@ -250,22 +262,29 @@ class _Looking:
         which = launch.trainer, run.dataset, cfg.SEED
         if which not in self.looks:
             from common.failures import user_errors
+            from trainers.modules.features import FeatureCache
 
-            self.looks[which] = None
+            trainer = _trainer(launch)
+            settings = f"{cfg.INPUT.dump()} {trainer.normalises(cfg)} {cfg.TRAINER[trainer.SETTINGS].PREC}"
+            # With a key that no entry has.
+            unknown = _Look(FeatureCache(cfg.TRAINER.FEATURES.CACHE_DIR), f"{settings} {cfg.DATASET.dump()} {cfg.SEED}")
+            self.looks[which] = None if self.writes else unknown
             with contextlib.suppress(OSError, *user_errors()), contextlib.redirect_stdout(io.StringIO()):
-                self.looks[which] = self._look(_trainer(launch), cfg)
+                self.looks[which] = self._look(trainer, cfg, unknown)
         return self.looks[which]
 
-    def _look(self, trainer: Any, cfg: "CfgNode") -> _Look:
+    def _look(self, trainer: Any, cfg: "CfgNode", unknown: _Look) -> _Look:
         import torch
         from dassl.data.transforms import build_transform
 
         from trainers.base.image_features import ImageFeatures, follow_facts, squashing
+        from trainers.modules.backbone_sources import source_of
         from trainers.modules.clip_backbone import read_backbone
-        from trainers.modules.features import FeatureCache
 
         device = "cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"
         named = cfg.MODEL.BACKBONE
+        if not self.writes and not source_of(named.NAME).is_here(named.NAME, named.PATH):
+            return unknown
         what = named.NAME, device, cfg.TRAINER[trainer.SETTINGS].PREC, named.PATH
         if what not in self.backbones:
             self.backbones[what] = read_backbone(*what)
@@ -275,16 +294,10 @@ class _Looking:
         cfg.defrost()
         follow_facts(cfg.INPUT, backbone.facts)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
-        features = ImageFeatures(
-            backbone,
-            cfg.INPUT.dump(),
-            cache=FeatureCache(cfg.TRAINER.FEATURES.CACHE_DIR),
-            normalised=trainer.normalises(cfg),
-        )
+        features = ImageFeatures(backbone, cfg.INPUT.dump(), normalised=trainer.normalises(cfg))
         testing = squashing(build_transform(cfg, is_train=False), cfg.INPUT, backbone.facts)
-        return _Look(
-            dataset, features, (build_transform(cfg, is_train=True), testing), cfg.TRAINER.FEATURES.TRAIN_VIEWS
-        )
+        transforms = build_transform(cfg, is_train=True), testing
+        return _Look(unknown.cache, "", dataset, features, transforms, cfg.TRAINER.FEATURES.TRAIN_VIEWS)
 
     def _dataset(self, cfg: "CfgNode") -> Any:
         from dassl.data.datasets import DATASET_REGISTRY
@@ -299,7 +312,7 @@ class _Looking:
         known = self.datasets.get((settings, None)) or self.datasets.get((settings, cfg.SEED))
         if known is not None:
             return known
-        dataset = type(kind.__name__, (kind,), {"keeps_splits": False})(cfg)
+        dataset = type(kind.__name__, (kind,), {"writes": self.writes})(cfg)
         # Few shots are drawn by the seed, and older files of the authors have splits of each seed.
         by_seed = cfg.DATASET.NUM_SHOTS > 0 or any(
             Path(path).parent.name.isdigit() for path in dataset.split_files.values()
@@ -309,6 +322,9 @@ class _Looking:
 
     def _entry(self, look: _Look, split: str, domain: str) -> Entry | None:
         """The entry of a domain's split; None of a split that is empty."""
+        if look.features is None:
+            digest = hashlib.sha256(look.settings.encode()).hexdigest()
+            return Entry(f"unknown-{digest[:16]}", domain, split, 0)
         features, transform = look.features, look.transforms[split != "views"]
         leading = (look.n_views,) if split == "views" else ()
         how = features.backbone.image_sha256, features.inputs, features.normalised, repr(transform), leading

@@ -70,14 +70,16 @@ def cost_notes(costs: Mapping[str, Cost]) -> list[str]:
     """What has to be said of the columns of costs: lines, none where no run says any."""
     if not any(cost.n_trained or cost.seconds is not None for cost in costs.values()):
         return []
-    lines = ["trained: number of parameters that training changes"]
-    if any(len(stages) > 1 for cost in costs.values() for stages in cost.n_trained):
-        lines[0] += "; of two stages, those of stage I (the prompt labels of all source domains) + those of stage II"
-    lines[0] += "."
+    stages = any(len(of_run) > 1 for cost in costs.values() for of_run in cost.n_trained)
+    lines = ["trained: number of parameters that training changes."]
+    if stages:
+        lines[0] = lines[0].removesuffix(".") + (
+            "; of two stages, those of stage I (the prompt labels of all source domains) + those of stage II."
+        )
     if any(cost.seconds is not None for cost in costs.values()):
         lines.append(
-            "training: time until the end of the last epoch, validation included and the test not, mean over runs; it "
-            "depends on the machine and on what else ran there."
+            f"training: time until the end of the last epoch, with validation{' and stage I' * stages} and without the "
+            "test, mean over runs; it depends on the machine and on what else ran there."
         )
     reused: dict[tuple[str, ...], list[str]] = {}
     for method, cost in costs.items():

@@ -45,7 +45,7 @@ SAMPLES = 12
 FACTS = (
     *("trainer", "config", "dataset", "backbone", "backbone_sha256", "protocol", "trained_on", "source_domains"),
     *("target_domains", "seed", "selection", "precision", "test_subset", "num_shots", "best_epoch", "n_test"),
-    *("accuracy", "macro_f1", "seconds", "threads", "revision", "data_fingerprint"),
+    *("accuracy", "macro_f1", "n_trained", "train_seconds", "seconds", "threads", "revision", "data_fingerprint"),
 )
 
 

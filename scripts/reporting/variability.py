@@ -52,6 +52,7 @@ def measure(trainer: "SPG_CGAN", draws: int) -> Variability:
     import torch
 
     from trainers.base.evaluation import FeatureBatches, classify
+    from trainers.base.not_finite import why_not_finite
 
     def draw_all(features: "Tensor", indices: Sequence[int]) -> "Tensor":
         """Logits (draws, B, C)."""
@@ -68,7 +69,7 @@ def measure(trainer: "SPG_CGAN", draws: int) -> Variability:
 
     def explain(features: "Tensor", rows: range) -> str:
         images = f"images {rows.start + 1} to {rows.stop} of the test split"
-        return trainer.why_not_finite(images, features, rows)
+        return why_not_finite(trainer, images, features, rows)
 
     with trainer.threads.all():
         for rows, logits in classify(bar, draw_all, trainer.device, explain):

@@ -1,11 +1,14 @@
 """The methods that SPG is compared with, each in a real run on the 30 images."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from clip.clip import tokenize
 from dassl.config import get_cfg_default
 from plain_clip import tiny_clip
@@ -17,33 +20,35 @@ from common.errors import UserError
 from common.run.predictions import read_predictions
 from trainers.config import extend_cfg
 from trainers.linear_probe import Probe, fits, linear_map
+from trainers.methods import METHODS, find_method
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 
-NETWORKS = {
-    "LinearProbe": "linear_probe",
-    "CoOp": "prompt_learner",
-    "CoCoOp": "prompt_learner",
-    "KgCoOp": "prompt_learner",
-    "DPL": "mlp_model",
-    "DPSPG": "posencoder",
-    "VP": "prompter",
-    "VPT": "prompt_learner",
-    "MaPLe": "MultiModalPromptLearner",
-    "PromptSRC": "VLPromptLearner",
-}
-TRAINERS = ["ZeroshotCLIP", "ZeroshotCLIP2", *NETWORKS]
+COMPARED = [method.trainer for method in METHODS if method.compared]
+LEARNING = [method.trainer for method in METHODS if method.compared and method.learns]
 
 
 def own_config(trainer, name="default"):
-    return ["--config-file", str(REPOSITORY / f"configs/trainers/{trainer}/{name}.yaml")]
+    folder = REPOSITORY / "configs/trainers" / find_method(trainer).config_folder
+    return ["--config-file", str(folder / f"{name}.yaml")]
+
+
+def selects(trainer):
+    """How the default config of a trainer chooses its model."""
+    config = yaml.safe_load(Path(own_config(trainer)[1]).read_text())
+    return config.get("TEST", {}).get("FINAL_MODEL", "last_step")
+
+
+def final_models(trainer, folder):
+    """The checkpoints of a run of two epochs that are tested."""
+    return sorted(folder.glob("*/model-best.pth.tar" if selects(trainer) == "best_val" else "*/model.pth.tar-2"))
 
 
 def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("trainer", COMPARED)
 def test_a_whole_run(train, tmp_path, image_folder, trainer):
     assert train(trainer, "red", flags=own_config(trainer)) == 0
     found = results(tmp_path / "run")
@@ -53,15 +58,12 @@ def test_a_whole_run(train, tmp_path, image_folder, trainer):
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert len(rows) == found["n_test"] == 10
     assert found["accuracy"] == pytest.approx(10 * right)
-    if trainer == "PromptSRC":  # whose model is a mean over the epochs
-        assert found["selection"] == "last_step" and found["val_accuracy"] is None
-        assert (tmp_path / "run" / NETWORKS[trainer] / "model.pth.tar-2").is_file()
-    elif trainer in NETWORKS:
-        assert found["selection"] == "best_val"
-        assert found["val_accuracy"] == max(found["val_history"])
-        assert (tmp_path / "run" / NETWORKS[trainer] / "model-best.pth.tar").is_file()
-    else:
+    if trainer not in LEARNING:
         assert found["selection"] is found["val_accuracy"] is None
+    else:
+        assert found["selection"] == selects(trainer) and final_models(trainer, tmp_path / "run")
+        best = max(found["val_history"]) if selects(trainer) == "best_val" else None
+        assert found["val_accuracy"] == best
 
     flags = [*own_config(trainer), "--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train(trainer, "red", flags=flags) == 0
@@ -69,24 +71,23 @@ def test_a_whole_run(train, tmp_path, image_folder, trainer):
     assert (tested["accuracy"], tested["macro_f1"]) == (found["accuracy"], found["macro_f1"])
     assert (tmp_path / "tested/predictions.csv").read_text() == (tmp_path / "run/predictions.csv").read_text()
 
-    if trainer in ("DPL", "VP"):  # which look at a single image in another way: see test_field.py
-        return
-    top = Predictor(tmp_path / "run")([image_folder / "red" / "down" / "0.png"])[0][0]
+    (found,) = Predictor(tmp_path / "run")([image_folder / "red" / "down" / "0.png"])
     row = next(row for row in rows if row["path"].endswith("red/down/0.png"))
-    assert top == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))
+    assert sum(probability for _, probability in found) == pytest.approx(1)
+    if not find_method(trainer).depends_on:  # else on something that a single image has otherwise
+        assert found[0] == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))
 
 
-@pytest.mark.parametrize("trainer", NETWORKS)
+@pytest.mark.parametrize("trainer", LEARNING)
 def test_the_same_command_gives_the_same_model(train, tmp_path, trainer):
     states = []
     for name in ("a", "b"):
         assert train(trainer, "red", flags=[*own_config(trainer), "--output-dir", name]) == 0
-        file = "model.pth.tar-2" if trainer == "PromptSRC" else "model-best.pth.tar"
-        path = tmp_path / name / NETWORKS[trainer] / file
-        states.append(torch.load(path, weights_only=True)["state_dict"])
-    for key, value in states[0].items():
-        other = states[1][key]
-        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+        paths = final_models(trainer, tmp_path / name)
+        states.append([torch.load(path, weights_only=True)["state_dict"] for path in paths])
+    for state, other in zip(*states, strict=True):
+        for key, value in state.items():
+            assert torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key]
 
 
 # ---- settings of CoOp and CoCoOp ----
@@ -204,6 +205,16 @@ def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_pat
     x, _ = encoded(dataset.test)
     ours = trainer.predict(torch.from_numpy(x).float(), range(len(x))).softmax(dim=-1)
     np.testing.assert_allclose(ours.detach().numpy(), models[best].predict_proba(x), atol=1e-3)
+
+
+def test_steps_about_the_best_c_are_halved(train, tmp_path, capsys):
+    opts = "TRAINER.LINEAR_PROBE.C", "(0.01, 1, 100)", "TRAINER.LINEAR_PROBE.HALVINGS", "2"
+    assert train("LinearProbe", "red", *opts, flags=own_config("LinearProbe", "mini_digits")) == 0
+    tried = [float(c) for c in re.findall(r"^C (\S+): .* on val", capsys.readouterr().out, re.MULTILINE)]
+    best = build_run(tmp_path / "run").model.c
+    # A decade, then half of one, from what was the best by then; at an end there is one neighbour.
+    assert tried[:3] == [0.01, 1, 100] and len(tried) in (5, 6, 7)
+    assert min(abs(np.log10(c / best)) for c in tried if c != pytest.approx(best)) == pytest.approx(0.5)
 
 
 def test_every_c_is_fitted_to_its_end():

@@ -16,7 +16,8 @@ from hf_folders import (
 from plain_clip import tiny_clip
 
 from common.errors import UserError
-from trainers.modules.clip_backbone import load_backbone, weights_fingerprint
+from trainers.modules.clip_backbone import check_backbone, load_backbone, weights_fingerprint
+from trainers.modules.hf_config import OTHER_KINDS
 from trainers.modules.prompt_encoder import PromptEncoder
 
 NAMES = ["dog", "guitar solo", "polar_bear."]
@@ -152,6 +153,11 @@ def saved_by_transformers(transformers, folder, family):
     return model
 
 
+def made(output):
+    """The features in what transformers returns, which was they alone before its version 5."""
+    return getattr(output, "pooler_output", output)
+
+
 def plain_features(model, tokens, ctx):
     """Text features (C, E) of a CLIPModel: prompts (C, T) with contexts (n, D) in the places behind the first."""
     embeddings = model.text_model.embeddings
@@ -163,7 +169,7 @@ def plain_features(model, tokens, ctx):
 
     words.forward = with_context
     try:
-        features = model.get_text_features(tokens).pooler_output
+        features = made(model.get_text_features(tokens))
     finally:
         words.forward = embedding
     return features / features.norm(dim=-1, keepdim=True)
@@ -174,7 +180,7 @@ def test_features_and_gradients_are_those_of_transformers(kind, transformers, tm
     theirs = saved_by_transformers(transformers, tmp_path, FAMILIES[kind])
     backbone = load_backbone(f"hf:{tmp_path}")
     images = torch.randn(3, 3, backbone.image_size, backbone.image_size)
-    expected = theirs.get_image_features(images).pooler_output
+    expected = made(theirs.get_image_features(images))
     assert (backbone.model.encode_image(images) - expected).abs().max() < 1e-5
 
     encoder = PromptEncoder(backbone.text, NAMES, n_ctx=4)
@@ -244,6 +250,14 @@ def test_a_folder_without_preprocessor_says_what_is_taken(folder, saved, capsys)
     assert load_backbone(f"hf:{folder}").facts.pixel_mean == load_backbone(f"hf:{saved}").facts.pixel_mean
     note = f"Note: Backbone hf:{folder} has no preprocessor_config.json; images are made as OpenAI's CLIPs take them."
     assert capsys.readouterr().out.splitlines() == [note]
+
+
+@pytest.mark.parametrize("crop", [{"do_center_crop": False}, {"crop_size": {"height": 32, "width": 32}}])
+def test_images_that_are_squashed_to_a_square(crop, folder, capsys):
+    said = {"size": {"height": 32, "width": 32}, **crop}
+    changed(folder, "preprocessor_config.json", lambda config: config.update(said))
+    assert load_backbone(f"hf:{folder}").facts.squashed
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -362,7 +376,7 @@ def test_a_config_that_is_damaged(content, folder):
     [
         ("chinese_clip", "this one's is a BERT"),
         ("altclip", "XLM-RoBERTa"),
-        ("siglip", "not causal"),
+        ("siglip", "open_clip:ViT-B-16-SigLIP@webli"),
         ("clip_vision_model", "the image tower alone"),
         ("jina_clip", "no code of a checkpoint is run"),
         ("something_new", "its towers are not CLIP's"),
@@ -395,6 +409,14 @@ def test_entries_that_no_clip_has(section, key, value, told, folder):
     message = refusal(folder)
     assert told in message
     assert message.endswith("in config.json.")
+
+
+def test_what_openclip_is_said_to_have_it_has():
+    pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    named = [word for why in OTHER_KINDS.values() for word in why.split() if word.startswith("open_clip:")]
+    assert named
+    for name in named:
+        check_backbone(name)
 
 
 def test_weights_of_another_model(folder):

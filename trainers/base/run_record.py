@@ -36,6 +36,7 @@ WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
 LATER = {
     "TEST.SELECT_BY": "accuracy",
     "TRAINER.FUSED_ADAMW": True,
+    "TRAINER.LINEAR_PROBE.HALVINGS": 0,
     "TRAINER.LINEAR_PROBE.NORMALISED": True,
     "TRAINER.LINEAR_PROBE.AUGMENTED": False,
     "TRAINER.DPL.BY_DOMAIN": False,
@@ -127,13 +128,15 @@ class Course:
 
     @property
     def train_seconds(self) -> float | None:
-        """How long it had taken when its last epoch ended; None without epochs."""
-        return self.history[-1]["seconds"] if self.history else None
+        """How long it had taken when its last epoch ended, with what others had made if they say; None: no epochs."""
+        if not self.history:
+            return None
+        return round(self.history[-1]["seconds"] + sum(seconds or 0 for seconds in self.reused.values()), 1)
 
     @property
-    def reused(self) -> list[str]:
-        """What earlier runs had made for it, as its epochs have it; those of older versions say nothing."""
-        return self.history[-1].get("reused", []) if self.history else []
+    def reused(self) -> dict[str, float | None]:
+        """What earlier runs had made for it, by its epochs, with the seconds that took; older versions say nothing."""
+        return self.history[-1].get("found", {}) if self.history else {}
 
 
 def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> RunIdentity:
@@ -178,7 +181,7 @@ def training_record(
         "settings_sha256": settings_sha256,
         "n_trained": n_trained,
         "train_seconds": course.train_seconds,
-        "train_reused": course.reused,
+        "train_reused": [what for what, seconds in course.reused.items() if seconds is None],
     }
 
 

@@ -25,13 +25,11 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from common.messages import some
 from common.progress import progress
 from common.run.history import read_history, write_history
 from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
 from common.run.records import write_record
-from common.run.threads import read_threads, write_threads
-from common.threads import Threads, asked_for, loader_workers, plan_threads, usable_cores, waiting
+from common.threads import Threads, plan_threads, usable_cores, waiting
 from datasets.adapted import adapted
 from trainers.base.checkpoints import (
     BEST,
@@ -43,7 +41,8 @@ from trainers.base.checkpoints import (
     start_prompt_learner,
 )
 from trainers.base.evaluation import Classifier, FeatureBatches, classify
-from trainers.base.image_features import ImageFeatures, follow_facts, squashing
+from trainers.base.image_features import ImageFeatures, squashing
+from trainers.base.not_finite import check_loss, check_networks, why_not_finite
 from trainers.base.run_record import (
     UNKNOWN,
     Course,
@@ -56,13 +55,13 @@ from trainers.base.run_record import (
     training_record,
     write_outcome,
 )
-from trainers.config import set_key, shared_folders
+from trainers.base.run_threads import threads_of_run
+from trainers.base.settled import settled
 from trainers.config_check import check_settings, counted_contexts, settings_without_effect
-from trainers.config_keys import KEYS, value_of
 from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache, Shard
-from trainers.modules.finite import all_finite, require_finite
+from trainers.modules.finite import require_finite
 from trainers.modules.full_prompt_encoder import prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
@@ -207,37 +206,7 @@ class FrozenClipTrainer(TrainerX):
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
-        cfg = cfg.clone()
-        cfg.defrost()
-        self.follow_backbone(cfg.INPUT)
-        self.check_normalisation(cfg)
-        cfg.INPUT.SIZE = (self.backbone.image_size,) * 2
-        cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in counted_contexts(cfg, self.backbone.text.tokenizer).items():
-            if value_of(cfg, key) != n and cfg.VERBOSE:
-                print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
-            set_key(cfg, key, n)
-        for key, folder in shared_folders(cfg).items():
-            set_key(cfg, key, folder)
-        cfg.freeze()
-        return cfg
-
-    def follow_backbone(self, inputs: CfgNode) -> None:
-        """Put the backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, and say so."""
-        taken = follow_facts(inputs, self.backbone.facts)
-        if taken and self.cfg.VERBOSE:
-            print(f"Note: images are made as the backbone {self.backbone.name} expects them: {', '.join(taken)}.")
-
-    def check_normalisation(self, cfg: CfgNode) -> None:
-        """Warn where images are not normalised as the backbone expects it."""
-        mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, self.backbone.facts
-        expected = [facts.pixel_mean, facts.pixel_std]
-        if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
-            print(
-                "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
-                f"otherwise (TRANSFORMS {list(cfg.INPUT.TRANSFORMS)}, PIXEL_MEAN {list(mean)}, PIXEL_STD {list(std)}): "
-                "accuracies will suffer. The configs in configs/trainers/ have it right (--config-file)."
-            )
+        return settled(cfg, self.backbone)
 
     def build_train_loader(self, loader: DataLoader) -> DataLoader:
         """Dassl's training loader, with this trainer's batches and augmentation that any number of workers repeats."""
@@ -425,36 +394,6 @@ class FrozenClipTrainer(TrainerX):
         """What classifies images until something is learned again: methods with one text for all encode it here."""
         return self.predict
 
-    def why_not_finite(self, images: str, features: Tensor, indices: Sequence[int]) -> str:
-        """What to say of images whose logits are not finite: what is not, and the likely cause.
-
-        Args:
-            images: what they are ("images 1 to 100 of the test split (sketch)").
-            features, indices: see `predict`.
-        """
-        overflow = "Half precision may overflow: try PREC fp32."
-        cause = overflow
-        if self.get_model_names():
-            cause = (
-                "Most likely training broke the model, by too high a learning rate (OPTIM.LR), or half precision "
-                "overflows (PREC fp32)."
-            )
-        found = f"The logits of {images} are not finite"
-        if not all_finite(features):
-            return f"{found}, since their image features are not. {overflow}"
-        try:
-            with self.backbone.autocast():
-                text_features = self.text_features(features, indices)
-        except NotImplementedError:  # a method without texts
-            return f"{found}. {cause}"
-        # (C, E), (B, C, E), or (2C, E) of texts of both signs.
-        wrong = ~text_features.isfinite().all(dim=-1).reshape(-1, self.num_classes).all(dim=0)
-        names = [name for name, is_wrong in zip(self.dm.dataset.classnames, wrong.tolist(), strict=True) if is_wrong]
-        if not names:
-            return f"{found}, though image and text features are. {cause}"
-        whose = some(names) if len(names) < len(wrong) else "every class"
-        return f"{found}, since the text features of {whose} are not. {cause}"
-
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the networks of a run, as Dassl does.
 
@@ -490,19 +429,11 @@ class FrozenClipTrainer(TrainerX):
         Args:
             note: False where only another run's model is tested, maybe in that run's folder.
         """
-        known = read_threads(self.output_dir, self.cfg.DATALOADER.NUM_WORKERS)
-        if asked_for() is None and known is not None:
-            self.settle_threads(known)
-        elif known not in (None, self.threads):
-            print(
-                f"Note: OMP_NUM_THREADS is {asked_for()}, but so far this run computed with {known.beside_workers} "
-                f"threads and, where no loader workers ran, with {known.alone}; the last digits may differ."
-            )
-        if note and known != self.threads:
-            write_threads(self.output_dir, self.threads)
+        threads = threads_of_run(self.output_dir, self.threads, self.cfg.DATALOADER.NUM_WORKERS, note)
+        self.settle_threads(threads)
         if self.cfg.VERBOSE:
             print(
-                f"Threads: {self.threads.alone}, beside loader workers {self.threads.beside_workers} ({waiting()}); "
+                f"Threads: {threads.alone}, beside loader workers {threads.beside_workers} ({waiting()}); "
                 f"cores: {usable_cores()}"
             )
 
@@ -533,20 +464,7 @@ class FrozenClipTrainer(TrainerX):
         return F.cross_entropy(logits, labels)
 
     def detect_anomaly(self, loss: Tensor) -> None:
-        """Stop at a loss that is not finite, with all that helps to find out why.
-
-        Raises:
-            UserError: it is not.
-        """
-        if torch.isfinite(loss).all():
-            return
-        kept = f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
-        raise UserError(
-            f"The loss became {loss.item()} in epoch {self.epoch + 1} of {self.max_epoch}, step "
-            f"{self.batch_idx + 1} of {self.num_batches} (learning rate {self.get_current_lr():.2g}, precision "
-            f"{self.backbone.precision}). Most likely the learning rate is too high (OPTIM.LR), or half precision "
-            f"overflows (PREC fp32). {kept}Changed settings need another --output-dir."
-        )
+        check_loss(self, loss)
 
     def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
         if self.scaler is None:
@@ -615,32 +533,12 @@ class FrozenClipTrainer(TrainerX):
             self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
         super().write_scalar(tag, scalar_value, global_step)
 
-    def check_networks(self) -> None:
-        """Stop where the last step of an epoch broke a network, before anything of that epoch is kept.
-
-        Raises:
-            UserError: a weight, a buffer or what an optimiser keeps is not finite.
-        """
-        kept = f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
-        for name in self.get_model_names():
-            optimizer, cause = self._optims[name], ""
-            state = dict(self._models[name].state_dict())
-            if optimizer is not None:
-                state["optimizer"] = optimizer.state_dict()["state"]
-                cause = (
-                    f"The last step broke it: most likely the learning rate is too high (OPTIM.LR, now "
-                    f"{self.get_current_lr(name):.2g}), or half precision overflows (PREC fp32, now "
-                    f"{self.backbone.precision}). {kept}Changed settings need another --output-dir."
-                )
-            what = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
-            require_finite(state, what, cause, self.MINUS_INFINITY)
-
     def after_epoch(self) -> None:
         """Training-domain validation: keep the epoch that is best on the source domains' val splits.
 
         Killed at any point in here, a run does the epoch again, and all of this with it.
         """
-        self.check_networks()
+        check_networks(self)
         course, is_best = self.course, False
         entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
         if self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -650,7 +548,7 @@ class FrozenClipTrainer(TrainerX):
             is_best = self.may_be_chosen() and chosen_by > self.best_result
             self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
         # Begun anew, a run finds what it had made itself.
-        entry["reused"] = course.reused if course.history else self.reused()
+        entry["found"] = course.reused if course.history else self.reused()
         entry["seconds"] = course.seconds
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
@@ -726,7 +624,7 @@ class FrozenClipTrainer(TrainerX):
             domains = sorted({self.dm.dataset.domains[items[i].domain] for i in indices})
             when = f" after epoch {self.epoch + 1}" if split == "val" else ""
             images = f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(domains)}){when}"
-            return self.why_not_finite(images, features, indices)
+            return why_not_finite(self, images, features, indices)
 
         # Loader workers wait meanwhile.
         with self.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
@@ -796,9 +694,9 @@ class FrozenClipTrainer(TrainerX):
         networks = [self._models[name] for name in self.get_model_names()]
         return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
 
-    def reused(self) -> list[str]:
-        """What earlier runs had made, so that this one needed no time for it."""
-        return ["image features"] if self.image_features.cache.oldest_read < self.course.started else []
+    def reused(self) -> dict[str, float | None]:
+        """What earlier runs had made for this one, with the seconds that took them; None: not known."""
+        return {"image features": None} if self.image_features.cache.oldest_read < self.course.started else {}
 
     def write_results(self) -> None:
         """Write predictions and results.json of a run whose test is done."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
@@ -95,6 +96,10 @@ class Source(ABC):
         Raises:
             UserError: it cannot be used.
         """
+
+    def is_here(self, name: str, root: str | PathLike) -> bool:
+        """Whether a backbone can be read without a download, to `root`, as far as names tell."""
+        return Path(self.rest(name)).expanduser().exists()
 
     def resolved(self, name: str) -> str:
         """The same backbone's name in any working folder: paths in it are whole."""

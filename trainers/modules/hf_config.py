@@ -61,6 +61,7 @@ PREPROCESSOR_DEFAULTS: dict[str, Any] = {
 RESAMPLES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
 # Why CLIPs of other kinds cannot be taken, by their model_type.
+OPEN_CLIP = "it is not computed as a CLIPModel is; OpenCLIP has it, in its own layout: open_clip:{}"
 BERT = "contexts are made for CLIP's causal text tower, and this one's is a {}, with a tokenizer of its own"
 OTHER_KINDS = {
     "align": BERT.format("BERT"),
@@ -75,11 +76,11 @@ OTHER_KINDS = {
     "flava": BERT.format("BERT"),
     "groupvit": "its image tower groups pixels and is no ViT",
     "jina_clip": "its towers are code that comes with the weights, and no code of a checkpoint is run",
-    "metaclip_2": BERT.format("tower for 300 languages"),
+    "metaclip_2": OPEN_CLIP.format("ViT-H-14-worldwide-quickgelu@metaclip2_worldwide"),
     "owlv2": "it finds objects in images, by features of patches",
     "owlvit": "it finds objects in images, by features of patches",
-    "siglip": "its text tower is not causal, and its tokenizer is a SentencePiece model",
-    "siglip2": "its text tower is not causal, and its tokenizer is a SentencePiece model",
+    "siglip": OPEN_CLIP.format("ViT-B-16-SigLIP@webli"),
+    "siglip2": OPEN_CLIP.format("ViT-B-16-SigLIP2@webli"),
     "vision-text-dual-encoder": BERT.format("tower of another model"),
     "xclip": "its images are videos",
 }

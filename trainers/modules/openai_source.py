@@ -52,6 +52,11 @@ class OpenAI(Source):
         self.check(name)
         return "visual.proj" in read_clip_weights(Path(name).expanduser())
 
+    def is_here(self, name: str, root: str | PathLike) -> bool:
+        url = openai_clip._MODELS.get(name)
+        path = Path(root, url.rpartition("/")[2]) if url else Path(name)
+        return path.expanduser().is_file()
+
     def resolved(self, name: str) -> str:
         return str(Path(name).resolve()) if Path(name).is_file() else name
 

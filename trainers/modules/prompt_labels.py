@@ -72,13 +72,16 @@ class LabelOrigin:
     recipe: dict[str, Any] | None = None
 
 
-def save_prompt_label(path: str | PathLike, ctx: torch.Tensor, origin: LabelOrigin) -> None:
+def save_prompt_label(
+    path: str | PathLike, ctx: torch.Tensor, origin: LabelOrigin, seconds: float | None = None
+) -> None:
     """Write a prompt label, whole or not at all.
 
     Args:
         path: file to write.
         ctx: (n_ctx, D) context.
         origin: LabelOrigin.
+        seconds: that learning it took; None: not known.
 
     Raises:
         UserError: a number in it is not finite; nothing is written then.
@@ -87,7 +90,13 @@ def save_prompt_label(path: str | PathLike, ctx: torch.Tensor, origin: LabelOrig
     made_from = {**asdict(origin), "classnames": list(origin.classnames)}
     with atomic_write(path) as handle:
         # clone(): a view would drag its whole storage into the file.
-        torch.save({"ctx": ctx.detach().cpu().clone(), "made_from": made_from}, handle)
+        torch.save({"ctx": ctx.detach().cpu().clone(), "made_from": made_from, "seconds": seconds}, handle)
+
+
+def label_seconds(path: str | PathLike) -> float | None:
+    """How long learning a prompt label took; None of those that do not say."""
+    content = read_tensors(path, "Prompt label", f"Delete {path} to have it trained anew.")
+    return content.get("seconds") if isinstance(content, dict) else None
 
 
 def load_prompt_label(

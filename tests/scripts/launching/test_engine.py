@@ -1,6 +1,7 @@
 """The plan and the engine of this machine: order, processes that die, signals, and real runs side by side."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from common.errors import UserError
 from common.interruption import Interrupted
 from scripts import kill_trial
 from scripts.launching import local
-from scripts.launching.local import LocalEngine
+from scripts.launching.local import LocalEngine, local_devices
 from scripts.launching.plan import Ended, Task, carry_out
 from scripts.launching.worker import do
 
@@ -259,4 +260,33 @@ def test_how_many_at_once_is_a_number_from_1(launched, tmp_path, image_folder, j
     assert (
         finished.stderr == f"Error: JOBS is {jobs!r}; accepted: a whole number from 1, how many runs go on at once.\n"
     )
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("", ["0", "1"]), ("1", ["1"]), ("1, 0", ["1", "0"]), ("-1", [])])
+def test_gpus_that_there_are(monkeypatch, visible, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert local_devices(visible) == expected
+
+
+@pytest.mark.parametrize("visible", ["0,1,2", "GPU-1,GPU-2,GPU-3"])
+def test_more_gpus_than_there_are(monkeypatch, visible):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    message = (
+        f"CUDA_VISIBLE_DEVICES is '{visible}', 3 GPUs, but PyTorch finds 2 of them here. Name those that there are"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        local_devices(visible)
+
+
+def test_gpus_that_are_not_there_are_told_before_anything_runs(tmp_path, monkeypatch, capsys, image_folder, clip_file):
+    from scripts import launch
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    words = ["--jobs", "2", "--output", str(tmp_path / "output"), "zsclip", str(image_folder), str(clip_file)]
+    assert launch.main(words) == 1
+    found = capsys.readouterr().err
+    assert found.startswith("Error: CUDA_VISIBLE_DEVICES is '0,1', 2 GPUs, but PyTorch finds 0") and found[-1:] == "\n"
     assert not (tmp_path / "output").exists()

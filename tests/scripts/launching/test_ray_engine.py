@@ -235,7 +235,7 @@ def test_a_ray_of_another_version(cluster, monkeypatch, tmp_path):
 
 def test_what_a_place_lacks(tmp_path):
     repository, data, output = tmp_path / "repository", tmp_path / "data", tmp_path / "output"
-    for folder in (repository / "trainers", data / "art", output):
+    for folder in (repository / "trainers", data / "art", data / "photo", output):
         folder.mkdir(parents=True)
     (repository / "train.py").write_text("1")
     (repository / "trainers" / "spg.py").write_text("1")
@@ -252,13 +252,14 @@ def test_what_a_place_lacks(tmp_path):
     )
     assert place.lacking() == []
     (repository / "trainers" / "spg.py").write_text("2")
-    (data / "photo").mkdir()
+    (data / "photo").rmdir()
+    (data / "splits").mkdir()
     (tmp_path / "clip.pt").write_text("other weights")
     (output / ray_node.IDENTITY_FILE).write_text("another")
     assert place.lacking() == [
         f"{repository} is at another revision: trainers/spg.py",
         f"{output} (OUTPUT) is not the folder that it is here",
-        f"{data} (data) holds other files than here",
+        f"{data} (data) lacks photo",
         f"{tmp_path / 'clip.pt'} is another file than here",
     ]
     for folder in (repository, data, output):
@@ -387,6 +388,19 @@ def test_a_signal_reaches_every_task_on_every_node(engine, tmp_path, number):
 
 
 # ---- real runs ----
+
+
+@needs_ray
+def test_a_cluster_of_this_machine_alone(bash, launched, tmp_path, image_folder, clip_file):
+    words = ("coop/main.sh", image_folder, clip_file, *QUICK)
+    finished = bash(*words, TARGETS="red", ENGINE="ray", JOBS="1", OUTPUT="ray")
+    assert finished.returncode == 0, finished.stderr
+    began, ended = finished.stdout.splitlines()[:2]  # nothing of Ray's own
+    assert began.startswith("[1/1] CoOp on stripes, target red, seed 1: log in ")
+    assert ended.startswith("[1/1] CoOp on stripes, target red, seed 1: done in ")
+    assert launched(*words, TARGETS="red", OUTPUT="local").returncode == 0
+    run = "stripes/CoOp/tiny/default/red/seed1"
+    assert kill_trial.outcome(tmp_path / "ray" / run) == kill_trial.outcome(tmp_path / "local" / run)
 
 
 @needs_ray

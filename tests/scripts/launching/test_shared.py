@@ -135,6 +135,20 @@ def test_what_is_printed_says_what_comes_first(tmp_path, monkeypatch, capsys, im
     assert printed() == []
 
 
+def test_nothing_is_made_or_downloaded_for_what_is_printed(tmp_path, monkeypatch, capsys, image_folder):
+    from clip import clip as openai_clip
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(openai_clip, "_download", lambda *_: pytest.fail("downloaded"))
+    flags = ["--print", "--seeds", "1", "--methods", "coop,zsclip"]
+    assert launch.main([*flags, str(image_folder), "RN50", "MODEL.BACKBONE.PATH", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 3 + 1 + 6 and all(" --encode val,test " in line for line in lines[1:4])
+    assert launch.main([*flags, "mini_digits"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 4 + 1 + 8
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_fails_blocks_only_what_needs_it(launched, two_here, tmp_path, image_folder, clip_file):
     images = tmp_path / "stripes"
     shutil.copytree(image_folder, images)
@@ -185,6 +199,27 @@ def test_a_broken_set_is_the_end_of_its_own_test_alone(launched, tmp_path, image
     assert f"Cannot read the image {bad}" in finished.stderr
     assert "1 of 3 runs failed:\n  [2/3] ZeroshotCLIP on stripes, stripes to broken, seed 1" in finished.stdout
     assert (tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/cross/to_whole/seed1/results.json").is_file()
+
+
+def test_a_part_that_is_missing_or_damaged_is_encoded_with_the_whole(train, tmp_path, capsys):
+    opts = ["DATALOADER.TEST.BATCH_SIZE", "2"]
+
+    def encode(cache, *more):
+        flags = ["--encode", "test", *more, "--output-dir", "made"]
+        assert train("CoOp", "red", *opts, "TRAINER.FEATURES.CACHE_DIR", cache, flags=flags) == 0
+        return {path.name: path.read_bytes() for path in (tmp_path / cache).glob("*.npy")}
+
+    whole = encode("whole")
+    for part in ("1/4", "2/4", "4/4"):
+        encode("parts", "--part", part)
+    parts = sorted((tmp_path / "parts").glob("*.npy"))
+    assert [path.stem.split("-", 1)[1] for path in parts] == ["0-4", "4-8"]  # of 10, in whole batches
+    damaged = bytearray(parts[1].read_bytes())
+    damaged[-1] ^= 1
+    parts[1].write_bytes(damaged)
+    (tmp_path / "parts" / "unknown-0-4.json").write_text("{}")  # of another entry
+    assert encode("parts") == whole
+    assert "Encoded" in (tmp_path / "made/log.txt").read_text()
 
 
 @pytest.mark.parametrize(

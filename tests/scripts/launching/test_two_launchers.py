@@ -1,4 +1,4 @@
-"""Two launchers at once on one OUTPUT, as processes: no run is made twice, and none is lost."""
+"""Launchers as processes: two at once on one OUTPUT, and one whose worker is killed; no run is made twice or lost."""
 
 import json
 import os
@@ -90,6 +90,21 @@ def test_what_a_killed_launcher_did_another_one_ends(start, launched, tmp_path, 
     code, said = second.ends()
     assert code == 0, said
     assert said.count(WAITS) == 1 and "going on, log in log.txt-<time> beside" in said
+    assert launched(*words, TARGETS="red", OUTPUT="undisturbed").returncode == 0
+    assert kill_trial.outcome(run) == kill_trial.outcome(
+        tmp_path / "undisturbed" / run.relative_to(tmp_path / "output")
+    )
+
+
+def test_a_run_whose_process_is_killed_is_ended_by_another(start, launched, tmp_path, image_folder, clip_file):
+    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "10")
+    run = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1"
+    launcher = start(*words, TARGETS="red")
+    launcher.wait_for((run / HISTORY_FILE).is_file)
+    os.kill(json.loads((run / LOCK_FILE).read_text())["pid"], signal.SIGKILL)
+    code, said = launcher.ends()
+    assert code == 0, said
+    assert said.count("its process died (SIGKILL); once more, going on where it stopped") == 1
     assert launched(*words, TARGETS="red", OUTPUT="undisturbed").returncode == 0
     assert kill_trial.outcome(run) == kill_trial.outcome(
         tmp_path / "undisturbed" / run.relative_to(tmp_path / "output")

@@ -270,9 +270,18 @@ def test_training_time_adds_up_over_starts_and_tells_what_was_found(finished, tr
     after = read_results(tmp_path / "run/results.json")
     assert after["train_seconds"] == pytest.approx(before["train_seconds"] + 1000)
     assert after["train_reused"] == []  # the features and labels that it finds now are its own
-    # Another run finds them made.
+    # Another run finds them made: how long labels took stands in their files.
+    labels = list((tmp_path / "prompt_labels").rglob("*.pt"))
+    learning = sum(torch.load(path)["seconds"] for path in labels)
+    assert len(labels) == 2 and 0 < learning < before["train_seconds"]
     assert train("SPG", "red", flags=["--output-dir", "other"]) == 0
-    assert read_results(tmp_path / "other/results.json")["train_reused"] == ["image features", "prompt labels"]
+    other = read_results(tmp_path / "other/results.json")
+    assert other["train_reused"] == ["image features"] and other["train_seconds"] > learning
+    # Those of older versions do not say.
+    torch.save({**torch.load(labels[0]), "seconds": None}, labels[0])
+    assert train("SPG", "red", flags=["--output-dir", "third"]) == 0
+    third = read_results(tmp_path / "third/results.json")
+    assert third["train_reused"] == ["image features", "prompt labels"]
     # A test of its model tells of its training.
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train("SPG", "red", flags=flags) == 0
