@@ -263,16 +263,20 @@ class _Looking:
         cfg = launch.config(run)
         which = launch.trainer, run.dataset, cfg.SEED
         if which not in self.looks:
+            from datasets.base import NotMadeYet
             from trainers.modules.features import FeatureCache
 
             trainer = _trainer(launch)
             settings = f"{cfg.INPUT.dump()} {trainer.normalises(cfg)} {cfg.TRAINER[trainer.SETTINGS].PREC}"
             # With a key that no entry has.
             unknown = _Look(FeatureCache(cfg.TRAINER.FEATURES.CACHE_DIR), f"{settings} {cfg.DATASET.dump()} {cfg.SEED}")
-            self.looks[which] = None if self.writes else unknown
+            self.looks[which] = None
             # Whatever it is: of that run alone.
             with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-                self.looks[which] = self._look(trainer, cfg, unknown)
+                try:
+                    self.looks[which] = self._look(trainer, cfg, unknown)
+                except NotMadeYet:
+                    self.looks[which] = unknown
         return self.looks[which]
 
     def _look(self, trainer: Any, cfg: "CfgNode", unknown: _Look) -> _Look:
