@@ -12,6 +12,8 @@ from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP_INTERPOLATION = "bicubic"
+# What is known of how images are made.
+OF_IMAGES = ("pixel_mean", "pixel_std", "interpolation", "squashed")
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,13 @@ class Facts:
     computes: str = ""
 
     @property
-    def differences(self) -> str:
-        """All by which a CLIP of the same weights is another one than OpenAI's, as one text; "": nothing."""
-        default, found = Facts(), [self.computes] if self.computes else []
-        for name in ("pixel_mean", "pixel_std", "interpolation", "squashed"):
-            if (value := getattr(self, name)) != getattr(default, name):
-                found.append(f"{name}={value}")
+    def distinguishing(self) -> str:
+        """All by which features are others than OpenAI's of the same images, texts and weights, as one text; "": nothing."""
+        openais = Facts()
+        made = [f"{key} {getattr(self, key)}" for key in OF_IMAGES if getattr(self, key) != getattr(openais, key)]
         if self.tokenizer is not CLIP_TOKENIZER:
-            found.append(f"tokenizer={self.tokenizer.sha256}")
-        return "; ".join(found)
+            made.append(f"tokenizer {self.tokenizer.sha256}")
+        return "; ".join([*([self.computes] if self.computes else []), *made])
 
 
 @dataclass(frozen=True, eq=False)

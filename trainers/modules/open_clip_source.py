@@ -46,7 +46,12 @@ SAID_ELSEWHERE = {
     "hf_pooler_type",
 }
 # What open_clip's own preprocessing has where a tag says nothing else.
-OF_A_TAG = {"mean": Facts.pixel_mean, "std": Facts.pixel_std, "interpolation": "bicubic", "resize_mode": "shortest"}
+OF_A_TAG: dict[str, Any] = {
+    "mean": Facts.pixel_mean,
+    "std": Facts.pixel_std,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
 
 
 class OpenClip(Source):
@@ -74,7 +79,7 @@ class OpenClip(Source):
             near = f"; close to it: {', '.join(close)}" if close else ""
             raise UserError(f"Backbone {name}: OpenCLIP has no architecture {architecture!r}{near}. {_form(known)}")
         if reason := why_not_prompted(open_clip.get_model_config(architecture)):
-            raise UserError(f"Backbone {name} cannot be prompted: {reason} Name another architecture.")
+            raise UserError(f"Backbone {name} cannot be taken: {reason} Name another architecture.")
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         if open_clip.is_pretrained_cfg(architecture, weights):
             return
@@ -105,9 +110,6 @@ class OpenClip(Source):
             model, facts = _as_openais(config, weights, architecture, path, facts)
         else:
             model, facts = _as_it_is(config, weights, architecture, path, facts)
-        if _has_openais_tower(config):  # whose image need not be a multiple of the patches' side
-            size = config["vision_cfg"].get("image_size", 224)
-            model.visual.input_resolution = size if isinstance(size, int) else size[0]
         return Loaded(model, facts, str(path), (path,), (*notes, *disagreement))
 
     def has_vit(self, name: str) -> bool:
@@ -230,8 +232,10 @@ def _is_path(weights):
 
 
 def why_not_prompted(config: Mapping[str, Any]) -> str:
-    """Why contexts cannot be put into the text tower of an architecture, a sentence; "": they can."""
-    text = config["text_cfg"]
+    """Why an architecture cannot be taken, most often for its text tower, a sentence; "": it can."""
+    text, size = config["text_cfg"], config["vision_cfg"].get("image_size", 224)
+    if not isinstance(size, int) and len({*size}) > 1:
+        return f"its images are no squares, but {size[0]} x {size[1]}."
     if "multimodal_cfg" in config or text.get("embed_cls"):
         return (
             "it is a CoCa, whose text tower reads the feature at a token behind the padding and hides padding from it."
@@ -257,9 +261,13 @@ def _has_openais_layout(config: Mapping[str, Any]) -> bool:
 
 def _has_openais_tower(config: Mapping[str, Any]) -> bool:
     """Whether its image tower's can be those of one of OpenAI's."""
-    vision = config["vision_cfg"]
-    size = vision.get("image_size", 224)
-    return set(vision) <= OF_TOWER and (isinstance(size, int) or size[0] == size[1])
+    return set(config["vision_cfg"]) <= OF_TOWER
+
+
+def _side(config: Mapping[str, Any]) -> int:
+    """Of an architecture's images, in pixels."""
+    size = config["vision_cfg"].get("image_size", 224)
+    return size if isinstance(size, int) else size[0]
 
 
 def _kinds(config: Mapping[str, Any]) -> tuple[Kind, Kind]:
@@ -354,7 +362,7 @@ def _downloaded(name: str, tag: dict[str, Any]) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     """The weights in a file, by OpenCLIP's names; no code of it is run."""
     content = read_weights(path, FILES)
-    weights = dict(unwrapped(content, f"Backbone file {path}"))
+    weights = dict(unwrapped(content, f"Backbone file {path}", FILES))
     if all(str(key).startswith("module.") for key in weights):  # of distributed training
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     skipped = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # of OpenAI's archives
@@ -371,7 +379,9 @@ def _as_openais(config, weights, architecture, path, facts):
     _require_same(weights, expected, architecture, path)
     weights["logit_scale"] = weights["logit_scale"].reshape(())
     image, text = _kinds(config)
-    return build_clip(weights, image, text), replace(facts, computes=computes(weights, image, text))
+    model = build_clip(weights, image, text)
+    model.visual.input_resolution = _side(config)  # which need not be a multiple of the patches' side
+    return model, replace(facts, computes=computes(weights, image, text))
 
 
 def _as_it_is(config, weights, architecture, path, facts):
@@ -392,7 +402,9 @@ def _as_it_is(config, weights, architecture, path, facts):
     model.load_state_dict(weights, assign=True)
     if _has_openais_tower(config):  # so that prompts can be put into it
         of_images = {key: value for key, value in weights.items() if key.startswith("visual.")}
-        model.visual = build_image_tower(of_images, _kinds(config)[0])
+        tower = build_image_tower(of_images, _kinds(config)[0])
+        tower.input_resolution = _side(config)
+        model.visual = tower
     return model.eval(), replace(facts, computes=f"OpenCLIP {_computed_by(config)}")
 
 
