@@ -31,7 +31,7 @@ SECONDS_BETWEEN_LOOKS = 0.2  # at signals
 SECONDS_BETWEEN_NODES = 1.0  # looks at which nodes there are
 SECONDS_TO_CONNECT = 3.0
 SECONDS_TO_ANSWER = 9.0
-SECONDS_TO_CHECK = 120.0  # in which a node starts a process that looks at what it sees
+SECONDS_TO_CHECK = 60.0  # in which a node starts a process that looks at what it sees
 MOST_LOSSES = 5  # of hosts under one task, where nodes are lost
 MOST_FAILED = 3  # hosts that do not start on a node
 PROBE = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
@@ -139,7 +139,8 @@ def _probe(address: str) -> None:
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=False)
     except subprocess.TimeoutExpired:
-        raise _no_ray(address, f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say") from None
+        what = f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say; a cluster that has a token wants "
+        raise _no_ray(address, what + "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ~/.ray/auth_token, here") from None
     if found.returncode:
         raise _refused(address, found.stderr)
 

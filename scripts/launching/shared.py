@@ -191,7 +191,9 @@ def _label_there(folders: Iterable["LabelFolder"], domain: str, code: str) -> bo
 
 def _place(launch: "Launch", run: Run, name: str) -> Run:
     """A run without a test of its own, in the folder of what is made for several."""
-    folder = launch.base / SHARED_FOLDER / name / f"seed{run.seed}"
+    # Of several data sets, which may have domains of one name.
+    folder_name = name if run.dataset.name == launch.folder.name else f"{name}_of_{run.dataset.name}"
+    folder = launch.base / SHARED_FOLDER / folder_name / f"seed{run.seed}"
     return replace(run, title=name, folder=folder, model_dir=None, test=True)
 
 
@@ -261,7 +263,6 @@ class _Looking:
         cfg = launch.config(run)
         which = launch.trainer, run.dataset, cfg.SEED
         if which not in self.looks:
-            from common.failures import user_errors
             from datasets.base import NotMadeYet
             from trainers.modules.features import FeatureCache
 
@@ -270,7 +271,8 @@ class _Looking:
             # With a key that no entry has.
             unknown = _Look(FeatureCache(cfg.TRAINER.FEATURES.CACHE_DIR), f"{settings} {cfg.DATASET.dump()} {cfg.SEED}")
             self.looks[which] = None
-            with contextlib.suppress(OSError, *user_errors()), contextlib.redirect_stdout(io.StringIO()):
+            # Whatever it is: of that run alone.
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
                 try:
                     self.looks[which] = self._look(trainer, cfg, unknown)
                 except NotMadeYet:

@@ -423,7 +423,7 @@ def test_whatever_dies_the_numbers_are_the_same(only_a_and_b, bash, launched, tm
     launcher.wait()
     wait_for(lambda: holder(coop) is None, 20)
     cluster.started["a"] = cluster.add_node(num_cpus=1, node_name="a")
-    finished = launched(*words, **asked, **on_ray)
+    finished = bash(*words, **asked, **on_ray)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count(": done in ") + finished.stdout.count("finished before") >= 2
     assert launched(*words, **{**asked, "OUTPUT": "local"}).returncode == 0
