@@ -380,7 +380,13 @@ def test_a_tag_says_how_its_weights_compute_and_see(models, monkeypatch, tag, ac
     assert backbone.facts.interpolation == "bilinear" and backbone.facts.squashed
     assert f"activation='{activation}'" in backbone.facts.computes
     # Of a file, what all tags of its architecture have.
-    assert load_backbone(f"open_clip:quickgelu@{path}").facts.pixel_mean == (0.5, 0.4, 0.3)
+    of_file = load_backbone(f"open_clip:quickgelu@{path}")
+    assert of_file.facts.pixel_mean == (0.5, 0.4, 0.3)
+    assert (of_file.sha256 == backbone.sha256) == (activation == "quick_gelu")  # that of the architecture
+    monkeypatch.undo()
+    otherwise = load_backbone(f"open_clip:quickgelu@{path}")
+    assert otherwise.facts.pixel_mean != (0.5, 0.4, 0.3)
+    assert otherwise.sha256 != of_file.sha256 and otherwise.image_sha256 == of_file.image_sha256
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".safetensors"])

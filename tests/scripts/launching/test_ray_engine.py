@@ -415,8 +415,11 @@ def test_whatever_dies_the_numbers_are_the_same(only_a_and_b, bash, launched, tm
     with open(tmp_path / "said", "w") as said:
         launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said, stderr=said)
     wait_for(lambda: (coop / "history.json").is_file(), 120)
-    hosts = subprocess.run(["pgrep", "-f", "ray::Host"], capture_output=True, text=True, check=False).stdout.split()
-    os.kill(int(hosts[0]), signal.SIGKILL)
+    raylets = (str(node.all_processes["raylet"][0].process.pid) for node in cluster.started.values())
+    hosts = subprocess.run(
+        ["pgrep", "-P", ",".join(raylets), "-f", "ray::Host"], capture_output=True, text=True, check=False
+    )
+    os.kill(int(hosts.stdout.split()[0]), signal.SIGKILL)
     wait_for(lambda: "once more" in (tmp_path / "said").read_text())
     cluster.remove_node(cluster.started.pop("a"), allow_graceful=False)
     launcher.kill()
