@@ -31,6 +31,10 @@ _KEPT_SPLITS: Kept[tuple[tuple[list[Image], list[Image]], dict[ClassFolder, list
 KNOWN_TO_BE_WRONG = "known to be wrong"
 
 
+class NotMadeYet(UserError):
+    """A set that makes its own images has not made them, and must not now."""
+
+
 class DomainGeneralizationDataset(DatasetBase):
     """Images of the same classes in several domains; trained on some domains, tested on others.
 

@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.files import is_writable
 from common.messages import warn
 from datasets import mini_digits_render
-from datasets.base import DomainGeneralizationDataset
+from datasets.base import DomainGeneralizationDataset, NotMadeYet
 from datasets.layouts import Layout
 
 
@@ -42,7 +42,7 @@ class MiniDigits(DomainGeneralizationDataset):
         root = cls._choose_root(cfg.DATASET.ROOT, layout)
         images = root / layout.folder / layout.images
         if not cls.writes and not mini_digits_render.is_current(images):
-            raise UserError(f"{cls.__name__}: its images are not in {images} yet; a run makes them.")
+            raise NotMadeYet(f"{cls.__name__}: its images are not in {images} yet; a run makes them.")
         if cfg.VERBOSE and not mini_digits_render.is_current(images):
             print(f"{cls.__name__}: drawing {sum(cls.image_counts.values()):,} images into {images}, once")
         try:

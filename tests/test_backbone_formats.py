@@ -1,6 +1,7 @@
 """One CLIP, saved in each format: whole runs come to the same numbers."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from plain_clip import tiny_clip
 from quick_run import command_line, run_train
 
 from common.run.results import CIRCUMSTANCES, read_results
+from trainers.modules.clip_backbone import load_clip
 
 # What may differ between two runs whose CLIPs are the same.
 NAMES = {"backbone", "backbone_name", "backbone_family", *CIRCUMSTANCES}
@@ -73,10 +75,10 @@ def test_a_run_with_another_vocabulary_and_its_predictions(image_folder, tmp_pat
     assert 100 * sum(right) / len(right) == pytest.approx(found["accuracy"])
 
 
-def results_of(trainer, backbone, images, folder, monkeypatch, *opts):
+def results_of(trainer, backbone, images, folder, monkeypatch, *opts, target="red"):
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert run_train(command_line(trainer, "red", *opts, root=images, clip=backbone)) == 0
+    assert run_train(command_line(trainer, target, *opts, root=images, clip=backbone)) == 0
     return read_results(folder / "run/results.json")
 
 
@@ -91,6 +93,42 @@ def test_the_same_numbers_from_each_format(saved, trainer, image_folder, tmp_pat
         assert {key for key in expected if found[key] != expected[key]} <= NAMES
         assert (found["backbone"], found["backbone_name"]) == ("tiny-vit@weights", name)
         assert found["backbone_family"] == "OpenCLIP"
+
+
+@pytest.fixture(scope="module")
+def photos(shared, tmp_path_factory):
+    """Four real images of each class and domain of PACS."""
+    root = tmp_path_factory.mktemp("pacs") / "photos"
+    for folder in (shared / "data/PACS/images").glob("*/*"):
+        (root / folder.parent.name / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:4]:
+            shutil.copy(path, root / folder.parent.name / folder.name)
+    return root
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
+def test_the_tiny_clip_on_real_images_in_all_layouts(trainer, shared, photos, tmp_path, monkeypatch):
+    open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    from safetensors.torch import save_file
+
+    file = shared / "clip/tiny_vit.pt"
+    clip = load_clip(str(file))
+    vision = {"image_size": 64, "layers": 6, "width": 192, "patch_size": 16}
+    config = {**SIZES, "embed_dim": 128, "vision_cfg": vision, "text_cfg": {"width": 128, "heads": 2, "layers": 4}}
+    (tmp_path / "tiny-real-vit.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-real-vit.json")
+    save_file({key: value.contiguous() for key, value in clip.state_dict().items()}, tmp_path / "tiny.safetensors")
+    save_hugging_face(clip, tmp_path / "tiny")
+    opts = ("DATALOADER.TRAIN_X.BATCH_SIZE", "16")
+    names = [str(file), f"open_clip:tiny-real-vit@{tmp_path / 'tiny.safetensors'}", f"hf:{tmp_path / 'tiny'}"]
+    first, *others = (
+        results_of(trainer, name, photos, tmp_path / str(i), monkeypatch, *opts, target="sketch")
+        for i, name in enumerate(names)
+    )
+    assert first["n_test"] == 28
+    for found, family in zip(others, ("OpenCLIP", "Hugging Face"), strict=True):
+        assert {key for key in first if found[key] != first[key]} <= NAMES
+        assert found["backbone_family"] == family
 
 
 def test_images_are_made_as_the_backbone_expects_them(saved, image_folder, tmp_path, monkeypatch, capsys):

@@ -77,7 +77,18 @@ class TwoStages(LabelTrainer):
         return all(folder.find(domain, code) is not None for folder in self.label_folders())
 
     def learn_label(self, domain: str) -> None:
-        """Stage I: learn the prompt label of a domain and write it."""
+        """Stage I: learn the prompt label of a domain and write it.
+
+        Raises:
+            UserError: one of two signs is there, which no run that was stopped between them has left.
+        """
+        last = self.label_folders()[-1].find(domain, self.dm.dataset.code(domain))
+        if last is not None:  # and so the other is missing, though it is written first
+            raise UserError(
+                f"The prompt label of {domain} is there for one sign alone: {last}, and no "
+                f"{self.label_folders()[0].file_for(domain)}. Put the other there, name a folder that has both "
+                f"(TRAINER.{self.SETTINGS}.LABEL_DIR), or delete the one to have both learned."
+            )
         print(f"Stage I: learning the prompt label of {domain}")
         cfg = self.stage1_cfg(domain)
         if cfg.SEED >= 0:

@@ -62,7 +62,7 @@ def holder(folder: str | PathLike, name: str = LOCK_FILE) -> str | None:
     if fcntl is None:
         return None
     try:
-        with open(Path(folder) / name, "r+", encoding="utf-8") as handle:
+        with open(Path(folder) / name, encoding="utf-8") as handle:
             return _holder(handle) if _is_locked(handle) else None
     except OSError:
         return None

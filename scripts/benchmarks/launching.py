@@ -55,6 +55,7 @@ def launching_rows(quick: bool, folder: Path) -> Iterator[Row]:
     amounts = QUICK if quick else FULL
     folder.mkdir()
     yield from comparison_rows(amounts, folder)
+    make_images(folder / "images")
     for name in TASK_GOALS:
         if name != "ray" or importlib.util.find_spec("ray"):
             yield task_row(name, amounts.tasks, folder)
@@ -66,10 +67,11 @@ def launching_rows(quick: bool, folder: Path) -> Iterator[Row]:
 
 def comparison_rows(amounts: Amounts, folder: Path) -> Iterator[Row]:
     """Yield what a comparison takes in one warm process and in two, with all that its runs share made anew."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / "launch.py"), "--compare", "--data", str(folder / "data")]
+    command = [sys.executable, str(REPOSITORY / "scripts" / "launch.py"), "--data", str(folder / "data")]
     command += ["--seeds", "1", "--methods", amounts.methods, "--targets", amounts.targets]
     # MiniDigits is drawn and split, and files are read from disk once.
-    run_all([[*command, "--output", str(folder / "first"), "--methods", "zsclip,coop", "mini_digits", *FAST]])
+    first = ["--methods", "zsclip,coop", "--output", str(folder / "first"), "mini_digits", "OPTIM.MAX_EPOCH", "1"]
+    run_all([[*command, *first]])
     printed = [*command, "--output", str(folder / "fresh"), "--print", "mini_digits"]
     lines = subprocess.run(printed, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     runs = [shlex.split(line) for line in lines if "--encode" not in line and "--learn-labels" not in line]
@@ -86,9 +88,6 @@ def comparison_rows(amounts: Amounts, folder: Path) -> Iterator[Row]:
         note = f"methods {amounts.methods}; outputs are all numbers in results.json, which are equal or not"
         title = f"{n} runs on MiniDigits, {what}"
         yield Row(title, seconds[ours], seconds[reference], "s", SPEED_GOAL, difference, note)
-
-
-FAST = ("OPTIM.MAX_EPOCH", "1")
 
 
 def run_all(commands: list[list[str]]) -> float:
@@ -115,15 +114,15 @@ def task_row(name: str, n_tasks: int, folder: Path) -> Row:
     """What engine and plan take for a task that only says what its options are."""
     engine = make_engine(name, Demand(jobs="1", output=folder), lambda line: print(line, file=sys.stderr))
     try:
-        # The first has all packages imported, and says that there is no such trainer.
-        do(engine, [task(("--trainer", "none", "--output-dir", str(folder / "none")), folder / "none")])
+        # After a run, so that all that a process keeps is there.
+        do_all(engine, [quick_run("ZeroshotCLIP", folder / "images", folder / f"first_{name}")])
         tasks = [task(("--help",), folder / str(i)) for i in range(n_tasks)]
         start = time.perf_counter()
-        do(engine, tasks)
+        do_all(engine, tasks)
         seconds = time.perf_counter() - start
     finally:
         engine.close()
-    note = f"{n_tasks:,} tasks, train.py --help, by one process that has imported everything"
+    note = f"{n_tasks:,} tasks, train.py --help, by one process that has done a run"
     return Row(
         f"a task that does nothing, {name} engine", 1000 * seconds / n_tasks, None, "ms", TASK_GOALS[name], note=note
     )
@@ -134,11 +133,18 @@ def task(words: tuple[str, ...], folder: Path) -> Task:
     return Task(folder.name, words, folder)
 
 
-def do(engine: Engine, tasks: list[Task]) -> dict[str, int]:
-    """Do tasks; returns their exit codes by title."""
-    codes: dict[str, int] = {}
-    carry_out(tasks, engine, lambda one: True, lambda one, code, _: codes.update({one.title: code}))
-    return codes
+def quick_run(trainer: str, images: Path, folder: Path) -> Task:
+    """A run of seconds."""
+    clip = REPOSITORY / "assets" / "mini_clip.pt"
+    return task(tuple(arguments(trainer, "red", images, clip, folder)), folder)
+
+
+def do_all(engine: Engine, tasks: list[Task]) -> None:
+    """Do tasks; RuntimeError where one fails."""
+    failed: list[Path] = []
+    carry_out(tasks, engine, lambda one: True, lambda one, code, _: failed.extend([one.folder] * bool(code)))
+    if failed:
+        raise RuntimeError(f"a run of the benchmark failed: {failed[0]}")
 
 
 # ---- memory ----
@@ -148,18 +154,12 @@ def memory_rows(cycles: int, folder: Path) -> Iterator[Row]:
     """Yield how the peak memory of a process grows that does a few runs again and again; nothing without /proc."""
     if not Path("/proc/self/status").is_file():
         return
-    images, clip = folder / "images", REPOSITORY / "assets" / "mini_clip.pt"
-    make_images(images)
     engine, peaks = LocalEngine(1, lambda line: print(line, file=sys.stderr)), []
     try:
         for cycle in range(cycles):
-            tasks = [
-                task(tuple(arguments(trainer, "red", images, clip, place)), place)
-                for trainer in CYCLE
-                for place in [folder / f"cycle{cycle}" / trainer]
-            ]
-            if any(do(engine, tasks).values()):
-                raise RuntimeError(f"a run of the benchmark failed; its log is in {folder / f'cycle{cycle}'}")
+            place = folder / f"cycle{cycle}"
+            tasks = [quick_run(trainer, folder / "images", place / trainer) for trainer in CYCLE]
+            do_all(engine, tasks)
             peaks.append(peak_kb(engine.workers[0].process.pid))
     finally:
         engine.close()

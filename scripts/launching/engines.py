@@ -47,10 +47,10 @@ def _check_local(demand: Demand) -> None:
 
 def _make_local(demand: Demand, say: Say) -> LocalEngine:
     jobs = demand.n_jobs() or 1
-    if jobs == 1:
+    devices = local_devices(demand.visible_devices) if demand.uses_cuda else []
+    share = Share(1, demand.workers) if jobs == 1 else _share(jobs, demand, say)
+    if share.runs == 1:  # which computes, and decodes, as it does without JOBS
         return LocalEngine(1, say, workers=demand.workers)
-    share = _share(jobs, demand, say)
-    devices = local_devices(demand.visible_devices) if share.runs > 1 and demand.uses_cuda else []
     return LocalEngine(share.runs, say, devices, share.workers)
 
 

@@ -33,7 +33,7 @@ SECONDS_BETWEEN_NODES = 1.0  # looks at which nodes there are
 SECONDS_TO_CONNECT = 3.0
 SECONDS_TO_IMPORT = 120.0  # in which a process has Ray: on a busy machine, or one whose disk is slow
 SECONDS_TO_ANSWER = 9.0
-SECONDS_TO_CHECK = 120.0  # in which a node starts a process that looks at what it sees
+SECONDS_TO_CHECK = 60.0  # in which a node starts a process that looks at what it sees
 SECONDS_FOR_ROOM = 30.0  # in which a host starts where nobody else is
 SECONDS_TO_LET_GO = 5.0  # in which a process ends that has lost its host
 SECONDS_IDLE = 30.0  # after which a host makes room for others
@@ -149,7 +149,9 @@ def _probe(address: str) -> None:
             select.select([process.stdout], [], [], SECONDS_TO_IMPORT)  # its line says that it has Ray
             _, said = process.communicate(timeout=SECONDS_TO_ANSWER)
         except subprocess.TimeoutExpired:
-            raise _no_ray(address, f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say") from None
+            what = f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say; a cluster that has a token wants "
+            what += "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ~/.ray/auth_token, here"
+            raise _no_ray(address, what) from None
         finally:
             process.kill()
     if process.returncode:
@@ -383,7 +385,7 @@ class RayEngine:
             self._say_once("Note: no node is left that runs could be done on; those that are not done fail")
             return Ended(self.queued.pop(0), 1)
         self._hand_out()
-        self._make_room(SECONDS_IDLE)
+        self._end_idle()
         self._say_what_waits()
         waits = {host.hears: host for host in self.hosts if host.hears is not None}
         if not waits and not self.looking:
@@ -404,7 +406,10 @@ class RayEngine:
                 host.actor.interrupt.remote(number)
 
     def rest(self) -> None:
-        self._make_room(0)
+        if self.is_own:
+            return
+        for host in [host for host in self.hosts if host.task is None]:  # those that start, too: nobody hears of them
+            self._end(host)
 
     def close(self) -> None:
         while self.hosts:
@@ -520,12 +525,11 @@ class RayEngine:
     def _starting(self) -> list[_Host]:
         return [host for host in self.hosts if host.task is None and not host.is_idle]
 
-    def _make_room(self, seconds: float) -> None:
+    def _end_idle(self) -> None:
         """End hosts that have had nothing to do for some time: other launchers may wait for their cores."""
-        now = time.monotonic()
-        for host in [host for host in self.hosts if host.is_idle and now >= host.since + seconds]:
-            if not self.is_own:
-                self._end(host)
+        longest = time.monotonic() - SECONDS_IDLE
+        for host in [host for host in self.hosts if host.is_idle and host.since < longest and not self.is_own]:
+            self._end(host)
 
     def _end(self, host: _Host) -> None:
         self.hosts.remove(host)

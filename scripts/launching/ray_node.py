@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 ROOMS = ("common", "compat", "configs", "datasets", "scripts", "trainers")
 SUFFIXES = (".py", ".yaml")
-# How threads are counted and wait, and which Dassl is used: as where the launcher was started, not as Ray has it.
-PASSED_ON = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "SPG_")
+# How threads are counted and wait, which Dassl is used, where weights are: as for the launcher, not as Ray has it.
+PASSED_ON = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "SPG_", "HF_", "XDG_CACHE_")
 MOST_NAMED = 3
 IDENTITY_FILE = ".output_id"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.failures import explain
 from common.progress import progress
 from common.run.folder import has_begun, is_finished
 from common.run.identity import IDENTITY_FILE, write_identity
@@ -47,10 +48,13 @@ EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 DEFAULT_BACKBONE = "RN50"
 LAUNCHER_LOCK = "launcher.lock"  # in the folder of what a run was asked for: held by the launcher that does it
 # Of what is printed.
+TRAININGS, RUNS = "trainings whose models others test", "runs"
 ORDER = (
     "features of images that several runs need, in parts",
     "features of images that several runs need",
     "prompt labels that several runs need",
+    TRAININGS,
+    RUNS,
 )
 TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # cross, as published
 
@@ -239,6 +243,10 @@ class Launch:
         kind, root = dataset_class(run.dataset.config), run.dataset.root
         return kind.list_codes(root)[kind.list_domains(root).index(domain)]
 
+    def check(self, run: Run) -> None:
+        """Raise MethodError where a run's folder holds another run."""
+        check_same_run(run.folder, self._asked(run))
+
     def begin(self, run: Run) -> bool:
         """Take a run's folder for it; returns whether there is anything left to do.
 
@@ -350,18 +358,19 @@ class Comparison:
         """
         pairs = self._open_pairs(quiet=False)
         groups: dict[str, list[str]] = {}
-        for one in plan_shared(pairs, writes=False).shared:
-            what = "prompt labels" if "--learn-labels" in one.flags else "features of images"
-            stage = f"{what} that several runs need" + (", in parts" if "--part" in one.flags else "")
-            command = one.launch.command_from_anywhere(one.run, one.flags)
+        for thing in plan_shared(pairs, writes=False).shared:
+            what = "prompt labels" if "--learn-labels" in thing.flags else "features of images"
+            stage = f"{what} that several runs need" + (", in parts" if "--part" in thing.flags else "")
+            command = thing.launch.command_from_anywhere(thing.run, thing.flags)
             groups.setdefault(stage, []).append(shlex.join(command))
-        runs = [shlex.join(one.command_from_anywhere(run)) for one, run in pairs]
+        trainings = {run.model_dir for _, run in pairs}
+        for one, run in pairs:
+            stage = TRAININGS if run.folder in trainings else RUNS
+            groups.setdefault(stage, []).append(shlex.join(one.command_from_anywhere(run)))
         for stage in sorted(groups, key=ORDER.index):
-            print(f"# {stage}: all of these before what comes below", *groups[stage], sep="\n")
-        if groups:
-            print("# runs")
-        if runs:
-            print(*runs, sep="\n")
+            if groups.keys() - {TRAININGS, RUNS}:
+                print(f"# {stage}" + ("" if stage == RUNS else ": all of these before what comes below"))
+            print(*groups[stage], sep="\n")
 
     def _open_pairs(self, quiet: bool = True) -> list[tuple[Launch, Run]]:
         """The runs that are to be done, each with its launch.
@@ -479,9 +488,21 @@ class _Conduct:
         launch = self.of_shared[task].launch if task in self.of_shared else self.of_task[task][0]
         if launch.trainer in self.refused:
             return False
-        if not self._hold(task):
-            return None
-        is_open = self._begin_shared(task) if task in self.of_shared else self._begin_run(task)
+        try:
+            if task in self.of_task:
+                launch.check(self.of_task[task][1])
+            if not self._hold(task):
+                return None
+            is_open = self._begin_shared(task) if task in self.of_shared else self._begin_run(task)
+        except MethodError as error:
+            self.refuse(launch.trainer, error)
+            is_open = False
+        except OSError as error:  # of this one: others may lie on another disk, or have begun
+            self._say(f"{task.title}: not begun: {explain(error) or error}")
+            if task in self.of_task:
+                self.failed.append(task.title)
+                self.bar.update()
+            is_open = False
         if is_open:
             self.began[task] = time.time()
         else:
@@ -489,24 +510,24 @@ class _Conduct:
         return is_open
 
     def _begin_shared(self, task: Task) -> bool:
-        shared = self.of_shared[task]
-        if shared.is_there():
-            return False
         (task.folder / ASKED / FAILED_FILE).unlink(missing_ok=True)
+        if self.of_shared[task].is_there():
+            return False
         self._say(f"{task.title}: for several runs; log in {task.folder}/log.txt")
         return True
 
     def _begin_run(self, task: Task) -> bool:
         launch, run = self.of_task[task]
-        try:
-            is_open = launch.begin(run)
-        except MethodError as error:
-            self.refuse(launch.trainer, error)
-            return False
-        if not is_open:
-            how = "finished by another launcher" if task in self.elsewhere else "finished before"
-            self._say(f"{task.title}: {how}, in {run.folder}")
-            self.bar.update()
+        if not launch.begin(run):
+            if task in self.elsewhere:
+                self._say(f"{task.title}: finished by another launcher, in {run.folder}")
+                self.bar.update()
+            else:
+                self._say(f"{task.title}: finished before, in {run.folder}")
+                # As a bar that begins there: it took no time, by which the time of the others is told.
+                self.bar.initial += 1
+                self.bar.n += 1
+                self.bar.refresh()
             return False
         begun = (run.folder / "log.txt").is_file()
         log = "going on, log in log.txt-<time> beside" if begun else "log in"
@@ -519,11 +540,9 @@ class _Conduct:
         if code and interrupted:  # what it made of it does not matter: it may have been just starting
             self._say(f"{task.title}: interrupted; the same command goes on from here")
             return
-        seconds = time.time() - self.began[task]
-        if task in self.of_shared:
-            self._say(f"{task.title}: " + (f"failed with exit code {code}" if code else f"made in {seconds:.0f} s"))
-        else:
-            self._say(f"{task.title}: " + (f"failed with exit code {code}" if code else f"done in {seconds:.0f} s"))
+        done = f"{'made' if task in self.of_shared else 'done'} in {time.time() - self.began[task]:.0f} s"
+        self._say(f"{task.title}: {f'failed with exit code {code}' if code else done}")
+        if task in self.of_task:
             self.bar.update()
         if code:
             self._note_failure(task, code)

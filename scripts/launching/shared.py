@@ -192,7 +192,9 @@ def _label_there(folders: Iterable["LabelFolder"], domain: str, code: str) -> bo
 
 def _place(launch: "Launch", run: Run, name: str) -> Run:
     """A run without a test of its own, in the folder of what is made for several."""
-    folder = launch.base / SHARED_FOLDER / name / f"seed{run.seed}"
+    # Of several data sets, which may have domains of one name.
+    folder_name = name if run.dataset.name == launch.folder.name else f"{name}_of_{run.dataset.name}"
+    folder = launch.base / SHARED_FOLDER / folder_name / f"seed{run.seed}"
     return replace(run, title=name, folder=folder, model_dir=None, test=True)
 
 
@@ -262,16 +264,20 @@ class _Looking:
         cfg = launch.config(run)
         which = launch.trainer, run.dataset, cfg.SEED
         if which not in self.looks:
-            from common.failures import user_errors
+            from datasets.base import NotMadeYet
             from trainers.modules.features import FeatureCache
 
             trainer = _trainer(launch)
             settings = f"{cfg.INPUT.dump()} {trainer.normalises(cfg)} {cfg.TRAINER[trainer.SETTINGS].PREC}"
             # With a key that no entry has.
             unknown = _Look(FeatureCache(cfg.TRAINER.FEATURES.CACHE_DIR), f"{settings} {cfg.DATASET.dump()} {cfg.SEED}")
-            self.looks[which] = None if self.writes else unknown
-            with contextlib.suppress(OSError, *user_errors()), contextlib.redirect_stdout(io.StringIO()):
-                self.looks[which] = self._look(trainer, cfg, unknown)
+            self.looks[which] = None
+            # Whatever it is: of that run alone.
+            with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+                try:
+                    self.looks[which] = self._look(trainer, cfg, unknown)
+                except NotMadeYet:
+                    self.looks[which] = unknown
         return self.looks[which]
 
     def _look(self, trainer: Any, cfg: "CfgNode", unknown: _Look) -> _Look:

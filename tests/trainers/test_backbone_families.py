@@ -66,6 +66,7 @@ NOT_CAUSAL = {
 }
 NOT_PROMPTED = {
     "another-transformer": family(text={"hf_model_name": "roberta-base"}),
+    "oblong": family({"image_size": [32, 64]}),
     "captions": family(text={"embed_cls": True}, custom_text=True, multimodal_cfg={"width": 64}),
 }
 ALL = {**CAUSAL, **NOT_CAUSAL}
@@ -379,7 +380,13 @@ def test_a_tag_says_how_its_weights_compute_and_see(models, monkeypatch, tag, ac
     assert backbone.facts.interpolation == "bilinear" and backbone.facts.squashed
     assert f"activation='{activation}'" in backbone.facts.computes
     # Of a file, what all tags of its architecture have.
-    assert load_backbone(f"open_clip:quickgelu@{path}").facts.pixel_mean == (0.5, 0.4, 0.3)
+    of_file = load_backbone(f"open_clip:quickgelu@{path}")
+    assert of_file.facts.pixel_mean == (0.5, 0.4, 0.3)
+    assert (of_file.sha256 == backbone.sha256) == (activation == "quick_gelu")  # that of the architecture
+    monkeypatch.undo()
+    otherwise = load_backbone(f"open_clip:quickgelu@{path}")
+    assert otherwise.facts.pixel_mean != (0.5, 0.4, 0.3)
+    assert otherwise.sha256 != of_file.sha256 and otherwise.image_sha256 == of_file.image_sha256
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".safetensors"])
@@ -415,9 +422,10 @@ def refused(name, match):
         ("open_clip:gelu@laion", "no pretrained tag 'laion'; none is published of it, so name a file"),
         ("open_clip:ViT-B-32@no/such.pt", r"there is no file no/such.pt\. Tags of ViT-B-32: openai, "),
         ("open_clip:roberta-ViT-B-32@laion2b_s12b_b32k", "its text tower is roberta-base, a model of the transformers"),
-        ("open_clip:another-transformer@x.pt", "cannot be prompted: its text tower is roberta-base"),
-        ("open_clip:coca_ViT-B-32@laion2b_s13b_b90k", "cannot be prompted: it is a CoCa, whose text tower"),
+        ("open_clip:another-transformer@x.pt", "cannot be taken: its text tower is roberta-base"),
+        ("open_clip:coca_ViT-B-32@laion2b_s13b_b90k", "cannot be taken: it is a CoCa, whose text tower"),
         ("open_clip:captions@x.pt", "it is a CoCa"),
+        ("open_clip:oblong@x.pt", "its images are no squares, but 32 x 64"),
     ],
 )
 def test_names_that_are_none(name, message):
@@ -444,6 +452,8 @@ def test_files_of_other_kinds(models, tmp_path):
     )
     (tmp_path / "broken.safetensors").write_bytes(b"nothing of the kind")
     refused(f"open_clip:quickgelu@{tmp_path / 'broken.safetensors'}", "is damaged")
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    refused(f"open_clip:quickgelu@{tmp_path / 'list.pt'}", r"holds a list\. Accepted: a state_dict of OpenCLIP's model")
     (tmp_path / "weights.npz").write_bytes(b"")
     refused(f"open_clip:quickgelu@{tmp_path / 'weights.npz'}", "is of no format that is read")
     torch.save(dict(state, token_embedding=Evil()), tmp_path / "evil.pt")

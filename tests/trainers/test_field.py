@@ -441,6 +441,18 @@ def test_labels_of_one_sign_only(finished, refused, tmp_path):
     message = refused("DPSPG_TRANSFORMER", "red", flags=["--output-dir", "b"])
     assert "prompt label of source domain blue is missing: no prompt_labels/neg" in message
     assert "DPSPG_CoOp" in message and "TRAINER.DPSPG.LABEL_DIR" in message
+    message = refused("DPSPG", "red", flags=["--output-dir", "c"])
+    assert "label of blue is there for one sign alone: prompt_labels/pos" in message and "or delete the one" in message
+
+
+def test_labels_of_which_a_stopped_run_left_one(finished, train, tmp_path, capsys):
+    finished("DPSPG")
+    (path,) = (tmp_path / "prompt_labels/pos").rglob("blue.pt")
+    path.unlink()
+    capsys.readouterr()
+    assert train("DPSPG", "red", flags=["--output-dir", "b"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("Stage I: learning the prompt label of blue") == 1 == said.count("Stage I: learning")
 
 
 def test_dpspg_stops_early(train, tmp_path):

@@ -12,6 +12,8 @@ from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP_INTERPOLATION = "bicubic"
+# What is known of how images are made.
+OF_IMAGES = ("pixel_mean", "pixel_std", "interpolation", "squashed")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Facts:
     squashed: bool = False
     tokenizer: Tokenizer = CLIP_TOKENIZER
     computes: str = ""
+
+    @property
+    def distinguishing(self) -> str:
+        """All by which features of the same images and weights are others than OpenAI's, as one text; "": nothing."""
+        openais = Facts()
+        made = [f"{key} {getattr(self, key)}" for key in OF_IMAGES if getattr(self, key) != getattr(openais, key)]
+        return "; ".join([*([self.computes] if self.computes else []), *made])
 
 
 @dataclass(frozen=True, eq=False)

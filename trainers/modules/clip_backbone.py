@@ -80,8 +80,8 @@ class Backbone:
 
     @cached_property
     def sha256(self) -> str:
-        """Fingerprint of what it computes in single precision: a backbone is the same one in every precision."""
-        return self.single_sha256 or weights_fingerprint(self.model, self.facts.computes)
+        """Fingerprint of what it makes of images and texts in single precision: it is the same in every precision."""
+        return self.single_sha256 or weights_fingerprint(self.model, self.facts.distinguishing)
 
     @cached_property
     def image_sha256(self) -> str:
@@ -195,7 +195,7 @@ def read_backbone(name: str, device: str | torch.device, precision: str, root: s
     model, facts, device = loaded.model, loaded.facts, torch.device(device)
     precision, single_sha256 = effective_precision(precision, device), None
     if precision in HALVES:
-        single_sha256 = weights_fingerprint(model, facts.computes)
+        single_sha256 = weights_fingerprint(model, facts.distinguishing)
         _convert(model, HALVES[precision])
     model.eval().requires_grad_(False)
     return Backbone(model, str(name), precision, device, single_sha256, facts, loaded.where)

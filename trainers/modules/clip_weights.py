@@ -70,24 +70,29 @@ def clip_weights(content: object, path: object) -> dict[str, Tensor]:
     return weights
 
 
-def unwrapped(content: Any, where: str) -> Mapping:
+def unwrapped(content: Any, where: str, mend: str = MEND) -> Mapping:
     """The innermost dict under WRAPPERS.
+
+    Args:
+        content: what a file holds.
+        where: the file, to begin messages with.
+        mend: a sentence on what is accepted.
 
     Raises:
         UserError: there is no dict; there are several; weights lie in one of another name.
     """
     if not isinstance(content, Mapping):
-        raise UserError(f"{where} holds a {type(content).__name__}. {MEND}")
+        raise UserError(f"{where} holds a {type(content).__name__}. {mend}")
     found = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
     if len(found) > 1:
-        raise UserError(f"{where} holds several sets of weights: {', '.join(found)}. Save one of them alone. {MEND}")
+        raise UserError(f"{where} holds several sets of weights: {', '.join(found)}. Save one of them alone. {mend}")
     if found:
-        return unwrapped(content[found[0]], where)
+        return unwrapped(content[found[0]], where, mend)
     if not any(str(key).endswith(MARK) for key in content):
         inside = ["".join(f"[{key!r}]" for key in keys) for keys in _with_mark(content)]
         if inside:
             raise UserError(
-                f"{where} has CLIP's weights inside, under {' and '.join(inside)}. Save those alone. {MEND}"
+                f"{where} has CLIP's weights inside, under {' and '.join(inside)}. Save those alone. {mend}"
             )
     return content
 

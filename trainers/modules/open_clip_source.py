@@ -5,6 +5,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ AT_MOST = 6  # names that a message gives
 # Keys of a vision_cfg, and of a text_cfg, that a tower with OpenAI's layout may have.
 OF_TOWER = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "norm_kwargs"}
 OF_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
-OF_TEXT |= {"tokenizer_kwargs", "hf_tokenizer_name"}
 # What open_clip's own preprocessing has where a tag says nothing else.
 OF_A_TAG = {"mean": Facts.pixel_mean, "std": Facts.pixel_std, "interpolation": "bicubic", "resize_mode": "shortest"}
 
@@ -58,7 +58,7 @@ class OpenClip(Source):
             near = f"; close to it: {', '.join(close)}" if close else ""
             raise UserError(f"Backbone {name}: OpenCLIP has no architecture {architecture!r}{near}. {_form(known)}")
         if reason := why_not_prompted(open_clip.get_model_config(architecture)):
-            raise UserError(f"Backbone {name} cannot be prompted: {reason} Name another architecture.")
+            raise UserError(f"Backbone {name} cannot be taken: {reason} Name another architecture.")
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         if open_clip.is_pretrained_cfg(architecture, weights):
             return
@@ -182,8 +182,10 @@ def _is_path(weights):
 
 
 def why_not_prompted(config: Mapping[str, Any]) -> str:
-    """Why contexts cannot be put into the text tower of an architecture, a sentence; "": they can."""
-    text = config["text_cfg"]
+    """Why an architecture cannot be taken, most often for its text tower, a sentence; "": it can."""
+    text, size = config["text_cfg"], config["vision_cfg"].get("image_size", 224)
+    if not isinstance(size, int) and len({*size}) > 1:
+        return f"its images are no squares, but {size[0]} x {size[1]}."
     if "multimodal_cfg" in config or text.get("embed_cls"):
         return (
             "it is a CoCa, whose text tower reads the feature at a token behind the padding and hides padding from it."
@@ -207,9 +209,13 @@ def _has_openais_layout(config: Mapping[str, Any]) -> bool:
 
 def _has_openais_tower(config: Mapping[str, Any]) -> bool:
     """Whether its image tower's can be those of one of OpenAI's."""
-    vision = config["vision_cfg"]
-    size = vision.get("image_size", 224)
-    return set(vision) <= OF_TOWER and (isinstance(size, int) or size[0] == size[1])
+    return set(config["vision_cfg"]) <= OF_TOWER
+
+
+def _side(config: Mapping[str, Any]) -> int:
+    """Of an architecture's images, in pixels."""
+    size = config["vision_cfg"].get("image_size", 224)
+    return size if isinstance(size, int) else size[0]
 
 
 def _kinds(config: Mapping[str, Any]) -> tuple[Kind, Kind]:
@@ -267,7 +273,7 @@ def _downloaded(name: str, tag: dict[str, Any]) -> Path:
 def _read(path: Path) -> dict[str, Tensor]:
     """The weights in a file, by OpenCLIP's names; no code of it is run."""
     content = read_weights(path, FILES)
-    weights = dict(unwrapped(content, f"Backbone file {path}"))
+    weights = dict(unwrapped(content, f"Backbone file {path}", FILES))
     if all(str(key).startswith("module.") for key in weights):  # of distributed training
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     skipped = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # of OpenAI's archives
@@ -284,7 +290,9 @@ def _as_openais(config, weights, architecture, path, facts):
         expected = _model_of({**config, "custom_text": False}).state_dict()
     _require_same(weights, expected, architecture, path)
     image, text = _kinds(config)
-    return build_clip(weights, image, text), _replaced(facts, computes(weights, image, text))
+    model = build_clip(weights, image, text)
+    model.visual.input_resolution = _side(config)  # which need not be a multiple of the patches' side
+    return model, replace(facts, computes=computes(weights, image, text))
 
 
 def _as_it_is(config, weights, architecture, path, facts):
@@ -307,12 +315,10 @@ def _as_it_is(config, weights, architecture, path, facts):
     model.load_state_dict(weights, assign=True)
     if _has_openais_tower(config):  # so that prompts can be put into it
         of_images = {key: value for key, value in weights.items() if key.startswith("visual.")}
-        model.visual = build_image_tower(of_images, _kinds(config)[0])
-    return model.eval(), _replaced(facts, f"OpenCLIP {json.dumps(config, sort_keys=True)}")
-
-
-def _replaced(facts, computes):
-    return Facts(**{**facts.__dict__, "computes": computes})
+        tower = build_image_tower(of_images, _kinds(config)[0])
+        tower.input_resolution = _side(config)
+        model.visual = tower
+    return model.eval(), replace(facts, computes=f"OpenCLIP {json.dumps(config, sort_keys=True)}")
 
 
 def _model_of(config: Mapping[str, Any]) -> nn.Module:

@@ -216,6 +216,19 @@ def test_runs_at_once_never_take_more_than_the_cores(monkeypatch, runs, n_thread
     assert share.runs == 1 or share.runs * (n_threads + share.workers) <= 8
 
 
+def test_one_run_at_a_time_decodes_as_it_does_alone(monkeypatch):
+    from scripts.launching.demand import Demand
+    from scripts.launching.engines import make_engine
+
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    said = []
+    for jobs in ("1", "2"):  # of a CLIP that computes with all cores
+        engine = make_engine("local", Demand(jobs=jobs, threads=lambda: 8, workers=7), said.append)
+        assert (engine.slots, engine.workers_each) == (1, 7)
+        engine.close()
+    assert len(said) == 1 and said[0].startswith("Note: JOBS is 2, but")
+
+
 # ---- real runs ----
 
 

@@ -201,6 +201,54 @@ def test_a_full_disk_on_one_run(launched, tmp_path, image_folder, clip_file, mon
     assert (finished.stdout.count("finished before"), finished.stdout.count(": done in ")) == (2, 1)
 
 
+def test_a_disk_that_is_full_before_a_run_begins(launched, image_folder, clip_file, monkeypatch):
+    from scripts.launching import runner
+
+    write = runner.write_identity
+
+    def full(folder, *more):
+        if "green/seed1" in str(folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        return write(folder, *more)
+
+    words = ("zsclip/main.sh", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "write_identity", full)
+        finished = launched(*words)
+    assert finished.returncode == 1
+    lost = "[2/3] ZeroshotCLIP on stripes, target green, seed 1"
+    assert f"{lost}: not begun: The disk is full" in finished.stdout
+    assert f"1 of 3 runs failed:\n  {lost}" in finished.stdout and finished.stdout.count(": done in ") == 2
+    assert launched(*words).stdout.count(": done in ") == 1
+
+
+def test_sets_with_domains_of_one_name_are_kept_apart(tmp_path, monkeypatch, capsys, image_folder, clip_file):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        shutil.copytree(image_folder, name)
+    words = ["--print", "--protocol", "cross", "--seeds", "1", "--methods", "coop,kgcoop"]
+    assert launch.main([*words, "first", "first,second", str(clip_file), *QUICK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    groups = [line for line in lines if line.startswith("#")]
+    assert groups[-2:] == ["# trainings whose models others test: all of these before what comes below", "# runs"]
+    trainings = lines[lines.index(groups[-2]) + 1 : lines.index(groups[-1])]
+    assert len(trainings) == 2 and all("/cross/train/seed1" in line for line in trainings)
+    runs = [shlex.split(line) for line in lines if not line.startswith("#")]
+    folders = [command[command.index("--output-dir") + 1] for command in runs if "--encode" in command]
+    of_red = [folder for folder in folders if "test_features_of_red" in folder or "features_of_red" in folder]
+    assert len(set(of_red)) == len(of_red) and any("_of_second" in folder for folder in of_red)
+
+
+def test_a_folder_of_other_settings_is_told_before_it_is_waited_for(launched, monkeypatch, image_folder, clip_file):
+    from scripts.launching import runner
+
+    words = ("coop/main.sh", image_folder, clip_file, *QUICK)
+    assert launched(*words, TARGETS="red").returncode == 0
+    monkeypatch.setattr(runner._Conduct, "_hold", lambda *_: pytest.fail("waited"))
+    finished = launched(*words, "OPTIM.LR", "0.5", TARGETS="red")
+    assert finished.returncode == 1 and "holds a run that was started differently" in finished.stderr
+
+
 def test_a_broken_set_is_the_end_of_its_own_test_alone(launched, tmp_path, image_folder, clip_file):
     for name in ("whole", "broken"):
         shutil.copytree(image_folder, tmp_path / name)
