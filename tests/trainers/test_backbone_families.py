@@ -35,6 +35,8 @@ def family(vision=(), text=(), **config):
 # Those whose text tower is causal, and those whose is not.
 CAUSAL = {
     "quickgelu": family(quick_gelu=True),
+    "openais": family(text={"heads": 1}, quick_gelu=True),
+    "plain": family(text={"heads": 1}),
     "gelu": family({"head_width": 16, "mlp_ratio": 2.5}, {"context_length": 30, "mlp_ratio": 3.0}),
     "resnet": family({"layers": [1, 1, 1, 1], "width": 8, "patch_size": None}),
     "other-eps": family({"norm_kwargs": {"eps": 1e-3}}, {"norm_kwargs": {"eps": 1e-4}, "act_kwargs": {}}),
@@ -260,12 +262,30 @@ SIGLIP = {"<unk>": 2, "</s>": 1, "_": 0}, "$A </s>", {"pad_token": "</s>"}
 BERT = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "<unk>": 3}, "[CLS] $A [SEP]", {"pad_token": "[PAD]", "sep_token": "[SEP]"}
 XLM = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}, "<s> $A </s>", {"pad_token": "<pad>"}
 MT5 = {"<pad>": 0, "</s>": 1, "<unk>": 2}, "$A </s>", {"pad_token": "<pad>"}
+GEMMA = None  # which `gemma` makes
 TOKENIZERS = {
     "siglip": (SIGLIP, {"pool_type": "last", "no_causal_mask": True, "proj_bias": True}, {"clean": "canonicalize"}),
     "bert": (BERT, {"pool_type": "last", "no_causal_mask": True}, {"strip_sep_token": True}),
     "worldwide": (XLM, {"pool_type": "eos", "eos_id": 2}, {}),
+    "siglip2": (GEMMA, {"pool_type": "last", "no_causal_mask": True, "context_length": 50}, {"clean": "canonicalize"}),
     "worldwide-t5": (MT5, {"pool_type": "eos", "eos_id": 1}, {"clean": "canonicalize"}),
 }
+
+
+def gemma(folder):
+    """Save a tokenizer that, as Gemma's, marks spaces in front of words, and puts none in front of the first one."""
+    from tokenizers import processors
+    from transformers import GemmaTokenizer
+
+    signs = ["\u2581", ".", *"abcdefghijklmnopqrstuvwxyz"]
+    merges = [("d", "o"), ("do", "g"), ("\u2581", "dog"), ("\u2581", "a"), ("\u2581", "x"), ("g", "u")]
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *signs, *map("".join, merges), "the"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = GemmaTokenizer(vocabulary, merges, add_bos_token=False, add_eos_token=True, padding_side="right")
+    around = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer.backend_tokenizer.post_processor = around
+    tokenizer.save_pretrained(folder)
+    return vocabulary
 
 
 @pytest.fixture
@@ -276,7 +296,10 @@ def with_tokenizer(tmp_path):
     from transformers import PreTrainedTokenizerFast
 
     def make(kind, **more):
-        (special, around, tokens), text, settings = TOKENIZERS[kind]
+        made_of, text, settings = TOKENIZERS[kind]
+        if made_of is GEMMA:
+            return architecture(kind, gemma(tmp_path / "tokenizer"), text, settings, more)
+        special, around, tokens = made_of
         words = ["x", ".", "a", "photo", "of", "and", "black", "dog", "elephant", "giraffe", "guitar", "hockey", "puck"]
         words += ["white", "the"]
         vocabulary = {**special, **{word: len(special) + i for i, word in enumerate(words)}}
@@ -285,6 +308,9 @@ def with_tokenizer(tmp_path):
         tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=[*special.items()])
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)
         fast.save_pretrained(tmp_path / "tokenizer")
+        return architecture(kind, vocabulary, text, settings, more)
+
+    def architecture(kind, vocabulary, text, settings, more):
         config = family(
             text={
                 "hf_tokenizer_name": str(tmp_path / "tokenizer"),
@@ -342,13 +368,41 @@ def test_a_tokenizer_that_is_nowhere(with_tokenizer, tmp_path):
 
 
 def test_the_same_clip_is_the_same_backbone_from_either_source(models, tmp_path):
+    model, path = models("openais")
+    ours = load_backbone(f"open_clip:openais@{path}")
+    weights = {key: value for key, value in model.state_dict().items() if key != "attn_mask"}
+    torch.save(weights, tmp_path / "openai.pt")
+    theirs = load_backbone(str(tmp_path / "openai.pt"))
+    assert ours.facts.family == "OpenCLIP" and ours.sha256 == theirs.sha256
+    assert ours.image_sha256 == theirs.image_sha256
+
+
+def test_another_number_of_heads_is_another_backbone(models, tmp_path):
     model, path = models("quickgelu")
     ours = load_backbone(f"open_clip:quickgelu@{path}")
-    weights = {key: value for key, value in model.state_dict().items() if key != "attn_mask"}
-    assert {type(key) for key in weights} == {str}
-    torch.save(weights, tmp_path / "openai.pt")
-    assert ours.facts.family == "OpenCLIP" and computes(weights, text=Kind(heads=1)) == ""
-    assert "heads=2" in ours.facts.computes  # which OpenAI's format does not say
+    torch.save(model.state_dict(), tmp_path / "openai.pt")
+    theirs = load_backbone(str(tmp_path / "openai.pt"))  # whose format does not say how many there are
+    assert "heads=2" in ours.facts.computes and ours.sha256 != theirs.sha256
+    assert computes(dict(model.state_dict()), text=Kind(heads=1)) == ""
+
+
+def test_other_images_or_tokens_are_another_backbone(models, monkeypatch, with_tokenizer, tmp_path):
+    _, path = models("quickgelu")
+    tags = [{}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}, {"interpolation": "bilinear"}]
+    tags += [{"resize_mode": "squash"}]
+    known = {f"tag{i}": {"file": str(path), "quick_gelu": True, **tag} for i, tag in enumerate(tags)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "quickgelu", known)
+    backbones = [load_backbone(f"open_clip:quickgelu@{tag}") for tag in known]
+    assert len({backbone.sha256 for backbone in backbones}) == len(tags)
+    assert len({backbone.image_sha256 for backbone in backbones}) == 1  # features go by images as they are made
+
+    _, name = with_tokenizer("siglip")
+    first, again = load_backbone(name).sha256, load_backbone(name).sha256
+    content = (tmp_path / "tokenizer/tokenizer.json").read_text()
+    (tmp_path / "tokenizer/tokenizer.json").write_text(
+        content.replace('"dog"', '"cat"').replace('"elephant"', '"dog"').replace('"cat"', '"elephant"')
+    )
+    assert first == again != load_backbone(name).sha256
 
 
 def test_other_towers_of_the_same_weights_are_other_backbones(models):
@@ -400,6 +454,43 @@ def test_formats_of_files(models, tmp_path, suffix):
     else:
         torch.save({"state_dict": state, "epoch": 3}, file)
     assert load_backbone(f"open_clip:convnext@{file}").sha256 == load_backbone(f"open_clip:convnext@{path}").sha256
+
+
+def with_tags(monkeypatch, name, **tags):
+    monkeypatch.setitem(
+        open_clip.pretrained._PRETRAINED, name, {tag: {"file": "x", **said} for tag, said in tags.items()}
+    )
+
+
+def test_a_file_computes_as_all_that_is_published_of_its_architecture(models, monkeypatch):
+    own, path = models("plain")
+    with_tags(monkeypatch, "plain", a={"quick_gelu": True}, b={})
+    name = f"open_clip:plain@{path}"
+    assert "activation='gelu'" in load_backbone(name).facts.computes
+    with_tags(monkeypatch, "plain", a={"quick_gelu": True}, b={"quick_gelu": True})
+    backbone = load_backbone(name)
+    assert backbone.facts.computes == ""
+    assert backbone.notes == (
+        f"Note: backbone {name} is computed with QuickGELU, as all published weights of plain are (a, b).",
+    )
+
+
+def test_openais_archive_is_not_computed_with_gelu(models, tmp_path):
+    from test_clip_backbone import scripted_archive
+
+    model, _ = models("plain")
+    scripted_archive(model.state_dict(), tmp_path / "clip.pt")
+    refused(f"open_clip:plain@{tmp_path / 'clip.pt'}", rf"computed with GELU\. Name the file alone: {tmp_path}/clip.pt")
+    scripted_archive(models("openais")[0].state_dict(), tmp_path / "quick.pt")
+    assert load_backbone(f"open_clip:openais@{tmp_path / 'quick.pt'}").facts.computes == ""
+
+
+def test_a_file_of_an_architecture_whose_tags_differ_says_what_is_taken(models, monkeypatch):
+    _, path = models("openais")
+    with_tags(monkeypatch, "openais", a={"mean": (0.5, 0.5, 0.5), "std": (0.4, 0.4, 0.4)}, b={"std": (0.4, 0.4, 0.4)})
+    (note,) = load_backbone(f"open_clip:openais@{path}").notes
+    assert "published weights of openais differ in how images are made (mean), and a file does not say it" in note
+    assert "are taken mean (0.48145466," in note
 
 
 # ---- bad input ----
@@ -498,9 +589,10 @@ def test_a_tag_out_of_the_hubs_cache(models, tmp_path, monkeypatch):
     tags = {"small": {"hf_hub": "org/small/", "quick_gelu": True}, "other": {"hf_hub": "org/other/"}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "quickgelu", tags)
     assert load_backbone("open_clip:quickgelu@small").sha256 == load_backbone(f"open_clip:quickgelu@{path}").sha256
-    refused(
-        "open_clip:quickgelu@other", "Could not download backbone open_clip:quickgelu@other from org/other/: .*Chec"
+    told = (
+        r"Could not download backbone open_clip:quickgelu@other from org/other/: .*\. It is not, or not whole, in the "
     )
+    refused("open_clip:quickgelu@other", told + "cache .*, and HF_HUB_OFFLINE forbids .*, or name a file that you have")
 
 
 def test_which_of_open_clips_architectures_are_refused():

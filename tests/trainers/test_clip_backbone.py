@@ -13,7 +13,13 @@ from plain_clip import tiny_clip
 from torch import nn
 
 from common.errors import UserError
-from trainers.modules.clip_backbone import backbone_label, effective_precision, load_clip, weights_fingerprint
+from trainers.modules.clip_backbone import (
+    backbone_label,
+    effective_precision,
+    load_backbone,
+    load_clip,
+    weights_fingerprint,
+)
 
 
 def scripted_archive(state_dict, path):
@@ -58,6 +64,28 @@ def full_size_clip(name):
         else:
             value.zero_()
     return model.eval().requires_grad_(False)
+
+
+def test_a_file_that_does_not_say_how_it_computes(tmp_path):
+    state = tiny_clip(vision=2).state_dict()
+    torch.save(state, tmp_path / "weights.pt")
+    scripted_archive(state, tmp_path / "archive.pt")
+    assert load_backbone(str(tmp_path / "archive.pt")).notes == ()
+    assert load_backbone(str(tmp_path / "weights.pt")).notes == (
+        f"Note: {tmp_path}/weights.pt is computed as OpenAI's: QuickGELU, 1 and 1 heads; weights of OpenCLIP go by "
+        f"open_clip:<architecture>@{tmp_path}/weights.pt.",
+    )
+
+
+def test_openclips_weights_are_not_computed_as_openais(tmp_path):
+    state = tiny_clip(vision=2).state_dict()
+    torch.save({"epoch": 1, "name": "2024-ViT-B-32", "state_dict": state, "optimizer": {}}, tmp_path / "epoch_1.pt")
+    told = rf"OpenCLIP's training \(2024-ViT-B-32\).*open_clip:<architecture>@{tmp_path}/epoch_1.pt"
+    with pytest.raises(UserError, match=told):
+        load_clip(str(tmp_path / "epoch_1.pt"))
+    torch.save(tiny_clip(vision=1, vit_width=1280).state_dict(), tmp_path / "huge.pt")
+    with pytest.raises(UserError, match=r"image tower of width 1280, which OpenAI has not published; OpenCLIP's ViT-H"):
+        load_clip(str(tmp_path / "huge.pt"))
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)

@@ -163,6 +163,9 @@ class FrozenClipTrainer(TrainerX):
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
                 method.check_backbone(named.NAME, self.backbone.is_vit)
+        if self.given_backbone is None and self.cfg.VERBOSE:
+            for note in self.backbone.notes:
+                print(note)
         text = self.backbone.text
         if not text.can_be_cut and self.given_backbone is None and self.cfg.VERBOSE:
             print(

@@ -40,9 +40,11 @@ class Facts:
 
     @property
     def distinguishing(self) -> str:
-        """All by which features of the same images and weights are others than OpenAI's, as one text; "": nothing."""
+        """All by which features are others than OpenAI's of the same images, texts and weights, as one text; "": nothing."""
         openais = Facts()
         made = [f"{key} {getattr(self, key)}" for key in OF_IMAGES if getattr(self, key) != getattr(openais, key)]
+        if self.tokenizer is not CLIP_TOKENIZER:
+            made.append(f"tokenizer {self.tokenizer.sha256}")
         return "; ".join([*([self.computes] if self.computes else []), *made])
 
 
@@ -55,12 +57,16 @@ class Loaded:
             `visual`, which makes features (B, E) of images (B, 3, H, H), a text tower that `TextTower.of` takes,
             `logit_scale` and maybe `logit_bias`.
         facts: that go with it.
-        where: the file it is from, for messages.
+        where: the file or folder it is from, for messages.
+        files: all that it was read from, or could have been: what changes with them.
+        notes: lines on what was taken where nothing said it.
     """
 
     model: Any
     facts: Facts
     where: str
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Source(ABC):

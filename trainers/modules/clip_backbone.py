@@ -2,10 +2,10 @@
 
 import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +39,9 @@ class Backbone:
         device: where it is.
         single_sha256: fingerprint of its weights before they were rounded to half precision; None: they were not.
         facts: what its weights do not say.
-        where: the file that it is from.
+        where: the file or folder that it is from.
+        files: all that it was read from, or could have been.
+        notes: lines on what was taken where nothing said it.
     """
 
     model: Any
@@ -49,6 +51,8 @@ class Backbone:
     single_sha256: str | None = None
     facts: Facts = Facts()
     where: str = ""
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -177,14 +181,22 @@ def kept_backbone(name: str, device: str | torch.device, precision: str, root: s
 def _state_of(backbone: Backbone) -> list[tuple]:
     """What shows whether a backbone's files have changed, or a run the model, in place or by what hangs on it."""
     model = backbone.model
-    folder, files = os.path.split(backbone.where)
-    # Beside weights may lie what says how they compute.
-    names = [files] if source_of(backbone.name).prefix == "" else sorted(os.listdir(folder or "."))
-    stats = [(name, os.stat(os.path.join(folder, name))) for name in names]
     modules = [(name, module.training, len(module._forward_hooks)) for name, module in model.named_modules()]
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    found = [(name, status.st_size, status.st_mtime_ns) for name, status in stats]
-    return [*found, *modules, *((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors)]
+    return [
+        *map(_stamp, backbone.files),
+        *modules,
+        *((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors),
+    ]
+
+
+def _stamp(path: Path) -> tuple:
+    """What shows whether a file has changed, or come, or gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path, None, None
+    return path, status.st_size, status.st_mtime_ns
 
 
 def read_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
@@ -198,7 +210,7 @@ def read_backbone(name: str, device: str | torch.device, precision: str, root: s
         single_sha256 = weights_fingerprint(model, facts.distinguishing)
         _convert(model, HALVES[precision])
     model.eval().requires_grad_(False)
-    return Backbone(model, str(name), precision, device, single_sha256, facts, loaded.where)
+    return Backbone(model, str(name), precision, device, single_sha256, facts, loaded.where, loaded.files, loaded.notes)
 
 
 def load_clip(

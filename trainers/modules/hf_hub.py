@@ -39,6 +39,13 @@ def shards_of(index: Path) -> dict[str, Path]:
         raise ValueError(repr(error)) from error
 
 
+def files_of(folder: Path) -> tuple[Path, ...]:
+    """The files of a folder that it is read from, or would be if they were there."""
+    patterns = [*FILES, *PICKLES]
+    shards = [path for pattern in patterns if "*" in pattern for path in sorted(folder.glob(pattern))]
+    return (*(folder / name for name in patterns if "*" not in name), *shards)
+
+
 def hub_folder(name: str) -> Path:
     """The folder of an id of Hugging Face's hub, downloaded first if it is not in the cache.
 
@@ -84,6 +91,18 @@ def hub_folder(name: str) -> Path:
         raise UserError(f"Backbone hf:{name}: {_why_not(error, name, repository, place)}") from error
 
 
+def offline() -> str:
+    """What keeps a download from being made where HF_HUB_OFFLINE does, and its mend, behind "it"; "": it does not."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        return ""
+    return (
+        f"is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it. "
+        "Unset HF_HUB_OFFLINE and run the command again, or set HF_HOME to where it is"
+    )
+
+
 def _is_whole(folder: Path) -> bool:
     """Whether a folder of the cache has all that is read of one."""
     there = {path.name for path in folder.iterdir()}
@@ -123,11 +142,8 @@ def _why_not(error: Exception, name: str, repository: str, place: str) -> str:
         )
     if isinstance(error, RevisionNotFoundError):
         return f"{repository} has no revision {name.partition('@')[2]!r}; see {page}/commits, or leave it out."
-    if constants.HF_HUB_OFFLINE:
-        return (
-            f"it is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download "
-            f"it. Unset HF_HUB_OFFLINE and run the command again, or set HF_HOME to where it is. {by_hand}"
-        )
+    if told := offline():
+        return f"it {told}. {by_hand}"
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__).removeprefix("Got: ")
     return (
         f"it is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and could not be downloaded from "

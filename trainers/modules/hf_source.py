@@ -8,7 +8,7 @@ from common.errors import UserError
 from trainers.modules.backbone_source import Loaded, Source
 from trainers.modules.clip_model import build_clip, computes
 from trainers.modules.hf_config import read_facts, read_shape, read_tokenizer
-from trainers.modules.hf_hub import HUB_ID, hub_folder
+from trainers.modules.hf_hub import HUB_ID, files_of, hub_folder
 from trainers.modules.hf_weights import read_weights
 
 
@@ -51,7 +51,7 @@ class HuggingFace(Source):
         kinds = {"image": shape.vision.kind, "text": shape.text.kind}
         model = build_clip(weights, **kinds)
         model.visual.input_resolution = shape.image_size  # which need not be a multiple of the patches' side
-        return Loaded(model, replace(facts, computes=computes(weights, **kinds)), str(folder))
+        return Loaded(model, replace(facts, computes=computes(weights, **kinds)), str(folder), files_of(folder))
 
     def has_vit(self, name: str) -> bool:
         return True  # that of a CLIPModel always is

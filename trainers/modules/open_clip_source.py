@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from common.messages import some
 from trainers.modules.backbone_source import Facts, Loaded, Source
 from trainers.modules.clip_model import Kind, build_clip, build_image_tower, computes
 from trainers.modules.clip_weights import unwrapped
+from trainers.modules.hf_hub import offline
 from trainers.modules.openai_source import read_weights
-from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
+from trainers.modules.text_tower import POOLS
+from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer, digest
+from trainers.modules.torchscript_weights import is_torchscript
 
 PREFIX = "open_clip:"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -29,8 +33,25 @@ AT_MOST = 6  # names that a message gives
 # Keys of a vision_cfg, and of a text_cfg, that a tower with OpenAI's layout may have.
 OF_TOWER = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "norm_kwargs"}
 OF_TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs"}
+# Keys of a text_cfg by which a text tower is not another one than ours, or only in ways that TextTower knows.
+KNOWN_OF_TEXT = OF_TEXT | {
+    *("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "ls_init_value", "pad_id", "eos_id", "no_causal_mask"),
+    *("final_ln_after_pool", "pool_type", "proj_bias", "proj_type", "output_tokens"),
+}
+# Keys of an architecture that weights, their shapes or the tokenizer say, or that nothing goes by once it is trained.
+SAID_ELSEWHERE = {
+    *("init_logit_scale", "init_logit_bias", "nonscalar_logit_scale", "custom_text", "output_dict", "cast_dtype"),
+    *("patch_dropout", "output_tokens", "timm_model_pretrained", "timm_drop", "timm_drop_path"),
+    *("hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained", "hf_proj_type"),
+    "hf_pooler_type",
+}
 # What open_clip's own preprocessing has where a tag says nothing else.
-OF_A_TAG = {"mean": Facts.pixel_mean, "std": Facts.pixel_std, "interpolation": "bicubic", "resize_mode": "shortest"}
+OF_A_TAG: dict[str, Any] = {
+    "mean": Facts.pixel_mean,
+    "std": Facts.pixel_std,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
 
 
 class OpenClip(Source):
@@ -80,14 +101,16 @@ class OpenClip(Source):
             tag = open_clip.get_pretrained_cfg(architecture, named)
             # The same architecture is published with either activation: the tag says with which one.
             config["quick_gelu"] = tag.get("quick_gelu", False)
-        path = _downloaded(name, tag) if tag else Path(named).expanduser()
+        path, notes = _downloaded(name, tag) if tag else Path(named).expanduser(), []
+        if not tag:
+            notes += _settle_activation(name, architecture, config, path)
         weights = _read(path)
-        facts = _facts(architecture, config, tag, self._tokenizer(name, architecture, config))
+        facts, disagreement = _facts(name, architecture, tag, self._tokenizer(name, architecture, config))
         if _has_openais_layout(config):
             model, facts = _as_openais(config, weights, architecture, path, facts)
         else:
             model, facts = _as_it_is(config, weights, architecture, path, facts)
-        return Loaded(model, facts, str(path))
+        return Loaded(model, facts, str(path), (path,), (*notes, *disagreement))
 
     def has_vit(self, name: str) -> bool:
         import open_clip
@@ -117,34 +140,48 @@ class OpenClip(Source):
         has_own = any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs"))
         if not has_own and "siglip" not in architecture.lower():  # a rule of get_tokenizer
             return CLIP_TOKENIZER
+        what = f"The tokenizer of backbone {name}, {text.get('hf_tokenizer_name') or architecture},"
         try:
-            return OpenClipTokenizer(open_clip.get_tokenizer(architecture), text.get("context_length", 77))
+            tokenizer = open_clip.get_tokenizer(architecture)
         except ImportError as error:
             raise UserError(
                 f"The tokenizer of backbone {name} takes a package that is not installed: {error}. pip install "
                 "transformers sentencepiece"
             ) from error
         except (OSError, ValueError, RuntimeError) as error:
-            whose = text.get("hf_tokenizer_name") or architecture
+            mend = f"It {told}" if (told := offline()) else "It is downloaded once; check the network"
             raise UserError(
-                f"The tokenizer of backbone {name}, {whose}, could not be had: {str(error).splitlines()[0]} It is "
-                "downloaded once; check the network, or copy its folder from a machine that has it "
-                "(~/.cache/huggingface)."
+                f"{what} could not be had: {str(error).splitlines()[0]} {mend}, or copy its folder from a machine that "
+                "has it (~/.cache/huggingface)."
             ) from error
+        return OpenClipTokenizer(tokenizer, text.get("context_length", 77), what)
 
 
 class OpenClipTokenizer(Tokenizer):
-    """A tokenizer of open_clip's: what stands around a text is read off one that it makes."""
+    """A tokenizer of open_clip's: what stands around a text is read off one that it makes.
+
+    Args:
+        tokenizer: open_clip's.
+        context_length: positions of the text tower.
+        what: whose it is, to begin messages with.
+
+    Raises:
+        UserError: there is something else around a text than a start, an end, and padding behind.
+    """
 
     SAMPLE = "dog"
 
-    def __init__(self, tokenizer: Any, context_length: int) -> None:
+    def __init__(self, tokenizer: Any, context_length: int, what: str = "The tokenizer") -> None:
         self._tokenizer = tokenizer
         row = tokenizer([self.SAMPLE], context_length=context_length)[0].tolist()
         words = self.encode(self.SAMPLE)
         at = next((i for i in range(len(row)) if row[i : i + len(words)] == words), None)
         if at is None or len(row) < at + len(words) + 2 or row[-1] != row[-2]:
-            raise UserError("The tokenizer puts something else around a text than its start, its end and padding.")
+            raise UserError(
+                f"{what} makes {some(map(str, row), 12)} of {self.SAMPLE!r}, whose words are {words}: accepted is what "
+                "begins with the tokens of a start, or with the words, and goes on with those of an end and with "
+                "padding up to the last position. Name an architecture whose tokenizer does (padding_side is right)."
+            )
         self.before, self.pad, behind = tuple(row[:at]), row[-1], row[at + len(words) :]
         # Where the end is the same token as the padding, one of them is the end.
         ends = [i for i, token in enumerate(behind) if token != self.pad]
@@ -158,6 +195,19 @@ class OpenClipTokenizer(Tokenizer):
             return self._tokenizer.encode(text)
         clean = getattr(self._tokenizer, "clean_fn", None) or _cleaned
         return inner(clean(text), add_special_tokens=False).input_ids
+
+    @cached_property
+    def sha256(self) -> str:  # type: ignore[override]
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        clean = getattr(getattr(self._tokenizer, "clean_fn", None), "__name__", "")
+        around = [self.before, self.after, self.pad, clean]
+        if inner is None:
+            return digest(around, self._tokenizer.encoder, list(self._tokenizer.bpe_ranks))
+        backend = getattr(inner, "backend_tokenizer", None)
+        # Not all that it writes: how texts are padded and cut changes with every call.
+        whole = json.loads(backend.to_str()) if backend else {}
+        parts = [whole.get(key) for key in ("normalizer", "pre_tokenizer", "model", "added_tokens")]
+        return digest(around, parts, inner.get_vocab())
 
     def words(self) -> list[str]:
         inner = getattr(self._tokenizer, "tokenizer", None)
@@ -195,16 +245,18 @@ def why_not_prompted(config: Mapping[str, Any]) -> str:
             f"its text tower is {name}, a model of the transformers package with layers of its own, and not a CLIP's "
             "transformer."
         )
-    if text.get("block_type") not in (None, "default") or any(
-        text.get(key) for key in ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn")
-    ):
-        return "its text tower has attention blocks of another kind than CLIP's."
+    text = {key: value for key, value in text.items() if value and (key, value) != ("block_type", "default")}
+    if unknown := sorted(set(text) - KNOWN_OF_TEXT):
+        said = ", ".join(f"{key} {text[key]}" for key in unknown)
+        return f"its text tower has attention blocks of another kind than CLIP's ({said})."
+    if (pool := text.get("pool_type", "argmax")) not in POOLS:
+        return f"its text tower pools by {pool!r}, which is not one of {', '.join(POOLS)}."
     return ""
 
 
 def _has_openais_layout(config: Mapping[str, Any]) -> bool:
     """Whether weights of an architecture can be those of a `clip.model.CLIP`."""
-    return _has_openais_tower(config) and set(config["text_cfg"]) <= OF_TEXT and not config.get("init_logit_bias")
+    return _has_openais_tower(config) and set(config["text_cfg"]) <= OF_TEXT and config.get("init_logit_bias") is None
 
 
 def _has_openais_tower(config: Mapping[str, Any]) -> bool:
@@ -236,25 +288,59 @@ def _kinds(config: Mapping[str, Any]) -> tuple[Kind, Kind]:
     return image, Kind(activation(text), text.get("heads", 8), eps(text))
 
 
-def _facts(architecture: str, config: Mapping[str, Any], tag: Mapping[str, Any], tokenizer: Tokenizer) -> Facts:
-    """What open_clip says of weights, and of a file of an architecture what its tags agree on."""
+def _settle_activation(name: str, architecture: str, config: dict[str, Any], path: Path) -> list[str]:
+    """Let a file compute as all that is published of its architecture does; a line if its name does not say so.
+
+    Raises:
+        UserError: the file is OpenAI's archive, and the architecture computes otherwise.
+    """
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    published = [tag] if tag else [open_clip.get_pretrained_cfg(architecture, name) for name in tags]
+    published = [open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu") for tag in tags]
+    if config.get("quick_gelu"):
+        return []
+    if published and all(published):
+        config["quick_gelu"] = True
+        return [
+            f"Note: backbone {name} is computed with QuickGELU, as all published weights of {architecture} are "
+            f"({', '.join(tags)})."
+        ]
+    if _has_openais_layout(config) and is_torchscript(path):
+        quick = f"{architecture}-quickgelu"
+        named = f"{PREFIX}{quick}@{path}, or " if quick in open_clip.list_models() else ""
+        raise UserError(
+            f"Backbone {name}: {path} is a TorchScript archive, as OpenAI's, which are computed with QuickGELU, and "
+            f"{architecture} is computed with GELU. Name {named}the file alone: {path}."
+        )
+    return []
 
-    def said(key):
-        values = [other.get(key) or OF_A_TAG[key] for other in published]
-        return values[0] if values and all(value == values[0] for value in values) else OF_A_TAG[key]
 
-    return Facts(
+def _facts(name: str, architecture: str, tag: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Facts, list[str]]:
+    """What open_clip says of weights, and of a file of an architecture what its tags agree on; a line if on less."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    published = [tag] if tag else [open_clip.get_pretrained_cfg(architecture, known) for known in tags]
+    said = {key: [other.get(key) or default for other in published] for key, default in OF_A_TAG.items()}
+    agreed = {key: all(value == values[0] for value in values) for key, values in said.items()}
+    taken = {key: said[key][0] if published and agreed[key] else default for key, default in OF_A_TAG.items()}
+    facts = Facts(
         "OpenCLIP",
-        tuple(said("mean")),
-        tuple(said("std")),
-        said("interpolation"),
-        said("resize_mode") == "squash",
+        tuple(taken["mean"]),
+        tuple(taken["std"]),
+        taken["interpolation"],
+        taken["resize_mode"] == "squash",
         tokenizer,
     )
+    differ = [key for key in OF_A_TAG if not agreed[key]]
+    if not differ:
+        return facts, []
+    return facts, [
+        f"Note: published weights of {architecture} differ in how images are made ({', '.join(differ)}), and a file "
+        f"does not say it. For {name} are taken {', '.join(f'{key} {taken[key]}' for key in differ)}; if it has "
+        "others, set INPUT.PIXEL_MEAN, PIXEL_STD and INTERPOLATION."
+    ]
 
 
 def _downloaded(name: str, tag: dict[str, Any]) -> Path:
@@ -264,9 +350,12 @@ def _downloaded(name: str, tag: dict[str, Any]) -> Path:
     try:
         return Path(open_clip.download_pretrained(tag))
     except Exception as error:  # of many packages, of the network, of the disk
+        hub = tag.get("hf_hub")
+        reason = str(error).strip().removesuffix(".")
+        mend = f"It {told}" if hub and (told := offline()) else "Check the network and run the command again"
         raise UserError(
-            f"Could not download backbone {name} from {tag.get('hf_hub') or tag.get('url')}: {error}. Check the "
-            "network and run the command again, or name a file that you have in the place of the tag."
+            f"Could not download backbone {name} from {hub or tag.get('url')}: {reason}. {mend}, or name a file that "
+            "you have in the place of the tag."
         ) from error
 
 
@@ -284,11 +373,11 @@ def _as_openais(config, weights, architecture, path, facts):
     """A `clip.model.CLIP` of OpenCLIP's weights."""
     # Text towers of one's own are named so where the architecture asks for it; the names behind are the same.
     weights = {key.removeprefix("text."): value for key, value in weights.items()}
-    if "logit_scale" in weights:
-        weights["logit_scale"] = weights["logit_scale"].reshape(())
     with torch.device("meta"):  # for its shapes
         expected = _model_of({**config, "custom_text": False}).state_dict()
+    _take_shapes(weights, expected)
     _require_same(weights, expected, architecture, path)
+    weights["logit_scale"] = weights["logit_scale"].reshape(())
     image, text = _kinds(config)
     model = build_clip(weights, image, text)
     model.visual.input_resolution = _side(config)  # which need not be a multiple of the patches' side
@@ -305,9 +394,7 @@ def _as_it_is(config, weights, architecture, path, facts):
     if hasattr(model, "text"):
         weights = convert_to_custom_text_state_dict(weights)
     own = model.state_dict()
-    for key in ("logit_scale", "logit_bias"):
-        if key in weights and key in own:
-            weights[key] = weights[key].reshape(own[key].shape)
+    _take_shapes(weights, own)
     if "logit_bias" in own:
         weights.setdefault("logit_bias", torch.zeros_like(own["logit_bias"]))
     _require_same(weights, own, architecture, path)
@@ -318,7 +405,31 @@ def _as_it_is(config, weights, architecture, path, facts):
         tower = build_image_tower(of_images, _kinds(config)[0])
         tower.input_resolution = _side(config)
         model.visual = tower
-    return model.eval(), replace(facts, computes=f"OpenCLIP {json.dumps(config, sort_keys=True)}")
+    return model.eval(), replace(facts, computes=f"OpenCLIP {_computed_by(config)}")
+
+
+def _take_shapes(weights, expected):
+    """Give the scale and the bias of logits, single numbers, the form that they should have."""
+    for key in ("logit_scale", "logit_bias"):
+        if key in weights and key in expected and weights[key].numel() == 1:
+            weights[key] = weights[key].reshape(expected[key].shape)
+
+
+def _computed_by(config: Mapping[str, Any]) -> str:
+    """All of an architecture that its towers compute by and weights do not say, without what is open_clip's default."""
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+
+    def told(given, defaults):
+        of_default = vars(defaults) if defaults else {}
+        return {
+            key: value
+            for key, value in given.items()
+            if key not in SAID_ELSEWHERE and value not in (None, False) and of_default.get(key) != value
+        }
+
+    whole = told({key: value for key, value in config.items() if not key.endswith("_cfg")}, None)
+    whole |= {"vision": told(config["vision_cfg"], CLIPVisionCfg()), "text": told(config["text_cfg"], CLIPTextCfg())}
+    return json.dumps(whole, sort_keys=True)
 
 
 def _model_of(config: Mapping[str, Any]) -> nn.Module:
@@ -328,7 +439,8 @@ def _model_of(config: Mapping[str, Any]) -> nn.Module:
     given = deepcopy(dict(config))
     kind = CustomTextCLIP if given.pop("custom_text", False) else CLIP
     given["vision_cfg"]["timm_model_pretrained"] = False
-    return kind(**given)
+    with torch.random.fork_rng(devices=[]):  # or contexts would depend on whether a process has loaded it
+        return kind(**given)
 
 
 def _require_same(weights: Mapping[str, Any], expected: Mapping[str, Tensor], architecture: str, path: Path) -> None:

@@ -1,10 +1,12 @@
 """OpenAI's CLIPs by name, and files in their format."""
 
 import pickle
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
 from clip import clip as openai_clip
+from clip.model import CLIP, VisionTransformer
 from torch import Tensor
 
 from common.errors import UserError
@@ -13,6 +15,11 @@ from trainers.modules.clip_model import build_clip
 from trainers.modules.clip_weights import MEND, clip_weights
 from trainers.modules.tensor_files import read_tensors
 from trainers.modules.torchscript_weights import is_torchscript, torchscript_state_dict
+
+# Widths of OpenCLIP's image towers whose heads are not as wide as OpenAI's, and what has them.
+OPENCLIPS = {1280: "ViT-H", 1408: "ViT-g", 1664: "ViT-bigG"}
+# What a checkpoint of OpenCLIP's training has in it.
+OPENCLIPS_TRAINING = {"epoch", "name", "state_dict"}
 
 
 class OpenAI(Source):
@@ -34,6 +41,8 @@ class OpenAI(Source):
     def load(self, name: str, root: str | PathLike) -> Loaded:
         path = clip_file(name, root)
         weights = read_clip_weights(path)
+        if not is_torchscript(path):
+            _refuse_openclips(weights, path)
         try:
             model = build_clip(weights)
         except (KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
@@ -44,7 +53,7 @@ class OpenAI(Source):
                 reason = f"it has no {error.args[0]}"
             reason = reason[:400].removesuffix(".") or "its sizes do not go together"
             raise UserError(f"Backbone file {path} is no CLIP in OpenAI's format: {reason}. {MEND}") from error
-        return Loaded(model, Facts(), str(path))
+        return Loaded(model, Facts(), str(path), (path,), () if is_torchscript(path) else (_computed_as(model, path),))
 
     def has_vit(self, name: str) -> bool:
         if name in openai_clip._MODELS:
@@ -59,6 +68,27 @@ class OpenAI(Source):
 
     def resolved(self, name: str) -> str:
         return str(Path(name).resolve()) if Path(name).is_file() else name
+
+
+def _computed_as(model: CLIP, path: Path) -> str:
+    """A line on what weights do not say of how they compute."""
+    towers = [model.visual, model] if isinstance(model.visual, VisionTransformer) else [model]
+    heads = " and ".join(str(tower.transformer.resblocks[0].attn.num_heads) for tower in towers)
+    return (
+        f"Note: {path} is computed as OpenAI's: QuickGELU, {heads} heads; weights of OpenCLIP go by "
+        f"open_clip:<architecture>@{path}."
+    )
+
+
+def _refuse_openclips(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UserError for sizes of an image tower that only OpenCLIP has, with other heads than OpenAI's would."""
+    width = weights["visual.conv1.weight"].shape[0]
+    if "visual.proj" in weights and (known := OPENCLIPS.get(width)):
+        raise UserError(
+            f"Backbone file {path} has an image tower of width {width}, which OpenAI has not published; OpenCLIP's "
+            f"{known} have it, with heads and an activation that this format does not say. Name the architecture: "
+            f"open_clip:<architecture>@{path}."
+        )
 
 
 def clip_file(name: str, root: str | PathLike) -> Path:
@@ -86,7 +116,14 @@ def read_clip_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it is something else.
     """
-    return clip_weights(read_weights(path, MEND), path)
+    content = read_weights(path, MEND)
+    if isinstance(content, Mapping) and content.keys() >= OPENCLIPS_TRAINING:
+        raise UserError(
+            f"Backbone file {path} is a checkpoint of OpenCLIP's training ({content['name']}), which does not say how "
+            f"it computes. Name its architecture: open_clip:<architecture>@{path} (-quickgelu at the architecture's "
+            "end if it was trained so)."
+        )
+    return clip_weights(content, path)
 
 
 def read_weights(path: Path, mend: str) -> object:

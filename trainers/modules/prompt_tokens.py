@@ -51,14 +51,15 @@ def prompt_tails(
         raise UserError("The list of class names is empty; prompts need at least one class name.")
     before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[class_token_position]
     slots = [Slot(row) for row in range(n_ctx)]
+    encode = tokenizer.encode_behind if before else tokenizer.encode
     tails = []
     for classname in classnames:
         text = classname.replace("_", " ")
-        words = tokenizer.encode(text)
+        words = encode(text)
         if not words:
             raise UserError(f"Class name {classname!r} has no word in it; give it a name made of text.")
         # "name." is tokenized as one text: a name that ends in punctuation merges with the full stop.
-        with_stop = tokenizer.encode(text + ".")
+        with_stop = encode(text + ".")
         room = context_length - len(tokenizer.before) - len(tokenizer.after) - n_ctx
         if len(with_stop) > room:
             raise UserError(

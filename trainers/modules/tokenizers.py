@@ -1,7 +1,10 @@
 """Texts -> token ids, as a CLIP's text tower was trained to read them."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any
 
 from clip import clip as openai_clip
 from clip.simple_tokenizer import SimpleTokenizer
@@ -19,6 +22,8 @@ class Tokenizer(ABC):
         size: all ids are below this.
     """
 
+    LEAD = "a"  # a word that another one may stand behind
+
     before: tuple[int, ...]
     after: tuple[int, ...]
     pad: int
@@ -27,6 +32,17 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of the words of a text alone."""
+
+    def encode_behind(self, text: str) -> list[int]:
+        """Ids of the words of a text that stands behind others, with a space between them."""
+        # Some tokenizers mark a space as a part of the word behind it, but none in front of the first word.
+        lead, whole = self.encode(self.LEAD), self.encode(f"{self.LEAD} {text}")
+        return whole[len(lead) :] if whole[: len(lead)] == lead else self.encode(text)
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Fingerprint of all that ids of a text go by."""
 
     @abstractmethod
     def words(self) -> list[str]:
@@ -51,6 +67,10 @@ class ClipTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return self._bpe.encode(text)
 
+    @cached_property
+    def sha256(self) -> str:  # type: ignore[override]
+        return digest(self._bpe.encoder, list(self._bpe.bpe_ranks))
+
     def words(self) -> list[str]:
         return self._words
 
@@ -66,6 +86,11 @@ class ClipTokenizer(Tokenizer):
             letters = bytes(self._bpe.byte_decoder[sign] for sign in token.removesuffix("</w>"))
             words.append(letters.decode("utf-8", "backslashreplace") + ("" if token.endswith("</w>") else "-"))
         return words
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 (hex) of what JSON can write."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 CLIP_TOKENIZER = ClipTokenizer()

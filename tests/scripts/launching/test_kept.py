@@ -1,11 +1,14 @@
 """What a process keeps between runs: they come to the same numbers, and what has changed is taken anew."""
 
+import json
 import random
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from hf_folders import save_hugging_face
+from plain_clip import tiny_clip
 
 from common import kept
 from common.kept import Kept
@@ -57,6 +60,43 @@ def test_loading_draws_no_random_numbers(clip_file, vit_file):
     for path in (clip_file, vit_file):
         load_backbone(str(path))
     assert state_of_chance() == before
+
+
+def test_loading_an_architecture_of_open_clips_draws_no_random_numbers(tmp_path):
+    open_clip = pytest.importorskip("open_clip", reason="needs open_clip_torch")
+    config = {
+        "embed_dim": 32,
+        "custom_text": True,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"width": 64, "heads": 1, "layers": 1, "no_causal_mask": True},
+    }
+    (tmp_path / "small-chance.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "small-chance.json")
+    torch.save(open_clip.create_model("small-chance").state_dict(), tmp_path / "weights.pt")
+    before = state_of_chance()
+    load_backbone(f"open_clip:small-chance@{tmp_path / 'weights.pt'}")
+    assert state_of_chance() == before
+
+
+def test_a_folder_in_hugging_faces_layout_that_has_changed_is_loaded_anew(tmp_path, keeping):
+    folder = save_hugging_face(tiny_clip(vision=2), tmp_path / "mine")
+    first = kept_backbone(f"hf:{folder}", *HERE)
+    (tmp_path / "beside").touch()
+    (folder / "README.md").touch()
+    assert kept_backbone(f"hf:{folder}", *HERE) is first
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"quick_gelu"', '"gelu"'))
+    second = kept_backbone(f"hf:{folder}", *HERE)
+    assert second is not first and second.sha256 != first.sha256
+    (folder / "preprocessor_config.json").unlink()
+    assert kept_backbone(f"hf:{folder}", *HERE) is not second
+
+
+def test_what_lies_beside_weights_is_not_looked_at(tmp_path, keeping):
+    folder = save_hugging_face(tiny_clip(vision=2), tmp_path / "mine")
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert kept_backbone(f"hf:{folder}", *HERE) is kept_backbone(f"hf:{folder}", *HERE)
 
 
 @pytest.mark.parametrize("vit", [False, True])
