@@ -368,7 +368,7 @@ class Comparison:
             stage = TRAININGS if run.folder in trainings else RUNS
             groups.setdefault(stage, []).append(shlex.join(one.command_from_anywhere(run)))
         for stage in sorted(groups, key=ORDER.index):
-            if groups.keys() - {TRAININGS, RUNS}:
+            if len(groups) > 1:
                 print(f"# {stage}" + ("" if stage == RUNS else ": all of these before what comes below"))
             print(*groups[stage], sep="\n")
 
