@@ -130,6 +130,7 @@ class LocalEngine:
         passes_on: bool | None = None,
     ) -> None:
         self.slots, self.say, self.devices, self.workers_each = slots, say, devices, workers
+        self.several, self.on_gpu = slots > 1, None
         self.environment = {**os.environ} if environment is None else environment
         self.passes_on = slots > 1 if passes_on is None else passes_on
         self.workers: list[Worker] = []
@@ -164,6 +165,9 @@ class LocalEngine:
         for worker in self.workers:
             if worker.task is not None:
                 worker.process.send_signal(number)
+
+    def rest(self) -> None:
+        pass  # a process that does nothing takes no core
 
     def close(self) -> None:
         for worker in list(self.workers):

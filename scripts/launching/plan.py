@@ -43,11 +43,19 @@ class Engine(Protocol):
 
     Attributes:
         slots: how many at once, which may change.
+        several: whether there may be more than one at once, now or later.
+        on_gpu: whether they compute on a GPU where they may; None: where this process sees one.
         workers_each: loader workers of each, at most.
     """
 
     @property
     def slots(self) -> int: ...
+
+    @property
+    def several(self) -> bool: ...
+
+    @property
+    def on_gpu(self) -> bool | None: ...
 
     @property
     def workers_each(self) -> int: ...
@@ -60,6 +68,9 @@ class Engine(Protocol):
 
     def interrupt(self, number: int) -> None:
         """Pass a signal on to all tasks, which finish their step then and end."""
+
+    def rest(self) -> None:
+        """Leave to others what is kept for tasks, since there is none to do: what is open, other launchers do."""
 
     def close(self) -> None:
         """End, and with it whatever is still running."""
@@ -116,6 +127,7 @@ def carry_out(
                 engine.interrupt(received[told])
                 told += 1
             if not running and waiting and not received:
+                engine.rest()  # or two launchers might wait for each other
                 time.sleep(SECONDS_BETWEEN_LOOKS / 4)
             elif running and (ended := engine.next_end()):
                 running.remove(ended.task)

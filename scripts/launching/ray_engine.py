@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,17 @@ from scripts.launching.ray_node import Place
 SECONDS_BETWEEN_LOOKS = 0.2  # at signals
 SECONDS_BETWEEN_NODES = 1.0  # looks at which nodes there are
 SECONDS_TO_CONNECT = 3.0
+SECONDS_TO_IMPORT = 120.0  # in which a process has Ray: on a busy machine, or one whose disk is slow
 SECONDS_TO_ANSWER = 9.0
 SECONDS_TO_CHECK = 60.0  # in which a node starts a process that looks at what it sees
+SECONDS_FOR_ROOM = 30.0  # in which a host starts where nobody else is
+SECONDS_TO_LET_GO = 5.0  # in which a process ends that has lost its host
+SECONDS_IDLE = 30.0  # after which a host makes room for others
 MOST_LOSSES = 5  # of hosts under one task, where nodes are lost
 MOST_FAILED = 3  # hosts that do not start on a node
-PROBE = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+PROBE = "import ray, sys; print(flush=True); ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 REQUIREMENTS = "requirements-cluster.txt"
+OWN = ("", "local")  # addresses of a cluster that is started here
 ROUNDING = 1e-9
 
 
@@ -85,7 +91,7 @@ def _gpus(text: str) -> float | None:
 
 def _check_address(address: str) -> None:
     """Raise UserError if an address is none, or nothing listens there."""
-    if address in ("", "auto", "local"):
+    if address in (*OWN, "auto"):
         return
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -111,7 +117,7 @@ def _no_ray(address: str, what: str) -> UserError:
 def _connect(address: str) -> Any:
     """Ray, connected to a cluster; UserError where none answers, or one of another version."""
     os.environ.update(RAY_DEDUP_LOGS_SKIP_REGEX=".")  # what died is told by the engine; Ray would on stdout
-    local = address in ("", "local")
+    local = address in OWN
     if local:  # nobody else on this machine gets in
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     else:
@@ -136,13 +142,20 @@ def _connect(address: str) -> Any:
 def _probe(address: str) -> None:
     """Connect in a process that can be ended: Ray itself waits for minutes, and cannot be told not to."""
     command = [sys.executable, "-c", PROBE, address]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER, check=False)
-    except subprocess.TimeoutExpired:
-        what = f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say; a cluster that has a token wants "
-        raise _no_ray(address, what + "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ~/.ray/auth_token, here") from None
-    if found.returncode:
-        raise _refused(address, found.stderr)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        try:
+            select.select([process.stdout], [], [], SECONDS_TO_IMPORT)  # its line says that it has Ray
+            _, said = process.communicate(timeout=SECONDS_TO_ANSWER)
+        except subprocess.TimeoutExpired:
+            what = f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say; a cluster that has a token wants "
+            what += "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ~/.ray/auth_token, here"
+            raise _no_ray(address, what) from None
+        finally:
+            process.kill()
+    if process.returncode:
+        raise _refused(address, said)
 
 
 def _refused(address: str, said: str) -> UserError:
@@ -218,6 +231,12 @@ class Needs:
         by_gpus = int(gpus // self.gpus) if self.gpus >= 1 else int(gpus) * int(1 / self.gpus + ROUNDING)
         return min(by_cores, by_gpus)
 
+    def lacking(self, resources: dict[str, float]) -> str:
+        """What to tell of a node that holds none."""
+        has = f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
+        takes = 1 if self.threads is None else self.threads + self.workers
+        return f"CPUs and GPUs there: {has}; each run takes {takes} and {self.gpus:g}"
+
     def cpus(self, resources: dict[str, float]) -> int:
         """How many of a node's cores each run takes."""
         return int(resources["CPU"]) if self.threads is None else self.threads + self.workers
@@ -266,7 +285,7 @@ class _Node:
         fit: how many runs it holds at once.
         cpus: of each of them.
         slots: as `fit`, or 0 as long as it is not known to see what it should, or was left out.
-        failed: how many hosts did not start there.
+        failed: how many hosts did not start there since the last one that did.
     """
 
     id: str
@@ -286,16 +305,24 @@ class _Host:
         node: where.
         hears: what its next word comes by: that it is ready, or of its task; None: it has nothing to do.
         task: None: none.
+        began: whether it has begun that.
+        since: when it was started, or had nothing to do any more.
     """
 
     actor: Any
     node: _Node
     hears: Any
     task: Task | None = None
+    began: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.hears is None
 
 
 class RayEngine:
-    """See `scripts.launching.plan.Engine`. Hosts start when there is something to do, and stay.
+    """See `scripts.launching.plan.Engine`. Hosts start when there is something to do, and end after a while without.
 
     A host that dies takes its task alone with it: another one does that once more, going on where it stopped; if its
     node was lost, more often. Nodes that join are used, once they have shown that they see what this one sees.
@@ -312,6 +339,7 @@ class RayEngine:
     def __init__(self, ray: Any, demand: Demand, say: Callable[[str], None]) -> None:
         self.ray, self.say = ray, say
         self.at_most = demand.n_jobs()
+        self.is_own = demand.address in OWN
         self.place = _place(demand)
         alive = self._alive()
         self.needs = _plan_needs(demand, list(alive.values()))
@@ -320,7 +348,9 @@ class RayEngine:
         self.looked = time.monotonic()
         self.hosts: list[_Host] = []
         self.queued: list[Task] = []
-        self.losses: dict[Task, list[_Node]] = {}  # the nodes of hosts that it was lost with
+        self.losses: dict[Task, list[_Node | None]] = {}  # the nodes of hosts it was lost with; None: not yet begun
+        self.kept: dict[Task, float] = {}  # since when what was lost is known to keep its folder
+        self.once = set[str]()  # lines that were said, and are not said again
         self.told = 0
         for node in alive.values():
             self._look_at(node)
@@ -333,6 +363,14 @@ class RayEngine:
         return max(1, held if self.at_most is None else min(held, self.at_most))
 
     @property
+    def several(self) -> bool:
+        return self.slots > 1 or (not self.is_own and self.at_most != 1)
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.needs.gpus)
+
+    @property
     def workers_each(self) -> int:
         return self.needs.workers
 
@@ -343,7 +381,12 @@ class RayEngine:
         if self.told and self.queued:
             return Ended(self.queued.pop(), 128 + self.told)
         self._follow_nodes()
+        if self.queued and self._is_hopeless():
+            self._say_once("Note: no node is left that runs could be done on; those that are not done fail")
+            return Ended(self.queued.pop(0), 1)
         self._hand_out()
+        self._end_idle()
+        self._say_what_waits()
         waits = {host.hears: host for host in self.hosts if host.hears is not None}
         if not waits and not self.looking:
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -362,10 +405,21 @@ class RayEngine:
             if host.task is not None:
                 host.actor.interrupt.remote(number)
 
+    def rest(self) -> None:
+        if self.is_own:
+            return
+        for host in [host for host in self.hosts if host.task is None]:  # those that start, too: nobody hears of them
+            self._end(host)
+
     def close(self) -> None:
         while self.hosts:
             self.ray.kill(self.hosts.pop().actor)
         self.ray.shutdown()
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.once:
+            self.once.add(line)
+            self.say(line)
 
     # ---- nodes ----
 
@@ -377,6 +431,8 @@ class RayEngine:
         fit = self.needs.fit(found["Resources"])
         node = _Node(found["NodeID"], _name(found), fit, self.needs.cpus(found["Resources"]) if fit else 0)
         self.nodes[node.id] = node
+        if not fit and found["Resources"].get("CPU"):  # one without CPUs is meant to hold none
+            self._say_once(f"Note: node {node.name} holds no runs. {self.needs.lacking(found['Resources'])}")
         if fit:
             look = self.ray.remote(ray_node.look)
             options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": self._on(node)}
@@ -428,6 +484,13 @@ class RayEngine:
             if found["NodeID"] not in self.nodes:
                 self._look_at(found)
 
+    def _is_hopeless(self) -> bool:
+        """Whether there is no host, nor a node for one, and none will come, or there are some where none starts."""
+        nodes = self.nodes.values()
+        if self.hosts or self.looking or any(node.slots for node in nodes):
+            return False
+        return self.is_own or any(node.failed >= MOST_FAILED for node in nodes)
+
     def _whats_left(self) -> str:
         return (
             f"{self.slots} runs at once" if any(node.slots for node in self.nodes.values()) else "waiting for another"
@@ -437,19 +500,49 @@ class RayEngine:
 
     def _hand_out(self) -> None:
         """Give what is queued to hosts, and start some where these are too few."""
-        idle = [host for host in self.hosts if host.hears is None]
-        for task in list(self.queued):
-            if task in self.losses and holder(task.folder) is not None:
-                continue  # what was lost with its host may take a moment to end
-            if not idle:
-                break
+        idle = [host for host in self.hosts if host.is_idle]
+        open_tasks = [task for task in self.queued if not self._is_kept(task)]
+        n_given = min(len(idle), len(open_tasks))
+        for task in open_tasks[:n_given]:
             host = idle.pop()
             self.queued.remove(task)
-            host.task, host.hears = task, host.actor.do.remote(task)
-        starting = sum(host.hears is not None and host.task is None for host in self.hosts)
-        for _ in range(len(self.queued) - starting):
+            host.task, host.began, host.hears = task, False, host.actor.do.remote(task)
+        for _ in range(len(open_tasks) - n_given - len(self._starting())):
             if not self._start():
                 break
+
+    def _is_kept(self, task: Task) -> bool:
+        """Whether what was lost with its host still has a task's folder: it may take a moment to end."""
+        who = holder(task.folder) if task in self.losses else None
+        if who is None:
+            self.kept.pop(task, None)
+            return False
+        since = self.kept.setdefault(task, time.monotonic())
+        if time.monotonic() > since + SECONDS_TO_LET_GO:
+            self._say_once(f"{task.title}: {who} still has {task.folder}, so its end is waited for")
+        return True
+
+    def _starting(self) -> list[_Host]:
+        return [host for host in self.hosts if host.task is None and not host.is_idle]
+
+    def _end_idle(self) -> None:
+        """End hosts that have had nothing to do for some time: other launchers may wait for their cores."""
+        longest = time.monotonic() - SECONDS_IDLE
+        for host in [host for host in self.hosts if host.is_idle and host.since < longest and not self.is_own]:
+            self._end(host)
+
+    def _end(self, host: _Host) -> None:
+        self.hosts.remove(host)
+        self.ray.kill(host.actor)
+
+    def _say_what_waits(self) -> None:
+        """Say of a host that does not start why that may be."""
+        for host in self._starting():
+            if time.monotonic() > host.since + SECONDS_FOR_ROOM:
+                self._say_once(
+                    f"Note: node {host.node.name} has had no room for a run for {SECONDS_FOR_ROOM:.0f} s: others use "
+                    "it, or processes take long to start there"
+                )
 
     def _start(self) -> bool:
         """Start a host on the node that has the most room; returns whether there was one."""
@@ -479,14 +572,18 @@ class RayEngine:
             return self._lost(host, error)
         if isinstance(word, str):
             self.say(word)
-            return None
-        task, host.task, host.hears = host.task, None, None
-        return None if task is None else Ended(task, word)
+        elif host.task is not None and word is None:
+            host.began = True
+        else:
+            task, host.task, host.hears, host.since = host.task, None, None, time.monotonic()
+            if task is not None:
+                return Ended(task, word)
+            host.node.failed, host.node.slots = 0, host.node.fit  # where it was left out, it is used again
+        return None
 
     def _lost(self, host: _Host, error: Exception) -> Ended | None:
         """Go on without a host that died, or is out of reach."""
-        self.hosts.remove(host)
-        self.ray.kill(host.actor)
+        self._end(host)
         task, node = host.task, host.node
         self._follow_nodes(at_once=True)
         is_there = node.id in self.nodes
@@ -499,11 +596,13 @@ class RayEngine:
         if self.told:
             return Ended(task, 128 + self.told)
         losses = self.losses.setdefault(task, [])
-        losses.append(node)
-        if sum(lost.id in self.nodes for lost in losses) > 1 or len(losses) > MOST_LOSSES:
+        losses.append(node if host.began else None)
+        own = sum(lost is not None and lost.id in self.nodes for lost in losses)
+        if own > 1 or len(losses) > MOST_LOSSES:
             self.say(f"{task.title}: its process on node {node.name} died as well: {_last_line(error)}")
             return Ended(task, 1)
-        self.say(f"{task.title}: its process on node {node.name} died; once more, going on where it stopped")
+        if host.began:
+            self.say(f"{task.title}: its process on node {node.name} died; once more, going on where it stopped")
         self.queued.insert(0, task)
         return None
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -145,15 +146,18 @@ class Host:
         self.said: list[str] = []
         self.engine = LocalEngine(1, self.said.append, environment=environment, passes_on=True)
         self.told = 0
+        self.telling = threading.Lock()  # a task is told each signal once, whichever of the two comes first
 
     def ready(self) -> None:
         """Return, which it does once it has begun."""
 
     def do(self, task: "Task") -> Iterator[Any]:
-        """Do a task: lines that are said of it, as they come, and in the end its exit code."""
-        self.engine.submit(task)
-        if self.told:  # before it had begun
-            self.engine.interrupt(self.told)
+        """Do a task: None as it begins, lines that are said of it, as they come, and in the end its exit code."""
+        with self.telling:
+            self.engine.submit(task)
+            if self.told:  # before it had begun
+                self.engine.interrupt(self.told)
+        yield None
         ended = None
         while ended is None:
             ended = self.engine.next_end()
@@ -163,5 +167,6 @@ class Host:
 
     def interrupt(self, number: int) -> None:
         """Pass a signal on to the task, which finishes its step then and ends."""
-        self.told = number
-        self.engine.interrupt(number)
+        with self.telling:
+            self.told = number
+            self.engine.interrupt(number)

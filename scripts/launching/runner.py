@@ -401,7 +401,7 @@ class Comparison:
             engine = make_engine(self.request.engine, self._demand(), lambda line: bar.write(line, file=sys.stderr))
             note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
             # One after another, a run finds what the one before has made.
-            plan = plan_shared(self._open_pairs()) if engine.slots > 1 else Plan([], {})
+            plan = plan_shared(self._open_pairs(), True, engine.on_gpu) if engine.several else Plan([], {})
             workers = engine.workers_each
             of_shared: dict[Task, Shared] = {}
             for thing in plan.shared:

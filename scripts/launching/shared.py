@@ -67,17 +67,18 @@ class Entry(NamedTuple):
     n_images: int
 
 
-def plan_shared(pairs: Sequence[tuple["Launch", Run]], writes: bool = True) -> Plan:
+def plan_shared(pairs: Sequence[tuple["Launch", Run]], writes: bool = True, on_gpu: bool | None = None) -> Plan:
     """What several of these runs need and is not there; what only one needs, that makes for itself.
 
     Args:
         pairs: runs that are to be done, each with its launch.
         writes: whether what a run would download or make when it reads its data may be; else, where it is not there, it
             is taken for granted that no features of it are.
+        on_gpu: whether runs compute on a GPU where they may; None: where this process sees one.
     """
     if len(pairs) < 2:
         return Plan([], {})
-    planner = _Planner(pairs, writes)
+    planner = _Planner(pairs, writes, on_gpu)
     features = list(planner.features())
     labels = list(planner.labels())
     # What is made of a domain before its label, that needs it as the runs do.
@@ -88,9 +89,9 @@ def plan_shared(pairs: Sequence[tuple["Launch", Run]], writes: bool = True) -> P
 class _Planner:
     """Collects what each of the runs needs, see `plan_shared`."""
 
-    def __init__(self, pairs: Sequence[tuple["Launch", Run]], writes: bool) -> None:
+    def __init__(self, pairs: Sequence[tuple["Launch", Run]], writes: bool, on_gpu: bool | None) -> None:
         self.pairs = pairs
-        self.looking = _Looking(writes)
+        self.looking = _Looking(writes, on_gpu)
         self.folders: dict[Path, list[Path]] = defaultdict(list)  # of a run -> those of what is made for it
 
     def needed_by(self, run: Path) -> tuple[Path, ...]:
@@ -232,11 +233,11 @@ class _Looking:
     """Looks at data sets and CLIPs as runs will, each once.
 
     Args:
-        writes: see `plan_shared`.
+        writes, on_gpu: see `plan_shared`.
     """
 
-    def __init__(self, writes: bool) -> None:
-        self.writes = writes
+    def __init__(self, writes: bool, on_gpu: bool | None) -> None:
+        self.writes, self.on_gpu = writes, on_gpu
         self.datasets: dict[tuple[str, int | None], Any] = {}
         self.backbones: dict[tuple, Any] = {}
         self.looks: dict[tuple, _Look | None] = {}
@@ -287,7 +288,8 @@ class _Looking:
         from trainers.modules.backbone_sources import source_of
         from trainers.modules.clip_backbone import read_backbone
 
-        device = "cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"
+        on_gpu = torch.cuda.is_available() if self.on_gpu is None else self.on_gpu
+        device = "cuda" if on_gpu and cfg.USE_CUDA else "cpu"
         named = cfg.MODEL.BACKBONE
         if not self.writes and not source_of(named.NAME).is_here(named.NAME, named.PATH):
             return unknown

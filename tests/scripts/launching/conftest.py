@@ -36,7 +36,7 @@ def runs_here(monkeypatch):
     from scripts.launching.plan import Ended
 
     class Here:
-        slots, workers_each = 1, 99
+        slots, workers_each, several, on_gpu = 1, 99, False, None
 
         def submit(self, task):
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -46,6 +46,9 @@ def runs_here(monkeypatch):
             return self.ended
 
         def interrupt(self, number):
+            pass
+
+        def rest(self):
             pass
 
         def close(self):

@@ -78,6 +78,18 @@ def test_what_need_not_be_done_holds_nothing_up():
     assert order([task("a"), task("b", needs="a")], 2, begin=lambda task: task.title == "b") == "+a +b -b"
 
 
+def test_an_engine_rests_while_another_launcher_does_what_is_left():
+    said = []
+
+    class Resting(Instant):
+        def rest(self):
+            said.append("rest")
+
+    answers = iter([None, True])
+    carry_out([task("a")], Resting(1), lambda task: next(answers), lambda task, *_: said.append(task.title))
+    assert said[-1] == "a" and {*said[:-1]} == {"rest"}
+
+
 def test_what_is_refused_lets_those_end_that_have_begun():
     def begin(task):
         if task.title == "b":

@@ -163,14 +163,14 @@ def test_a_protocol_that_a_method_does_not_have(method, capsys):
 
 @pytest.fixture
 def printed(tmp_path, monkeypatch, capsys):
-    """The commands that launch.py prints in tmp_path/here, as lists of words."""
+    """The commands that launch.py prints in tmp_path/here, as lists of words; comments are as a shell takes them."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
     def call(*words):
         capsys.readouterr()
         assert launch.main(["--print", "--seeds", "1", *map(str, words)]) == 0
-        return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+        return [words for line in capsys.readouterr().out.splitlines() if (words := shlex.split(line, comments=True))]
 
     return call
 

@@ -1,13 +1,17 @@
 """ENGINE=ray: on a cluster of two nodes on this machine, with stand-ins for runs, then with real ones; bad input."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -16,11 +20,13 @@ from test_engine import STAND_IN, done, task
 from test_launch import QUICK
 
 from common.errors import UserError
-from common.run.lock import holder
+from common.run.history import HISTORY_FILE
+from common.run.lock import LOCK_FILE, holder
 from scripts import kill_trial
 from scripts.launching import ray_engine, ray_node
 from scripts.launching.demand import Demand
 from scripts.launching.engines import check_engine, make_engine
+from scripts.launching.plan import Ended
 from scripts.launching.ray_engine import Needs
 
 pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all
@@ -164,6 +170,18 @@ def test_what_no_node_has(monkeypatch, demand, message):
         ray_engine._plan_needs(demand, [node("a", 4, 2), node("b", 8)])
 
 
+@pytest.mark.parametrize(
+    ("needs", "lacking"),
+    [
+        (Needs(1, 0, workers=3), "2 and 0; each run takes 4 and 0"),
+        (Needs(1, 0.5), "2 and 0; each run takes 1 and 0.5"),
+        (Needs(None, 1), "2 and 0; each run takes 1 and 1"),
+    ],
+)
+def test_what_a_node_lacks_that_holds_no_run(needs, lacking):
+    assert needs.lacking({"CPU": 2.0}) == f"CPUs and GPUs there: {lacking}"
+
+
 # ---- bad input ----
 
 
@@ -218,6 +236,13 @@ def test_something_else_answers_at_an_address(monkeypatch, tmp_path):
         check_engine("ray", demand)
         with pytest.raises(UserError, match="but no Ray answers at .* that Ray would say"):
             make_engine("ray", demand, print)
+
+
+@needs_ray
+def test_the_time_that_an_import_takes_is_not_the_clusters(monkeypatch):
+    monkeypatch.setattr(ray_engine, "SECONDS_TO_ANSWER", 2.0)
+    monkeypatch.setattr(ray_engine, "PROBE", "import time; time.sleep(3); print(flush=True)")
+    ray_engine._probe("address")
 
 
 @needs_ray
@@ -291,6 +316,42 @@ def test_a_node_that_sees_something_else(only_a_and_b, engine, tmp_path, monkeyp
         UserError, match=r"(?s)Not every node .*:\n  c: torch is 0.0.1 \(here [^\n]*\nRuns need the same"
     ):
         engine()
+
+
+@needs_ray
+def test_a_node_that_holds_no_run_is_named(only_a_and_b, engine):
+    one = engine(task_gpus="0", threads=lambda: 1)
+    one.needs = Needs(2, 0)  # as if there were a node that holds one
+    only_a_and_b.started["c"] = only_a_and_b.add_node(num_cpus=1, node_name="c")
+    wait_for(lambda: one.next_end() or one.said)
+    assert one.said == ["Note: node c holds no runs. CPUs and GPUs there: 1 and 0; each run takes 2 and 0"]
+
+
+def test_a_signal_that_comes_as_a_task_begins_is_told_once(monkeypatch, tmp_path):
+    told = []
+
+    class Begins:
+        def __init__(self, *_, **__):
+            self.task = None
+
+        def submit(self, task):
+            self.task = task
+            self.signal = threading.Thread(target=host.interrupt, args=(signal.SIGINT,))
+            self.signal.start()
+            self.signal.join(0.3)
+
+        def interrupt(self, number):
+            told.append(number)
+
+        def next_end(self):
+            self.signal.join()
+            return Ended(self.task, 130)
+
+    monkeypatch.setattr("scripts.launching.local.LocalEngine", Begins)
+    monkeypatch.chdir(tmp_path)
+    host = ray_node.Host(ray_node.Place(str(REPOSITORY), {}, str(tmp_path), str(tmp_path), ""), False)
+    assert list(host.do(task("a"))) == [None, 130]
+    assert told == [signal.SIGINT]
 
 
 # ---- tasks ----
@@ -367,6 +428,70 @@ def test_what_is_lost_is_done_once_more(only_a_and_b, engine, tmp_path):
 
 
 @needs_ray
+def test_where_no_process_starts_what_is_left_fails(engine):
+    one = engine()
+    one.place = replace(one.place, cwd="/no/such/folder")
+    assert done(one, *(task(name) for name in "pqr")) == dict.fromkeys("pqr", (1, False))
+    assert [line.partition(", its")[0] for line in sorted(one.said)] == [
+        "Note: no node is left that runs could be done on; those that are not done fail",
+        "Note: node a is left out",
+        "Note: node b is left out",
+    ]
+
+
+@needs_ray
+def test_the_death_of_a_process_that_did_nothing_is_no_tasks_loss(engine, tmp_path):
+    import ray
+
+    one = engine(jobs="1")
+    assert one.several is False
+    done(one, task("before"))
+    ray.kill(one.hosts[0].actor)
+    once = "import os, pathlib, time; m = pathlib.Path({!r}); n = m.exists(); m.touch(); "
+    once = once.format(str(tmp_path / "mark")) + "n or (os.kill(os.getppid(), 9), time.sleep(60))"
+    assert done(one, task("once", once)) == {"once": (0, False)}
+    assert [line.partition("once: ")[2].partition(" on node")[0] for line in one.said] == ["its process"]
+
+
+@needs_ray
+def test_what_has_nothing_to_do_makes_room_for_others(engine, monkeypatch):
+    import ray
+
+    one = engine()
+    assert one.several
+    done(one, task("before"), task("beside"))
+    assert len(one.hosts) == 2
+    one.rest()
+    assert not one.hosts
+    wait_for(lambda: ray.available_resources().get("CPU") == 2)
+    # Others take it all, which is said, until they have ended.
+    monkeypatch.setattr(ray_engine, "SECONDS_FOR_ROOM", 0.5)
+    others = ray.util.placement_group([{"CPU": 1}] * 2)
+    ray.get(others.ready())
+    one.submit(task("after"))
+    wait_for(lambda: one.next_end() or one.said)
+    assert len(one.said) == 1 and re.match("Note: node [ab] has had no room for a run for 0 s: others use", one.said[0])
+    ray.util.remove_placement_group(others)
+    ends = []
+    wait_for(lambda: ends.append(one.next_end()) or ends[-1])
+    assert ends[-1].code == 0
+    monkeypatch.setattr(ray_engine, "SECONDS_IDLE", 0.0)
+    wait_for(lambda: one.next_end() or not one.hosts)
+
+
+@needs_ray
+def test_a_folder_that_a_lost_task_still_has_is_waited_for(engine, monkeypatch, tmp_path):
+    monkeypatch.setattr(ray_engine, "SECONDS_TO_LET_GO", 0.0)
+    held = iter(["process 7 on b"] * 3)
+    monkeypatch.setattr(ray_engine, "holder", lambda folder: next(held, None))
+    one = engine(jobs="1")
+    once = f"import os, pathlib, time; m = pathlib.Path({str(tmp_path / 'mark')!r}); n = m.exists(); m.touch(); "
+    once += "n or (os.kill(os.getppid(), 9), time.sleep(60))"
+    assert done(one, task("once", once)) == {"once": (0, False)}
+    assert one.said[1:] == ["once: process 7 on b still has once, so its end is waited for"]
+
+
+@needs_ray
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_every_task_on_every_node(engine, tmp_path, number):
     wait = (
@@ -403,34 +528,99 @@ def test_a_cluster_of_this_machine_alone(bash, launched, tmp_path, image_folder,
     assert kill_trial.outcome(tmp_path / "ray" / run) == kill_trial.outcome(tmp_path / "local" / run)
 
 
+def parent(pid):
+    return int(subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], capture_output=True, text=True).stdout or 0)
+
+
+def host_and_node(cluster, folder):
+    """Id of the process of the cluster that has a run in a folder done, and its node's name; (None, None): none."""
+    if holder(folder) is None:
+        return None, None
+    host = parent(json.loads((folder / LOCK_FILE).read_text() or '{"pid": 0}')["pid"])
+    raylets = {node.all_processes["raylet"][0].process.pid: name for name, node in cluster.started.items()}
+    name = raylets.get(parent(host))
+    return (host, name) if name else (None, None)
+
+
+class Launchers:
+    """Launchers on the cluster, as a user starts them; `nodes` are those that did anything for them."""
+
+    def __init__(self, cluster, folder):
+        self.cluster, self.folder, self.nodes, self.started = cluster, folder, set(), []
+
+    def start(self, script, *words, **environment):
+        command = ["bash", str(REPOSITORY / "scripts" / script), *map(str, words)]
+        on_ray = {"ENGINE": "ray", "RAY_ADDRESS": self.cluster.address, "PYTHON": sys.executable, "SEEDS": "1"}
+        log = self.folder / f"launcher{len(self.started)}.log"
+        with open(log, "w") as said:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env={**os.environ, **on_ray, **environment}, stdout=said, stderr=said
+            )
+        process.said = log.read_text
+        self.started.append(process)
+        return process
+
+    def wait_for(self, what, seconds=150):
+        """Look from time to time at whether something is so, and at which nodes do runs."""
+
+        def look():
+            for path in self.folder.rglob(LOCK_FILE):
+                self.nodes.add(host_and_node(self.cluster, path.parent)[1])
+            return what()
+
+        try:
+            wait_for(look, seconds)
+        except AssertionError:
+            pytest.fail("\n".join(process.said() for process in self.started))
+
+    def end(self):
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def launchers(only_a_and_b, tmp_path):
+    made = Launchers(only_a_and_b, tmp_path)
+    yield made
+    made.end()
+
+
 @needs_ray
-def test_whatever_dies_the_numbers_are_the_same(only_a_and_b, bash, launched, tmp_path, image_folder, clip_file):
-    cluster = only_a_and_b
-    on_ray = {"ENGINE": "ray", "RAY_ADDRESS": cluster.address}
+def test_whatever_dies_the_numbers_are_the_same(launchers, launched, tmp_path, image_folder, clip_file):
+    cluster = launchers.cluster
     words = ("compare.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "60")
-    asked = {"METHODS": "coop,spg", "TARGETS": "red", "OUTPUT": "cluster"}
-    command = ["bash", str(REPOSITORY / "scripts" / words[0]), *map(str, words[1:])]
-    environment = {**os.environ, "PYTHON": sys.executable, "SEEDS": "1", **asked, **on_ray}
+    asked = {"METHODS": "coop,spg", "TARGETS": "red"}
     coop = tmp_path / "cluster/stripes/CoOp/tiny/default/red/seed1"
-    with open(tmp_path / "said", "w") as said:
-        launcher = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said, stderr=said)
-    wait_for(lambda: (coop / "history.json").is_file(), 120)
-    raylets = (str(node.all_processes["raylet"][0].process.pid) for node in cluster.started.values())
-    hosts = subprocess.run(
-        ["pgrep", "-P", ",".join(raylets), "-f", "ray::Host"], capture_output=True, text=True, check=False
-    )
-    os.kill(int(hosts.stdout.split()[0]), signal.SIGKILL)
-    wait_for(lambda: "once more" in (tmp_path / "said").read_text())
-    cluster.remove_node(cluster.started.pop("a"), allow_graceful=False)
-    launcher.kill()
-    launcher.wait()
-    wait_for(lambda: holder(coop) is None, 20)
-    cluster.started["a"] = cluster.add_node(num_cpus=1, node_name="a")
-    finished = bash(*words, **asked, **on_ray)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count(": done in ") + finished.stdout.count("finished before") >= 2
-    assert launched(*words, **{**asked, "OUTPUT": "local"}).returncode == 0
+    first = launchers.start(*words, **asked, OUTPUT="cluster")
+    launchers.wait_for((coop / HISTORY_FILE).is_file)
+    host, name = host_and_node(cluster, coop)
+    os.kill(host, signal.SIGKILL)
+    launchers.wait_for(lambda: "once more" in first.said())
+    cluster.remove_node(cluster.started.pop(name), allow_graceful=False)
+    launchers.wait_for(lambda: f"Note: node {name} is gone" in first.said())
+    first.kill()
+    first.wait()
+    launchers.wait_for(lambda: holder(coop) is None)
+    cluster.started[name] = cluster.add_node(num_cpus=1, node_name=name)
+    second = launchers.start(*words, **asked, OUTPUT="cluster")
+    launchers.wait_for(lambda: second.poll() is not None)
+    assert second.returncode == 0, second.said()
+    assert launchers.nodes - {None} == {"a", "b"}
+    assert launched(*words, **asked, OUTPUT="local").returncode == 0
     runs = sorted(path.parent.relative_to(tmp_path / "local") for path in (tmp_path / "local").rglob("results.json"))
     assert len(runs) == 2
     for run in runs:
         assert kill_trial.outcome(tmp_path / "cluster" / run) == kill_trial.outcome(tmp_path / "local" / run)
+
+
+@needs_ray
+def test_two_launchers_on_one_cluster_share_the_runs(launchers, tmp_path, image_folder, clip_file):
+    words = ("zsclip/main.sh", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0")
+    both = [launchers.start(*words), launchers.start(*words)]
+    launchers.wait_for(lambda: all(process.poll() is not None for process in both))
+    assert [process.returncode for process in both] == [0, 0], [process.said() for process in both]
+    assert sum(process.said().count(": done in ") for process in both) == 3
+    for run in (tmp_path / "output").rglob("results.json"):  # begun once
+        assert len(list(run.parent.glob("log.txt*"))) == 1

@@ -14,6 +14,7 @@ from test_launch import QUICK
 from scripts import kill_trial, launch
 from scripts.launching import shared
 from scripts.launching.plan import Ended
+from scripts.launching.runner import Launch, Request
 from trainers.modules.features import Shard
 
 DOMAINS = ("blue", "green", "red")
@@ -25,7 +26,7 @@ def two_here(monkeypatch, runs_here):
     from scripts.launching import runner
 
     class Two:
-        slots, workers_each = 2, 99
+        slots, workers_each, several, on_gpu = 2, 99, True, None
 
         def __init__(self):
             self.ended = []
@@ -104,6 +105,18 @@ def test_what_one_run_needs_it_makes_itself(launched, two_here, tmp_path, image_
     assert "made in" not in finished.stdout
     log = logs(tmp_path / "output")["stripes/SPG/tiny/default/red/seed1"]
     assert log.count("Stage I: learning") == 2 and "Encoded" in log
+
+
+@pytest.mark.parametrize(("on_gpu", "device"), [(None, "cpu"), (False, "cpu"), (True, "cuda")])
+def test_features_are_called_as_on_the_device_that_runs_compute_on(
+    tmp_path, monkeypatch, image_folder, clip_file, on_gpu, device
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # where the launcher is
+    request = Request(["CoOp"], dataset=str(image_folder), backbone=str(clip_file), opts=QUICK, output=tmp_path)
+    one = Launch(request, "CoOp")
+    look = shared._Looking(True, on_gpu).look(one, one.runs[0])
+    assert look.features.backbone.device.type == device
+    assert look.features.backbone.precision == {"cpu": "fp32", "cuda": "fp16"}[device]
 
 
 def test_what_is_printed_says_what_comes_first(tmp_path, monkeypatch, capsys, image_folder, clip_file):
