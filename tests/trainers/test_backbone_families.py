@@ -40,6 +40,9 @@ CAUSAL = {
     "gelu": family({"head_width": 16, "mlp_ratio": 2.5}, {"context_length": 30, "mlp_ratio": 3.0}),
     "resnet": family({"layers": [1, 1, 1, 1], "width": 8, "patch_size": None}),
     "other-eps": family({"norm_kwargs": {"eps": 1e-3}}, {"norm_kwargs": {"eps": 1e-4}, "act_kwargs": {}}),
+    "patches-do-not-cover": family({"image_size": 35}, {"heads": 1}),
+    "bias-of-nothing": family(init_logit_bias=0),
+    "scale-in-a-row": family(nonscalar_logit_scale=True),
     "layer-scale": family({"ls_init_value": 0.3}, {"ls_init_value": 0.3}),
     "average": family({"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}),
     "convnext": {**family(), "vision_cfg": {**CONVNEXT, "timm_proj": "mlp"}},
@@ -69,6 +72,8 @@ NOT_CAUSAL = {
 NOT_PROMPTED = {
     "another-transformer": family(text={"hf_model_name": "roberta-base"}),
     "oblong": family({"image_size": [32, 64]}),
+    "norm-in-mlp": family(text={"scale_fc": True, "qk_norm": False}),
+    "of-tomorrow": family(text={"pool_type": "median"}),
     "captions": family(text={"embed_cls": True}, custom_text=True, multimodal_cfg={"width": 64}),
 }
 ALL = {**CAUSAL, **NOT_CAUSAL}
@@ -166,7 +171,7 @@ def test_features_and_gradients_are_those_of_its_own_code(models, name):
     features = encoder(ctx)
     assert features.shape == (len(NAMES), backbone.feature_size)
     assert_equal(features, own_text_features(own, open_clip.get_tokenizer(name), NAMES, ctx), ctx)
-    assert backbone.image_size == (64 if "timm_model_name" in ALL[name]["vision_cfg"] else 32)
+    assert backbone.image_size == ALL[name]["vision_cfg"]["image_size"]
     assert backbone.logit_scale == own.logit_scale.exp()
     assert (backbone.logit_bias is None) == (own.logit_bias is None)
 
@@ -357,6 +362,29 @@ def test_a_tower_that_reads_at_another_token_than_the_tokenizers_end(with_tokeni
     refused(name, "reads the feature of a text at its token 5, and the tokenizer ends texts with 2")
 
 
+def test_a_tower_that_reads_the_highest_token_where_that_is_a_word(with_tokenizer):
+    _, name = with_tokenizer("worldwide", pool_type="argmax")
+    refused(name, "reads the feature of a text at its token 18, and the tokenizer ends texts with 2")
+
+
+def test_a_tokenizer_that_pads_at_the_left(with_tokenizer, tmp_path):
+    _, name = with_tokenizer("siglip")
+    config = json.loads((tmp_path / "tokenizer/tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer/tokenizer_config.json").write_text(json.dumps({**config, "padding_side": "left"}))
+    told = rf"The tokenizer of backbone {name}, {tmp_path}/tokenizer, makes 1, 1, 1, .* of 'dog', whose words are "
+    refused(name, told + r"\[\d+\]: accepted is what begins with")
+
+
+def test_a_tokenizer_that_may_not_be_downloaded(with_tokenizer, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    _, name = with_tokenizer("siglip")
+    for file in (tmp_path / "tokenizer").iterdir():
+        file.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused(name, "could not be had: .* and HF_HUB_OFFLINE forbids to download it. Unset HF_HUB_OFFLINE")
+
+
 def test_a_tokenizer_that_is_nowhere(with_tokenizer, tmp_path):
     _, name = with_tokenizer("siglip")
     for file in (tmp_path / "tokenizer").iterdir():
@@ -414,6 +442,25 @@ def test_other_towers_of_the_same_weights_are_other_backbones(models):
     assert not torch.allclose(features[0], features[1], atol=1e-4)
     assert torch.allclose(features[1], features[2], atol=1e-2) and not torch.equal(features[1], features[2])
     assert len({computes(weights, Kind(kind), Kind(kind)) for kind in ("quick_gelu", "gelu", "gelu_tanh")}) == 3
+
+
+def test_a_key_without_effect_makes_no_other_backbone(models, monkeypatch):
+    _, path = models("mobile")
+    first, name = load_backbone(f"open_clip:mobile@{path}"), f"open_clip:mobile@{path}"
+    configs = open_clip.factory._MODEL_CONFIGS
+    plain = configs["mobile"]
+
+    def with_entries(vision=(), text=(), **config):
+        changed = {**plain, **config, "vision_cfg": {**plain["vision_cfg"], **dict(vision)}}
+        monkeypatch.setitem(configs, "mobile", {**changed, "text_cfg": {**plain["text_cfg"], **dict(text)}})
+        return load_backbone(name).sha256
+
+    assert (
+        with_entries({"patch_dropout": 0.5, "pool_type": "tok"}, {"proj_type": "linear", "eos_id": 2}) == first.sha256
+    )
+    assert with_entries(text={"qk_norm": False, "block_type": None}, quick_gelu=False) == first.sha256
+    assert with_entries(init_logit_scale=1.0) == first.sha256
+    assert with_entries(quick_gelu=True) != first.sha256 != with_entries(text={"heads": 4})
 
 
 def test_labels():
@@ -516,6 +563,8 @@ def refused(name, match):
         ("open_clip:another-transformer@x.pt", "cannot be taken: its text tower is roberta-base"),
         ("open_clip:coca_ViT-B-32@laion2b_s13b_b90k", "cannot be taken: it is a CoCa, whose text tower"),
         ("open_clip:captions@x.pt", "it is a CoCa"),
+        ("open_clip:norm-in-mlp@x.pt", r"blocks of another kind than CLIP's \(scale_fc True\)"),
+        ("open_clip:of-tomorrow@x.pt", "pools by 'median', which is not one of argmax, eos, last, first"),
         ("open_clip:oblong@x.pt", "its images are no squares, but 32 x 64"),
     ],
 )
