@@ -147,9 +147,13 @@ def test_images_are_made_as_the_backbone_expects_them(saved, image_folder, tmp_p
     resize, *_, normalize = predictor.transform.transforms
     assert (list(resize.size), resize.interpolation.value) == ([32, 32], "bilinear")
     assert (list(normalize.mean), list(normalize.std)) == ([0.5] * 3, [0.4] * 3)
-    own = ("INPUT.PIXEL_MEAN", "(0.1, 0.1, 0.1)")
+    assert "squashed to a square at validation and test" in out and "Warning: open_clip" not in out
+    own = ("INPUT.PIXEL_MEAN", "(0.1, 0.1, 0.1)", "INPUT.INTERPOLATION", "nearest")
     results_of("CoOp", "open_clip:tiny-vit@here", image_folder, tmp_path / "own", monkeypatch, *own)
-    assert "Warning: CLIP expects images normalised by its own mean" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Warning: CLIP expects images normalised by its own mean" in out
+    assert "tiny-vit@here expects images resized by bilinear interpolation, and INPUT.INTERPOLATION is nearest" in out
+    assert out.count("they become the backbone's own, [0.5, 0.5, 0.5], [0.4, 0.4, 0.4] and bilinear") == 2
 
 
 def test_a_text_tower_that_looks_at_all_positions_says_so_once(saved, image_folder, tmp_path, monkeypatch, capsys):

@@ -24,7 +24,7 @@ def check_settings(cfg: CfgNode, tokenizer: "Tokenizer | None" = None) -> None:
     """Check all keys of a config, by themselves and together.
 
     Args:
-        tokenizer: see `counted_contexts`.
+        tokenizer: of the backbone; None: OpenAI's, and words are not counted where the backbone may have another.
 
     Raises:
         UserError: what is wrong, each key with what was given, what is accepted, and what mends it.
@@ -97,8 +97,12 @@ def _refused_pairs(key: str, pairs: Any) -> Iterator[str]:
         yield f"{key} is {list(pairs)}: {error}"
 
 
-def _contradictions(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str]:
-    """Messages about settings that are each accepted, but not together."""
+def _words_differ(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str]:
+    """Messages about words and numbers of context vectors that do not go together."""
+    from trainers.modules.backbone_sources import source_of
+
+    if tokenizer is None and source_of(cfg.MODEL.BACKBONE.NAME).prefix:
+        return  # which may have another one: its words are counted when it is there
     defaults = default_cfg()
     for key, n in counted_contexts(cfg, tokenizer).items():
         given, words = value_of(cfg, key), KEYS[key].words
@@ -109,6 +113,11 @@ def _contradictions(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str
             )
     if cfg.TRAINER.NAME in KEYS["TRAINER.DPSPG.NEG_CTX_INIT"].readers:
         yield from _signs_differ(cfg.TRAINER.DPSPG, tokenizer)
+
+
+def _contradictions(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str]:
+    """Messages about settings that are each accepted, but not together."""
+    yield from _words_differ(cfg, tokenizer)
     optim = cfg.OPTIM
     if cfg.TRAINER.NAME in EVERY - STEPPING:
         return

@@ -1,10 +1,11 @@
 """Families of CLIPs at full size with random weights: do both towers compute what the family's own code does, and how
 fast is the text tower?
 
-The own code is clip.model for OpenAI's, open_clip for OpenCLIP's. A context is put into its text tower by a hook on the
-token embedding; every prompt runs over all positions.
+The own code is clip.model for OpenAI's, transformers for Hugging Face's, open_clip for OpenCLIP's. A context is put
+into its text tower by a hook on the token embedding; every prompt runs over all positions.
 """
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ OPENAIS: dict[str, tuple] = {
     "ViT-B/16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
     "ViT-L/14": (768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12),
 }
+# Sections of a config.json; what they leave out is that of ViT-B/32.
+HUGGING_FACES: dict[str, Any] = {"text_config": {"eos_token_id": 49407}, "vision_config": {}}
 # GELU; a ConvNeXt beside a causal tower; a tower that is not causal.
 OPEN_CLIPS = ("ViT-B-32", "convnext_base", "MobileCLIP-S1")
 
@@ -54,6 +57,28 @@ class Pair:
     ours: Backbone
     own: Any
     tokenize: Callable[[list[str], int], Tensor]
+
+
+class OfTransformers:
+    """A CLIPModel with the methods of `clip.model.CLIP`.
+
+    Args:
+        model: CLIPModel.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.token_embedding = model, model.text_model.embeddings.token_embedding
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, H) images -> (B, E) features, not normalised."""
+        return self._features(self.model.get_image_features(images))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens -> (B, E) features, not normalised."""
+        return self._features(self.model.get_text_features(tokens))
+
+    def _features(self, made):
+        return getattr(made, "pooler_output", made)  # they alone before its version 5
 
 
 class OwnTextEncoder:
@@ -101,7 +126,13 @@ def family_rows(amounts: TextAmounts, folder: Path, quick: bool = False) -> Iter
 def families(folder: Path) -> Iterator[Pair]:
     """Make each family in turn; those of OpenCLIP only where the package is."""
     for name, sizes in OPENAIS.items():
-        yield openai_pair(name, sizes)
+        yield openai_pair(name, sizes, folder)
+    try:
+        import transformers  # noqa: F401 (whether it is there)
+    except ImportError:
+        warnings.warn("transformers is not installed, so Hugging Face's family is left out", stacklevel=1)
+    else:
+        yield hugging_face_pair(folder, HUGGING_FACES)
     try:
         import open_clip  # noqa: F401 (whether it is there)
     except ImportError:
@@ -111,11 +142,30 @@ def families(folder: Path) -> Iterator[Pair]:
         yield open_clip_pair(architecture, folder)
 
 
-def openai_pair(name: str, sizes: tuple) -> Pair:
-    """One of OpenAI's architectures."""
+def openai_pair(name: str, sizes: tuple, folder: Path) -> Pair:
+    """One of OpenAI's architectures, by way of a file."""
     torch.manual_seed(0)
     model = _with_chance(CLIP(*sizes))
-    return Pair(name, Backbone(model, name, "fp32", torch.device("cpu")), model, clip.tokenize)
+    path = folder / "family.pt"
+    torch.save(model.state_dict(), path)
+    try:
+        return Pair(name, load_backbone(str(path)), model, clip.tokenize)
+    finally:
+        path.unlink()
+
+
+def hugging_face_pair(folder: Path, sections: dict[str, Any]) -> Pair:
+    """A CLIPModel of transformers, by way of a folder in its layout."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    model = _with_chance(CLIPModel(CLIPConfig(**sections)))
+    place = folder / "family"
+    model.save_pretrained(place)
+    try:
+        return Pair("hf: ViT-B/32", load_backbone(f"hf:{place}"), OfTransformers(model), clip.tokenize)
+    finally:
+        shutil.rmtree(place)
 
 
 def open_clip_pair(architecture: str, folder: Path) -> Pair:

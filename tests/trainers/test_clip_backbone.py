@@ -15,6 +15,7 @@ from torch import nn
 from common.errors import UserError
 from trainers.modules.clip_backbone import (
     backbone_label,
+    check_backbone,
     effective_precision,
     load_backbone,
     load_clip,
@@ -86,6 +87,23 @@ def test_openclips_weights_are_not_computed_as_openais(tmp_path):
     torch.save(tiny_clip(vision=1, vit_width=1280).state_dict(), tmp_path / "huge.pt")
     with pytest.raises(UserError, match=r"image tower of width 1280, which OpenAI has not published; OpenCLIP's ViT-H"):
         load_clip(str(tmp_path / "huge.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("openai/clip-vit-base-patch16", "Is hf:openai/clip-vit-base-patch16 meant?"),
+        ("{folder}", "Is hf:{folder} meant?"),
+        ("openclip:ViT-B-32@laion2b_s34b_b79k", "Is open_clip:ViT-B-32@laion2b_s34b_b79k meant?"),
+        ("HF:org/name", "Is hf:org/name meant?"),
+        ("RN51", "of a CLIPModel in Hugging Face's layout."),
+    ],
+)
+def test_what_an_unknown_name_is_meant_for(tmp_path, name, meant):
+    with pytest.raises(UserError) as error:
+        check_backbone(name.format(folder=tmp_path))
+    assert "Accepted besides: open_clip:<architecture>@<pretrained tag or file>; hf:<folder or id>" in str(error.value)
+    assert str(error.value).endswith(meant.format(folder=tmp_path))
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)

@@ -171,6 +171,13 @@ def test_weights_in_the_cache_do_where_nothing_else_can_be_had(cached, ask):
     assert ask("org/name")[:2] == (0, str(folder))
 
 
+def test_a_repository_that_has_no_more_stays_at_its_commit(cached, ask, hub):
+    for name in ("preprocessor_config.json", "vocab.json", "merges.txt"):
+        (hub.folder / name).unlink()
+    folder = cached(["config.json", "model.safetensors"], commit="d" * 40)  # main is at another one by now
+    assert ask("org/name", HF_ENDPOINT=hub.url)[:2] == (0, str(folder))
+
+
 # ---- from the hub ----
 
 

@@ -17,7 +17,7 @@ from plain_clip import tiny_clip
 
 from common.errors import UserError
 from trainers.modules.clip_backbone import check_backbone, load_backbone, weights_fingerprint
-from trainers.modules.hf_config import OTHER_KINDS
+from trainers.modules.hf_config import OTHER_KINDS, read_shape
 from trainers.modules.prompt_encoder import PromptEncoder
 
 NAMES = ["dog", "guitar solo", "polar_bear."]
@@ -286,6 +286,57 @@ def test_another_way_of_resizing_is_told(said, folder, capsys):
 def test_a_preprocessor_that_is_not_known_is_refused(said, told, folder):
     changed(folder, "preprocessor_config.json", lambda config: config.update(said))
     assert told in refusal(folder)
+
+
+@pytest.mark.parametrize("said", [{"rescale_factor": 1 / 127.5}, {"do_rescale": False}])
+def test_pixels_between_other_bounds_are_refused(said, folder):
+    changed(folder, "preprocessor_config.json", lambda config: config.update(said))
+    assert "accepted: True and 1/255" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", ["text", "vision"])
+@pytest.mark.parametrize("old", [None, {"hidden_size": 64, "num_hidden_layers": 2, "layer_norm_eps": 1e-3}])
+def test_old_sections_are_taken_as_transformers_has_them(part, old, transformers, folder):
+    section = {"intermediate_size": 100, "hidden_size": 128, "num_attention_heads": 2, "hidden_act": "gelu"}
+    said = {f"{part}_config": section, f"{part}_config_dict": old and {**old, "num_attention_heads": 2}}
+    changed(folder, "config.json", lambda config: config.update(said))
+    theirs = getattr(transformers.CLIPConfig.from_pretrained(folder), f"{part}_config")
+    ours = getattr(read_shape(folder, "It"), part)
+    assert (ours.width, ours.inner) == (theirs.hidden_size, theirs.intermediate_size)
+    assert (ours.layers, ours.kind.eps) == (theirs.num_hidden_layers, theirs.layer_norm_eps)
+    assert ours.kind.activation == theirs.hidden_act
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"normalizer": {"type": "NFC"}}, "tokenizer.json has a normalizer without Lowercase"),
+        ({"normalizer": None}, "tokenizer.json has a normalizer without Lowercase"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "tokenizer.json has a pre_tokenizer without ByteLevel"),
+    ],
+)
+def test_a_tokenizer_that_cuts_texts_otherwise_is_refused(part, told, transformers, folder):
+    transformers.CLIPTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    load_backbone(f"hf:{folder}")
+    changed(folder, "tokenizer.json", lambda content: content.update(part))
+    assert told in refusal(folder)  # though vocab.json and merges.txt, which transformers does not read then, are there
+
+
+def test_a_folder_is_looked_through_before_runs_are_planned(folder, model, tmp_path):
+    check_backbone(f"hf:{folder}")
+    changed(folder, "config.json", lambda config: config.update(model_type="siglip"))
+    with pytest.raises(UserError, match="model_type in config.json is 'siglip'"):
+        check_backbone(f"hf:{folder}")
+    shards = save_hugging_face(model, tmp_path / "shards", shards=3)
+    (shards / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="lacks model-00002-of-00003.safetensors"):
+        check_backbone(f"hf:{shards}")
+    (shards / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match="its tokenizer cannot be built"):
+        check_backbone(f"hf:{shards}")
+    (shards / "config.json").unlink()
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        check_backbone(f"hf:{shards}")
 
 
 # ---- what cannot be used ----

@@ -1,5 +1,6 @@
 """The table of config keys: every key is in it, every bound and choice of it is kept, and it says who reads what."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trainers.config_check import check_settings, check_values, settings_without
 from trainers.config_keys import EVERY, KEYS, NOT_READ, is_not_read, value_of
 from trainers.config_values import Choice, Flag, Found, Number, Only, Pairs, Place, Several, Text, as_typed
 from trainers.methods import METHODS
+from trainers.modules.tokenizers import CLIP_TOKENIZER, ClipTokenizer
 
 DEFAULTS = dict(leaves(default_cfg()))
 TINY = 1e-9
@@ -264,6 +266,22 @@ def test_the_metrics_are_those_of_the_evaluator_but_for_the_one_of_which_less_is
 
 
 # ---- settings that do not go together ----
+
+
+def test_words_of_another_tokenizer_are_counted_when_it_is_there():
+    class Letters(ClipTokenizer):
+        def encode(self, text):
+            return [*range(len(text))]
+
+    cfg = config("CoOp")
+    cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.COOP.CTX_INIT = 12, "a photo of a"
+    for name, problem in (("ViT-B/16", "here 4"), ("hf:org/name", ""), ("open_clip:ViT-B-32@x.pt", "")):
+        cfg.MODEL.BACKBONE.NAME = name
+        with pytest.raises(UserError, match=problem) if problem else contextlib.nullcontext():
+            check_settings(cfg)
+        check_settings(cfg, Letters())
+        with pytest.raises(UserError, match="here 4"):
+            check_settings(cfg, CLIP_TOKENIZER)
 
 
 @pytest.mark.parametrize("node", ["COOP", "COCOOP", "SPG"])

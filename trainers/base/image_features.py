@@ -230,7 +230,7 @@ def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
     """Put a backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do.
 
     Returns:
-        the keys that are others now, with their values.
+        the keys that are others now, with their values, and whether images are squashed, which no key says.
     """
     openais, taken = Facts(), []
     for key, in_configs, own in (
@@ -241,6 +241,8 @@ def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
         if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
             inputs[key] = own
             taken.append(f"INPUT.{key} {own}")
+    if facts.squashed:
+        taken.append("squashed to a square at validation and test")
     return taken
 
 

@@ -9,6 +9,7 @@ from trainers.base.prompt_depth import settled_depths
 from trainers.config import set_key, shared_folders
 from trainers.config_check import counted_contexts
 from trainers.config_keys import KEYS, value_of
+from trainers.modules.backbone_source import OF_IMAGES, Facts
 from trainers.modules.clip_backbone import Backbone
 
 
@@ -35,12 +36,24 @@ def settled(cfg: CfgNode, backbone: Backbone) -> CfgNode:
 
 
 def check_normalisation(cfg: CfgNode, backbone: Backbone) -> None:
-    """Warn where images are not normalised as the backbone expects it."""
+    """Warn where images are not normalised or resized as the backbone expects it."""
     mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, backbone.facts
     expected = [facts.pixel_mean, facts.pixel_std]
+    mend = "The configs in configs/trainers/ have it right (--config-file)."
+    openais = Facts()
+    if any(getattr(facts, key) != getattr(openais, key) for key in OF_IMAGES):
+        mend = (
+            "Leave INPUT.PIXEL_MEAN, PIXEL_STD and INTERPOLATION as the configs in configs/trainers/ have them: they "
+            f"become the backbone's own, {list(facts.pixel_mean)}, {list(facts.pixel_std)} and {facts.interpolation}."
+        )
     if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
         print(
             "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
             f"otherwise (TRANSFORMS {list(cfg.INPUT.TRANSFORMS)}, PIXEL_MEAN {list(mean)}, PIXEL_STD {list(std)}): "
-            "accuracies will suffer. The configs in configs/trainers/ have it right (--config-file)."
+            f"accuracies will suffer. {mend}"
+        )
+    if facts.interpolation != cfg.INPUT.INTERPOLATION:
+        print(
+            f"Warning: {backbone.name} expects images resized by {facts.interpolation} interpolation, and "
+            f"INPUT.INTERPOLATION is {cfg.INPUT.INTERPOLATION}: accuracies will suffer. {mend}"
         )

@@ -160,6 +160,8 @@ class FrozenClipTrainer(TrainerX):
         named = self.cfg.MODEL.BACKBONE
         self.backbone = self.given_backbone or kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         self.clip_model = self.backbone.model
+        if self.given_backbone is None and not self.done:
+            check_settings(self.cfg, self.backbone.text.tokenizer)
         for method in METHODS:
             if method.trainer == self.cfg.TRAINER.NAME:
                 method.check_backbone(named.NAME, self.backbone.is_vit)

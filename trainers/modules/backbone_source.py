@@ -44,7 +44,7 @@ class Facts:
         openais = Facts()
         made = [f"{key} {getattr(self, key)}" for key in OF_IMAGES if getattr(self, key) != getattr(openais, key)]
         if self.tokenizer is not CLIP_TOKENIZER:
-            made.append(f"tokenizer {self.tokenizer.sha256}")
+            made.append(f"tokenizer {self.tokenizer.sha256()}")
         return "; ".join([*([self.computes] if self.computes else []), *made])
 
 

@@ -1,6 +1,7 @@
 """What the JSON files of a CLIP in Hugging Face's layout say: shapes, activation, how images are made, tokenizer."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +51,8 @@ POOLED_AT_HIGHEST = 2
 
 # What a preprocessor's config leaves out has these values (CLIPImageProcessor).
 PREPROCESSOR_DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("do_resize", "do_center_crop", "do_normalize"), True),
+    **dict.fromkeys(("do_resize", "do_center_crop", "do_normalize", "do_rescale"), True),
+    "rescale_factor": 1 / 255,
     **dict.fromkeys(("size", "crop_size")),
     "resample": 3,
     "image_mean": CLIP_MEAN,
@@ -138,7 +140,7 @@ def read_shape(folder: Path, what: str) -> ClipShape:
             "architectures as open_clip:<architecture>@<pretrained>."
         )
     text, vision = (
-        {**defaults, **(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
+        _section(config, name, defaults)
         for name, defaults in (("text_config", TEXT_DEFAULTS), ("vision_config", VISION_DEFAULTS))
     )
     try:
@@ -159,6 +161,12 @@ def read_shape(folder: Path, what: str) -> ClipShape:
         raise UserError(f"{what}: {error} in {CONFIG}.") from error
 
 
+def _section(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A tower's entries; old configs have a second section, which wins with what it leaves out, as in transformers."""
+    old = config.get(f"{name}_dict")
+    return {**defaults, **(config.get(name) or {})} | ({} if old is None else {**defaults, **old})
+
+
 def read_facts(folder: Path, what: str, image_size: int) -> Facts:
     """How images are made, by preprocessor_config.json; a folder that has none takes them as OpenAI's, which is said.
 
@@ -172,6 +180,14 @@ def read_facts(folder: Path, what: str, image_size: int) -> Facts:
         return facts
     said = _read(folder / name, what)
     config = {**PREPROCESSOR_DEFAULTS, **said.get("image_processor", said)}
+    factor = config["rescale_factor"]
+    is_ours = isinstance(factor, (int, float)) and math.isclose(255 * factor, 1, rel_tol=1e-6)
+    if not (config["do_rescale"] and is_ours):
+        raise UserError(
+            f"{what}: {name} says do_rescale {config['do_rescale']} and rescale_factor {factor!r}; accepted: True and "
+            "1/255 (0.00392156862745098), pixels between 0 and 1. Set these, and image_mean and image_std to what "
+            "they come to for such pixels."
+        )
     if not config["do_normalize"]:
         config.update(image_mean=[0.0] * 3, image_std=[1.0] * 3)
     mean, std = (
@@ -197,10 +213,10 @@ def read_tokenizer(folder: Path, what: str, shape: ClipShape) -> Tokenizer:
     """
     vocabulary, merges, whole = (folder / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
     try:
-        if vocabulary.is_file() and merges.is_file():
-            source, tokenizer = vocabulary, _from_two_files(vocabulary, merges, what)
-        elif whole.is_file():
+        if whole.is_file():  # which transformers reads first, too
             source, tokenizer = whole, _from_one_file(whole, what)
+        elif vocabulary.is_file() and merges.is_file():
+            source, tokenizer = vocabulary, _from_two_files(vocabulary, merges, what)
         elif shape.vocabulary == CLIP_TOKENIZER.size:
             return CLIP_TOKENIZER
         else:
@@ -246,9 +262,24 @@ def _from_one_file(path, what):
     if model.get("type", "BPE") != "BPE" or model.get("end_of_word_suffix") != "</w>":
         kind = model.get("type", "BPE")
         raise ValueError(f"{path.name} is a {kind} model, not one with CLIP's end of words, '</w>'")
+    for part, needed in (("normalizer", "Lowercase"), ("pre_tokenizer", "ByteLevel")):
+        if needed not in _types(content.get(part)):
+            raise ValueError(
+                f"{path.name} has a {part} without {needed}, which CLIP's has, so it makes other tokens of a text"
+            )
     added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
     added = {token: added[token] for token in (SOS, EOS) if token in added}
     return clip_tokenizer({**model["vocab"], **added}, _pairs(model["merges"]))
+
+
+def _types(part: Any) -> set[str]:
+    """Names of all steps of a part of tokenizer.json."""
+    if isinstance(part, list):
+        return set().union(*map(_types, part))
+    if not isinstance(part, dict):
+        return set()
+    inside = part.get("normalizers") or part.get("pretokenizers")
+    return {str(part.get("type"))} | _types(inside)
 
 
 def _pairs(merges):

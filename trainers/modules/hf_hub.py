@@ -64,9 +64,9 @@ def hub_folder(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
 
-    def snapshot(files: list[str], cached: bool = False) -> Path:
-        folder = snapshot_download(repository, revision=revision or None, allow_patterns=files, local_files_only=cached)
-        return Path(folder)
+    def snapshot(files: list[str], cached: bool = False, commit: str = "") -> Path:
+        at = commit or revision or None
+        return Path(snapshot_download(repository, revision=at, allow_patterns=files, local_files_only=cached))
 
     cached = None
     try:
@@ -78,7 +78,9 @@ def hub_folder(name: str) -> Path:
     if cached is not None and _is_whole(cached):
         return cached
     try:
-        folder = snapshot(FILES)
+        # What the cache has may be all that there is; then it is the same commit that the rest is asked of.
+        usable = cached is not None and (cached / CONFIG).is_file() and _has_weights(cached)
+        folder = snapshot(FILES, commit=cached.name if cached is not None and usable else "")
         if weights_file(folder) is None:
             folder = snapshot(FILES + PICKLES)
         if constants.HF_HUB_OFFLINE and not _has_weights(folder):

@@ -9,7 +9,7 @@ from trainers.modules.backbone_source import Loaded, Source
 from trainers.modules.clip_model import build_clip, computes
 from trainers.modules.hf_config import read_facts, read_shape, read_tokenizer
 from trainers.modules.hf_hub import HUB_ID, files_of, hub_folder
-from trainers.modules.hf_weights import read_weights
+from trainers.modules.hf_weights import read_weights, weights_of
 
 
 class HuggingFace(Source):
@@ -41,6 +41,10 @@ class HuggingFace(Source):
                 f"Backbone {name} is neither a folder nor an id of the hub. Accepted: hf:<folder>, or "
                 "hf:<organisation>/<name> (hf:openai/clip-vit-base-patch16)."
             )
+        if path.is_dir():
+            what = f"Backbone {name}"
+            read_tokenizer(path, what, read_shape(path, what))
+            weights_of(path, what)
 
     def load(self, name: str, root: str | PathLike) -> Loaded:
         folder = self.folder(name)

@@ -60,18 +60,28 @@ def read_weights(folder: Path, what: str, shape: ClipShape) -> dict[str, Tensor]
     Raises:
         UserError: there are none, some are missing or damaged, or they do not fit `shape`.
     """
-    path = weights_file(folder)
-    if path is None:
-        raise UserError(f"{what} has no weights: neither {SAFE} nor {PICKLED}, whole or in shards with {SAFE}{INDEX}.")
-    tensors = {key: value for key, value in _read(path, what).items() if not NOT_WEIGHTS.fullmatch(key)}
+    path, files = weights_of(folder, what)
+    tensors = {key: value for file in files for key, value in _read_file(file, what).items()}
+    tensors = {key: value for key, value in tensors.items() if not NOT_WEIGHTS.fullmatch(key)}
     _check_shapes(tensors, shape, f"{what}: {path.name}")
     return _renamed({key: value.float() for key, value in tensors.items()}, shape)
 
 
-def _read(path: Path, what: str) -> dict[str, Tensor]:
-    """The tensors of a file, or of all shards that an index lists."""
+def weights_of(folder: Path, what: str) -> tuple[Path, list[Path]]:
+    """The file of weights or the index of their shards, and the files that hold them.
+
+    Args:
+        folder: that they lie in.
+        what: whose they are, to begin messages with.
+
+    Raises:
+        UserError: there are none, the index is damaged, or a shard is missing.
+    """
+    path = weights_file(folder)
+    if path is None:
+        raise UserError(f"{what} has no weights: neither {SAFE} nor {PICKLED}, whole or in shards with {SAFE}{INDEX}.")
     if not path.name.endswith(INDEX):
-        return _read_file(path, what)
+        return path, [path]
     try:
         shards = shards_of(path)
     except ValueError as error:
@@ -82,7 +92,7 @@ def _read(path: Path, what: str) -> dict[str, Tensor]:
             f"{what} lacks {some(missing, AT_MOST)} of the {len(shards)} shards that {path.name} lists. Get the "
             "missing files from where the others are from; a download that broke off goes on when it is run again."
         )
-    return {key: value for shard in shards.values() for key, value in _read_file(shard, what).items()}
+    return path, list(shards.values())
 
 
 def _read_file(path: Path, what: str) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -196,8 +195,7 @@ class OpenClipTokenizer(Tokenizer):
         clean = getattr(self._tokenizer, "clean_fn", None) or _cleaned
         return inner(clean(text), add_special_tokens=False).input_ids
 
-    @cached_property
-    def sha256(self) -> str:  # type: ignore[override]
+    def sha256(self) -> str:
         inner = getattr(self._tokenizer, "tokenizer", None)
         clean = getattr(getattr(self._tokenizer, "clean_fn", None), "__name__", "")
         around = [self.before, self.after, self.pad, clean]

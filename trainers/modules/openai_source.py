@@ -1,5 +1,6 @@
 """OpenAI's CLIPs by name, and files in their format."""
 
+import difflib
 import pickle
 from collections.abc import Mapping
 from os import PathLike
@@ -13,6 +14,7 @@ from common.errors import UserError
 from trainers.modules.backbone_source import Facts, Loaded, Source
 from trainers.modules.clip_model import build_clip
 from trainers.modules.clip_weights import MEND, clip_weights
+from trainers.modules.hf_hub import HUB_ID
 from trainers.modules.tensor_files import read_tensors
 from trainers.modules.torchscript_weights import is_torchscript, torchscript_state_dict
 
@@ -36,7 +38,9 @@ class OpenAI(Source):
     def check(self, name: str) -> None:
         names = openai_clip._MODELS
         if name not in names and not Path(name).expanduser().is_file():
-            raise UserError(f"Backbone {name!r} is neither a file nor one of OpenAI's names: {', '.join(names)}.")
+            raise UserError(
+                f"Backbone {name!r} is neither a file nor one of OpenAI's names: {', '.join(names)}. {_others(name)}"
+            )
 
     def load(self, name: str, root: str | PathLike) -> Loaded:
         path = clip_file(name, root)
@@ -68,6 +72,21 @@ class OpenAI(Source):
 
     def resolved(self, name: str) -> str:
         return str(Path(name).resolve()) if Path(name).is_file() else name
+
+
+def _others(name: str) -> str:
+    """A sentence on what else a backbone may be, and on what an unknown name is most likely meant for."""
+    from trainers.modules.backbone_sources import SOURCES  # of which this is one
+
+    accepted = f"Accepted besides: {'; '.join(source.accepts for source in SOURCES if source.prefix)}."
+    prefixes = [source.prefix for source in SOURCES if source.prefix]
+    begins, colon, rest = name.partition(":")
+    near = difflib.get_close_matches(f"{begins.lower()}:", prefixes, n=1) if colon else []
+    if near:
+        return f"{accepted} Is {near[0]}{rest} meant?"
+    if Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name):
+        return f"{accepted} Is hf:{name} meant?"
+    return accepted
 
 
 def _computed_as(model: CLIP, path: Path) -> str:

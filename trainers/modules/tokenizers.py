@@ -39,7 +39,6 @@ class Tokenizer(ABC):
         lead, whole = self.encode(self.LEAD), self.encode(f"{self.LEAD} {text}")
         return whole[len(lead) :] if whole[: len(lead)] == lead else self.encode(text)
 
-    @property
     @abstractmethod
     def sha256(self) -> str:
         """Fingerprint of all that ids of a text go by."""
@@ -67,8 +66,7 @@ class ClipTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return self._bpe.encode(text)
 
-    @cached_property
-    def sha256(self) -> str:  # type: ignore[override]
+    def sha256(self) -> str:
         return digest(self._bpe.encoder, list(self._bpe.bpe_ranks))
 
     def words(self) -> list[str]:

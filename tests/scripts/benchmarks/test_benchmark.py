@@ -111,11 +111,30 @@ def test_families_agree_with_their_own_code(tmp_path, monkeypatch):
     open_clip.add_model_config(tmp_path / "small-all-positions.json")
     monkeypatch.setattr(families, "OPENAIS", {"small": small})
     monkeypatch.setattr(families, "OPEN_CLIPS", ("small-all-positions",))
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 1}
+    images = {**sizes, "image_size": 32, "patch_size": 16}
+    sections = {"text_config": {**sizes, "eos_token_id": 49407}, "vision_config": images, "projection_dim": 32}
+    monkeypatch.setattr(families, "HUGGING_FACES", sections)
+    pytest.importorskip("transformers", reason="needs transformers")
     rows = list(families.family_rows(TINY_TEXT, tmp_path))
-    assert len(rows) == 10 and all(row.difference < 1e-5 and row.agrees for row in rows)
+    assert len(rows) == 15 and all(row.difference < 1e-5 and row.agrees for row in rows)
     goals = {row.what: row.goal for row in rows if row.goal}
-    assert goals == {"text tower, per-image contexts, 65 classes, small": 15}  # the other's cannot be cut
-    assert not (tmp_path / "family.pt").exists()
+    causal = ("small", "hf: ViT-B/32")  # the other one's cannot be cut
+    assert goals == {f"text tower, per-image contexts, 65 classes, {name}": 15 for name in causal}
+    assert not (tmp_path / "family.pt").exists() and not (tmp_path / "family").exists()
+
+
+def test_families_tell_an_image_tower_of_another_kind(tmp_path, monkeypatch):
+    load = families.load_backbone
+
+    def load_another(name):
+        state = torch.load(name)
+        torch.save({**state, "visual.proj": state["visual.proj"].flip(0)}, name)
+        return load(name)
+
+    monkeypatch.setattr(families, "load_backbone", load_another)
+    pair = families.openai_pair("small", (32, 32, 2, 64, 8, 77, 49408, 64, 1, 2), tmp_path)
+    assert not families.image_row(pair, 1).agrees
 
 
 def test_independent_batch_is_the_one_at_its_position():
