@@ -9,11 +9,14 @@ import torch.nn.functional as F
 import yaml
 from clip.clip import tokenize
 from dassl.engine import build_trainer
-from plain_clip import plain_image_features, plain_text_features, through_layers
+from plain_clip import plain_image_features, plain_text_features, through_layers, tiny_clip
 from quick_run import REPOSITORY, command_line
 
 import train as command
+from trainers.base.prompt_depth import settled_depths
+from trainers.config import default_cfg
 from trainers.methods import METHODS, MethodError
+from trainers.modules.clip_backbone import Backbone
 from trainers.modules.templates import IMAGENET_TEMPLATES
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
@@ -525,3 +528,22 @@ def test_the_settings_of_ten_epochs_are_the_defaults_otherwise():
         if "PROMPTSRC" in expected["TRAINER"]:
             expected["TRAINER"]["PROMPTSRC"] |= {"GPA_MEAN": 6.0, "GPA_STD": 10.0}
         assert found == expected
+
+
+@pytest.mark.parametrize("config", ["default", "ep10"])
+@pytest.mark.parametrize(
+    ("trainer", "expected"),
+    [
+        ("MaPLe", {"TRAINER.MAPLE.PROMPT_DEPTH": 3}),
+        ("PromptSRC", {"TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 3, "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": 5}),
+    ],
+)
+def test_compared_depths_fit_a_clip_of_fewer_layers(trainer, expected, config):
+    cfg = default_cfg()
+    cfg.merge_from_file(str(REPOSITORY / f"configs/trainers/{trainer}/{config}.yaml"))
+    small = Backbone(tiny_clip(layers=3, vision=5), "small", "fp32", torch.device("cpu"))
+    found = settled_depths(cfg, small)
+    assert {key: found[key] for key in expected} == expected
+    published = {"TRAINER.MAPLE.PROMPT_DEPTH": 12, "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 9}
+    large = settled_depths(cfg, Backbone(tiny_clip(layers=12, vision=12), "large", "fp32", torch.device("cpu")))
+    assert all(large[key] == published[key] for key in expected if key in published)

@@ -5,6 +5,7 @@ from yacs.config import CfgNode
 
 from common.threads import loader_workers
 from trainers.base.image_features import follow_facts
+from trainers.base.prompt_depth import settled_depths
 from trainers.config import set_key, shared_folders
 from trainers.config_check import counted_contexts
 from trainers.config_keys import KEYS, value_of
@@ -26,6 +27,8 @@ def settled(cfg: CfgNode, backbone: Backbone) -> CfgNode:
         if value_of(cfg, key) != n and cfg.VERBOSE:
             print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
         set_key(cfg, key, n)
+    for key, depth in settled_depths(cfg, backbone).items():
+        set_key(cfg, key, depth)
     for key, folder in shared_folders(cfg).items():
         set_key(cfg, key, folder)
     cfg.freeze()

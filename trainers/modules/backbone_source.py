@@ -40,7 +40,7 @@ class Facts:
 
     @property
     def distinguishing(self) -> str:
-        """By what features are others than OpenAI's of the same images, texts and weights, as text; "": nothing."""
+        """All by which features are others than OpenAI's of the same images, texts and weights: text; "": nothing."""
         openais = Facts()
         made = [f"{key} {getattr(self, key)}" for key in OF_IMAGES if getattr(self, key) != getattr(openais, key)]
         if self.tokenizer is not CLIP_TOKENIZER:

@@ -49,9 +49,9 @@ def files_of(folder: Path) -> tuple[Path, ...]:
 def hub_folder(name: str) -> Path:
     """The folder of an id of Hugging Face's hub, downloaded first if it is not in the cache.
 
-    What is in the cache whole is taken as it is, without asking the hub, so that runs that are compared do not change
-    their backbone midway; `hf download <id>` gets what is newer. Progress, resuming, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN
-    and HF_ENDPOINT are huggingface_hub's own.
+    What is in the cache whole is taken as it is, without asking the hub, and what a repository has no more of is asked
+    for at the same commit, so that runs that are compared do not change their backbone midway; `hf download <id>` gets
+    what is newer. Progress, resuming, HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT are huggingface_hub's own.
 
     Args:
         name: "<organisation>/<name>", or "<organisation>/<name>@<revision>".
