@@ -54,6 +54,11 @@ def settings_without_effect(cfg: CfgNode) -> list[str]:
     return [f"Note: without effect on {trainer}: {', '.join(given)} ({why})." for why, given in by_reason.items()]
 
 
+def has_effect(key: str, cfg: CfgNode) -> bool:
+    """Whether a key has an effect on a config's trainer, as far as that is known."""
+    return cfg.TRAINER.NAME not in EVERY or not _no_effect(key, cfg.TRAINER.NAME, cfg)
+
+
 def counted_contexts(cfg: CfgNode, tokenizer: "Tokenizer | None" = None) -> dict[str, int]:
     """The keys of the trainer that say how many context vectors there are, where words say it: {key: their number}.
 

@@ -3,6 +3,7 @@
 It imports no PyTorch and no Dassl, so that a command line that is only asked for its help answers at once.
 """
 
+import difflib
 from dataclasses import dataclass
 from enum import Enum
 
@@ -204,7 +205,12 @@ def find_method(name: str) -> Method:
     for method in METHODS:
         if name in (method.name, method.trainer):
             return method
-    raise MethodError(f"Unknown trainer {name!r}; accepted: {', '.join(sorted(method.trainer for method in METHODS))}.")
+    names = {known.lower(): known for method in METHODS for known in (method.name, method.trainer)}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    accepted = ", ".join(sorted(method.trainer for method in METHODS))
+    raise MethodError(
+        f"Unknown trainer {name!r}; accepted: {accepted}." + (f" Did you mean {names[near[0]]}?" if near else "")
+    )
 
 
 def trainer_name(name: str) -> str:

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.failures import explain
 from common.progress import progress
 from common.run.folder import has_begun, is_finished
-from common.run.identity import IDENTITY_FILE, write_identity
+from common.run.identity import IDENTITY_FILE, read_identity, write_identity
 from common.run.lock import holder, owned
 from common.run.records import write_record
 from common.threads import LARGE, asked_for
@@ -270,12 +270,21 @@ class Launch:
             if not is_finished(run.folder, run.test):
                 yield run
 
+    def _settings(self, run: Run) -> dict[str, str]:
+        """The settings that have an effect on a run; those without one stay as they were noted, if they were."""
+        from trainers.config_check import has_effect
+
+        cfg = self.config(run)
+        noted = read_identity(run.folder / ASKED).get("settings", {})
+        settings = {key: value for key, value in settings_that_matter(self.opts).items() if has_effect(key, cfg)}
+        return {**{key: value for key, value in noted.items() if not has_effect(key, cfg)}, **settings}
+
     def _asked(self, run: Run) -> dict[str, Any]:
         """What a run's folder is for, so that it is not taken for another run's."""
         return {
             "root": str(Path(run.dataset.root).resolve()),
             "backbone": resolved(self.backbone),
-            "settings": settings_that_matter(self.opts),
+            "settings": self._settings(run),
             "sources": run.sources,
             "targets": run.targets,
             self.method_file.name: config_digest(self.method_file),

@@ -11,8 +11,8 @@ not compare with the rest of its table:
 
 Methods that learn nothing select no model and see no shots, so they compare with all in these two.
 
-A method's rank is the mean over columns of its place among all methods of the table, by the seeds of which every method
-has a run that compares; a column without such seeds does not count.
+A method's rank is the mean over columns of its place among the methods of the table that have any run that compares, by
+the seeds of which each of these has one; a column without such seeds does not count.
 """
 
 import math
@@ -94,7 +94,8 @@ class Table:
         differences: dict from every other method to its Difference; empty without a baseline.
         runs: the results that it is made of.
         costs: dict from a method to its Cost.
-        ranks: dict from a method to its rank; empty for a single method, or where none can be given.
+        ranks: dict from a method to its rank, without those of which no run compares; empty for a single method, or
+            where none can be given.
         ranked_over: the columns that ranks are the mean over.
         published: figures of papers that were measured on the same; None: they were not asked for.
     """
@@ -357,17 +358,18 @@ def _ranks(
     Args:
         accuracies: by method, column and seed, of runs that compare.
     """
-    places: dict[str, list[float]] = {method: [] for method in methods}
+    ranked = [method for method in methods if any(one == method for one, _, _ in accuracies)]
+    places: dict[str, list[float]] = {method: [] for method in ranked}
     over = []
-    for column in columns if len(methods) > 1 else ():
-        of_method = [{seed for (m, c, seed) in accuracies if (m, c) == (method, column)} for method in methods]
+    for column in columns if len(ranked) > 1 else ():
+        of_method = [{seed for (m, c, seed) in accuracies if (m, c) == (method, column)} for method in ranked]
         seeds = set.intersection(*of_method)
         if not seeds:
             continue
         over.append(column)
         # As they are printed, so that those of equal figures share their rank.
-        means = [round(statistics.mean(accuracies[method, column, seed] for seed in seeds), 1) for method in methods]
-        for method, place in zip(methods, stats.rankdata([-mean for mean in means]), strict=True):
+        means = [round(statistics.mean(accuracies[method, column, seed] for seed in seeds), 1) for method in ranked]
+        for method, place in zip(ranked, stats.rankdata([-mean for mean in means]), strict=True):
             places[method].append(float(place))
     return {method: statistics.mean(found) for method, found in places.items() if found}, over
 

@@ -111,7 +111,8 @@ def _more_columns(table: Table) -> dict[str, dict[str, str]]:
     costs = table.costs.values()
     found = {}
     for method in table.rows:
-        texts = {"rank": f"{table.ranks[method]:.1f}"} if table.ranks else {}
+        rank = table.ranks.get(method)
+        texts = {"rank": "-" if rank is None else f"{rank:.1f}"} if table.ranks else {}
         texts["seeds"] = str(table.seeds(method))
         if any(cost.n_trained for cost in costs):
             texts["trained"] = table.costs[method].trained_text
@@ -144,7 +145,9 @@ def rank_note(table: Table) -> str:
         return ""
     if not table.ranks:
         return "No ranks: of no column all methods have runs that compare."
-    note = "rank: place among the methods, 1 is the best, ties share theirs; mean over "
+    without = [method for method in table.rows if method not in table.ranks]
+    which = f"the methods but {', '.join(without)}, which do not compare" if without else "the methods"
+    note = f"rank: place among {which}, 1 is the best, ties share theirs; mean over "
     if table.ranked_over == table.columns:
         return f"{note}the columns."
     return f"{note}{', '.join(table.ranked_over)}, since of the other columns some methods have no runs that compare."
@@ -247,7 +250,7 @@ def tables_csv(tables: list[Table]) -> str:
 def _more_lines(table: Table, method: str) -> list[tuple[str, str, str]]:
     """Of a method: column, number and notes of its rank and its costs, as far as they are known."""
     lines = []
-    if table.ranks:
+    if method in table.ranks:
         lines.append(("rank", f"{table.ranks[method]:.4f}", rank_note(table)))
     cost = table.costs[method]
     for stages in cost.n_trained:

@@ -45,6 +45,8 @@ def test_a_method_goes_by_its_short_name_and_by_its_trainer():
     assert trainer_name("nonsense") == "nonsense"
     with pytest.raises(MethodError, match="Unknown trainer 'nonsense'; accepted: CoCoOp, "):
         find_method("nonsense")
+    with pytest.raises(MethodError, match=r"Unknown trainer 'mapel'; .*\. Did you mean MaPLe\?"):
+        find_method("mapel")
 
 
 def test_the_table_is_at_hand_at_once():

@@ -159,3 +159,15 @@ def test_paths_among_pairs_mean_the_same_in_any_folder(tmp_path, monkeypatch):
     pairs = ["OPTIM.LR", "1", "TRAINER.SPG.LABEL_DIR", "labels", "TRAINER.SPG.STAGE1_CONFIG_FILE"]
     assert anchored([*pairs, "mine.yaml"])[1::2] == ["1", str(tmp_path / "labels"), str(tmp_path / "mine.yaml")]
     assert anchored([*pairs, "configs/trainers/SPG_CoOp/as_run.yaml"])[-1] == "configs/trainers/SPG_CoOp/as_run.yaml"
+
+
+def test_settings_without_effect_are_no_other_run(launched, image_folder, clip_file):
+    words = ("coop/main.sh", image_folder, clip_file, "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0")
+    without = ("TRAINER.MAPLE.PROMPT_DEPTH", "4")
+    assert launched(*words, *without, TARGETS="red").returncode == 0
+    for more in (("TRAINER.MAPLE.PROMPT_DEPTH", "3"), (), without):
+        finished = launched(*words, *more, TARGETS="red")
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.count("finished before") == 1
+    refused = launched(*words, "OPTIM.LR", "0.5", TARGETS="red")
+    assert refused.returncode == 1 and "holds a run that was started differently: settings" in refused.stderr

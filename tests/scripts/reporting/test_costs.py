@@ -135,6 +135,17 @@ def test_ranks_are_over_what_all_methods_have():
     )
 
 
+def test_a_method_that_does_not_compare_is_ranked_by_none_and_keeps_no_other_from_its_rank():
+    third = runs({("photo", 1): 99.0, ("sketch", 1): 99.0}, trainer="Third", selection="last_step")
+    results = runs(SPG) + other(COOP) + third
+    ranks = only_table(results).ranks
+    assert ranks == only_table(runs(SPG) + other(COOP)).ranks and len(ranks) == 2
+    text = results_tables(results)
+    header, rows = columns(text)
+    assert rows["Third (pacs)"][header.index("rank")] == "-"
+    assert "rank: place among the methods but Third (pacs), which do not compare, 1 is the best" in text
+
+
 def test_runs_that_do_not_compare_have_no_rank():
     results = runs(SPG) + other(COOP, precision="amp")
     assert only_table(results).ranks == {}
