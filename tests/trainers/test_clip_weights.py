@@ -28,7 +28,7 @@ LOADED = {
     "model.": prefixed(STATE, "model."),
     "clip.": prefixed(STATE, "clip."),
     "all prefixes": prefixed(STATE, "module.model.clip."),
-    "state_dict and module.": {"state_dict": prefixed(STATE, "module."), "epoch": 1, "name": "mine"},
+    "state_dict and module.": {"state_dict": prefixed(STATE, "module."), "epoch": 1, "args": {}},
     "a ViT under state_dict and model.": {"state_dict": prefixed(VIT, "model.")},
     "what OpenAI has beside": {**STATE, "input_resolution": torch.tensor(32), "visual.attn_mask": torch.zeros(2)},
     "with attention masks": {
