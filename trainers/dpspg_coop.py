@@ -13,7 +13,7 @@ from trainers.base.checkpoints import LEARNER, load_prompt_learner
 from trainers.base.evaluation import Classifier
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompt_labels import save_prompt_label
-from trainers.spg_labels import label_folder, label_origin
+from trainers.spg_labels import check_one_domain, label_folder, label_origin
 
 SIGNS = ("neg", "pos")  # folders of labels; who finds one in the last has both
 
@@ -35,13 +35,7 @@ class DPSPG_CoOp(FrozenClipTrainer):
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
-        domains = self.dm.dataset.source_domains
-        if self.classnames is None and len(domains) != 1:
-            raise UserError(
-                f"DPSPG_CoOp learns the prompt labels of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
-                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer DPSPG, which trains "
-                "the labels of all source domains."
-            )
+        check_one_domain(self, "prompt labels", "DPSPG")
 
     def build_prompt_model(self) -> None:
         settings = self.settings

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
@@ -65,9 +64,7 @@ class MaPLe(FrozenClipTrainer):
         return self.encoder(self.model.ctx, list(self.model.compound_prompts_text))
 
     def classifier(self) -> Classifier:
-        with torch.no_grad(), self.backbone.autocast():
-            text_features = self.text_features(None, None)
-        return lambda features, indices: self.logits(features, text_features)
+        return self.by_one_text()
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the prompts of a run, ours or one of MaPLe's repository."""

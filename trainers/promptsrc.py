@@ -57,9 +57,7 @@ class PromptSRC(FrozenClipTrainer):
         return self.encoder(self.model.ctx, self.model.deep_ctx)
 
     def classifier(self) -> Classifier:
-        with torch.no_grad(), self.backbone.autocast():
-            text_features = self.text_features(None, None)
-        return lambda features, indices: self.logits(features, text_features)
+        return self.by_one_text()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """A step on cross-entropy, the distances to the frozen features, and KL(zero-shot || prompted), Eq. 3 to 6."""

@@ -2,10 +2,9 @@
 
 from dassl.engine import TRAINER_REGISTRY
 
-from common.errors import UserError
 from trainers.base.context_trainer import ContextTrainer
 from trainers.modules.prompt_labels import save_prompt_label
-from trainers.spg_labels import label_folder, label_origin
+from trainers.spg_labels import check_one_domain, label_folder, label_origin
 
 
 @TRAINER_REGISTRY.register()
@@ -16,13 +15,7 @@ class SPG_CoOp(ContextTrainer):
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
-        domains = self.dm.dataset.source_domains
-        if self.classnames is None and len(domains) != 1:
-            raise UserError(
-                f"SPG_CoOp learns the prompt label of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
-                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer SPG, which trains "
-                "the labels of all source domains."
-            )
+        check_one_domain(self, "prompt label", "SPG")
 
     def after_train(self) -> None:
         super().after_train()

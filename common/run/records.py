@@ -3,13 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from common.files import atomic_write
+from common.leaves import named_leaves
 
 CHECKSUM = "checksum"
 
@@ -51,19 +51,8 @@ def check_finite(path: str | PathLike, record: dict[str, Any]) -> None:
 
 def not_finite(record: dict[str, Any]) -> str:
     """The first number in plain values that is not finite, as "<name> is <number>"; "" if there is none."""
-    return next((f"{name} is {number}" for name, number in _numbers(record) if not math.isfinite(number)), "")
-
-
-def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """(name, value) of all floats in plain values; a name is the keys on the way, with dots between."""
-    if isinstance(value, float):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _numbers(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _numbers(item, f"{name}[{i}]")
+    numbers = named_leaves(record, float)
+    return next((f"{name} is {number}" for name, number in numbers if not math.isfinite(number)), "")
 
 
 def _checksum(record):

@@ -18,7 +18,14 @@ import torch.nn.functional as F
 from clip.model import CLIP
 from torch import Tensor
 
-from scripts.benchmarks.text import CLASSES, N_CTX, TextAmounts, relative_difference
+from scripts.benchmarks.text import (
+    CLASSES,
+    N_CTX,
+    TextAmounts,
+    classes_of_reference,
+    per_image_row,
+    relative_difference,
+)
 from scripts.benchmarks.timing import Row, difference, median_pair
 from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.full_prompt_encoder import prompt_encoder
@@ -227,23 +234,7 @@ def gradient_row(pair: Pair, repeats: int) -> Row:
 @torch.no_grad()
 def text_row(pair: Pair, n_classes: int, amounts: TextAmounts) -> Row:
     """Row: forward of the text tower with a context for each image, time per image."""
-    classnames = CLASSES[n_classes]
-    step = amounts.every.get(n_classes, 1)
-    encoder = prompt_encoder(pair.ours.text, classnames, n_ctx=N_CTX)
-    own = OwnTextEncoder(pair, classnames[::step])
-    contexts, n_own = 0.05 * torch.randn(amounts.ours[n_classes], N_CTX, encoder.ctx_dim), amounts.reference[n_classes]
-    (ours, found), (theirs, expected) = median_pair(
-        lambda: encoder(contexts), lambda: torch.stack([own(ctx) for ctx in contexts[:n_own]]), amounts.repeats
-    )
-    share = len(classnames) / len(own.tokens)
-    return Row(
-        f"text tower, per-image contexts, {n_classes} classes, {pair.name}",
-        1000 * ours / len(contexts),
-        1000 * theirs * share / n_own,
-        "ms",
-        GOAL if n_classes == GOAL_CLASSES and pair.ours.text.can_be_cut else None,
-        difference(found[:n_own, ::step], expected),
-        f"per image; batch {len(contexts)}, its own code {n_own}"
-        + (f" on {len(own.tokens)} classes, scaled" if step > 1 else ""),
-        tolerance=TOLERANCE,
-    )
+    encoder = prompt_encoder(pair.ours.text, CLASSES[n_classes], n_ctx=N_CTX)
+    own = OwnTextEncoder(pair, classes_of_reference(n_classes, amounts))
+    goal = GOAL if n_classes == GOAL_CLASSES and pair.ours.text.can_be_cut else None
+    return per_image_row(pair.name, encoder, own, n_classes, amounts, goal, "its own code", tolerance=TOLERANCE)

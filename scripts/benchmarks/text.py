@@ -79,28 +79,54 @@ def random_clip(size: str, image_tower: bool = False, seed: int = 0) -> CLIP:
 
 def text_alone(name: str, model: CLIP, n_classes: int, amounts: TextAmounts, goal: float | None = None) -> Row:
     """Row: forward of the text tower with a context for each image, time per image."""
-    classnames = CLASSES[n_classes]
-    step = amounts.every.get(n_classes, 1)
-    contexts = 0.05 * torch.randn(amounts.ours[n_classes], N_CTX, model.ln_final.weight.shape[0])
-    encoder = PromptEncoder(model, classnames, N_CTX)
-    published = PublishedTextEncoder(model, classnames[::step], N_CTX)
-    n_reference = amounts.reference[n_classes]
-    with torch.no_grad():
-        (ours, features), (theirs, expected) = median_pair(
-            lambda: encoder(contexts),
-            lambda: torch.stack([published(ctx) for ctx in contexts[:n_reference]]),
-            amounts.repeats,
-        )
-    share = len(classnames) / len(published.tokens)
+    encoder = PromptEncoder(model, CLASSES[n_classes], N_CTX)
+    published = PublishedTextEncoder(model, classes_of_reference(n_classes, amounts), N_CTX)
+    return per_image_row(name, encoder, published, n_classes, amounts, goal)
+
+
+def classes_of_reference(n_classes: int, amounts: TextAmounts) -> tuple[str, ...]:
+    """The class names that the reference encodes: all, or every few of them."""
+    return CLASSES[n_classes][:: amounts.every.get(n_classes, 1)]
+
+
+@torch.no_grad()
+def per_image_row(
+    name: str,
+    encoder: PromptEncoder,
+    plain: Any,
+    n_classes: int,
+    amounts: TextAmounts,
+    goal: float | None,
+    whose: str = "reference",
+    **more: Any,
+) -> Row:
+    """Row: forward of the text tower with a context for each image, time per image.
+
+    Args:
+        name: of the tower.
+        encoder: ours, of all classes.
+        plain: has the `tokens` of `classes_of_reference`, and makes their features (C, E) of one context.
+        n_classes: key of CLASSES.
+        amounts: how much is measured.
+        goal: ratio.
+        whose: what the other side is called.
+        more: of the Row.
+    """
+    step, n_reference = amounts.every.get(n_classes, 1), amounts.reference[n_classes]
+    contexts = 0.05 * torch.randn(amounts.ours[n_classes], N_CTX, encoder.ctx_dim)
+    (ours, features), (theirs, expected) = median_pair(
+        lambda: encoder(contexts), lambda: torch.stack([plain(ctx) for ctx in contexts[:n_reference]]), amounts.repeats
+    )
     return Row(
         f"text tower, per-image contexts, {n_classes} classes, {name}",
         1000 * ours / len(contexts),
-        1000 * theirs * share / n_reference,
+        1000 * theirs * n_classes / len(plain.tokens) / n_reference,
         "ms",
         goal,
         difference(features[:n_reference, ::step], expected),
-        f"per image; batch {len(contexts)}, reference {n_reference}"
-        + (f" on {len(published.tokens)} classes, scaled" if step > 1 else ""),
+        f"per image; batch {len(contexts)}, {whose} {n_reference}"
+        + (f" on {len(plain.tokens)} classes, scaled" if step > 1 else ""),
+        **more,
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from os import PathLike
 
-import torch
 from torch import Tensor, nn
 
 from trainers.base.checkpoints import LEARNER, load_prompt_learner
@@ -37,9 +36,7 @@ class ContextTrainer(FrozenClipTrainer):
         return self.encoder(self.model.ctx)
 
     def classifier(self) -> Classifier:
-        with torch.no_grad(), self.backbone.autocast():
-            text_features = self.text_features(None, None)
-        return lambda features, indices: self.logits(features, text_features)
+        return self.by_one_text()
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the context of a run, ours or CoOp's."""

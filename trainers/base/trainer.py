@@ -399,6 +399,13 @@ class FrozenClipTrainer(TrainerX):
         """What classifies images until something is learned again: methods with one text for all encode it here."""
         return self.predict
 
+    def by_one_text(self) -> Classifier:
+        """A classifier by the text features of now, the same for all images: `text_features` is asked for no image."""
+        no_image: Any = None
+        with torch.no_grad(), self.backbone.autocast():
+            text_features = self.text_features(no_image, no_image)
+        return lambda features, indices: self.logits(features, text_features)
+
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the networks of a run, as Dassl does.
 

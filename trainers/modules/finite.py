@@ -1,12 +1,13 @@
 """Numbers that are not finite, wherever they come from: found in one pass, told in one line."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.leaves import named_leaves
 
 
 def all_finite(numbers: Tensor) -> bool:
@@ -33,21 +34,9 @@ def require_finite(state: Mapping[str, Any], what: str, cause: str, minus_infini
     Raises:
         UserError: a number is NaN or infinite.
     """
-    for name, tensor in _tensors(state):
+    for name, tensor in named_leaves(state, Tensor):
         if name in minus_infinity:
             tensor = tensor[~tensor.isneginf()]
         if not all_finite(tensor):
             of_all = f"{int((~tensor.isfinite()).sum()):,} of the {tensor.numel():,} numbers of {name}"
             raise UserError(f"{what}: {of_all} are not finite (NaN or infinite). {cause}")
-
-
-def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of all tensors in dicts and lists; a name is the keys on the way, with dots between."""
-    if isinstance(state, Tensor):
-        yield name, state
-    elif isinstance(state, Mapping):
-        for key, value in state.items():
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(state, (list, tuple)):
-        for i, value in enumerate(state):
-            yield from _tensors(value, f"{name}[{i}]")

@@ -252,7 +252,7 @@ def test_trained_parameters_are_those_of_the_checkpoints_and_of_the_labels(train
     networks = [torch.load(path, weights_only=False)["state_dict"] for path in files]
     not_learned = ("sum_of_", "running_", "num_batches", "source_context", "_extra_state")
     sizes = [v.numel() for net in networks for k, v in net.items() if not any(part in k for part in not_learned)]
-    labels = [torch.load(path)["ctx"].numel() for path in (tmp_path / "prompt_labels").rglob("*.pt")]
+    labels = [torch.load(path, weights_only=True)["ctx"].numel() for path in (tmp_path / "prompt_labels").rglob("*.pt")]
     assert result["n_trained"] == [sum(stage) for stage in (labels, sizes) if stage]
     assert (result["train_seconds"] is None) == (not sizes)
 
@@ -272,13 +272,13 @@ def test_training_time_adds_up_over_starts_and_tells_what_was_found(finished, tr
     assert after["train_reused"] == []  # the features and labels that it finds now are its own
     # Another run finds them made: how long labels took stands in their files.
     labels = list((tmp_path / "prompt_labels").rglob("*.pt"))
-    learning = sum(torch.load(path)["seconds"] for path in labels)
+    learning = sum(torch.load(path, weights_only=True)["seconds"] for path in labels)
     assert len(labels) == 2 and 0 < learning < before["train_seconds"]
     assert train("SPG", "red", flags=["--output-dir", "other"]) == 0
     other = read_results(tmp_path / "other/results.json")
     assert other["train_reused"] == ["image features"] and other["train_seconds"] > learning
     # Those of older versions do not say.
-    torch.save({**torch.load(labels[0]), "seconds": None}, labels[0])
+    torch.save({**torch.load(labels[0], weights_only=True), "seconds": None}, labels[0])
     assert train("SPG", "red", flags=["--output-dir", "third"]) == 0
     third = read_results(tmp_path / "third/results.json")
     assert third["train_reused"] == ["image features", "prompt labels"]
