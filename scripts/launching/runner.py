@@ -39,7 +39,7 @@ from scripts.launching.shared import Plan, Shared, plan_shared
 from scripts.reporting.finished import find_results
 from scripts.reporting.tables import method_name
 from scripts.reporting.text import results_tables
-from trainers.methods import METHODS, BackboneError, Backbones, MethodError, find_method, trainer_name
+from trainers.methods import METHODS, BackboneError, Backbones, MethodError, check_methods, find_method, trainer_name
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -64,7 +64,7 @@ class Request:
     """What a command line asks for.
 
     Attributes:
-        trainers: names, in the order of their runs; what is none is refused when its runs are planned.
+        trainers: names, in the order of their runs.
         protocol: one of trainers.methods.PROTOCOLS.
         dataset: name or folder; None: the default.
         tested: of cross, the sets tested on, with commas between; None: the default.
@@ -126,7 +126,7 @@ class Launch:
         import torch
 
         from datasets.known import EMBEDDED_DATASET
-        from trainers.config_check import check_settings, settings_without_effect
+        from trainers.config_check import check_settings
         from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
 
         method, cross = find_method(trainer), request.protocol == "cross"
@@ -169,8 +169,6 @@ class Launch:
             check_settings(cfg)
         except UserError as error:  # of a comparison others may do with these settings
             raise MethodError(str(error)) from error
-        for line in settings_without_effect(cfg):
-            print(line, file=sys.stderr)
         self.workers = cfg.DATALOADER.NUM_WORKERS
         self.uses_cuda = cfg.USE_CUDA
         self.on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
@@ -305,7 +303,8 @@ def seeds_of(text: str | None, default: str) -> list[str]:
 
 
 def check_request(request: Request) -> None:
-    """Raise UserError if none of the methods has the config, the baseline is none of them, or the engine cannot run."""
+    """Raise UserError if a method is unknown, none of them has the config or is the baseline, or no engine can run."""
+    check_methods(request.trainers)
     if not request.only_print:
         check_engine(request.engine, request.demand())
     cfg, methods = request.cfg, [method for method in METHODS if method.trainer in request.trainers]
@@ -344,12 +343,21 @@ class Comparison:
                 self._refuse(trainer, error)
         if not self.launches and not self.refused:
             raise UserError("None of these methods takes the backbone.")
+        self._tell_notes()
         backbones = {one.backbone for one in self.launches}
         if len(backbones) > 1:
             raise UserError(
                 f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not "
                 "compare: name one for all, after the data set."
             )
+
+    def _tell_notes(self) -> None:
+        """Say what there is to say of settings, each once with the methods that it holds for."""
+        from trainers.config_check import only_warm_up, settings_without_effect
+
+        configs = [one.config(one.runs[0]) for one in self.launches]
+        for line in (*settings_without_effect(*configs), *only_warm_up(*configs)):
+            print(line, file=sys.stderr)
 
     def _refuse(self, trainer: str, error: MethodError) -> None:
         if len(self.request.trainers) == 1:
@@ -538,9 +546,8 @@ class _Conduct:
                 self.bar.n += 1
                 self.bar.refresh()
             return False
-        begun = (run.folder / "log.txt").is_file()
-        log = "going on, log in log.txt-<time> beside" if begun else "log in"
-        self._say(f"{task.title}: {log} {run.folder}/log.txt")
+        log = run.folder / "log.txt"  # where there is one, Dassl gives the next the time at which it begins
+        self._say(f"{task.title}: {f'going on, log in the newest {log}-*' if log.is_file() else f'log in {log}'}")
         return True
 
     def end(self, task: Task, code: int, interrupted: bool) -> None:

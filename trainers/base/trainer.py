@@ -57,7 +57,7 @@ from trainers.base.run_record import (
 )
 from trainers.base.run_threads import threads_of_run
 from trainers.base.settled import settled
-from trainers.config_check import check_settings, counted_contexts, settings_without_effect
+from trainers.config_check import check_settings, counted_contexts, only_warm_up, settings_without_effect
 from trainers.methods import METHODS
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache, Shard
@@ -154,8 +154,9 @@ class FrozenClipTrainer(TrainerX):
             check_settings(cfg, self.given_backbone.text.tokenizer if self.given_backbone else None)
 
     def build_data_loader(self) -> None:
-        for line in settings_without_effect(self.cfg) if self.cfg.VERBOSE and not self.done else ():
-            print(line)
+        if self.cfg.VERBOSE and not self.done:
+            for line in (*settings_without_effect(self.cfg), *only_warm_up(self.cfg)):
+                print(line)
         # Before the data, since the images' size is the backbone's.
         named = self.cfg.MODEL.BACKBONE
         self.backbone = self.given_backbone or kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)

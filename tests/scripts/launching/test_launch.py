@@ -89,17 +89,20 @@ def test_a_run_that_never_began_does_not_stand_in_the_way(launched, image_folder
     assert finished.returncode == 1 and "77 positions" in finished.stderr
     finished = launched("coop/main.sh", *words, TARGETS="red")
     assert finished.returncode == 0, finished.stderr
-    assert "going on, log in log.txt-<time> beside output/stripes/CoOp" in finished.stdout
+    assert "going on, log in the newest output/stripes/CoOp/tiny/default/red/seed1/log.txt-*" in finished.stdout
 
 
-def test_settings_without_effect_are_told_once_of_each_method(launched, image_folder, clip_file):
+def test_what_there_is_to_say_of_settings_is_said_once_for_all_methods(launched, image_folder, clip_file):
     words = [image_folder, clip_file, *QUICK, "OPTIM.LR", "0.1", "DATASET.VAL_PERCENT", "0.5"]
-    finished = launched("compare.sh", *words, TARGETS="red", METHODS="zsclip,coop", SEEDS="1 2")
+    finished = launched("compare.sh", *words, TARGETS="red", METHODS="zsclip,zsclip2,coop,dpspg", SEEDS="1 2")
     assert finished.returncode == 0, finished.stderr
-    notes = [line for line in finished.stderr.splitlines() if line.startswith("Note: without effect on ")]
-    assert len([line for line in notes if "ZeroshotCLIP: " in line and "OPTIM.LR 0.1" in line]) == 1
-    assert not [line for line in notes if "CoOp: " in line and "OPTIM.LR" in line]
-    assert len([line for line in notes if "DATASET.VAL_PERCENT 0.5 (no trainer and no data set here" in line]) == 2
+    notes = [line for line in finished.stderr.splitlines() if line.startswith("Note: ")]
+    (rate,) = [line for line in notes if "OPTIM.LR 0.1" in line]
+    assert rate.startswith("Note: without effect on ZeroshotCLIP, ZeroshotCLIP2: OPTIM.LR 0.1, OPTIM.MAX_EPOCH 2 (read")
+    (split,) = [line for line in notes if "DATASET.VAL_PERCENT 0.5" in line]
+    assert "on ZeroshotCLIP, ZeroshotCLIP2, CoOp, DPSPG: DATASET.VAL_PERCENT 0.5 (no trainer and no" in split
+    (warm_up,) = [line for line in notes if "warm-up" in line]  # of CoOp it has one epoch
+    assert warm_up.startswith("Note: DPSPG: all epochs are warm-up") and "OPTIM.WARMUP_EPOCH 4" in warm_up
 
 
 def test_unknown_data_set(launched):
