@@ -330,6 +330,7 @@ class Comparison:
         self.request = request
         self.launches: list[Launch] = []
         self.refused: list[str] = []
+        self.not_run: list[str] = []  # why methods are left out, or refused: lines
         self.told: set[str] = set()  # errors, which several methods may share
         check_request(request)
         for trainer in request.trainers:
@@ -339,6 +340,7 @@ class Comparison:
                 if len(request.trainers) == 1:
                     raise
                 print(f"Left out: {error}", file=sys.stderr)
+                self.not_run.append(f"{trainer} is left out. {error}")
             except MethodError as error:
                 self._refuse(trainer, error)
         if not self.launches and not self.refused:
@@ -366,6 +368,7 @@ class Comparison:
             print(f"Error: {error}", file=sys.stderr)
         self.told.add(str(error))
         self.refused.append(trainer)
+        self.not_run.append(f"{trainer} is not run to the end. {error}")
 
     def print_commands(self) -> None:
         """Print the train.py command of all that is not done, a line each, in an order that they can have.
@@ -463,6 +466,7 @@ class Comparison:
         """Write the report of the data set's output folder; returns whether that succeeded."""
         folder = self.launches[0].folder
         command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
+        command += [f"--not-run={line}" for line in self.not_run]
         sys.stdout.flush()
         return subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode == 0
 

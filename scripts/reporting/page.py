@@ -37,6 +37,7 @@ from scripts.reporting.text import (
     table_rows,
     write_text,
 )
+from scripts.reporting.unfinished import unfinished
 
 PAGE = "page.html"
 MATRIX_CLASSES = 40  # for more classes a table of pairs
@@ -276,6 +277,7 @@ def write_report(
     baseline: str = "",
     duplicates: str = "",
     published: Sequence[Figures] | None = None,
+    not_run: Sequence[str] = (),
 ) -> list[str]:
     """Write the page and its pictures; what was left out, one line each.
 
@@ -283,6 +285,7 @@ def write_report(
         folders: with finished runs.
         out: the page's file.
         baseline, duplicates, published: see make_tables.
+        not_run: lines on what was to be done and could not be, beside the unfinished runs below the folders.
 
     Raises:
         UserError: there is nothing to report, or the page cannot be written.
@@ -301,6 +304,7 @@ def write_report(
     content = {
         "title": f"Results: {', '.join(sorted({result['dataset'] for result in results}))}",
         "n_runs": len(results),
+        "missing": [*unfinished(folders), *not_run],
         "sections": sections,
         "chance": [(table.title, chance_table(table, measured)) for table in tables],
         "variability": variability,

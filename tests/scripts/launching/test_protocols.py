@@ -208,6 +208,8 @@ def test_a_method_that_cannot_be_run_does_not_stop_the_others(launched, tmp_path
     assert finished.returncode == 1
     assert "Error: DATALOADER.TRAIN_X.BATCH_SIZE is 1, but its context is a mean" in finished.stderr
     assert "Not run to the end, see the errors above: DPL" in finished.stdout
+    page = (tmp_path / "output/stripes/report.html").read_text()
+    assert "DPL is not run to the end. DATALOADER.TRAIN_X.BATCH_SIZE is 1, but" in page
     assert (tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/red/seed1/results.json").is_file()
 
 
