@@ -1,6 +1,7 @@
 """What a launcher does: plan the runs of each method, do those that are not finished, show the results."""
 
 import contextlib
+import io
 import os
 import shlex
 import subprocess
@@ -43,6 +44,8 @@ from trainers.methods import METHODS, BackboneError, Backbones, MethodError, che
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
+
+    from trainers.modules.clip_backbone import Backbone
 
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 DEFAULT_BACKBONE = "RN50"
@@ -188,6 +191,26 @@ class Launch:
         if which not in self.configs:
             self.configs[which] = train.setup_cfg(train.parse_args(self.command(run)[2:]))
         return self.configs[which]
+
+    def try_model(self, backbone: "Backbone") -> None:
+        """Build the model of a run, without its data, so that what cannot be built is told before anything is done.
+
+        Raises:
+            MethodError: why it cannot.
+        """
+        from dassl.engine import TRAINER_REGISTRY
+
+        import trainers.all  # noqa: F401 (registers them)
+
+        cfg = self.config(self.runs[0]).clone()
+        cfg.defrost()
+        cfg.VERBOSE = cfg.USE_CUDA = False
+        cfg.freeze()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                TRAINER_REGISTRY.get(self.trainer)(cfg, backbone, ["class"])
+        except UserError as error:
+            raise MethodError(str(error)) from error
 
     def command_from_anywhere(self, run: Run, flags: Sequence[str] = ()) -> list[str]:
         """The same command line with whole paths, so that it does the same wherever it is started."""
@@ -352,6 +375,23 @@ class Comparison:
                 f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not "
                 "compare: name one for all, after the data set."
             )
+        self._try_models()
+
+    def _try_models(self) -> None:
+        """Refuse methods with open runs whose model cannot be built, where the backbone is here without a download."""
+        from trainers.modules.backbone_sources import source_of
+        from trainers.modules.clip_backbone import load_backbone
+
+        to_do = [one for one in self.launches if not all(is_finished(run.folder, run.test) for run in one.runs)]
+        if not to_do or not source_of(to_do[0].backbone).is_here(to_do[0].backbone, to_do[0].clips):
+            return
+        backbone = load_backbone(to_do[0].backbone, root=to_do[0].clips)
+        for one in to_do:
+            try:
+                one.try_model(backbone)
+            except MethodError as error:
+                self.launches.remove(one)
+                self._refuse(one.trainer, error)
 
     def _tell_notes(self) -> None:
         """Say what there is to say of settings, each once with the methods that it holds for."""

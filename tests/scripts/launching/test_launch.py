@@ -83,13 +83,38 @@ def test_mistakes_are_told_once_before_the_first_run(launched, tmp_path, image_f
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "words", "message"),
+    [
+        ("vp", ["TRAINER.VP.PROMPT_SIZE", "500"], "TRAINER.VP.PROMPT_SIZE is 500, but the images of "),
+        ("coop", ["TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76"], "77 positions"),
+        ("spg", ["TRAINER.SPG.STAGE1_CONFIG_FILE", "no.yaml"], "TRAINER.SPG.STAGE1_CONFIG_FILE no.yaml is not there."),
+    ],
+)
+def test_what_no_model_can_have_is_told_once_before_the_first_run(
+    launched, tmp_path, image_folder, clip_file, method, words, message
+):
+    finished = launched(f"{method}/main.sh", image_folder, clip_file, *words, SEEDS="1 2")
+    assert finished.returncode == 1
+    assert message in finished.stderr and finished.stderr.count("Error: ") == 1
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_method_whose_model_cannot_be_does_not_stop_the_others(launched, tmp_path, image_folder, clip_file):
+    words = ["compare.sh", image_folder, clip_file, *QUICK, "TRAINER.VP.PROMPT_SIZE", "500"]
+    finished = launched(*words, TARGETS="red", METHODS="vp,zsclip")
+    assert finished.returncode == 1 and "Not run to the end, see the errors above: VP" in finished.stdout
+    assert finished.stderr.count("Error: ") == 1 and not (tmp_path / "output/stripes/VP").exists()
+    assert (tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/red/seed1/results.json").is_file()
+
+
 def test_a_run_that_never_began_does_not_stand_in_the_way(launched, image_folder, clip_file):
-    words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
-    finished = launched("coop/main.sh", *words, "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76", TARGETS="red")
-    assert finished.returncode == 1 and "77 positions" in finished.stderr
-    finished = launched("coop/main.sh", *words, TARGETS="red")
+    words = ["spg/main.sh", image_folder, clip_file, *QUICK]
+    finished = launched(*words, *OTHER_SET, TARGETS="red")
+    assert finished.returncode == 1 and "GRAD_CLIP_OFF_TARGETS names cartoon" in finished.stderr
+    finished = launched(*words, TARGETS="red")
     assert finished.returncode == 0, finished.stderr
-    assert "going on, log in the newest output/stripes/CoOp/tiny/default/red/seed1/log.txt-*" in finished.stdout
+    assert "going on, log in the newest output/stripes/SPG/tiny/default/red/seed1/log.txt-*" in finished.stdout
 
 
 def test_what_there_is_to_say_of_settings_is_said_once_for_all_methods(launched, image_folder, clip_file):
