@@ -17,7 +17,7 @@ from scripts.launching.runs import SHARED_FOLDER
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from scripts.launching.runner import Launch
+    from scripts.launching.launch import Launch
     from trainers.base.image_features import ImageFeatures
     from trainers.modules.features import FeatureCache
     from trainers.modules.prompt_labels import LabelFolder
