@@ -135,6 +135,15 @@ def _words_differ(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str]:
                 f"{key} is {given}, but {words} is {value_of(cfg, words)!r}, and a context that starts from words has "
                 f'as many vectors, here {n}. For {given} random ones set {words} ""; for these words {key} {n}.'
             )
+    for key, row in KEYS.items():
+        words = value_of(cfg, row.first_of) if row.first_of and cfg.TRAINER.NAME in row.readers else ""
+        given = value_of(cfg, key)
+        if words and given > (n := _n_tokens(words, tokenizer)):
+            yield (
+                f"{key} is {given}, but {row.first_of} is {words!r}, of whose {n} tokens a context starts from the "
+                f'first so many; accepted: 1 to {n}, or with {row.first_of} "" any number of random ones. Set {key} '
+                f"{n}."
+            )
     if cfg.TRAINER.NAME in KEYS["TRAINER.DPSPG.NEG_CTX_INIT"].readers:
         yield from _signs_differ(cfg.TRAINER.DPSPG, tokenizer)
 

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.interruption import check_interruption
 from trainers.base.checkpoints import load_prompt_learner
 from trainers.dpspg_coop import SIGNS, DPSPG_CoOp
-from trainers.spg_labels import LabelTrainer, read_labels
+from trainers.spg_labels import LabelTrainer, check_targets, read_labels
 from trainers.two_stages import TwoStages
 
 NETWORKS = {"pos": "posencoder", "neg": "negencoder"}
@@ -64,6 +64,7 @@ class DPSPG_TRANSFORMER(LabelTrainer):
         }
 
     def train(self) -> None:
+        check_targets(self, "EARLY_TARGETS", "LATE_TARGETS")
         early, epochs = self.for_targets("EARLY"), self.cfg.OPTIM.MAX_EPOCH
         self.max_epoch = min(early, epochs) if early else epochs
         late = self.for_targets("LATE")

@@ -34,6 +34,17 @@ def check_one_domain(trainer: FrozenClipTrainer, what: str, whole: str) -> None:
         )
 
 
+def check_targets(trainer: FrozenClipTrainer, *keys: str) -> None:
+    """Raise UserError where one of these keys of a trainer's node names a domain that its data set does not have."""
+    domains = trainer.dm.dataset.domains
+    for key in keys:
+        if strange := sorted(set(trainer.settings[key]) - set(domains)):
+            raise UserError(
+                f"TRAINER.{trainer.SETTINGS}.{key} names {', '.join(strange)}, which {trainer.cfg.DATASET.NAME} does "
+                f'not have. Accepted: {", ".join(domains)}; or none, "()". (Is the config that of another data set?)'
+            )
+
+
 def label_folder(cfg: CfgNode, node: str = "SPG", sign: str = "") -> LabelFolder:
     """The LabelFolder of a run.
 
