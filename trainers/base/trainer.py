@@ -671,7 +671,10 @@ class FrozenClipTrainer(TrainerX):
         Raises:
             UserError: it was trained with another backbone, or cannot be loaded.
         """
-        backbone = read_identity(model_dir).get("backbone")
+        trained, name = read_identity(model_dir), self.cfg.TRAINER.NAME
+        backbone, by = trained.get("backbone"), trained.get("TRAINER.NAME", name)
+        if by != name:
+            print(f"Note: the model in {model_dir} was trained by {by}; its results here are written as {name}'s.")
         if backbone not in (None, self.backbone.sha256):
             raise UserError(
                 f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
