@@ -118,8 +118,12 @@ class Report:
             figure = pictures.learning_picture(runs)
             if figure is not None:
                 line = "source" if runs[0]["protocol"] == "single-source" else "column of the table"
-                caption = f"{method}: accuracy on the source domains' validation images, a line for each {line} (mean "
-                caption += "over seeds), and training losses (mean over all runs)."
+                accuracy = (
+                    f"accuracy on the source domains' validation images, a line for each {line} (mean over seeds)"
+                )
+                if not any(run.get("val_history") for run in runs):
+                    accuracy = "accuracy on training batches (validation had no part in it)"
+                caption = f"{method}: {accuracy}, and training losses (mean over all runs)."
                 found.append(
                     self.picture(figure, f"{table.title} learning {method}", f"Learning curves of {method}.", caption)
                 )
@@ -250,7 +254,7 @@ class Report:
             config = "(no config.yaml)"
             self.skipped.append(f"{path} cannot be read, so the run's config is not shown.")
         facts = [("folder", result["folder"])]
-        facts += [(name, _fact(result[name])) for name in FACTS if result.get(name) is not None]
+        facts += [(name, _fact(result[name])) for name in FACTS if result.get(name) not in (None, [])]
         facts += [(f"version of {name}", version) for name, version in (result.get("versions") or {}).items()]
         return {"name": _run_name(result), "facts": facts, "config": config}
 
