@@ -118,12 +118,10 @@ class Report:
             figure = pictures.learning_picture(runs)
             if figure is not None:
                 line = "source" if runs[0]["protocol"] == "single-source" else "column of the table"
-                accuracy = (
-                    f"accuracy on the source domains' validation images, a line for each {line} (mean over seeds)"
-                )
+                what = f"the source domains' validation images, a line for each {line} (mean over seeds)"
                 if not any(run.get("val_history") for run in runs):
-                    accuracy = "accuracy on training batches (validation had no part in it)"
-                caption = f"{method}: {accuracy}, and training losses (mean over all runs)."
+                    what = "training batches alone, since no epoch is chosen by validation"
+                caption = f"{method}: accuracy on {what}, and training losses (mean over all runs)."
                 found.append(
                     self.picture(figure, f"{table.title} learning {method}", f"Learning curves of {method}.", caption)
                 )

@@ -19,7 +19,7 @@ from common.run.variability import Spread, Variability, write_variability
 from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.report import main
 from scripts.reporting import pictures
-from scripts.reporting.finished import find_results
+from scripts.reporting.finished import find_results, read_folders
 from scripts.reporting.page import write_report
 from scripts.reporting.published import Figures
 from scripts.reporting.samples import confusion, find_image, most_confused, most_often_wrong, thumbnail
@@ -332,6 +332,11 @@ def test_what_is_missing_or_damaged_is_listed(runs, tmp_path, capsys):
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     for name in ("a/predictions.csv", "a/config.yaml", "a/variability.json", "b/predictions.csv", "a/contexts.npz"):
         assert str(folder / name) in printed and str(folder / name) in page.text
+
+
+def test_methods_come_in_the_order_of_a_comparison(runs):
+    trainers = [result["trainer"] for result in read_folders([runs])]
+    assert list(dict.fromkeys(trainers)) == ["ZeroshotCLIP", "SPG"]
 
 
 def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
