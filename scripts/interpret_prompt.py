@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from trainers.modules.text_tower import TextTower
     from trainers.modules.tokenizers import Tokenizer
+    from trainers.predictor import Predictor
 
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
 SAMPLE = 256  # words, by which the distance from word to word is told
@@ -42,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("paths", nargs="+", help="prompt labels, or folders of runs")
     parser.add_argument("--backbone", default="", help="the CLIP; of a run by default its own")
     parser.add_argument(
-        "--images", nargs="+", default=[], help="generate contexts for these, by a run of SPG or CoCoOp"
+        "--images", nargs="+", default=[], help="generate contexts for these, by a run of SPG, DPSPG or CoCoOp"
     )
     parser.add_argument("--topk", type=int, default=5, help="words for each vector (default: 5)")
     parser.add_argument("--words", action="store_true", help="whole words of letters only, no parts and no signs")
@@ -135,29 +136,45 @@ def named(context: "Tensor", name: str, classnames: Sequence[str] | None) -> "di
 
 def contexts_of_run(path: Path, args: argparse.Namespace) -> "tuple[dict[str, Tensor], TextTower]":
     """Contexts of a run's model: learned, or generated for --images, or those that the run kept."""
-    import torch
-
     from trainers.cocoop import CoCoOp
+    from trainers.dpl import DPL
+    from trainers.dpspg import DPSPG_TRANSFORMER
     from trainers.predictor import Predictor
     from trainers.spg_cgan import SPG_CGAN
 
     predictor = Predictor(path, backbone=args.backbone or None)
     trainer, method = predictor.trainer, predictor.trainer.cfg.TRAINER.NAME
     tower = trainer.backbone.text
-    generates = isinstance(trainer, SPG_CGAN)
     if args.images:
-        if not generates and not isinstance(trainer, CoCoOp):
+        if not isinstance(trainer, (SPG_CGAN, DPSPG_TRANSFORMER, CoCoOp)):
             raise UserError(f"{path} is a run of {method}, which makes no context from an image; leave out --images.")
-        features, indices = predictor.encode(args.images)
-        with torch.no_grad():
-            contexts = trainer.contexts(features, indices) if generates else trainer.model(features)
-        return dict(zip(args.images, contexts, strict=True)), tower
-    if generates:
+        return contexts_of_images(predictor, args.images), tower
+    if isinstance(trainer, SPG_CGAN):
         return kept_contexts(path), tower
+    if isinstance(trainer, DPSPG_TRANSFORMER):
+        raise UserError(f"{path} makes two contexts of each image: name some images (--images a.jpg b.jpg).")
+    if isinstance(trainer, DPL):
+        return {"mean over the source domains' images": trainer.model.source_context}, tower
     context = getattr(getattr(trainer, "model", None), "ctx", None)
     if context is None:
         raise UserError(f"{path} is a run of {method}, which has no context. {MEND}")
     return named(context.detach(), method, predictor.classnames), tower
+
+
+def contexts_of_images(predictor: "Predictor", images: Sequence[str]) -> "dict[str, Tensor]":
+    """The contexts (n_ctx, D) that a run's model makes of images, by their paths, and by sign where they have one."""
+    import torch
+
+    from trainers.dpspg import DPSPG_TRANSFORMER
+    from trainers.spg_cgan import SPG_CGAN
+
+    trainer, (features, indices) = predictor.trainer, predictor.encode(images)
+    with torch.no_grad():
+        if isinstance(trainer, DPSPG_TRANSFORMER):
+            signs = [(sign, generator(features)) for sign, generator in trainer.generators.items()]
+            return {f"{image} ({sign})": contexts[i] for i, image in enumerate(images) for sign, contexts in signs}
+        contexts = trainer.contexts(features, indices) if isinstance(trainer, SPG_CGAN) else trainer.model(features)
+    return dict(zip(images, contexts, strict=True))
 
 
 def kept_contexts(folder: Path) -> "dict[str, Tensor]":

@@ -109,6 +109,23 @@ def test_contexts_of_cocoop_follow_the_image(finished, tmp_path, image_folder, c
     assert list(found) == images and found[images[0]] != found[images[1]]
 
 
+def test_both_contexts_that_dpspg_makes_of_an_image(finished, tmp_path, image_folder, capsys):
+    run = finished("DPSPG")
+    images = sorted(map(str, (image_folder / "red" / "across").iterdir()))[:2]
+    assert main([str(run), "--images", *images, "--topk", "1", "--json", str(tmp_path / "found.json")]) == 0
+    found = read_record(tmp_path / "found.json")[str(run)]
+    assert list(found) == [f"{image} ({sign})" for image in images for sign in ("pos", "neg")]
+    assert len({str(words) for words in found.values()}) == 4
+    capsys.readouterr()
+    assert main([str(run)]) == 1
+    assert "makes two contexts of each image: name some images" in capsys.readouterr().err
+
+
+def test_the_context_of_the_source_domains_of_dpl(finished, capsys):
+    assert main([str(finished("DPL")), "--topk", "1"]) == 0
+    assert "mean over the source domains' images" in capsys.readouterr().out
+
+
 def test_mistakes(finished, tmp_path, clip_file, capsys):
     finished("ZeroshotCLIP")
     torch.save(torch.zeros(4, 12), tmp_path / "narrow.pt")
