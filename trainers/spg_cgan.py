@@ -78,7 +78,7 @@ class SPG_CGAN(LabelTrainer):
         print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
 
     def before_train(self) -> None:
-        check_targets(self, "GRAD_CLIP_OFF_TARGETS")
+        check_targets(self, "GRAD_CLIP_OFF_TARGETS", "none of them")
         super().before_train()
 
     def load_labels(self) -> Tensor:

@@ -18,31 +18,21 @@ from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin, load_prompt_label
 
 
-def check_one_domain(trainer: FrozenClipTrainer, what: str, whole: str) -> None:
-    """Raise UserError where a stage I, which learns a domain's `what`, is given several.
+def check_targets(trainer: FrozenClipTrainer, key: str, empty: str, also: Iterable[str] = ()) -> None:
+    """Raise UserError where a key of a trainer's node names a domain that its data set does not have.
 
     Args:
-        what: "prompt label", or the like.
-        whole: trainer of both stages.
+        trainer: with its data.
+        key: a list of domains by full names.
+        empty: what no name at all means.
+        also: names of other sets' domains that a config may have for these.
     """
-    name, domains = type(trainer).__name__, trainer.dm.dataset.source_domains
-    if trainer.classnames is None and len(domains) != 1:
-        raise UserError(
-            f"{name} learns the {what} of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
-            f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {whole}, which trains "
-            "the labels of all source domains."
-        )
-
-
-def check_targets(trainer: FrozenClipTrainer, *keys: str) -> None:
-    """Raise UserError where one of these keys of a trainer's node names a domain that its data set does not have."""
     domains = trainer.dm.dataset.domains
-    for key in keys:
-        if strange := sorted(set(trainer.settings[key]) - set(domains)):
-            raise UserError(
-                f"TRAINER.{trainer.SETTINGS}.{key} names {', '.join(strange)}, which {trainer.cfg.DATASET.NAME} does "
-                f'not have. Accepted: {", ".join(domains)}; or none, "()". (Is the config that of another data set?)'
-            )
+    if strange := sorted(set(trainer.settings[key]) - {*domains, *also}):
+        raise UserError(
+            f"TRAINER.{trainer.SETTINGS}.{key} names {', '.join(strange)}, which {trainer.cfg.DATASET.NAME} does not "
+            f'have. Accepted: {", ".join(domains)}; or "()", {empty}. (Is the config that of another data set?)'
+        )
 
 
 def label_folder(cfg: CfgNode, node: str = "SPG", sign: str = "") -> LabelFolder:

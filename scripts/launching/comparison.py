@@ -167,7 +167,7 @@ class Comparison:
         return replace(
             self.request.demand(),
             reads=tuple(sorted(reads)),
-            threads=self.launches[0].threads if self.launches else lambda: 1,
+            threads=self.launches[0].threads if self.launches else lambda on_gpu: 1,
             workers=max((one.workers for one in self.launches), default=0),
             uses_cuda=any(one.uses_cuda for one in self.launches),
         )

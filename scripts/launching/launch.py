@@ -50,8 +50,6 @@ class Launch:
     """
 
     def __init__(self, request: Request, trainer: str) -> None:
-        import torch
-
         from datasets.known import EMBEDDED_DATASET
         from trainers.config_check import check_settings
         from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
@@ -98,7 +96,6 @@ class Launch:
             raise MethodError(str(error)) from error
         self.workers = cfg.DATALOADER.NUM_WORKERS
         self.uses_cuda = cfg.USE_CUDA
-        self.on_gpu = cfg.USE_CUDA and torch.cuda.is_available()
         self.clips = cfg.MODEL.BACKBONE.PATH
 
     def command(self, run: Run, flags: Sequence[str] = ()) -> list[str]:
@@ -167,12 +164,16 @@ class Launch:
         model = () if run.model_dir is None else (run.model_dir,)
         return Task(title, tuple(arguments), run.folder, (*needs, *model))
 
-    def threads(self) -> int | None:
-        """How many threads each of the runs computes with, None: as many as a machine has cores; on a GPU that does."""
+    def threads(self, on_gpu: bool) -> int | None:
+        """How many threads each of the runs computes with; None: as many as a machine has cores.
+
+        Args:
+            on_gpu: whether they compute on a GPU, and so need one alone.
+        """
         from trainers.modules.clip_backbone import load_backbone
 
         asked = asked_for()
-        if asked is not None or self.on_gpu:
+        if asked is not None or on_gpu:
             return asked or 1
         return 1 if load_backbone(self.backbone, root=self.clips).n_tower_weights < LARGE else None
 

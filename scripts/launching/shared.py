@@ -101,7 +101,7 @@ class _Planner:
 
     def features(self) -> Iterator[Shared]:
         """Tasks that encode the images of a domain."""
-        from trainers.base.trainer import SPLITS
+        from trainers.base.encoding import SPLITS
 
         users: dict[Entry, list[tuple[Launch, Run]]] = defaultdict(list)
         for launch, run in self.pairs:

@@ -118,6 +118,17 @@ def test_features_are_called_as_on_the_device_that_runs_compute_on(
     assert look.features.backbone.precision == {"cpu": "fp32", "cuda": "fp16"}[device]
 
 
+def test_threads_go_by_where_runs_compute_and_not_by_the_launcher(tmp_path, monkeypatch, image_folder, clip_file):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("scripts.launching.launch.LARGE", 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # where the launcher is
+    request = Request(["CoOp"], dataset=str(image_folder), backbone=str(clip_file), opts=QUICK, output=tmp_path)
+    one = Launch(request, "CoOp")
+    assert (one.threads(on_gpu=True), one.threads(on_gpu=False)) == (1, None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert (one.threads(on_gpu=True), one.threads(on_gpu=False)) == (3, 3)
+
+
 def test_what_is_printed_says_what_comes_first(tmp_path, monkeypatch, capsys, image_folder, clip_file):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(image_folder, "stripes", ignore=shutil.ignore_patterns("spg_coop_splits"))
