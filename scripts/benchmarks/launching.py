@@ -142,7 +142,7 @@ def quick_run(trainer: str, images: Path, folder: Path) -> Task:
 def do_all(engine: Engine, tasks: list[Task]) -> None:
     """Do tasks; RuntimeError where one fails."""
     failed: list[Path] = []
-    carry_out(tasks, engine, lambda one: True, lambda one, code, _: failed.extend([one.folder] * bool(code)))
+    carry_out(tasks, engine, lambda one: True, lambda one, _: failed.extend([one.task.folder] * bool(one.code)))
     if failed:
         raise RuntimeError(f"a run of the benchmark failed: {failed[0]}")
 
