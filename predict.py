@@ -15,6 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.this_python import tell_what_python_lacks
+
+if __name__ == "__main__":
+    tell_what_python_lacks()  # before any package is imported
+
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.failures import script

@@ -6,6 +6,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from common.this_python import tell_what_python_lacks
+
+if __name__ == "__main__":
+    tell_what_python_lacks()  # before any package is imported
+
 from common.config_keys import split_at_key
 from common.dassl_path import use_dassl
 from common.errors import UserError

@@ -19,6 +19,11 @@ def known_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != FOLDER)
 
 
+def known_domains() -> set[str]:
+    """Full names of the domains of all sets that have a config of their own."""
+    return {domain for name in known_names() for domain in dataset_class(CONFIGS / f"{name}.yaml").list_domains()}
+
+
 def dataset_config(name: str, data: str) -> tuple[Path, str]:
     """The config file and the data root for the name of a set or for a folder.
 

@@ -102,7 +102,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
     if len(words) > len(places):
         parser.error(f"expected at most {' '.join(places)} and KEY VALUE pairs, found: {' '.join(words)}")
     return Request(
-        trainers=[trainer_name(name) for name in methods.replace(",", " ").split()],
+        trainers=list(dict.fromkeys(map(trainer_name, methods.replace(",", " ").split()))),
         protocol=protocol,
         **dict(zip(places, words, strict=False)),
         opts=opts,

@@ -25,9 +25,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--out", default="report.html", help="the page (default: report.html)")
+    parser.add_argument(
+        "--not-run",
+        default=[],
+        action="append",
+        metavar="LINE",
+        help="what else was to be done and could not be, as the page says beside unfinished runs (comparisons give it)",
+    )
     args = parser.parse_args(argv)
     published = read_published() if args.published else None
-    skipped = write_report(args.folders, args.out, args.baseline, args.duplicates, published)
+    skipped = write_report(args.folders, args.out, args.baseline, args.duplicates, published, args.not_run)
     print(f"Report: {args.out}")
     if skipped:
         print("Left out:", *skipped, sep="\n  ")

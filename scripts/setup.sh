@@ -1,5 +1,5 @@
 # Sourced by the launchers: sets PYTHON to a Python that has the packages of requirements.txt. If there is none
-# (tried: $PYTHON, .venv, python3, python), makes .venv and installs them there.
+# (tried: $PYTHON, .venv, python3, python), makes .venv and installs them there. Started by itself it says which it is.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -55,3 +55,6 @@ if ! find_python; then
     }
 fi
 export PYTHON
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    echo "A Python that has the packages: $(command -v "$PYTHON")"
+fi

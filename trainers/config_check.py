@@ -41,17 +41,36 @@ def check_values(cfg: CfgNode, keys: Iterable[str], what: str = "") -> None:
         raise UserError(what + "\n".join(problems))
 
 
-def settings_without_effect(cfg: CfgNode) -> list[str]:
-    """Of all that is set to other than its default and has no effect on the trainer, a line for each reason."""
-    trainer, by_reason = cfg.TRAINER.NAME, dict[str, list[str]]()
-    if trainer not in EVERY:  # one that we know nothing of
-        return []
-    for key, default in leaves(default_cfg()):
-        value = value_of(cfg, key, default)
-        reason = "" if _same(value, default) else _no_effect(key, trainer, cfg)
-        if reason:
-            by_reason.setdefault(reason, []).append(f"{key} {as_typed(value)}")
-    return [f"Note: without effect on {trainer}: {', '.join(given)} ({why})." for why, given in by_reason.items()]
+def settings_without_effect(*configs: CfgNode) -> list[str]:
+    """Of all that is set to other than its default and has no effect on a config's trainer: lines.
+
+    A line is about what has no effect on the same trainers for the same reason; of several configs each setting of one
+    value is told once, unless there are several reasons.
+    """
+    trainers = dict[tuple[str, str], list[str]]()  # by setting and reason
+    for cfg in configs:
+        for key, default in leaves(default_cfg()) if cfg.TRAINER.NAME in EVERY else ():  # else we know nothing of it
+            value = value_of(cfg, key, default)
+            if not _same(value, default) and (reason := _no_effect(key, cfg.TRAINER.NAME, cfg)):
+                trainers.setdefault((f"{key} {as_typed(value)}", reason), []).append(cfg.TRAINER.NAME)
+    lines = dict[tuple[str, str], list[str]]()
+    for (given, reason), names in trainers.items():
+        lines.setdefault((", ".join(names), reason), []).append(given)
+    return [f"Note: without effect on {on}: {', '.join(given)} ({why})." for (on, why), given in lines.items()]
+
+
+def only_warm_up(*configs: CfgNode) -> list[str]:
+    """That some trainers end within their warm-up, so that the learning rate that is set is never reached: lines."""
+    trainers = dict[tuple[int, int], list[str]]()
+    for cfg in configs:
+        warm_up, epochs = cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.MAX_EPOCH
+        if cfg.TRAINER.NAME in STEPPING and warm_up >= epochs:
+            trainers.setdefault((warm_up, epochs), []).append(cfg.TRAINER.NAME)
+    return [
+        f"Note: {', '.join(names)}: all epochs are warm-up, so OPTIM.LR is never reached: OPTIM.MAX_EPOCH is {epochs} "
+        f"and OPTIM.WARMUP_EPOCH {warm_up} (0: no warm-up)."
+        for (warm_up, epochs), names in trainers.items()
+    ]
 
 
 def has_effect(key: str, cfg: CfgNode) -> bool:
@@ -115,6 +134,15 @@ def _words_differ(cfg: CfgNode, tokenizer: "Tokenizer | None") -> Iterator[str]:
             yield (
                 f"{key} is {given}, but {words} is {value_of(cfg, words)!r}, and a context that starts from words has "
                 f'as many vectors, here {n}. For {given} random ones set {words} ""; for these words {key} {n}.'
+            )
+    for key, row in KEYS.items():
+        words = value_of(cfg, row.first_of) if row.first_of and cfg.TRAINER.NAME in row.readers else ""
+        given = value_of(cfg, key)
+        if words and given > (n := _n_tokens(words, tokenizer)):
+            yield (
+                f"{key} is {given}, but {row.first_of} is {words!r}, of whose {n} tokens a context starts from the "
+                f'first so many; accepted: 1 to {n}, or with {row.first_of} "" any number of random ones. Set {key} '
+                f"{n}."
             )
     if cfg.TRAINER.NAME in KEYS["TRAINER.DPSPG.NEG_CTX_INIT"].readers:
         yield from _signs_differ(cfg.TRAINER.DPSPG, tokenizer)

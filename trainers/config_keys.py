@@ -61,6 +61,7 @@ class Key:
         narrower: of trainers that take less, what they accept.
         instead: where nobody reads it, what happens in its place.
         words: the key of words that a context starts from, whose number overrides this one.
+        first_of: the key of words of which a context starts from the first so many.
     """
 
     accepts: Kind
@@ -69,6 +70,7 @@ class Key:
     narrower: Mapping[str, Kind] = field(default_factory=dict)
     instead: str = ""
     words: str = ""
+    first_of: str = ""
 
     def accepts_for(self, trainer: str) -> Kind:
         """The values that it takes where a trainer is run."""
@@ -145,6 +147,7 @@ PRECISION = listed_in("trainers.modules.clip_backbone", "PRECISIONS")
 POSITION = listed_in("trainers.modules.prompt_tokens", "CLASS_TOKEN_POSITIONS")
 SAMPLER = listed_in("dassl.data.samplers", "AVAI_SAMPLERS")
 DOMAINS = Several(Text())
+DEPTH = whole(0, meaning="0: as published, or all layers of a tower that has fewer")
 
 SGD, MOMENTUM = among("OPTIM.NAME", "sgd"), among("OPTIM.NAME", "sgd", "rmsprop")
 ADAM = Condition("an OPTIM.NAME of Adam's family", lambda cfg: cfg.OPTIM.NAME not in ("sgd", "rmsprop"))
@@ -403,17 +406,17 @@ KEYS: dict[str, Key] = {
     "TRAINER.VPT.N_CTX_VISION": Key(whole(1), {"VPT"}),
     "TRAINER.VPT.CTX_INIT": Key(Text(), {"VPT"}),
     "TRAINER.VPT.PREC": Key(PRECISION, {"VPT"}),
-    "TRAINER.VPT.PROMPT_DEPTH_VISION": Key(whole(0), {"VPT"}),
-    "TRAINER.MAPLE.N_CTX": Key(whole(1), {"MaPLe"}),
+    "TRAINER.VPT.PROMPT_DEPTH_VISION": Key(DEPTH, {"VPT"}),
+    "TRAINER.MAPLE.N_CTX": Key(whole(1), {"MaPLe"}, first_of="TRAINER.MAPLE.CTX_INIT"),
     "TRAINER.MAPLE.CTX_INIT": Key(Text(), {"MaPLe"}),
     "TRAINER.MAPLE.PREC": Key(PRECISION, {"MaPLe"}),
-    "TRAINER.MAPLE.PROMPT_DEPTH": Key(whole(0), {"MaPLe"}),
+    "TRAINER.MAPLE.PROMPT_DEPTH": Key(DEPTH, {"MaPLe"}),
     "TRAINER.PROMPTSRC.N_CTX_VISION": Key(whole(1), {"PromptSRC"}),
-    "TRAINER.PROMPTSRC.N_CTX_TEXT": Key(whole(1), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.N_CTX_TEXT": Key(whole(1), {"PromptSRC"}, first_of="TRAINER.PROMPTSRC.CTX_INIT"),
     "TRAINER.PROMPTSRC.CTX_INIT": Key(Text(), {"PromptSRC"}),
     "TRAINER.PROMPTSRC.PREC": Key(PRECISION, {"PromptSRC"}),
-    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": Key(whole(0), {"PromptSRC"}),
-    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": Key(whole(0), {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": Key(DEPTH, {"PromptSRC"}),
+    "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": Key(DEPTH, {"PromptSRC"}),
     "TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
     "TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT": Key(NOT_NEGATIVE, {"PromptSRC"}),
     "TRAINER.PROMPTSRC.GPA_MEAN": Key(ANY_NUMBER, {"PromptSRC"}),

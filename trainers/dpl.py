@@ -107,3 +107,7 @@ class DPL(FrozenClipTrainer):
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the MLP of a run, ours or a published one."""
         load_prompt_learner(self, directory, epoch, optional=[SOURCE])
+
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        return {"N_CTX": len(learned[SOURCE])} if SOURCE in learned else {}

@@ -4,6 +4,7 @@ It imports no PyTorch and no Dassl, so that a command line that is only asked fo
 """
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -205,12 +206,29 @@ def find_method(name: str) -> Method:
     for method in METHODS:
         if name in (method.name, method.trainer):
             return method
+    accepted = ", ".join(sorted(method.trainer for method in METHODS))
+    raise MethodError(f"Unknown trainer {name!r}; accepted: {accepted}.{_meant(name)}")
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Raise UserError unless these name methods, at least one, by short names or by their trainers'."""
+    names = list(names)
+    unknown = [name for name in names if trainer_name(name) not in {method.trainer for method in METHODS}]
+    if names and not unknown:
+        return
+    found = ", ".join(map(repr, unknown)) or "nothing"
+    accepted = ", ".join(method.name for method in METHODS if method.protocols)
+    raise UserError(
+        f"METHODS names {found}; accepted: some of {accepted}, with commas between (or the names of their trainers)."
+        + "".join(map(_meant, unknown))
+    )
+
+
+def _meant(name: str) -> str:
+    """A question whether the nearest name was meant; "" where none is near."""
     names = {known.lower(): known for method in METHODS for known in (method.name, method.trainer)}
     near = difflib.get_close_matches(name.lower(), names, n=1)
-    accepted = ", ".join(sorted(method.trainer for method in METHODS))
-    raise MethodError(
-        f"Unknown trainer {name!r}; accepted: {accepted}." + (f" Did you mean {names[near[0]]}?" if near else "")
-    )
+    return f" Did you mean {names[near[0]]}?" if near else ""
 
 
 def trainer_name(name: str) -> str:

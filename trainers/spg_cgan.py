@@ -28,7 +28,7 @@ from trainers.modules.finite import require_finite
 from trainers.modules.image_data import Batches
 from trainers.modules.noise import image_noise
 from trainers.modules.paired_batches import PairedBatchSampler
-from trainers.spg_labels import LabelTrainer, read_labels
+from trainers.spg_labels import LabelTrainer, check_targets, read_labels
 
 CONTEXTS_PER_DOMAIN = 200  # that are kept for pictures
 
@@ -70,20 +70,15 @@ class SPG_CGAN(LabelTrainer):
             self.generator.load_state_dict(checkpoint["state_dict"])
         except (KeyError, RuntimeError, TypeError) as error:
             raise UserError(
-                f"{path} holds no generator for this run (n_ctx {self.encoder.n_ctx}, text width "
-                f"{self.encoder.ctx_dim}, feature size {self.backbone.feature_size}): {error}. Use the backbone and "
-                "n_ctx that it was trained with."
+                f"{path} holds no generator for this run (TRAINER.SPG.N_CTX {self.encoder.n_ctx}, LATENT_DIM "
+                f"{self.settings.LATENT_DIM}, text width {self.encoder.ctx_dim}, feature size "
+                f"{self.backbone.feature_size}): {' '.join(str(error).split())} Set these, and name the backbone "
+                "(--backbone), as it was trained."
             ) from error
         print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
 
     def before_train(self) -> None:
-        domains = self.dm.dataset.domains
-        strange = sorted(set(self.settings.GRAD_CLIP_OFF_TARGETS) - set(domains))
-        if strange:
-            raise UserError(
-                f"TRAINER.SPG.GRAD_CLIP_OFF_TARGETS names {', '.join(strange)}, which {self.cfg.DATASET.NAME} does not "
-                f'have. Accepted: {", ".join(domains)}; or none, "()". (Is the config that of another data set?)'
-            )
+        check_targets(self, "GRAD_CLIP_OFF_TARGETS", "none of them")
         super().before_train()
 
     def load_labels(self) -> Tensor:

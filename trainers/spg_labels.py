@@ -18,6 +18,23 @@ from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin, load_prompt_label
 
 
+def check_targets(trainer: FrozenClipTrainer, key: str, empty: str, also: Iterable[str] = ()) -> None:
+    """Raise UserError where a key of a trainer's node names a domain that its data set does not have.
+
+    Args:
+        trainer: with its data.
+        key: a list of domains by full names.
+        empty: what no name at all means.
+        also: names of other sets' domains that a config may have for these.
+    """
+    domains = trainer.dm.dataset.domains
+    if strange := sorted(set(trainer.settings[key]) - {*domains, *also}):
+        raise UserError(
+            f"TRAINER.{trainer.SETTINGS}.{key} names {', '.join(strange)}, which {trainer.cfg.DATASET.NAME} does not "
+            f'have. Accepted: {", ".join(domains)}; or "()", {empty}. (Is the config that of another data set?)'
+        )
+
+
 def label_folder(cfg: CfgNode, node: str = "SPG", sign: str = "") -> LabelFolder:
     """The LabelFolder of a run.
 

@@ -14,7 +14,7 @@ from common.run.identity import RunIdentity
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, default_cfg, merge_file
 from trainers.config_check import check_values
-from trainers.config_keys import KEYS
+from trainers.config_keys import KEYS, value_of
 from trainers.modules.prompt_labels import label_seconds
 from trainers.spg_labels import LabelTrainer
 
@@ -82,12 +82,16 @@ class TwoStages(LabelTrainer):
         Raises:
             UserError: one of two signs is there, which no run that was stopped between them has left.
         """
-        last = self.label_folders()[-1].find(domain, self.dm.dataset.code(domain))
-        if last is not None:  # and so the other is missing, though it is written first
+        folders = self.label_folders()
+        found = [folder.find(domain, self.dm.dataset.code(domain)) for folder in folders]
+        # A run of ours that is stopped between the two leaves the first alone.
+        if any(path is not None and (path != folders[0].file_for(domain)) for path in found):
+            there = next(path for path in found if path is not None)
+            missing = folders[found.index(None)].file_for(domain)
             raise UserError(
-                f"The prompt label of {domain} is there for one sign alone: {last}, and no "
-                f"{self.label_folders()[0].file_for(domain)}. Put the other there, name a folder that has both "
-                f"(TRAINER.{self.SETTINGS}.LABEL_DIR), or delete the one to have both learned."
+                f"The prompt label of {domain} is there for one sign alone: {there}, and no {missing}. Put the other "
+                f"there, name a folder that has both (TRAINER.{self.SETTINGS}.LABEL_DIR), or delete the one to have "
+                "both learned."
             )
         print(f"Stage I: learning the prompt label of {domain}")
         cfg = self.stage1_cfg(domain)
@@ -149,7 +153,10 @@ def stage1_settings(cfg: CfgNode, node: str) -> CfgNode:
     """
     path, opts = cfg.TRAINER[node].STAGE1_CONFIG_FILE, cfg.TRAINER[node].STAGE1_OPTS
     found = [candidate for candidate in (path, REPOSITORY / path) if os.path.isfile(candidate)]
-    stage1 = default_cfg()
-    merge_file(stage1, found[0] if found else path, f"TRAINER.{node}.STAGE1_CONFIG_FILE")
+    stage1, key = default_cfg(), f"TRAINER.{node}.STAGE1_CONFIG_FILE"
+    if not found:
+        default = value_of(stage1, key)
+        raise UserError(f"{key} {path} is not there, nor in {REPOSITORY}. The default is {key} {default}.")
+    merge_file(stage1, found[0], key)
     apply_settings(stage1, opts)
     return stage1

@@ -37,6 +37,7 @@ class Comparison:
         self.request = request
         self.launches: list[Launch] = []
         self.refused: list[str] = []
+        self.not_run: list[str] = []  # why methods are left out, or refused: lines
         self.told: set[str] = set()  # errors, which several methods may share
         check_request(request)
         for trainer in request.trainers:
@@ -46,16 +47,43 @@ class Comparison:
                 if len(request.trainers) == 1:
                     raise
                 print(f"Left out: {error}", file=sys.stderr)
+                self.not_run.append(f"{trainer} is left out. {error}")
             except MethodError as error:
                 self._refuse(trainer, error)
         if not self.launches and not self.refused:
             raise UserError("None of these methods takes the backbone.")
+        self._tell_notes()
         backbones = {one.backbone for one in self.launches}
         if len(backbones) > 1:
             raise UserError(
                 f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not "
                 "compare: name one for all, after the data set."
             )
+        self._try_models()
+
+    def _try_models(self) -> None:
+        """Refuse methods with open runs whose model cannot be built, where the backbone is here without a download."""
+        from trainers.modules.backbone_sources import source_of
+        from trainers.modules.clip_backbone import load_backbone
+
+        to_do = [one for one in self.launches if not all(is_finished(run.folder, run.test) for run in one.runs)]
+        if not to_do or not source_of(to_do[0].backbone).is_here(to_do[0].backbone, to_do[0].clips):
+            return
+        backbone = load_backbone(to_do[0].backbone, root=to_do[0].clips)
+        for one in to_do:
+            try:
+                one.try_model(backbone)
+            except MethodError as error:
+                self.launches.remove(one)
+                self._refuse(one.trainer, error)
+
+    def _tell_notes(self) -> None:
+        """Say what there is to say of settings, each once with the methods that it holds for."""
+        from trainers.config_check import only_warm_up, settings_without_effect
+
+        configs = [one.config(one.runs[0]) for one in self.launches]
+        for line in (*settings_without_effect(*configs), *only_warm_up(*configs)):
+            print(line, file=sys.stderr)
 
     def _refuse(self, trainer: str, error: MethodError) -> None:
         if len(self.request.trainers) == 1:
@@ -64,6 +92,7 @@ class Comparison:
             print(f"Error: {error}", file=sys.stderr)
         self.told.add(str(error))
         self.refused.append(trainer)
+        self.not_run.append(f"{trainer} is not run to the end. {error}")
 
     def print_commands(self) -> None:
         """Print the train.py commands of all that is not done, see `printed_commands`."""
@@ -147,6 +176,7 @@ class Comparison:
         """Write the report of the data set's output folder; returns whether that succeeded."""
         folder = self.launches[0].folder
         command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
+        command += [f"--not-run={line}" for line in self.not_run]
         sys.stdout.flush()
         return subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode == 0
 

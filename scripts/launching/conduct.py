@@ -102,9 +102,8 @@ class Conduct:
                 self.bar.n += 1
                 self.bar.refresh()
             return False
-        begun = (run.folder / "log.txt").is_file()
-        log = "going on, log in log.txt-<time> beside" if begun else "log in"
-        self._say(f"{task.title}: {log} {run.folder}/log.txt")
+        log = run.folder / "log.txt"  # where there is one, Dassl gives the next the time at which it begins
+        self._say(f"{task.title}: {f'going on, log in the newest {log}-*' if log.is_file() else f'log in {log}'}")
         return True
 
     def end(self, ended: Ended, interrupted: bool) -> None:

@@ -1,7 +1,8 @@
 """The runs of one method: which they are, their command lines, and whether their folders are theirs."""
 
+import contextlib
+import io
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from trainers.methods import Backbones, MethodError, find_method
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from trainers.modules.clip_backbone import Backbone
+
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 
 
@@ -48,7 +51,7 @@ class Launch:
 
     def __init__(self, request: Request, trainer: str) -> None:
         from datasets.known import EMBEDDED_DATASET
-        from trainers.config_check import check_settings, settings_without_effect
+        from trainers.config_check import check_settings
         from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
 
         method, cross = find_method(trainer), request.protocol == "cross"
@@ -92,8 +95,6 @@ class Launch:
             check_settings(cfg)
         except UserError as error:  # of a comparison others may do with these settings
             raise MethodError(str(error)) from error
-        for line in settings_without_effect(cfg):
-            print(line, file=sys.stderr)
         self.workers = cfg.DATALOADER.NUM_WORKERS
         self.uses_cuda = cfg.USE_CUDA
         self.clips = cfg.MODEL.BACKBONE.PATH
@@ -112,6 +113,26 @@ class Launch:
         if which not in self.configs:
             self.configs[which] = train.setup_cfg(train.parse_args(self.command(run)[2:]))
         return self.configs[which]
+
+    def try_model(self, backbone: "Backbone") -> None:
+        """Build the model of a run, without its data, so that what cannot be built is told before anything is done.
+
+        Raises:
+            MethodError: why it cannot.
+        """
+        from dassl.engine import TRAINER_REGISTRY
+
+        import trainers.all  # noqa: F401 (registers them)
+
+        cfg = self.config(self.runs[0]).clone()
+        cfg.defrost()
+        cfg.VERBOSE = cfg.USE_CUDA = False
+        cfg.freeze()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                TRAINER_REGISTRY.get(self.trainer)(cfg, backbone, ["class"])
+        except UserError as error:
+            raise MethodError(str(error)) from error
 
     def command_from_anywhere(self, run: Run, flags: Sequence[str] = ()) -> list[str]:
         """The same command line with whole paths, so that it does the same wherever it is started."""

@@ -8,7 +8,7 @@ from common.errors import UserError
 from scripts.launching.configs import config_of
 from scripts.launching.demand import Demand
 from scripts.launching.engines import check_engine
-from trainers.methods import METHODS, trainer_name
+from trainers.methods import METHODS, check_methods, trainer_name
 
 DEFAULT_BACKBONE = "RN50"
 TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # cross, as published
@@ -19,7 +19,7 @@ class Request:
     """What a command line asks for.
 
     Attributes:
-        trainers: names, in the order of their runs; what is none is refused when its runs are planned.
+        trainers: names, in the order of their runs.
         protocol: one of trainers.methods.PROTOCOLS.
         dataset: name or folder; None: the default.
         tested: of cross, the sets tested on, with commas between; None: the default.
@@ -79,7 +79,8 @@ def seeds_of(text: str | None, default: str) -> list[str]:
 
 
 def check_request(request: Request) -> None:
-    """Raise UserError if none of the methods has the config, the baseline is none of them, or the engine cannot run."""
+    """Raise UserError if a method is unknown, none of them has the config or is the baseline, or no engine can run."""
+    check_methods(request.trainers)
     if not request.only_print:
         check_engine(request.engine, request.demand())
     cfg, methods = request.cfg, [method for method in METHODS if method.trainer in request.trainers]

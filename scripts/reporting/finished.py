@@ -10,6 +10,7 @@ from common.run.records import not_finite
 from common.run.results import RESULTS_FILE, read_results
 from scripts.reporting.costs import check_cost
 from scripts.reporting.tables import columns_of, method_name
+from trainers.methods import METHODS
 
 
 def find_results(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -56,7 +57,7 @@ def check_entries(path: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_folders(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """The results below folders, of which each has some.
+    """The results below folders, of which each has some, in the order of a comparison's methods.
 
     Raises:
         UserError: a folder is missing or has none, or a results file is damaged.
@@ -67,7 +68,8 @@ def read_folders(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
                 f"No finished run (no {RESULTS_FILE}) below {folder}. A run writes it when it has been tested; start "
                 "unfinished ones again by the same command."
             )
-    return find_results(folders)
+    places = {method.trainer: place for place, method in enumerate(METHODS)}
+    return sorted(find_results(folders), key=lambda result: places.get(result["trainer"], len(places)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

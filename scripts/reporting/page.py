@@ -37,6 +37,7 @@ from scripts.reporting.text import (
     table_rows,
     write_text,
 )
+from scripts.reporting.unfinished import unfinished
 
 PAGE = "page.html"
 MATRIX_CLASSES = 40  # for more classes a table of pairs
@@ -117,8 +118,10 @@ class Report:
             figure = pictures.learning_picture(runs)
             if figure is not None:
                 line = "source" if runs[0]["protocol"] == "single-source" else "column of the table"
-                caption = f"{method}: accuracy on the source domains' validation images, a line for each {line} (mean "
-                caption += "over seeds), and training losses (mean over all runs)."
+                what = f"the source domains' validation images, a line for each {line} (mean over seeds)"
+                if not any(run.get("val_history") for run in runs):
+                    what = "training batches alone, since no epoch is chosen by validation"
+                caption = f"{method}: accuracy on {what}, and training losses (mean over all runs)."
                 found.append(
                     self.picture(figure, f"{table.title} learning {method}", f"Learning curves of {method}.", caption)
                 )
@@ -249,7 +252,7 @@ class Report:
             config = "(no config.yaml)"
             self.skipped.append(f"{path} cannot be read, so the run's config is not shown.")
         facts = [("folder", result["folder"])]
-        facts += [(name, _fact(result[name])) for name in FACTS if result.get(name) is not None]
+        facts += [(name, _fact(result[name])) for name in FACTS if result.get(name) not in (None, [])]
         facts += [(f"version of {name}", version) for name, version in (result.get("versions") or {}).items()]
         return {"name": _run_name(result), "facts": facts, "config": config}
 
@@ -276,6 +279,7 @@ def write_report(
     baseline: str = "",
     duplicates: str = "",
     published: Sequence[Figures] | None = None,
+    not_run: Sequence[str] = (),
 ) -> list[str]:
     """Write the page and its pictures; what was left out, one line each.
 
@@ -283,6 +287,7 @@ def write_report(
         folders: with finished runs.
         out: the page's file.
         baseline, duplicates, published: see make_tables.
+        not_run: lines on what was to be done and could not be, beside the unfinished runs below the folders.
 
     Raises:
         UserError: there is nothing to report, or the page cannot be written.
@@ -301,6 +306,7 @@ def write_report(
     content = {
         "title": f"Results: {', '.join(sorted({result['dataset'] for result in results}))}",
         "n_runs": len(results),
+        "missing": [*unfinished(folders), *not_run],
         "sections": sections,
         "chance": [(table.title, chance_table(table, measured)) for table in tables],
         "variability": variability,

@@ -63,15 +63,17 @@ def _read(path: Path) -> Iterable[Figures]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict) or set(content) != {"source", "figures"} or not content["source"]:
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
+    if not isinstance(content, dict) or set(content) != {"source", "figures"}:
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else content and f"a {type(content).__name__}"
         raise UserError(f"{path} holds {found or 'nothing'}; accepted: source (a text) and figures (a list).")
+    if not content["source"] or not isinstance(content["source"], str):
+        raise UserError(f"{path}: source is {content['source']!r}; accepted: a text, where the figures are from.")
     entries = content["figures"]
     if not isinstance(entries, list) or not entries:
         raise UserError(
             f"{path}: figures is {entries!r}; accepted: a list of entries with {', '.join(TEXTS)}, accuracy."
         )
-    return [_figures(path, i, entry, str(content["source"])) for i, entry in enumerate(entries, start=1)]
+    return [_figures(path, i, entry, content["source"]) for i, entry in enumerate(entries, start=1)]
 
 
 def _figures(path: Path, number: int, entry: Any, source: str) -> Figures:
@@ -97,6 +99,8 @@ def _figures(path: Path, number: int, entry: Any, source: str) -> Figures:
     for column, value in accuracy.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
             raise refuse(f"the accuracy of {column} is {value!r}; accepted: a percentage, 0 to 100")
+        if 0 < value < 1:
+            raise refuse(f"the accuracy of {column} is {value!r} %; accepted: a percentage. Is {100 * value:g} meant?")
     by_column = {str(column): float(value) for column, value in accuracy.items()}
     method, dataset, backbone, protocol = (entry[name] for name in TEXTS)
     return Figures(method, dataset, backbone, protocol, by_column, source, entry.get("note", ""))

@@ -146,7 +146,8 @@ def rank_note(table: Table) -> str:
     if not table.ranks:
         return "No ranks: of no column all methods have runs that compare."
     without = [method for method in table.rows if method not in table.ranks]
-    which = f"the methods but {', '.join(without)}, which do not compare" if without else "the methods"
+    do = "does" if len(without) == 1 else "do"
+    which = f"the methods but {', '.join(without)}, which {do} not compare" if without else "the methods"
     note = f"rank: place among {which}, 1 is the best, ties share theirs; mean over "
     if table.ranked_over == table.columns:
         return f"{note}the columns."
@@ -162,7 +163,9 @@ def published_notes(table: Table) -> list[str]:
     lines = []
     for figures in table.published:
         note = f" ({figures.note})" if figures.note else ""
-        lines.append(f"{DAGGER} {figures.method}, as reported in {figures.source}{note}.")
+        absent = [column for column in figures.accuracy if column not in (*table.columns, AVERAGE)]
+        without = f" No column here for: {', '.join(absent)}." if absent else ""
+        lines.append(f"{DAGGER} {figures.method}, as reported in {figures.source}{note}.{without}")
     lines.append(f"{DAGGER} Not measured here: takes no part in ranks, bold figures and differences.")
     if absent_columns(table.runs) and any(AVERAGE in figures.accuracy for figures in table.published):
         lines[-1] += " Its average is over all domains, ours over the columns shown."

@@ -8,6 +8,8 @@ import pytest
 from imports import imported, tree_of
 from quick_run import REPOSITORY
 
+from common import this_python
+
 SCRIPTS = REPOSITORY / "scripts"
 COMMANDS = sorted(path for path in SCRIPTS.glob("*.py") if not path.stem.startswith("_"))
 NAMES = {path.stem for path in COMMANDS}
@@ -61,14 +63,30 @@ def test_the_environment_is_read_by_command_lines_alone(path):
         assert set(looks(tree_of(path))) <= ({"parse_args", "make_parser"} if path in COMMANDS else set())
 
 
-@pytest.mark.parametrize("command", ["results.py", "report.py"])
-def test_a_python_without_packages_is_one_message(command, tmp_path):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scripts/results.py", "output"],
+        ["scripts/report.py", "output"],
+        ["scripts/launch.py", "coop"],
+        ["train.py", "--trainer", "CoOp"],
+        ["predict.py", "--model-dir", "run", "photo.jpg"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_python_without_packages_is_one_message(words, tmp_path):
     # -S: without site-packages.
-    done = subprocess.run(
-        [sys.executable, "-S", str(SCRIPTS / command), str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-S", str(REPOSITORY / words[0]), *words[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith(f"Error: {sys.executable} lacks the package ") and done.stderr.count("\n") == 1
+    assert "scripts/setup.sh" in done.stderr or ".venv/bin/python" in done.stderr
+
+
+def test_a_python_that_is_too_old_is_one_message(monkeypatch):
+    monkeypatch.setattr(this_python, "OLDEST", (99, 0))
+    with pytest.raises(SystemExit, match=r"Error: .* is Python 3\.\d+, and 99\.0 or newer is needed\. Start this by "):
+        this_python.tell_what_python_lacks()
 
 
 def test_a_mistake_of_ours_is_shown_as_python_shows_it(tmp_path):

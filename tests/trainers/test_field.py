@@ -194,13 +194,20 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
     ("trainer", "opts", "said"),
     [
         ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "PROMPT_DEPTH is 13, but the text tower of "),
-        ("MaPLe", ["TRAINER.MAPLE.N_CTX", "5", "TRAINER.MAPLE.PROMPT_DEPTH", "1"], "N_CTX is 5, but CTX_INIT"),
+        (
+            "MaPLe",
+            ["TRAINER.MAPLE.N_CTX", "5", "TRAINER.MAPLE.PROMPT_DEPTH", "1"],
+            "MAPLE.N_CTX is 5, but TRAINER.MAPLE",
+        ),
         ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "13"], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 12."),
         ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "13"], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 12."),
-        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "is 6, but CTX_INIT 'a photo of a' has 4 tokens"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "of whose 4 tokens a context starts from the first"),
         ("KgCoOp", ["TRAINER.KGCOOP.N_CTX", "6"], "TRAINER.KGCOOP.N_CTX is 6, but TRAINER.KGCOOP.CTX_INIT is"),
         ("DPSPG", ["TRAINER.DPSPG.N_CTX", "6"], "for these words TRAINER.DPSPG.N_CTX 4"),
         ("DPSPG", ["TRAINER.DPSPG.NEG_CTX_INIT", "not a"], "has 2 tokens, and CTX_INIT 'a photo of a' 4; accepted: as"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "-1"], "0: as published, or all layers of a tower that"),
+        ("DPSPG", ["TRAINER.DPSPG.LATE_TARGETS", "['violet']"], "DPSPG.LATE_TARGETS names violet, which FolderDG does"),
+        ("DPSPG", ["TRAINER.DPSPG.EARLY_TARGETS", "['violet']"], "Accepted: blue, green, red; or \"()\", all of them"),
         (
             "DPSPG",
             ["TRAINER.DPSPG.LATE", "2"],
@@ -448,6 +455,18 @@ def test_labels_of_one_sign_only(finished, refused, tmp_path):
     assert "DPSPG_CoOp" in message and "TRAINER.DPSPG.LABEL_DIR" in message
     message = refused("DPSPG", "red", flags=["--output-dir", "c"])
     assert "label of blue is there for one sign alone: prompt_labels/pos" in message and "or delete the one" in message
+
+
+def test_published_labels_of_one_sign_are_not_written_over(finished, refused, tmp_path):
+    finished("DPSPG")
+    (positive,) = (tmp_path / "prompt_labels/pos").rglob("blue.pt")
+    (negative,) = (tmp_path / "prompt_labels/neg").rglob("blue.pt")
+    positive.unlink()
+    theirs = negative.rename(negative.with_name("stripes_CoOp_blue.pt"))
+    message = refused("DPSPG", "red", flags=["--output-dir", "b"])
+    assert (
+        f"for one sign alone: {theirs.relative_to(tmp_path)}, and no prompt_labels/pos" in message and theirs.is_file()
+    )
 
 
 def test_labels_of_which_a_stopped_run_left_one(finished, train, tmp_path, capsys):

@@ -321,7 +321,7 @@ def test_a_generator_of_the_authors_loads(build, tmp_path):
     torch.testing.assert_close(trainer.generator.model[11].weight, state["model.11.weight"])
     checkpoint["state_dict"] = {**state, "model.11.bias": torch.zeros(2048)}
     torch.save(checkpoint, folder / "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"model-best.pth.tar holds no generator for this run \(n_ctx 4, text width 64"):
+    with pytest.raises(UserError, match=r"holds no generator for this run \(TRAINER.SPG.N_CTX 4, LATENT_DIM 100"):
         trainer.load_model(str(tmp_path / "theirs"))
 
 

@@ -10,7 +10,7 @@ from quick_run import REPOSITORY
 import datasets  # noqa: F401 (registers the data sets)
 from common.errors import UserError
 from trainers.config import apply_settings, default_cfg, leaves, merge_file
-from trainers.config_check import check_settings, check_values, settings_without_effect
+from trainers.config_check import check_settings, check_values, only_warm_up, settings_without_effect
 from trainers.config_keys import EVERY, KEYS, NOT_READ, is_not_read, value_of
 from trainers.config_values import Choice, Flag, Found, Number, Only, Pairs, Place, Several, Text, as_typed
 from trainers.methods import METHODS
@@ -441,6 +441,35 @@ def test_a_trainer_that_is_not_ours_is_not_judged():
     assert settings_without_effect(cfg) == []
     cfg.OPTIM.STAGED_LR = True  # its networks may have pretrained layers
     check_settings(cfg)
+
+
+def test_of_several_trainers_each_setting_is_told_once():
+    configs = [changed(trainer, "TRAINER.COOP.CSC", True) for trainer in ("CoOp", "MaPLe", "DPSPG", "Theirs")]
+    (line,) = [line for line in settings_without_effect(*configs) if "TRAINER.COOP.CSC" in line]
+    assert line == "Note: without effect on MaPLe, DPSPG: TRAINER.COOP.CSC True (read by CoOp)."
+
+
+@pytest.mark.parametrize(
+    ("trainer", "warm_up", "epochs", "told"),
+    [
+        ("CoOp", 4, 2, True),
+        ("CoOp", 2, 2, True),
+        ("CoOp", 1, 2, False),
+        ("CoOp", -1, 2, False),
+        ("LinearProbe", 4, 2, False),
+        ("ZeroshotCLIP", 4, 2, False),
+        ("Theirs", 4, 2, False),
+    ],
+)
+def test_a_training_that_is_warm_up_alone_is_told(trainer, warm_up, epochs, told):
+    cfg = config(trainer)
+    cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.MAX_EPOCH = warm_up, epochs
+    others = config("KgCoOp")  # of Dassl's defaults
+    lines = only_warm_up(others, cfg, cfg)
+    assert len(lines) == told
+    if told:
+        assert lines[0].startswith(f"Note: {trainer}, {trainer}: all epochs are warm-up, so OPTIM.LR is never reached")
+        assert f"OPTIM.MAX_EPOCH is {epochs} and OPTIM.WARMUP_EPOCH {warm_up} " in lines[0]
 
 
 CONFIGS = [

@@ -149,9 +149,8 @@ def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
         saved = trainer.learned_in(saved)
     saved = {key: value.float() for key, value in saved.items() if key not in TOKEN_BUFFERS}
     model = trainer.model if into is None else into
-    own = model.state_dict()
+    own, told = model.state_dict(), trainer.sizes_in(saved)
     saved = {key: own[key] for key in optional} | saved
-    told = trainer.sizes_in(saved)
     _check_sizes(path, told, trainer)
     set_here = "" if told or "ctx" in own else _what_is_set(trainer)
     if saved.keys() != own.keys():

@@ -21,7 +21,7 @@ from trainers.base.run_backbone import backbone_of_run
 from trainers.base.run_data import ClassNamesOnly, adapt_to_run, loader_in_order, training_loader
 from trainers.base.run_trainer import RunTrainer
 from trainers.base.settled import optimiser_cfg, settled
-from trainers.config_check import check_settings, settings_without_effect
+from trainers.config_check import check_settings, only_warm_up, settings_without_effect
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
@@ -81,8 +81,9 @@ class FrozenClipTrainer(RunTrainer):
             check_settings(cfg, self.given_backbone.text.tokenizer if self.given_backbone else None)
 
     def build_data_loader(self) -> None:
-        for line in settings_without_effect(self.cfg) if self.cfg.VERBOSE and not self.done else ():
-            print(line)
+        if self.cfg.VERBOSE and not self.done:
+            for line in (*settings_without_effect(self.cfg), *only_warm_up(self.cfg)):
+                print(line)
         # Before the data, since the images' size is the backbone's.
         self.backbone = backbone_of_run(self.cfg, self.settings.PREC, self.device, self.given_backbone, self.done)
         self.clip_model = self.backbone.model

@@ -63,9 +63,9 @@ def prompt_tails(
         room = context_length - len(tokenizer.before) - len(tokenizer.after) - n_ctx
         if len(with_stop) > room:
             raise UserError(
-                f"Class name {classname!r} takes {len(with_stop)} tokens with its full stop, but {room} are left of "
-                f"the text tower's {context_length} positions beside {n_ctx} context tokens, start and end. "
-                "Shorten the name or use fewer context tokens (N_CTX)."
+                f"Class name {classname!r} takes {len(with_stop)} tokens with its full stop, but {max(0, room)} are "
+                f"left of the text tower's {context_length} positions beside {n_ctx} context tokens, start and end. "
+                "Shorten the name or use fewer context tokens (N_CTX, or the words of CTX_INIT)."
             )
         name, stop = with_stop[: len(words)], with_stop[len(words) :]
         tails.append(slots[n_shared:before] + name + slots[before:] + stop + list(tokenizer.after))

@@ -83,23 +83,55 @@ def test_mistakes_are_told_once_before_the_first_run(launched, tmp_path, image_f
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "words", "message"),
+    [
+        ("vp", ["TRAINER.VP.PROMPT_SIZE", "500"], "TRAINER.VP.PROMPT_SIZE is 500, but the images of "),
+        ("coop", ["TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76"], "77 positions"),
+        (
+            "spg",
+            ["TRAINER.SPG.STAGE1_CONFIG_FILE", "no.yaml"],
+            "TRAINER.SPG.STAGE1_CONFIG_FILE no.yaml is not there, nor in",
+        ),
+    ],
+)
+def test_what_no_model_can_have_is_told_once_before_the_first_run(
+    launched, tmp_path, image_folder, clip_file, method, words, message
+):
+    finished = launched(f"{method}/main.sh", image_folder, clip_file, *words, SEEDS="1 2")
+    assert finished.returncode == 1
+    assert message in finished.stderr and finished.stderr.count("Error: ") == 1
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_method_whose_model_cannot_be_does_not_stop_the_others(launched, tmp_path, image_folder, clip_file):
+    words = ["compare.sh", image_folder, clip_file, *QUICK, "TRAINER.VP.PROMPT_SIZE", "500"]
+    finished = launched(*words, TARGETS="red", METHODS="vp,zsclip")
+    assert finished.returncode == 1 and "Not run to the end, see the errors above: VP" in finished.stdout
+    assert finished.stderr.count("Error: ") == 1 and not (tmp_path / "output/stripes/VP").exists()
+    assert (tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/red/seed1/results.json").is_file()
+
+
 def test_a_run_that_never_began_does_not_stand_in_the_way(launched, image_folder, clip_file):
-    words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
-    finished = launched("coop/main.sh", *words, "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76", TARGETS="red")
-    assert finished.returncode == 1 and "77 positions" in finished.stderr
-    finished = launched("coop/main.sh", *words, TARGETS="red")
+    words = ["spg/main.sh", image_folder, clip_file, *QUICK]
+    finished = launched(*words, *OTHER_SET, TARGETS="red")
+    assert finished.returncode == 1 and "GRAD_CLIP_OFF_TARGETS names cartoon" in finished.stderr
+    finished = launched(*words, TARGETS="red")
     assert finished.returncode == 0, finished.stderr
-    assert "going on, log in log.txt-<time> beside output/stripes/CoOp" in finished.stdout
+    assert "going on, log in the newest output/stripes/SPG/tiny/default/red/seed1/log.txt-*" in finished.stdout
 
 
-def test_settings_without_effect_are_told_once_of_each_method(launched, image_folder, clip_file):
+def test_what_there_is_to_say_of_settings_is_said_once_for_all_methods(launched, image_folder, clip_file):
     words = [image_folder, clip_file, *QUICK, "OPTIM.LR", "0.1", "DATASET.VAL_PERCENT", "0.5"]
-    finished = launched("compare.sh", *words, TARGETS="red", METHODS="zsclip,coop", SEEDS="1 2")
+    finished = launched("compare.sh", *words, TARGETS="red", METHODS="zsclip,zsclip2,coop,dpspg", SEEDS="1 2")
     assert finished.returncode == 0, finished.stderr
-    notes = [line for line in finished.stderr.splitlines() if line.startswith("Note: without effect on ")]
-    assert len([line for line in notes if "ZeroshotCLIP: " in line and "OPTIM.LR 0.1" in line]) == 1
-    assert not [line for line in notes if "CoOp: " in line and "OPTIM.LR" in line]
-    assert len([line for line in notes if "DATASET.VAL_PERCENT 0.5 (no trainer and no data set here" in line]) == 2
+    notes = [line for line in finished.stderr.splitlines() if line.startswith("Note: ")]
+    (rate,) = [line for line in notes if "OPTIM.LR 0.1" in line]
+    assert rate.startswith("Note: without effect on ZeroshotCLIP, ZeroshotCLIP2: OPTIM.LR 0.1, OPTIM.MAX_EPOCH 2 (read")
+    (split,) = [line for line in notes if "DATASET.VAL_PERCENT 0.5" in line]
+    assert "on ZeroshotCLIP, ZeroshotCLIP2, CoOp, DPSPG: DATASET.VAL_PERCENT 0.5 (no trainer and no" in split
+    (warm_up,) = [line for line in notes if "warm-up" in line]  # of CoOp it has one epoch
+    assert warm_up.startswith("Note: DPSPG: all epochs are warm-up") and "OPTIM.WARMUP_EPOCH 4" in warm_up
 
 
 def test_unknown_data_set(launched):

@@ -181,12 +181,16 @@ def test_a_comparison_ends_with_differences(launched, tmp_path, image_folder, cl
         ({"CFG": "vit_b16_ep50"}, "name different backbones (RN50, ViT-B/16), which do not compare: name one for all"),
         ({"CFG": "asrun"}, "CFG is 'asrun', but none of CoOp, ZeroshotCLIP has a config of that name"),
         ({"BASELINE": "SPG"}, "BASELINE is 'SPG', which is none of the methods: CoOp, ZeroshotCLIP."),
+        ({"METHODS": "coop,copl"}, "METHODS names 'copl'; accepted: some of zsclip, zsclip2, linear_probe, coop, "),
+        ({"METHODS": "coop,spgg,dpspgg"}, "METHODS names 'spgg', 'dpspgg'; accepted: "),
+        ({"METHODS": "Maple2"}, "Did you mean "),
+        ({"METHODS": ","}, "METHODS names nothing; accepted: "),
         ({"SEEDS": " "}, "SEEDS is ' '; accepted: numbers from 0 with spaces between"),
         ({"SEEDS": "1,2"}, "SEEDS is '1,2'; accepted: numbers from 0 with spaces between"),
     ],
 )
 def test_what_cannot_be_compared(launched, image_folder, environment, message):
-    finished = launched("compare.sh", image_folder, METHODS="coop,zsclip", **environment)
+    finished = launched("compare.sh", image_folder, **{"METHODS": "coop,zsclip", **environment})
     assert finished.returncode == 1
     assert finished.stderr.startswith("Error: ") and message in finished.stderr and finished.stderr.count("\n") == 1
 
@@ -199,10 +203,13 @@ def test_one_domain_is_not_enough(launched, tmp_path, image_folder, clip_file):
 
 
 def test_a_method_that_cannot_be_run_does_not_stop_the_others(launched, tmp_path, image_folder, clip_file):
-    finished = launched("compare.sh", image_folder, clip_file, *QUICK, METHODS="nonsense,zsclip", TARGETS="red")
+    one = ["DATALOADER.TRAIN_X.BATCH_SIZE", "1"]
+    finished = launched("compare.sh", image_folder, clip_file, *QUICK, *one, METHODS="dpl,zsclip", TARGETS="red")
     assert finished.returncode == 1
-    assert "Error: Unknown trainer 'nonsense'" in finished.stderr
-    assert "Not run to the end, see the errors above: nonsense" in finished.stdout
+    assert "Error: DATALOADER.TRAIN_X.BATCH_SIZE is 1, but its context is a mean" in finished.stderr
+    assert "Not run to the end, see the errors above: DPL" in finished.stdout
+    page = (tmp_path / "output/stripes/report.html").read_text()
+    assert "DPL is not run to the end. DATALOADER.TRAIN_X.BATCH_SIZE is 1, but" in page
     assert (tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/red/seed1/results.json").is_file()
 
 

@@ -89,7 +89,7 @@ def test_what_a_killed_launcher_did_another_one_ends(start, launched, tmp_path, 
     os.kill(worker, signal.SIGCONT)
     code, said = second.ends()
     assert code == 0, said
-    assert said.count(WAITS) == 1 and "going on, log in log.txt-<time> beside" in said
+    assert said.count(WAITS) == 1 and "going on, log in the newest " in said and "/log.txt-*" in said
     assert launched(*words, TARGETS="red", OUTPUT="undisturbed").returncode == 0
     assert kill_trial.outcome(run) == kill_trial.outcome(
         tmp_path / "undisturbed" / run.relative_to(tmp_path / "output")

@@ -143,7 +143,7 @@ def test_a_method_that_does_not_compare_is_ranked_by_none_and_keeps_no_other_fro
     text = results_tables(results)
     header, rows = columns(text)
     assert rows["Third (pacs)"][header.index("rank")] == "-"
-    assert "rank: place among the methods but Third (pacs), which do not compare, 1 is the best" in text
+    assert "rank: place among the methods but Third (pacs), which does not compare, 1 is the best" in text
 
 
 def test_runs_that_do_not_compare_have_no_rank():

@@ -40,6 +40,11 @@ def test_a_row_in_markdown():
     assert LINE in lines and "† Not measured here: takes no part in ranks, bold figures and differences." in lines
 
 
+def test_figures_without_a_column_are_told():
+    paper = Figures("SPG", "PACS", "RN50", "multi-source", {"photo": 99.0, "skecth": 80.0}, "A & B, 2024")
+    assert f"{LINE} No column here for: skecth." in table_of(paper).splitlines()
+
+
 def test_it_changes_nothing_of_ours():
     best = Figures("X", "PACS", "RN50", "multi-source", {"photo": 99.9, "sketch": 99.9, "average": 99.9}, "S")
     results = runs(SPG) + other(COOP)
@@ -116,7 +121,13 @@ GOOD = "source: S\nfigures:\n  - {method: A, dataset: D, backbone: B, protocol: 
     ("content", "message"),
     [
         ("a: [", "cannot be read as YAML"),
-        ("", "a NoneType; accepted: source (a text) and figures (a list)"),
+        ("", "holds nothing; accepted: source (a text) and figures (a list)"),
+        (GOOD.replace("source: S", "source: "), "source is None; accepted: a text"),
+        (GOOD.replace("source: S", "source: [S]"), "source is ['S']; accepted: a text"),
+        (
+            GOOD.replace("average: 1", "average: 0.97"),
+            "the accuracy of average is 0.97 %; accepted: a percentage. Is 97 ",
+        ),
         ("figures: []", "holds figures; accepted: source (a text) and figures (a list)"),
         ("source: S\nfigures: 3", "figures is 3; accepted: a list of entries"),
         ("source: S\nfigures: [3]", "entry 1 of figures: it is a int; accepted: a mapping"),

@@ -13,11 +13,13 @@ from PIL import Image
 
 from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
+from common.run.records import write_record
 from common.run.results import write_results
 from common.run.variability import Spread, Variability, write_variability
+from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.report import main
 from scripts.reporting import pictures
-from scripts.reporting.finished import find_results
+from scripts.reporting.finished import find_results, read_folders
 from scripts.reporting.page import write_report
 from scripts.reporting.published import Figures
 from scripts.reporting.samples import confusion, find_image, most_confused, most_often_wrong, thumbnail
@@ -330,6 +332,34 @@ def test_what_is_missing_or_damaged_is_listed(runs, tmp_path, capsys):
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     for name in ("a/predictions.csv", "a/config.yaml", "a/variability.json", "b/predictions.csv", "a/contexts.npz"):
         assert str(folder / name) in printed and str(folder / name) in page.text
+
+
+def test_methods_come_in_the_order_of_a_comparison(runs):
+    trainers = [result["trainer"] for result in read_folders([runs])]
+    assert list(dict.fromkeys(trainers)) == ["ZeroshotCLIP", "SPG"]
+
+
+def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
+    shutil.copytree(runs / "SPG-0", tmp_path / "output/SPG/RN50/default/art")
+    base = tmp_path / "output/CoOp/RN50/default"
+    note_planned(tmp_path / "output", {tmp_path / "output/SPG/RN50/default/art/seed1": True})
+    note_planned(tmp_path / "output", {base / "art" / f"seed{seed}": True for seed in (1, 2)})
+    write_record(base / "art/seed2/launch" / FAILED_FILE, {"exit_code": 1})
+    (base / "art/seed2/log.txt").write_text("Stage I\nError: <no> images\n")
+    arguments = [
+        str(tmp_path / "output"),
+        "--out",
+        str(tmp_path / "r.html"),
+        "--not-run=VPT is left out. It takes a ViT.",
+    ]
+    assert main(arguments) == 0
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    told = page.text[page.text.index("Not finished") : page.text.index("Accuracy by target")]
+    failed = "art/seed2: exit code 1; its log ends: Error: <no> images"
+    assert f"{base}: 0 of 2 runs done, 1 failed, 1 waiting ({failed})." in told
+    assert "VPT is left out. It takes a ViT." in told and "SPG/RN50" not in told
+    assert main([str(tmp_path / "output/SPG"), "--out", str(tmp_path / "r.html")]) == 0
+    assert "Not finished" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_reports_that_cannot_be_made(runs, tmp_path, capsys):
