@@ -114,6 +114,8 @@ class FrozenClipTrainer(TrainerX):
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
     MINUS_INFINITY: tuple[str, ...] = ()
+    # Names in published files of its method of what they hold and nothing is computed with.
+    UNUSED_IN_FILES: tuple[str, ...] = ()
     NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
     started_from = ""  # fingerprint of the prompts that training starts from, where they are given
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
@@ -358,8 +360,14 @@ class FrozenClipTrainer(TrainerX):
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
-        """Text features (C, E), L2-normalised or not, of a template with {} for the class name."""
+        """Text features (C, E), L2-normalised or not, of a template: words, then {} for the class name.
+
+        Raises:
+            ValueError: no words stand before the class name.
+        """
         before, after = template.removesuffix(".").split("{}")
+        if not before.strip():
+            raise ValueError(f"a template begins with words; {template!r} has none before the class name")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
         encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
