@@ -196,6 +196,7 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
         ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "PROMPT_DEPTH is 13, but the text tower of "),
         ("MaPLe", ["TRAINER.MAPLE.N_CTX", "5", "TRAINER.MAPLE.PROMPT_DEPTH", "1"], "N_CTX is 5, but CTX_INIT"),
         ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "13"], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 12."),
+        ("VPT", ["TRAINER.VPT.CTX_INIT", ""], "is '', but the fixed prompts begin with it, and only what is learned"),
         ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "13"], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 12."),
         ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "is 6, but CTX_INIT 'a photo of a' has 4 tokens"),
         ("KgCoOp", ["TRAINER.KGCOOP.N_CTX", "6"], "TRAINER.KGCOOP.N_CTX is 6, but TRAINER.KGCOOP.CTX_INIT is"),
