@@ -49,6 +49,7 @@ from trainers.base.run_record import (
     OtherRun,
     Said,
     Tested,
+    check_use,
     identity_of,
     measured,
     read_training_record,
@@ -114,6 +115,8 @@ class FrozenClipTrainer(TrainerX):
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
     MINUS_INFINITY: tuple[str, ...] = ()
+    # Keys of its node that say how what was learned is used, where no shape of it tells: tests need those of training.
+    USED_BY: tuple[str, ...] = ()
     # Names in published files of its method of what they hold and nothing is computed with.
     UNUSED_IN_FILES: tuple[str, ...] = ()
     NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
@@ -676,7 +679,8 @@ class FrozenClipTrainer(TrainerX):
         """Test the model of another run (or of none, for methods that learn nothing).
 
         Raises:
-            UserError: it was trained with another backbone, or cannot be loaded.
+            UserError: it was trained with another backbone or by another method, would be used otherwise than it was
+                trained, or cannot be loaded.
         """
         backbone = read_identity(model_dir).get("backbone")
         if backbone not in (None, self.backbone.sha256):
@@ -684,6 +688,9 @@ class FrozenClipTrainer(TrainerX):
                 f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
                 "weights differ. Name the backbone that it was trained with."
             )
+        if self.get_model_names():
+            keys = [f"TRAINER.{self.SETTINGS}.{key}" for key in self.USED_BY]
+            check_use(model_dir, self.asked_cfg, type(self), keys)
         self.take_threads(note=False)
         self.load_model(model_dir, epoch=epoch)
         record = read_training_record(model_dir)
