@@ -156,7 +156,7 @@ def splits_of(args: argparse.Namespace) -> "tuple[list[str], Shard | None]":
     Raises:
         UserError: they name something else.
     """
-    from trainers.base.trainer import SPLITS
+    from trainers.base.encoding import SPLITS
     from trainers.modules.features import Shard
 
     splits = args.encode.split(",") if args.encode else []
@@ -175,6 +175,7 @@ def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
+    from trainers.base.encoding import encode_splits
     from trainers.two_stages import TwoStages
 
     splits, shard = splits_of(args)
@@ -184,7 +185,7 @@ def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
     setup_logger(cfg.OUTPUT_DIR)
     trainer = build_trainer(cfg)
     if splits:
-        trainer.encode_only(splits, shard)
+        encode_splits(trainer, splits, shard)
     if args.learn_labels and not isinstance(trainer, TwoStages):
         raise UserError(
             f"--learn-labels is for trainers of two stages, SPG and DPSPG; --trainer is {cfg.TRAINER.NAME}."

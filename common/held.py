@@ -1,23 +1,25 @@
 """One process at a time makes a file that several need; the others wait for it."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-import filelock
-
 from common.interruption import check_interruption
+from common.locks import InUse, locked
 
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS = 0.2
+
+_mine: set[Path] = set()  # what this process holds
 
 
 @contextlib.contextmanager
 def held(path: str | PathLike, what: str) -> Iterator[None]:
     """Hold the right to make a file while the block runs, as soon as no other process has it.
 
-    The lock, a hidden file `.<name>.lock` beside it, is the operating system's, so it ends with its process, however
-    that ends. Where there are no such locks (some network file systems), nothing is locked, and that is said.
+    The lock is on a hidden file `.<name>.lock` beside it, see `common.locks`. A process that holds the right already
+    goes on.
 
     Args:
         path: the file; folders above it are made.
@@ -26,26 +28,27 @@ def held(path: str | PathLike, what: str) -> Iterator[None]:
     Raises:
         Interrupted: the process was asked to end while it waited.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        _acquire(lock, what)
-    except (OSError, NotImplementedError) as error:
-        print(f"Note: {lock.lock_file} cannot be locked ({error}); take care that no second process makes {path.name}.")
-    try:
+    path = Path(path).absolute()
+    if path in _mine:
         yield
-    finally:
-        lock.release()
-
-
-def _acquire(lock: filelock.BaseFileLock, what: str) -> None:
-    try:
-        lock.acquire(timeout=0)
         return
-    except filelock.Timeout:
-        print(f"Waiting for another process that makes {what}", flush=True)
-    while not lock.is_locked:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        _wait_for(path, what, stack)
+        _mine.add(path)
+        stack.callback(_mine.remove, path)
+        yield
+
+
+def _wait_for(path: Path, what: str, stack: contextlib.ExitStack) -> None:
+    told = False
+    while True:
+        try:
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock"), str(path), "makes it"))
+            return
+        except InUse:
+            if not told:
+                print(f"Waiting for another process that makes {what}", flush=True)
+            told = True
         check_interruption()
-        with contextlib.suppress(filelock.Timeout):
-            lock.acquire(timeout=SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_LOOKS)

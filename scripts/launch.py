@@ -19,8 +19,9 @@ from pathlib import Path
 from common.config_keys import split_at_key
 from common.errors import UserError
 from common.interruption import Interrupted
+from scripts.launching.comparison import launch
 from scripts.launching.engines import ENGINES
-from scripts.launching.runner import DEFAULT_BACKBONE, TESTED_ON, TRAINED_ON, Request, launch
+from scripts.launching.request import DEFAULT_BACKBONE, TESTED_ON, TRAINED_ON, Request
 from trainers.methods import METHODS, PROTOCOLS, trainer_name
 
 USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]

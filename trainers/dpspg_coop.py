@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from trainers.base.checkpoints import LEARNER, load_prompt_learner
 from trainers.base.evaluation import Classifier
-from trainers.base.trainer import FrozenClipTrainer
-from trainers.modules.prompt_labels import save_prompt_label
-from trainers.spg_labels import check_one_domain, label_folder, label_origin
+from trainers.label_learner import LabelLearner
 
 SIGNS = ("neg", "pos")  # folders of labels; who finds one in the last has both
 
@@ -28,14 +26,11 @@ class TwoContexts(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class DPSPG_CoOp(FrozenClipTrainer):
+class DPSPG_CoOp(LabelLearner):
     """Both contexts of the domain's best validation epoch are written as its labels."""
 
     SETTINGS = "DPSPG"
-
-    def build_data_loader(self) -> None:
-        super().build_data_loader()
-        check_one_domain(self, "prompt labels", "DPSPG")
+    LABEL_SIGNS = SIGNS
 
     def build_prompt_model(self) -> None:
         settings = self.settings
@@ -77,13 +72,5 @@ class DPSPG_CoOp(FrozenClipTrainer):
         """Load the contexts of a run."""
         load_prompt_learner(self, directory, epoch)
 
-    def after_train(self) -> None:
-        super().after_train()
-        if self.cfg.TEST.FINAL_MODEL == "best_val":
-            self.load_model(self.output_dir)
-        domain, contexts = self.dm.dataset.source_domains[0], self.model.state_dict()
-        origin = label_origin(self, self.dm.dataset.train_x, self.cfg)
-        for sign in SIGNS:
-            path = label_folder(self.cfg, self.SETTINGS, sign).file_for(domain)
-            save_prompt_label(path, contexts[f"ctx_{sign}"], origin, self.course.train_seconds)
-            print(f"Prompt label written to {path}")
+    def learned_label(self, sign: str) -> Tensor:
+        return getattr(self.model, f"ctx_{sign}")

@@ -18,22 +18,6 @@ from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin, load_prompt_label
 
 
-def check_one_domain(trainer: FrozenClipTrainer, what: str, whole: str) -> None:
-    """Raise UserError where a stage I, which learns a domain's `what`, is given several.
-
-    Args:
-        what: "prompt label", or the like.
-        whole: trainer of both stages.
-    """
-    name, domains = type(trainer).__name__, trainer.dm.dataset.source_domains
-    if trainer.classnames is None and len(domains) != 1:
-        raise UserError(
-            f"{name} learns the {what} of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
-            f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {whole}, which trains "
-            "the labels of all source domains."
-        )
-
-
 def label_folder(cfg: CfgNode, node: str = "SPG", sign: str = "") -> LabelFolder:
     """The LabelFolder of a run.
 

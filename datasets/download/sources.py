@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from common.errors import UserError
 from common.files import is_writable, size_text
+from common.locks import InUse, locked
 from common.messages import warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.download.archives import DamagedArchive, extract
@@ -229,21 +228,22 @@ def _work_folder(source, root):
             f"Cannot write to {root}: it is read-only. Name another folder for the data sets: --root FOLDER."
         )
     lock_file = work / f"{source.dataset.__name__}.lock"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(lock_file)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"Another process is downloading {source.title} to {root}. Wait until it is done.") from None
-    except OSError as error:
-        raise UserError(f"Cannot write to {root}: {error.strerror}. Name another --root.") from error
-    try:
-        yield work
-    finally:
-        shutil.rmtree(_extraction_folder(source, work), ignore_errors=True)
-        with contextlib.suppress(OSError):
-            lock_file.unlink(missing_ok=True)
-        lock.release()
+    with contextlib.ExitStack() as stack:
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(lock_file, str(root), f"downloads {source.title} to it"))
+        except InUse:
+            raise UserError(
+                f"Another process is downloading {source.title} to {root}. Wait until it is done."
+            ) from None
+        except OSError as error:
+            raise UserError(f"Cannot write to {root}: {error.strerror}. Name another --root.") from error
+        try:
+            yield work
+        finally:
+            shutil.rmtree(_extraction_folder(source, work), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                lock_file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         work.rmdir()
 

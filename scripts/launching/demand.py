@@ -18,7 +18,7 @@ class Demand:
         visible_devices: CUDA_VISIBLE_DEVICES.
         output: folder of all output.
         reads: files and folders that runs read beside the repository.
-        threads: says how many threads each computes with; None: as many as a machine has cores.
+        threads: says how many threads each computes with, on a GPU or not; None: as many as a machine has cores.
         workers: loader workers that each would have alone.
         uses_cuda: whether they compute on a GPU where there is one.
     """
@@ -29,7 +29,7 @@ class Demand:
     visible_devices: str = ""
     output: Path = Path("output")
     reads: tuple[str, ...] = ()
-    threads: Callable[[], int | None] = lambda: 1
+    threads: Callable[[bool], int | None] = lambda on_gpu: 1
     workers: int = 0
     uses_cuda: bool = False
 

@@ -48,15 +48,15 @@ def _check_local(demand: Demand) -> None:
 def _make_local(demand: Demand, say: Say) -> LocalEngine:
     jobs = demand.n_jobs() or 1
     devices = local_devices(demand.visible_devices) if demand.uses_cuda else []
-    share = Share(1, demand.workers) if jobs == 1 else _share(jobs, demand, say)
+    share = Share(1, demand.workers) if jobs == 1 else _share(jobs, demand.threads(bool(devices)), say)
     if share.runs == 1:  # which computes, and decodes, as it does without JOBS
         return LocalEngine(1, say, workers=demand.workers)
     return LocalEngine(share.runs, say, devices, share.workers)
 
 
-def _share(jobs: int, demand: Demand, say: Say) -> Share:
+def _share(jobs: int, threads: int | None, say: Say) -> Share:
     """What each run may take of this machine, by JOBS and by the threads that the backbone computes with."""
-    threads = demand.threads() or usable_cores()
+    threads = threads or usable_cores()
     share = share_cores(jobs, threads)
     if share.runs < jobs:
         say(

@@ -22,7 +22,7 @@ from typing import Any
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.lock import holder
-from common.threads import asked_for, usable_cores
+from common.threads import usable_cores
 from scripts.launching import ray_node
 from scripts.launching.demand import Demand
 from scripts.launching.plan import Ended, Task
@@ -255,7 +255,7 @@ def _plan_needs(demand: Demand, nodes: Sequence[dict[str, Any]]) -> Needs:
     if gpus > max(n_gpus):
         each = ", ".join(f"{_name(node)} {n:g}" for node, n in zip(nodes, n_gpus, strict=True))
         raise UserError(f"TASK_GPUS is {gpus:g}, but no node of the cluster has as many. Their GPUs: {each}.")
-    threads = (asked_for() or 1) if gpus else demand.threads()
+    threads = demand.threads(bool(gpus))
     needs = Needs(threads, gpus)
     fits = [(int(node["Resources"]["CPU"]), fit) for node in nodes if (fit := needs.fit(node["Resources"]))]
     if not fits:

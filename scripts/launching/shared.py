@@ -17,7 +17,7 @@ from scripts.launching.runs import SHARED_FOLDER
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from scripts.launching.runner import Launch
+    from scripts.launching.launch import Launch
     from trainers.base.image_features import ImageFeatures
     from trainers.modules.features import FeatureCache
     from trainers.modules.prompt_labels import LabelFolder
@@ -101,7 +101,7 @@ class _Planner:
 
     def features(self) -> Iterator[Shared]:
         """Tasks that encode the images of a domain."""
-        from trainers.base.trainer import SPLITS
+        from trainers.base.encoding import SPLITS
 
         users: dict[Entry, list[tuple[Launch, Run]]] = defaultdict(list)
         for launch, run in self.pairs:

@@ -1,43 +1,25 @@
 """Of several processes that need a file one makes it; the others wait, as long as that one lives."""
 
-import subprocess
-import sys
+import os
 import threading
 import time
 
-import filelock
 import pytest
-from quick_run import REPOSITORY
+from elsewhere import held_elsewhere, owner_seen_elsewhere
 
 from common import held as room
+from common import locks
 from common.held import held
 from common.interruption import Interrupted
-
-HOLD = """
-import sys
-from common.held import held
-with held("label.pt", "a label"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+from common.locks import owner_of
 
 
 @pytest.fixture
 def holder(tmp_path, monkeypatch):
     """Another process that holds tmp_path/label.pt."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(room, "SECONDS_BETWEEN_LOOKS", 0.05)
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD],
-        env={"PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with held_elsewhere(tmp_path / ".label.pt.lock") as process:
+        yield process
 
 
 @pytest.mark.parametrize("end", ["close", "kill"])
@@ -59,16 +41,35 @@ def test_who_waits_can_be_interrupted(holder, tmp_path, monkeypatch):
 
 
 def test_folders_are_made_and_the_lock_ends_with_the_block(tmp_path):
-    path = tmp_path / "a" / "b" / "label.pt"
+    folder = tmp_path / "a" / "b"
     for _ in range(2):
-        with held(path, "a label"), pytest.raises(filelock.Timeout):
-            filelock.FileLock(path.with_name(".label.pt.lock"), timeout=0, is_singleton=False).acquire()
+        with held(folder / "label.pt", "a label"):
+            assert owner_seen_elsewhere(folder / ".label.pt.lock").startswith(f"process {os.getpid()} on ")
+        assert owner_seen_elsewhere(folder / ".label.pt.lock") == "None"
+
+
+def test_who_holds_it_goes_on(tmp_path, capsys):
+    path, lock = tmp_path / "label.pt", tmp_path / ".label.pt.lock"
+    with held(path, "a label"):
+        with held(path, "a label"):
+            pass
+        assert owner_seen_elsewhere(lock) != "None"
+    assert owner_seen_elsewhere(lock) == "None" and not capsys.readouterr().out
+
+
+def test_the_lock_of_a_killed_process_is_free(holder, tmp_path):
+    assert owner_of(tmp_path / ".label.pt.lock").startswith(f"process {holder.pid} on ")
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / ".label.pt.lock").read_text()  # what it said of itself
+    assert owner_of(tmp_path / ".label.pt.lock") is None
 
 
 def test_without_locks_it_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
-    def refuse(self, *args, **kwargs):
+    def refuse(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with held(tmp_path / "label.pt", "a label"):
-        assert "cannot be locked" in capsys.readouterr().out
+    monkeypatch.setattr(locks.fcntl, "lockf", refuse)
+    for _ in range(2):  # none is left behind that would be waited for
+        with held(tmp_path / "label.pt", "a label"):
+            assert "label.pt cannot be locked (Operation not supported)" in capsys.readouterr().out

@@ -8,10 +8,12 @@ import shutil
 import pytest
 import torch
 from dassl.engine import build_trainer
+from elsewhere import held_elsewhere
 from quick_run import command_line
 from torch import nn
 
 import train as command
+from common import held
 from common.errors import UserError
 from common.run.predictions import read_predictions
 from trainers.modules.prompt_labels import load_prompt_label
@@ -114,6 +116,17 @@ def test_the_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
     saved = torch.load(tmp_path / "prompt_labels/stripes/tiny/seed_1/red.pt", weights_only=True)
     assert torch.equal(saved["ctx"], checkpoint["state_dict"]["ctx"])
     assert saved["ctx"].shape == (4, 64)
+
+
+@pytest.mark.parametrize(("trainer", "place"), [("SPG_CoOp", ""), ("DPSPG_CoOp", "pos")])
+def test_stage1_by_itself_waits_for_who_learns_the_label(train, tmp_path, monkeypatch, capsys, trainer, place):
+    folder = tmp_path / "prompt_labels" / place / "stripes/tiny/seed_1"
+    folder.mkdir(parents=True)
+    with held_elsewhere(folder / ".red.pt.lock") as other:
+        monkeypatch.setattr(held, "check_interruption", other.kill)  # as soon as it is waited for
+        assert train(trainer, "red", flags=["--source-domains", "red"]) == 0
+    assert "Waiting for another process that makes the prompt label of red" in capsys.readouterr().out
+    assert (folder / "red.pt").is_file()
 
 
 def test_stage1_takes_its_optimisation_from_its_own_config(build):

@@ -1,8 +1,7 @@
-"""Going on where a run stopped, from files that a killed process or a bad disk may have left in any state."""
+"""Checkpoints: which there are, what they hold, and prompts of theirs, which may be published ones, in a trainer."""
 
 import hashlib
 import re
-import warnings
 from collections.abc import Container, Iterable
 from os import PathLike
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from dassl.utils import load_checkpoint
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from common.errors import UserError
 from common.messages import some
@@ -26,52 +24,6 @@ LEARNER = "prompt_learner"
 TOKEN_BUFFERS = ("token_prefix", "token_suffix")
 
 
-def resume(
-    directory: str | PathLike,
-    networks: dict[str, tuple],
-    selects_by: str | None,
-    minus_infinity: Container[str] = (),
-) -> tuple[int, list[dict[str, Any]]]:
-    """Load the newest state that is whole into networks, optimisers and schedules.
-
-    Args:
-        directory: folder of the run.
-        networks: {name: (network, optimiser, schedule)}.
-        selects_by: the metric by which the run keeps its best epoch's model, which has to be there then; None: it
-            keeps none.
-        minus_infinity: names of weights that may be minus infinity, by design.
-
-    Returns:
-        (number of completed epochs, their entries of history.json): (0, []) to start anew.
-
-    Raises:
-        UserError: a checkpoint is of other networks.
-    """
-    names = list(networks)
-    kept = [_epochs(Path(directory) / name) for name in names]
-    epochs = sorted(set.intersection(*kept), reverse=True) if kept else []
-    if not epochs:
-        print("No checkpoint found, train from scratch")
-        return 0, []
-    for epoch in epochs:
-        files = {name: Path(directory) / name / f"model.pth.tar-{epoch}" for name in names}
-        history = read_history(directory, epoch)
-        if history is None:
-            print(f"The history of {directory} does not reach epoch {epoch}; going on from an epoch before.")
-            continue
-        checkpoints = _load_all(files, minus_infinity)
-        if checkpoints is None:
-            continue
-        if selects_by and not _best_is_whole(directory, names[0], history, selects_by, minus_infinity):
-            continue
-        for name, (network, optimizer, schedule) in networks.items():
-            _restore(checkpoints[name], files[name], network, optimizer, schedule)
-        print(f"Going on after epoch {epoch}, from the checkpoints in {directory}")
-        return epoch, history
-    print(f"No usable checkpoint is left in {directory}; training starts anew.")
-    return 0, []
-
-
 def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None = None) -> Path:
     """The file of a run's network: the best one's, or that of an epoch.
 
@@ -82,7 +34,7 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
     """
     folder = Path(directory) / network
     path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
-    epochs = sorted(_epochs(folder))
+    epochs = sorted(epochs_kept(folder))
     history = read_history(directory, 1)
     # CoOp's own runs have no history, and a best model only where they chose by it.
     keeps_best = path.is_file() if history is None else history[0]["val_accuracy"] is not None
@@ -306,73 +258,7 @@ def _check_classes(path, trained_for, classnames):
         )
 
 
-def best_of(history: list[dict[str, Any]], metric: str) -> tuple[float, int | None]:
-    """(value, epoch from 1) of the first epoch that is best by a metric; (-inf, None) where none counts."""
-    values = {
-        epoch: value
-        for epoch, entry in enumerate(history, start=1)
-        if (value := entry.get(f"val_{metric}")) is not None and entry.get("counts", True)
-    }
-    if not values:
-        return -float("inf"), None
-    best = max(values, key=values.__getitem__)  # the first of several
-    return values[best], best
-
-
-def _epochs(folder):
+def epochs_kept(folder: Path) -> set[int]:
+    """Epochs of the checkpoints in a network's folder."""
     found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in folder.glob("model.pth.tar-*"))
     return {int(match[1]) for match in found if match}
-
-
-def _load_all(files: dict[str, Path], minus_infinity: Container[str]) -> dict[str, dict[str, Any]] | None:
-    """The checkpoints of one epoch; None if one of them is damaged, or holds a number that is not finite."""
-    try:
-        return {name: read_model(path, minus_infinity) for name, path in files.items()}
-    except Exception as error:  # whichever core reads it, and whatever it makes of damaged bytes
-        print(f"A checkpoint cannot be used, going on from one before: {error}")
-        return None
-
-
-def _best_is_whole(directory, name, history, metric, minus_infinity):
-    """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
-    best = best_of(history, metric)[1]
-    if best is None:  # none may be chosen yet
-        return True
-    path = Path(directory) / name / BEST
-    try:
-        found = read_model(path, minus_infinity)["epoch"]
-    except Exception as error:  # as above
-        print(f"The best model so far cannot be used: {error}")
-        return False
-    return found == best or found > len(history)
-
-
-def holds_objects(schedule: LRScheduler) -> bool:
-    """Whether a schedule's state is more than plain values: Dassl.pytorch's warm-up keeps what follows it, whole."""
-    return isinstance(schedule.state_dict().get("successor"), LRScheduler)
-
-
-def _restore(checkpoint, path, network, optimizer, schedule):
-    """Take the state of a completed epoch; a new schedule, of any Dassl, gets there by as many steps.
-
-    Its saved state is not read: of Dassl.pytorch's warm-up it holds a schedule that sets the rates of an optimiser
-    which is not this one.
-    """
-    try:
-        network.load_state_dict(checkpoint["state_dict"])
-        if schedule is not None:
-            with warnings.catch_warnings():
-                # Of these steps none has one of the optimiser before it.
-                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
-                for _ in range(checkpoint["epoch"]):
-                    schedule.step()
-        if optimizer is not None:
-            rates = [group["lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(checkpoint["optimizer"])
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} does not fit this run: {error}. Delete the run's folder to start anew, or name another "
-            "--output-dir."
-        ) from error

@@ -1,8 +1,7 @@
 """What a run is, and what came out of it: the records that it leaves behind, as plain values."""
 
-import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from dassl.engine import TRAINER_REGISTRY
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -24,6 +21,7 @@ from common.run.predictions import accuracy_by_domain, prediction_rows, write_lo
 from common.run.records import check_finite, read_record
 from common.run.results import RESULTS_FILE, Result, versions, write_results
 from common.threads import Threads, waiting
+from trainers.base.metrics import accuracy_by_class, calibration_error, macro_f1
 from trainers.config_keys import value_of
 from trainers.config_values import as_typed
 from trainers.modules.clip_backbone import Backbone
@@ -47,7 +45,6 @@ LATER = {
     "TRAINER.DPSPG.LATE": 0,
     "TRAINER.DPSPG.LATE_TARGETS": (),
 }
-CALIBRATION_BINS = 15
 F1_OF_DASSL = "classes that occur among the labels"
 
 
@@ -142,7 +139,7 @@ class Course:
         return self.history[-1].get("found", {}) if self.history else {}
 
 
-def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> RunIdentity:
+def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone, started_from: str = "") -> RunIdentity:
     """What makes a run what it is.
 
     Args:
@@ -150,6 +147,7 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> Ru
         node: name of the trainer's own node under cfg.TRAINER.
         dataset: DomainGeneralizationDataset.
         backbone: the CLIP.
+        started_from: fingerprint of the prompts that training starts from; "": none are given.
     """
     settings = {"TRAINER.NAME": cfg.TRAINER.NAME, "TRAINER.FEATURES.TRAIN_VIEWS": cfg.TRAINER.FEATURES.TRAIN_VIEWS}
     settings |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
@@ -160,6 +158,8 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone) -> Ru
     own = cfg.TRAINER[node]
     settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
     settings = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    if started_from:
+        settings["MODEL.INIT_WEIGHTS"] = started_from
     subject = {
         "backbone": backbone.sha256,
         "class names": list(dataset.classnames),
@@ -233,7 +233,7 @@ def write_outcome(
     tested: Tested,
     course: Course,
     training: dict[str, Any],
-    settings_sha256: str,
+    identity: RunIdentity,
     other: OtherRun | None,
     threads: Threads,
 ) -> None:
@@ -245,11 +245,16 @@ def write_outcome(
         backbone: the CLIP.
         tested: what came out.
         course: of the training.
-        training: how the model was trained: `training_record`, or as much as its run says.
-        settings_sha256: of this run, and of the training where that is another's.
+        training: how a model of this run is trained, see `training_record`.
+        identity: this run's.
         other: the run whose model was tested, where it is not this one's.
         threads: that it computed with.
     """
+    settings_sha256 = identity.settings_sha256()
+    if other is not None:  # this run's settings do not tell how its model was trained
+        training = other.record
+        theirs = training.get("settings_sha256", UNKNOWN)
+        settings_sha256 = identity.settings_sha256(**{"of the model's training": theirs})
     label = dataset_label(cfg)
     trained_on = training.get("dataset", label)
     trained_on = None if trained_on == label else trained_on
@@ -315,67 +320,3 @@ def write_outcome(
     )
     check_finite(Path(cfg.OUTPUT_DIR) / RESULTS_FILE, asdict(result))
     write_results(cfg.OUTPUT_DIR, asdict(result))
-
-
-def measured(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """The metrics of an evaluation, by name, of which accuracy and macro F1 are always there.
-
-    Args:
-        found: what the evaluator returned; what is no finite number in it is left out, and that is said.
-        labels, predicted: (N,) each.
-
-    Raises:
-        UserError: it returned something else than values by name.
-    """
-    if not isinstance(found, Mapping):
-        raise UserError(
-            f"The evaluator (TEST.EVALUATOR) returned a {type(found).__name__}; evaluate() has to return a dict from "
-            "the names of metrics to numbers."
-        )
-    metrics: dict[str, float] = {}
-    for name, value in found.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            number = math.nan
-        if math.isfinite(number):
-            metrics[str(name)] = number
-        else:
-            print(f"Note: the metric {name} is no finite number ({type(value).__name__}), so it is not recorded.")
-    if "accuracy" not in metrics:
-        metrics["accuracy"] = 100 * float(accuracy_score(labels, predicted))
-    if "macro_f1" not in metrics:
-        metrics["macro_f1"] = macro_f1(labels, predicted)
-    return metrics
-
-
-def macro_f1(labels: np.ndarray, predicted: np.ndarray, of_labels: bool = True) -> float:
-    """Mean F1 in percent over the classes that occur among the labels (N,), as Dassl's.
-
-    Args:
-        of_labels: False: over those that occur among labels or predictions, which is scikit-learn's default.
-    """
-    classes = np.unique(labels) if of_labels else None
-    return 100 * float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
-
-
-def accuracy_by_class(labels: np.ndarray, predicted: np.ndarray, classnames: list[str]) -> dict[str, float | None]:
-    """Share of each class's images (N labels and predictions) that were recognised, in percent; None without images."""
-    recalls = recall_score(labels, predicted, labels=range(len(classnames)), average=None, zero_division=np.nan)
-    return {
-        name: None if np.isnan(recall) else 100 * float(recall)
-        for name, recall in zip(classnames, recalls, strict=True)
-    }
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error in percent: |accuracy - confidence| over 15 equal bins (Guo et al., 2017).
-
-    Args:
-        confidence: N probabilities of what was predicted.
-        right: N booleans: whether it was right.
-    """
-    accuracies, confidences = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS)  # of bins with images
-    inner = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
-    counts = np.bincount(np.searchsorted(inner, confidence), minlength=CALIBRATION_BINS)
-    return 100 * float(np.average(np.abs(accuracies - confidences), weights=counts[counts > 0]))

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from common.run.threads import read_threads, write_threads
-from common.threads import Threads, asked_for
+from common.threads import Threads, asked_for, usable_cores, waiting
 
 
-def threads_of_run(folder: str | Path, planned: Threads, n_workers: int, note: bool = True) -> Threads:
+def threads_of_run(folder: str | Path, planned: Threads, n_workers: int, note: bool, tell: bool) -> Threads:
     """The threads to compute a run with.
 
     Args:
@@ -14,10 +14,21 @@ def threads_of_run(folder: str | Path, planned: Threads, n_workers: int, note: b
         planned: those of a new one.
         n_workers: of its loaders.
         note: whether the folder is to hold those of a new one.
+        tell: whether they are told.
 
     Returns:
         those that it began with, or where OMP_NUM_THREADS is set or it is a new one those planned.
     """
+    threads = _threads_of_run(folder, planned, n_workers, note)
+    if tell:
+        print(
+            f"Threads: {threads.alone}, beside loader workers {threads.beside_workers} ({waiting()}); "
+            f"cores: {usable_cores()}"
+        )
+    return threads
+
+
+def _threads_of_run(folder, planned, n_workers, note):
     known = read_threads(folder, n_workers)
     if asked_for() is None and known is not None:
         return known

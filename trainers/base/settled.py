@@ -1,6 +1,7 @@
 """What of a run's config follows from its backbone and from other keys."""
 
 import numpy as np
+from dassl.optim.optimizer import AVAI_OPTIMS
 from yacs.config import CfgNode
 
 from common.threads import loader_workers
@@ -57,3 +58,13 @@ def check_normalisation(cfg: CfgNode, backbone: Backbone) -> None:
             f"Warning: {backbone.name} expects images resized by {facts.interpolation} interpolation, and "
             f"INPUT.INTERPOLATION is {cfg.INPUT.INTERPOLATION}: accuracies will suffer. {mend}"
         )
+
+
+def optimiser_cfg(cfg: CfgNode) -> CfgNode:
+    """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
+    optim = cfg.OPTIM
+    if optim.NAME == "adamw" and cfg.TRAINER.FUSED_ADAMW and "adamw_fused" in AVAI_OPTIMS:
+        optim = optim.clone()
+        optim.defrost()
+        optim.NAME = "adamw_fused"
+    return optim

@@ -1,91 +1,38 @@
-"""The life of a run: what all our trainers share beside the parts in this room."""
+"""The base of all methods: a frozen CLIP, what learns beside it, and how both classify images."""
 
-import os
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from dassl.data.data_manager import build_data_loader
-from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.optim.optimizer import AVAI_OPTIMS
-from dassl.utils import set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 from yacs.config import CfgNode
 
-from common.errors import UserError
 from common.interruption import check_interruption
-from common.progress import progress
-from common.run.history import read_history, write_history
-from common.run.identity import TRAINED_FILE, RunIdentity, identity_differences, read_identity, write_identity
-from common.run.records import write_record
-from common.threads import Threads, plan_threads, usable_cores, waiting
-from datasets.adapted import adapted
-from trainers.base.checkpoints import (
-    BEST,
-    LEARNER,
-    best_of,
-    find_checkpoint,
-    holds_objects,
-    resume,
-    start_prompt_learner,
-)
-from trainers.base.evaluation import Classifier, FeatureBatches, classify
-from trainers.base.image_features import ImageFeatures, squashing
-from trainers.base.not_finite import check_loss, check_networks, why_not_finite
-from trainers.base.run_record import (
-    UNKNOWN,
-    Course,
-    OtherRun,
-    Said,
-    Tested,
-    check_use,
-    identity_of,
-    measured,
-    read_training_record,
-    training_record,
-    write_outcome,
-)
-from trainers.base.run_threads import threads_of_run
-from trainers.base.settled import settled
-from trainers.config_check import check_settings, counted_contexts, settings_without_effect
-from trainers.methods import METHODS
-from trainers.modules.clip_backbone import Backbone, kept_backbone
-from trainers.modules.features import FeatureCache, Shard
-from trainers.modules.finite import require_finite
-from trainers.modules.full_prompt_encoder import prompt_encoder
+from common.threads import plan_threads
+from trainers.base.checkpoints import LEARNER, start_prompt_learner
+from trainers.base.evaluation import Classifier
+from trainers.base.image_features import ImageFeatures
+from trainers.base.run_backbone import backbone_of_run
+from trainers.base.run_data import ClassNamesOnly, adapt_to_run, loader_in_order, training_loader
+from trainers.base.run_trainer import RunTrainer
+from trainers.base.settled import optimiser_cfg, settled
+from trainers.config_check import check_settings, settings_without_effect
+from trainers.modules.clip_backbone import Backbone
+from trainers.modules.features import FeatureCache
+from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
-from trainers.modules.seeded_items import SeededBatches, SeededItems
 from trainers.modules.view_loader import ViewLoader
-
-CPU_MEMORY_MB = 2048
-GPU_MEMORY_SHARE = 0.25  # of the device's memory
-SPLITS = ("views", "val", "test")  # what images are encoded of; "views": TRAIN_VIEWS of each training image
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class ClassNamesOnly:
-    """Takes the place of Dassl's DataManager where there are no images."""
-
-    def __init__(self, classnames: Sequence[str]) -> None:
-        self.dataset = SimpleNamespace(classnames=list(classnames), domains=(), source_domains=(), target_domains=())
-        self.num_classes = len(classnames)
-        self.lab2cname = dict(enumerate(classnames))
-
-
-class FrozenClipTrainer(TrainerX):
+class FrozenClipTrainer(RunTrainer):
     """Base class of methods that adapt a frozen CLIP.
 
     A subclass says which networks learn (`build_prompt_model`), which texts images are classified against
@@ -100,36 +47,17 @@ class FrozenClipTrainer(TrainerX):
         done: whether cfg is that of a run that was done; then its values are taken as they are.
 
     Attributes:
-        asked_cfg: cfg as it was given, without what follows from the backbone and from other keys.
         backbone: Backbone; clip_model: its model.
         image_features: ImageFeatures.
-        threads: that it computes with.
-        course: of the training.
-        tested: split -> what came out of its last evaluation.
-        other: the run whose model was loaded to be tested; None: this one's.
+        batches: of indices of training images.
     """
 
-    SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     NETWORK = LEARNER  # name of what it learns, where that is one network: the folder of its checkpoints
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
-    # Names of weights that are minus infinity for classes without training images, whose logits are, too.
-    MINUS_INFINITY: tuple[str, ...] = ()
-    # Keys of its node that say how what was learned is used, where no shape of it tells: tests need those of training.
-    USED_BY: tuple[str, ...] = ()
     # Names in published files of its method of what they hold and nothing is computed with.
     UNUSED_IN_FILES: tuple[str, ...] = ()
     NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
-    started_from = ""  # fingerprint of the prompts that training starts from, where they are given
-    restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
-
-    # What Dassl's trainer sets.
-    cfg: CfgNode
-    dm: Any
-    train_loader_x: Any
-    val_loader: Any
-    test_loader: Any
-    _scheds: dict[str, Any]
 
     def __init__(
         self,
@@ -141,10 +69,6 @@ class FrozenClipTrainer(TrainerX):
         self.given_backbone = backbone
         self.classnames = classnames
         self.done = done
-        self.asked_cfg = cfg
-        self.course = Course()
-        self.tested: dict[str, Tested] = {}
-        self.other: OtherRun | None = None
         super().__init__(cfg)
 
     # ---- building ----
@@ -162,78 +86,25 @@ class FrozenClipTrainer(TrainerX):
         for line in settings_without_effect(self.cfg) if self.cfg.VERBOSE and not self.done else ():
             print(line)
         # Before the data, since the images' size is the backbone's.
-        named = self.cfg.MODEL.BACKBONE
-        self.backbone = self.given_backbone or kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        self.backbone = backbone_of_run(self.cfg, self.settings.PREC, self.device, self.given_backbone, self.done)
         self.clip_model = self.backbone.model
-        if self.given_backbone is None and not self.done:
-            check_settings(self.cfg, self.backbone.text.tokenizer)
-        for method in METHODS:
-            if method.trainer == self.cfg.TRAINER.NAME:
-                method.check_backbone(named.NAME, self.backbone.is_vit)
-        if self.given_backbone is None and self.cfg.VERBOSE:
-            for note in self.backbone.notes:
-                print(note)
-        text = self.backbone.text
-        if not text.can_be_cut and self.given_backbone is None and self.cfg.VERBOSE:
-            print(
-                f"Note: the text tower of {named.NAME} looks at all positions of a prompt, so each is encoded over all "
-                f"{text.context_length}, and what prompts begin with is not shared. That takes longer."
-            )
         self.cfg = self.settled_cfg(self.cfg)
         self.settle_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
         if self.classnames is None:
             super().build_data_loader()
-            self.adapt_dataset()
-            for loader in (self.val_loader, self.test_loader):
-                if loader is not None:
-                    self.adapt_test_transform(loader.dataset.transform)
+            adapt_to_run(self, self.backbone.facts)
         else:
             self.dm = ClassNamesOnly(self.classnames)
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
             self.num_classes, self.num_source_domains = self.dm.num_classes, 0
             self.lab2cname = self.dm.lab2cname
-        if self.train_loader_x is not None:
-            self.train_loader_x = self.build_train_loader(self.train_loader_x)
-
-    def adapt_dataset(self) -> None:
-        """Give a data set that was written for Dassl alone what our trainers ask of one."""
-        dataset = adapted(self.dm.dataset, self.cfg)
-        if dataset is self.dm.dataset:
-            return
-        self.dm.dataset = dataset
-        loaders = (
-            (self.train_loader_x, dataset.train_x),
-            (self.val_loader, dataset.val),
-            (self.test_loader, dataset.test),
-        )
-        for loader, items in loaders:
-            if loader is not None:
-                loader.dataset.data_source = items
-
-    def adapt_test_transform(self, transform: Any) -> Any:
-        """Let one of Dassl's transforms for testing squash images to a square, where the backbone knows them so."""
-        return squashing(transform, self.cfg.INPUT, self.backbone.facts)
+        if (loader := self.train_loader_x) is not None:
+            self.batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
+            self.train_loader_x = training_loader(loader, self.batches, self.cfg.SEED, lambda: self.epoch)
 
     def settled_cfg(self, cfg: CfgNode) -> CfgNode:
         """The config with what follows from the backbone and from other keys; it does not change any more."""
         return settled(cfg, self.backbone)
-
-    def build_train_loader(self, loader: DataLoader) -> DataLoader:
-        """Dassl's training loader, with this trainer's batches and augmentation that any number of workers repeats."""
-        dataset: Any = loader.dataset
-        batch_sampler: Any = loader.batch_sampler
-        self.batches = self.training_batches(batch_sampler, len(dataset))
-        # Without a seed, one of chance, since each worker would augment alike otherwise.
-        seed = self.cfg.SEED if self.cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
-        return DataLoader(
-            SeededItems(dataset, seed),
-            batch_sampler=SeededBatches(self.batches, lambda: self.epoch),
-            num_workers=loader.num_workers,
-            pin_memory=loader.pin_memory,
-            persistent_workers=loader.num_workers > 0,
-            # Its own, or the draws from the global one would depend on whether workers were just started.
-            generator=torch.Generator(),
-        )
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         """The batches of indices that training draws; `batch_sampler` draws one batch of images at a time."""
@@ -283,42 +154,10 @@ class FrozenClipTrainer(TrainerX):
         splits += ["val"] if cfg.TEST.FINAL_MODEL == "best_val" else []
         return (*splits, *(() if cfg.TEST.NO_TEST else ("test",)))
 
-    def encode_only(self, splits: Sequence[str], shard: Shard | None = None) -> None:
-        """Encode images for runs to come, as each of them would, and keep their features in the cache.
-
-        Args:
-            splits: some of SPLITS.
-            shard: which part of each domain's; None: all of it.
-
-        Raises:
-            UserError: there is no cache.
-        """
-        features, batch_size = self.cfg.TRAINER.FEATURES, self.cfg.DATALOADER.TEST.BATCH_SIZE
-        if self.IMAGE_TOWER_LEARNS or not features.CACHE:
-            why = "TRAINER.FEATURES.CACHE is False" if not features.CACHE else "its image tower learns"
-            raise UserError(f"--encode has no use for {self.cfg.TRAINER.NAME}: {why}, so no features are kept.")
-        if "views" in splits and not features.TRAIN_VIEWS:
-            raise UserError("--encode names views, but TRAINER.FEATURES.TRAIN_VIEWS is 0: set how many of each image.")
-        self.take_threads(note=False)
-        for split in splits:
-            loader = {"views": self.train_loader_x, "val": self.val_loader, "test": self.test_loader}[split]
-            if loader is None:
-                continue  # the domain is too small to have one
-            if split == "views":
-                how = loader.dataset.dataset, features.TRAIN_VIEWS, batch_size
-                if shard is None:
-                    self.image_features.views(*how, self.batches)
-                else:
-                    self.image_features.keep_shard_of_views(*how, shard)
-            elif shard is None:
-                self.image_features.of_split(loader, split)
-            else:
-                self.image_features.keep_shard(loader, split, shard)
-
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
         network.to(self.device)
-        optimizer = build_optimizer(network, self.optim_cfg())
+        optimizer = build_optimizer(network, optimiser_cfg(self.cfg))
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
 
@@ -341,23 +180,9 @@ class FrozenClipTrainer(TrainerX):
             return {}
         return {"N_CTX": ctx.shape[-2], "CTX_INIT": "", "CSC": ctx.dim() == 3}
 
-    def optim_cfg(self) -> CfgNode:
-        """cfg.OPTIM for the optimiser: with AdamW fused where it may be, and Dassl can."""
-        optim = self.cfg.OPTIM
-        if optim.NAME == "adamw" and self.cfg.TRAINER.FUSED_ADAMW and "adamw_fused" in AVAI_OPTIMS:
-            optim = optim.clone()
-            optim.defrost()
-            optim.NAME = "adamw_fused"
-        return optim
-
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
         """The backbone's PromptEncoder for class names (None: this run's), within the memory budget."""
-        memory_mb = self.cfg.TEST.MEMORY_MB
-        if not memory_mb:
-            memory_mb = CPU_MEMORY_MB
-            if self.device.type == "cuda":
-                total = torch.cuda.get_device_properties(self.device).total_memory
-                memory_mb = int(total * GPU_MEMORY_SHARE) // 2**20
+        memory_mb = self.cfg.TEST.MEMORY_MB or memory_budget_mb(self.device)
         names = self.dm.dataset.classnames if classnames is None else classnames
         return prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
 
@@ -417,52 +242,13 @@ class FrozenClipTrainer(TrainerX):
             text_features = self.text_features(no_image, no_image)
         return lambda features, indices: self.logits(features, text_features)
 
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the networks of a run, as Dassl does.
-
-        Raises:
-            UserError: one is missing or damaged, does not fit, or is not finite.
-        """
-        super().load_model(directory, epoch=epoch)
-        for name in self.get_model_names():
-            cause = "The training that wrote it was broken by then: use another epoch (--load-epoch) or run."
-            require_finite(self._models[name].state_dict(), f"{name} in {directory}", cause, self.MINUS_INFINITY)
-
     @cached_property
     def source_loader(self) -> DataLoader:
         """The training images as test images are looked at: in order, without augmentation."""
-        return build_data_loader(
-            self.cfg,
-            data_source=self.dm.dataset.train_x,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=(self.val_loader or self.test_loader).dataset.transform,
-            is_train=False,
-        )
+        transform = (self.val_loader or self.test_loader).dataset.transform
+        return loader_in_order(self.cfg, self.dm.dataset.train_x, transform)
 
     # ---- training ----
-
-    def settle_threads(self, threads: Threads) -> None:
-        """Compute with these numbers of threads from now on."""
-        self.threads = threads
-        threads.use(self.cfg.DATALOADER.NUM_WORKERS)
-
-    def take_threads(self, note: bool = True) -> None:
-        """Take the threads of the run that the output folder holds, and note there those of a new one.
-
-        Args:
-            note: False where only another run's model is tested, maybe in that run's folder.
-        """
-        threads = threads_of_run(self.output_dir, self.threads, self.cfg.DATALOADER.NUM_WORKERS, note)
-        self.settle_threads(threads)
-        if self.cfg.VERBOSE:
-            print(
-                f"Threads: {threads.alone}, beside loader workers {threads.beside_workers} ({waiting()}); "
-                f"cores: {usable_cores()}"
-            )
-
-    def train(self) -> None:
-        self.take_threads()
-        super().train()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """One step on the loss, which has the logits of one batch; methods that learn otherwise override it."""
@@ -486,40 +272,8 @@ class FrozenClipTrainer(TrainerX):
         """
         return F.cross_entropy(logits, labels)
 
-    def detect_anomaly(self, loss: Tensor) -> None:
-        check_loss(self, loss)
-
-    def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
-        if self.scaler is None:
-            super().model_backward_and_update(loss, names)
-            return
-        self.detect_anomaly(loss)
-        self.model_zero_grad(names)
-        self.scaler.scale(loss).backward()
-        for name in self.get_model_names(names):
-            self.scaler.step(self._optims[name])
-        self.scaler.update()
-
     def before_train(self) -> None:
-        if self.cfg.TEST.FINAL_MODEL == "best_val" and self.val_loader is None:
-            raise UserError(
-                "TEST.FINAL_MODEL is best_val, but the source domains are too small for a validation split to choose "
-                "an epoch by. Add images, or set TEST.FINAL_MODEL last_step."
-            )
         super().before_train()
-        course = self.course
-        self.best_result, course.best_epoch = best_of(course.history, self.cfg.TEST.SELECT_BY)
-        if course.history:
-            course.started = time.time() - course.history[-1]["seconds"]
-            if self.scaler is not None:
-                self.scaler.load_state_dict(course.history[-1]["scaler"])
-        write_identity(self.output_dir, self.identity().flat)
-        self.epoch_bar = progress(
-            total=self.max_epoch,
-            initial=self.start_epoch,
-            description=f"{self.cfg.TRAINER.NAME} ({', '.join(self.dm.dataset.source_domains)})",
-            unit="epoch",
-        )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
             self.threads.use(workers=0)  # none is needed any more
@@ -529,244 +283,3 @@ class FrozenClipTrainer(TrainerX):
         n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE
         items: Any = loader.dataset  # SeededItems of Dassl's data set
         return self.image_features.views(items.dataset, n_views, batch_size, self.batches)
-
-    def before_epoch(self) -> None:
-        super().before_epoch()
-        self._train_scalars: dict[str, float] = {}
-        if self.cfg.SEED >= 0:
-            # Each epoch's randomness follows from seed and epoch alone, so that a resumed run draws the same batches
-            # and noise, and no random state needs to be saved. (Augmentation: see SeededItems.)
-            mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
-            set_random_seed(int(mixed))
-
-    def run_epoch(self) -> None:
-        loader, title = self.train_loader_x, f"Epoch {self.epoch + 1}"
-        try:
-            # Dassl's loop takes the bar for the loader.
-            with progress(loader, len(loader), description=title, unit="batch") as bar:
-                self.train_loader_x = bar
-                super().run_epoch()
-        finally:
-            self.train_loader_x = loader
-        self.update_lr()
-
-    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        # Dassl's running means of the epoch pass by here, so the last ones are the epoch's means.
-        if tag.startswith("train/") and tag != "train/lr":
-            self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
-        super().write_scalar(tag, scalar_value, global_step)
-
-    def after_epoch(self) -> None:
-        """Training-domain validation: keep the epoch that is best on the source domains' val splits.
-
-        Killed at any point in here, a run does the epoch again, and all of this with it.
-        """
-        check_networks(self)
-        course, is_best = self.course, False
-        entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
-        if self.cfg.TEST.FINAL_MODEL == "best_val":
-            chosen_by = self.test(split="val")
-            entry["val_accuracy"] = self.tested["val"].metrics["accuracy"]
-            entry[f"val_{self.cfg.TEST.SELECT_BY}"] = chosen_by
-            is_best = self.may_be_chosen() and chosen_by > self.best_result
-            self.epoch_bar.set_postfix(val=f"{chosen_by:.1f} %")
-        # Begun anew, a run finds what it had made itself.
-        entry["found"] = course.reused if course.history else self.reused()
-        entry["seconds"] = course.seconds
-        if self.scaler is not None:
-            entry["scaler"] = self.scaler.state_dict()
-        if not self.may_be_chosen():
-            entry["counts"] = False
-        course.history.append(entry)
-        write_history(self.output_dir, course.history)
-        if is_best:
-            self.best_result, course.best_epoch = chosen_by, self.epoch + 1
-            self.save_model(self.epoch, self.output_dir, val_result=chosen_by, model_name=BEST)
-        self.epoch_bar.update()
-        self.save_model(self.epoch, self.output_dir)
-        self._remove_checkpoint(self.epoch - 1)  # epochs are counted from 1 in file names: the last two are kept
-
-    def may_be_chosen(self) -> bool:
-        """Whether the epoch that just ended is among those that validation chooses from."""
-        return True
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """As Dassl's, without the state of schedules that could not be read back, see `checkpoints.holds_objects`."""
-        schedules = self._scheds
-        self._scheds = {
-            name: None if schedule is None or holds_objects(schedule) else schedule
-            for name, schedule in schedules.items()
-        }
-        try:
-            super().save_model(*args, **kwargs)
-        finally:
-            self._scheds = schedules
-
-    def _remove_checkpoint(self, epoch):
-        """Keep the last two checkpoints, one of which may turn out to be damaged, and every CHECKPOINT_FREQ-th."""
-        frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
-        if epoch < 1 or (frequency > 0 and epoch % frequency == 0):
-            return
-        for name in self.get_model_names():
-            Path(self.output_dir, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
-
-    def after_train(self) -> None:
-        self.epoch_bar.close()
-        # Its workers end here; left to the garbage collector, they might be waited for in a process forked later.
-        self.train_loader_x = None
-        self._remove_checkpoint(self.max_epoch - 1)
-        folders = [Path(self.output_dir, name) for name in self.get_model_names()]
-        n_bytes = sum(path.stat().st_size for folder in folders for path in folder.glob("model*"))
-        print(f"Checkpoints take {n_bytes / 2**20:.1f} MB in {self.output_dir}")
-        super().after_train()
-        self.write_outcome()
-
-    # ---- evaluation ----
-
-    def test(self, split: str | None = None) -> float:
-        """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT).
-
-        Returns:
-            the metric that TEST.SELECT_BY names.
-
-        Raises:
-            UserError: the evaluator has no such metric.
-        """
-        self.set_model_mode("eval")
-        self.evaluator.reset()
-        split = split or self.cfg.TEST.SPLIT
-        loader = self.val_loader if split == "val" else self.test_loader
-        print(f"Evaluate on the *{split}* set")
-
-        features = self.image_features.of_split(loader, split)
-        items = loader.dataset.data_source
-        labels = torch.tensor([item.label for item in items])
-        batches, predicted, said = FeatureBatches(features, loader.batch_size), [], []
-
-        def explain(features: Tensor, indices: range) -> str:
-            domains = sorted({self.dm.dataset.domains[items[i].domain] for i in indices})
-            when = f" after epoch {self.epoch + 1}" if split == "val" else ""
-            images = f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(domains)}){when}"
-            return why_not_finite(self, images, features, indices)
-
-        # Loader workers wait meanwhile.
-        with self.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
-            for indices, logits in classify(bar, self.classifier(), self.device, explain, bool(self.MINUS_INFINITY)):
-                self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
-                predicted.append(logits.argmax(dim=-1))
-                if split == "test":
-                    said.append(Said.of(logits))
-
-        found = self.evaluator.evaluate()
-        metrics = measured(found, labels.numpy(), torch.cat(predicted).cpu().numpy())
-        self.tested[split] = Tested(metrics, Said.joined(said))
-        for name, value in metrics.items():
-            self.write_scalar(f"{split}/{name}", value, self.epoch)
-        select_by, evaluator = self.cfg.TEST.SELECT_BY, self.cfg.TEST.EVALUATOR
-        if select_by in metrics:
-            return metrics[select_by]
-        if select_by in found:
-            raise UserError(
-                f"TEST.SELECT_BY is {select_by!r}, which the evaluator {evaluator} measures as {found[select_by]} on "
-                f"the {split} split, no finite number to choose by; there are {', '.join(metrics)}."
-            )
-        raise UserError(
-            f"TEST.SELECT_BY is {select_by!r}, which the evaluator {evaluator} does not measure; accepted: "
-            f"{', '.join(metrics)}."
-        )
-
-    def test_run(self, model_dir: str, epoch: int | None = None) -> None:
-        """Test the model of another run (or of none, for methods that learn nothing).
-
-        Raises:
-            UserError: it was trained with another backbone or by another method, would be used otherwise than it was
-                trained, or cannot be loaded.
-        """
-        backbone = read_identity(model_dir).get("backbone")
-        if backbone not in (None, self.backbone.sha256):
-            raise UserError(
-                f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
-                "weights differ. Name the backbone that it was trained with."
-            )
-        if self.get_model_names():
-            keys = [f"TRAINER.{self.SETTINGS}.{key}" for key in self.USED_BY]
-            check_use(model_dir, self.asked_cfg, type(self), keys)
-        self.take_threads(note=False)
-        self.load_model(model_dir, epoch=epoch)
-        record = read_training_record(model_dir)
-        if self.get_model_names():
-            record["selection"] = f"epoch {epoch}"
-            if epoch is None:
-                best = find_checkpoint(model_dir, self.get_model_names()[0]).name == BEST
-                record["selection"] = "best_val" if best else "last_step"
-        self.other = OtherRun(os.path.abspath(model_dir), epoch, record)
-        self.test()
-
-    # ---- records ----
-
-    def write_outcome(self) -> None:
-        """Write the results of a run that was tested; of another, what its model was trained on."""
-        if "test" in self.tested:
-            self.write_results()
-        else:
-            write_record(Path(self.output_dir) / TRAINED_FILE, self.training_record())
-
-    def training_record(self) -> dict:
-        """What results of this run's model have to say of its training, by the names of results.json."""
-        sha256 = self.identity().settings_sha256()
-        return training_record(self.cfg, self.dm.dataset, sha256, self.n_trained(), self.course)
-
-    def n_trained(self) -> list[int]:
-        """Numbers of parameters that training changes, stage by stage; [] of a method that learns nothing."""
-        networks = [self._models[name] for name in self.get_model_names()]
-        return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
-
-    def reused(self) -> dict[str, float | None]:
-        """What earlier runs had made for this one, with the seconds that took them; None: not known."""
-        return {"image features": None} if self.image_features.cache.oldest_read < self.course.started else {}
-
-    def write_results(self) -> None:
-        """Write predictions and results.json of a run whose test is done."""
-        identity, other = self.identity(), self.other
-        # Of another run's model, this run's settings do not tell how it was trained.
-        training, sha256 = self.training_record(), identity.settings_sha256()
-        if other is not None:
-            training = other.record
-            sha256 = identity.settings_sha256(**{"of the model's training": training.get("settings_sha256", UNKNOWN)})
-        write_outcome(
-            self.cfg,
-            self.dm.dataset,
-            self.backbone,
-            self.tested["test"],
-            self.course,
-            training,
-            sha256,
-            other,
-            self.threads,
-        )
-
-    def identity(self) -> RunIdentity:
-        """What makes this run what it is."""
-        # As asked for, as in runs from before the number of a context's words took the place of N_CTX in the config.
-        identity = identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone)
-        if not self.started_from:
-            return identity
-        return replace(identity, settings={**identity.settings, "MODEL.INIT_WEIGHTS": self.started_from})
-
-    def resume_model_if_exist(self, directory: str | PathLike) -> int:
-        if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
-            directory = self.output_dir
-        counted = counted_contexts(self.cfg, self.backbone.text.tokenizer)
-        differences = identity_differences(directory, self.identity().flat, counted)
-        if differences and self.restart_on_difference:
-            print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
-            return 0
-        if differences:
-            raise UserError(
-                f"{directory} holds an unfinished run with other settings: {differences}. Delete it to start anew, or "
-                "name another --output-dir."
-            )
-        networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}
-        selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
-        start_epoch, self.course.history = resume(directory, networks, selects, self.MINUS_INFINITY)
-        return start_epoch

@@ -18,6 +18,8 @@ from trainers.modules.prompt_tokens import Slot, prompt_tails
 from trainers.modules.text_tower import FIRST, LAST, TextTower
 from trainers.modules.transformer_block import after_attention, layer_norm, project
 
+CPU_MEMORY_MB = 2048
+GPU_MEMORY_SHARE = 0.25  # of the device's memory
 WORD = -1  # in the place of a slot's row: a token that is a word's
 
 
@@ -95,6 +97,13 @@ class FullPromptEncoder(PromptEncoder):
             seen = (torch.arange(k.shape[2], device=k.device) <= at[:, None])[:, None, None]
         causal = self.tower.causal and at is None
         return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal).transpose(1, 2).flatten(2)
+
+
+def memory_budget_mb(device: torch.device) -> int:
+    """Memory that text features may take on a device, where it is not said how much: MB."""
+    if device.type != "cuda":
+        return CPU_MEMORY_MB
+    return int(torch.cuda.get_device_properties(device).total_memory * GPU_MEMORY_SHARE) // 2**20
 
 
 def prompt_encoder(clip_model: Any, classnames: Sequence[str], **settings: Any) -> PromptEncoder:

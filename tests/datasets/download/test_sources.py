@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 
-import filelock
 import pytest
 from dataset_trees import PICTURES, config, make_set, read_only
 from download_site import (
@@ -18,6 +17,7 @@ from download_site import (
     write_terra,
     zip_of,
 )
+from elsewhere import held_elsewhere
 
 from datasets.download.sources import SOURCES
 from datasets.spg_domainnet import SPG_DomainNet
@@ -203,9 +203,11 @@ def test_a_root_that_is_a_file(run, pacs, tmp_path):
 
 
 def test_one_process_at_a_time(run, pacs, tmp_path):
-    (tmp_path / "data" / ".download").mkdir(parents=True)
-    with filelock.FileLock(tmp_path / "data" / ".download" / "SPG_PACS.lock"):
+    lock = tmp_path / "data" / ".download" / "SPG_PACS.lock"
+    lock.parent.mkdir(parents=True)
+    with held_elsewhere(lock):
         code, _, err = run("pacs")
     assert code == 1
     assert "Another process is downloading PACS" in err
+    assert lock.is_file()  # of a process that was killed: no lock any more
     assert run("pacs")[0] == 0

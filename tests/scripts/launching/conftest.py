@@ -32,7 +32,7 @@ def bash(tmp_path):
 def runs_here(monkeypatch):
     """What a launcher starts, train.py and report.py, runs in this process."""
     from scripts import report
-    from scripts.launching import runner
+    from scripts.launching import comparison
     from scripts.launching.plan import Ended
 
     class Here:
@@ -57,8 +57,8 @@ def runs_here(monkeypatch):
     def do_report(command, **options):
         return subprocess.CompletedProcess(command, report.main(command[2:]))
 
-    monkeypatch.setattr(runner, "make_engine", lambda *_: Here())
-    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(run=do_report))
+    monkeypatch.setattr(comparison, "make_engine", lambda *_: Here())
+    monkeypatch.setattr(comparison, "subprocess", SimpleNamespace(run=do_report))
 
 
 @pytest.fixture

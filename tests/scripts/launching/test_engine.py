@@ -223,7 +223,7 @@ def test_one_run_at_a_time_decodes_as_it_does_alone(monkeypatch):
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     said = []
     for jobs in ("1", "2"):  # of a CLIP that computes with all cores
-        engine = make_engine("local", Demand(jobs=jobs, threads=lambda: 8, workers=7), said.append)
+        engine = make_engine("local", Demand(jobs=jobs, threads=lambda on_gpu: 8, workers=7), said.append)
         assert (engine.slots, engine.workers_each) == (1, 7)
         engine.close()
     assert len(said) == 1 and said[0].startswith("Note: JOBS is 2, but")

@@ -131,6 +131,11 @@ def test_how_many_runs_a_node_holds(needs, cpus, gpus, runs):
     assert needs.fit({"CPU": float(cpus), "GPU": float(gpus)}) == runs
 
 
+def threads_of_a_large_one(on_gpu):
+    """Threads of a run with a large backbone."""
+    return 1 if on_gpu else None
+
+
 def node(name, cpus, gpus=0):
     resources = {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}
     return {"NodeName": name, "NodeManagerAddress": "", "NodeManagerHostname": "host", "Resources": resources}
@@ -145,11 +150,12 @@ def node(name, cpus, gpus=0):
         (Demand(workers=8, uses_cuda=True), [node("a", 16, 2), node("head", 4)], Needs(1, 1, 7)),
         (Demand(workers=8, uses_cuda=True, task_gpus="0.5"), [node("a", 16, 2)], Needs(1, 0.5, 3)),
         (Demand(workers=8, uses_cuda=True, task_gpus="0"), [node("a", 4, 2)], Needs(1, 0, 0)),
-        (Demand(workers=3, threads=lambda: None), [node("a", 4), node("b", 2)], Needs(None, 0, 3)),
+        (Demand(workers=3, threads=lambda on_gpu: None), [node("a", 4), node("b", 2)], Needs(None, 0, 3)),
+        (Demand(uses_cuda=True, threads=threads_of_a_large_one), [node("a", 4, 2)], Needs(1, 1)),
+        (Demand(uses_cuda=True, threads=threads_of_a_large_one, task_gpus="0"), [node("a", 4, 2)], Needs(None, 0)),
     ],
 )
-def test_what_a_run_takes(monkeypatch, demand, nodes, needs):
-    monkeypatch.setattr(ray_engine, "asked_for", lambda: None)
+def test_what_a_run_takes(demand, nodes, needs):
     assert ray_engine._plan_needs(demand, nodes) == needs
 
 
@@ -158,14 +164,13 @@ def test_what_a_run_takes(monkeypatch, demand, nodes, needs):
     [
         (Demand(task_gpus="3"), "TASK_GPUS is 3, but no node of the cluster has as many. Their GPUs: a 2, b 0."),
         (
-            Demand(threads=lambda: 9),
+            Demand(threads=lambda on_gpu: 9),
             "A run computes with 9 threads, and no node .* has as many CPUs. Their CPUs: a 4, b 8",
         ),
-        (Demand(threads=lambda: 9, task_gpus="1"), "A run computes with .* has as many CPUs beside a GPU."),
+        (Demand(threads=lambda on_gpu: 9, task_gpus="1"), "A run computes with .* has as many CPUs beside a GPU."),
     ],
 )
-def test_what_no_node_has(monkeypatch, demand, message):
-    monkeypatch.setattr(ray_engine, "asked_for", demand.threads)
+def test_what_no_node_has(demand, message):
     with pytest.raises(UserError, match=message):
         ray_engine._plan_needs(demand, [node("a", 4, 2), node("b", 8)])
 
@@ -320,7 +325,7 @@ def test_a_node_that_sees_something_else(only_a_and_b, engine, tmp_path, monkeyp
 
 @needs_ray
 def test_a_node_that_holds_no_run_is_named(only_a_and_b, engine):
-    one = engine(task_gpus="0", threads=lambda: 1)
+    one = engine(task_gpus="0", threads=lambda on_gpu: 1)
     one.needs = Needs(2, 0)  # as if there were a node that holds one
     only_a_and_b.started["c"] = only_a_and_b.add_node(num_cpus=1, node_name="c")
     wait_for(lambda: one.next_end() or one.said)
@@ -379,7 +384,6 @@ def test_tasks_are_done_side_by_side_and_cost_little(engine, tmp_path):
 @needs_ray
 def test_threads_and_gpus_are_those_of_the_launcher(only_a_and_b, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(ray_engine, "asked_for", lambda: 1)
     only_a_and_b.started["g"] = only_a_and_b.add_node(num_cpus=2, num_gpus=1, node_name="g")
     note = f"import os; open({str(tmp_path / 'seen')!r}, 'a').write("
     note += "f\"{os.environ['OMP_NUM_THREADS']} {os.environ['CUDA_VISIBLE_DEVICES']};\")"

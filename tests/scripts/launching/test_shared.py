@@ -11,10 +11,12 @@ import pytest
 from quick_run import run_train
 from test_launch import QUICK
 
+from common.run.identity import write_identity
 from scripts import kill_trial, launch
-from scripts.launching import shared
+from scripts.launching import comparison, conduct, shared
+from scripts.launching.launch import Launch
 from scripts.launching.plan import Ended
-from scripts.launching.runner import Launch, Request
+from scripts.launching.request import Request
 from trainers.modules.features import Shard
 
 DOMAINS = ("blue", "green", "red")
@@ -23,7 +25,6 @@ DOMAINS = ("blue", "green", "red")
 @pytest.fixture
 def two_here(monkeypatch, runs_here):
     """As `runs_here`, by an engine that takes two tasks at once; it does them in this process, one after another."""
-    from scripts.launching import runner
 
     class Two:
         slots, workers_each, several, on_gpu = 2, 99, True, None
@@ -44,7 +45,7 @@ def two_here(monkeypatch, runs_here):
         def close(self):
             pass
 
-    monkeypatch.setattr(runner, "make_engine", lambda *_: Two())
+    monkeypatch.setattr(comparison, "make_engine", lambda *_: Two())
 
 
 def logs(output):
@@ -54,10 +55,8 @@ def logs(output):
 
 def made_by_themselves(launched, output, words, **environment):
     """Outcomes of the same runs one after another, each of which makes what it needs, by their folders."""
-    from scripts.launching import runner
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "plan_shared", lambda *_: runner.Plan([], {}))
+        patch.setattr(comparison, "plan_shared", lambda *_: shared.Plan([], {}))
         assert launched(*words, OUTPUT=str(output), **environment).returncode == 0
     return {path.parent.relative_to(output): kill_trial.outcome(path.parent) for path in output.rglob("results.json")}
 
@@ -117,6 +116,17 @@ def test_features_are_called_as_on_the_device_that_runs_compute_on(
     look = shared._Looking(True, on_gpu).look(one, one.runs[0])
     assert look.features.backbone.device.type == device
     assert look.features.backbone.precision == {"cpu": "fp32", "cuda": "fp16"}[device]
+
+
+def test_threads_go_by_where_runs_compute_and_not_by_the_launcher(tmp_path, monkeypatch, image_folder, clip_file):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("scripts.launching.launch.LARGE", 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # where the launcher is
+    request = Request(["CoOp"], dataset=str(image_folder), backbone=str(clip_file), opts=QUICK, output=tmp_path)
+    one = Launch(request, "CoOp")
+    assert (one.threads(on_gpu=True), one.threads(on_gpu=False)) == (1, None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert (one.threads(on_gpu=True), one.threads(on_gpu=False)) == (3, 3)
 
 
 def test_what_is_printed_says_what_comes_first(tmp_path, monkeypatch, capsys, image_folder, clip_file):
@@ -202,18 +212,14 @@ def test_a_full_disk_on_one_run(launched, tmp_path, image_folder, clip_file, mon
 
 
 def test_a_disk_that_is_full_before_a_run_begins(launched, image_folder, clip_file, monkeypatch):
-    from scripts.launching import runner
-
-    write = runner.write_identity
-
     def full(folder, *more):
         if "green/seed1" in str(folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        return write(folder, *more)
+        return write_identity(folder, *more)
 
     words = ("zsclip/main.sh", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write_identity", full)
+        patch.setattr("scripts.launching.launch.write_identity", full)
         finished = launched(*words)
     assert finished.returncode == 1
     lost = "[2/3] ZeroshotCLIP on stripes, target green, seed 1"
@@ -240,11 +246,9 @@ def test_sets_with_domains_of_one_name_are_kept_apart(tmp_path, monkeypatch, cap
 
 
 def test_a_folder_of_other_settings_is_told_before_it_is_waited_for(launched, monkeypatch, image_folder, clip_file):
-    from scripts.launching import runner
-
     words = ("coop/main.sh", image_folder, clip_file, *QUICK)
     assert launched(*words, TARGETS="red").returncode == 0
-    monkeypatch.setattr(runner._Conduct, "_hold", lambda *_: pytest.fail("waited"))
+    monkeypatch.setattr(conduct.Conduct, "_hold", lambda *_: pytest.fail("waited"))
     finished = launched(*words, "OPTIM.LR", "0.5", TARGETS="red")
     assert finished.returncode == 1 and "holds a run that was started differently" in finished.stderr
 

@@ -14,7 +14,7 @@ from test_launch import QUICK
 from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, owned
 from scripts import kill_trial
-from scripts.launching.runner import LAUNCHER_LOCK
+from scripts.launching.conduct import LAUNCHER_LOCK
 from scripts.launching.runs import ASKED
 
 WAITS = "does it, so its result is waited for"

@@ -16,7 +16,8 @@ from common.run.predictions import LOGITS_FILE, read_logits, read_predictions, w
 from common.run.records import read_record, write_record
 from common.run.results import CIRCUMSTANCES, FORMAT, SHARED, Result, read_results
 from trainers.base.checkpoints import find_checkpoint
-from trainers.base.run_record import CALIBRATION_BINS, Said, accuracy_by_class, calibration_error, macro_f1
+from trainers.base.metrics import CALIBRATION_BINS, accuracy_by_class, calibration_error, macro_f1
+from trainers.base.run_record import Said
 from trainers.methods import METHODS
 from trainers.zsclip import ZeroshotCLIP
 

@@ -1,0 +1,42 @@
+"""Locks that another process holds."""
+
+import contextlib
+import subprocess
+import sys
+
+from quick_run import REPOSITORY
+
+HOLD = """
+import sys
+from pathlib import Path
+from common.locks import locked
+with locked(Path(sys.argv[1]), "it", "takes it"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held_elsewhere(path):
+    """Another process holds the lock on a file within the block, and is killed at its end; yields that process."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        env={"PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def owner_seen_elsewhere(path):
+    """Who has the lock on a file, as another process sees it: "process <pid> on <host> since ...", or "None"."""
+    code = "import sys; from pathlib import Path; from common.locks import owner_of; print(owner_of(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(path)]
+    environment = {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
