@@ -282,12 +282,3 @@ def test_a_model_of_dpl_tells_how_many_vectors_it_makes(finished, refused):
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "b"]
     message = refused("DPL", "red", "TRAINER.DPL.N_CTX", "7", flags=test)
     assert "it was trained with N_CTX 4 and not 7. Set TRAINER.DPL.N_CTX 4." in message
-
-
-def test_a_model_that_another_method_trained_is_told(finished, train, capsys):
-    finished("CoOp")
-    for trainer, told in (("KgCoOp", 1), ("CoOp", 0)):
-        capsys.readouterr()
-        assert train(trainer, "red", flags=["--eval-only", "--model-dir", "run", "--output-dir", trainer]) == 0
-        line = f"Note: the model in run was trained by CoOp; its results here are written as {trainer}'s."
-        assert capsys.readouterr().out.count(line) == told

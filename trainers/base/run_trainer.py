@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from common.progress import progress
 from common.run.history import read_history, write_history
-from common.run.identity import TRAINED_FILE, RunIdentity, read_identity, write_identity
+from common.run.identity import TRAINED_FILE, RunIdentity, write_identity
 from common.run.records import write_record
 from common.threads import Threads
 from trainers.base.checkpoints import BEST
@@ -279,9 +279,6 @@ class RunTrainer(TrainerX):
             UserError: it was trained with another backbone or by another method, would be used otherwise than it was
                 trained, or cannot be loaded.
         """
-        name, by = self.cfg.TRAINER.NAME, read_identity(model_dir).get("TRAINER.NAME")
-        if by not in (None, name):
-            print(f"Note: the model in {model_dir} was trained by {by}; its results here are written as {name}'s.")
         check_trained_with(model_dir, self.cfg.MODEL.BACKBONE.NAME, self.backbone)
         if self.get_model_names():
             keys = [f"TRAINER.{self.SETTINGS}.{key}" for key in self.USED_BY]
