@@ -257,30 +257,38 @@ def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> Non
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 with one message, or 130 and 143 if it was interrupted."""
-    args = parse_args(argv)
+    return attempt(argv)[0]
+
+
+def attempt(argv: list[str] | None = None) -> tuple[int, str]:
+    """As `main`; returns the message as well ("": none), which is said."""
+    code, message = _outcome(parse_args(argv))
+    if message:
+        print(f"Error: {message}" if code == 1 else message, file=sys.stderr)
+    return code, message
+
+
+def _outcome(args: argparse.Namespace) -> tuple[int, str]:
+    """Do what the command line says; returns exit code and message."""
     settle_waiting()
     use_dassl()
     try:
         with end_after_step(), lines_above_bars():
             run(args)
     except user_errors() as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
+        return 1, str(error)
     except KeyboardInterrupt:  # the second one, which does not wait for the end of the step
-        print("Interrupted at once. The same command goes on after the last completed epoch.", file=sys.stderr)
-        return 130
+        return 130, "Interrupted at once. The same command goes on after the last completed epoch."
     except (Interrupted, OSError, RuntimeError, MemoryError) as error:
         # A loader worker may have got the signal, too, and ended first.
         due = error if isinstance(error, Interrupted) else interruption()
         if due is not None:
-            print(f"Interrupted by {due}. The same command goes on after the last completed epoch.", file=sys.stderr)
-            return due.exit_code
+            return due.exit_code, f"Interrupted by {due}. The same command goes on after the last completed epoch."
         message = explain(error)
         if message is None:
             raise
-        print(f"Error: {message}", file=sys.stderr)
-        return 1
-    return 0
+        return 1, message
+    return 0, ""
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     vpt.N_CTX_VISION = 10  # number of tokens in the image tower
     vpt.CTX_INIT = "a photo of a"  # words of the fixed prompts
     vpt.PREC = "fp16"
-    # Number of layers with tokens of their own; 1: shallow. 0, here and below: as published, or all of fewer layers.
+    # Number of layers with tokens of their own; 1: shallow. 0, here and below: 12 (PromptSRC: 9), or all of fewer.
     vpt.PROMPT_DEPTH_VISION = 1
 
     maple = cfg.TRAINER.MAPLE = CfgNode()

@@ -28,6 +28,7 @@ from trainers.config_values import (
     Place,
     Several,
     Text,
+    Words,
     as_typed,
     kind_of,
     listed_in,
@@ -404,7 +405,9 @@ KEYS: dict[str, Key] = {
     "TRAINER.VP.PROMPT_SIZE": Key(whole(1), {"VP"}),
     "TRAINER.VP.PREC": Key(PRECISION, {"VP"}),
     "TRAINER.VPT.N_CTX_VISION": Key(whole(1), {"VPT"}),
-    "TRAINER.VPT.CTX_INIT": Key(Text(), {"VPT"}),
+    "TRAINER.VPT.CTX_INIT": Key(
+        Words(why="the fixed prompts begin with it, and only what is learned may start without words"), {"VPT"}
+    ),
     "TRAINER.VPT.PREC": Key(PRECISION, {"VPT"}),
     "TRAINER.VPT.PROMPT_DEPTH_VISION": Key(DEPTH, {"VPT"}),
     "TRAINER.MAPLE.N_CTX": Key(whole(1), {"MaPLe"}, first_of="TRAINER.MAPLE.CTX_INIT"),

@@ -134,6 +134,17 @@ class Text(Kind):
 
 
 @dataclass(frozen=True)
+class Words(Text):
+    """A text with words in it."""
+
+    def accepted(self, cfg: CfgNode) -> str:
+        return "one or more words"
+
+    def holds(self, value: Any, cfg: CfgNode) -> bool:
+        return self.fits(value) and any(map(str.isalnum, value))
+
+
+@dataclass(frozen=True)
 class Place(Text):
     """A file or folder, or a name in place of one; where things lie changes no numbers."""
 

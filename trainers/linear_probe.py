@@ -57,6 +57,7 @@ class LinearProbe(FrozenClipTrainer):
     """
 
     SETTINGS = "LINEAR_PROBE"
+    USED_BY = ("NORMALISED",)
     MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:

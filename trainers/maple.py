@@ -42,6 +42,7 @@ class MaPLe(FrozenClipTrainer):
     """Prompts in both towers, those of the image tower made from those of the text tower; cross-entropy."""
 
     SETTINGS = "MAPLE"
+    USED_BY = ("CTX_INIT",)
     NETWORK = "MultiModalPromptLearner"
     IMAGE_TOWER_LEARNS = True
 

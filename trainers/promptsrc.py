@@ -27,6 +27,7 @@ class PromptSRC(FrozenClipTrainer):
     """Prompts in both towers, kept near the frozen CLIP; the model is a Gaussian-weighted mean over the epochs."""
 
     SETTINGS = "PROMPTSRC"
+    USED_BY = ("CTX_INIT",)
     NETWORK = "VLPromptLearner"
     IMAGE_TOWER_LEARNS = True
 

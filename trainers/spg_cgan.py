@@ -38,6 +38,7 @@ class SPG_CGAN(LabelTrainer):
     """Trains the generator against the prompt labels of the source domains; classifies by generated prompts."""
 
     SETTINGS = "SPG"
+    USED_BY = ("CLASS_TOKEN_POSITION",)
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)

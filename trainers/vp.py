@@ -59,6 +59,7 @@ class VP(FrozenClipTrainer):
     """Learns pixels that are added to all images, by cross-entropy with the fixed prompts' text features."""
 
     SETTINGS = "VP"
+    USED_BY = ("METHOD",)
     NETWORK = "prompter"
     IMAGE_TOWER_LEARNS = True
     IMAGE_TOWER_DRAWS = True

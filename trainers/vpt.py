@@ -30,6 +30,7 @@ class VPT(FrozenClipTrainer):
     """Learns tokens of the image tower, shallow or deep, by cross-entropy with fixed text features."""
 
     SETTINGS = "VPT"
+    USED_BY = ("CTX_INIT",)
     IMAGE_TOWER_LEARNS = True
 
     def build_prompt_model(self) -> None:

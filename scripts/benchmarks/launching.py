@@ -1,30 +1,39 @@
 """Parts of the benchmark: what many runs cost beside what they compute.
 
 Whole launches of a comparison on MiniDigits: each run in a fresh process, all in one warm process, two at once. Tasks
-that do nothing, by each engine. The memory of a process that does run after run.
+that do nothing, by each engine, and the launcher's own files for one. The memory of a process that does run after run.
 """
 
+import contextlib
 import importlib.util
+import io
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.dassl_path import REPOSITORY
+from common.files import atomic_write
+from common.progress import progress
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
 from scripts.benchmarks.timing import Row
+from scripts.launching.conduct import Conduct
 from scripts.launching.demand import Demand
 from scripts.launching.engines import make_engine
+from scripts.launching.launch import Launch
 from scripts.launching.local import LocalEngine
-from scripts.launching.plan import Engine, Task, carry_out
+from scripts.launching.plan import Ended, Engine, Task, carry_out
 from scripts.launching.quick_run import arguments, make_images
+from scripts.launching.request import Request
 
 SPEED_GOAL = 1.6  # of one warm process to fresh ones, and of two at once to one
 TASK_GOALS = {"local": 10.0, "ray": 50.0}  # ms
+FILES_GOAL = 10.0  # ms
+FLUSHES = 100  # that are measured
 MEMORY_GOAL = 1.1  # of the memory after few runs
 CYCLE = ("ZeroshotCLIP", "CoOp", "SPG")  # runs whose memory is looked at
 
@@ -59,6 +68,7 @@ def launching_rows(quick: bool, folder: Path) -> Iterator[Row]:
     for name in TASK_GOALS:
         if name != "ray" or importlib.util.find_spec("ray"):
             yield task_row(name, amounts.tasks, folder)
+    yield files_row(amounts.tasks, folder)
     yield from memory_rows(amounts.cycles, folder)
 
 
@@ -128,6 +138,48 @@ def task_row(name: str, n_tasks: int, folder: Path) -> Row:
     )
 
 
+def files_row(n_tasks: int, folder: Path) -> Row:
+    """What a launcher's own files take for a task: whether its folder is for that run, what that is, who does it."""
+    clip = str(REPOSITORY / "assets" / "mini_clip.pt")
+    request = Request(["CoOp"], dataset=str(folder / "images"), backbone=clip, output=folder / "files", seeds="1")
+    launch = Launch(request, "CoOp")
+    runs = [replace(launch.runs[0], folder=launch.base / str(i)) for i in range(n_tasks)]
+    tasks = {launch.task(run, str(i), 0): (launch, run) for i, run in enumerate(runs)}
+    start = time.perf_counter()
+    for i in range(FLUSHES):
+        with atomic_write(folder / "files" / f"flush{i}", "w") as handle:
+            handle.write("{}")
+    flush = (time.perf_counter() - start) / FLUSHES
+    with progress(total=n_tasks, description="tasks", unit="run") as bar, contextlib.redirect_stdout(io.StringIO()):
+        conduct = Conduct(tasks, {}, lambda trainer, error: print(error, file=sys.stderr), [], bar)
+        start = time.perf_counter()
+        carry_out(tasks, Nothing(), conduct.begin, conduct.end)
+        seconds = (time.perf_counter() - start) / n_tasks
+    note = f"{n_tasks:,} tasks that end as they begin; {1000 * flush:.1f} ms flush one file to the disk"
+    return Row("the launcher's own files for a task", 1000 * seconds, None, "ms", FILES_GOAL, note=note)
+
+
+class Nothing:
+    """An engine whose tasks end as they begin."""
+
+    slots, several, on_gpu, workers_each = 1, False, None, 0
+
+    def submit(self, task: Task) -> None:
+        self.task = task
+
+    def next_end(self) -> Ended:
+        return Ended(self.task, 0)
+
+    def interrupt(self, number: int) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def task(words: tuple[str, ...], folder: Path) -> Task:
     """A task of train.py that is told of by its folder's name."""
     return Task(folder.name, words, folder)
@@ -142,7 +194,7 @@ def quick_run(trainer: str, images: Path, folder: Path) -> Task:
 def do_all(engine: Engine, tasks: list[Task]) -> None:
     """Do tasks; RuntimeError where one fails."""
     failed: list[Path] = []
-    carry_out(tasks, engine, lambda one: True, lambda one, code, _: failed.extend([one.folder] * bool(code)))
+    carry_out(tasks, engine, lambda one: True, lambda one, _: failed.extend([one.task.folder] * bool(one.code)))
     if failed:
         raise RuntimeError(f"a run of the benchmark failed: {failed[0]}")
 

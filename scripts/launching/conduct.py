@@ -13,7 +13,7 @@ from common.run.identity import IDENTITY_FILE
 from common.run.lock import holder, owned
 from common.run.records import write_record
 from scripts.launching.launch import Launch
-from scripts.launching.plan import Task
+from scripts.launching.plan import Ended, Task
 from scripts.launching.planned import FAILED_FILE
 from scripts.launching.plans import Run
 from scripts.launching.runs import ASKED
@@ -106,8 +106,9 @@ class Conduct:
         self._say(f"{task.title}: {f'going on, log in the newest {log}-*' if log.is_file() else f'log in {log}'}")
         return True
 
-    def end(self, task: Task, code: int, interrupted: bool) -> None:
-        """Say how a task has ended."""
+    def end(self, ended: Ended, interrupted: bool) -> None:
+        """Say how a task has ended, and note it if it failed."""
+        task, code, error = ended
         self._let_go(task)
         if code and interrupted:  # what it made of it does not matter: it may have been just starting
             self._say(f"{task.title}: interrupted; the same command goes on from here")
@@ -117,11 +118,11 @@ class Conduct:
         if task in self.of_task:
             self.bar.update()
         if code:
-            self._note_failure(task, code)
+            self._note_failure(task, {"exit_code": code, "error": error})
 
-    def _note_failure(self, task: Task, code: int) -> None:
+    def _note_failure(self, task: Task, failure: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the disk may be full, which is why it failed
-            write_record(task.folder / ASKED / FAILED_FILE, {"exit_code": code})
+            write_record(task.folder / ASKED / FAILED_FILE, failure)
         if task in self.of_task:
             self.failed.append(task.title)
             if not has_begun(task.folder):

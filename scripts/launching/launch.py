@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.folder import is_finished
-from common.run.identity import read_identity, write_identity
+from common.run.identity import IDENTITY_FILE, read_identity, write_identity
 from common.threads import LARGE, asked_for
 from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
 from scripts.launching.plan import Task
@@ -71,6 +71,7 @@ class Launch:
         self.method_file = method_config(method, dataset.config.stem, cfg)
         default = EMBEDDED_BACKBONE if embedded else named_backbone(self.method_file) or DEFAULT_BACKBONE
         self.backbone = request.backbone or default
+        self.said_by_config = {self.method_file.name: config_digest(self.method_file)}
         self.folder = request.output / dataset.name
         self.base = self.folder / trainer / backbone_label(self.backbone) / self.method_file.stem
         # A config that was asked for by name may have another stage I, so its labels are its own.
@@ -201,7 +202,8 @@ class Launch:
         """
         asked = self._asked(run)
         check_same_run(run.folder, asked)
-        write_identity(run.folder / ASKED, asked)
+        if not (run.folder / ASKED / IDENTITY_FILE).is_file():  # one that is there says the same
+            write_identity(run.folder / ASKED, asked)
         (run.folder / ASKED / FAILED_FILE).unlink(missing_ok=True)
         return not is_finished(run.folder, run.test)
 
@@ -233,5 +235,5 @@ class Launch:
             "settings": self._settings(run),
             "sources": run.sources,
             "targets": run.targets,
-            self.method_file.name: config_digest(self.method_file),
+            **self.said_by_config,
         }

@@ -196,16 +196,17 @@ class LocalEngine:
     def _heard(self, worker: Worker, answer: dict | None) -> Ended | None:
         """What follows from a worker's answer, or from its death (None)."""
         task, worker.task = worker.task, None
-        code = answer["code"] if answer else 0
+        code, error = (answer["code"], answer["error"]) if answer else (0, "")
         if not (answer and answer["fit"]):
             died = self._remove(worker)
             code = code if answer else died or 1
         if task is None:
             return None
-        if answer is None and not self.interrupted and task not in self.repeated:
-            self.repeated.add(task)
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            self.say(f"{task.title}: its process died ({how}); once more, going on where it stopped")
-            self.submit(task)
-            return None
-        return Ended(task, code)
+        if answer is None:
+            error = f"its process died ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+            if not self.interrupted and task not in self.repeated:
+                self.repeated.add(task)
+                self.say(f"{task.title}: {error}; once more, going on where it stopped")
+                self.submit(task)
+                return None
+        return Ended(task, code, error)

@@ -32,10 +32,17 @@ class Task:
 
 
 class Ended(NamedTuple):
-    """A task that has ended, and its exit code; that of a process which died is minus the signal's number."""
+    """A task that has ended.
+
+    Args:
+        task: it.
+        code: its exit code; that of a process which died is minus the signal's number.
+        error: why it failed, as far as that is known; "": it is not.
+    """
 
     task: Task
     code: int
+    error: str = ""
 
 
 class Engine(Protocol):
@@ -80,7 +87,7 @@ def carry_out(
     tasks: Iterable[Task],
     engine: Engine,
     begin: Callable[[Task], bool | None],
-    end: Callable[[Task, int, bool], None],
+    end: Callable[[Ended, bool], None],
     block: Callable[[Task, Task], None] = lambda task, by: None,
 ) -> None:
     """Do tasks, in their order as far as what they need allows it.
@@ -90,7 +97,7 @@ def carry_out(
         engine: what does them.
         begin: called before a task begins; returns whether it has to be done at all, or None where another launcher
             is doing it: then it is called again from time to time. A UserError lets those end that have begun.
-        end: called with a task that has ended, its exit code, and whether it was asked to end.
+        end: called with a task that has ended, and whether it was asked to.
         block: called with a task that cannot be done, and the one that it needs and that failed.
 
     Raises:
@@ -131,7 +138,7 @@ def carry_out(
                 time.sleep(SECONDS_BETWEEN_LOOKS / 4)
             elif running and (ended := engine.next_end()):
                 running.remove(ended.task)
-                end(ended.task, ended.code, bool(told))
+                end(ended, bool(told))
                 if ended.code and not told:
                     for task in _that_need(ended.task, waiting):
                         waiting.remove(task)

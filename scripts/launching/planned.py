@@ -6,7 +6,7 @@ from common.held import held
 from common.run.records import read_record, write_record
 
 PLAN_FILE = "plan.json"
-FAILED_FILE = "failed.json"  # in a run's launch/ folder
+FAILED_FILE = "failed.json"  # in a run's launch/ folder: "exit_code", and "error" where it is known
 
 
 def note_planned(output: Path, runs: dict[Path, bool]) -> None:

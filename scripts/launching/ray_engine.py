@@ -383,7 +383,7 @@ class RayEngine:
         self._follow_nodes()
         if self.queued and self._is_hopeless():
             self._say_once("Note: no node is left that runs could be done on; those that are not done fail")
-            return Ended(self.queued.pop(0), 1)
+            return Ended(self.queued.pop(0), 1, "no node is left that it could be done on")
         self._hand_out()
         self._end_idle()
         self._say_what_waits()
@@ -565,7 +565,7 @@ class RayEngine:
         return True
 
     def _heard(self, host: _Host) -> Ended | None:
-        """What follows from a host's word: an exit code, or a line that is said."""
+        """What follows from a host's word: an exit code and why, or a line that is said."""
         try:
             word = self.ray.get(host.hears if host.task is None else next(host.hears))
         except (self.ray.exceptions.RayError, StopIteration) as error:
@@ -577,7 +577,7 @@ class RayEngine:
         else:
             task, host.task, host.hears, host.since = host.task, None, None, time.monotonic()
             if task is not None:
-                return Ended(task, word)
+                return Ended(task, *word)
             host.node.failed, host.node.slots = 0, host.node.fit  # where it was left out, it is used again
         return None
 
@@ -599,8 +599,9 @@ class RayEngine:
         losses.append(node if host.began else None)
         own = sum(lost is not None and lost.id in self.nodes for lost in losses)
         if own > 1 or len(losses) > MOST_LOSSES:
-            self.say(f"{task.title}: its process on node {node.name} died as well: {_last_line(error)}")
-            return Ended(task, 1)
+            why = f"its process on node {node.name} died as well: {_last_line(error)}"
+            self.say(f"{task.title}: {why}")
+            return Ended(task, 1, why)
         if host.began:
             self.say(f"{task.title}: its process on node {node.name} died; once more, going on where it stopped")
         self.queued.insert(0, task)

@@ -152,7 +152,7 @@ class Host:
         """Return, which it does once it has begun."""
 
     def do(self, task: "Task") -> Iterator[Any]:
-        """Do a task: None as it begins, lines that are said of it, as they come, and in the end its exit code."""
+        """Do a task: None as it begins, lines that are said of it, as they come, and last its exit code and error."""
         with self.telling:
             self.engine.submit(task)
             if self.told:  # before it had begun
@@ -163,7 +163,7 @@ class Host:
             ended = self.engine.next_end()
             while self.said:
                 yield self.said.pop(0)
-        yield ended.code
+        yield ended.code, ended.error
 
     def interrupt(self, number: int) -> None:
         """Pass a signal on to the task, which finishes its step then and ends."""

@@ -56,10 +56,11 @@ def state_of(run: Path, tested: bool = True) -> State:
     if is_finished(run, tested):
         return State(run, DONE, "")
     try:
-        code = read_record(run / ASKED / FAILED_FILE)["exit_code"]
+        failure = read_record(run / ASKED / FAILED_FILE)
+        code, error = failure["exit_code"], " ".join(failure.get("error", "").split())
     except (OSError, ValueError, KeyError):
         return State(run, WAITING, progress_of(run))
-    return State(run, FAILED, f"exit code {code}; its log ends: {last_line(run)}")
+    return State(run, FAILED, f"exit code {code}{f': {error}' if error else f'; its log ends: {last_line(run)}'}")
 
 
 def progress_of(run: Path) -> str:

@@ -1,7 +1,8 @@
 """A process that does train.py's runs one after another, so that packages are imported once, and the CLIP loaded.
 
-It reads from stdin lines of JSON, train.py's arguments, and answers each on stdout by a line with the exit code. When
-stdin ends, so does the process, at once and with its loader workers: whoever started it has ended, however that came.
+It reads from stdin lines of JSON, train.py's arguments, and answers each on stdout by a line with the exit code and, if
+it failed, why. When stdin ends, so does the process, at once and with its loader workers: whoever started it has ended,
+however that came.
 """
 
 import contextlib
@@ -32,11 +33,12 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for arguments in _arriving(tasks):
         try:
-            code, fit = do(arguments), True
-        except Exception:
+            (code, error), fit = do(arguments), True
+        except Exception as exception:
             traceback.print_exc()
-            code, fit = 1, False  # who knows what it left behind
-        print(json.dumps({"code": code, "fit": fit}), file=answers, flush=True)
+            code, error = 1, "".join(traceback.format_exception_only(exception)).strip()
+            fit = False  # who knows what it left behind
+        print(json.dumps({"code": code, "error": error, "fit": fit}), file=answers, flush=True)
         if not fit:
             return
         gc.collect()  # before the next run takes its memory, too
@@ -51,15 +53,15 @@ def give_gpu_back() -> None:
         torch.cuda.empty_cache()
 
 
-def do(arguments: Sequence[str]) -> int:
-    """One run in this process; returns its exit code."""
+def do(arguments: Sequence[str]) -> tuple[int, str]:
+    """One run in this process; returns its exit code and, if it failed, why."""
     import train
 
     stdout, stderr = sys.stdout, sys.stderr
     try:
-        return train.main(list(arguments))
+        return train.attempt(list(arguments))
     except SystemExit as error:  # the command line is wrong
-        return error.code if isinstance(error.code, int) else 1
+        return (error.code if isinstance(error.code, int) else 1), "train.py does not take its command line"
     finally:  # Dassl's logger takes the place of stdout
         with contextlib.suppress(ValueError):
             sys.stdout.flush()

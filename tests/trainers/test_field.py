@@ -15,6 +15,7 @@ from quick_run import REPOSITORY, command_line
 import train as command
 from trainers.base.prompt_depth import settled_depths
 from trainers.config import default_cfg
+from trainers.config_values import as_typed
 from trainers.methods import METHODS, MethodError
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.templates import IMAGENET_TEMPLATES
@@ -200,6 +201,7 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
             "MAPLE.N_CTX is 5, but TRAINER.MAPLE",
         ),
         ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "13"], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 12."),
+        ("VPT", ["TRAINER.VPT.CTX_INIT", ""], "is '', but the fixed prompts begin with it, and only what is learned"),
         ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "13"], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 12."),
         ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "of whose 4 tokens a context starts from the first"),
         ("KgCoOp", ["TRAINER.KGCOOP.N_CTX", "6"], "TRAINER.KGCOOP.N_CTX is 6, but TRAINER.KGCOOP.CTX_INIT is"),
@@ -225,6 +227,33 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
 def test_settings_that_do_not_fit(refused, trainer, opts, said):
     message = refused(trainer, "red", *opts)
     assert said in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("trainer", "key", "trained"),
+    [
+        ("VP", "TRAINER.VP.METHOD", "fix"),
+        ("LinearProbe", "TRAINER.LINEAR_PROBE.NORMALISED", "True"),
+        ("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "front"),
+        ("MaPLe", "TRAINER.MAPLE.CTX_INIT", "a photo with some"),
+    ],
+)
+def test_a_model_is_used_as_it_was_trained(train, refused, trainer, key, trained):
+    """Nothing in its file tells, and otherwise used it would classify by something else."""
+    assert train(trainer, "red", key, trained) == 0
+    test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
+    message = refused(trainer, "red", flags=test)
+    said = f"{key} {as_typed(trained)}"
+    assert f"was trained with {said}, and here {key} is " in message and message.endswith(f"Set {said}.\n")
+    assert train(trainer, "red", key, trained, flags=test) == 0
+
+
+def test_a_model_is_tested_under_its_own_name(finished, refused, train):
+    finished("CoOp")
+    test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
+    message = refused("KgCoOp", "red", flags=test)
+    assert "in run was trained by CoOp, and its results would stand under the name of KgCoOp" in message
+    assert train("CoOp", "red", flags=test) == 0
 
 
 def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):

@@ -1,13 +1,19 @@
 """Published files of the methods of the field, to evaluate, predict by and start from; and those that do not fit."""
 
+import copy
 import json
+import math
 import shutil
+from functools import reduce
 
 import pytest
 import torch
+from plain_clip import tiny_clip
 from torch import nn
 
 from common.errors import UserError
+from trainers.base.checkpoints import check_clip
+from trainers.modules.clip_backbone import Backbone
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 
@@ -89,6 +95,40 @@ def test_files_of_whole_models(finished, train, refused, tmp_path, image_folder,
     assert "tiny.pt: image_encoder.proj differs" in message and "--backbone" in message
 
 
+def summed_over_epochs(value, epochs=50, mean=30, std=30):
+    """A weight that stays as it is, summed as PromptSRC's code sums all of a model: in the weight's own precision."""
+    weights = [math.exp(-((epoch - mean) ** 2) / (2 * std**2)) for epoch in range(1, epochs + 1)]
+    return reduce(torch.add, [value * (weight / sum(weights)) for weight in weights])
+
+
+def test_clip_in_a_file_of_promptsrc_is_rounded_at_every_epoch(finished, tmp_path, vit_file, image_folder):
+    folder = finished("PromptSRC", *options("PromptSRC"), "TEST.FINAL_MODEL", "last_step")
+    built = build_run(folder)
+    whole = whole_model(built.clip_model, "PromptSRC", learned_by(folder, built.NETWORK))
+    whole = {key: summed_over_epochs(value) if value.dtype == torch.half else value for key, value in whole.items()}
+    whole["prompt_learner.ZS_image_encoder.proj"] = whole["image_encoder.proj"]  # the frozen tower is there, too
+    theirs = tmp_path / "theirs"
+    put(theirs, built.NETWORK, {f"module.{key}": value for key, value in whole.items()})
+    paths = sorted((image_folder / "red").rglob("*.png"))
+    predictor = Predictor(theirs, CLASSES, vit_file, trainer="PromptSRC")
+    for found, expected in zip(predictor(paths), Predictor(folder)(paths), strict=True):
+        assert dict(found) == pytest.approx(dict(expected), abs=1e-5)
+
+    whole["image_encoder.proj"] = whole["image_encoder.proj"] * 1.01
+    with pytest.raises(UserError, match="image_encoder.proj differs"):
+        check_clip(theirs, whole, built.backbone)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_a_clip_in_half_precision_is_that_of_a_file_in_single(half):
+    model = tiny_clip(vision=2)
+    whole = {key: value.float() for key, value in whole_model(model, "VPT", {"vctx": torch.zeros(4, 64)}).items()}
+    rounded = copy.deepcopy(model).to(half)
+    check_clip("file", whole, Backbone(rounded, "tiny", "bf16", torch.device("cpu")))
+    with pytest.raises(UserError, match="differs"):
+        check_clip("file", whole, Backbone(tiny_clip(seed=1, vision=2), "tiny", "fp32", torch.device("cpu")))
+
+
 @pytest.mark.parametrize(
     ("trainer", "change", "said"),
     [
@@ -140,6 +180,9 @@ def test_a_whole_model_of_another_method(finished, tmp_path):
 def test_kgcoop(finished, train, tmp_path, image_folder, clip_file):
     folder = finished("KgCoOp", "TEST.FINAL_MODEL", "last_step")
     words = {"token_prefix": torch.zeros(7, 1, 64), "token_suffix": torch.zeros(7, 72, 64)}
+    # Which its code keeps in its network, and computes nothing with.
+    unused = {"bias_vectors": (1, 512), "meta_net.linear1.weight": (512, 512), "meta_net.linear1.bias": (512,)}
+    words |= {key: torch.ones(shape, dtype=torch.half) for key, shape in unused.items()}
     put(tmp_path / "theirs", "prompt_learner", learned_by(folder, "prompt_learner") | words)
     flags = ["--eval-only", "--model-dir", "theirs", "--output-dir", "tested"]
     assert train("KgCoOp", "red", flags=flags) == 0
@@ -239,12 +282,3 @@ def test_a_model_of_dpl_tells_how_many_vectors_it_makes(finished, refused):
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "b"]
     message = refused("DPL", "red", "TRAINER.DPL.N_CTX", "7", flags=test)
     assert "it was trained with N_CTX 4 and not 7. Set TRAINER.DPL.N_CTX 4." in message
-
-
-def test_a_model_that_another_method_trained_is_told(finished, train, capsys):
-    finished("CoOp")
-    for trainer, told in (("KgCoOp", 1), ("CoOp", 0)):
-        capsys.readouterr()
-        assert train(trainer, "red", flags=["--eval-only", "--model-dir", "run", "--output-dir", trainer]) == 0
-        line = f"Note: the model in run was trained by CoOp; its results here are written as {trainer}'s."
-        assert capsys.readouterr().out.count(line) == told

@@ -21,6 +21,8 @@ class PromptLearner(nn.Module):
 class ContextTrainer(FrozenClipTrainer):
     """Learns a context by cross-entropy on the source domains' images, as CoOp does (Zhou et al., IJCV 2022)."""
 
+    USED_BY = ("CLASS_TOKEN_POSITION",)
+
     def build_prompt_model(self) -> None:
         settings = self.settings
         self.encoder = self.build_encoder(

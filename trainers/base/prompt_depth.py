@@ -7,9 +7,9 @@ from yacs.config import CfgNode
 from common.errors import UserError
 from trainers.modules.clip_backbone import Backbone
 
-# What 0 stands for: the depth of the published settings, or all layers of a tower that has fewer. By the keys of each
-# trainer: that depth, and the towers that it is for.
-PUBLISHED: dict[str, dict[str, tuple[int, tuple[str, ...]]]] = {
+# What 0 stands for, or all layers of a tower that has fewer: VPT's depth in MaPLe's repository, MaPLe's in SPG's
+# comparison (its own is 9), PromptSRC's own. By the keys of each trainer: that depth, and the towers that it is for.
+USUAL: dict[str, dict[str, tuple[int, tuple[str, ...]]]] = {
     "VPT": {"PROMPT_DEPTH_VISION": (12, ("image",))},
     "MAPLE": {"PROMPT_DEPTH": (12, ("text", "image"))},
     "PROMPTSRC": {"PROMPT_DEPTH_VISION": (9, ("image",)), "PROMPT_DEPTH_TEXT": (9, ("text",))},
@@ -19,7 +19,7 @@ PUBLISHED: dict[str, dict[str, tuple[int, tuple[str, ...]]]] = {
 def settled_depths(cfg: CfgNode, backbone: Backbone) -> dict[str, int]:
     """The depths that a config leaves to the backbone (0), by their whole keys."""
     found = {}
-    for node, keys in PUBLISHED.items() if backbone.is_vit else ():
+    for node, keys in USUAL.items() if backbone.is_vit else ():
         for key, (depth, towers) in keys.items():
             if cfg.TRAINER[node][key] == 0:
                 layers = {"text": len(backbone.text.blocks), "image": len(backbone.visual.transformer.resblocks)}

@@ -1,6 +1,7 @@
 """What a run is, and what came out of it: the records that it leaves behind, as plain values."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -8,17 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from yacs.config import CfgNode
 
+from common.errors import UserError
 from common.reproducible import revision
-from common.run.identity import TRAINED_FILE, RunIdentity
+from common.run.identity import TRAINED_FILE, RunIdentity, read_identity
 from common.run.names import class_subset, dataset_label, protocol_name
 from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
 from common.run.records import check_finite, read_record
 from common.run.results import RESULTS_FILE, Result, versions, write_results
 from common.threads import Threads, waiting
 from trainers.base.metrics import accuracy_by_class, calibration_error, macro_f1
+from trainers.config_keys import value_of
+from trainers.config_values import as_typed
 from trainers.modules.clip_backbone import Backbone
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
@@ -193,6 +198,32 @@ def read_training_record(folder: str | PathLike) -> dict[str, Any]:
         if not record.get("trained_on"):
             return {key: record[key] for key in OF_TRAINING if key in record}
     return {}
+
+
+def check_use(folder: str | PathLike, cfg: CfgNode, trainer: type, keys: Iterable[str]) -> None:
+    """Raise UserError where the model in a run's folder would be used otherwise than as it was trained.
+
+    Args:
+        folder: of the run; one that does not say what it was, as a published one, passes.
+        cfg: settings of the test, as they were asked for.
+        trainer: that tests.
+        keys: that say how what was learned is used, where no shape of it tells, "TRAINER.COOP.CLASS_TOKEN_POSITION".
+    """
+    identity, name = read_identity(folder), cfg.TRAINER.NAME
+    trained_by = identity.get("TRAINER.NAME", name)
+    known = trained_by in TRAINER_REGISTRY.registered_names()
+    other = TRAINER_REGISTRY.get(trained_by) if known else trainer
+    if not issubclass(trainer, other) and not issubclass(other, trainer):  # of one method's stages either will do
+        raise UserError(
+            f"The model in {folder} was trained by {trained_by}, and its results would stand under the name of {name}. "
+            f"Pass --trainer {trained_by}."
+        )
+    trained = {key: identity.get(key, LATER.get(key)) for key in keys}
+    differing = {key: value for key, value in trained.items() if value not in (None, value_of(cfg, key))}
+    if differing:
+        here = ", ".join(f"{key} is {as_typed(value_of(cfg, key))}" for key in differing)
+        mend = " ".join(f"{key} {as_typed(value)}" for key, value in differing.items())
+        raise UserError(f"The model in {folder} was trained with {mend}, and here {here}. Set {mend}.")
 
 
 def write_outcome(

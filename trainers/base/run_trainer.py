@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from common.progress import progress
 from common.run.history import read_history, write_history
-from common.run.identity import TRAINED_FILE, RunIdentity, read_identity, write_identity
+from common.run.identity import TRAINED_FILE, RunIdentity, write_identity
 from common.run.records import write_record
 from common.threads import Threads
 from trainers.base.checkpoints import BEST
@@ -27,6 +27,7 @@ from trainers.base.run_record import (
     Course,
     OtherRun,
     Tested,
+    check_use,
     identity_of,
     read_training_record,
     training_record,
@@ -59,6 +60,8 @@ class RunTrainer(TrainerX):
     SETTINGS = ""  # name of the trainer's node under cfg.TRAINER
     # Names of weights that are minus infinity for classes without training images, whose logits are, too.
     MINUS_INFINITY: tuple[str, ...] = ()
+    # Keys of its node that say how what was learned is used, where no shape of it tells: tests need those of training.
+    USED_BY: tuple[str, ...] = ()
     started_from = ""  # fingerprint of the prompts that training starts from, where they are given
     restart_on_difference = False  # whether a run starts anew where the folder holds one with other settings
 
@@ -273,12 +276,13 @@ class RunTrainer(TrainerX):
         """Test the model of another run (or of none, for methods that learn nothing).
 
         Raises:
-            UserError: it was trained with another backbone, or cannot be loaded.
+            UserError: it was trained with another backbone or by another method, would be used otherwise than it was
+                trained, or cannot be loaded.
         """
-        name, by = self.cfg.TRAINER.NAME, read_identity(model_dir).get("TRAINER.NAME")
-        if by not in (None, name):
-            print(f"Note: the model in {model_dir} was trained by {by}; its results here are written as {name}'s.")
         check_trained_with(model_dir, self.cfg.MODEL.BACKBONE.NAME, self.backbone)
+        if self.get_model_names():
+            keys = [f"TRAINER.{self.SETTINGS}.{key}" for key in self.USED_BY]
+            check_use(model_dir, self.asked_cfg, type(self), keys)
         self.take_threads(note=False)
         self.load_model(model_dir, epoch=epoch)
         record = read_training_record(model_dir)

@@ -55,6 +55,8 @@ class FrozenClipTrainer(RunTrainer):
     NETWORK = LEARNER  # name of what it learns, where that is one network: the folder of its checkpoints
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
+    # Names in published files of its method of what they hold and nothing is computed with.
+    UNUSED_IN_FILES: tuple[str, ...] = ()
     NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
 
     def __init__(
@@ -187,8 +189,14 @@ class FrozenClipTrainer(RunTrainer):
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
-        """Text features (C, E), L2-normalised or not, of a template with {} for the class name."""
+        """Text features (C, E), L2-normalised or not, of a template: words, then {} for the class name.
+
+        Raises:
+            ValueError: no words stand before the class name.
+        """
         before, after = template.removesuffix(".").split("{}")
+        if not before.strip():
+            raise ValueError(f"a template begins with words; {template!r} has none before the class name")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
         encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)

@@ -273,6 +273,8 @@ def test_launches_are_measured(tmp_path, image_folder, monkeypatch):
     (tmp_path / "images").symlink_to(image_folder)
     row = launching.task_row("local", 10, tmp_path)
     assert row.unit == "ms" and row.ours > 0 and row.goal == 10
+    files = launching.files_row(3, tmp_path)
+    assert "3 tasks" in files.note and len(list((tmp_path / "files").rglob("launch/identity.json"))) == 3
     (memory,) = launching.memory_rows(2, tmp_path)
     assert 1 <= memory.ours < 1.5
     runs = launching.outcomes(tmp_path)

@@ -29,7 +29,7 @@ from scripts.launching import worker
 def do(arguments):
     code = {{}}
     exec(arguments[0], code)
-    return code.get("code", 0)
+    return code.get("code", 0), code.get("error", "")
 worker.do = do
 worker.main()
 """
@@ -59,7 +59,7 @@ def order(tasks, slots, begin=lambda task: True):
         tasks,
         Instant(slots),
         lambda task: said.append(f"+{task.title}") or begin(task),
-        lambda task, code, interrupted: said.append(f"-{task.title}"),
+        lambda ended, interrupted: said.append(f"-{ended.task.title}"),
     )
     return " ".join(said)
 
@@ -86,7 +86,7 @@ def test_an_engine_rests_while_another_launcher_does_what_is_left():
             said.append("rest")
 
     answers = iter([None, True])
-    carry_out([task("a")], Resting(1), lambda task: next(answers), lambda task, *_: said.append(task.title))
+    carry_out([task("a")], Resting(1), lambda task: next(answers), lambda one, _: said.append(one.task.title))
     assert said[-1] == "a" and {*said[:-1]} == {"rest"}
 
 
@@ -98,7 +98,7 @@ def test_what_is_refused_lets_those_end_that_have_begun():
 
     said = []
     with pytest.raises(UserError, match="no"):
-        carry_out([task("a"), task("b"), task("c")], Instant(2), begin, lambda task, *_: said.append(task.title))
+        carry_out([task("a"), task("b"), task("c")], Instant(2), begin, lambda one, _: said.append(one.task.title))
     assert said == ["a"]
 
 
@@ -127,8 +127,15 @@ def engine(tmp_path, monkeypatch):
 def done(engine, *tasks):
     """Exit codes by title, and whether each was interrupted."""
     ends = {}
-    carry_out(tasks, engine, lambda task: True, lambda task, *end: ends.update({task.title: end}))
+    carry_out(tasks, engine, lambda task: True, lambda one, told: ends.update({one.task.title: (one.code, told)}))
     return ends
+
+
+def errors(engine, *tasks):
+    """What is said of why tasks failed, by title."""
+    found = {}
+    carry_out(tasks, engine, lambda task: True, lambda one, _: found.update({one.task.title: one.error}))
+    return found
 
 
 def test_one_process_does_task_after_task(engine, tmp_path):
@@ -194,12 +201,26 @@ def test_a_signal_reaches_every_task(engine, tmp_path):
 
     tasks = [task("a", wait.format(str(marks[0]))), task("b", wait.format(str(marks[1]))), task("c")]
     with pytest.raises(Interrupted, match="SIGTERM"):
-        carry_out(tasks, Signalling(), lambda task: True, lambda task, *end: ends.update({task.title: end}))
+        carry_out(
+            tasks, Signalling(), lambda task: True, lambda one, told: ends.update({one.task.title: (one.code, told)})
+        )
     assert ends == {"a": (143, True), "b": (143, True)}
 
 
 def test_a_wrong_command_line_is_an_exit_code(capsys):
-    assert do(["--nonsense"]) == 2
+    assert do(["--nonsense"]) == (2, "train.py does not take its command line")
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_why_a_task_failed(engine, slots):
+    bug, death = task("bug", "1 / 0"), task("death", "import os; os.kill(os.getpid(), 9)")
+    said = task("said", "code, error = 1, 'There is no folder data.'")
+    assert errors(engine(slots), bug, death, said, task("none")) == {
+        "bug": "ZeroDivisionError: division by zero",
+        "death": "its process died (SIGKILL)",
+        "said": "There is no folder data.",
+        "none": "",
+    }
 
 
 # ---- the machine's cores ----

@@ -355,7 +355,7 @@ def test_a_signal_that_comes_as_a_task_begins_is_told_once(monkeypatch, tmp_path
     monkeypatch.setattr("scripts.launching.local.LocalEngine", Begins)
     monkeypatch.chdir(tmp_path)
     host = ray_node.Host(ray_node.Place(str(REPOSITORY), {}, str(tmp_path), str(tmp_path), ""), False)
-    assert list(host.do(task("a"))) == [None, 130]
+    assert list(host.do(task("a"))) == [None, (130, "")]
     assert told == [signal.SIGINT]
 
 

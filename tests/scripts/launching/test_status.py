@@ -52,7 +52,8 @@ def test_who_holds_a_folder_without_taking_it(tmp_path, held_elsewhere):
 
 def test_every_state(tmp_path, capsys, held_elsewhere):
     output = tmp_path / "output"
-    runs = {name: output / "set" / name / "seed1" for name in ("done", "trained", "runs", "stage1", "waits", "fails")}
+    names = ("done", "trained", "runs", "stage1", "waits", "fails", "tells")
+    runs = {name: output / "set" / name / "seed1" for name in names}
     for run in runs.values():
         run.mkdir(parents=True)
     note_planned(output, {run: name != "trained" for name, run in runs.items()})
@@ -63,6 +64,7 @@ def test_every_state(tmp_path, capsys, held_elsewhere):
     pids = [held_elsewhere(runs[name]) for name in ("runs", "stage1")]
     write_record(runs["fails"] / ASKED / FAILED_FILE, {"exit_code": 1})
     (runs["fails"] / "log.txt").write_text("first\nlast words\n\n")
+    write_record(runs["tells"] / ASKED / FAILED_FILE, {"exit_code": 1, "error": "No data.\nGet it."})
     beside = output / "set" / "by_itself"
     beside.mkdir()
     with owned(beside):
@@ -74,14 +76,15 @@ def test_every_state(tmp_path, capsys, held_elsewhere):
         assert status.main(list(map(str, words))) == 0
         return capsys.readouterr().out.splitlines()
 
-    by_itself, fails, running, stage1, waits, summary = said(output)
+    by_itself, fails, running, stage1, tells, waits, summary = said(output)
     assert by_itself == "waiting  set/by_itself: 1 epochs"
     assert fails == "failed   set/fails/seed1: exit code 1; its log ends: last words"
     assert running.startswith(f"running  set/runs/seed1: 3 epochs, process {pids[0]} on ")
     assert stage1.startswith(f"running  set/stage1/seed1: stage I of art, 1 epochs, process {pids[1]} on ")
+    assert tells == "failed   set/tells/seed1: exit code 1: No data. Get it."
     assert waits == "waiting  set/waits/seed1"
-    assert summary == "7 runs: 2 done, 1 failed, 2 running, 2 waiting"
-    assert len(said("--all", output)) == 8
+    assert summary == "8 runs: 2 done, 2 failed, 2 running, 2 waiting"
+    assert len(said("--all", output)) == 9
     assert said(output / "set" / "waits") == ["waiting  seed1", "1 runs: 1 waiting"]
 
 
@@ -117,6 +120,17 @@ def test_a_folder_without_runs(tmp_path, monkeypatch, capsys, folder):
     monkeypatch.chdir(tmp_path)
     assert status.main([folder]) == 1
     assert folder in capsys.readouterr().err
+
+
+def test_an_error_before_a_log_begins_is_told(bash, tmp_path, image_folder, clip_file, capsys):
+    (tmp_path / "prompts").write_bytes(b"no prompts")
+    words = ("coop/main.sh", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1")
+    finished = bash(*words, "MODEL.INIT_WEIGHTS", tmp_path / "prompts", TARGETS="red")
+    assert finished.returncode == 1
+    (error,) = (line for line in finished.stderr.splitlines() if line.startswith("Error: "))
+    assert status.main([str(tmp_path / "output")]) == 0
+    failed, _ = capsys.readouterr().out.splitlines()
+    assert failed == f"failed   stripes/CoOp/tiny/default/red/seed1: exit code 1: {error.removeprefix('Error: ')}"
 
 
 def test_what_a_launcher_leaves(launched, tmp_path, image_folder, clip_file, capsys):
