@@ -210,6 +210,8 @@ def check_use(folder: str | PathLike, cfg: CfgNode, trainer: type, keys: Iterabl
         keys: that say how what was learned is used, where no shape of it tells, "TRAINER.COOP.CLASS_TOKEN_POSITION".
     """
     identity, name = read_identity(folder), cfg.TRAINER.NAME
+    if not identity:
+        return
     trained_by = identity.get("TRAINER.NAME", name)
     known = trained_by in TRAINER_REGISTRY.registered_names()
     other = TRAINER_REGISTRY.get(trained_by) if known else trainer
