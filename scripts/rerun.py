@@ -61,9 +61,10 @@ def rerun_command(run: Path, output: Path) -> list[str]:
     name = settings.get("NAME")
     if name in ("SPG", "DPSPG") and settings.get(name, {}).get("LABEL_SEED", -1) < 0:
         opts += [f"TRAINER.{name}.LABEL_DIR", str(output / "prompt_labels")]
-    # config.yaml has the number of words that a context began with, the fingerprint of the settings what was asked for.
+    # config.yaml has the number of words that a context began with, and the depth of prompts that a backbone has; the
+    # fingerprint of the settings is of what was asked for.
     for key, value in read_identity(run).items():
-        opts += [key, str(value)] if key.endswith(".N_CTX") else []
+        opts += [key, str(value)] if key.rpartition(".")[2].startswith(("N_CTX", "PROMPT_DEPTH")) else []
     return [*command, *opts]
 
 

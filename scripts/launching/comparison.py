@@ -47,7 +47,7 @@ class Comparison:
                 if len(request.trainers) == 1:
                     raise
                 print(f"Left out: {error}", file=sys.stderr)
-                self.not_run.append(f"{trainer} is left out. {error}")
+                self.not_run.append(f"Left out: {error}")
             except MethodError as error:
                 self._refuse(trainer, error)
         if not self.launches and not self.refused:

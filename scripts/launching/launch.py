@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.failures import user_errors
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity, write_identity
 from common.threads import LARGE, asked_for
@@ -131,7 +132,7 @@ class Launch:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 TRAINER_REGISTRY.get(self.trainer)(cfg, backbone, ["class"])
-        except UserError as error:
+        except user_errors() as error:  # Dassl's, too: of a file that is no checkpoint
             raise MethodError(str(error)) from error
 
     def command_from_anywhere(self, run: Run, flags: Sequence[str] = ()) -> list[str]:

@@ -53,6 +53,13 @@ def test_a_test_of_another_run_is_repeated(finished, train, tmp_path, in_this_pr
     assert json.loads((tmp_path / "again/results.json").read_text())["model_dir"] == str(tmp_path / "run")
 
 
+@pytest.mark.parametrize("trainer", ["MaPLe", "PromptSRC"])
+def test_what_was_left_to_the_backbone_is_left_to_it_again(finished, tmp_path, in_this_process, capsys, trainer):
+    finished(trainer)  # its default config has depths of 0
+    in_this_process()
+    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0, capsys.readouterr().out
+
+
 @pytest.mark.parametrize("missing", ["results.json", "config.yaml"])
 def test_nothing_to_repeat(finished, tmp_path, capsys, missing):
     finished("ZeroshotCLIP")

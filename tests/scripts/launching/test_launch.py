@@ -88,6 +88,7 @@ def test_mistakes_are_told_once_before_the_first_run(launched, tmp_path, image_f
     [
         ("vp", ["TRAINER.VP.PROMPT_SIZE", "500"], "TRAINER.VP.PROMPT_SIZE is 500, but the images of "),
         ("coop", ["TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76"], "77 positions"),
+        ("coop", ["MODEL.INIT_WEIGHTS", __file__], f"{__file__} is damaged or is not a checkpoint"),
         (
             "spg",
             ["TRAINER.SPG.STAGE1_CONFIG_FILE", "no.yaml"],

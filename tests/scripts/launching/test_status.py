@@ -1,5 +1,6 @@
 """scripts/status.py: what of the runs in an output folder is done, running, waiting, or failed."""
 
+import shutil
 import subprocess
 import sys
 
@@ -122,26 +123,31 @@ def test_a_folder_without_runs(tmp_path, monkeypatch, capsys, folder):
     assert folder in capsys.readouterr().err
 
 
-def test_an_error_before_a_log_begins_is_told(bash, tmp_path, image_folder, clip_file, capsys):
-    (tmp_path / "prompts").write_bytes(b"no prompts")
-    words = ("coop/main.sh", image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1")
-    finished = bash(*words, "MODEL.INIT_WEIGHTS", tmp_path / "prompts", TARGETS="red")
+def test_the_error_of_a_run_is_told(bash, tmp_path, image_folder, clip_file, capsys):
+    shutil.copytree(image_folder, tmp_path / "stripes")
+    (tmp_path / "stripes/red/down/0.png").write_bytes(b"no image")
+    finished = bash("zsclip/main.sh", "stripes", clip_file, "DATALOADER.NUM_WORKERS", "0", TARGETS="red")
     assert finished.returncode == 1
-    (error,) = (line for line in finished.stderr.splitlines() if line.startswith("Error: "))
+    (error,) = (line for line in finished.stderr.splitlines() if line.startswith("Error: Cannot read the image "))
     assert status.main([str(tmp_path / "output")]) == 0
     failed, _ = capsys.readouterr().out.splitlines()
-    assert failed == f"failed   stripes/CoOp/tiny/default/red/seed1: exit code 1: {error.removeprefix('Error: ')}"
+    run = "stripes/ZeroshotCLIP/tiny/default/red/seed1"
+    assert failed.startswith(f"failed   {run}: exit code 1: {error.removeprefix('Error: ')}")
 
 
 def test_what_a_launcher_leaves(launched, tmp_path, image_folder, clip_file, capsys):
-    words = [image_folder, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
+    images = tmp_path / "stripes"
+    shutil.copytree(image_folder, images)
+    words = [images, clip_file, "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "1"]
     assert launched("zsclip/main.sh", *words, TARGETS="red").returncode == 0
-    too_long = [*words, "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76"]
-    assert launched("coop/main.sh", *too_long, TARGETS="red").returncode == 1
+    for image in (images / "blue/down").iterdir():
+        image.write_bytes(b"no image")
+    assert launched("coop/main.sh", *words, TARGETS="red").returncode == 1
     assert status.main([str(tmp_path / "output")]) == 0
     failed, summary = capsys.readouterr().out.splitlines()
     assert failed.startswith("failed   stripes/CoOp/tiny/default/red/seed1: exit code 1; its log ends: ")
     assert summary == "2 runs: 1 done, 1 failed"
+    shutil.copytree(image_folder / "blue", images / "blue", dirs_exist_ok=True)
     assert launched("coop/main.sh", *words, TARGETS="red").returncode == 0
     assert status.main([str(tmp_path / "output")]) == 0
     assert capsys.readouterr().out == "2 runs: 2 done\n"
