@@ -13,6 +13,7 @@ from common.errors import UserError
 # Leave one domain out; train on one domain, test on each other; train on one data set, test on others.
 PROTOCOLS = ("multi", "single", "cross")
 NOISE = "noise, drawn for each image"
+BATCH = "the other images of its batch"
 
 
 class Backbones(Enum):
@@ -112,7 +113,7 @@ METHODS = (
         "DPL",
         "a context for each batch, the mean of what an MLP makes of its images",
         "DPL",
-        depends_on="the other images of its batch",
+        depends_on=BATCH,
     ),
     Method(
         "vp",

@@ -24,6 +24,7 @@ from common.threads import Threads, waiting
 from trainers.base.metrics import accuracy_by_class, calibration_error, macro_f1
 from trainers.config_keys import value_of
 from trainers.config_values import as_typed
+from trainers.methods import BATCH, METHODS
 from trainers.modules.clip_backbone import Backbone
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
@@ -41,6 +42,7 @@ LATER = {
     "TRAINER.LINEAR_PROBE.NORMALISED": True,
     "TRAINER.LINEAR_PROBE.AUGMENTED": False,
     "TRAINER.DPL.BY_DOMAIN": False,
+    "DATALOADER.TEST.BATCH_SIZE": 100,  # as in the configs
     "TRAINER.DPSPG.EARLY_TARGETS": (),
     "TRAINER.DPSPG.LATE": 0,
     "TRAINER.DPSPG.LATE_TARGETS": (),
@@ -155,6 +157,8 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone, start
     settings |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
     settings |= {"TEST.SELECT_BY": cfg.TEST.SELECT_BY, "TRAINER.FUSED_ADAMW": cfg.TRAINER.FUSED_ADAMW}
     settings |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
+    if any(method.trainer == cfg.TRAINER.NAME and method.depends_on == BATCH for method in METHODS):
+        settings["DATALOADER.TEST.BATCH_SIZE"] = cfg.DATALOADER.TEST.BATCH_SIZE
     own = cfg.TRAINER[node]
     settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
     settings = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
@@ -210,6 +214,8 @@ def check_use(folder: str | PathLike, cfg: CfgNode, trainer: type, keys: Iterabl
         keys: that say how what was learned is used, where no shape of it tells, "TRAINER.COOP.CLASS_TOKEN_POSITION".
     """
     identity, name = read_identity(folder), cfg.TRAINER.NAME
+    if not identity:
+        return
     trained_by = identity.get("TRAINER.NAME", name)
     known = trained_by in TRAINER_REGISTRY.registered_names()
     other = TRAINER_REGISTRY.get(trained_by) if known else trainer
