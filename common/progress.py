@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30
 LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
+LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}, {elapsed} gone{postfix}"
 
 
 def progress(
@@ -41,6 +42,8 @@ class _Lines(tqdm):
             self._told = time.monotonic()
         elif msg is None and time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
+            if self.total is None:
+                self.bar_format = LINE_WITHOUT_TOTAL
             print(str(self), file=sys.stderr, flush=True)
 
 

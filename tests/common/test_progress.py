@@ -10,6 +10,7 @@ import pytest
 import torch
 from quick_run import REPOSITORY, command_line
 
+from common.progress import progress
 from trainers.modules.features import encode_dataset
 
 
@@ -54,3 +55,10 @@ def test_without_a_terminal_long_passes_print_lines(monkeypatch, capsys):
     encode_dataset(data, lambda image: image.flatten(1)[:, :4], np.empty((5, 4), np.float32), 2, 0, "test")
     printed = capsys.readouterr()
     assert "Encoding test: 5 of 5 img, " in printed.err and printed.out == ""
+
+
+def test_lines_say_no_total_that_nobody_knows(monkeypatch, capsys):
+    monkeypatch.setattr("common.progress.SECONDS_BETWEEN_LINES", 0)
+    with progress(description="Pictures", unit="picture") as bar:
+        bar.update(3)
+    assert re.fullmatch(r"Pictures: 3 picture, \d\d:\d\d gone", capsys.readouterr().err.splitlines()[0])
