@@ -53,13 +53,13 @@ class Comparison:
                 self._refuse(trainer, error)
         if not self.launches and not self.refused:
             raise UserError("None of these methods takes the backbone.")
-        self._tell_notes()
         backbones = {one.backbone for one in self.launches}
         if len(backbones) > 1:
             raise UserError(
                 f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not "
                 "compare: name one for all, after the data set."
             )
+        self._tell_notes()
         self._try_models()
 
     def _try_models(self) -> None:
