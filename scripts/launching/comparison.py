@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from common.dassl_path import REPOSITORY
@@ -52,13 +53,13 @@ class Comparison:
                 self._refuse(trainer, error)
         if not self.launches and not self.refused:
             raise UserError("None of these methods takes the backbone.")
-        self._tell_notes()
         backbones = {one.backbone for one in self.launches}
         if len(backbones) > 1:
             raise UserError(
                 f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not "
                 "compare: name one for all, after the data set."
             )
+        self._tell_notes()
         self._try_models()
 
     def _try_models(self) -> None:
@@ -81,6 +82,10 @@ class Comparison:
         """Say what there is to say of settings, each once with the methods that it holds for."""
         from trainers.config_check import only_warm_up, settings_without_effect
 
+        cfg = Path(self.request.cfg).stem
+        files = {one.trainer: one.method_file.stem for one in self.launches}
+        if cfg and (others := [f"{name} (runs by {stem})" for name, stem in files.items() if stem != cfg]):
+            print(f"Note: CFG is {cfg}, a config that these do not have: {', '.join(others)}.", file=sys.stderr)
         configs = [one.config(one.runs[0]) for one in self.launches]
         for line in (*settings_without_effect(*configs), *only_warm_up(*configs)):
             print(line, file=sys.stderr)

@@ -7,7 +7,9 @@ import pytest
 
 from common.errors import UserError
 from scripts import launch
+from scripts.launching.comparison import Comparison
 from scripts.launching.configs import config_digest, method_config, named_backbone
+from scripts.launching.request import Request
 from scripts.launching.runs import anchored, resolved, settings_that_matter
 from trainers.methods import METHODS, find_method
 
@@ -133,6 +135,16 @@ def test_what_there_is_to_say_of_settings_is_said_once_for_all_methods(launched,
     assert "on ZeroshotCLIP, ZeroshotCLIP2, CoOp, DPSPG: DATASET.VAL_PERCENT 0.5 (no trainer and no" in split
     (warm_up,) = [line for line in notes if "warm-up" in line]  # of CoOp it has one epoch
     assert warm_up.startswith("Note: DPSPG: all epochs are warm-up") and "OPTIM.WARMUP_EPOCH 4" in warm_up
+
+
+def test_methods_without_the_config_that_is_named_are_told(tmp_path, image_folder, clip_file, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = {"dataset": str(image_folder), "backbone": str(clip_file), "cfg": "ep10"}
+    Comparison(Request(["CoOp", "ZeroshotCLIP", "SPG"], **asked))
+    line = "Note: CFG is ep10, a config that these do not have: ZeroshotCLIP (runs by default), SPG (runs by default)."
+    assert line in capsys.readouterr().err.splitlines()
+    Comparison(Request(["CoOp"], **asked))
+    assert "Note: CFG" not in capsys.readouterr().err
 
 
 def test_unknown_data_set(launched):
