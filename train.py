@@ -212,18 +212,20 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--encode and --learn-labels go without --eval-only, and with an --output-dir of their own.")
     if args.eval_only and finished and not in_place:
         raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")
-    if not args.eval_only and finished:
-        print(f"{cfg.OUTPUT_DIR} holds a finished run; skipped. Name another --output-dir to run again.")
-        return
     if args.eval_only and not args.model_dir:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
 
     import trainers.all  # noqa: F401 (registers trainers and data sets)
+    from trainers.base.finished import check_finished
     from trainers.config_check import check_settings
 
     check_device(args)
     check_names(cfg)
     check_settings(cfg)
+    if not args.eval_only and finished:
+        check_finished(cfg.OUTPUT_DIR, cfg)
+        print(f"{cfg.OUTPUT_DIR} holds a finished run; skipped. Name another --output-dir to run again.")
+        return
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     # A test in the folder of its model leaves that run's files as they are, so it may share it.
     with contextlib.nullcontext() if in_place else owned(cfg.OUTPUT_DIR):

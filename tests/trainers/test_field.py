@@ -248,6 +248,19 @@ def test_a_model_is_used_as_it_was_trained(train, refused, trainer, key, trained
     assert train(trainer, "red", key, trained, flags=test) == 0
 
 
+@pytest.mark.parametrize("trainer", [method.trainer for method in METHODS if method.learns and method.launchers])
+def test_a_finished_run_is_left_alone_only_if_it_is_the_one_asked_for(trainer, finished, train, refused, capsys):
+    finished(trainer)
+    capsys.readouterr()
+    assert train(trainer, "red") == 0
+    assert "holds a finished run; skipped" in capsys.readouterr().out
+    said = "run holds a finished run with other settings: "
+    assert f"{said}SEED 1 there and 7 here. Delete it" in refused(trainer, "red", flags=["--seed", "7"])
+    assert f"{said}source_domains ['blue', 'green'] there and [" in refused(trainer, "blue")
+    view = "INPUT.INTERPOLATION", "bilinear"
+    assert f"{said}INPUT.INTERPOLATION bicubic there and bilinear here." in refused(trainer, "red", *view)
+
+
 def test_a_model_is_tested_under_its_own_name(finished, refused, train):
     finished("CoOp")
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]

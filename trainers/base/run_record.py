@@ -141,15 +141,12 @@ class Course:
         return self.history[-1].get("found", {}) if self.history else {}
 
 
-def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone, started_from: str = "") -> RunIdentity:
-    """What makes a run what it is.
+def settings_of(cfg: CfgNode, node: str) -> dict[str, Any]:
+    """All of a run's settings that change numbers, by their whole keys.
 
     Args:
-        cfg: the run's.
+        cfg: as it was asked for.
         node: name of the trainer's own node under cfg.TRAINER.
-        dataset: DomainGeneralizationDataset.
-        backbone: the CLIP.
-        started_from: fingerprint of the prompts that training starts from; "": none are given.
     """
     settings = {"TRAINER.NAME": cfg.TRAINER.NAME, "TRAINER.FEATURES.TRAIN_VIEWS": cfg.TRAINER.FEATURES.TRAIN_VIEWS}
     settings |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
@@ -161,7 +158,20 @@ def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone, start
         settings["DATALOADER.TEST.BATCH_SIZE"] = cfg.DATALOADER.TEST.BATCH_SIZE
     own = cfg.TRAINER[node]
     settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
-    settings = {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+
+
+def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone, started_from: str = "") -> RunIdentity:
+    """What makes a run what it is.
+
+    Args:
+        cfg: the run's.
+        node: name of the trainer's own node under cfg.TRAINER.
+        dataset: DomainGeneralizationDataset.
+        backbone: the CLIP.
+        started_from: fingerprint of the prompts that training starts from; "": none are given.
+    """
+    settings = settings_of(cfg, node)
     if started_from:
         settings["MODEL.INIT_WEIGHTS"] = started_from
     subject = {
