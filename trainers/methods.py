@@ -39,6 +39,8 @@ class Method:
         launchers: whether scripts/<name>/ has a launcher for each protocol.
         compared: whether scripts/compare.sh runs it unless others are named.
         depends_on: what a prediction depends on beside the image and what was learned; "": nothing.
+        last_model: what the model of its last step is by the method itself, so that it takes no choice of an epoch; "":
+            that epoch's.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Method:
     launchers: bool = True
     compared: bool = True
     depends_on: str = ""
+    last_model: str = ""
 
     def check_protocol(self, protocol: str) -> None:
         """Raise MethodError if the method cannot be run under a protocol."""
@@ -146,6 +149,7 @@ METHODS = (
         "PromptSRC",
         backbones=Backbones.VIT,
         image_tower_learns=True,
+        last_model="a weighted mean over its epochs",
     ),
     Method(
         "dpspg",

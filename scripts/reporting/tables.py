@@ -9,7 +9,8 @@ not compare with the rest of its table:
   backbone weights, selection of the model, precision, test subset and shots over the whole table, class names in each
   column, images (data fingerprint) in each column and seed.
 
-Methods that learn nothing select no model and see no shots, so they compare with all in these two.
+Methods that learn nothing select no model and see no shots, so they compare with all in these two; so does, in the
+first, a method whose last model is no single epoch's.
 
 A method's rank is the mean over columns of its place among the methods of the table that have any run that compares, by
 the seeds of which each of these has one; a column without such seeds does not count.
@@ -29,6 +30,7 @@ from common.run.names import BASE_TO_NEW
 from common.run.results import SHARED
 from scripts.reporting.costs import Cost, cost_of
 from scripts.reporting.published import Figures
+from trainers.methods import METHODS
 
 CONFIDENCE = 0.95
 AVERAGE = "average"
@@ -251,6 +253,12 @@ def _make_table(title: str, results: list[Results], baseline: str, duplicates: s
     absent = absent_columns([*runs.values()])
     if absent:
         notes.append(f"The average is over the columns shown; there are no runs of {', '.join(absent)}.")
+    chosen = any(run.get("selection") == "best_val" for run in runs.values())
+    made = {method: what for (method, _, _), run in runs.items() if (what := _last_model(run))} if chosen else {}
+    notes += [
+        f"{method}: the model is {what}, by the method itself; validation chooses none."
+        for method, what in made.items()
+    ]
     if asked_baseline and not baseline:
         notes.append(f"No differences here: the baseline {asked_baseline} has no run in this table.")
     differences = {m: paired_difference(rows[m], rows[baseline]) for m in methods if baseline not in ("", m)}
@@ -323,7 +331,16 @@ def _reasons(runs: Runs, baseline: str) -> dict[tuple[str, str, int], list[str]]
 
 def _has(run: Results, name: str) -> bool:
     """Whether a setting means anything in a run."""
+    if name == "selection" and _last_model(run):
+        return False
     return not (name in OF_LEARNING and run.get("selection") is None)
+
+
+def _last_model(run: Results) -> str:
+    """What a run's last model is, where its method makes one of several epochs and that was tested; else ""."""
+    if run.get("selection") != "last_step":
+        return ""
+    return next((method.last_model for method in METHODS if method.trainer == run["trainer"]), "")
 
 
 def _plain(value: Any) -> Any:

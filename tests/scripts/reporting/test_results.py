@@ -237,6 +237,22 @@ def test_a_named_baseline_is_the_reference_even_against_the_majority():
     assert "+2.2 [1]" in text  # 91 - 88.5 and 83 - 81: the difference carries the mark
 
 
+def test_a_mean_over_epochs_compares_with_a_chosen_epoch():
+    """PromptSRC's last model is the method's own; any other method's last epoch is another selection."""
+    (table,) = make_tables(runs(SPG) + runs(COOP, trainer="PromptSRC", config="default", selection="last_step"))
+    assert set(table.ranks) == set(table.rows) and not table.marked
+    assert table.notes == [
+        "PromptSRC: the model is a weighted mean over its epochs, by the method itself; validation chooses none."
+    ]
+    (alone,) = make_tables(runs(COOP, trainer="PromptSRC", config="default", selection="last_step"))
+    assert alone.notes == []
+    results = (
+        runs(SPG) + runs(SPG, trainer="Third") + runs(COOP, trainer="PromptSRC", config="default", selection="epoch 5")
+    )
+    (table,) = make_tables(results)
+    assert "PromptSRC" not in table.ranks
+
+
 def test_methods_that_learn_nothing_compare_with_every_selection_and_shots():
     results = runs(SPG, num_shots=16) + other(COOP, selection=None)
     for baseline in ("", "CoOp"):
