@@ -1,5 +1,6 @@
 """MaPLe (Khattak et al., Multi-modal Prompt Learning, CVPR 2023)."""
 
+import copy
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
@@ -28,8 +29,9 @@ class CoupledPrompts(nn.Module):
         self.ctx = nn.Parameter(ctx)
         self.proj = nn.Linear(ctx.shape[-1], width)
         self.compound_prompts_text = nn.ParameterList([nn.Parameter(vectors.clone()) for vectors in deep])
-        maps = [nn.Linear(ctx.shape[-1], width) for _ in deep]
-        self.compound_prompt_projections = nn.ModuleList(maps)
+        # All start as one, as in MaPLe's code.
+        first = nn.Linear(ctx.shape[-1], width)
+        self.compound_prompt_projections = nn.ModuleList([copy.deepcopy(first) for _ in deep])
 
     def visual(self) -> tuple[Tensor, list[Tensor]]:
         """Tokens (n, W) of the image tower, and those of its layers 2 to depth."""
@@ -52,9 +54,7 @@ class MaPLe(FrozenClipTrainer):
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, **words)
         self.tower = PromptedViT(self.backbone.visual)
         depth = prompt_depth(self, "PROMPT_DEPTH", text=self.encoder.n_layers, image=self.tower.n_layers)
-        self.tower.initial_deep(depth, settings.N_CTX)  # draws, as it always did: starts stay those of their seeds
-        deep = self.encoder.initial_deep(depth)
-        prompts = CoupledPrompts(self.encoder.initial_context(), deep, self.tower.width)
+        prompts = CoupledPrompts(self.encoder.initial_context(), self.encoder.initial_deep(depth), self.tower.width)
         self.model = self.register_network(self.NETWORK, prompts)
         self.start_from_given()
 

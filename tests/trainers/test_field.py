@@ -156,9 +156,10 @@ def test_maple(build, depth):
     trainer = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", str(depth))
     model, name = trainer.clip_model, "MultiModalPromptLearner"
     words = model.token_embedding(tokenize("a photo of a"))[0, 1:5].float()
-    torch.testing.assert_close(
-        build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3", moved=False).model.ctx, words[:2], atol=0, rtol=0
-    )
+    start = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3", moved=False).model
+    torch.testing.assert_close(start.ctx, words[:2], atol=0, rtol=0)
+    first, second = (map.weight for map in start.compound_prompt_projections)
+    assert first is not second and torch.equal(first, second) and not torch.equal(first, start.proj.weight)
 
     def reference(batch, ours):
         def project(key, vectors):
