@@ -50,5 +50,8 @@ def _wait_for(path: Path, what: str, stack: contextlib.ExitStack) -> None:
             if not told:
                 print(f"Waiting for another process that makes {what}", flush=True)
             told = True
+        except OSError as error:  # the lock's file is another user's, say
+            print(f"Note: {path} cannot be locked ({error.strerror}); take care that no second process makes it.")
+            return
         check_interruption()
         time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -20,8 +20,9 @@ def known_names() -> list[str]:
 
 
 def known_domains() -> set[str]:
-    """Full names of the domains of all sets that have a config of their own."""
-    return {domain for name in known_names() for domain in dataset_class(CONFIGS / f"{name}.yaml").list_domains()}
+    """Full names of the domains of all registered sets that say what theirs are; Dassl's and CoOp's do not."""
+    kinds = map(DATASET_REGISTRY.get, DATASET_REGISTRY.registered_names())
+    return {domain for kind in kinds if issubclass(kind, DomainGeneralizationDataset) for domain in kind.domains}
 
 
 def dataset_config(name: str, data: str) -> tuple[Path, str]:

@@ -50,7 +50,7 @@ build_trainer(cfg).train()
 """
 
 
-@pytest.mark.parametrize("trainer", ["SPG", "LinearProbe"])
+@pytest.mark.parametrize("trainer", ["SPG", "DPSPG", "LinearProbe"])
 def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trainer):
     checkout = tmp_path / "CoOp"
     for folder in ("trainers", "datasets"):
@@ -59,6 +59,8 @@ def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trai
     coop = '"""CoOp\'s own."""\n'
     (checkout / "trainers" / "coop.py").write_text(coop)
     (checkout / "train.py").write_text(TRAIN)
+    (checkout / "configs" / "datasets").mkdir(parents=True)
+    (checkout / "configs" / "datasets" / "caltech101.yaml").write_text('DATASET:\n  NAME: "Caltech101"\n')
     shutil.copytree(image_folder, tmp_path / "images", ignore=shutil.ignore_patterns("spg_coop_splits"))
 
     parts = [str(REPOSITORY / part) for part in ("trainers", "datasets", "common", "configs")]
@@ -79,5 +81,5 @@ def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trai
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "out/run/results.json").is_file()
     assert (tmp_path / "out/feature_cache").is_dir()
-    assert (tmp_path / "out/prompt_labels").is_dir() == (trainer == "SPG")
+    assert (tmp_path / "out/prompt_labels").is_dir() == (trainer in ("SPG", "DPSPG"))
     assert sorted(path.name for path in checkout.iterdir()) == before

@@ -125,13 +125,15 @@ class Launch:
 
         import trainers.all  # noqa: F401 (registers them)
 
-        cfg = self.config(self.runs[0]).clone()
+        cfg, trainer = self.config(self.runs[0]).clone(), TRAINER_REGISTRY.get(self.trainer)
         cfg.defrost()
         cfg.VERBOSE = cfg.USE_CUDA = False
+        if cfg.TRAINER[trainer.SETTINGS].get("CSC"):  # these have to be for the data's class names
+            cfg.MODEL.INIT_WEIGHTS = ""
         cfg.freeze()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                TRAINER_REGISTRY.get(self.trainer)(cfg, backbone, ["class"])
+                trainer(cfg, backbone, ["class"])
         except user_errors() as error:  # Dassl's, too: of a file that is no checkpoint
             raise MethodError(str(error)) from error
 

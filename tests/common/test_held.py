@@ -73,3 +73,9 @@ def test_without_locks_it_goes_on_and_says_so(tmp_path, monkeypatch, capsys):
     for _ in range(2):  # none is left behind that would be waited for
         with held(tmp_path / "label.pt", "a label"):
             assert "label.pt cannot be locked (Operation not supported)" in capsys.readouterr().out
+
+
+def test_a_lock_whose_file_cannot_be_opened_does_not_stand_in_the_way(tmp_path, capsys):
+    (tmp_path / ".label.pt.lock").mkdir()
+    with held(tmp_path / "label.pt", "a label"):
+        assert "label.pt cannot be locked (Is a directory)" in capsys.readouterr().out

@@ -107,6 +107,15 @@ def test_what_no_model_can_have_is_told_once_before_the_first_run(
     assert not (tmp_path / "output").exists()
 
 
+def test_class_specific_contexts_to_start_from_are_for_the_data_s_classes(launched, tmp_path, image_folder, clip_file):
+    words = [image_folder, clip_file, *QUICK, "TRAINER.COOP.CSC", "True"]
+    assert launched("coop/main.sh", *words, TARGETS="red").returncode == 0
+    given = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1"
+    start = "MODEL.INIT_WEIGHTS", given
+    finished = launched("coop/main.sh", *words, *start, TARGETS="red", OUTPUT="started")
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_a_method_whose_model_cannot_be_does_not_stop_the_others(launched, tmp_path, image_folder, clip_file):
     words = ["compare.sh", image_folder, clip_file, *QUICK, "TRAINER.VP.PROMPT_SIZE", "500"]
     finished = launched(*words, TARGETS="red", METHODS="vp,zsclip")
