@@ -148,7 +148,7 @@ PRECISION = listed_in("trainers.modules.clip_backbone", "PRECISIONS")
 POSITION = listed_in("trainers.modules.prompt_tokens", "CLASS_TOKEN_POSITIONS")
 SAMPLER = listed_in("dassl.data.samplers", "AVAI_SAMPLERS")
 DOMAINS = Several(Text())
-DEPTH = whole(0, meaning="0: as published, or all layers of a tower that has fewer")
+DEPTH = whole(0, meaning="0: 12, of PromptSRC 9, or all layers of a tower that has fewer")
 
 SGD, MOMENTUM = among("OPTIM.NAME", "sgd"), among("OPTIM.NAME", "sgd", "rmsprop")
 ADAM = Condition("an OPTIM.NAME of Adam's family", lambda cfg: cfg.OPTIM.NAME not in ("sgd", "rmsprop"))

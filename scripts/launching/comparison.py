@@ -1,5 +1,6 @@
 """What a launcher does: plan the runs of each method, do those that are not finished, show the results."""
 
+import gc
 import subprocess
 import sys
 from dataclasses import replace
@@ -77,6 +78,8 @@ class Comparison:
             except MethodError as error:
                 self.launches.remove(one)
                 self._refuse(one.trainer, error)
+        del backbone
+        gc.collect()  # trainers go in circles, and hold the CLIP in memory as long as the launcher lives
 
     def _tell_notes(self) -> None:
         """Say what there is to say of settings, each once with the methods that it holds for."""

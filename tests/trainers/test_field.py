@@ -208,7 +208,7 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
         ("KgCoOp", ["TRAINER.KGCOOP.N_CTX", "6"], "TRAINER.KGCOOP.N_CTX is 6, but TRAINER.KGCOOP.CTX_INIT is"),
         ("DPSPG", ["TRAINER.DPSPG.N_CTX", "6"], "for these words TRAINER.DPSPG.N_CTX 4"),
         ("DPSPG", ["TRAINER.DPSPG.NEG_CTX_INIT", "not a"], "has 2 tokens, and CTX_INIT 'a photo of a' 4; accepted: as"),
-        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "-1"], "0: as published, or all layers of a tower that"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "-1"], "0: 12, of PromptSRC 9, or all layers of a tower that"),
         ("DPSPG", ["TRAINER.DPSPG.LATE_TARGETS", "['violet']"], "DPSPG.LATE_TARGETS names violet, which FolderDG does"),
         ("DPSPG", ["TRAINER.DPSPG.EARLY_TARGETS", "['violet']"], 'Accepted: blue, green, red; or "()", all of them'),
         (

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 
@@ -12,6 +13,7 @@ from scripts.launching.configs import config_digest, method_config, named_backbo
 from scripts.launching.request import Request
 from scripts.launching.runs import anchored, resolved, settings_that_matter
 from trainers.methods import METHODS, find_method
+from trainers.modules import clip_backbone
 
 QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
 OTHER_SET = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['cartoon']"]  # what shows only once there is a data set
@@ -154,6 +156,20 @@ def test_methods_without_the_config_that_is_named_are_told(tmp_path, image_folde
     assert line in capsys.readouterr().err.splitlines()
     Comparison(Request(["CoOp"], **asked))
     assert "Note: CFG" not in capsys.readouterr().err
+
+
+def test_the_clip_that_models_were_tried_with_is_not_held(tmp_path, image_folder, clip_file, monkeypatch):
+    loaded, load = [], clip_backbone.load_backbone
+
+    def noted(*args, **options):
+        backbone = load(*args, **options)
+        loaded.append(weakref.ref(backbone.model))
+        return backbone
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clip_backbone, "load_backbone", noted)
+    comparison = Comparison(Request(["CoOp", "SPG"], dataset=str(image_folder), backbone=str(clip_file)))
+    assert len(comparison.launches) == 2 and [model() for model in loaded] == [None]
 
 
 def test_unknown_data_set(launched):
