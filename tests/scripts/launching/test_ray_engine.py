@@ -100,6 +100,10 @@ def engine(cluster, stand_in, tmp_path, monkeypatch):
         one.close()
 
 
+# Kills the host, a stand-in's parent, after a moment in which the engine hears that the task has begun.
+DIES = "(time.sleep(0.5), os.kill(os.getppid(), 9), time.sleep(60))"
+
+
 def wait_for(what, seconds=60):
     deadline = time.monotonic() + seconds
     while not what():
@@ -400,10 +404,9 @@ def test_threads_and_gpus_are_those_of_the_launcher(only_a_and_b, engine, tmp_pa
 @needs_ray
 def test_what_is_lost_is_done_once_more(only_a_and_b, engine, tmp_path):
     cluster, one = only_a_and_b, engine()
-    # What kills the host: a stand-in's parent.
     once = "import os, pathlib, time; m = pathlib.Path({!r}); n = m.exists(); m.touch(); "
-    lost = once + "n or (os.kill(os.getppid(), 9), time.sleep(60))"
-    always = "import os, time; os.kill(os.getppid(), 9); time.sleep(60)"
+    lost = once + f"n or {DIES}"
+    always = f"import os, time; {DIES}"
     assert done(one, task("lost", lost.format(str(tmp_path / "a"))), task("always", always), task("after")) == {
         "lost": (0, False),
         "always": (1, False),
@@ -450,9 +453,13 @@ def test_the_death_of_a_process_that_did_nothing_is_no_tasks_loss(engine, tmp_pa
     one = engine(jobs="1")
     assert one.several is False
     done(one, task("before"))
-    ray.kill(one.hosts[0].actor)
+    actor = one.hosts[0].actor
+    ray.kill(actor)
+    with pytest.raises(ray.exceptions.RayActorError):  # only then it is dead
+        while True:
+            ray.get(actor.ready.remote())
     once = "import os, pathlib, time; m = pathlib.Path({!r}); n = m.exists(); m.touch(); "
-    once = once.format(str(tmp_path / "mark")) + "n or (os.kill(os.getppid(), 9), time.sleep(60))"
+    once = once.format(str(tmp_path / "mark")) + f"n or {DIES}"
     assert done(one, task("once", once)) == {"once": (0, False)}
     assert [line.partition("once: ")[2].partition(" on node")[0] for line in one.said] == ["its process"]
 
@@ -490,7 +497,7 @@ def test_a_folder_that_a_lost_task_still_has_is_waited_for(engine, monkeypatch, 
     monkeypatch.setattr(ray_engine, "holder", lambda folder: next(held, None))
     one = engine(jobs="1")
     once = f"import os, pathlib, time; m = pathlib.Path({str(tmp_path / 'mark')!r}); n = m.exists(); m.touch(); "
-    once += "n or (os.kill(os.getppid(), 9), time.sleep(60))"
+    once += f"n or {DIES}"
     assert done(one, task("once", once)) == {"once": (0, False)}
     assert one.said[1:] == ["once: process 7 on b still has once, so its end is waited for"]
 
