@@ -215,6 +215,11 @@ def find_method(name: str) -> Method:
     raise MethodError(f"Unknown trainer {name!r}; accepted: {accepted}.{_meant(name)}")
 
 
+def method_of(trainer: str) -> Method | None:
+    """The Method of a trainer; None: of one that was added by others."""
+    return next((method for method in METHODS if method.trainer == trainer), None)
+
+
 def check_methods(names: Iterable[str]) -> None:
     """Raise UserError unless these name methods, at least one, by short names or by their trainers'."""
     names = list(names)

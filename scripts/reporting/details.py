@@ -8,7 +8,7 @@ from typing import Any
 from common.run.variability import Variability
 from scripts.reporting.tables import AVERAGE, Table, columns_of, method_name
 from scripts.reporting.text import mean_and_std
-from trainers.methods import MethodError, find_method
+from trainers.methods import method_of
 
 Rows = tuple[list[str], list[list[str]]]
 
@@ -80,10 +80,8 @@ def chance_table(table: Table, measured: Mapping[str, Variability]) -> Rows:
 
 
 def _depends_on(trainer: str) -> str:
-    try:
-        return find_method(trainer).depends_on or "nothing"
-    except MethodError:  # of a method that was added by others
-        return "(not known)"
+    method = method_of(trainer)
+    return (method.depends_on or "nothing") if method else "(not known)"
 
 
 def _spread(stds: list[float], otherwise: str) -> str:

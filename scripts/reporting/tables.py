@@ -30,7 +30,7 @@ from common.run.names import BASE_TO_NEW
 from common.run.results import SHARED
 from scripts.reporting.costs import Cost, cost_of
 from scripts.reporting.published import Figures
-from trainers.methods import METHODS
+from trainers.methods import method_of
 
 CONFIDENCE = 0.95
 AVERAGE = "average"
@@ -338,9 +338,8 @@ def _has(run: Results, name: str) -> bool:
 
 def _last_model(run: Results) -> str:
     """What a run's last model is, where its method makes one of several epochs and that was tested; else ""."""
-    if run.get("selection") != "last_step":
-        return ""
-    return next((method.last_model for method in METHODS if method.trainer == run["trainer"]), "")
+    method = method_of(run["trainer"])
+    return method.last_model if method and run.get("selection") == "last_step" else ""
 
 
 def _plain(value: Any) -> Any:

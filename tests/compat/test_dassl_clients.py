@@ -245,7 +245,7 @@ class SpgLike(TrainerX):
 
     def load_checkpoint(self, fpath):
         try:
-            return torch.load(fpath, map_location="cpu")
+            return torch.load(fpath, map_location="cpu", weights_only=True)
         except UnicodeDecodeError:
             pickle.load = partial(pickle.load, encoding="latin1")
             raise

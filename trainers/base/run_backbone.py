@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 from common.errors import UserError
 from common.run.identity import read_identity
 from trainers.config_check import check_settings
-from trainers.methods import METHODS
+from trainers.methods import method_of
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 
 
@@ -31,9 +31,8 @@ def backbone_of_run(
     backbone = given or kept_backbone(named.NAME, device, precision, named.PATH)
     if given is None and not done:
         check_settings(cfg, backbone.text.tokenizer)
-    for method in METHODS:
-        if method.trainer == cfg.TRAINER.NAME:
-            method.check_backbone(named.NAME, backbone.is_vit)
+    if method := method_of(cfg.TRAINER.NAME):
+        method.check_backbone(named.NAME, backbone.is_vit)
     if given is None and cfg.VERBOSE:
         for note in backbone.notes:
             print(note)

@@ -24,7 +24,7 @@ from common.threads import Threads, waiting
 from trainers.base.metrics import accuracy_by_class, calibration_error, macro_f1
 from trainers.config_keys import value_of
 from trainers.config_values import as_typed
-from trainers.methods import BATCH, METHODS
+from trainers.methods import BATCH, method_of
 from trainers.modules.clip_backbone import Backbone
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
@@ -154,7 +154,7 @@ def settings_of(cfg: CfgNode, node: str) -> dict[str, Any]:
     settings |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS")}
     settings |= {"TEST.SELECT_BY": cfg.TEST.SELECT_BY, "TRAINER.FUSED_ADAMW": cfg.TRAINER.FUSED_ADAMW}
     settings |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
-    if any(method.trainer == cfg.TRAINER.NAME and method.depends_on == BATCH for method in METHODS):
+    if (method := method_of(cfg.TRAINER.NAME)) and method.depends_on == BATCH:
         settings["DATALOADER.TEST.BATCH_SIZE"] = cfg.DATALOADER.TEST.BATCH_SIZE
     own = cfg.TRAINER[node]
     settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
