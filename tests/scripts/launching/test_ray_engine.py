@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from quick_run import REPOSITORY
@@ -47,10 +48,11 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # the paths of Ray's sockets may have no more than 107 letters
+    (Path(folder) / "ray").mkdir()  # which Ray takes to be there, where it notes the newest cluster
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUICK_TO_NOTICE.items():
+        for name, value in {**QUICK_TO_NOTICE, "RAY_TMPDIR": folder}.items():
             patch.setenv(name, value)
-        head = {"num_cpus": 0, "include_dashboard": False, "node_name": "head", "temp_dir": folder}
+        head = {"num_cpus": 0, "include_dashboard": False, "node_name": "head", "temp_dir": f"{folder}/ray"}
         made = Cluster(initialize_head=True, head_node_args=head)
         made.started = {name: made.add_node(num_cpus=1, node_name=name) for name in "ab"}
         yield made
