@@ -259,7 +259,7 @@ def test_a_damaged_history(cut, capsys, damage):
 
 def _encode_together(folder, barrier, found):
     def compute(out):
-        barrier.wait(60)  # so that both do it
+        barrier.wait(300)  # so that both do it
         out[:] = np.arange(20).reshape(5, 4)
 
     found.put(float(FeatureCache(folder).get("key", (5, 4), compute, "test").sum()))

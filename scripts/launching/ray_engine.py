@@ -1,59 +1,34 @@
 """The engine on a Ray cluster: on its nodes, warm processes that do one run after another."""
 
-import contextlib
-import logging
-import os
-import platform
-import re
-import secrets
-import select
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.lock import holder
-from common.threads import usable_cores
 from scripts.launching import ray_node
 from scripts.launching.demand import Demand
 from scripts.launching.plan import Ended, Task
-from scripts.launching.ray_node import Place
+from scripts.launching.ray_connection import OWN, check_address, connect
+from scripts.launching.ray_needs import asked_gpus, node_name, plan_needs
+from scripts.launching.ray_place import place_of
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at signals
 SECONDS_BETWEEN_NODES = 1.0  # looks at which nodes there are
-SECONDS_TO_CONNECT = 3.0
-SECONDS_TO_IMPORT = 120.0  # in which a process has Ray: on a busy machine, or one whose disk is slow
-SECONDS_TO_ANSWER = 9.0
 SECONDS_TO_CHECK = 60.0  # in which a node starts a process that looks at what it sees
 SECONDS_FOR_ROOM = 30.0  # in which a host starts where nobody else is
 SECONDS_TO_LET_GO = 5.0  # in which a process ends that has lost its host
 SECONDS_IDLE = 30.0  # after which a host makes room for others
 MOST_LOSSES = 5  # of hosts under one task, where nodes are lost
 MOST_FAILED = 3  # hosts that do not start on a node
-PROBE = "import ray, sys; print(flush=True); ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-REQUIREMENTS = "requirements-cluster.txt"
-OWN = ("", "local")  # addresses of a cluster that is started here
-ROUNDING = 1e-9
 
 
 def check(demand: Demand) -> None:
     """Raise UserError where Ray is missing, TASK_GPUS is no number, or nothing answers at the address."""
-    _gpus(demand.task_gpus)
-    if find_spec("ray") is None:
-        raise UserError(
-            f"ENGINE=ray needs Ray, which {sys.executable} does not have: "
-            f"{sys.executable} -m pip install -r {REPOSITORY / REQUIREMENTS}"
-        )
-    _check_address(demand.address)
+    asked_gpus(demand.task_gpus)
+    check_address(demand.address)
 
 
 def make(demand: Demand, say: Callable[[str], None]) -> "RayEngine":
@@ -62,217 +37,12 @@ def make(demand: Demand, say: Callable[[str], None]) -> "RayEngine":
     Raises:
         UserError: Ray cannot be reached, a node lacks something, or no node has what a run takes.
     """
-    ray = _connect(demand.address)
+    ray = connect(demand.address)
     try:
         return RayEngine(ray, demand, say)
     except BaseException:
         ray.shutdown()
         raise
-
-
-# ---- connecting ----
-
-
-def _gpus(text: str) -> float | None:
-    """GPUs of each run that a text means; None: that is not said."""
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1
-    if not (0 <= number <= 1 or (number > 1 and number == int(min(number, sys.maxsize)))):
-        raise UserError(
-            f"TASK_GPUS is {text!r}; accepted: the number of GPUs of each run, a whole one, or a fraction where runs "
-            "share one (0.5)."
-        )
-    return number
-
-
-def _check_address(address: str) -> None:
-    """Raise UserError if an address is none, or nothing listens there."""
-    if address in (*OWN, "auto"):
-        return
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if "://" in address or not host or not port.isdecimal():
-        raise UserError(
-            f"RAY_ADDRESS is {address!r}; accepted: auto, or the <host>:<port> that `ray start --head` prints. The "
-            "launcher runs on a node of the cluster."
-        )
-    try:
-        socket.create_connection((host, int(port)), SECONDS_TO_CONNECT).close()
-    except (OSError, OverflowError) as error:
-        raise _no_ray(address, str(error)) from error
-
-
-def _no_ray(address: str, what: str) -> UserError:
-    where = "on this machine" if address == "auto" else f"at {address}"
-    return UserError(
-        f"RAY_ADDRESS is {address}, but no Ray answers {where} ({what}). `ray start --head` on the first machine, and "
-        "`ray start --address=<host>:6379` on the others, start a cluster; without RAY_ADDRESS one is started here."
-    )
-
-
-def _connect(address: str) -> Any:
-    """Ray, connected to a cluster; UserError where none answers, or one of another version."""
-    os.environ.update(RAY_DEDUP_LOGS_SKIP_REGEX=".")  # what died is told by the engine; Ray would on stdout
-    local = address in OWN
-    if local:  # nobody else on this machine gets in
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    else:
-        _probe(address)
-    import ray
-
-    ray.cloudpickle.register_pickle_by_value(ray_node)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if local:
-        options |= {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init("local" if local else address, **options)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        ray.shutdown()
-        raise _refused(address, str(error.__cause__ or error)) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return ray
-
-
-def _probe(address: str) -> None:
-    """Connect in a process that can be ended: Ray itself waits for minutes, and cannot be told not to."""
-    command = [sys.executable, "-c", PROBE, address]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout is not None
-        try:
-            select.select([process.stdout], [], [], SECONDS_TO_IMPORT)  # its line says that it has Ray
-            _, said = process.communicate(timeout=SECONDS_TO_ANSWER)
-        except subprocess.TimeoutExpired:
-            what = f"nothing in {SECONDS_TO_ANSWER:.0f} s that Ray would say; a cluster that has a token wants "
-            what += "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or ~/.ray/auth_token, here"
-            raise _no_ray(address, what) from None
-        finally:
-            process.kill()
-    if process.returncode:
-        raise _refused(address, said)
-
-
-def _refused(address: str, said: str) -> UserError:
-    """What to tell of what Ray said when it did not connect."""
-    if "ersion mismatch" in said:
-        versions = [line.strip() for line in said.splitlines() if "Ray: " in line or "Python: " in line]
-        return UserError(
-            f"The Ray at {address} is of another version than that of {sys.executable}: {', '.join(versions)} (of the "
-            "cluster, then here). Install the same on all machines, of Python as well."
-        )
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return _no_ray(address or "local", lines[-1] if lines else "it says nothing")
-
-
-# ---- nodes ----
-
-
-def _place(demand: Demand) -> Place:
-    """What every node has to see as it is here."""
-    reads = [os.path.abspath(path) for path in demand.reads]
-    names = [name for name in _required() if ray_node.installed(name) is not None]
-    packages = {name: ray_node.installed(name) or "" for name in (*names, "ray")}
-    return Place(
-        repository=str(REPOSITORY),
-        sources=ray_node.source_digests(str(REPOSITORY)),
-        cwd=os.getcwd(),
-        output=os.path.abspath(demand.output),
-        identity=_identity(demand.output),
-        folders={path: ray_node.listing(path) for path in reads if os.path.isdir(path)},
-        files={path: os.path.getsize(path) for path in reads if os.path.isfile(path)},
-        packages={"python": platform.python_version(), **packages},
-        environment={name: value for name, value in os.environ.items() if name.startswith(ray_node.PASSED_ON)},
-    )
-
-
-def _identity(output: Path) -> str:
-    """What a file in a folder says, which is made once: whoever reads the same there sees the same folder."""
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / ray_node.IDENTITY_FILE
-    with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as handle:
-        handle.write(secrets.token_hex(16))
-    return path.read_text(encoding="utf-8")
-
-
-def _required() -> Iterator[str]:
-    """Names of the packages that runs need."""
-    for line in (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        name = re.match(r"[\w.-]*", line).group()  # type: ignore[union-attr]  # it always matches
-        if name and not name.startswith("pytest"):
-            yield name
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What each run takes of a node.
-
-    Attributes:
-        threads: that it computes with; None: as many as the node has cores.
-        gpus: a whole number, or a part of one.
-        workers: loader workers.
-    """
-
-    threads: int | None
-    gpus: float
-    workers: int = 0
-
-    def fit(self, resources: dict[str, float]) -> int:
-        """How many runs a node with these resources holds."""
-        cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
-        by_cores = min(1, cpus) if self.threads is None else cpus // (self.threads + self.workers)
-        if not self.gpus:
-            return by_cores
-        by_gpus = int(gpus // self.gpus) if self.gpus >= 1 else int(gpus) * int(1 / self.gpus + ROUNDING)
-        return min(by_cores, by_gpus)
-
-    def lacking(self, resources: dict[str, float]) -> str:
-        """What to tell of a node that holds none."""
-        has = f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
-        takes = 1 if self.threads is None else self.threads + self.workers
-        return f"CPUs and GPUs there: {has}; each run takes {takes} and {self.gpus:g}"
-
-    def cpus(self, resources: dict[str, float]) -> int:
-        """How many of a node's cores each run takes."""
-        return int(resources["CPU"]) if self.threads is None else self.threads + self.workers
-
-
-def _plan_needs(demand: Demand, nodes: Sequence[dict[str, Any]]) -> Needs:
-    """What each run takes, so that those on a node never take more threads than it has cores.
-
-    Raises:
-        UserError: no node has that.
-    """
-    n_gpus = [node["Resources"].get("GPU", 0.0) for node in nodes]
-    gpus = _gpus(demand.task_gpus)
-    if gpus is None:
-        gpus = 1.0 if demand.uses_cuda and any(n_gpus) else 0.0
-    if gpus > max(n_gpus):
-        each = ", ".join(f"{_name(node)} {n:g}" for node, n in zip(nodes, n_gpus, strict=True))
-        raise UserError(f"TASK_GPUS is {gpus:g}, but no node of the cluster has as many. Their GPUs: {each}.")
-    threads = demand.threads(bool(gpus))
-    needs = Needs(threads, gpus)
-    fits = [(int(node["Resources"]["CPU"]), fit) for node in nodes if (fit := needs.fit(node["Resources"]))]
-    if not fits:
-        each = ", ".join(f"{_name(node)} {node['Resources'].get('CPU', 0):g}" for node in nodes)
-        raise UserError(
-            f"A run computes with {threads or 1} threads, and no node of the cluster has as many CPUs"
-            f"{' beside a GPU' if gpus else ''}. Their CPUs: {each}."
-        )
-    if threads is None:
-        return replace(needs, workers=demand.workers)
-    spare = min(cpus // min(fit, demand.n_jobs() or fit) - threads for cpus, fit in fits)
-    return replace(needs, workers=min(demand.workers, spare))
-
-
-def _name(node: dict[str, Any]) -> str:
-    """What a node is called: as its owner named it, else its machine."""
-    return node["NodeName"] if node["NodeName"] != node["NodeManagerAddress"] else node["NodeManagerHostname"]
 
 
 @dataclass(eq=False)
@@ -340,9 +110,9 @@ class RayEngine:
         self.ray, self.say = ray, say
         self.at_most = demand.n_jobs()
         self.is_own = demand.address in OWN
-        self.place = _place(demand)
+        self.place = place_of(demand)
         alive = self._alive()
-        self.needs = _plan_needs(demand, list(alive.values()))
+        self.needs = plan_needs(demand, list(alive.values()))
         self.nodes: dict[str, _Node] = {}
         self.looking: dict[Any, _Node] = {}  # by the answer that is waited for
         self.looked = time.monotonic()
@@ -429,7 +199,7 @@ class RayEngine:
     def _look_at(self, found: dict[str, Any]) -> None:
         """Have a node say what it lacks, if it can hold a run."""
         fit = self.needs.fit(found["Resources"])
-        node = _Node(found["NodeID"], _name(found), fit, self.needs.cpus(found["Resources"]) if fit else 0)
+        node = _Node(found["NodeID"], node_name(found), fit, self.needs.cpus(found["Resources"]) if fit else 0)
         self.nodes[node.id] = node
         if not fit and found["Resources"].get("CPU"):  # one without CPUs is meant to hold none
             self._say_once(f"Note: node {node.name} holds no runs. {self.needs.lacking(found['Resources'])}")

@@ -164,7 +164,7 @@ def test_a_newer_version_draws_other_images(tmp_path, few, monkeypatch):
 
 def _render_together(folder, barrier, failures):
     try:
-        barrier.wait(60)
+        barrier.wait(300)
         drawing.render_once(folder)
         assert drawing.is_current(folder)
     except BaseException as error:

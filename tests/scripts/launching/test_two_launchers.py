@@ -34,13 +34,13 @@ class Launcher:
         return self.log.read_text()
 
     def wait_for(self, condition):
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not condition() and self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert condition(), self.said()
 
     def ends(self):
-        code = self.process.wait(timeout=240)
+        code = self.process.wait(timeout=300)
         return code, self.said()
 
 

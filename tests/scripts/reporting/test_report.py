@@ -386,7 +386,7 @@ def browser(tmp_path_factory):
 
     def run(*arguments):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        done = subprocess.run([found, *flags, *arguments], capture_output=True, timeout=120, check=True)
+        done = subprocess.run([found, *flags, *arguments], capture_output=True, timeout=300, check=True)
         return done.stdout.decode("utf-8")
 
     return run
