@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -583,6 +584,36 @@ def test_dpspg_takes_batches_of_one(finished, train, tmp_path, image_folder):
     paths = sorted((image_folder / "red").rglob("*.png"))
     for path, expected in zip(paths, predictor(paths), strict=True):
         assert dict(predictor([path])[0]) == pytest.approx(dict(expected), abs=1e-5)
+
+
+def long_name(n_tokens, folder, image_folder):
+    """A copy of the 30 images in which one class's name takes so many tokens, with its full stop."""
+    words = " ".join("abcdefgh"[i % 8] for i in range(n_tokens - 1))
+    shutil.copytree(image_folder, folder, ignore=shutil.ignore_patterns("spg_coop_splits"))
+    for domain in ("blue", "green", "red"):
+        (folder / domain / "down").rename(folder / domain / words)
+    return words
+
+
+@pytest.mark.parametrize("trainer", [each.trainer for each in METHODS if each.trainer != "LinearProbe"])
+def test_a_class_name_that_is_too_long(trainer, refused, tmp_path, image_folder):
+    """More tokens than CLIP's 77 positions have beside any context; the mend is one that the method has."""
+    name = long_name(76, tmp_path / "data", image_folder)
+    one_source = ["--source-domains", "blue"] if trainer.endswith("SPG_CoOp") else []
+    said = refused(trainer, "red", flags=["--root", str(tmp_path / "data"), *one_source])
+    assert f"Class name '{name}" in said and "of the text tower's 77 positions" in said
+    assert ("use fewer context tokens (N_CTX" in said) == ("around which" not in said)
+    if trainer.startswith("ZeroshotCLIP"):
+        assert said.endswith("Shorten the name, around which 'a photo of a {}.' stands.\n") == (
+            trainer == "ZeroshotCLIP"
+        )
+
+
+def test_a_class_name_that_is_too_long_for_a_template(refused, tmp_path, image_folder):
+    long_name(70, tmp_path / "data", image_folder)  # fits behind the learned context
+    said = refused("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
+    assert "Shorten the name, around which 'a photo of the hard to see {}.' stands." in said
+    assert "N_CTX" not in said
 
 
 def test_the_templates_of_imagenet():

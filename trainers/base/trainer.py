@@ -27,6 +27,7 @@ from trainers.modules.features import FeatureCache
 from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.prompt_tokens import NameTooLong
 from trainers.modules.view_loader import ViewLoader
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -193,13 +194,17 @@ class FrozenClipTrainer(RunTrainer):
 
         Raises:
             ValueError: no words stand before the class name.
+            NameTooLong: a class name does not fit between them.
         """
         before, after = template.removesuffix(".").split("{}")
         if not before.strip():
             raise ValueError(f"a template begins with words; {template!r} has none before the class name")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
-        encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
+        try:
+            encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
+        except NameTooLong as error:
+            raise NameTooLong(error.what, f"Shorten the name, around which {template!r} stands.") from error
         return encoder(encoder.initial_context()).float()
 
     # ---- logits ----

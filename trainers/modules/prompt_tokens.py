@@ -16,6 +16,21 @@ class Slot:
     row: int
 
 
+class NameTooLong(UserError):
+    """A class name does not fit into the text tower's positions.
+
+    Args:
+        what: which, and how much room there is.
+        mend: what to do about it.
+    """
+
+    def __init__(
+        self, what: str, mend: str = "Shorten the name or use fewer context tokens (N_CTX, or the words of CTX_INIT)."
+    ) -> None:
+        super().__init__(f"{what} {mend}")
+        self.what = what
+
+
 def tokenize_context(text: str, tokenizer: Tokenizer = CLIP_TOKENIZER) -> list[int]:
     """Token ids of an initial context such as "a photo of a" (underscores count as spaces, as in CoOp)."""
     return tokenizer.encode(text.replace("_", " "))
@@ -45,7 +60,8 @@ def prompt_tails(
         C lists of token ids and `Slot`s; the last entries of each are the tokenizer's `after`.
 
     Raises:
-        UserError: no class names, an empty one, or one that does not fit into the positions.
+        UserError: no class names, or an empty one.
+        NameTooLong: one does not fit into the positions.
     """
     if not classnames:
         raise UserError("The list of class names is empty; prompts need at least one class name.")
@@ -62,10 +78,9 @@ def prompt_tails(
         with_stop = encode(text + ".")
         room = context_length - len(tokenizer.before) - len(tokenizer.after) - n_ctx
         if len(with_stop) > room:
-            raise UserError(
+            raise NameTooLong(
                 f"Class name {classname!r} takes {len(with_stop)} tokens with its full stop, but {max(0, room)} are "
-                f"left of the text tower's {context_length} positions beside {n_ctx} context tokens, start and end. "
-                "Shorten the name or use fewer context tokens (N_CTX, or the words of CTX_INIT)."
+                f"left of the text tower's {context_length} positions beside {n_ctx} context tokens, start and end."
             )
         name, stop = with_stop[: len(words)], with_stop[len(words) :]
         tails.append(slots[n_shared:before] + name + slots[before:] + stop + list(tokenizer.after))
