@@ -3,5 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repository"
-# Two processes, which few machines are too small for. Tests that share a cluster are one's.
-exec "$PYTHON" -m pytest -n 2 --dist loadgroup "$@"
+# Two processes, which few machines are too small for.
+exec "$PYTHON" -m pytest -n 2 "$@"

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -326,6 +327,8 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped(train, tmp_path, image_
     bad.write_bytes(bad.read_bytes()[:100])
     assert train("SPG", "red", "DATASET.ROOT", str(images)) == 1
     assert f"Cannot read the image {bad}" in capsys.readouterr().err
+    # Tensorboard's thread would go on to write where the folder was.
+    assert not [thread for thread in threading.enumerate() if "tensorboard" in type(thread).__module__]
     shutil.rmtree(tmp_path / "run")
     assert train("SPG", "red", "DATASET.ROOT", str(images), "DATASET.SKIP_UNREADABLE", "True") == 0
     assert "1 unreadable images of FolderDG, " in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The life of a run on top of Dassl's loop: threads, randomness, epochs, what is kept, tested and recorded."""
 
+import contextlib
 import os
 import time
 from os import PathLike
@@ -109,7 +110,12 @@ class RunTrainer(TrainerX):
 
     def train(self) -> None:
         self.take_threads()
-        super().train()
+        try:
+            super().train()
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                self.close_writer()  # whose thread would outlive the run, in a process that goes on to others
+            raise
 
     def before_train(self) -> None:
         check_validation(self.cfg, self.val_loader)

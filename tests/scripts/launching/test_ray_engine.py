@@ -30,7 +30,6 @@ from scripts.launching.engines import check_engine, make_engine
 from scripts.launching.plan import Ended
 from scripts.launching.ray_needs import Needs, plan_needs
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster for all
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="needs Ray, an optional requirement: pip install -r requirements-cluster.txt"
 )
