@@ -644,6 +644,34 @@ def test_a_tag_out_of_the_hubs_cache(models, tmp_path, monkeypatch):
     refused("open_clip:quickgelu@other", told + "cache .*, and HF_HUB_OFFLINE forbids .*, or name a file that you have")
 
 
+@pytest.mark.parametrize(
+    ("place", "file"),
+    [
+        ("org/small/", "open_clip_model.safetensors"),
+        ("org/small/", "open_clip_pytorch_model.bin"),
+        ("org/small/weights.pt", "weights.pt"),
+        ("org/small/weights.bin", "weights.safetensors"),
+    ],
+)
+def test_a_tag_that_the_cache_has_is_not_asked_for(models, tmp_path, monkeypatch, place, file):
+    """Of whichever form, and though there may be newer ones; without a network asking takes a minute."""
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    def asked(tag, **where):
+        pytest.fail(f"the hub is asked for {tag}")
+
+    model, path = models("quickgelu")
+    (tmp_path / "made").mkdir()
+    (save_file if file.endswith(".safetensors") else torch.save)(model.state_dict(), tmp_path / "made" / file)
+    put_in_cache(tmp_path / "made", tmp_path / "cache", "org/small")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(open_clip, "download_pretrained", asked)
+    tags = {"small": {"hf_hub": place, "quick_gelu": True}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "quickgelu", tags)
+    assert load_backbone("open_clip:quickgelu@small").sha256 == load_backbone(f"open_clip:quickgelu@{path}").sha256
+
+
 def test_which_of_open_clips_architectures_are_refused():
     known = [name for name in open_clip.list_models() if name not in {**ALL, **NOT_PROMPTED}]
     known = [name for name in known if not name.startswith(("own-", "tiny-", "small-", "all-"))]  # of other tests

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import UserError
@@ -91,6 +92,14 @@ def hub_folder(name: str) -> Path:
             return cached  # all that is needed, though the hub may have more beside it
         place = f"{constants.ENDPOINT} and the cache {constants.HF_HUB_CACHE}"
         raise UserError(f"Backbone hf:{name}: {_why_not(error, name, repository, place)}") from error
+
+
+def cached_file(repository: str, names: Iterable[str]) -> Path | None:
+    """The first of these files that the hub's cache has of a repository; None: it has none of them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 def offline() -> str:

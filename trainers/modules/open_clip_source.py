@@ -18,7 +18,7 @@ from common.messages import some
 from trainers.modules.backbone_source import Facts, Loaded, Source
 from trainers.modules.clip_model import Kind, build_clip, build_image_tower, computes
 from trainers.modules.clip_weights import unwrapped
-from trainers.modules.hf_hub import offline
+from trainers.modules.hf_hub import cached_file, offline
 from trainers.modules.openai_source import read_weights
 from trainers.modules.text_tower import POOLS
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer, digest
@@ -342,19 +342,35 @@ def _facts(name: str, architecture: str, tag: Mapping[str, Any], tokenizer: Toke
 
 
 def _downloaded(name: str, tag: dict[str, Any]) -> Path:
-    """The file of a pretrained tag, by open_clip's own download and cache."""
+    """The file of a pretrained tag: out of the hub's cache as it is, or by open_clip's own download.
+
+    What is in the cache is not asked for: without a network open_clip asks for a minute, and what is newer would change
+    the backbone of runs that are compared.
+    """
     import open_clip
 
+    hub = tag.get("hf_hub")
+    if hub and (found := cached_file(*_in_hub(hub))) is not None:
+        return found
     try:
         return Path(open_clip.download_pretrained(tag))
     except Exception as error:  # of many packages, of the network, of the disk
-        hub = tag.get("hf_hub")
         reason = str(error).strip().removesuffix(".")
         mend = f"It {told}" if hub and (told := offline()) else "Check the network and run the command again"
         raise UserError(
             f"Could not download backbone {name} from {hub or tag.get('url')}: {reason}. {mend}, or name a file that "
             "you have in the place of the tag."
         ) from error
+
+
+def _in_hub(place: str) -> tuple[str, list[str]]:
+    """Repository on Hugging Face's hub of a tag's place there, and names of files that its weights may be in."""
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repository, _, name = place.rpartition("/")
+    if not name or name == HF_WEIGHTS_NAME:
+        return repository, [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    return repository, [str(Path(name).with_suffix(".safetensors")), name]
 
 
 def _read(path: Path) -> dict[str, Tensor]:
