@@ -249,6 +249,8 @@ class SpgBench:
         for optimizer in ours._optims.values():
             # Warm-up begins at a rate so small that a wrong update would not show.
             optimizer.param_groups[0]["lr"] = ours.cfg.OPTIM.LR
+            # Else AdamW's first step is a whole one even where a gradient is nothing but rounding.
+            optimizer.param_groups[0]["eps"] = 1e-5
         published = [dropout.p for dropout in find_dropouts(ours.discriminator)]
         # Ours judges both halves in one pass, so it draws other masks of the same distribution: compared without.
         for dropout in find_dropouts(ours.discriminator):
@@ -265,7 +267,6 @@ class SpgBench:
         noise = image_noise(1, range(8), generator.latent_dim)
         features = torch.nn.functional.normalize(torch.randn(8, ours.backbone.feature_size), dim=-1)
         with torch.no_grad():
-            # In training mode: a bias before a batch normalisation has no gradient but rounding, which AdamW blows up.
             gap = difference(ours.generator(features, noise), generator(features, noise))
         gap = max(gap, abs(found["loss_d"] - loss_d), abs(found["loss_g"] - loss_g))
         ours.set_model_mode("train")
