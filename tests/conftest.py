@@ -5,7 +5,7 @@ import shutil
 import sys
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from quick_run import MADE, REPOSITORY, command_line, run_train
 
 os.environ.setdefault("SPG_DASSL", "bundled")
@@ -18,8 +18,8 @@ settle_waiting()
 # Tests run in several processes, of one thread each; those that they start do, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The same examples in every run: a test fails for everyone or for no one.
-settings.register_profile("same", derandomize=True)
+# The same examples in every run: a test fails for everyone or for no one, however busy a machine is.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
 
 SHARED = REPOSITORY.parent / "shared"

@@ -20,6 +20,7 @@ from scripts.launching.quick_run import make_images
 from trainers.modules.features import FeatureCache
 
 results = kill_trial.outcome
+MARK = f"/tmp/spg-ran-code-{os.getpid()}"
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def flip_bits(path):
 
 class RunsCode:
     def __reduce__(self):
-        return (os.system, ("touch /tmp/spg-ran-code",))
+        return (os.system, (f"touch {MARK}",))
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bits, lambda path: torch.save(RunsCode(), path)])
@@ -237,7 +238,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys, damage):
     printed = capsys.readouterr().out
     assert "A checkpoint cannot be used, going on from one before" in printed
     assert "Going on after epoch 2" in printed
-    assert not os.path.exists("/tmp/spg-ran-code")
+    assert not os.path.exists(MARK)
 
 
 @pytest.mark.parametrize("names", [("model.pth.tar-2", "model.pth.tar-3"), ("model-best.pth.tar",)])
@@ -274,7 +275,7 @@ def test_two_processes_want_one_feature_cache(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in processes] == [0, 0]
     assert found.get() == found.get() == 190.0
     kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")

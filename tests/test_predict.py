@@ -42,7 +42,9 @@ def test_predictions_are_those_of_the_test(finished, images, image_folder, train
         assert sum(probability for _, probability in top) == pytest.approx(1, abs=1e-5)
         if trainer != "SPG":  # whose noise is that of the image's place in its split there, of its pixels here
             row = tested[path.rpartition("elsewhere/")[2]]
-            assert (top[0][0], top[0][1]) == (row["prediction"], pytest.approx(row["confidence"], abs=1e-3))
+            assert top[0][1] == pytest.approx(row["confidence"], abs=1e-3)
+            if row["confidence"] > 0.502:  # one of two classes, which no rounding turns round
+                assert top[0][0] == row["prediction"]
 
 
 def test_a_prediction_depends_on_the_image_alone(finished, images):

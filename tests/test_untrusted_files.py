@@ -22,7 +22,7 @@ from trainers.modules.clip_backbone import load_clip
 from trainers.modules.features import FeatureCache
 from trainers.modules.prompt_labels import LabelOrigin, load_prompt_label, save_prompt_label
 
-MARK = "/tmp/spg-ran-code"
+MARK = f"/tmp/spg-ran-code-{os.getpid()}"
 ERRORS = user_errors()
 
 
@@ -126,7 +126,7 @@ def test_yaml_runs_no_code(train, tmp_path, capsys):
         assert "evil.yaml cannot be used" in capsys.readouterr().err
     assert train("SPG", "red", "TRAINER.SPG.STAGE1_CONFIG_FILE", str(path)) == 1
     assert "evil.yaml cannot be used" in capsys.readouterr().err
-    assert train("SPG", "red", "OPTIM.LR", "__import__('os').system('touch /tmp/spg-ran-code')") == 1
+    assert train("SPG", "red", "OPTIM.LR", f"__import__('os').system('touch {MARK}')") == 1
     assert not os.path.exists(MARK)
 
 

@@ -90,6 +90,7 @@ def test_each_context_of_a_batch_has_its_own_features(clip_model, position):
 @pytest.mark.parametrize("class_specific", [False, True])
 @pytest.mark.parametrize("position", ["end", "middle"])
 def test_chunks_change_nothing(clip_model, position, class_specific):
+    torch.manual_seed(1)
     names = random_names(40, seed=6)
     settings = {"n_ctx": 4, "class_token_position": position, "class_specific": class_specific}
     whole = PromptEncoder(clip_model, names, **settings)
@@ -97,18 +98,19 @@ def test_chunks_change_nothing(clip_model, position, class_specific):
     ctx = (30 * whole.initial_context()).requires_grad_()
     weights = torch.randn(40, 32)
     assert len(chunked._packs(chunked._tokens_at_a_time(ctx))) > 1
-    torch.testing.assert_close(chunked(ctx), whole(ctx), atol=1e-6, rtol=0)
+    torch.testing.assert_close(chunked(ctx), whole(ctx), atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        gradients(chunked(ctx), ctx, weights), gradients(whole(ctx), ctx, weights), atol=1e-6, rtol=1e-4
+        gradients(chunked(ctx), ctx, weights), gradients(whole(ctx), ctx, weights), atol=1e-5, rtol=1e-4
     )
     if not class_specific:
         contexts = torch.randn(6, 4, whole.ctx_dim)
-        torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-6, rtol=0)
+        torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("class_specific", [False, True])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_one_row_equals_prefix_and_tails(clip_model, monkeypatch, position, class_specific):
+    torch.manual_seed(1)
     names = random_names(9, seed=8)
     settings = {"n_ctx": 3, "class_token_position": position, "class_specific": class_specific}
     row = PromptEncoder(clip_model, names, **settings)
@@ -117,8 +119,10 @@ def test_one_row_equals_prefix_and_tails(clip_model, monkeypatch, position, clas
     assert row._row_mask is not None and apart._row_mask is None
     ctx = torch.randn(9 if class_specific else 5, 3, row.ctx_dim, requires_grad=True)
     weights = torch.randn(row(ctx).shape)
-    torch.testing.assert_close(row(ctx), apart(ctx), atol=1e-6, rtol=0)
-    torch.testing.assert_close(gradients(row(ctx), ctx, weights), gradients(apart(ctx), ctx, weights))
+    torch.testing.assert_close(row(ctx), apart(ctx), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        gradients(row(ctx), ctx, weights), gradients(apart(ctx), ctx, weights), atol=1e-5, rtol=1e-4
+    )
     assert torch.equal(row(ctx).detach(), row(ctx.detach()))  # with and without gradients
 
 
@@ -177,6 +181,7 @@ def test_deep_contexts_are_the_same_for_all_contexts_of_a_batch(two_headed, monk
 
 
 def test_chunks_change_nothing_of_deep_contexts(two_headed):
+    torch.manual_seed(1)
     names = random_names(40, seed=6)
     whole, chunked = (PromptEncoder(two_headed, names, 4, memory_mb=memory_mb) for memory_mb in (2048, 2))
     ctx, *deep = learning(whole, depth=3)
@@ -187,7 +192,7 @@ def test_chunks_change_nothing_of_deep_contexts(two_headed):
         ours, theirs = (
             [*torch.autograd.grad((encoder(given_ctx, deep) * weights).sum(), learned)] for encoder in (chunked, whole)
         )
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_fixed_words_stand_beside_class_specific_contexts(two_headed):

@@ -102,7 +102,7 @@ def engine(cluster, stand_in, tmp_path, monkeypatch):
 
 
 # Kills the host, a stand-in's parent, after a moment in which the engine hears that the task has begun.
-DIES = "(time.sleep(0.5), os.kill(os.getppid(), 9), time.sleep(60))"
+DIES = "(time.sleep(2), os.kill(os.getppid(), 9), time.sleep(60))"
 
 
 def wait_for(what, seconds=300):
@@ -248,8 +248,8 @@ def test_something_else_answers_at_an_address(monkeypatch, tmp_path):
 
 @needs_ray
 def test_the_time_that_an_import_takes_is_not_the_clusters(monkeypatch):
-    monkeypatch.setattr(ray_connection, "SECONDS_TO_ANSWER", 2.0)
-    monkeypatch.setattr(ray_connection, "PROBE", "import time; time.sleep(3); print(flush=True)")
+    monkeypatch.setattr(ray_connection, "SECONDS_TO_ANSWER", 4.0)
+    monkeypatch.setattr(ray_connection, "PROBE", "import time; time.sleep(5); print(flush=True)")
     ray_connection._probe("address")
 
 
@@ -601,7 +601,9 @@ def test_whatever_dies_the_numbers_are_the_same(launchers, launched, tmp_path, i
     coop = tmp_path / "cluster/stripes/CoOp/tiny/default/red/seed1"
     first = launchers.start(*words, **asked, OUTPUT="cluster")
     launchers.wait_for((coop / HISTORY_FILE).is_file)
-    host, name = host_and_node(cluster, coop)
+    found = []
+    launchers.wait_for(lambda: found.append(host_and_node(cluster, coop)) or found[-1][0] is not None)
+    host, name = found[-1]
     os.kill(host, signal.SIGKILL)
     launchers.wait_for(lambda: "once more" in first.said())
     cluster.remove_node(cluster.started.pop(name), allow_graceful=False)

@@ -76,7 +76,7 @@ def test_two_launchers_share_the_runs(start, tmp_path, image_folder, clip_file):
 
 
 def test_what_a_killed_launcher_did_another_one_ends(start, launched, tmp_path, image_folder, clip_file):
-    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "30")
+    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "60")
     run = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1"
     first = start(*words, TARGETS="red")
     first.wait_for((run / HISTORY_FILE).is_file)
@@ -97,7 +97,7 @@ def test_what_a_killed_launcher_did_another_one_ends(start, launched, tmp_path, 
 
 
 def test_a_run_whose_process_is_killed_is_ended_by_another(start, launched, tmp_path, image_folder, clip_file):
-    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "10")
+    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "60")
     run = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1"
     launcher = start(*words, TARGETS="red")
     launcher.wait_for((run / HISTORY_FILE).is_file)
