@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from quick_run import MADE, REPOSITORY, run_train
+from waiting import MINUTES
 
 from common.run.records import read_record
 from common.run.results import read_results
@@ -261,7 +262,7 @@ def test_a_damaged_history(cut, capsys, damage):
 
 def _encode_together(folder, barrier, found):
     def compute(out):
-        barrier.wait(300)  # so that both do it
+        barrier.wait(MINUTES)  # so that both do it
         out[:] = np.arange(20).reshape(5, 4)
 
     found.put(float(FeatureCache(folder).get("key", (5, 4), compute, "test").sum()))
@@ -275,7 +276,7 @@ def test_two_processes_want_one_feature_cache(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(MINUTES)
     assert [process.exitcode for process in processes] == [0, 0]
     assert found.get() == found.get() == 190.0
     kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")

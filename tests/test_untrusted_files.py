@@ -135,7 +135,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_as_results_splits_and_predictions(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "file"
@@ -150,7 +150,7 @@ def test_any_bytes_as_results_splits_and_predictions(tmp_path_factory, content):
 ENTRY = st.tuples(st.text(max_size=12), st.integers(0, 3), st.integers(0, 3), st.text(max_size=5)).map(list)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     content=st.fixed_dictionaries(
         {"train": st.lists(ENTRY | JSON, max_size=4), "val": st.lists(ENTRY, max_size=2), "test": JSON}
@@ -170,7 +170,7 @@ def test_any_entries_as_a_split(tmp_path_factory, content):
 NAMES = st.text(alphabet=string.ascii_letters + string.digits + "_- éß", min_size=1, max_size=12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sources=st.lists(NAMES, max_size=3), targets=st.lists(NAMES, max_size=2))
 def test_any_words_as_domains(sources, targets):
     domains = ["art_painting", "cartoon", "photo", "sketch"]
@@ -182,7 +182,7 @@ def test_any_words_as_domains(sources, targets):
         assert set(found[0]) | set(found[1]) <= set(domains)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(folder=st.text(min_size=1, max_size=20))
 def test_any_text_as_a_class_folder(folder):
     name = names.class_name(folder)

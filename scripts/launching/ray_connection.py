@@ -24,7 +24,7 @@ REQUIREMENTS = "requirements-cluster.txt"
 OWN = ("", "local")  # addresses of a cluster that is started here
 
 
-def check_address(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raise UserError if Ray is missing, an address is none, or nothing listens there."""
     if find_spec("ray") is None:
         raise UserError(

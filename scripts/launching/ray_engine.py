@@ -11,7 +11,7 @@ from common.run.lock import holder
 from scripts.launching import ray_node
 from scripts.launching.demand import Demand
 from scripts.launching.plan import Ended, Task
-from scripts.launching.ray_connection import OWN, check_address, connect
+from scripts.launching.ray_connection import OWN, check_reachable, connect
 from scripts.launching.ray_needs import asked_gpus, node_name, plan_needs
 from scripts.launching.ray_place import place_of
 
@@ -28,7 +28,7 @@ MOST_FAILED = 3  # hosts that do not start on a node
 def check(demand: Demand) -> None:
     """Raise UserError where Ray is missing, TASK_GPUS is no number, or nothing answers at the address."""
     asked_gpus(demand.task_gpus)
-    check_address(demand.address)
+    check_reachable(demand.address)
 
 
 def make(demand: Demand, say: Callable[[str], None]) -> "RayEngine":

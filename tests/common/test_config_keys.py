@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from common.config_keys import split_at_key
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(words=st.lists(st.text(max_size=8), max_size=6))
 def test_any_words_before_settings(words):
     before, opts = split_at_key(words)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from dassl.config import get_cfg_default
 from PIL import Image
+from waiting import MINUTES
 
 from common.errors import UserError
 from datasets import mini_digits_render as drawing
@@ -164,7 +165,7 @@ def test_a_newer_version_draws_other_images(tmp_path, few, monkeypatch):
 
 def _render_together(folder, barrier, failures):
     try:
-        barrier.wait(300)
+        barrier.wait(MINUTES)
         drawing.render_once(folder)
         assert drawing.is_current(folder)
     except BaseException as error:
@@ -184,7 +185,7 @@ def test_several_processes_at_once(tmp_path, few, stale):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(MINUTES)
     assert failures.empty() and [process.exitcode for process in processes] == [0, 0, 0]
     assert len(list(folder.rglob("*.png"))) == 80
     assert not (folder / "old.png").exists()

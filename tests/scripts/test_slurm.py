@@ -4,10 +4,10 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 from quick_run import REPOSITORY
+from waiting import MINUTES, wait_for
 
 # Notes what Ray is started with, and that it ends.
 PYTHON = """#!/usr/bin/env bash
@@ -61,7 +61,7 @@ def job(tmp_path):
 
 def test_ray_is_there_as_long_as_the_launcher(job, tmp_path):
     process = job("bash", "launcher", "short")
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=MINUTES)
     assert process.returncode == 3
     assert out == "ray 10.0.0.1:23456 token secret short\n"
     head, waited, ended = (tmp_path / "calls").read_text().splitlines()
@@ -70,7 +70,7 @@ def test_ray_is_there_as_long_as_the_launcher(job, tmp_path):
 
 
 def test_ray_is_started_on_the_other_nodes(job, tmp_path):
-    assert job("bash", "launcher", "short", SLURM_JOB_NUM_NODES="3").wait(300) == 3
+    assert job("bash", "launcher", "short", SLURM_JOB_NUM_NODES="3").wait(MINUTES) == 3
     calls = (tmp_path / "calls").read_text()
     assert "srun start --block --nodes=2 --ntasks=2 --ntasks-per-node=1 --exclude=first " in calls
     assert "--address=10.0.0.1:23456" in calls
@@ -79,11 +79,9 @@ def test_ray_is_started_on_the_other_nodes(job, tmp_path):
 
 def test_a_warning_reaches_the_launcher_which_ends_first(job, tmp_path):
     process = job("bash", "launcher", "long")
-    deadline = time.monotonic() + 300
-    while not (tmp_path / "began").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for((tmp_path / "began").exists)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=MINUTES)
     assert process.returncode == 143
     assert out.endswith("finishing the step\n")
     assert (tmp_path / "calls").read_text().endswith("ray ended\n")
@@ -91,7 +89,7 @@ def test_a_warning_reaches_the_launcher_which_ends_first(job, tmp_path):
 
 def test_without_a_launcher_nothing_starts(job, tmp_path):
     process = job()
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=MINUTES)
     assert process.returncode == 1
     assert error.startswith("Error: name a launcher: sbatch scripts/cluster/slurm.sbatch bash ")
     assert not (tmp_path / "calls").read_text()

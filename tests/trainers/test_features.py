@@ -183,7 +183,7 @@ def test_views_are_encoded_in_order(pictures, batch_size):
     for view, of_view in enumerate(views):
         for index, feature in enumerate(of_view):
             expected = random_views(pictures, 3)[index]["img"][view].mean(dim=(1, 2))
-            np.testing.assert_allclose(feature, expected, rtol=1e-5)
+            np.testing.assert_allclose(feature, expected, rtol=1e-6)
 
 
 def test_view_loader_draws_among_the_views_of_the_right_image():

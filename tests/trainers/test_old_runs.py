@@ -73,7 +73,7 @@ def test_an_unfinished_run_goes_on_to_the_same_numbers(expected, gone_on, traine
         assert same_epoch == pytest.approx(epoch, rel=1e-5)
     for key in before.keys() - {"loss_history", *CIRCUMSTANCES}:
         is_float = isinstance(before[key], float)
-        assert after[key] == (pytest.approx(before[key], abs=1e-3) if is_float else before[key]), key
+        assert after[key] == (pytest.approx(before[key], rel=1e-5) if is_float else before[key]), key
 
 
 @pytest.mark.parametrize("trainer", [trainer for trainer in TRAINERS if trainer not in make.WITHOUT_EPOCHS])

@@ -20,7 +20,7 @@ def learning(tower, n_tokens, depth):
     return [(30 * vectors).requires_grad_() for vectors in prompts]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(batch=st.integers(1, 5), n_tokens=st.integers(1, 6), depth=st.integers(1, 4), stacked=st.booleans())
 def test_values_and_gradients_equal_the_plain_tower(clip_model, batch, n_tokens, depth, stacked):
     tower = PromptedViT(clip_model.visual)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from common.run.predictions import read_predictions, write_predictions
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(
         st.fixed_dictionaries(

@@ -12,7 +12,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(record=st.dictionaries(st.text().filter(lambda key: key != "checksum"), JSON, max_size=5))
 def test_records_come_back_as_they_were(tmp_path_factory, record):
     path = tmp_path_factory.mktemp("record") / "r.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from quick_run import REPOSITORY
 from test_launch import QUICK
+from waiting import MINUTES, wait_for
 
 from common import threads
 from common.errors import UserError
@@ -166,7 +167,7 @@ def test_an_exception_fails_its_task_alone(engine):
 def test_processes_are_spread_over_devices(engine, tmp_path):
     note = (
         f"import os, time; open({str(tmp_path)!r} + '/' + os.environ['CUDA_VISIBLE_DEVICES'], 'a'); "
-        f"wait = time.monotonic() + 300\nwhile len(set(os.listdir({str(tmp_path)!r})) & set('57')) < 2 "
+        f"wait = time.monotonic() + {MINUTES}\nwhile len(set(os.listdir({str(tmp_path)!r})) & set('57')) < 2 "
         "and time.monotonic() < wait: time.sleep(0.05)"
     )
     done(engine(2, devices=["5", "7"]), task("a", note), task("b", note))
@@ -274,9 +275,7 @@ def test_a_killed_launcher_leaves_nothing_that_holds_a_folder(tmp_path, image_fo
     environment = {**os.environ, "PYTHON": sys.executable, "SEEDS": "1", "TARGETS": "red"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     run = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1"
-    deadline = time.monotonic() + 300
-    while not (run / "history.json").is_file() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for((run / "history.json").is_file)
     process.kill()
     process.wait()
     from common.run.lock import owned

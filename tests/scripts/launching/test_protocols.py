@@ -5,12 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from quick_run import REPOSITORY
 from test_launch import OTHER_SET, QUICK
+from waiting import MINUTES, wait_for
 
 from common.run.records import read_record
 from common.run.results import read_results
@@ -230,12 +230,10 @@ def test_an_interrupted_launcher_lets_the_run_end_its_step(tmp_path, image_folde
         start_new_session=True,
     )
     history = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1/history.json"
-    deadline = time.monotonic() + 300
-    while not history.is_file() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(history.is_file)
     # A terminal's Ctrl-C reaches the whole group; kill reaches the launcher alone, which passes it on.
     send(process.pid, number)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=MINUTES)
     assert process.returncode == code, printed
     assert "interrupted; the same command goes on from here" in printed
     assert "Traceback" not in printed

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from quick_run import REPOSITORY
 from test_engine import STAND_IN, done, task
 from test_launch import QUICK
+from waiting import MINUTES, wait_for
 
 from common.errors import UserError
 from common.run.history import HISTORY_FILE
@@ -103,13 +103,6 @@ def engine(cluster, stand_in, tmp_path, monkeypatch):
 
 # Kills the host, a stand-in's parent, after a moment in which the engine hears that the task has begun.
 DIES = "(time.sleep(2), os.kill(os.getppid(), 9), time.sleep(60))"
-
-
-def wait_for(what, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # ---- what a run takes ----
@@ -369,12 +362,12 @@ def test_a_signal_that_comes_as_a_task_begins_is_told_once(monkeypatch, tmp_path
 def test_tasks_are_done_side_by_side(engine, tmp_path):
     note = "import os, time; open({!r} + str(os.getpid()), 'a').write('{}'); code = {}"
     note += (
-        "; wait = time.monotonic() + 300\nwhile len(os.listdir({!r})) < 2 and time.monotonic() < wait: time.sleep(0.05)"
+        "; wait = time.monotonic() + {}\nwhile len(os.listdir({!r})) < 2 and time.monotonic() < wait: time.sleep(0.05)"
     )
     folder = tmp_path / "pids"
     folder.mkdir()
     one = engine()
-    tasks = [task(name, note.format(f"{folder}/", name, code, str(folder))) for code, name in enumerate("pqr")]
+    tasks = [task(name, note.format(f"{folder}/", name, code, MINUTES, str(folder))) for code, name in enumerate("pqr")]
     assert done(one, *tasks, task("e", "1 / 0")) == {**{n: (i, False) for i, n in enumerate("pqr")}, "e": (1, False)}
     assert "e: ZeroDivisionError: division by zero" in one.said
     assert len(os.listdir(folder)) == 2  # processes
@@ -566,7 +559,7 @@ class Launchers:
         self.started.append(process)
         return process
 
-    def wait_for(self, what, seconds=300):
+    def wait_for(self, what):
         """Look from time to time at whether something is so, and at which nodes do runs."""
 
         def look():
@@ -574,10 +567,7 @@ class Launchers:
                 self.nodes.add(host_and_node(self.cluster, path.parent)[1])
             return what()
 
-        try:
-            wait_for(look, seconds)
-        except AssertionError:
-            pytest.fail("\n".join(process.said() for process in self.started))
+        wait_for(look, said=lambda: "\n".join(process.said() for process in self.started))
 
     def end(self):
         for process in self.started:

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from quick_run import REPOSITORY
 from test_launch import QUICK
+from waiting import MINUTES, wait_for
 
 from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, owned
@@ -34,13 +34,10 @@ class Launcher:
         return self.log.read_text()
 
     def wait_for(self, condition):
-        deadline = time.monotonic() + 300
-        while not condition() and self.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert condition(), self.said()
+        wait_for(condition, lambda: self.process.poll() is None, self.said)
 
     def ends(self):
-        code = self.process.wait(timeout=300)
+        code = self.process.wait(timeout=MINUTES)
         return code, self.said()
 
 

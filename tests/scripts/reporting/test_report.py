@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from made_contexts import DOMAINS, some_contexts
 from PIL import Image
+from waiting import MINUTES
 
 from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
@@ -386,7 +387,7 @@ def browser(tmp_path_factory):
 
     def run(*arguments):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        done = subprocess.run([found, *flags, *arguments], capture_output=True, timeout=300, check=True)
+        done = subprocess.run([found, *flags, *arguments], capture_output=True, timeout=MINUTES, check=True)
         return done.stdout.decode("utf-8")
 
     return run
