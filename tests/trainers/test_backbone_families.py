@@ -654,7 +654,7 @@ def test_a_tag_out_of_the_hubs_cache(models, tmp_path, monkeypatch):
     ],
 )
 def test_a_tag_that_the_cache_has_is_not_asked_for(models, tmp_path, monkeypatch, place, file):
-    """Of whichever form, and though there may be newer ones; without a network asking takes a minute."""
+    """Of whichever form, and though there may be newer ones; without a network asking takes half a minute."""
     from huggingface_hub import constants
     from safetensors.torch import save_file
 

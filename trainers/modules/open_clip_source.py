@@ -344,8 +344,8 @@ def _facts(name: str, architecture: str, tag: Mapping[str, Any], tokenizer: Toke
 def _downloaded(name: str, tag: dict[str, Any]) -> Path:
     """The file of a pretrained tag: out of the hub's cache as it is, or by open_clip's own download.
 
-    What is in the cache is not asked for: without a network open_clip asks for a minute, and what is newer would change
-    the backbone of runs that are compared.
+    What is in the cache is not asked for: what is newer would change the backbone of runs that are compared, and for
+    weights that the cache has as a pickle open_clip asks the hub for others first, without a network for 23 s.
     """
     import open_clip
 
