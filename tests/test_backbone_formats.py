@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from hf_folders import preprocessor, save_hugging_face, save_tokenizer, small_vocabulary, write_json
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from quick_run import command_line, run_train
 
 from common.run.results import CIRCUMSTANCES, read_results

@@ -11,7 +11,7 @@ import torch
 import yaml
 from clip.clip import tokenize
 from dassl.config import get_cfg_default
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from quick_run import REPOSITORY
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import yaml
 from clip.clip import tokenize
 from dassl.engine import build_trainer
-from plain_clip import plain_image_features, plain_text_features, through_layers, tiny_clip
+from reference import plain_image_features, plain_text_features, through_layers, tiny_clip
 from quick_run import REPOSITORY, command_line
 
 import train as command

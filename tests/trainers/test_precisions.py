@@ -13,7 +13,7 @@ import pytest
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from quick_run import command_line
 from torch import nn
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dassl.engine import build_trainer
-from plain_clip import plain_text_features
+from reference import plain_text_features
 from quick_run import REPOSITORY, command_line
 
 import train as command
