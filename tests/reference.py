@@ -1,14 +1,12 @@
 """Every method of this project as its paper defines it: slow, obvious, one function each. All tests compare with it.
 
-Prompts run through all 77 positions of the text tower, images through all layers with all their tokens. Nothing is
-cached, cut or shared between classes, images or layers.
+Prompts run through all 77 positions of the text tower, images through all layers with all their tokens.
 
-Symbols: f (B, E) image features and t (C, E) text features, both L2-normalised unless stated otherwise; s is
-exp(logit_scale), so logits are s f . t; y (B,) labels; CE is cross-entropy; D and W are the widths of the text and the
-image tower; v (n, D) is a context. CLIP is frozen everywhere.
+Symbols: f (B, E) image features, t (C, E) text features, both L2-normalised unless stated otherwise; y (B,) labels;
+s = exp(logit_scale); CE cross-entropy; D, W widths of text and image tower; v (n, D) a context. CLIP is frozen.
 
-A method's function gets a `clip.model.CLIP`, the class names, the learned tensors by "<network>.<published name>", and
-a batch: "img" (B, 3, H, H) and "label" (B,), with "domain" (B,) where the loss needs it. It returns (logits, loss).
+A method's function gets a `clip.model.CLIP`, class names, learned tensors by "<network>.<published name>", and a batch:
+"img" (B, 3, H, H) and "label" (B,), in training also "domain" (B,). It returns the logits s f . t (B, C) and the loss.
 """
 
 import functools
@@ -75,7 +73,7 @@ def plain_text_features(model, classnames, ctx, position="end", deep=()):
 
 
 def plain_image_features(model, images, tokens, deep=()):
-    """Unnormalised features (B, E) of a ViT with tokens (n, W) behind the class token, replaced before layers 2, 3, ..."""
+    """Unnormalised features (B, E) of a ViT with tokens (n, W) behind the class token; `deep` as in the text tower."""
     visual = model.visual
     patches = visual.conv1(images.type(model.dtype)).flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.type(model.dtype).expand(len(images), 1, -1)
@@ -96,7 +94,6 @@ def through_layers(transformer, x, deep=()):
 
 
 def unit(x):
-    """L2-normalise the last dimension."""
     return x / x.norm(dim=-1, keepdim=True)
 
 
@@ -123,12 +120,22 @@ def logits_of(model, f, t):
     return model.logit_scale.exp() * torch.stack([text @ image for image, text in zip(f, texts, strict=True)])
 
 
+def with_cross_entropy(logits, batch):
+    """The logits, and CE of them and y."""
+    return logits, F.cross_entropy(logits, batch["label"])
+
+
+def of_network(learned, prefix):
+    """The tensors with names "<prefix>.<name>", by name."""
+    return {key.removeprefix(f"{prefix}."): value for key, value in learned.items() if key.startswith(f"{prefix}.")}
+
+
 def linear(learned, name, x):
     """x W^T + b with the weight and bias of a layer."""
     return x @ learned[f"{name}.weight"].t() + learned[f"{name}.bias"]
 
 
-# ---- methods without training ----
+# ---- methods ----
 
 
 def zero_shot(model, classnames, images, templates=(TEMPLATE,)):
@@ -138,24 +145,16 @@ def zero_shot(model, classnames, images, templates=(TEMPLATE,)):
 
 
 def linear_probe(model, train, images, c=0.316):
-    """LinearProbe: L2-regularised logistic regression (lbfgs, C = 0.316) on unnormalised image features.
-
-    Args:
-        train: batch of all training images.
-    """
+    """LinearProbe: logistic regression (L2, C = 0.316, lbfgs) on unnormalised features of all training images."""
     x = model.encode_image(train["img"]).numpy()
     fitted = LogisticRegression(C=c, max_iter=1000, tol=1e-6).fit(x, train["label"].numpy())
     return torch.from_numpy(fitted.decision_function(model.encode_image(images).numpy()))
 
 
-# ---- methods with one loss ----
-
-
 def coop(model, classnames, learned, batch, position="end"):
     """CoOp and SPG_CoOp: one context v (n, D) for all images. Loss: CE(s f . t(v), y)."""
     t = plain_text_features(model, classnames, learned["prompt_learner.ctx"], position)
-    logits = logits_of(model, image_features(model, batch["img"]), t)
-    return logits, F.cross_entropy(logits, batch["label"])
+    return with_cross_entropy(logits_of(model, image_features(model, batch["img"]), t), batch)
 
 
 def cocoop(model, classnames, learned, batch):
@@ -163,39 +162,30 @@ def cocoop(model, classnames, learned, batch):
     f, net = image_features(model, batch["img"]), "prompt_learner.meta_net"
     shifts = linear(learned, f"{net}.linear2", linear(learned, f"{net}.linear1", f).relu())
     t = [plain_text_features(model, classnames, learned["prompt_learner.ctx"] + shift) for shift in shifts]
-    logits = logits_of(model, f, torch.stack(t))
-    return logits, F.cross_entropy(logits, batch["label"])
+    return with_cross_entropy(logits_of(model, f, torch.stack(t)), batch)
 
 
 def kgcoop(model, classnames, learned, batch, weight=8.0):
-    """KgCoOp: as CoOp. Loss: CE + 8 (1 - mean over classes of cos(t, t_fixed)), fixed prompt "a photo of a <class>."."""
+    """KgCoOp: as CoOp. Loss: CE + 8 (1 - mean over classes of cos(t, t_fixed)), fixed: "a photo of a <class>."."""
     t = plain_text_features(model, classnames, learned["prompt_learner.ctx"])
     distance = 1 - (t * fixed_text_features(model, classnames)).sum(dim=-1).mean()
     logits = logits_of(model, image_features(model, batch["img"]), t)
     return logits, F.cross_entropy(logits, batch["label"]) + weight * distance
 
 
-def dpl(model, classnames, learned, batch):
-    """DPL: context = mean over the batch of MLP(unnormalised f). Loss: CE.
+def dpl(model, classnames, learned, batch, by_domain=False):
+    """DPL: context = mean of MLP(unnormalised f) over the batch; by_domain: over the domain, in training. Loss: CE.
 
-    MLP: E -> 512 -> 512 -> n D, with dropout 0.1 and ReLU behind the first two layers.
+    MLP: E -> 512 -> 512 -> n D, with ReLU behind the first two layers. (Dropout 0.1 before ReLU: left out.)
     """
     unnormalised = model.encode_image(batch["img"])
     x = linear(learned, "mlp_model.input", unnormalised).relu()
     x = linear(learned, "mlp_model.hiddens.0", x).relu()
-    ctx = linear(learned, "mlp_model.output", x).mean(dim=0).view(-1, model.ln_final.weight.shape[0])
-    logits = logits_of(model, unit(unnormalised), plain_text_features(model, classnames, ctx))
-    return logits, F.cross_entropy(logits, batch["label"])
-
-
-def dpl_by_domain(model, classnames, learned, batch):
-    """DPL as its authors train it: a context for the images of each domain. Loss: mean of CE over all images."""
-    losses = []
-    for domain in batch["domain"].unique():
-        chosen = batch["domain"] == domain
-        part = {"img": batch["img"][chosen], "label": batch["label"][chosen]}
-        losses.append(dpl(model, classnames, learned, part)[1] * len(part["label"]))
-    return dpl(model, classnames, learned, batch)[0], sum(losses) / len(batch["label"])
+    contexts = linear(learned, "mlp_model.output", x).view(len(x), -1, model.ln_final.weight.shape[0])
+    groups = batch["domain"] if by_domain and "domain" in batch else torch.zeros(len(x))
+    means = [contexts[groups == group].mean(dim=0) for group in groups]
+    t = torch.stack([plain_text_features(model, classnames, mean) for mean in means])
+    return with_cross_entropy(logits_of(model, unit(unnormalised), t), batch)
 
 
 def vp(model, classnames, learned, batch):
@@ -218,34 +208,31 @@ def vp(model, classnames, learned, batch):
             canvas[:, p:-p, -p:] += learned["prompter.pad_right"][0]
         images.append(image + canvas)
     f = image_features(model, torch.stack(images))
-    logits = logits_of(model, f, fixed_text_features(model, classnames))
-    return logits, F.cross_entropy(logits, batch["label"])
+    return with_cross_entropy(logits_of(model, f, fixed_text_features(model, classnames)), batch)
 
 
 def vpt(model, classnames, learned, batch):
     """VPT: tokens in the ViT (n, W), deep ones in layers 2, 3, ...; fixed prompts "a photo of a <class>.". Loss: CE."""
     deep = learned.get("prompt_learner.deep_vctx", ())
     f = unit(plain_image_features(model, batch["img"], learned["prompt_learner.vctx"], deep))
-    logits = logits_of(model, f, fixed_text_features(model, classnames))
-    return logits, F.cross_entropy(logits, batch["label"])
+    return with_cross_entropy(logits_of(model, f, fixed_text_features(model, classnames)), batch)
 
 
 def maple(model, classnames, learned, batch):
     """MaPLe: prompt [v_1][v_2] of a <class>.; visual tokens are Linear(v), deep ones Linear_i(v_i). Loss: CE."""
     learned = of_network(learned, "MultiModalPromptLearner")
-    deep = [learned[f"compound_prompts_text.{i}"] for i in range(count(learned, "compound_prompts_text."))]
+    deep = [vectors for key, vectors in learned.items() if key.startswith("compound_prompts_text.")]
     visual = [linear(learned, f"compound_prompt_projections.{i}", vectors) for i, vectors in enumerate(deep)]
     ctx = torch.cat([learned["ctx"], words(model, "a photo of a")[len(learned["ctx"]) :]])
     f = unit(plain_image_features(model, batch["img"], linear(learned, "proj", learned["ctx"]), visual))
-    logits = logits_of(model, f, plain_text_features(model, classnames, ctx, deep=deep))
-    return logits, F.cross_entropy(logits, batch["label"])
+    return with_cross_entropy(logits_of(model, f, plain_text_features(model, classnames, ctx, deep=deep)), batch)
 
 
 def promptsrc(model, classnames, learned, batch, weights=(25.0, 10.0)):
     """PromptSRC: independent prompts in both towers.
 
-    Loss: CE + 25 mean |t - t_fixed| + 10 mean |f - f_fixed| + KL(zero-shot || prompted) / (B C), with the features t_fixed
-    and f_fixed of the frozen CLIP; zero-shot logits: s f_fixed . t_fixed.
+    Loss: CE + 25 mean |t - t_fixed| + 10 mean |f - f_fixed| + KL(zero-shot || prompted) / (B C). The frozen CLIP gives
+    t_fixed and f_fixed, and zero-shot logits s f_fixed . t_fixed.
     """
     learned = of_network(learned, "VLPromptLearner")
     t = plain_text_features(model, classnames, learned["ctx"], deep=learned.get("deep_ctx", ()))
@@ -300,8 +287,8 @@ def dpspg_transformer(model, classnames, learned, batch, alpha=0.2):
 
 
 def transformer_encoder(learned, x):
-    """Linear(TransformerEncoder(x)) of sequences of one token (B, E): norm after, ReLU; dropout 0.1 is not in here."""
-    for i in range(count(learned, "transformer_encoder.layers.", ".norm1.weight")):
+    """Linear of 4 layers on sequences of one token x (B, E): norm after, ReLU. (Dropout 0.1: left out.)"""
+    for i in range(4):
         layer = of_network(learned, f"transformer_encoder.layers.{i}")
         _, _, weight = layer["self_attn.in_proj_weight"].chunk(3)
         _, _, bias = layer["self_attn.in_proj_bias"].chunk(3)
@@ -326,8 +313,8 @@ def spg_losses(model, classnames, learned, batch):
     2. L_G = MSE(Dis(v', f'), 1), with the updated Dis and the same v'. Update G.
     """
     f, other = image_features(model, batch["img"]).chunk(2)
-    labels = batch["prompt labels"][batch["domain"][: len(f)]]
-    contexts = generate(model, learned, other, batch["noise"], training=True)
+    labels = batch["prompt labels"][batch["domain"].chunk(2)[0]]
+    contexts = generate(learned, other, batch["noise"], labels.shape[-1], training=True)
     real, fake = judge(learned, labels, f), judge(learned, contexts.detach(), other)
     yield "discriminator", "loss_d", ((real - 1) ** 2).mean() + (fake**2).mean()
     yield "generator", "loss_g", ((judge(learned, contexts, other) - 1) ** 2).mean()
@@ -335,22 +322,22 @@ def spg_losses(model, classnames, learned, batch):
 
 def spg_logits(model, classnames, learned, batch):
     """SPG: logits s f . t(G(f, z)), one context and so C texts for each image; z = batch["noise"] (B, 100)."""
-    f = image_features(model, batch["img"])
-    contexts = generate(model, learned, f, batch["noise"])
+    f, width = image_features(model, batch["img"]), model.ln_final.weight.shape[0]
+    contexts = generate(learned, f, batch["noise"], width)
     return logits_of(model, f, torch.stack([plain_text_features(model, classnames, ctx) for ctx in contexts])), None
 
 
-def generate(model, learned, f, z, training=False):
-    """G(f, z) -> contexts (B, n, D): Linear, three times (LeakyReLU 0.2, Linear, BatchNorm), LeakyReLU, Linear, tanh."""
+def generate(learned, f, z, width, training=False):
+    """G(f, z) -> contexts (B, n, D): Linear, LeakyReLU, three times Linear, BatchNorm, LeakyReLU; then Linear, tanh."""
     net = of_network(learned, "generator.model")
     x = leaky(linear(net, "0", torch.cat([z, f], dim=1)))
     for i in (2, 5, 8):
         x = leaky(batch_norm(net, i + 1, linear(net, str(i), x), training))
-    return linear(net, "11", x).tanh().view(len(f), -1, model.ln_final.weight.shape[0])
+    return linear(net, "11", x).tanh().view(len(f), -1, width)
 
 
 def judge(learned, contexts, f):
-    """Dis(v, f) (B, 1): four Linear with LeakyReLU 0.2 between; dropout 0.4 behind the second and third is not in here."""
+    """Dis(v, f) (B, 1): four Linear with LeakyReLU between. (Dropout 0.4 behind the second and third: left out.)"""
     net = of_network(learned, "discriminator.model")
     x = torch.cat([contexts.flatten(1), f], dim=1)
     for i in ("0", "2", "5"):
@@ -359,7 +346,6 @@ def judge(learned, contexts, f):
 
 
 def leaky(x):
-    """LeakyReLU with slope 0.2."""
     return torch.where(x > 0, x, 0.2 * x)
 
 
@@ -375,17 +361,16 @@ def batch_norm(net, i, x, training, eps=0.8, momentum=0.1):
 
 
 def clipped(gradient, name):
-    """The gradient of a tensor of stage II, brought down to the norm that is published for this tensor (not for PACS)."""
-    network, _, index, kind = name.split(".")
-    if network == "discriminator":
-        limit = 5.0 if index in ("0", "8") else {"weight": 5e-2, "bias": 5e-1}[kind]
+    """Clip the gradient of a tensor of stage II on its own, at the published norm (PACS has others)."""
+    if name.startswith("discriminator"):
+        limit = 5.0 if ".0." in name or ".8." in name else 5e-2 if name.endswith("weight") else 5e-1
     else:
-        limit = 1.0 if (index, kind) in (("9", "bias"), ("11", "bias")) else {"weight": 5e-3, "bias": 5e-8}[kind]
+        limit = 1.0 if name.endswith((".9.bias", ".11.bias")) else 5e-3 if name.endswith("weight") else 5e-8
     norm = gradient.norm().item()
     return gradient * (limit / (norm + 1e-6)) if norm > limit else gradient
 
 
-# ---- random draws ----
+# ---- random draws of test images, optimisation ----
 
 
 def image_noise(seed, indices, size=100, draw=0):
@@ -397,9 +382,6 @@ def image_noise(seed, indices, size=100, draw=0):
 def image_places(seed, indices, end):
     """VP's (x, y) of test images, uniform in [0, end), which follow from run and index of the image alone."""
     return torch.tensor(np.stack([np.random.default_rng([seed, i]).integers(end, size=2) for i in indices]))
-
-
-# ---- optimisation ----
 
 
 def learning_rate(optim, epoch):
@@ -416,16 +398,3 @@ def optimiser(optim, tensors):
     if optim.NAME == "sgd":
         return torch.optim.SGD(tensors, optim.LR, momentum=0.9, weight_decay=optim.WEIGHT_DECAY)
     return torch.optim.AdamW(tensors, optim.LR, (0.9, 0.999), eps=1e-8, weight_decay=optim.WEIGHT_DECAY, fused=False)
-
-
-# ---- names ----
-
-
-def of_network(learned, prefix):
-    """The tensors under "<prefix>.", without it."""
-    return {key.removeprefix(f"{prefix}."): value for key, value in learned.items() if key.startswith(f"{prefix}.")}
-
-
-def count(learned, prefix, suffix=""):
-    """Number of tensors with such a name."""
-    return sum(key.startswith(prefix) and key.endswith(suffix) for key in learned)

@@ -69,6 +69,7 @@ class Case(NamedTuple):
 FIVE_VECTORS = "TRAINER.COOP.N_CTX 5 TRAINER.COOP.CTX_INIT"
 DEPTHS = "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 1 TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION 2"
 MIDDLE, FRONT = partial(reference.coop, position="middle"), partial(reference.coop, position="front")
+BY_DOMAIN = partial(reference.dpl, by_domain=True)
 SPG = Case("SPG_CGAN", reference.spg_logits, dropout=0.4, losses=reference.spg_losses, is_clipped=True)
 CASES = {
     "CoOp": Case("CoOp", reference.coop),
@@ -78,7 +79,7 @@ CASES = {
     "CoCoOp": Case("CoCoOp", reference.cocoop),
     "KgCoOp": Case("KgCoOp", reference.kgcoop),
     "DPL": Case("DPL", reference.dpl, dropout=0.1),
-    "DPL by domain": Case("DPL", reference.dpl_by_domain, "TRAINER.DPL.BY_DOMAIN True", dropout=0.1),
+    "DPL by domain": Case("DPL", BY_DOMAIN, "TRAINER.DPL.BY_DOMAIN True", dropout=0.1),
     "VP": Case("VP", reference.vp),
     "VP fixed": Case("VP", reference.vp, "TRAINER.VP.METHOD fix"),
     "VP frame": Case("VP", reference.vp, "TRAINER.VP.METHOD pad"),
@@ -101,12 +102,40 @@ LABELS = {
 }
 
 
+# What no run may change unnoticed. Weight decay, and the rates and warm-ups that are left out, come from the configs.
+COMPARED = {"NAME": "sgd", "LR": 0.002, "MAX_EPOCH": 50, "WARMUP_EPOCH": 1, "WARMUP_TYPE": "constant"}
+SCHEDULES = {
+    **dict.fromkeys("CoOp CoCoOp KgCoOp DPL VP VPT MaPLe PromptSRC SPG_CoOp".split(), COMPARED),
+    "DPSPG_CoOp": {"NAME": "sgd", "LR": 0.002, "MAX_EPOCH": 70},
+    "SPG_CGAN": {"NAME": "adamw", "MAX_EPOCH": 70, "WARMUP_EPOCH": 4, "WARMUP_TYPE": "linear"},
+    "DPSPG_TRANSFORMER": {"NAME": "adamw", "LR": 0.002, "MAX_EPOCH": 50, "WARMUP_EPOCH": 4, "WARMUP_TYPE": "linear"},
+}
+
+
 @pytest.fixture
-def build(tmp_path, images, clips, monkeypatch):
-    """Build the trainer of a case: build(CASES["CoOp"])."""
+def config(tmp_path, images, clips, monkeypatch):
+    """The config of a case, for a run in tmp_path: config(CASES["CoOp"])."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(case):
+        folder = {"DPSPG_TRANSFORMER": "DPSPG", "ZeroshotCLIP2": "ZeroshotCLIP"}.get(case.trainer, case.trainer)
+        words = [
+            *f"--trainer {case.trainer} --root {images} --backbone {clips[case.clip][0]} --seed {SEED}".split(),
+            *f"--config-file {CONFIGS}/trainers/{folder}/default.yaml --target-domains red".split(),
+            *f"--dataset-config-file {CONFIGS}/datasets/folder.yaml --output-dir run --no-feature-cache".split(),
+            *f"{case.flags} USE_CUDA False DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE {BATCH}".split(),
+            *f"DATALOADER.TEST.BATCH_SIZE {TEST_BATCH} {case.opts}".split(),
+        ]
+        return command.setup_cfg(command.parse_args(["" if word == "''" else word for word in words]))
+
+    return make
+
+
+@pytest.fixture
+def build(config, tmp_path, images):
+    """Build the trainer of a case: build(CASES["CoOp"]). Prompt labels lie where a run looks for them."""
     import trainers.all  # noqa: F401 (registers)
 
-    monkeypatch.chdir(tmp_path)
     for sign, labels in LABELS.items():
         folder = tmp_path / "prompt_labels" / sign / images.name / "resnet" / f"seed_{SEED}"
         folder.mkdir(parents=True)
@@ -116,17 +145,8 @@ def build(tmp_path, images, clips, monkeypatch):
     def make(case):
         from dassl.engine import build_trainer
 
-        folder = {"DPSPG_TRANSFORMER": "DPSPG", "ZeroshotCLIP2": "ZeroshotCLIP"}.get(case.trainer, case.trainer)
-        words = [
-            *f"--trainer {case.trainer} --root {images} --backbone {clips[case.clip][0]} --seed {SEED}".split(),
-            *f"--config-file {CONFIGS}/trainers/{folder}/default.yaml --target-domains red".split(),
-            *f"--dataset-config-file {CONFIGS}/datasets/folder.yaml --output-dir run --no-feature-cache".split(),
-            *f"{case.flags} USE_CUDA False DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE {BATCH}".split(),
-            *f"DATALOADER.TEST.BATCH_SIZE {TEST_BATCH} {case.opts}".split(),
-        ]
-        words = ["" if word == "''" else word for word in words]
         torch.manual_seed(SEED)
-        return build_trainer(command.setup_cfg(command.parse_args(words)))
+        return build_trainer(config(case))
 
     return make
 
@@ -165,7 +185,7 @@ def test_logits(trainer, run=None):
     (run or partial(trainer.test, split="test"))()
     trainer.evaluator.process = process
     parts = list(trainer.test_loader)
-    batch = {key: torch.cat([part[key] for part in parts]) for key in ("img", "label", "domain")}
+    batch = {key: torch.cat([part[key] for part in parts]) for key in ("img", "label")}
     paths = [path for part in parts for path in part["impath"]]
     assert [CLASSES[label] for label in batch["label"]] == [Path(path).parent.name for path in paths]
     return torch.cat(rows)[-len(paths) :], batch
@@ -267,6 +287,14 @@ def test_method_equals_reference(build, clips, name):
     in_first_epoch(trainer, check)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_default_optimiser_and_schedule(config, name):
+    optim = config(CASES[name]).OPTIM
+    assert {key: optim[key] for key in SCHEDULES[name]} == SCHEDULES[name]
+    assert optim.LR_SCHEDULER == "cosine" and optim.WARMUP_RECOUNT
+    assert (optim.WARMUP_CONS_LR if optim.WARMUP_TYPE == "constant" else optim.WARMUP_MIN_LR) == 1e-5
+
+
 @pytest.mark.parametrize(
     ("trainer", "templates"), [("ZeroshotCLIP", (reference.TEMPLATE,)), ("ZeroshotCLIP2", reference.ENSEMBLE)]
 )
@@ -301,7 +329,7 @@ def test_spg_pairs_each_batch_with_an_independent_one(build):
 def test_promptsrc_ends_with_the_gaussian_mean_of_its_epochs(build):
     opts = "OPTIM.MAX_EPOCH 3 TRAINER.PROMPTSRC.GPA_MEAN 2 TRAINER.PROMPTSRC.GPA_STD 1.5"
     trainer = build(CASES["PromptSRC"]._replace(opts=opts))
-    ours, epochs, update_lr = tensors_of(trainer), [], trainer.update_lr
+    ours, epochs = tensors_of(trainer), []
     optimiser, steps = trainer._optims["VLPromptLearner"], len(trainer.train_loader_x)
     optimiser.register_step_post_hook(lambda *_: epochs.append({k: v.detach().clone() for k, v in ours.items()}))
     trainer.train()
