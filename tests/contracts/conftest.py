@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from reference import tiny_clip
 
-CLASSES = ("dog", "guinea_pig", "zebra_crossing_at_night")  # of different lengths, so that EOS is at other places
+CLASSES = ("big_old_oak_tree", "dog", "guinea_pig")  # of different lengths, and not in order of length
 
 
 @pytest.fixture(scope="session")
