@@ -66,7 +66,7 @@ class Case(NamedTuple):
 
 
 FIVE_VECTORS = "TRAINER.COOP.N_CTX 5 TRAINER.COOP.CTX_INIT"
-DEPTHS = "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 1 TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION 2"
+DEPTHS = "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 1 TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION 3"
 MIDDLE, FRONT = partial(reference.coop, position="middle"), partial(reference.coop, position="front")
 BY_DOMAIN = partial(reference.dpl, by_domain=True)
 SPG = Case("SPG_CGAN", reference.spg_logits, dropout=0.4, losses=reference.spg_losses, is_clipped=True)
@@ -88,7 +88,7 @@ CASES = {
     "SPG_CGAN": SPG,
     "SPG_CGAN not clipped": SPG._replace(opts="TRAINER.SPG.GRAD_CLIP False", is_clipped=False),
     "VPT": Case("VPT", reference.vpt, clip="vit"),
-    "VPT deep": Case("VPT", reference.vpt, "TRAINER.VPT.PROMPT_DEPTH_VISION 2", "vit"),
+    "VPT deep": Case("VPT", reference.vpt, "TRAINER.VPT.PROMPT_DEPTH_VISION 3", "vit"),
     "MaPLe": Case("MaPLe", reference.maple, clip="vit"),
     "MaPLe shallow": Case("MaPLe", reference.maple, "TRAINER.MAPLE.PROMPT_DEPTH 1", "vit"),
     "PromptSRC": Case("PromptSRC", reference.promptsrc, clip="vit"),
