@@ -73,7 +73,7 @@ def shared():
 def clip_file(tmp_path_factory):
     """A file with a tiny CLIP of random weights: ModifiedResNet, 32 px, E = 32, text width 64."""
     import torch
-    from plain_clip import tiny_clip
+    from reference import tiny_clip
 
     path = tmp_path_factory.mktemp("clip") / "tiny.pt"
     torch.save(tiny_clip().state_dict(), path)
@@ -84,7 +84,7 @@ def clip_file(tmp_path_factory):
 def vit_file(tmp_path_factory):
     """A file with a tiny CLIP of random weights whose image tower is a ViT, of 12 layers each."""
     import torch
-    from plain_clip import tiny_clip
+    from reference import tiny_clip
 
     path = tmp_path_factory.mktemp("vit") / "tiny.pt"
     torch.save(tiny_clip(layers=12, vision=12).state_dict(), path)

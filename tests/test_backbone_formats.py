@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 from hf_folders import preprocessor, save_hugging_face, save_tokenizer, small_vocabulary, write_json
-from plain_clip import tiny_clip
 from quick_run import command_line, run_train
+from reference import tiny_clip
 
 from common.run.results import CIRCUMSTANCES, read_results
 from trainers.modules.clip_backbone import load_clip

@@ -175,7 +175,7 @@ def test_mistakes(finished, images, tmp_path, refused):
 
 
 def test_another_backbone(finished, images, tmp_path, refused):
-    from plain_clip import tiny_clip
+    from reference import tiny_clip
 
     folder = finished("CoOp")
     state = tiny_clip().state_dict()

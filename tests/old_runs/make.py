@@ -119,7 +119,7 @@ def circumstances(images: Path, clip_file: Path) -> dict[str, str]:
 def make_inputs(folder: Path) -> None:
     """Make `stripes` and `tiny.pt`, as the tests have them."""
     sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
-    from plain_clip import tiny_clip
+    from reference import tiny_clip
 
     from scripts.launching.quick_run import make_images
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from hf_folders import put_in_cache
-from plain_clip import plain_image_features
+from reference import plain_image_features
 
 from common.errors import UserError
 from trainers.base.image_features import ImageFeatures

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
 import yaml
-from clip.clip import tokenize
 from dassl.config import get_cfg_default
-from plain_clip import tiny_clip
 from quick_run import REPOSITORY
+from reference import tiny_clip
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
@@ -151,34 +151,15 @@ def test_the_backbone_of_the_command_line_wins_over_the_config(train, tmp_path, 
 # ---- zero-shot ----
 
 
-def test_the_ensemble_is_that_of_coop(finished, tmp_path):
-    finished("ZeroshotCLIP2")
-    trainer = build_run(tmp_path / "run", classnames=["dog", "guinea_pig", "St._Basil's", "24 o'clock!"])
-    total = 0
-    for template in (
-        "itap of a {}.",
-        "a bad photo of the {}.",
-        "a origami {}.",
-        "a photo of the large {}.",
-        "a {} in a video game.",
-        "art of the {}.",
-        "a photo of the small {}.",
-        "a photo of a {}.",
-    ):
-        tokens = tokenize([template.format(n) for n in ("dog", "guinea pig", "St. Basil's", "24 o'clock!")])
-        features = tiny_clip().encode_text(tokens)
-        total = total + features / features.norm(dim=-1, keepdim=True)
-    mean = total / 8
-    expected = mean / mean.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(trainer.text_features(None, None), expected, atol=1e-5, rtol=0)
-
-
-def test_one_template(finished, tmp_path):
-    finished("ZeroshotCLIP")
-    trainer = build_run(tmp_path / "run", classnames=["dog", "guinea_pig"])
-    expected = tiny_clip().encode_text(tokenize(["a photo of a dog.", "a photo of a guinea pig."]))
-    expected = expected / expected.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(trainer.text_features(None, None), expected, atol=1e-5, rtol=0)
+@pytest.mark.parametrize(
+    ("trainer", "templates"), [("ZeroshotCLIP", (reference.TEMPLATE,)), ("ZeroshotCLIP2", reference.ENSEMBLE)]
+)
+def test_zero_shot_takes_any_class_name(finished, tmp_path, trainer, templates):
+    finished(trainer)
+    names = ["dog", "guinea_pig", "St._Basil's", "24 o'clock!"]
+    found = build_run(tmp_path / "run", classnames=names).text_features(None, None)
+    expected = sum(reference.fixed_text_features(tiny_clip(), names, template) for template in templates)
+    torch.testing.assert_close(found, reference.unit(expected), atol=1e-5, rtol=0)
 
 
 # ---- linear probe ----

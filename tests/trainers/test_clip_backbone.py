@@ -9,7 +9,7 @@ import clip
 import pytest
 import torch
 from clip.model import CLIP, convert_weights
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from torch import nn
 
 from common.errors import UserError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from hf_folders import hugging_face_state
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from safetensors.torch import save_file
 
 from common.errors import UserError

@@ -7,7 +7,7 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_lr_scheduler, build_optimizer
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from torch import nn
 
 from common.errors import UserError

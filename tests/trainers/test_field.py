@@ -1,4 +1,4 @@
-"""One step of each method of the field against its published computation, written out plainly: loss and gradients."""
+"""Settings, files and runs of the methods of the field; tests/contracts/test_numbers.py has their numbers."""
 
 import json
 import math
@@ -6,12 +6,10 @@ import shutil
 
 import pytest
 import torch
-import torch.nn.functional as F
 import yaml
-from clip.clip import tokenize
 from dassl.engine import build_trainer
-from plain_clip import plain_image_features, plain_text_features, through_layers, tiny_clip
 from quick_run import REPOSITORY, command_line
+from reference import IMAGENET, logits_of, plain_text_features, tiny_clip, unit
 
 import train as command
 from trainers.base.prompt_depth import settled_depths
@@ -23,7 +21,6 @@ from trainers.modules.templates import IMAGENET_TEMPLATES
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 
-BATCH = 6
 CLASSES = ["across", "down"]
 
 
@@ -47,87 +44,10 @@ def build(tmp_path, image_folder, clip_for, monkeypatch):
     return make
 
 
-def a_batch(seed=3):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "img": torch.randn(BATCH, 3, 32, 32, generator=generator),
-        "label": torch.tensor([0, 1, 1, 0, 1, 0]),
-        "domain": torch.tensor([0, 1, 0, 1, 1, 0]),
-        "index": torch.arange(BATCH),
-    }
-
-
-def parameters_of(trainer):
-    return {
-        f"{name}.{key}": value for name, network in trainer._models.items() for key, value in network.named_parameters()
-    }
-
-
-def assert_step(trainer, reference, tolerance=1e-5):
-    """A step has the loss and the gradients of `reference`, called with the batch and copies of what is learned."""
-    batch, before = a_batch(), parameters_of(trainer)
-    start = {key: value.detach().clone().requires_grad_() for key, value in before.items()}
-    trainer.model_update = lambda names=None: None  # so that gradients stay there
-    trainer.set_model_mode("train")
-    trainer.epoch = trainer.batch_idx = 0
-    found = trainer.forward_backward(batch)["loss"]
-    loss = reference(batch, start)
-    gradients = torch.autograd.grad(loss, list(start.values()))
-    assert found == pytest.approx(loss.item(), abs=3 * tolerance)
-    assert gradients
-    for (key, parameter), expected in zip(before.items(), gradients, strict=True):
-        assert expected.abs().max() > 0, key
-        scale = max(1.0, expected.abs().max().item())
-        torch.testing.assert_close(parameter.grad, expected, atol=tolerance * scale, rtol=1e-4)
-
-
-def unit(x):
-    return x / x.norm(dim=-1, keepdim=True)
-
-
-def cross_entropy(model, features, text_features, labels):
-    return F.cross_entropy(model.logit_scale.exp() * features @ text_features.t(), labels)
-
-
-def fixed_text(model, template="a photo of a {}."):
-    return unit(model.encode_text(tokenize([template.format(name) for name in CLASSES])))
-
-
-def test_kgcoop(build):
-    trainer = build("KgCoOp")
-    model = trainer.clip_model
-
-    def reference(batch, ours):
-        text = plain_text_features(model, CLASSES, ours["prompt_learner.ctx"])
-        loss = cross_entropy(model, unit(model.encode_image(batch["img"])), text, batch["label"])
-        return loss + 8 * (1 - (text * fixed_text(model)).sum(dim=-1).mean())
-
-    assert_step(trainer, reference)
-    assert build("KgCoOp", moved=False).model.ctx.shape == (4, 64)
-
-
-@pytest.mark.parametrize("kind", ["random", "fix", "pad"])
-def test_vp(build, kind):
-    trainer = build("VP", "TRAINER.VP.METHOD", kind, "TRAINER.VP.PROMPT_SIZE", "5")
-    model = trainer.clip_model
-
-    def reference(batch, ours):
-        if kind == "pad":
-            canvas = torch.zeros(1, 3, 32, 32)
-            canvas[..., :5, :] += ours["prompter.pad_up"]
-            canvas[..., -5:, :] += ours["prompter.pad_down"]
-            canvas[..., 5:-5, :5] += ours["prompter.pad_left"]
-            canvas[..., 5:-5, -5:] += ours["prompter.pad_right"]
-        else:
-            torch.manual_seed(4)
-            x, y = torch.randint(27, (2,)).tolist() if kind == "random" else (0, 0)
-            canvas = torch.zeros(1, 3, 32, 32)
-            canvas[..., y : y + 5, x : x + 5] += ours["prompter.patch"]
-        features = unit(model.encode_image(batch["img"] + canvas))
-        return cross_entropy(model, features, fixed_text(model), batch["label"])
-
-    torch.manual_seed(4)
-    assert_step(trainer, reference)
+def test_maple_starts_with_equal_projections_of_their_own(build):
+    start = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3", moved=False).model
+    first, second = (map.weight for map in start.compound_prompt_projections)
+    assert first is not second and torch.equal(first, second) and not torch.equal(first, start.proj.weight)
 
 
 def test_places_of_patches_in_evaluation_follow_from_seed_and_image(build):
@@ -137,54 +57,6 @@ def test_places_of_patches_in_evaluation_follow_from_seed_and_image(build):
     torch.testing.assert_close(alone, whole[2:3], atol=1e-6, rtol=0)
     assert len(set(map(tuple, trainer.places(range(20))))) > 10
     assert trainer.places([7]) == build("VP").places([7]) != build("VP", flags=["--seed", "2"]).places([7])
-
-
-@pytest.mark.parametrize("depth", [1, 12])
-def test_vpt(build, depth):
-    trainer = build("VPT", "TRAINER.VPT.PROMPT_DEPTH_VISION", str(depth), "TRAINER.VPT.N_CTX_VISION", "4")
-    model = trainer.clip_model
-
-    def reference(batch, ours):
-        deep = ours.get("prompt_learner.deep_vctx", ())
-        features = unit(plain_image_features(model, batch["img"], ours["prompt_learner.vctx"], deep))
-        return cross_entropy(model, features, fixed_text(model), batch["label"])
-
-    assert_step(trainer, reference)
-
-
-@pytest.mark.parametrize("depth", [1, 2, 12])
-def test_maple(build, depth):
-    trainer = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", str(depth))
-    model, name = trainer.clip_model, "MultiModalPromptLearner"
-    words = model.token_embedding(tokenize("a photo of a"))[0, 1:5].float()
-    start = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3", moved=False).model
-    torch.testing.assert_close(start.ctx, words[:2], atol=0, rtol=0)
-    first, second = (map.weight for map in start.compound_prompt_projections)
-    assert first is not second and torch.equal(first, second) and not torch.equal(first, start.proj.weight)
-
-    def reference(batch, ours):
-        def project(key, vectors):
-            return vectors @ ours[f"{name}.{key}.weight"].t() + ours[f"{name}.{key}.bias"]
-
-        ctx = ours[f"{name}.ctx"]
-        deep = [ours[f"{name}.compound_prompts_text.{i}"] for i in range(depth - 1)]
-        seen = [project(f"compound_prompt_projections.{i}", vectors) for i, vectors in enumerate(deep)]
-        text = deep_text(model, torch.cat([ctx, words[2:]]), deep)
-        features = unit(plain_image_features(model, batch["img"], project("proj", ctx), seen))
-        return cross_entropy(model, features, text, batch["label"])
-
-    assert_step(trainer, reference)
-
-
-def deep_text(model, ctx, deep):
-    """Text features of contexts (n, D), the first of which are replaced before layers 2, 3, ... by those of `deep`."""
-    if len(deep) == 0 or len(deep[0]) == len(ctx):
-        return plain_text_features(model, CLASSES, ctx, deep=deep)
-    tokens = tokenize(["X " * len(ctx) + f"{name}." for name in CLASSES])
-    x = model.token_embedding(tokens)
-    x = torch.cat([x[:, :1], ctx.expand(2, -1, -1), x[:, 1 + len(ctx) :]], dim=1) + model.positional_embedding
-    x = through_layers(model.transformer, x, deep, len(deep[0]))
-    return unit((model.ln_final(x) @ model.text_projection)[torch.arange(2), tokens.argmax(dim=-1)])
 
 
 @pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
@@ -319,30 +191,6 @@ def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_f
         Comparison(Request(["VPT"], dataset=str(image_folder), backbone=str(clip_file)))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 12])
-def test_promptsrc(build, depth):
-    depths = [f"TRAINER.PROMPTSRC.PROMPT_DEPTH_{tower}" for tower in ("TEXT", "VISION")]
-    trainer = build("PromptSRC", depths[0], str(depth), depths[1], str(max(2, depth)))
-    model = trainer.clip_model
-    by_template = [
-        model.encode_text(tokenize([template.format(name) for name in CLASSES])) for template in IMAGENET_TEMPLATES
-    ]
-    fixed = unit(torch.stack(by_template).mean(dim=0))
-
-    def reference(batch, ours):
-        ours = {key.removeprefix("VLPromptLearner."): value for key, value in ours.items()}
-        text = plain_text_features(model, CLASSES, ours["ctx"], deep=ours.get("deep_ctx", ()))
-        features = unit(plain_image_features(model, batch["img"], ours["vctx"], ours["deep_vctx"]))
-        frozen, scale = unit(model.encode_image(batch["img"])), model.logit_scale.exp()
-        logits, zero_shot = scale * features @ text.t(), scale * frozen @ fixed.t()
-        p = zero_shot.softmax(dim=1)
-        kl = (p * (p.log() - logits.softmax(dim=1).log())).sum() / logits.numel()
-        near = 25 * (text - fixed).abs().mean() + 10 * (features - frozen).abs().mean()
-        return F.cross_entropy(logits, batch["label"]) + near + kl
-
-    assert_step(trainer, reference, tolerance=3e-5)
-
-
 def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):
     opts = ["OPTIM.MAX_EPOCH", "3", "TRAINER.PROMPTSRC.GPA_MEAN", "2", "TRAINER.PROMPTSRC.GPA_STD", "1.5"]
     assert train("PromptSRC", "red", *opts, "TRAIN.CHECKPOINT_FREQ", "1") == 0
@@ -358,45 +206,7 @@ def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):
     assert json.loads((tmp_path / "run/results.json").read_text())["selection"] == "last_step"
 
 
-def test_dpl(build):
-    trainer = build("DPL")
-    model = trainer.clip_model
-    for module in trainer.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-
-    def mlp(ours, x):
-        def linear(key, x):
-            return x @ ours[f"mlp_model.{key}.weight"].t() + ours[f"mlp_model.{key}.bias"]
-
-        return linear("output", linear("hiddens.0", linear("input", x).clamp(min=0)).clamp(min=0))
-
-    def reference(batch, ours):
-        features = model.encode_image(batch["img"])
-        text = plain_text_features(model, CLASSES, mlp(ours, features).mean(dim=0).view(4, 64))
-        return cross_entropy(model, unit(features), text, batch["label"])
-
-    assert_step(trainer, reference)
-
-
-def test_dpl_as_the_original_has_a_context_for_the_images_of_each_domain(build, train, tmp_path):
-    trainer = build("DPL", "TRAINER.DPL.BY_DOMAIN", "True")
-    model = trainer.clip_model
-    for module in trainer.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-
-    def reference(batch, ours):
-        features, losses = model.encode_image(batch["img"]), []
-        ours = {key.removeprefix("mlp_model."): value for key, value in ours.items()}
-        contexts = torch.func.functional_call(trainer.model, ours, (features,))
-        for domain in (0, 1):
-            mine = batch["domain"] == domain
-            text = plain_text_features(model, CLASSES, contexts[mine].mean(dim=0))
-            losses.append(cross_entropy(model, unit(features[mine]), text, batch["label"][mine]))
-        return sum(losses) / 2  # there are as many of each
-
-    assert_step(trainer, reference)
+def test_dpl_as_the_original_starts_from_xaviers_weights(build, train):
     config = REPOSITORY / "configs/trainers/DPL/published.yaml"
     assert train("DPL", "red", flags=["--config-file", str(config)]) == 0
     layer = build("DPL", "TRAINER.DPL.XAVIER", "True", moved=False).model.input
@@ -411,7 +221,7 @@ def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_s
     with torch.no_grad():
         logits = trainer.classifier()(features, range(len(features)))
         text = plain_text_features(trainer.clip_model, CLASSES, trainer.model(features).mean(dim=0))
-        expected = trainer.clip_model.logit_scale.exp() * unit(features) @ text.t()
+        expected = logits_of(trainer.clip_model, unit(features), text)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
     source = torch.tensor(trainer.image_features.of_split(trainer.source_loader, "train"))
     with torch.no_grad():
@@ -433,67 +243,6 @@ def test_runs_with_other_test_batches_are_other_runs_where_results_depend_on_the
 def test_dpl_takes_no_batch_of_one(refused):
     message = refused("DPL", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
     assert "BATCH_SIZE is 1" in message and "mean over the images of a batch" in message
-
-
-def test_dpspg_stage_one(build):
-    trainer = build("DPSPG_CoOp", flags=["--source-domains", "blue"])
-    model = trainer.clip_model
-
-    def reference(batch, ours):
-        features, scale = unit(model.encode_image(batch["img"])), model.logit_scale.exp()
-        positive, negative = (
-            scale * features @ plain_text_features(model, CLASSES, ours[f"prompt_learner.ctx_{sign}"]).t()
-            for sign in ("pos", "neg")
-        )
-        one_hot = torch.eye(2)[batch["label"]]
-        others, p = 1 - one_hot, negative.sigmoid()
-        of_others = -(1 * others * p.log() + (1 - others) * (1 - p).log()).mean()  # C - 1 is 1
-        return F.cross_entropy(positive, batch["label"]) + of_others
-
-    assert_step(trainer, reference)
-
-
-def test_dpspg_stage_two(build):
-    trainer = build("DPSPG_TRANSFORMER")
-    trainer.labels = torch.randn(2, 3, 4, 64)
-    model = trainer.clip_model
-    for network in trainer._models.values():
-        for module in network.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-            if isinstance(module, torch.nn.MultiheadAttention):
-                module.dropout = 0.0
-
-    def reference(batch, ours):
-        x, loss = unit(model.encode_image(batch["img"])), 0
-        for name, labels in (("negencoder", trainer.labels[0]), ("posencoder", trainer.labels[1])):
-            own = {key.removeprefix(f"{name}."): value for key, value in ours.items() if key.startswith(name)}
-            out = torch.func.functional_call(trainer._models[name], own, (x,)).reshape(BATCH, 4, 64)
-            loss = loss + ((out - labels[batch["domain"]]) ** 2).mean()
-        # What a token that sees only itself asks and is asked for does not matter.
-        unused = sum(0 * value.sum() for value in ours.values())
-        return loss + unused
-
-    for key, parameter in parameters_of(trainer).items():
-        if "in_proj" in key:
-            parameter.requires_grad_(True)
-    assert_step(trainer, reference)
-
-
-def test_dpspg_in_evaluation_is_the_whole_transformer_on_one_token(build):
-    trainer = build("DPSPG_TRANSFORMER")
-    trainer.set_model_mode("eval")
-    features = unit(torch.randn(5, 32))
-    with torch.no_grad():
-        texts = []
-        for name in ("posencoder", "negencoder"):
-            network = trainer._models[name]
-            plain = network.fc(network.transformer_encoder(features.unsqueeze(0))[0]).view(5, 4, 64)
-            torch.testing.assert_close(network(features), plain, atol=1e-5, rtol=1e-5)
-            texts.append([plain_text_features(trainer.clip_model, CLASSES, ctx) for ctx in plain])
-        cosines = [torch.stack([f @ t.t() for f, t in zip(features, text, strict=True)]) for text in texts]
-        expected = trainer.clip_model.logit_scale.exp() * (cosines[0] - 0.2 * cosines[1])
-        torch.testing.assert_close(trainer.predict(features, range(5)), expected, atol=1e-4, rtol=0)
 
 
 def test_labels_of_one_sign_only(finished, refused, tmp_path):
@@ -618,8 +367,7 @@ def test_a_class_name_that_is_too_long_for_a_template(refused, tmp_path, image_f
 
 
 def test_the_templates_of_imagenet():
-    assert len(set(IMAGENET_TEMPLATES)) == len(IMAGENET_TEMPLATES) == 60
-    assert all(template.count("{}") == 1 and template.endswith(".") for template in IMAGENET_TEMPLATES)
+    assert list(IMAGENET_TEMPLATES) == IMAGENET
 
 
 def test_the_settings_of_ten_epochs_are_the_defaults_otherwise():

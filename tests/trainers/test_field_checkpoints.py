@@ -8,7 +8,7 @@ from functools import reduce
 
 import pytest
 import torch
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from torch import nn
 
 from common.errors import UserError

@@ -13,7 +13,7 @@ from hf_folders import (
     small_vocabulary,
     write_json,
 )
-from plain_clip import tiny_clip
+from reference import tiny_clip
 
 from common.errors import UserError
 from trainers.modules.clip_backbone import check_backbone, load_backbone, weights_fingerprint

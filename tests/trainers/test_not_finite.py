@@ -10,7 +10,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from hypothesis import given
 from hypothesis import strategies as st
-from plain_clip import tiny_clip
+from reference import tiny_clip
 
 import predict
 import trainers.all

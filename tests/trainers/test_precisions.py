@@ -13,8 +13,8 @@ import pytest
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
-from plain_clip import tiny_clip
 from quick_run import command_line
+from reference import tiny_clip
 from torch import nn
 
 import train as command

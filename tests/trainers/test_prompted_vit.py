@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_clip import plain_image_features, tiny_clip
+from reference import plain_image_features, tiny_clip
 
 from common.errors import UserError
 from trainers.modules.clip_backbone import _convert

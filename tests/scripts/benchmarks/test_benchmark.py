@@ -5,7 +5,7 @@ import operator
 
 import pytest
 import torch
-from plain_clip import plain_image_features, plain_text_features, tiny_clip
+from reference import plain_image_features, plain_text_features, tiny_clip
 
 from common.dassl_path import REPOSITORY
 from scripts import benchmark

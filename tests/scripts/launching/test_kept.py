@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hf_folders import save_hugging_face
-from plain_clip import tiny_clip
+from reference import tiny_clip
 
 from common import kept
 from common.kept import Kept

@@ -117,7 +117,7 @@ def test_cross_dataset(launched, tmp_path, image_folder, digits, clip_file, meth
 
 def test_a_model_of_another_backbone_is_not_tested(finished, train, tmp_path, capsys):
     import torch
-    from plain_clip import tiny_clip
+    from reference import tiny_clip
 
     finished("CoOp")
     state = tiny_clip().state_dict()

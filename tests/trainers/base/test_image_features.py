@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from dassl.engine import TRAINER_REGISTRY
-from plain_clip import tiny_clip
+from reference import tiny_clip
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
