@@ -27,7 +27,7 @@ RUNS = {
     "CoCoOp": ("CoCoOp/mini_digits", SHORT),
     "KgCoOp": ("KgCoOp/mini_digits", SHORT),
     "DPL": ("DPL/mini_digits", SHORT),
-    "VP": ("VP/mini_digits", SHORT),
+    "VP": ("VP/mini_digits", f"{SHORT} OPTIM.LR 2"),  # at 0.002 its pixels hardly move
     "VPT": ("VPT/default", SHORT),
     "MaPLe": ("MaPLe/default", SHORT),
     "PromptSRC": ("PromptSRC/default", SHORT),
