@@ -87,12 +87,13 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     Raises:
         UserError: a config file is missing or wrong, a key does not exist, or a value has the wrong type.
     """
-    from trainers.config import apply_settings, default_cfg, merge_file
+    from trainers.config import apply_settings, default_cfg, merge_file, merge_method_file
 
     cfg = default_cfg()
-    for path in (args.dataset_config_file, args.config_file):
-        if path:
-            merge_file(cfg, path)
+    if args.dataset_config_file:
+        merge_file(cfg, args.dataset_config_file)
+    if args.config_file:
+        merge_method_file(cfg, args.config_file, args.trainer)
     apply_flags(cfg, args)
     apply_settings(cfg, args.opts)
     cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
@@ -240,10 +241,14 @@ def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> Non
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
+    from trainers.config import default_cfg, merge_method_file
+
     if cfg.SEED >= 0:
         make_deterministic()
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
+    if args.config_file and (line := merge_method_file(default_cfg(), args.config_file, args.trainer)):
+        print(line)
     trainer = build_trainer(cfg)
     if not in_place:
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:

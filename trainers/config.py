@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from trainers.config_keys import kind_for, refusal, value_of
+from trainers.methods import method_of
 
 NOWHERE = object()
 # Keys of folders that several runs share: unless they are named, these beside the folder of the run.
@@ -34,6 +35,13 @@ AUTHORS_KEYS = {
     "G_MAX_NORM_BIAS": "TRAINER.SPG.G_BIAS_NORM",
     "G_MAX_NORM_BIAS_LAST": "TRAINER.SPG.G_LAST_BIAS_NORM",
 }
+# Every config file of the authors has these keys, and neither of the others. CoOp's files do not have TEST.NO_TEST.
+AUTHORS_HAVE, AUTHORS_LACK = {"TEST.NO_TEST", "INPUT.SIZE"}, {"OPTIM.WEIGHT_DECAY", "TEST.FINAL_MODEL"}
+# The authors' code sets these keys itself, whatever their config file says.
+AUTHORS_OVERRIDE = (
+    *("OPTIM.NAME", "OPTIM.LR", "OPTIM.WEIGHT_DECAY", "OPTIM.WARMUP_EPOCH", "TEST.FINAL_MODEL"),
+    *(key for key in AUTHORS_KEYS.values() if key.endswith("_NORM")),
+)
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -243,6 +251,49 @@ def merge_file(cfg: CfgNode, path: str | PathLike, what: str = "Config file", an
                 set_key(cfg, key, value, any_type)
     except Exception as error:  # whatever YAML and yacs make of a broken file
         raise UserError(f"{what} {path} cannot be used: {error}") from error
+
+
+def merge_method_file(cfg: CfgNode, path: str | PathLike, trainer: str, what: str = "Config file") -> str:
+    """Merge the config file of a method. A file of SPG's authors trains as their code does.
+
+    Our as_run.yaml, or else our default.yaml, has the settings that are in their code and not in their file.
+
+    Args:
+        cfg: changed in place.
+        path: the file.
+        trainer: name of the trainer that the file is for.
+        what: see `merge_file`.
+
+    Returns:
+        A line that names the values of the file that the authors' code overrides, or "".
+
+    Raises:
+        UserError: see `merge_file`.
+    """
+    given, method = cfg.clone(), method_of(trainer)
+    merge_file(given, path, what)
+    if method is None or not _is_authors_file(path):
+        merge_file(cfg, path, what)
+        return ""
+    ours = next(file for file in map(method.config_file, ("as_run", "default")) if file.is_file())
+    for file in (ours, path):
+        merge_file(cfg, file, what)
+    overriding = {key: value for key, value in _leaves_of(ours).items() if key in AUTHORS_OVERRIDE}
+    apply_settings(cfg, [word for pair in overriding.items() for word in pair])
+    cfg.TRAINER.SPG.GRAD_CLIP_OFF_TARGETS = ()  # the authors edit GRAD_CLIP for each target
+    pairs = {key: (value_of(given, key), value_of(cfg, key)) for key in overriding}
+    changes = [f"{key} {new} (not {old})" for key, (old, new) in pairs.items() if new != old]
+    return f"Note: {path} is a config of SPG's authors. Their code sets {', '.join(changes)}." if changes else ""
+
+
+def _is_authors_file(path: str | PathLike) -> bool:
+    """Whether a config file is one of SPG's authors, by its keys."""
+    keys = _leaves_of(path).keys()
+    return not keys.isdisjoint(AUTHORS_KEYS) or (keys >= AUTHORS_HAVE and keys.isdisjoint(AUTHORS_LACK))
+
+
+def _leaves_of(path: str | PathLike) -> dict[str, Any]:
+    return dict(leaves(CfgNode.load_cfg(Path(path).read_text(encoding="utf-8-sig"))))
 
 
 def set_key(cfg: CfgNode, key: str, given: Any, any_type: bool = False) -> None:

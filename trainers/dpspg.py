@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from datasets.known import known_domains
 from trainers.base.checkpoints import load_prompt_learner
 from trainers.dpspg_coop import SIGNS, DPSPG_CoOp
 from trainers.spg_labels import LabelTrainer, check_targets, read_labels
@@ -65,8 +64,8 @@ class DPSPG_TRANSFORMER(LabelTrainer):
         }
 
     def train(self) -> None:
-        for key in ("EARLY_TARGETS", "LATE_TARGETS"):  # the published config names a domain of PACS, whatever the set
-            check_targets(self, key, "all of them", known_domains())
+        for key in ("EARLY_TARGETS", "LATE_TARGETS"):
+            check_targets(self, key, "all of them")
         early, epochs = self.for_targets("EARLY"), self.cfg.OPTIM.MAX_EPOCH
         self.max_epoch = min(early, epochs) if early else epochs
         late = self.for_targets("LATE")

@@ -7,7 +7,9 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
+from common.dassl_path import REPOSITORY
 from common.errors import UserError
 
 # Leave one domain out; train on one domain, test on each other; train on one data set, test on others.
@@ -55,6 +57,10 @@ class Method:
     compared: bool = True
     depends_on: str = ""
     last_model: str = ""
+
+    def config_file(self, name: str) -> Path:
+        """Where the config of this method by some name would lie."""
+        return REPOSITORY / "configs" / "trainers" / self.config_folder / f"{name}.yaml"
 
     def check_protocol(self, protocol: str) -> None:
         """Raise MethodError if the method cannot be run under a protocol."""

@@ -9,14 +9,13 @@ from typing import Any
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
 from trainers.base.checkpoints import find_checkpoint, holds_whole_model, read_prompt_learner
 from trainers.base.trainer import FrozenClipTrainer
-from trainers.config import apply_settings, default_cfg, merge_file
+from trainers.config import apply_settings, default_cfg, merge_file, merge_method_file
 from trainers.config_check import check_values
 from trainers.methods import find_method
 
@@ -55,8 +54,7 @@ def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", bac
     """
     cfg = default_cfg()
     method = find_method(trainer)
-    default = REPOSITORY / "configs/trainers" / method.config_folder / "default.yaml"
-    merge_file(cfg, config_file or default)
+    merge_method_file(cfg, config_file or method.config_file("default"), method.trainer)
     cfg.TRAINER.NAME = method.trainer
     cfg.MODEL.BACKBONE.NAME = str(backbone or cfg.MODEL.BACKBONE.NAME)
     if not cfg.MODEL.BACKBONE.NAME:

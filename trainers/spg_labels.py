@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from common.errors import UserError
 from common.run.identity import RunIdentity
 from common.run.names import class_subset, dataset_label
+from datasets.known import known_domains
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.image_data import Item
@@ -18,20 +19,21 @@ from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, LabelOrigin, load_prompt_label
 
 
-def check_targets(trainer: FrozenClipTrainer, key: str, empty: str, also: Iterable[str] = ()) -> None:
-    """Raise UserError where a key of a trainer's node names a domain that its data set does not have.
+def check_targets(trainer: FrozenClipTrainer, key: str, empty: str) -> None:
+    """Raise UserError where a key of a trainer's node names a domain that no data set has.
+
+    A published config may name domains of one data set, and serves all of them.
 
     Args:
         trainer: with its data.
         key: a list of domains by full names.
         empty: what no name at all means.
-        also: names of other sets' domains that a config may have for these.
     """
     domains = trainer.dm.dataset.domains
-    if strange := sorted(set(trainer.settings[key]) - {*domains, *also}):
+    if strange := sorted(set(trainer.settings[key]) - {*domains, *known_domains()}):
         raise UserError(
             f"TRAINER.{trainer.SETTINGS}.{key} names {', '.join(strange)}, which {trainer.cfg.DATASET.NAME} does not "
-            f'have. Accepted: {", ".join(domains)}; or "()", {empty}. (Is the config that of another data set?)'
+            f'have. Accepted: {", ".join(domains)}; or "()", {empty}.'
         )
 
 

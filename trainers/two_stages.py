@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.held import held
 from common.run.identity import RunIdentity
 from trainers.base.trainer import FrozenClipTrainer
-from trainers.config import apply_settings, default_cfg, merge_file
+from trainers.config import apply_settings, default_cfg, merge_method_file
 from trainers.config_check import check_values
 from trainers.config_keys import KEYS, value_of
 from trainers.modules.prompt_labels import label_seconds
@@ -31,7 +31,7 @@ class TwoStages(LabelTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        stage1 = stage1_settings(cfg, self.SETTINGS)
+        stage1 = stage1_settings(cfg, self.SETTINGS, show=cfg.VERBOSE and not self.done)
         if not self.done:
             check_values(stage1, [key for key in KEYS if key.startswith("OPTIM.")], "Stage I, by its config and opts: ")
         if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
@@ -143,10 +143,15 @@ class TwoStages(LabelTrainer):
         return cfg
 
 
-def stage1_settings(cfg: CfgNode, node: str) -> CfgNode:
+def stage1_settings(cfg: CfgNode, node: str, show: bool = False) -> CfgNode:
     """Settings whose OPTIM section is stage I's: those of STAGE1_CONFIG_FILE, then STAGE1_OPTS, of a method's node.
 
     The file is looked up here, then in the repository.
+
+    Args:
+        cfg: of both stages.
+        node: of the method, under cfg.TRAINER.
+        show: print the values of the file that its authors' code overrides.
 
     Raises:
         UserError: there is no such file, it cannot be used, or a pair in STAGE1_OPTS is not of OPTIM.
@@ -157,6 +162,8 @@ def stage1_settings(cfg: CfgNode, node: str) -> CfgNode:
     if not found:
         default = value_of(stage1, key)
         raise UserError(f"{key} {path} is not there, nor in {REPOSITORY}. The default is {key} {default}.")
-    merge_file(stage1, found[0], key)
+    line = merge_method_file(stage1, found[0], f"{node}_CoOp", key)
+    if show and line:
+        print(line)
     apply_settings(stage1, opts)
     return stage1

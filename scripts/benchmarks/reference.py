@@ -209,7 +209,8 @@ def _update(network: nn.Module, optimizer: Optimizer, norms: GradientNorms | Non
     loss.backward()
     if norms is not None:
         for name, parameter in network.named_parameters():
-            torch.nn.utils.clip_grad_norm_([parameter], norms.limit(name))
+            if parameter.grad is not None and parameter.grad.norm() > norms.limit(name):
+                torch.nn.utils.clip_grad_norm_([parameter], norms.limit(name))
     optimizer.step()
 
 

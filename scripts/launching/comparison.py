@@ -83,6 +83,7 @@ class Comparison:
 
     def _tell_notes(self) -> None:
         """Say what there is to say of settings, each once with the methods that it holds for."""
+        from trainers.config import default_cfg, merge_method_file
         from trainers.config_check import only_warm_up, settings_without_effect
 
         cfg = Path(self.request.cfg).stem
@@ -90,7 +91,8 @@ class Comparison:
         if cfg and (others := [f"{name} (runs by {stem})" for name, stem in files.items() if stem != cfg]):
             print(f"Note: CFG is {cfg}, a config that these do not have: {', '.join(others)}.", file=sys.stderr)
         configs = [one.config(one.runs[0]) for one in self.launches]
-        for line in (*settings_without_effect(*configs), *only_warm_up(*configs)):
+        authors = {merge_method_file(default_cfg(), one.method_file, one.trainer): None for one in self.launches}
+        for line in filter(None, (*authors, *settings_without_effect(*configs), *only_warm_up(*configs))):
             print(line, file=sys.stderr)
 
     def _refuse(self, trainer: str, error: MethodError) -> None:

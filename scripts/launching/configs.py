@@ -7,13 +7,7 @@ from typing import Any
 
 import yaml
 
-from common.dassl_path import REPOSITORY
 from trainers.methods import Method, MethodError
-
-
-def config_of(method: Method, name: str) -> Path:
-    """Where the config of a method by some name would lie."""
-    return REPOSITORY / "configs" / "trainers" / method.config_folder / f"{name}.yaml"
 
 
 def method_config(method: Method, dataset: str, chosen: str | None) -> Path:
@@ -27,9 +21,9 @@ def method_config(method: Method, dataset: str, chosen: str | None) -> Path:
     Raises:
         MethodError: there is no such config.
     """
-    candidates = [config_of(method, dataset), config_of(method, "default")]
+    candidates = [method.config_file(dataset), method.config_file("default")]
     if chosen:
-        candidates = [Path(chosen), config_of(method, chosen)]
+        candidates = [Path(chosen), method.config_file(chosen)]
     for path in candidates:
         if path.is_file():
             return path

@@ -14,7 +14,7 @@ from common.failures import user_errors
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity, write_identity
 from common.threads import LARGE, asked_for
-from scripts.launching.configs import config_digest, config_of, method_config, named_backbone
+from scripts.launching.configs import config_digest, method_config, named_backbone
 from scripts.launching.plan import Task
 from scripts.launching.planned import FAILED_FILE
 from scripts.launching.plans import Run, cross_dataset, multi_source, single_source
@@ -67,7 +67,7 @@ class Launch:
             )
         seeds = seeds_of(request.seeds, "1" if request.dataset is None and embedded else "1 2 3")
         cfg = request.cfg
-        if cfg and len(request.trainers) > 1 and not config_of(method, cfg).is_file():
+        if cfg and len(request.trainers) > 1 and not method.config_file(cfg).is_file():
             cfg = ""  # of several methods, those that have it
         self.method_file = method_config(method, dataset.config.stem, cfg)
         default = EMBEDDED_BACKBONE if embedded else named_backbone(self.method_file) or DEFAULT_BACKBONE

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from scripts.launching.configs import config_of
 from scripts.launching.demand import Demand
 from scripts.launching.engines import check_engine
 from trainers.methods import METHODS, check_methods, trainer_name
@@ -84,7 +83,7 @@ def check_request(request: Request) -> None:
     if not request.only_print:
         check_engine(request.engine, request.demand())
     cfg, methods = request.cfg, [method for method in METHODS if method.trainer in request.trainers]
-    if cfg and len(request.trainers) > 1 and not any(config_of(method, cfg).is_file() for method in methods):
+    if cfg and len(request.trainers) > 1 and not any(method.config_file(cfg).is_file() for method in methods):
         raise UserError(
             f"CFG is {cfg!r}, but none of {', '.join(request.trainers)} has a config of that name in configs/trainers. "
             "(One method alone takes a file, too.)"

@@ -78,12 +78,14 @@ def test_dropout_drops_and_scales_as_torch_does():
     assert dropout.eval()(x) is x
 
 
-def test_gradients_within_their_limits_are_left_alone():
+@pytest.mark.parametrize("limit", [10.0, 5e-8])  # far below and far above the 1e-6 of clip_grad_norm_
+def test_gradients_within_their_limits_are_left_alone(limit):
     network = Generator(16, 4, 32)
-    norms = GradientNorms(10.0, 10.0, 10.0, GENERATOR_SPECIAL)
+    norms = GradientNorms(limit, limit, limit, GENERATOR_SPECIAL)
     given = {}
     for name, parameter in network.named_parameters():
-        parameter.grad = given[name] = torch.randn_like(parameter) * 0.01
+        gradient = torch.randn_like(parameter)
+        parameter.grad = given[name] = 0.9 * limit * gradient / gradient.norm()
         given[name] = given[name].clone()
     network.model[0].weight.grad = None  # a frozen one
     clip_gradients(network, norms)

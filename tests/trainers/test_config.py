@@ -7,7 +7,16 @@ import yaml
 from quick_run import REPOSITORY
 
 from common.errors import UserError
-from trainers.config import apply_settings, default_cfg, leaves, merge_file, set_key, shared_folders
+from trainers.config import (
+    apply_settings,
+    default_cfg,
+    leaves,
+    merge_file,
+    merge_method_file,
+    set_key,
+    shared_folders,
+    value_of,
+)
 from trainers.saved_run import build_run, read_config
 
 
@@ -237,3 +246,77 @@ def test_a_config_of_the_authors(tmp_path):
     assert (spg.G_WEIGHT_NORM, spg.G_BIAS_NORM, spg.G_LAST_BIAS_NORM) == (5e-3, 5e-7, 2.0)
     apply_settings(cfg, ["GRAD_CLIP", "True"])
     assert spg.GRAD_CLIP is True
+
+
+# The keys and values of the authors' files that matter here.
+OF_AUTHORS = """
+INPUT:
+  SIZE: (224, 224)
+OPTIM: {NAME: "sgd", LR: 2e-3, MAX_EPOCH: 50, WARMUP_EPOCH: 1, WARMUP_TYPE: "constant"}
+TEST: {NO_TEST: False}
+"""
+NORMS = "GRAD_CLIP: True\nD_MAX_NORM_WEIGHT: 5e-1\nG_MAX_NORM_BIAS: 5e-7\nG_MAX_NORM_BIAS_LAST: 5\n"
+BEST, DECAY = ("TEST.FINAL_MODEL", "best_val"), ("OPTIM.WEIGHT_DECAY", 1e-4)
+ADAMW = {"OPTIM.NAME": "adamw", "OPTIM.WARMUP_EPOCH": 4, "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS": ()}
+DEFAULT_NORMS = {f"TRAINER.SPG.{key}": value for key, value in (("D_WEIGHT_NORM", 5e-2), ("G_BIAS_NORM", 5e-8))}
+SGD = {"OPTIM.NAME": "sgd", "OPTIM.WARMUP_EPOCH": 1}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "expected"),
+    [
+        ("SPG_CGAN", {**ADAMW, **DEFAULT_NORMS}),
+        ("SPG", {**ADAMW, **DEFAULT_NORMS, "TRAINER.SPG.STAGE1_CONFIG_FILE": "configs/trainers/SPG_CoOp/as_run.yaml"}),
+        ("SPG_CoOp", {"OPTIM.NAME": "sgd", "OPTIM.WARMUP_EPOCH": 4}),
+        ("CoOp", {**SGD, "TRAINER.COOP.CTX_INIT": "a photo of a"}),
+        ("CoCoOp", {**SGD, "TRAINER.COCOOP.CTX_INIT": "a photo of a"}),
+        ("DPL", SGD),
+        ("VP", SGD),
+        ("VPT", SGD),
+        ("MaPLe", {**SGD, "TRAINER.MAPLE.PROMPT_DEPTH": 0}),
+        ("LinearProbe", {"TRAINER.LINEAR_PROBE.AUGMENTED": True}),
+    ],
+)
+def test_a_config_of_the_authors_trains_as_their_code_does(tmp_path, trainer, expected):
+    path = tmp_path / "theirs.yaml"
+    path.write_text((NORMS if trainer in ("SPG_CGAN", "SPG") else "") + OF_AUTHORS)
+    cfg = default_cfg()
+    said = merge_method_file(cfg, path, trainer)
+    for key, value in {**expected, **dict([BEST] if trainer == "LinearProbe" else [BEST, DECAY])}.items():
+        assert value_of(cfg, key) == value, key
+    assert said.startswith(f"Note: {path} is a config of SPG's authors. Their code sets ")
+    assert "TEST.FINAL_MODEL best_val (not last_step)" in said
+    assert (value_of(cfg, "OPTIM.MAX_EPOCH"), list(value_of(cfg, "INPUT.SIZE"))) == (50, [224, 224])
+
+
+@pytest.mark.parametrize("name", ["CoOp/rn50_ep50", "CoCoOp/vit_b16_c4_ep10_batch1", "SPG_CGAN/pacs", "DPSPG/default"])
+def test_other_configs_train_as_they_say(name):
+    path, plain, cfg = REPOSITORY / f"configs/trainers/{name}.yaml", default_cfg(), default_cfg()
+    merge_file(plain, path)
+    assert merge_method_file(cfg, path, path.parent.name) == ""
+    assert cfg == plain
+
+
+def test_a_run_prints_which_values_the_code_of_the_authors_overrides(train, tmp_path, capsys):
+    (tmp_path / "theirs.yaml").write_text(OF_AUTHORS)
+    key = "TRAINER.DPSPG.STAGE1_CONFIG_FILE"
+    assert train("DPSPG", "red", key, "theirs.yaml", flags=["--config-file", "theirs.yaml"]) == 0
+    printed = capsys.readouterr().out.replace(f"{tmp_path}/", "")
+    assert printed.count("Note: theirs.yaml is a config of SPG's authors. Their code sets ") == 2
+    assert "OPTIM.WARMUP_EPOCH 4 (not 1)" in printed
+
+
+def test_configs_have_the_settings_of_the_authors():
+    for method in ("CoOp", "CoCoOp", "DPL", "VP", "VPT", "MaPLe"):
+        for name in ("default", "ep10"):
+            assert setting(f"{method}/{name}", "OPTIM.WEIGHT_DECAY") == 1e-4
+    rates = {name: setting(f"SPG_CGAN/{name}", "OPTIM.LR") for name in ("default", "pacs", "vlcs", "as_run")}
+    assert rates == {"default": 2e-4, "pacs": 2e-3, "vlcs": 2e-3, "as_run": 2e-3}
+    stage1 = [setting("DPSPG_CoOp/default", f"OPTIM.{key}") for key in ("WARMUP_EPOCH", "WEIGHT_DECAY")]
+    assert (stage1, setting("DPSPG/published", "TRAINER.DPSPG.LATE")) == ([4, 1e-4], 0)
+
+
+def setting(config, key):
+    cfg = default_cfg()
+    merge_file(cfg, REPOSITORY / f"configs/trainers/{config}.yaml")
+    return value_of(cfg, key)

@@ -129,9 +129,10 @@ def clip_gradients(network: nn.Module, norms: GradientNorms) -> None:
         network: Generator or Discriminator after a backward pass.
         norms: GradientNorms.
     """
-    # What clip_grad_norm_([parameter], limit) does for each, in a few calls for all of them.
+    # The same as clip_grad_norm_([parameter], limit) for each norm above its limit, in a few calls for all of them.
+    # Below the limit clip_grad_norm_ is not the identity: its 1e-6 is larger than the limit of the generator's biases.
     clipped = [(name, p.grad) for name, p in network.named_parameters() if p.grad is not None]
     gradients = [gradient for _, gradient in clipped]
     found = torch.stack(torch._foreach_norm(gradients))
     limits = torch.tensor([norms.limit(name) for name, _ in clipped]).to(found)
-    torch._foreach_mul_(gradients, (limits / (found + 1e-6)).clamp_(max=1.0).unbind())
+    torch._foreach_mul_(gradients, torch.where(found > limits, limits / (found + 1e-6), 1.0).unbind())

@@ -3,7 +3,8 @@
 <label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt              ours: {"ctx": (n_ctx, D), "made_from": {...}}
 <label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt the authors': a bare (n_ctx, D) tensor
 
-Labels of a sign lie in a folder of that name, ours in the first level, others there or in the last.
+DPSPG's labels of a sign lie in a folder of that name: ours at the first level, its authors' at any level and without
+seed_<k>.
 """
 
 from dataclasses import asdict, dataclass
@@ -48,8 +49,9 @@ class LabelFolder:
     def find(self, domain: str, code: str) -> Path | None:
         """The label file of a domain, ours before a published one; None if there is neither."""
         published = f"{self.dataset}_CoOp_{code}.pt"
-        inside = Path(self.label_dir, self.dataset, self.backbone, f"seed_{self.seed}", self.sign, published)
-        candidates = (self.file_for(domain), self.path / published, inside)
+        levels = self.dataset, self.backbone, f"seed_{self.seed}"
+        places = [(*levels[:n][:i], self.sign, *levels[:n][i:]) for n in (3, 2) for i in range(n + 1)]
+        candidates = (self.file_for(domain), *(Path(self.label_dir, *place, published) for place in places))
         return next((path for path in candidates if path.is_file()), None)
 
 

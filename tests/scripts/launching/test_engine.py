@@ -261,7 +261,7 @@ def test_two_at_once_come_to_the_same_numbers(bash, launched, tmp_path, image_fo
 
 
 def test_a_failing_run_says_whose_error_it_is(bash, image_folder, clip_file):
-    opts = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['cartoon']"]
+    opts = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]
     finished = bash("spg/main.sh", image_folder, clip_file, *QUICK, *opts, TARGETS="red blue", JOBS="2")
     assert finished.returncode == 1
     for i, target in enumerate(("red", "blue"), start=1):
