@@ -4,12 +4,12 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from common.this_python import tell_what_python_lacks
+from common.this_python import prepare_python, take_any_text
 
 if __name__ == "__main__":
-    tell_what_python_lacks()  # before any package is imported
+    prepare_python()  # before any package is imported
 
 from common.config_keys import split_at_key
 from common.dassl_path import use_dassl
@@ -175,20 +175,26 @@ def splits_of(args: argparse.Namespace) -> "tuple[list[str], Shard | None]":
     return splits, Shard(int(number), int(of))
 
 
-def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
-    """Do what --encode and --learn-labels say, in an output folder that is there for the log."""
+def build(cfg: "CfgNode") -> Any:
+    """Seed the random generators, start the log and build the trainer."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
-    from trainers.base.encoding import encode_splits
-    from trainers.two_stages import TwoStages
-
-    splits, shard = splits_of(args)
     if cfg.SEED >= 0:
         make_deterministic()
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    trainer = build_trainer(cfg)
+    take_any_text(getattr(sys.stdout, "file", None))  # the log of an installed Dassl
+    return build_trainer(cfg)
+
+
+def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
+    """Do what --encode and --learn-labels say, in an output folder that is there for the log."""
+    from trainers.base.encoding import encode_splits
+    from trainers.two_stages import TwoStages
+
+    splits, shard = splits_of(args)
+    trainer = build(cfg)
     if splits:
         encode_splits(trainer, splits, shard)
     if args.learn_labels and not isinstance(trainer, TwoStages):
@@ -237,14 +243,7 @@ def run(args: argparse.Namespace) -> None:
 
 def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> None:
     """Build the trainer, then train or test."""
-    from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed, setup_logger
-
-    if cfg.SEED >= 0:
-        make_deterministic()
-        set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
-    trainer = build_trainer(cfg)
+    trainer = build(cfg)
     if not in_place:
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
             handle.write(trainer.cfg.dump())
