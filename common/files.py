@@ -31,6 +31,15 @@ def read_text(path: str | PathLike, errors: str = "strict") -> str:
         raise ValueError("it is not text in UTF-8; save it as UTF-8") from error
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name of a file or folder is text, and not bytes in another encoding."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file beside ``path`` that takes its place when the block ends without error.
