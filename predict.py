@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.this_python import prepare_python
+from common.this_python import prepare_python, print_names
 
 if __name__ == "__main__":
     prepare_python()  # before any package is imported
@@ -162,8 +162,7 @@ def run(args: argparse.Namespace) -> list[str]:
         except OSError as error:
             raise UserError(f"--out {args.out} cannot be written: {error.strerror}.") from error
     else:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
+        print_names(sys.stdout)
         print(text, end="", flush=True)
     return list(unreadable.values())
 

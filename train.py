@@ -280,7 +280,7 @@ def _outcome(args: argparse.Namespace) -> tuple[int, str]:
         return 1, str(error)
     except KeyboardInterrupt:  # the second one, which does not wait for the end of the step
         return 130, "Interrupted at once. The same command goes on after the last completed epoch."
-    except (Interrupted, OSError, RuntimeError, MemoryError) as error:
+    except (Interrupted, OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
         # A loader worker may have got the signal, too, and ended first.
         due = error if isinstance(error, Interrupted) else interruption()
         if due is not None:

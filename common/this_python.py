@@ -44,6 +44,12 @@ def take_any_text(stream: Any) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
+def print_names(stream: Any) -> None:
+    """Let a text stream write UTF-8, and file names as their bytes on disk."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
 def _reads_utf8() -> bool:
     return sys.getfilesystemencoding() == "utf-8"
 

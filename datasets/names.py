@@ -22,7 +22,7 @@ def class_name(folder: str) -> str:
 def check_name(folder: Path) -> None:
     """Raise UserError if the name of a folder of a domain or class is not UTF-8."""
     if not is_utf8(folder.name):
-        raise UserError(f"Folder {folder}: its name is not UTF-8, so it names no domain or class. Rename it.")
+        raise UserError(f"Folder {str(folder)!r}: its name is not UTF-8, so it names no domain or class. Rename it.")
 
 
 def fold(name: str) -> str:
