@@ -515,10 +515,11 @@ class DomainGeneralizationDataset(DatasetBase):
         half = math.ceil(n / 2)
         labels = {"all": range(n), "base": range(half), "new": range(half, n)}[subset]
         if len(labels) < 2:
+            left = some(self._class_names[label] for label in labels)
+            by_key = f", and DATASET.SUBSAMPLE_CLASSES {subset} leaves {left}" if subset != "all" else f", {left}"
             raise UserError(
-                f"{self._name} in {self.dataset_dir}: DATASET.SUBSAMPLE_CLASSES {subset} leaves "
-                f"{some(self._class_names[label] for label in labels)} of {n} class{'es' * (n > 1)}. A classifier "
-                "chooses between two classes or more; add class folders, or choose another subset."
+                f"{self._name} in {self.dataset_dir}: it has {n} class{'es' * (n > 1)}{by_key}. Add class folders: a "
+                "classifier chooses between two classes or more."
             )
         return labels
 

@@ -149,7 +149,7 @@ def test_our_own_sets_have_base_and_new_classes(train, tmp_path, image_folder):
 
 def test_base_classes_without_a_choice_are_refused(refused):
     message = refused("ZeroshotCLIP", "red", "DATASET.SUBSAMPLE_CLASSES", "new")
-    assert "DATASET.SUBSAMPLE_CLASSES new leaves down of 2 classes" in message
+    assert "it has 2 classes, and DATASET.SUBSAMPLE_CLASSES new leaves down. Add" in message
 
 
 @pytest.mark.parametrize(
