@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.this_python import tell_what_python_lacks
+from common.this_python import prepare_python, print_names
 
 if __name__ == "__main__":
-    tell_what_python_lacks()  # before any package is imported
+    prepare_python()  # before any package is imported
 
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.failures import script
-from common.files import atomic_write
+from common.files import atomic_write, read_text
 from common.threads import settle_waiting
 
 FORMATS = ("table", "json", "csv")
@@ -71,7 +71,7 @@ def find_images(words: Sequence[str], list_file: str) -> list[str]:
     words = list(words)
     if list_file:
         try:
-            lines = Path(list_file).read_text(encoding="utf-8").splitlines()
+            lines = read_text(list_file, errors="surrogateescape").splitlines()  # file names may be any bytes
         except (OSError, ValueError) as error:
             raise UserError(f"--list {list_file} cannot be read: {error}.") from error
         words += [line.strip() for line in lines if line.strip()]
@@ -105,7 +105,7 @@ def read_classnames(text: str) -> list[str] | None:
     if not text.startswith("@"):
         return [name.strip() for name in text.split(",")]
     try:
-        lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        lines = read_text(text[1:]).splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"--classnames {text} cannot be read: {error}.") from error
     return [line.strip() for line in lines if line.strip()]
@@ -162,8 +162,7 @@ def run(args: argparse.Namespace) -> list[str]:
         except OSError as error:
             raise UserError(f"--out {args.out} cannot be written: {error.strerror}.") from error
     else:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
+        print_names(sys.stdout)
         print(text, end="", flush=True)
     return list(unreadable.values())
 

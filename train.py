@@ -4,12 +4,12 @@ import argparse
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from common.this_python import tell_what_python_lacks
+from common.this_python import prepare_python, take_any_text
 
 if __name__ == "__main__":
-    tell_what_python_lacks()  # before any package is imported
+    prepare_python()  # before any package is imported
 
 from common.config_keys import split_at_key
 from common.dassl_path import use_dassl
@@ -176,20 +176,30 @@ def splits_of(args: argparse.Namespace) -> "tuple[list[str], Shard | None]":
     return splits, Shard(int(number), int(of))
 
 
-def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
-    """Do what --encode and --learn-labels say, in an output folder that is there for the log."""
+def build(args: argparse.Namespace, cfg: "CfgNode") -> Any:
+    """Seed the random generators, start the log and build the trainer."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
-    from trainers.base.encoding import encode_splits
-    from trainers.two_stages import TwoStages
+    from trainers.config import default_cfg, merge_method_file
 
-    splits, shard = splits_of(args)
     if cfg.SEED >= 0:
         make_deterministic()
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    trainer = build_trainer(cfg)
+    take_any_text(getattr(sys.stdout, "file", None))  # the log of an installed Dassl
+    if args.config_file and (line := merge_method_file(default_cfg(), args.config_file, args.trainer)):
+        print(line)
+    return build_trainer(cfg)
+
+
+def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
+    """Do what --encode and --learn-labels say, in an output folder that is there for the log."""
+    from trainers.base.encoding import encode_splits
+    from trainers.two_stages import TwoStages
+
+    splits, shard = splits_of(args)
+    trainer = build(args, cfg)
     if splits:
         encode_splits(trainer, splits, shard)
     if args.learn_labels and not isinstance(trainer, TwoStages):
@@ -238,18 +248,7 @@ def run(args: argparse.Namespace) -> None:
 
 def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> None:
     """Build the trainer, then train or test."""
-    from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed, setup_logger
-
-    from trainers.config import default_cfg, merge_method_file
-
-    if cfg.SEED >= 0:
-        make_deterministic()
-        set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
-    if args.config_file and (line := merge_method_file(default_cfg(), args.config_file, args.trainer)):
-        print(line)
-    trainer = build_trainer(cfg)
+    trainer = build(args, cfg)
     if not in_place:
         with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
             handle.write(trainer.cfg.dump())
@@ -286,7 +285,7 @@ def _outcome(args: argparse.Namespace) -> tuple[int, str]:
         return 1, str(error)
     except KeyboardInterrupt:  # the second one, which does not wait for the end of the step
         return 130, "Interrupted at once. The same command goes on after the last completed epoch."
-    except (Interrupted, OSError, RuntimeError, MemoryError) as error:
+    except (Interrupted, OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
         # A loader worker may have got the signal, too, and ended first.
         due = error if isinstance(error, Interrupted) else interruption()
         if due is not None:

@@ -15,7 +15,9 @@ WRITER_FAILED = ("PytorchStreamWriter failed", "unexpected pos")
 
 
 def explain(error: BaseException) -> str | None:
-    """A message for a full disk, missing memory, or a refused file; None for any other exception."""
+    """A message for a full disk, missing memory, a refused file, or a path that is not UTF-8; else None."""
+    if isinstance(error, UnicodeEncodeError):  # TensorBoard and safetensors take no other paths
+        return f"{error.object[:300]!r} is not UTF-8. Rename the file or folder, or name another one."
     text = str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL or any(part in text for part in WRITER_FAILED):
         filename = getattr(error, "filename", None)
@@ -66,7 +68,7 @@ def script(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except (OSError, RuntimeError, MemoryError) as error:
+        except (OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
             message = explain(error)
             if message is None:
                 raise

@@ -1,5 +1,6 @@
-"""Files that are either whole or not there; where files may be made; sizes for people."""
+"""Text files of users; files that are either whole or not there; where files may be made; sizes for people."""
 
+import codecs
 import contextlib
 import os
 import stat
@@ -8,6 +9,35 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import IO
+
+
+def read_text(path: str | PathLike, errors: str = "strict") -> str:
+    """Read a text file of a user: UTF-8, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        errors: for bytes that are not UTF-8, see `bytes.decode`; a list of file names may have any bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has another encoding.
+    """
+    content = Path(path).read_bytes()
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+            raise ValueError
+        return content.decode("utf-8-sig", errors)
+    except ValueError as error:
+        raise ValueError("it is not text in UTF-8; save it as UTF-8") from error
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of a file or folder is text, and not bytes in another encoding."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

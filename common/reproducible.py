@@ -32,4 +32,4 @@ def revision() -> str | None:
 
 def _git(*arguments):
     command = ["git", "-C", str(REPOSITORY), *arguments]
-    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+    return subprocess.run(command, capture_output=True, check=True, encoding="utf-8", timeout=10).stdout.strip()

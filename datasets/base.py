@@ -209,6 +209,7 @@ class DomainGeneralizationDataset(DatasetBase):
         }
         self._class_names = self._check_classes(folders, used)
         self._labels = {classname: label for label, classname in enumerate(self._class_names)}
+        subset = self._subset(getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
 
         self.split_files: dict[str, str] = {}
         self.unused: dict[str, Unused] = {"": location.beside_domains()}
@@ -237,7 +238,8 @@ class DomainGeneralizationDataset(DatasetBase):
             named = zip(("train", "val", "test"), (train_x, val, test), strict=True)
             train_x, val, test = (keep_readable(items, f"{self._name}, {split}") for split, items in named)
         self._check_not_empty(train_x, val, test)
-        train_x, val, test = self._subsampled(train_x, val, test, getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all"))
+        train_x, val, test = (self._subsampled(items, subset) for items in (train_x, val, test))
+        self._class_names = [self._class_names[label] for label in subset]
         untrained = sorted({item.label for item in test} - {item.label for item in train_x})
         if untrained:
             warn(
@@ -501,22 +503,35 @@ class DomainGeneralizationDataset(DatasetBase):
 
     # --- images ---
 
-    def _subsampled(self, train_x, val, test, subset):
-        """The images of all classes, of the first half, "base", or of the others, "new", with labels from 0 (CoOp)."""
+    def _subset(self, subset: str) -> range:
+        """The labels of all classes, of the first half, "base", or of the others, "new" (CoOp).
+
+        Raises:
+            UserError: it is another subset, or leaves no choice.
+        """
         if subset not in CLASS_SUBSETS:
             raise UserError(f"DATASET.SUBSAMPLE_CLASSES is {subset!r}. Accepted: {', '.join(CLASS_SUBSETS)}.")
-        if subset == "all":
-            return train_x, val, test
-        half = math.ceil(len(self._class_names) / 2)
-        first, end = (0, half) if subset == "base" else (half, len(self._class_names))
-        self._class_names = self._class_names[first:end]
+        n = len(self._class_names)
+        half = math.ceil(n / 2)
+        labels = {"all": range(n), "base": range(half), "new": range(half, n)}[subset]
+        if len(labels) < 2:
+            left = some(self._class_names[label] for label in labels)
+            by_key = f", and DATASET.SUBSAMPLE_CLASSES {subset} leaves {left}" if subset != "all" else f", {left}"
+            raise UserError(
+                f"{self._name} in {self.dataset_dir}: it has {n} class{'es' * (n > 1)}{by_key}. Add class folders: a "
+                "classifier chooses between two classes or more."
+            )
+        return labels
+
+    @staticmethod
+    def _subsampled(items: list[Datum], labels: range) -> list[Datum]:
+        """The images of these labels, with labels from 0."""
+        if labels.start == 0:
+            return [item for item in items if item.label in labels]
         return [
-            [
-                Datum(item.impath, item.label - first, item.domain, item.classname)
-                for item in items
-                if first <= item.label < end
-            ]
-            for items in (train_x, val, test)
+            Datum(item.impath, item.label - labels.start, item.domain, item.classname)
+            for item in items
+            if item.label in labels
         ]
 
     def _data(self, domain, images):

@@ -9,6 +9,7 @@ from common.messages import some, warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.layouts import Layout, Location, check_root, list_folders
 from datasets.listing import ClassFolder
+from datasets.names import check_name
 
 
 @DATASET_REGISTRY.register()
@@ -28,7 +29,7 @@ class FolderDG(DomainGeneralizationDataset):
         """Names of the folders in ``root`` that hold folders, sorted.
 
         Raises:
-            UserError: there are none.
+            UserError: there are none, or one has a name that is not UTF-8.
         """
         root = check_root(root)
         folders = list_folders(root)
@@ -40,6 +41,8 @@ class FolderDG(DomainGeneralizationDataset):
                 f"({shown or 'there are none'}) holds folders. Point DATASET.ROOT (--root) at the "
                 "folder of domains."
             )
+        for name in domains:
+            check_name(root / name)
         return domains
 
     @classmethod

@@ -22,6 +22,7 @@ from datasets.contents import (
     read_folder,
 )
 from datasets.layouts import list_folders
+from datasets.names import check_name
 
 INDEX_VERSION = 2
 INDEX_MIN_IMAGES = 10_000  # below, listing the folders takes no longer than reading an index
@@ -68,6 +69,7 @@ def class_folders(domain_dir: Path, parts: Iterable[str], class_name: Callable[[
             )
         seen: dict[str, str] = {}  # folder by class
         for name in list_folders(part_dir):
+            check_name(part_dir / name)
             classname = class_name(name)
             if classname in seen:
                 raise UserError(

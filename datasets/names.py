@@ -4,8 +4,10 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from common.errors import UserError
+from common.files import is_utf8
 
 
 def class_name(folder: str) -> str:
@@ -15,6 +17,12 @@ def class_name(folder: str) -> str:
         folder: name of the class folder.
     """
     return re.sub(r"[_\s]+", " ", unicodedata.normalize("NFC", folder)).strip().lower() or folder
+
+
+def check_name(folder: Path) -> None:
+    """Raise UserError if the name of a folder of a domain or class is not UTF-8."""
+    if not is_utf8(folder.name):
+        raise UserError(f"Folder {str(folder)!r}: its name is not UTF-8, so it names no domain or class. Rename it.")
 
 
 def fold(name: str) -> str:

@@ -127,6 +127,8 @@ def _notes_on_classes(survey, shown):
     if n_classes not in (None, len(shown)):
         once = [name for name in shown if sum(name in there for there in survey.images.values()) == 1]
         yield f"there are folders for {len(shown)} classes, not {n_classes}. In one domain only: {some(once)}."
+    if len(survey.classes) < 2:
+        yield f"there is no choice between classes, only {some(survey.classes)}: a run needs two or more."
     for domain, there in survey.images.items():
         unknown = sorted(set(there) - set(survey.classes))
         if unknown:

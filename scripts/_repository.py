@@ -6,9 +6,9 @@ from pathlib import Path
 # Before the folder of the commands, where Python looks first: its datasets.py is not the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.this_python import tell_what_python_lacks
+from common.this_python import prepare_python
 
-tell_what_python_lacks()
+prepare_python()
 
 from common.dassl_path import use_dassl  # noqa: E402
 from common.threads import settle_waiting  # noqa: E402

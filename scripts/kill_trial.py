@@ -114,7 +114,7 @@ def undisturbed(command: list[str], output: Path) -> tuple[dict, float]:
     output.mkdir()
     log, start = output / "console.txt", time.perf_counter()
     if run_to_the_end(command, log=log):
-        raise SystemExit(log.read_text(errors="replace")[-3000:])
+        raise SystemExit(log.read_text(encoding="utf-8", errors="replace")[-3000:])
     return outcome(output / "run"), time.perf_counter() - start
 
 

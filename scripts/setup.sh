@@ -14,7 +14,7 @@ from pkg_resources import parse_requirements
 
 if sys.version_info < (3, 10):
     sys.exit(1)
-for requirement in parse_requirements(open(sys.argv[1])):
+for requirement in parse_requirements(open(sys.argv[1], encoding="utf-8")):
     try:
         fits = version(requirement.project_name) in requirement
     except PackageNotFoundError:

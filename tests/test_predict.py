@@ -164,6 +164,8 @@ def test_mistakes(finished, images, tmp_path, refused):
     assert "@nowhere.txt cannot be read" in refused("--model-dir", folder, "--classnames", "@nowhere.txt", images[0])
     assert "given twice: cat" in refused("--model-dir", folder, "--classnames", "cat,dog,cat", images[0])
     assert "name 2 of 3 is empty" in refused("--model-dir", folder, "--classnames", "cat,,dog", images[0])
+    message = refused("--model-dir", folder, "--classnames", "One,one,two", images[0])
+    assert "Class names 'One' and 'one': they have the same tokens" in message
     assert "at least two class names" in refused("--model-dir", folder, "--classnames", "cat", images[0])
     assert "numbers from 1" in refused("--model-dir", folder, "--top-k", "0", images[0])
     (tmp_path / "file").write_text("")

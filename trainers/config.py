@@ -14,6 +14,7 @@ import yaml
 from yacs.config import CfgNode
 
 from common.errors import UserError
+from common.files import read_text
 from trainers.config_keys import kind_for, refusal, value_of
 from trainers.methods import method_of
 
@@ -241,10 +242,9 @@ def merge_file(cfg: CfgNode, path: str | PathLike, what: str = "Config file", an
         found = sorted(name for name in os.listdir(folder) if name.endswith(".yaml")) if folder.is_dir() else []
         raise UserError(f"{what} {path} is not there. {folder} has: {', '.join(found) or 'no config files'}.")
     try:
-        with path.open(encoding="utf-8") as handle:
-            tree = CfgNode.load_cfg(handle)
-        if path.suffix != ".py":
-            _check_said_once(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader))
+        text = read_text(path)
+        tree = CfgNode.load_cfg(text)
+        _check_said_once(yaml.compose(text, yaml.SafeLoader))
         for key, value in leaves(tree):
             # A section whose keys are all commented out is None.
             if value is not None or not isinstance(value_of(cfg, key, None), CfgNode):

@@ -1,6 +1,7 @@
 """What a run's prompt labels have to be, by its config and data: where they lie and what they are made from."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -67,7 +68,7 @@ def label_origin(
     """
     digest = hashlib.sha256()
     for entry in sorted(f"{item.label}/{trainer.dm.dataset.image_name(item)}\n" for item in train_items):
-        digest.update(entry.encode())
+        digest.update(os.fsencode(entry))
     return LabelOrigin(
         backbone_sha256=trainer.backbone.sha256,
         classnames=tuple(trainer.dm.dataset.classnames),

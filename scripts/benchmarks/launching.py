@@ -83,7 +83,7 @@ def comparison_rows(amounts: Amounts, folder: Path) -> Iterator[Row]:
     first = ["--methods", "zsclip,coop", "--output", str(folder / "first"), "mini_digits", "OPTIM.MAX_EPOCH", "1"]
     run_all([[*command, *first]])
     printed = [*command, "--output", str(folder / "fresh"), "--print", "mini_digits"]
-    lines = subprocess.run(printed, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(printed, stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout.splitlines()
     runs = [shlex.split(line) for line in lines if "--encode" not in line and "--learn-labels" not in line]
     seconds = {"fresh": run_all([run for run in runs if run and run[0] != "#"])}
     for jobs in ("1", "2"):

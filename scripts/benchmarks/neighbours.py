@@ -86,7 +86,7 @@ def run_workers(load: Load, how: str, steps: int, number: int) -> list[dict[str,
     environment = {name: value for name, value in os.environ.items() if name not in (*OPENMP_NAMES, BLAS_WAITING[0])}
     command = [sys.executable, "-W", "ignore", "-m", "scripts.benchmarks.neighbours", load.name, how, str(steps)]
     workers = [
-        subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
         for _ in range(number)
     ]
     found = [worker.communicate()[0] for worker in workers]

@@ -11,6 +11,7 @@ from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.progress import progress
 from common.run.folder import is_finished
+from common.this_python import print_names
 from scripts.launching.conduct import Conduct
 from scripts.launching.demand import Demand
 from scripts.launching.engines import make_engine
@@ -106,6 +107,7 @@ class Comparison:
 
     def print_commands(self) -> None:
         """Print the train.py commands of all that is not done, see `printed_commands`."""
+        print_names(sys.stdout)
         for line in printed_commands(self._open_pairs(quiet=False)):
             print(line)
 

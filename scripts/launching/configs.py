@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from common.errors import UserError
+from common.files import read_text
 from trainers.methods import Method, MethodError
 
 
@@ -43,4 +45,7 @@ def config_digest(config: Path) -> str:
 
 
 def _content(config: Path) -> dict[str, Any]:
-    return yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    try:
+        return yaml.safe_load(read_text(config)) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"Config file {config} cannot be used: {' '.join(str(error).split())}.") from error

@@ -133,7 +133,7 @@ class Launch:
         cfg.freeze()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                trainer(cfg, backbone, ["class"])
+                trainer(cfg, backbone, ["class", "other"])
         except user_errors() as error:  # Dassl's, too: of a file that is no checkpoint
             raise MethodError(str(error)) from error
 

@@ -83,7 +83,7 @@ def _probe(address: str) -> None:
     """Connect in a process that can be ended: Ray itself waits for minutes, and cannot be told not to."""
     command = [sys.executable, "-c", PROBE, address]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace") as process:
         assert process.stdout is not None
         try:
             select.select([process.stdout], [], [], SECONDS_TO_IMPORT)  # its line says that it has Ray

@@ -22,7 +22,7 @@ from common.kept import keep_between_runs
 
 def main() -> None:
     """Do what comes, until nothing more comes."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     with open(os.devnull, "r+") as nowhere:  # a run's log has all that it prints
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         tasks = os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0)

@@ -9,6 +9,7 @@ import yaml
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.files import read_text
 from common.run.names import BASE_TO_NEW
 
 PUBLISHED = REPOSITORY / "configs" / "published"
@@ -60,7 +61,7 @@ def read_published(folder: Path = PUBLISHED) -> list[Figures]:
 
 def _read(path: Path) -> Iterable[Figures]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict) or set(content) != {"source", "figures"}:

@@ -1,5 +1,7 @@
 """FolderDG: any <root>/<domain>/<class>/<image>."""
 
+import shutil
+
 import pytest
 from dataset_trees import config, write_images
 
@@ -76,10 +78,19 @@ def test_class_that_is_empty_in_the_target(folder, tmp_path, capsys):
 
 def test_one_domain_only(folder, tmp_path):
     single = folder / "drawn by hand"
-    write_images(single / "all/cat", PICTURES)
+    for name in ("cat", "dog"):
+        write_images(single / "all" / name, PICTURES)
     with pytest.raises(UserError, match="names every domain of FolderDG"):
         FolderDG(config(single, ["all"], output=tmp_path))
-    assert len(FolderDG(config(single, ["all"], ["all"], output=tmp_path)).test) == 5
+    assert len(FolderDG(config(single, ["all"], ["all"], output=tmp_path)).test) == 10
+
+
+def test_one_class_is_refused_before_a_split_is_written(folder, tmp_path):
+    for domain in ("Photo", "drawn by hand", "Ölgemälde"):
+        shutil.rmtree(folder / domain / "Snow_Owl")
+    with pytest.raises(UserError, match="it has 1 class, großer hund. Add class folders"):
+        FolderDG(config(folder, ["Photo"], output=tmp_path))
+    assert not (folder / "spg_coop_splits").exists()
 
 
 @pytest.mark.parametrize("names", [[], ["cat", "dog"]])

@@ -27,7 +27,7 @@ from trainers.modules.features import FeatureCache
 from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
-from trainers.modules.prompt_tokens import NameTooLong
+from trainers.modules.prompt_tokens import NameTooLong, check_class_names
 from trainers.modules.view_loader import ViewLoader
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -100,6 +100,7 @@ class FrozenClipTrainer(RunTrainer):
             self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
             self.num_classes, self.num_source_domains = self.dm.num_classes, 0
             self.lab2cname = self.dm.lab2cname
+        check_class_names(self.dm.dataset.classnames, self.backbone.text.tokenizer)
         if (loader := self.train_loader_x) is not None:
             self.batches = self.training_batches(loader.batch_sampler, len(loader.dataset))
             self.train_loader_x = training_loader(loader, self.batches, self.cfg.SEED, lambda: self.epoch)

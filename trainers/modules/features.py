@@ -207,7 +207,7 @@ def features_key(weights: str, precision: str, transform: object, paths: Iterabl
     digest.update(repr((CACHE_VERSION, weights, precision, repr(transform), *more)).encode())
     for path in paths:
         status = os.stat(path)
-        digest.update(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]
 
 

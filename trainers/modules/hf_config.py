@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.files import read_text
 from trainers.modules.backbone_source import CLIP_MEAN, CLIP_STD, Facts
 from trainers.modules.bpe import EOS, SOS, clip_tokenizer
 from trainers.modules.clip_model import Kind
@@ -252,7 +253,7 @@ def _check_fit(tokenizer: Tokenizer, shape: ClipShape, where: str) -> None:
 
 
 def _from_two_files(vocabulary, merges, what):
-    lines = merges.read_text(encoding="utf-8").splitlines()
+    lines = read_text(merges).splitlines()
     return clip_tokenizer(_read(vocabulary, what), _pairs(line for line in lines if line and line[:9] != "#version:"))
 
 
@@ -292,7 +293,7 @@ def _pairs(merges):
 
 def _read(path: Path, what: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise UserError(
             f"{what} has no {path.name}. Get the whole folder of the model, or save it with save_pretrained(<folder>)."

@@ -34,7 +34,7 @@ def shards_of(index: Path) -> dict[str, Path]:
         ValueError: it is damaged, or no index.
     """
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
         return {name: index.parent / Path(name).name for name in sorted(names)}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(repr(error)) from error

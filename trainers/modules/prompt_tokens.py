@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
+from common.files import is_utf8
+from common.messages import some, warn
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
@@ -29,6 +31,33 @@ class NameTooLong(UserError):
     ) -> None:
         super().__init__(f"{what} {mend}")
         self.what = what
+
+
+def check_class_names(names: Sequence[str], tokenizer: Tokenizer) -> None:
+    """Check that there is a choice between class names, and that the text tower sees different texts.
+
+    Two labels of one name are a warning: CLIP's names for ImageNet have "missile" and "sunglasses" twice.
+
+    Raises:
+        UserError: there are fewer than two names, one is not UTF-8, or two that differ have the same tokens.
+    """
+    if len(names) < 2:
+        raise UserError(
+            f"Class names: there is only {some(names)}. A classifier chooses between two classes or more; add classes, "
+            "or set DATASET.SUBSAMPLE_CLASSES all."
+        )
+    by_tokens: dict[tuple[int, ...], str] = {}
+    for name in names:
+        if not is_utf8(name):
+            raise UserError(f"Class name {name!r}: it is not UTF-8. Rename it.")
+        other = by_tokens.setdefault(tuple(tokenizer.encode(name.replace("_", " "))), name)
+        if other != name:
+            raise UserError(
+                f"Class names {other!r} and {name!r}: they have the same tokens, so no prompt tells them apart. Rename "
+                "one of them, or put the two together."
+            )
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        warn(f"several labels have the class name {some(twice)}, so no prompt tells them apart.")
 
 
 def tokenize_context(text: str, tokenizer: Tokenizer = CLIP_TOKENIZER) -> list[int]:

@@ -21,10 +21,12 @@ class Logger:
     def __init__(self, fpath=None, console=None):
         self.console = sys.stdout if console is None else console
         self.file = None
+        if hasattr(self.console, "reconfigure"):
+            self.console.reconfigure(errors="backslashreplace")
         if fpath is not None:
             mkdir_if_missing(osp.dirname(osp.abspath(fpath)))
             # Line-buffered: the log of a killed run ends with its last line.
-            self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self.file = open(fpath, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
 
     def __enter__(self):
         return self

@@ -118,8 +118,8 @@ def read_json(fpath):
         UserValueError: it is not JSON.
     """
     try:
-        with open(fpath, encoding="utf-8") as handle:
-            return json.load(handle)
+        with open(fpath, "rb") as handle:
+            return json.loads(handle.read())  # bytes may begin with a byte order mark
     except FileNotFoundError:
         raise UserFileNotFoundError(f"File not found: {fpath}") from None
     except ValueError as error:
