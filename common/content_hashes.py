@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
 from pathlib import Path
 
 from common.errors import UserError
@@ -21,18 +22,19 @@ FILES_AT_A_TIME = 64
 MIN_AGE_NS = 2 * 10**9
 
 
-def content_hashes(paths: Sequence[str]) -> list[str]:
+def content_hashes(files: Sequence[str | PathLike]) -> list[str]:
     """Hash the contents of files.
 
     The cache has one file for each data folder, two levels above its files (mostly a domain). The key has the change
     time (ctime) too, since copying tools and `touch` can restore the modification time.
 
     Returns:
-        hexadecimal hashes, in the order of the paths.
+        hexadecimal hashes, in the order of the files.
 
     Raises:
         UserError: a file cannot be read.
     """
+    paths = list(map(os.fspath, files))
     keys, is_old = _keys(paths)
     places = defaultdict(list)  # indices by data folder
     for index, path in enumerate(paths):

@@ -16,7 +16,7 @@ from common.run.records import read_record
 from common.run.results import RESULTS_FILE, read_results
 from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
-from trainers.base.run_record import LATER, settings_of
+from trainers.base.run_record import settings_of
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config_keys import KEYS
 from trainers.modules.clip_backbone import read_backbone
@@ -53,9 +53,8 @@ def _settings(folder: str | PathLike, cfg: CfgNode) -> str:
     trainer, found = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), read_identity(folder)
     if not issubclass(trainer, FrozenClipTrainer) or not found:
         return ""
-    usual = {key: value for key, value in LATER.items() if key in found}
-    asked = {**usual, **settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
-    known = {key: value for key, value in asked.items() if (key in found or key in LATER) and key not in COUNTED}
+    asked = {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
+    known = {key: value for key, value in asked.items() if key in found and key not in COUNTED}
     return identity_differences(folder, {**found, **known})
 
 

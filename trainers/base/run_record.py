@@ -34,19 +34,6 @@ OF_TRAINING = (
 )
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
-# What runs did as long as these keys did not exist: then it was not noted, and so it is still not.
-LATER = {
-    "TEST.SELECT_BY": "accuracy",
-    "TRAINER.FUSED_ADAMW": True,
-    "TRAINER.LINEAR_PROBE.HALVINGS": 0,
-    "TRAINER.LINEAR_PROBE.NORMALISED": True,
-    "TRAINER.LINEAR_PROBE.AUGMENTED": False,
-    "TRAINER.DPL.BY_DOMAIN": False,
-    "DATALOADER.TEST.BATCH_SIZE": 100,  # as in the configs
-    "TRAINER.DPSPG.EARLY_TARGETS": (),
-    "TRAINER.DPSPG.LATE": 0,
-    "TRAINER.DPSPG.LATE_TARGETS": (),
-}
 F1_OF_DASSL = "classes that occur among the labels"
 
 
@@ -157,8 +144,7 @@ def settings_of(cfg: CfgNode, node: str) -> dict[str, Any]:
     if (method := method_of(cfg.TRAINER.NAME)) and method.depends_on == BATCH:
         settings["DATALOADER.TEST.BATCH_SIZE"] = cfg.DATALOADER.TEST.BATCH_SIZE
     own = cfg.TRAINER[node]
-    settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
-    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    return settings | {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
 
 
 def identity_of(cfg: CfgNode, settings: dict[str, Any], dataset: Any, backbone: Backbone) -> dict[str, Any]:
@@ -238,7 +224,7 @@ def check_use(folder: str | PathLike, cfg: CfgNode, trainer: type, keys: Iterabl
             f"The model in {folder} was trained by {trained_by}, and its results would stand under the name of {name}. "
             f"Pass --trainer {trained_by}."
         )
-    trained = {key: identity.get(key, LATER.get(key)) for key in keys}
+    trained = {key: identity.get(key) for key in keys}
     differing = {key: value for key, value in trained.items() if value not in (None, value_of(cfg, key))}
     if differing:
         here = ", ".join(f"{key} is {as_typed(value_of(cfg, key))}" for key in differing)
