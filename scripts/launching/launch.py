@@ -230,6 +230,7 @@ class Launch:
             MethodError: the folder holds another run.
         """
         import train
+        import trainers.all  # noqa: F401 (registers trainers and data sets)
         from trainers.base.finished import check_finished
 
         asked, noted = self._asked(run), read_identity(run.folder / ASKED)

@@ -194,7 +194,9 @@ def shard_key(key: str, rows: range) -> str:
     return f"{key}-{rows.start}-{rows.stop}"
 
 
-def features_key(weights: str, precision: str, transform: object, paths: Sequence[str | PathLike], *more: object) -> str:
+def features_key(
+    weights: str, precision: str, transform: object, paths: Sequence[str | PathLike], *more: object
+) -> str:
     """A name for features: equal exactly if everything the features depend on is.
 
     Args:
