@@ -86,6 +86,11 @@ def is_writable(folder: str | PathLike) -> bool:
     return bool(has_write_bit) and os.access(folder, os.W_OK)
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be made again: $XDG_CACHE_HOME/spg-dg, by default ~/.cache/spg-dg."""
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "spg-dg"
+
+
 def size_text(n_bytes: float) -> str:
     """A number of bytes for people: ``"174 MB"``, ``"5.6 GB"``."""
     for unit in ("bytes", "kB", "MB"):

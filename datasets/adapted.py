@@ -9,8 +9,6 @@ What such a class does not say follows from its Datums, by these rules:
 """
 
 from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from dassl.data.datasets import DatasetBase, Datum
@@ -19,10 +17,10 @@ from yacs.config import CfgNode
 from common.errors import UserError
 from common.messages import some
 from datasets.base import DomainGeneralizationDataset
-from datasets.fingerprints import fingerprint_of
+from datasets.fingerprints import Fingerprints
 
 
-class AdaptedDataset:
+class AdaptedDataset(Fingerprints):
     """A data set of DatasetBase alone, as our trainers take it.
 
     Attributes:
@@ -78,20 +76,6 @@ class AdaptedDataset:
     def code(self, domain: str) -> str:
         """The code of a domain: its name."""
         return domain
-
-    def image_name(self, item: Datum) -> str:
-        """The name of an image's file."""
-        return Path(item.impath).name
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of which images are in which split."""
-        return fingerprint_of(self, ("train_x", "val", "test"), self.image_name)
-
-    @cached_property
-    def test_fingerprint(self) -> str:
-        """sha256 of which images are tested."""
-        return fingerprint_of(self, ("test",), self.image_name)
 
     def _check_one_domain(self, splits: dict[str, list[Datum]], asked: Sequence[str]) -> None:
         if asked:

@@ -1,11 +1,11 @@
 """The base of all domain generalization datasets: from names of domains to lists of images."""
 
+import hashlib
 import math
 import os
 import random
 import shlex
 from collections.abc import Sequence, Set
-from functools import cached_property
 from pathlib import Path
 
 from dassl.data.datasets import DatasetBase, Datum
@@ -18,7 +18,7 @@ from common.messages import some, warn
 from common.progress import progress
 from datasets import names
 from datasets.contents import EMPTY, SPLIT_FOLDER, Unused, collect, describe
-from datasets.fingerprints import fingerprint_of
+from datasets.fingerprints import Fingerprints
 from datasets.layouts import Layout, Location, check_root, locate
 from datasets.listing import ClassFolder, beside_classes, class_folders, list_images
 from datasets.readable import keep_readable
@@ -35,7 +35,7 @@ class NotMadeYet(UserError):
     """A set that makes its own images has not made them, and must not now."""
 
 
-class DomainGeneralizationDataset(DatasetBase):
+class DomainGeneralizationDataset(Fingerprints, DatasetBase):
     """Images of the same classes in several domains; trained on some domains, tested on others.
 
     ``train_x`` and ``val`` are the train and val splits of the source domains, ``test`` is all images of the
@@ -66,7 +66,6 @@ class DomainGeneralizationDataset(DatasetBase):
         split_files: from domain to the split file in use.
         unused: from domain to what of it is not used: paths relative to its folder, by reason; "": what lies beside
             the domains.
-        fingerprint: sha256 of which images are in which split.
 
     Args:
         cfg: the configuration; read are DATASET.ROOT, SOURCE_DOMAINS, TARGET_DOMAINS, NUM_SHOTS, TEST_SUBSET,
@@ -267,31 +266,6 @@ class DomainGeneralizationDataset(DatasetBase):
         """The code of a domain that is given by its full name."""
         return self.codes[self.domains.index(domain)]
 
-    @cached_property
-    def test_fingerprint(self) -> str:
-        """As :attr:`fingerprint`, of the test images alone."""
-        return self._fingerprint_of(("test",))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 (hexadecimal) of the domain, class and name of every image in each split, see :meth:`image_name`.
-
-        The same wherever and in whatever layout the set is stored.
-        """
-        return self._fingerprint_of(("train_x", "val", "test"))
-
-    def _fingerprint_of(self, splits):
-        return fingerprint_of(self, splits, self.image_name)
-
-    def image_name(self, item: Datum) -> str:
-        """The path of an image within its class folder, which is the same in every layout; mostly its file name."""
-        n_folders = 1 if "" in self.layout.parts else 2
-        return item.impath[self._start_lengths[item.domain] :].split("/", n_folders)[-1]
-
-    @cached_property
-    def _start_lengths(self) -> dict[int, int]:
-        return {self.domains.index(domain): len(str(folder)) + 1 for domain, folder in self._domain_dirs.items()}
-
     @property
     def _name(self):
         return type(self).__name__
@@ -451,9 +425,12 @@ class DomainGeneralizationDataset(DatasetBase):
         return path.parent / str(seed) / path.name
 
     def _read_split(self, path, domain, images):
-        status = os.stat(path)
         place = str(self._domain_dirs[domain]), tuple(self.domains)
-        key = type(self), *place, str(path), status.st_size, status.st_mtime_ns
+        try:
+            content = hashlib.sha256(path.read_bytes()).digest()
+        except OSError:  # `read_split` says why
+            content = b""
+        key = type(self), *place, str(path), content
         (train, val), _ = _KEPT_SPLITS.get(
             key, lambda: (self._matched(path, domain, images), images), lambda kept: kept[1] == images
         )

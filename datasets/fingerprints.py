@@ -1,17 +1,43 @@
-"""Fingerprints of data sets: which images are in which split, wherever they are stored."""
+"""Fingerprints of data sets: the contents of their images, wherever these lie and whatever they are called."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
-from dassl.data.datasets import Datum
+from common.content_hashes import content_hashes
+from common.errors import UserError
 
 
-def fingerprint_of(dataset: Any, splits: Iterable[str], name_of: Callable[[Datum], str]) -> str:
-    """sha256 (hexadecimal) of the domain, class and name of every image in each of a data set's splits."""
+class Fingerprints:
+    """Base class of data sets that tell which images they use.
+
+    A fingerprint is the sha256 of domain, class and content hash of each image. Only images that are asked for are
+    hashed.
+    """
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the training and validation images, and how they are split."""
+        return _fingerprint(self, "train_x", "val")
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """Of the test images."""
+        return _fingerprint(self, "test")
+
+    def check_unchanged(self) -> None:
+        """Raise UserError where images have changed since a fingerprint was first asked for."""
+        for name in ("fingerprint", "test_fingerprint"):
+            before = self.__dict__.pop(name, None)
+            if before is not None and getattr(self, name) != before:
+                raise UserError("The images of the data set changed during the run. Delete the run and start it again.")
+
+
+def _fingerprint(dataset: Any, *splits: str) -> str:
+    items = [(split, item) for split in splits for item in getattr(dataset, split)]
+    hashes = content_hashes([item.impath for _, item in items])
     lines = [
-        f"{split}/{dataset.domains[item.domain]}/{item.classname}/{name_of(item)}\n"
-        for split in splits
-        for item in getattr(dataset, split)
+        f"{split}/{dataset.domains[item.domain]}/{item.classname}/{content}\n"
+        for (split, item), content in zip(items, hashes, strict=True)
     ]
     return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()

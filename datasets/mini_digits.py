@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError
-from common.files import is_writable
+from common.files import cache_folder, is_writable
 from common.messages import warn
 from datasets import mini_digits_render
 from datasets.base import DomainGeneralizationDataset, NotMadeYet
@@ -56,7 +56,7 @@ class MiniDigits(DomainGeneralizationDataset):
 
     @classmethod
     def _choose_root(cls, root, layout):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spg-dg"
+        cache = cache_folder()
         if not str(root):
             return cache
         path = Path(os.path.abspath(os.path.expanduser(root)))

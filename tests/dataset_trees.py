@@ -45,11 +45,12 @@ PICTURES = _encoded()
 
 
 def write_images(folder, names):
-    """Make ``folder`` with small pictures of these names."""
+    """Make ``folder`` with small pictures of these names, whose contents differ by name."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (folder / name).write_bytes(PICTURES.get(Path(name).suffix.lower(), PICTURES[".jpg"]))
+        # Readers of images ignore bytes after the end.
+        (folder / name).write_bytes(PICTURES.get(Path(name).suffix.lower(), PICTURES[".jpg"]) + name.encode())
 
 
 def make_set(root, dataset, layout, per_class=10, domains=None):

@@ -1,16 +1,15 @@
 """What a run's prompt labels have to be, by its config and data: where they lie and what they are made from."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from common.content_hashes import content_hashes
 from common.errors import UserError
-from common.run.identity import RunIdentity
 from common.run.names import class_subset, dataset_label
 from datasets.known import known_domains
 from trainers.base.trainer import FrozenClipTrainer
@@ -66,14 +65,14 @@ def label_origin(
     Returns:
         LabelOrigin.
     """
-    digest = hashlib.sha256()
-    for entry in sorted(f"{item.label}/{trainer.dm.dataset.image_name(item)}\n" for item in train_items):
-        digest.update(os.fsencode(entry))
+    items = list(train_items)
+    hashes = content_hashes([item.impath for item in items])
+    entries = sorted(f"{item.label}/{content}\n" for item, content in zip(items, hashes, strict=True))
     return LabelOrigin(
         backbone_sha256=trainer.backbone.sha256,
         classnames=tuple(trainer.dm.dataset.classnames),
         class_token_position=trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
-        data=digest.hexdigest(),
+        data=hashlib.sha256("".join(entries).encode()).hexdigest(),
         recipe=None if stage1_cfg is None else _recipe(stage1_cfg, trainer.SETTINGS, trainer.started_from),
     )
 
@@ -159,9 +158,8 @@ class LabelTrainer(FrozenClipTrainer):
         self.labels = self.load_labels()
         super().before_train()
 
-    def identity(self) -> RunIdentity:
+    def identity(self) -> dict[str, Any]:
         identity = super().identity()
         if self.labels is None:
             return identity
-        sha256 = hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]
-        return replace(identity, subject={**identity.subject, "prompt labels": sha256})
+        return {**identity, "prompt labels": hashlib.sha256(self.labels.cpu().numpy().tobytes()).hexdigest()[:16]}

@@ -1,7 +1,7 @@
 """Both stages of SPG and of DPSPG in one run."""
 
 import os
-from dataclasses import replace
+from typing import Any
 
 from dassl.utils import set_random_seed
 from torch import Tensor
@@ -10,7 +10,6 @@ from yacs.config import CfgNode
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.held import held
-from common.run.identity import RunIdentity
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, default_cfg, merge_method_file
 from trainers.config_check import check_values
@@ -119,13 +118,10 @@ class TwoStages(LabelTrainer):
             reused["prompt labels"] = sum(known) if len(known) == len(paths) else None
         return reused
 
-    def identity(self) -> RunIdentity:
+    def run_settings(self) -> dict[str, Any]:
         # Of the file's name and the pairs on top of it only what they come to matters.
-        stage1 = {
-            f"stage I: OPTIM.{key}": value for key, value in stage1_settings(self.cfg, self.SETTINGS).OPTIM.items()
-        }
-        identity = super().identity()
-        return replace(identity, settings={**identity.settings, **stage1})
+        stage1 = stage1_settings(self.cfg, self.SETTINGS).OPTIM
+        return {**super().run_settings(), **{f"stage I: OPTIM.{key}": value for key, value in stage1.items()}}
 
     def stage1_cfg(self, domain: str) -> CfgNode:
         """The config of stage I for a domain: this run's, but for the optimisation, the domain and the folder."""

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,10 @@ IDENTITY_FILE = "identity.json"
 TRAINED_FILE = "trained.json"  # marks the end of a run that is not tested, and says what it was trained on
 
 
-@dataclass(frozen=True)
-class RunIdentity:
-    """What makes a run what it is, plain values by name.
-
-    Attributes:
-        settings: all that changes numbers and can be set.
-        subject: what they are applied to: data, domains, seed, backbone, prompt labels.
-    """
-
-    settings: dict[str, Any]
-    subject: dict[str, Any]
-
-    @property
-    def flat(self) -> dict[str, Any]:
-        """Both, as identity.json has them."""
-        return {**self.subject, **self.settings}
-
-    def settings_sha256(self, **more: Any) -> str:
-        """Fingerprint of the settings alone, with more where the model has a history of its own."""
-        text = json.dumps({**self.settings, **more}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+def settings_sha256(settings: dict[str, Any], **more: Any) -> str:
+    """Fingerprint of a run's settings, with more where the model has a history of its own."""
+    text = json.dumps({**settings, **more}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_identity(folder: str | PathLike, identity: dict[str, Any]) -> None:

@@ -15,7 +15,10 @@ FORMAT = 2
 
 
 def _shared(over: str, otherwise: str) -> Any:
-    """A key that all cells of a table have to share: over the table, a row, a column, or a column and seed."""
+    """A key that cells have to share: over the table, a row, a column, or a split.
+
+    "split" is a column, or one seed of a column where the training split depends on the seed.
+    """
     return field(metadata={"over": over, "otherwise": otherwise})
 
 
@@ -43,8 +46,10 @@ class Result:
         test_subset: which of a target's images were tested: "all", "published".
         num_shots: training images of each class and domain; -1: all.
         classnames: by label.
-        data_fingerprint: of the training and validation images and their split.
-        test_fingerprint: of the test images.
+        data_fingerprint: of the contents of the training and validation images and their split; None for methods that
+            learn nothing.
+        split_by_seed: whether the training split depends on the seed: few shots, or a split file for each seed.
+        test_fingerprint: of the contents of the test images.
         settings_sha256: of all settings that change numbers; equal over data, domains, seeds and backbones.
         selection: how the epoch was chosen: TEST.FINAL_MODEL, or "epoch 5"; None for methods that learn nothing.
         seed: of the run.
@@ -92,8 +97,9 @@ class Result:
     test_subset: str = _shared("table", "another test subset")
     num_shots: int | str = _shared("table", "another number of shots")
     classnames: list[str] = _shared("column", "other class names")
-    data_fingerprint: str = _shared("seed", "other images or another split of them")
-    test_fingerprint: str = _shared("seed", "other test images")
+    data_fingerprint: str | None = _shared("split", "other images or another split of them")
+    split_by_seed: bool
+    test_fingerprint: str = _shared("column", "other test images")
     settings_sha256: str = _shared("row", "other settings")
     selection: str | None = _shared("table", "another selection of the model")
     seed: int

@@ -12,7 +12,7 @@ from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.failures import user_errors
 from common.run.folder import is_finished
-from common.run.identity import IDENTITY_FILE, read_identity, write_identity
+from common.run.identity import read_identity, write_identity
 from common.threads import LARGE, asked_for
 from scripts.launching.configs import config_digest, method_config, named_backbone
 from scripts.launching.plan import Task
@@ -21,6 +21,7 @@ from scripts.launching.plans import Run, cross_dataset, multi_source, single_sou
 from scripts.launching.request import DEFAULT_BACKBONE, TESTED_ON, TRAINED_ON, Request, seeds_of
 from scripts.launching.runs import (
     ASKED,
+    PLACES,
     anchored,
     check_same_run,
     resolved,
@@ -203,9 +204,8 @@ class Launch:
         Raises:
             MethodError: the folder holds another run.
         """
-        asked = self._asked(run)
-        check_same_run(run.folder, asked)
-        if not (run.folder / ASKED / IDENTITY_FILE).is_file():  # one that is there says the same
+        asked = self._check_contents(run)
+        if read_identity(run.folder / ASKED) != asked:
             write_identity(run.folder / ASKED, asked)
         (run.folder / ASKED / FAILED_FILE).unlink(missing_ok=True)
         return not is_finished(run.folder, run.test)
@@ -217,9 +217,32 @@ class Launch:
             MethodError: a folder holds another run.
         """
         for run in self.runs:
-            check_same_run(run.folder, self._asked(run))
+            self._check_contents(run)
             if not is_finished(run.folder, run.test):
                 yield run
+
+    def _check_contents(self, run: Run) -> dict[str, Any]:
+        """What a run's folder is for. Of a finished run whose data or weights moved, the contents are compared.
+
+        An unfinished run compares them itself.
+
+        Raises:
+            MethodError: the folder holds another run.
+        """
+        import train
+        import trainers.all  # noqa: F401 (registers trainers and data sets)
+        from trainers.base.finished import check_finished
+
+        asked, noted = self._asked(run), read_identity(run.folder / ASKED)
+        check_same_run(run.folder, asked)
+        moved = [key for key in PLACES if noted.get(key, asked[key]) != asked[key]]
+        if moved and is_finished(run.folder, run.test):
+            try:
+                cfg = train.setup_cfg(train.parse_args(self.command(run)[2:]))
+                check_finished(run.folder, cfg, weights="backbone" in moved)
+            except UserError as error:
+                raise MethodError(str(error)) from error
+        return asked
 
     def _settings(self, run: Run) -> dict[str, str]:
         """The settings that have an effect on a run; those without one stay as they were noted, if they were."""

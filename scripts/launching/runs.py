@@ -13,6 +13,7 @@ from trainers.methods import MethodError
 
 ASKED = "launch"  # folder in a run's, for what it was asked for
 SHARED_FOLDER = "made_once"  # folder in a method's, for the logs of what is made for several runs
+PLACES = ("root", "backbone")  # paths in the record of what was asked for: contents may move, see `Launch.begin`
 # What a run may use, not what it computes.
 RESOURCES = (
     "TEST.MEMORY_MB",
@@ -69,8 +70,8 @@ def run_command(
 
 
 def check_same_run(folder: Path, asked: dict[str, Any]) -> None:
-    """Raise MethodError if a run's folder was asked for something else: other data, backbone file or settings."""
-    differences = identity_differences(folder / ASKED, asked)
+    """Raise MethodError if a run's folder was asked for something else; data and weights may have moved."""
+    differences = identity_differences(folder / ASKED, asked, PLACES)
     if differences:
         raise MethodError(
             f"{folder} holds a run that was started differently: {differences}. Name another OUTPUT, or delete it."

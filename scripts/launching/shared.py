@@ -310,6 +310,8 @@ class _Looking:
     def _dataset(self, cfg: "CfgNode") -> Any:
         from dassl.data.datasets import DATASET_REGISTRY
 
+        from trainers.base.run_record import is_split_by_seed
+
         kind = DATASET_REGISTRY.get(cfg.DATASET.NAME)
         cfg = cfg.clone()
         cfg.defrost()
@@ -321,10 +323,7 @@ class _Looking:
         if known is not None:
             return known
         dataset = type(kind.__name__, (kind,), {"writes": self.writes})(cfg)
-        # Few shots are drawn by the seed, and older files of the authors have splits of each seed.
-        by_seed = cfg.DATASET.NUM_SHOTS > 0 or any(
-            Path(path).parent.name.isdigit() for path in dataset.split_files.values()
-        )
+        by_seed = is_split_by_seed(cfg, dataset)
         self.datasets[settings, cfg.SEED if by_seed else None] = dataset
         return dataset
 

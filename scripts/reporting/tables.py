@@ -6,8 +6,9 @@ not compare with the rest of its table:
 - it lacks seeds that other cells have;
 - its runs differ from the reference in what every method of a table has to share. The reference is the baseline where
   one is named and has the value, else what most runs of the table have (of equally many, the first method's):
-  backbone weights, selection of the model, precision, test subset and shots over the whole table, class names in each
-  column, images (data fingerprint) in each column and seed.
+  backbone weights, selection of the model, precision, test subset and shots over the whole table, class names and test
+  images in each column, training images and their split in each column, or in each seed of a column where the split
+  depends on the seed (few shots).
 
 Methods that learn nothing select no model and see no shots, so they compare with all in these two; so does, in the
 first, a method whose last model is no single epoch's.
@@ -305,7 +306,8 @@ def _reasons(runs: Runs, baseline: str) -> dict[tuple[str, str, int], list[str]]
     for name, (what, scope) in SHARED.items():
 
         def scope_of(key, scope=scope):
-            return {"seed": key[1:], "column": key[1:2], "row": key[:1], "table": ()}[scope]
+            split = key[1:] if runs[key].get("split_by_seed") else key[1:2]
+            return {"split": split, "column": key[1:2], "row": key[:1], "table": ()}[scope]
 
         votes: dict[tuple, Counter] = defaultdict(Counter)
         baseline_votes: dict[tuple, Counter] = defaultdict(Counter)
@@ -322,7 +324,7 @@ def _reasons(runs: Runs, baseline: str) -> dict[tuple[str, str, int], list[str]]
             if _plain(run.get(name)) != reference:
                 whole = "row" if scope == "row" else "table"
                 most = deciding.most_common(2)
-                which = "most runs of" if len(most) < 2 or most[0][1] > most[1][1] else "the first method in"
+                which = "most runs of" if len(most) < 2 or most[0][1] > most[1][1] else "the first run of"
                 than = f"the baseline {baseline}" if scope_of(key) in baseline_votes else f"{which} this {whole}"
                 values = "" if scope != "table" or "sha256" in name else f" ({run.get(name)}, not {reference})"
                 found[key].append(f"{NOT_COMPARABLE}: {what}{values} than {than}.")

@@ -108,9 +108,11 @@ def test_a_full_disk_is_done_without(tmp_path, monkeypatch, capsys):
 def test_the_key_depends_on_all_that_features_depend_on(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path in paths:
-        path.write_bytes(b"image")
+        path.write_text(f"image {path.stem}")
     key = features_key("weights", "fp32", "Resize(64)", paths)
-    assert key == features_key("weights", "fp32", "Resize(64)", paths)
+    moved = [path.rename(tmp_path / f"moved_{path.name}") for path in paths]
+    assert key == features_key("weights", "fp32", "Resize(64)", moved)
+    paths = moved
     others = [
         features_key("other", "fp32", "Resize(64)", paths),
         features_key("weights", "fp16", "Resize(64)", paths),

@@ -1,5 +1,7 @@
 """Whether a finished run in a folder is the one that is asked for."""
 
+import contextlib
+import io
 from os import PathLike
 from pathlib import Path
 
@@ -8,36 +10,51 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError
-from common.run.identity import identity_differences, read_identity
+from common.failures import user_errors
+from common.run.identity import TRAINED_FILE, identity_differences, read_identity
+from common.run.records import read_record
 from common.run.results import RESULTS_FILE, read_results
+from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
-from trainers.base.run_record import LATER, settings_of
+from trainers.base.run_record import settings_of
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config_keys import KEYS
+from trainers.modules.clip_backbone import read_backbone
 
+OTHERWISE = {
+    "classnames": "other class names",
+    "data_fingerprint": "other training images or another split of them",
+    "test_fingerprint": "other test images",
+}
 COUNTED = [name for name, key in KEYS.items() if key.words]  # lengths of contexts, which their words tell
 
 
-def check_finished(folder: str | PathLike, cfg: CfgNode) -> None:
-    """Raise UserError where the finished run in a folder had other settings, another seed or other domains.
+def check_finished(folder: str | PathLike, cfg: CfgNode, weights: bool = False) -> None:
+    """Compare the finished run in a folder with a config.
 
-    What is not on record, or takes more than the config to be known, such as the images, is not looked at.
+    Args:
+        weights: whether to compare the weights of the backbone, too, which takes loading them.
+
+    Raises:
+        UserError: the run had other settings, another seed, other domains, images or weights. Values that are not on
+            record are not compared, nor images that are no longer there.
     """
-    differences = ", ".join(filter(None, (_settings(folder, cfg), _domains(folder, cfg))))
-    if differences:
-        raise UserError(
-            f"{folder} holds a finished run with other settings: {differences}. Delete it to run anew, or name another "
-            "--output-dir."
-        )
+    settings = [_settings(folder, cfg), _domains(folder, cfg)]
+    data = [_images(folder, cfg), _weights(folder, cfg) if weights else ""]
+    for what, found in (("with other settings", settings), ("on other data", data)):
+        if differences := ", ".join(filter(None, found)):
+            raise UserError(
+                f"{folder} holds a finished run {what}: {differences}. Delete it to run anew, or name another "
+                "--output-dir."
+            )
 
 
 def _settings(folder: str | PathLike, cfg: CfgNode) -> str:
     trainer, found = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), read_identity(folder)
     if not issubclass(trainer, FrozenClipTrainer) or not found:
         return ""
-    usual = {key: value for key, value in LATER.items() if key in found}
-    asked = {**usual, **settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
-    known = {key: value for key, value in asked.items() if (key in found or key in LATER) and key not in COUNTED}
+    asked = {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
+    known = {key: value for key, value in asked.items() if key in found and key not in COUNTED}
     return identity_differences(folder, {**found, **known})
 
 
@@ -55,3 +72,33 @@ def _domains(folder: str | PathLike, cfg: CfgNode) -> str:
         if sorted(found[key]) != sorted(names):
             differing.append(f"{key} {found[key]} there and {names} here")
     return ", ".join(differing)
+
+
+def _images(folder: str | PathLike, cfg: CfgNode) -> str:
+    kind, quiet = DATASET_REGISTRY.get(cfg.DATASET.NAME), cfg.clone()
+    if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:  # drawn by chance
+        return ""
+    quiet.defrost()
+    quiet.VERBOSE = False
+    quiet.freeze()
+    if issubclass(kind, DomainGeneralizationDataset):
+        kind = type(kind.__name__, (kind,), {"writes": False})
+    try:
+        found = read_record(Path(folder) / (TRAINED_FILE if cfg.TEST.NO_TEST else RESULTS_FILE))
+        with contextlib.redirect_stdout(io.StringIO()):  # the run gave the same warnings
+            dataset = adapted(kind(quiet), cfg)
+        here = {"classnames": list(dataset.classnames)}
+        if found.get("data_fingerprint") and not found.get("model_dir"):
+            here["data_fingerprint"] = dataset.fingerprint
+        if "test_fingerprint" in found:
+            here["test_fingerprint"] = dataset.test_fingerprint
+    except (*user_errors(), OSError, ValueError):  # of a damaged file, or where the images are no longer
+        return ""
+    return ", ".join(OTHERWISE[key] for key, value in here.items() if found.get(key, value) != value)
+
+
+def _weights(folder: str | PathLike, cfg: CfgNode) -> str:
+    named = cfg.MODEL.BACKBONE
+    there = read_identity(folder).get("backbone") or read_results(Path(folder) / RESULTS_FILE)["backbone_sha256"]
+    differs = read_backbone(named.NAME, "cpu", "fp32", named.PATH).sha256 != there
+    return "other backbone weights" if differs else ""

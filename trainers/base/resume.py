@@ -122,7 +122,7 @@ def goes_on(
 
     Args:
         directory: theirs.
-        identity: of the run, see `RunIdentity.flat`.
+        identity: of the run, see `run_record.identity_of`.
         aside: keys that may differ, see `identity_differences`.
         restart_on_difference: whether it starts anew else, which is said.
 

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.reproducible import revision
-from common.run.identity import TRAINED_FILE, RunIdentity, read_identity
+from common.run.identity import TRAINED_FILE, read_identity, settings_sha256
 from common.run.names import class_subset, dataset_label, protocol_name
 from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
 from common.run.records import check_finite, read_record
@@ -29,24 +29,11 @@ from trainers.modules.clip_backbone import Backbone
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
 OF_TRAINING = (
-    *("dataset", "source_domains", "class_subset", "num_shots", "data_fingerprint", "settings_sha256"),
-    *("n_trained", "train_seconds", "train_reused"),
+    *("dataset", "source_domains", "class_subset", "num_shots", "data_fingerprint", "split_by_seed"),
+    *("settings_sha256", "n_trained", "train_seconds", "train_reused"),
 )
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
-# What runs did as long as these keys did not exist: then it was not noted, and so it is still not.
-LATER = {
-    "TEST.SELECT_BY": "accuracy",
-    "TRAINER.FUSED_ADAMW": True,
-    "TRAINER.LINEAR_PROBE.HALVINGS": 0,
-    "TRAINER.LINEAR_PROBE.NORMALISED": True,
-    "TRAINER.LINEAR_PROBE.AUGMENTED": False,
-    "TRAINER.DPL.BY_DOMAIN": False,
-    "DATALOADER.TEST.BATCH_SIZE": 100,  # as in the configs
-    "TRAINER.DPSPG.EARLY_TARGETS": (),
-    "TRAINER.DPSPG.LATE": 0,
-    "TRAINER.DPSPG.LATE_TARGETS": (),
-}
 F1_OF_DASSL = "classes that occur among the labels"
 
 
@@ -157,35 +144,37 @@ def settings_of(cfg: CfgNode, node: str) -> dict[str, Any]:
     if (method := method_of(cfg.TRAINER.NAME)) and method.depends_on == BATCH:
         settings["DATALOADER.TEST.BATCH_SIZE"] = cfg.DATALOADER.TEST.BATCH_SIZE
     own = cfg.TRAINER[node]
-    settings |= {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
-    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+    return settings | {f"TRAINER.{node}.{key}": value for key, value in own.items() if key not in WITHOUT_EFFECT}
 
 
-def identity_of(cfg: CfgNode, node: str, dataset: Any, backbone: Backbone, started_from: str = "") -> RunIdentity:
-    """What makes a run what it is.
+def identity_of(cfg: CfgNode, settings: dict[str, Any], dataset: Any, backbone: Backbone) -> dict[str, Any]:
+    """What makes a run what it is, plain values by name.
 
     Args:
         cfg: the run's.
-        node: name of the trainer's own node under cfg.TRAINER.
+        settings: all that changes numbers and can be set.
         dataset: DomainGeneralizationDataset.
         backbone: the CLIP.
-        started_from: fingerprint of the prompts that training starts from; "": none are given.
     """
-    settings = settings_of(cfg, node)
-    if started_from:
-        settings["MODEL.INIT_WEIGHTS"] = started_from
-    subject = {
+    return {
+        **settings,
         "backbone": backbone.sha256,
         "class names": list(dataset.classnames),
-        "images": dataset.fingerprint,
+        "training images": dataset.fingerprint,
+        "test images": None if cfg.TEST.NO_TEST else dataset.test_fingerprint,
         "source domains": list(dataset.source_domains),
         "SEED": cfg.SEED,
     }
-    return RunIdentity(settings, subject)
+
+
+def is_split_by_seed(cfg: CfgNode, dataset: Any) -> bool:
+    """Whether the training split depends on the seed: few shots, or a split file for each seed."""
+    files = getattr(dataset, "split_files", {}).values()
+    return cfg.DATASET.NUM_SHOTS > 0 or any(Path(path).parent.name.isdigit() for path in files)
 
 
 def training_record(
-    cfg: CfgNode, dataset: Any, settings_sha256: str, n_trained: list[int], course: Course
+    cfg: CfgNode, dataset: Any, settings: dict[str, Any], n_trained: list[int], course: Course
 ) -> dict[str, Any]:
     """What results of a run's model have to say of its training, by the names of results.json."""
     return {
@@ -193,9 +182,10 @@ def training_record(
         "source_domains": list(dataset.source_domains),
         "class_subset": class_subset(cfg),
         "num_shots": cfg.DATASET.NUM_SHOTS,
-        "data_fingerprint": dataset.fingerprint,
+        "data_fingerprint": dataset.fingerprint if n_trained else None,
+        "split_by_seed": is_split_by_seed(cfg, dataset),
         "selection": cfg.TEST.FINAL_MODEL if n_trained else None,
-        "settings_sha256": settings_sha256,
+        "settings_sha256": settings_sha256(settings),
         "n_trained": n_trained,
         "train_seconds": course.train_seconds,
         "train_reused": [what for what, seconds in course.reused.items() if seconds is None],
@@ -234,7 +224,7 @@ def check_use(folder: str | PathLike, cfg: CfgNode, trainer: type, keys: Iterabl
             f"The model in {folder} was trained by {trained_by}, and its results would stand under the name of {name}. "
             f"Pass --trainer {trained_by}."
         )
-    trained = {key: identity.get(key, LATER.get(key)) for key in keys}
+    trained = {key: identity.get(key) for key in keys}
     differing = {key: value for key, value in trained.items() if value not in (None, value_of(cfg, key))}
     if differing:
         here = ", ".join(f"{key} is {as_typed(value_of(cfg, key))}" for key in differing)
@@ -249,7 +239,7 @@ def write_outcome(
     tested: Tested,
     course: Course,
     training: dict[str, Any],
-    identity: RunIdentity,
+    settings: dict[str, Any],
     other: OtherRun | None,
     threads: Threads,
 ) -> None:
@@ -261,16 +251,15 @@ def write_outcome(
         backbone: the CLIP.
         tested: what came out.
         course: of the training.
-        training: how a model of this run is trained, see `training_record`.
-        identity: this run's.
+        training: how the model was trained, see `training_record`.
+        settings: this run's.
         other: the run whose model was tested, where it is not this one's.
         threads: that it computed with.
     """
-    settings_sha256 = identity.settings_sha256()
+    dataset.check_unchanged()
+    sha256 = settings_sha256(settings)
     if other is not None:  # this run's settings do not tell how its model was trained
-        training = other.record
-        theirs = training.get("settings_sha256", UNKNOWN)
-        settings_sha256 = identity.settings_sha256(**{"of the model's training": theirs})
+        sha256 = settings_sha256(settings, **{"of the model's training": training.get("settings_sha256", UNKNOWN)})
     label = dataset_label(cfg)
     trained_on = training.get("dataset", label)
     trained_on = None if trained_on == label else trained_on
@@ -307,7 +296,8 @@ def write_outcome(
         classnames=list(dataset.classnames),
         data_fingerprint=training.get("data_fingerprint", UNKNOWN),
         test_fingerprint=dataset.test_fingerprint,
-        settings_sha256=settings_sha256,
+        split_by_seed=training.get("split_by_seed", False),
+        settings_sha256=sha256,
         selection=training.get("selection"),
         seed=cfg.SEED,
         accuracy=float(tested.metrics["accuracy"]),

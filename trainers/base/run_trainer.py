@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from common.progress import progress
 from common.run.history import read_history, write_history
-from common.run.identity import TRAINED_FILE, RunIdentity, write_identity
+from common.run.identity import TRAINED_FILE, read_identity, write_identity
 from common.run.records import write_record
 from common.threads import Threads
 from trainers.base.checkpoints import BEST
@@ -31,6 +31,7 @@ from trainers.base.run_record import (
     check_use,
     identity_of,
     read_training_record,
+    settings_of,
     training_record,
     write_outcome,
 )
@@ -126,7 +127,7 @@ class RunTrainer(TrainerX):
             course.started = time.time() - course.history[-1]["seconds"]
             if self.scaler is not None:
                 self.scaler.load_state_dict(course.history[-1]["scaler"])
-        write_identity(self.output_dir, self.identity().flat)
+        write_identity(self.output_dir, self.identity())
         self.epoch_bar = progress(
             total=self.max_epoch,
             initial=self.start_epoch,
@@ -251,8 +252,10 @@ class RunTrainer(TrainerX):
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
             directory = self.output_dir
-        counted = counted_contexts(self.cfg, self.backbone.text.tokenizer)
-        if not goes_on(directory, self.identity().flat, counted, self.restart_on_difference):
+        identity, aside = self.identity(), [*counted_contexts(self.cfg, self.backbone.text.tokenizer)]
+        if None in (identity["test images"], read_identity(directory).get("test images")):
+            aside.append("test images")  # one of the two runs is not tested
+        if not goes_on(directory, identity, aside, self.restart_on_difference):
             return 0
         networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}
         selects = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
@@ -272,6 +275,8 @@ class RunTrainer(TrainerX):
         """
         split = split or self.cfg.TEST.SPLIT
         print(f"Evaluate on the *{split}* set")
+        if split == "test":
+            _ = self.dm.dataset.test_fingerprint  # before any image is decoded, so that later changes show
         found, self.tested[split] = evaluate(self, split)
         metrics = self.tested[split].metrics
         for name, value in metrics.items():
@@ -308,8 +313,7 @@ class RunTrainer(TrainerX):
 
     def training_record(self) -> dict:
         """What results of this run's model have to say of its training, by the names of results.json."""
-        sha256 = self.identity().settings_sha256()
-        return training_record(self.cfg, self.dm.dataset, sha256, self.n_trained(), self.course)
+        return training_record(self.cfg, self.dm.dataset, self.run_settings(), self.n_trained(), self.course)
 
     def n_trained(self) -> list[int]:
         """Numbers of parameters that training changes, stage by stage; [] of a method that learns nothing."""
@@ -328,13 +332,18 @@ class RunTrainer(TrainerX):
             self.backbone,
             self.tested["test"],
             self.course,
-            self.training_record(),
-            self.identity(),
+            self.training_record() if self.other is None else self.other.record,
+            self.run_settings(),
             self.other,
             self.threads,
         )
 
-    def identity(self) -> RunIdentity:
-        """What makes this run what it is."""
+    def run_settings(self) -> dict[str, Any]:
+        """All that changes this run's numbers and can be set, plain values by name."""
         # As asked for, as in runs from before the number of a context's words took the place of N_CTX in the config.
-        return identity_of(self.asked_cfg, self.SETTINGS, self.dm.dataset, self.backbone, self.started_from)
+        settings = settings_of(self.asked_cfg, self.SETTINGS)
+        return {**settings, "MODEL.INIT_WEIGHTS": self.started_from} if self.started_from else settings
+
+    def identity(self) -> dict[str, Any]:
+        """What makes this run what it is, plain values by name."""
+        return identity_of(self.asked_cfg, self.run_settings(), self.dm.dataset, self.backbone)

@@ -6,8 +6,8 @@ once and read back by every epoch, seed and trainer. An entry of the cache is tw
     <key>.npy    the features, opened as a memory map
     <key>.json   its checksum and what it is
 
-where the key hashes everything the features depend on: weights, precision, transform, and the list of files with
-their sizes and modification times. An entry that does not check out is computed again.
+where the key hashes everything the features depend on: weights, precision, transform, and the contents of the images
+in their order. An entry that does not check out is computed again.
 
 A large entry may be made by several processes, each of which encodes some of its rows: a shard, an entry of its own
 called <key>-<first row>-<end>. Whoever needs the whole puts it together from the shards that are there.
@@ -20,7 +20,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.content_hashes import content_hashes
 from common.errors import UserError
 from common.files import atomic_write, is_writable
 from common.interruption import check_interruption
@@ -193,21 +194,21 @@ def shard_key(key: str, rows: range) -> str:
     return f"{key}-{rows.start}-{rows.stop}"
 
 
-def features_key(weights: str, precision: str, transform: object, paths: Iterable[str], *more: object) -> str:
+def features_key(
+    weights: str, precision: str, transform: object, paths: Sequence[str | PathLike], *more: object
+) -> str:
     """A name for features: equal exactly if everything the features depend on is.
 
     Args:
         weights: fingerprint of the image tower.
         precision: what it computes in.
         transform: the deterministic image transform; its repr must tell all its settings, as torchvision's do.
-        paths: the images, in order; their sizes and modification times count.
+        paths: the images, in order; their contents count.
         more: anything else, e.g. which random views.
     """
     digest = hashlib.sha256()
     digest.update(repr((CACHE_VERSION, weights, precision, repr(transform), *more)).encode())
-    for path in paths:
-        status = os.stat(path)
-        digest.update(os.fsencode(f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    digest.update("".join(content_hashes(paths)).encode())
     return digest.hexdigest()[:32]
 
 

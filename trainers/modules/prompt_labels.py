@@ -63,7 +63,7 @@ class LabelOrigin:
         backbone_sha256: fingerprint of the CLIP weights.
         classnames: tuple of class names.
         class_token_position: "end", "middle" or "front".
-        data: fingerprint of the training images' list.
+        data: fingerprint of the training images: their labels and contents.
         recipe: settings of the training by name, plain values; None where they are not known, and not compared then.
     """
 

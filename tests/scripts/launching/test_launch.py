@@ -241,3 +241,38 @@ def test_settings_without_effect_are_no_other_run(launched, image_folder, clip_f
         assert finished.stdout.count("finished before") == 1
     refused = launched(*words, "OPTIM.LR", "0.5", TARGETS="red")
     assert refused.returncode == 1 and "holds a run that was started differently: settings" in refused.stderr
+
+
+def test_moved_data_and_weights_are_those_of_the_finished_run_where_contents_are_equal(
+    launched, tmp_path, image_folder, clip_file, vit_file
+):
+    def place(name, weights=clip_file):
+        folder = tmp_path / name
+        shutil.copytree(image_folder, folder / "stripes", copy_function=shutil.copyfile)
+        shutil.copyfile(weights, folder / "tiny.pt")
+        return ("coop/main.sh", folder / "stripes", folder / "tiny.pt", *QUICK)
+
+    assert launched(*place("a"), TARGETS="red").returncode == 0
+    shutil.rmtree(tmp_path / "a")
+    moved = launched(*place("b"), TARGETS="red")
+    assert moved.returncode == 0 and "finished before" in moved.stdout, moved.stderr
+    words = place("c")
+    shutil.copyfile(tmp_path / "c/stripes/red/down/0.png", tmp_path / "c/stripes/red/down/1.png")
+    changed = launched(*words, TARGETS="red")
+    assert changed.returncode == 1 and "holds a finished run on other data: other test images" in changed.stderr
+    weights = launched(*place("d", vit_file), TARGETS="red")
+    assert weights.returncode == 1 and "other backbone weights" in weights.stderr
+    # A run that is not finished compares them itself.
+    (tmp_path / "output/stripes/CoOp/tiny/default/red/seed1/results.json").unlink()
+    assert launched(*words, TARGETS="red").returncode == 1
+    again = launched(*place("e"), TARGETS="red")
+    assert again.returncode == 0 and "going on" in again.stdout
+
+
+def test_seeds_on_changed_images_are_marked_in_the_table(launched, tmp_path, image_folder, clip_file):
+    data = shutil.copytree(image_folder, tmp_path / "stripes")
+    words = ("zsclip/main.sh", data, clip_file, "DATALOADER.NUM_WORKERS", "0")
+    assert "[1]" not in launched(*words, TARGETS="red").stdout
+    (data / "red/down/0.png").write_bytes((data / "red/down/1.png").read_bytes())
+    table = launched(*words, TARGETS="red", SEEDS="1 2").stdout
+    assert "[1] Not comparable: other test images than the first run of this table." in table

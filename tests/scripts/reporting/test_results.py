@@ -47,7 +47,7 @@ def runs(accuracies, **changes):
             "seed": seed,
             "accuracy": accuracy,
             "accuracy_by_domain": {target: accuracy},
-            "data_fingerprint": f"{target} {seed}",
+            "data_fingerprint": target,
             "test_fingerprint": target,
             **changes,
         }
@@ -208,7 +208,7 @@ def test_other_test_images_are_marked_in_methods_that_learn_nothing_too():
 def test_of_two_that_differ_none_is_called_most():
     found = marked(only_table(runs(SPG) + other(COOP, precision="amp")))
     assert found["CoOp", "photo"] == [
-        "Not comparable: another precision (amp, not fp32) than the first method in this table."
+        "Not comparable: another precision (amp, not fp32) than the first run of this table."
     ]
 
 

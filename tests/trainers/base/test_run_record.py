@@ -96,7 +96,7 @@ def test_every_key_is_told_and_its_part_in_comparisons_is_known():
     told = {line.strip().partition(":")[0] for line in Result.__doc__.splitlines() if ":" in line}
     told = {name.strip() for names in told for name in names.split(",")}
     assert {f.name for f in fields(Result)} <= told
-    assert {over for _, over in SHARED.values()} == {"table", "row", "column", "seed"}
+    assert {over for _, over in SHARED.values()} == {"table", "row", "column", "split"}
     assert set(CIRCUMSTANCES) >= {"seconds", "threads", "revision", "versions"} and not set(CIRCUMSTANCES) & set(SHARED)
 
 
