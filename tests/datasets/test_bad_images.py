@@ -143,7 +143,7 @@ def test_a_class_without_training_images_does_not_stop_a_run(trainer, train, ima
         (root / empty).mkdir()
     assert train(trainer, "red", flags=["--root", str(root)]) == 0
     output = capsys.readouterr().out
-    assert "Warning: source domain blue of FolderDG has no images of: across, spiral." in output
+    assert f"Warning: blue of FolderDG in {root} has no images of: across, spiral." in output
     assert "Warning: no source domain of FolderDG has training images of spiral, but the target" in output
     assert len((tmp_path / "run/predictions.csv").read_text().splitlines()) == 1 + 10 + 2
 
