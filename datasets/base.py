@@ -388,8 +388,8 @@ class DomainGeneralizationDataset(DatasetBase):
                 )
         if not val:
             warn(
-                f"the source domains of {self._name} ({some(self.source_domains)}) are too small to validate on, so no epoch can be chosen "
-                "by that: set TEST.FINAL_MODEL last_step."
+                f"the source domains of {self._name} ({some(self.source_domains)}) are too small to validate on, so no "
+                "epoch can be chosen by that: set TEST.FINAL_MODEL last_step."
             )
 
     # --- splits ---

@@ -11,7 +11,7 @@ from datasets.base import DomainGeneralizationDataset
 from datasets.contents import read_folder
 from datasets.layouts import TRAIN, VAL, Layout, Location, check_root, list_folders
 
-# Folders of these names alone are no classes, and no domains.
+# Folders of these names alone are splits, not classes.
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "crossval", "test", "testing", "eval"}
 
 
