@@ -17,7 +17,7 @@ from common.kept import Kept
 from common.messages import some, warn
 from common.progress import progress
 from datasets import names
-from datasets.contents import EMPTY, SPLIT_FOLDER, Unused, collect, describe
+from datasets.contents import SPLIT_FOLDER, Unused, collect, describe
 from datasets.fingerprints import Fingerprints
 from datasets.layouts import Layout, Location, check_root, locate
 from datasets.listing import ClassFolder, beside_classes, class_folders, list_images
@@ -212,16 +212,15 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
 
         self.split_files: dict[str, str] = {}
         self.unused: dict[str, Unused] = {"": location.beside_domains()}
-        train_x, val, test, counts = [], [], [], {}
+        train_x, val, test = [], [], []
         for domain in progress(used, description=f"Listing {self._name}", unit="domain"):
             images = self._list_images(domain, folders[domain])
-            counts[domain] = sum(map(len, images.values()))
+            self._warn_of_missing_images(domain, images)
             needed_for_test = domain in self.target_domains and self._test_on_splits
             train, validation = [], []
             if domain in self.source_domains or needed_for_test:
                 train, validation = self._split(domain, images, cfg)
             if domain in self.source_domains:
-                self._report_empty_classes(domain, images)
                 shots = cfg.DATASET.NUM_SHOTS
                 train_x += self._few_shots(self._data(domain, train), shots, cfg.SEED)
                 # CoOp chooses the epoch of a few-shot run on at most 4 images of each class.
@@ -230,7 +229,6 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 test += self._data(domain, dict.fromkeys([*train, *validation]))
             elif domain in self.target_domains:
                 test += self._data(domain, (Image(folder, name) for folder in images for name in images[folder]))
-        self._report_counts(counts)
         if cfg.VERBOSE:
             self._report_unused(root)
         if getattr(cfg.DATASET, "SKIP_UNREADABLE", False):
@@ -321,10 +319,6 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         index_file = Path(self.dataset_dir) / SPLIT_FOLDER / f"{self.code(domain)}_index.json"
         images, unused = list_images(domain_dir, folders, index_file)
         collect(unused, beside_classes(domain_dir, self.layout.parts))
-        if domain not in self.source_domains:  # of these a warning tells, by class
-            collect(
-                unused, {EMPTY: empty} if (empty := [folder.path for folder in folders if not images[folder]]) else {}
-            )
         self.unused[domain] = unused
         for folder in images:
             if any(path.startswith(f"{domain}/{folder.classname}/") for path in self.skipped):
@@ -348,24 +342,18 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         told = "; ".join(f"{place}: {what}" for place, what in found if what)
         if told:
             folder = f"--root {shlex.quote(str(root))}" if self.image_counts else shlex.quote(str(root))
-            print(f"Not used of {self._name} in {self.dataset_dir}: {told}. Which: python scripts/datasets.py {folder}")
+            warn(f"not used of {self._name} in {self.dataset_dir}: {told}. Which: python scripts/datasets.py {folder}")
 
-    def _report_empty_classes(self, domain, images):
+    def _warn_of_missing_images(self, domain, images):
         there = {folder.classname for folder, listed in images.items() if listed}
         empty = [classname for classname in self._class_names if classname not in there]
         if empty:
-            warn(f"source domain {domain} of {self._name} has no images of: {some(empty)}.")
-
-    def _report_counts(self, counts):
-        skipped = [path.split("/")[0] for path in self.skipped]
-        known = {
-            domain: self.image_counts[domain] - skipped.count(domain) if self.image_counts else count
-            for domain, count in counts.items()
-        }
-        differing = [domain for domain in counts if counts[domain] != known[domain]]
-        if differing:
-            numbers = ", ".join(f"{domain} {counts[domain]:,} of {known[domain]:,}" for domain in differing)
-            warn(f"{self._name} in {self.dataset_dir} has other image counts than the full set: {numbers}.")
+            warn(f"{domain} of {self._name} in {self.dataset_dir} has no images of: {some(empty)}.")
+        count = sum(map(len, images.values()))
+        skipped = sum(path.startswith(f"{domain}/") for path in self.skipped)
+        known = self.image_counts.get(domain, count + skipped) - skipped
+        if count != known:
+            warn(f"{domain} of {self._name} in {self.dataset_dir} has {count:,} images; the full set has {known:,}.")
 
     def _check_not_empty(self, train_x, val, test):
         for data, key in ((train_x, "SOURCE"), (test, "TARGET")):
@@ -376,8 +364,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 )
         if not val:
             warn(
-                f"the source domains of {self._name} are too small to validate on, so no epoch can be chosen "
-                "by that: set TEST.FINAL_MODEL last_step."
+                f"the source domains of {self._name} ({some(self.source_domains)}) are too small to validate on, so no "
+                "epoch can be chosen by that: set TEST.FINAL_MODEL last_step."
             )
 
     # --- splits ---

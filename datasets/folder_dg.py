@@ -1,5 +1,6 @@
-"""Any folder of images, ``<root>/<domain>/<class>/<image>``."""
+"""Any folder of images, ``<root>/<domain>/<class>/<image>`` or ``<root>/<domain>/{train,val}/<class>/<image>``."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -7,9 +8,13 @@ from dassl.data.datasets import DATASET_REGISTRY
 from common.errors import UserError
 from common.messages import some, warn
 from datasets.base import DomainGeneralizationDataset
-from datasets.layouts import Layout, Location, check_root, list_folders
+from datasets.contents import read_folder
+from datasets.layouts import TRAIN, VAL, Layout, Location, check_root, list_folders
 from datasets.listing import ClassFolder
 from datasets.names import check_name
+
+# Folders of these names alone are splits, not classes.
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "crossval", "test", "testing", "eval"}
 
 
 @DATASET_REGISTRY.register()
@@ -22,7 +27,10 @@ class FolderDG(DomainGeneralizationDataset):
     """
 
     dataset_dir = "folder"
-    layouts = [Layout("any folder", "<root>")]
+    layouts = [
+        Layout("any folder", "<root>"),
+        Layout("any folder with splits", "<root>", parts={"train": TRAIN, "val": VAL}),  # Digits-DG, for instance
+    ]
 
     @classmethod
     def list_domains(cls, root: str | Path = "") -> list[str]:
@@ -52,20 +60,60 @@ class FolderDG(DomainGeneralizationDataset):
 
     @classmethod
     def locate(cls, root: Path, verbose: bool = True) -> Location:
-        """``root`` itself."""
-        return Location(cls.layouts[0], root, {domain: root / domain for domain in cls.list_domains(root)})
+        """``root`` itself, with train and val folders in its domains or without.
 
-    def _list_images(self, domain: str, folders: list[ClassFolder]) -> dict[ClassFolder, list[str]]:
-        images = super()._list_images(domain, folders)
-        inner = [{name.split("/")[0] if "/" in name else "" for name in listed} for listed in images.values() if listed]
-        shared = set.intersection(*inner)
-        if shared and not any("" in names for names in inner):
-            what = (
-                f"no class folder of {domain} in {self.dataset_dir} holds images itself, but each has folders called "
-                f"{some(sorted(shared))}. Are these the classes, and {some(folder.path for folder in folders)} "
-                f"domains? Then point DATASET.ROOT (--root) at {self._domain_dirs[domain]}"
+        Raises:
+            UserError: there are other folders of splits, or the classes lie below those that are read as classes.
+        """
+        domain_dirs = {domain: root / domain for domain in cls.list_domains(root)}
+        plain, with_splits = cls.layouts
+        if _are_splits(domain_dirs) and verbose:
+            warn(f"the folders {some(domain_dirs)} of {root} are read as domains, not as splits.")
+        inner = {domain: list_folders(folder) for domain, folder in domain_dirs.items()}
+        names = {name for there in inner.values() for name in there}
+        if not _are_splits(names):
+            _check_depth(root, domain_dirs, verbose)
+            return Location(plain, root, domain_dirs)
+        if any(set(there) != set(with_splits.parts) for there in inner.values()):
+            raise UserError(
+                f"DATASET.ROOT {root}: the folders {some(sorted(names))} of its domains are splits, not classes. Give "
+                "every domain the folders train and val with its class folders, or its class folders alone."
             )
-            if len(self.domains) == 1:
-                raise UserError(f"FolderDG: {what}.")
-            warn(f"{what}. Here they are read as parts of the classes.")
-        return images
+        if verbose:
+            warn(
+                f"the folders train and val in the domains of {root} are read as splits. A target domain is tested on "
+                "the images of both."
+            )
+        return Location(with_splits, root, domain_dirs)
+
+
+def _are_splits(names: Collection[str]) -> bool:
+    return len(names) > 1 and {name.casefold() for name in names} <= SPLIT_NAMES
+
+
+def _check_depth(root: Path, domain_dirs: dict[str, Path], verbose: bool) -> None:
+    """Warn where no class folder of the first domain holds images itself, but each has folders of the same names.
+
+    Raises:
+        UserError: so it is, and there is one domain alone.
+    """
+    domain, folder = next(iter(domain_dirs.items()))
+    classes, inner = list_folders(folder), []
+    for name in classes:
+        content = read_folder(folder / name)
+        if content.images:
+            return
+        if content.folders:
+            inner.append(set(content.folders))
+    shared = set.intersection(*inner) if inner else set()
+    if not shared:
+        return
+    message = (
+        f"no class folder of {domain} in {root} holds images itself, but each has folders called "
+        f"{some(sorted(shared))}. Are these the classes, and {some(classes)} domains? Then point DATASET.ROOT (--root) "
+        f"at {folder}"
+    )
+    if len(domain_dirs) == 1:
+        raise UserError(f"FolderDG: {message}.")
+    if verbose:
+        warn(f"{message}. Here they are read as parts of the classes.")

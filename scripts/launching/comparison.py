@@ -3,12 +3,14 @@
 import gc
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.messages import show_warnings
 from common.progress import progress
 from common.run.folder import is_finished
 from common.this_python import print_names
@@ -136,8 +138,9 @@ class Comparison:
         pairs = [(one, run) for one in self.launches for run in one.runs]
         total = len(pairs)
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
-        with progress(total=total, description=name, unit="run") as bar:
-            engine = make_engine(self.request.engine, self._demand(), lambda line: bar.write(line, file=sys.stderr))
+        say = _each_warning_once(lambda line: bar.write(line, file=sys.stderr))
+        with progress(total=total, description=name, unit="run") as bar, show_warnings(say):
+            engine = make_engine(self.request.engine, self._demand(), say)
             note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
             # One after another, a run finds what the one before has made.
             plan = plan_shared(self._open_pairs(), True, engine.on_gpu) if engine.several else Plan([], {})
@@ -191,6 +194,19 @@ class Comparison:
         command += [f"--not-run={line}" for line in self.not_run]
         sys.stdout.flush()
         return subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode == 0
+
+
+def _each_warning_once(write: Callable[[str], None]) -> Callable[[str], None]:
+    """As `write`, but without warnings that were written before: several runs of a data set have the same."""
+    warned = set[str]()
+
+    def say(line: str) -> None:
+        if line not in warned:
+            write(line)
+        if line.startswith("Warning: "):
+            warned.add(line)
+
+    return say
 
 
 def baseline_of(chosen: str | None, results: list[dict[str, Any]]) -> str:

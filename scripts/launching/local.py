@@ -80,7 +80,7 @@ class Worker:
             pass
 
     def answer(self) -> dict | None:
-        """What it says of its task, which must be readable; None: it has died."""
+        """What it says of its task, a warning or its end, which must be readable; None: it has died."""
         line = self.answers.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
@@ -113,7 +113,7 @@ class LocalEngine:
 
     Args:
         slots: how many runs at once.
-        say: told what processes say on stderr, and that one died.
+        say: told what processes say on stderr, what runs warn of, and that one died.
         devices: CUDA devices that processes are spread over; none: each sees what this process sees.
         workers: loader workers of each run, at most.
         environment: variables of processes; None: those of this one.
@@ -195,6 +195,9 @@ class LocalEngine:
 
     def _heard(self, worker: Worker, answer: dict | None) -> Ended | None:
         """What follows from a worker's answer, or from its death (None)."""
+        if answer and "warning" in answer:
+            self.say(answer["warning"])
+            return None
         task, worker.task = worker.task, None
         code, error = (answer["code"], answer["error"]) if answer else (0, "")
         if not (answer and answer["fit"]):

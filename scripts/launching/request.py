@@ -10,6 +10,7 @@ from scripts.launching.engines import check_engine
 from trainers.methods import METHODS, check_methods, trainer_name
 
 DEFAULT_BACKBONE = "RN50"
+MAX_SEED = 2**32 - 1  # of NumPy
 TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # cross, as published
 
 
@@ -65,16 +66,18 @@ class Request:
 
 
 def seeds_of(text: str | None, default: str) -> list[str]:
-    """The seeds that a text names.
+    """The different seeds that a text names, as plain numbers.
 
     Raises:
         UserError: it names none, or something else.
     """
     text = default if text is None else text
     seeds = text.split()
-    if not seeds or not all(seed.isdecimal() for seed in seeds):
-        raise UserError(f'SEEDS is {text!r}; accepted: numbers from 0 with spaces between, SEEDS="1 2 3".')
-    return seeds
+    if not seeds or not all(seed.isdecimal() and len(seed) < 20 and int(seed) <= MAX_SEED for seed in seeds):
+        raise UserError(
+            f'SEEDS is {text!r}; accepted: numbers from 0 with spaces between, SEEDS="1 2 3", up to {MAX_SEED:,}.'
+        )
+    return list(dict.fromkeys(str(int(seed)) for seed in seeds))
 
 
 def check_request(request: Request) -> None:

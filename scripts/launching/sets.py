@@ -44,7 +44,7 @@ def find_set(name: str, data: str, chosen: str = "", offer: bool = True) -> Set:
 
 
 def chosen_domains(text: str, dataset: "type[DomainGeneralizationDataset]", root: str) -> list[str]:
-    """Full names of the domains that a text names, by names or codes with commas or spaces between.
+    """Full names of the different domains that a text names, by names or codes with commas or spaces between.
 
     Names may have spaces and commas themselves: the whole text is tried first, then what lies between commas, and only
     where there are none what lies between spaces.
@@ -66,7 +66,7 @@ def chosen_domains(text: str, dataset: "type[DomainGeneralizationDataset]", root
     if text in spelled or (dataset.find_domain(text, root) and not all(dataset.find_domain(n, root) for n in names)):
         names = [text]
     try:
-        return [dataset.resolve_domains(root, (), (name,))[1][0] for name in names]
+        return list(dict.fromkeys(dataset.resolve_domains(root, (), (name,))[1][0] for name in names))
     except UserError as error:
         raise UserError(
             f"{error} Several are named with commas between, or with spaces where no name has one: "

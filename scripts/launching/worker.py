@@ -1,8 +1,8 @@
 """A process that does train.py's runs one after another, so that packages are imported once, and the CLIP loaded.
 
-It reads from stdin lines of JSON, train.py's arguments, and answers each on stdout by a line with the exit code and, if
-it failed, why. When stdin ends, so does the process, at once and with its loader workers: whoever started it has ended,
-however that came.
+It reads lines of JSON from stdin, train.py's arguments. It answers each on stdout by lines with warnings, and a last
+one with the exit code and, if it failed, why. When stdin ends, so does the process, at once and with its loader workers:
+whoever started it has ended, however that came.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from common.kept import keep_between_runs
+from common.messages import show_warnings
 
 
 def main() -> None:
@@ -32,18 +33,25 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for arguments in _arriving(tasks):
+        # Tasks that make something for several runs look at one domain alone; the runs warn of the whole set.
+        is_run = not {"--encode", "--learn-labels"}.intersection(arguments)
         try:
-            (code, error), fit = do(arguments), True
+            with show_warnings((lambda line: _answer(answers, warning=line)) if is_run else None):
+                (code, error), fit = do(arguments), True
         except Exception as exception:
             traceback.print_exc()
             code, error = 1, "".join(traceback.format_exception_only(exception)).strip()
             fit = False  # who knows what it left behind
-        print(json.dumps({"code": code, "error": error, "fit": fit}), file=answers, flush=True)
+        _answer(answers, code=code, error=error, fit=fit)
         if not fit:
             return
         gc.collect()  # before the next run takes its memory, too
         give_gpu_back()
         gc.freeze()  # what is left is there for good, mostly packages, and looking through it takes 0.1 s
+
+
+def _answer(answers: IO[str], **content: object) -> None:
+    print(json.dumps(content), file=answers, flush=True)
 
 
 def give_gpu_back() -> None:

@@ -143,9 +143,27 @@ def test_a_class_without_training_images_does_not_stop_a_run(trainer, train, ima
         (root / empty).mkdir()
     assert train(trainer, "red", flags=["--root", str(root)]) == 0
     output = capsys.readouterr().out
-    assert "Warning: source domain blue of FolderDG has no images of: across, spiral." in output
+    assert f"Warning: blue of FolderDG in {root} has no images of: across, spiral." in output
     assert "Warning: no source domain of FolderDG has training images of spiral, but the target" in output
     assert len((tmp_path / "run/predictions.csv").read_text().splitlines()) == 1 + 10 + 2
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+def test_run_and_prediction_images_with_exif_orientation_warn_once(kind, train, image_folder, tmp_path, capsys):
+    root = shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    assert train("ZeroshotCLIP", "red", flags=["--root", str(root)]) == 0
+    assert "EXIF" not in capsys.readouterr().out
+    exif = Image.Exif()
+    exif[0x112] = 6
+    for domain in ("blue", "red"):
+        Image.open(root / domain / "down/4.png").save(root / domain / f"down/5.{kind}", exif=exif)
+    shutil.rmtree(tmp_path / "run")
+    shutil.rmtree(root / "spg_coop_splits")
+    assert train("ZeroshotCLIP", "red", flags=["--root", str(root)]) == 0
+    assert capsys.readouterr().out.count("have an EXIF orientation") == 1
+    assert predict.main(["--model-dir", str(tmp_path / "run"), str(root / "red")]) == 0
+    out, err = capsys.readouterr()
+    assert "EXIF" not in out and err.count(f"Warning: some images have an EXIF orientation, {root}/red/down/5.") == 1
 
 
 def test_a_file_that_vanished_is_named(folder):

@@ -56,7 +56,7 @@ def test_class_in_one_domain_only(folder, tmp_path, capsys):
     found = FolderDG(config(folder, ["Photo"], output=tmp_path))
     output = capsys.readouterr().out
     for domain in ("drawn by hand", "Ölgemälde"):
-        assert f"Warning: source domain {domain} of FolderDG has no images of: gray wolf." in output
+        assert f"Warning: {domain} of FolderDG in {folder} has no images of: gray wolf." in output
     assert "Warning: no source domain of FolderDG has training images of gray wolf, but the target" in output
     assert found.classnames == ["gray wolf", "großer hund", "snow owl"]
     assert found.num_classes == 3
@@ -71,7 +71,7 @@ def test_class_that_is_empty_in_the_target(folder, tmp_path, capsys):
         write_images(folder / domain / "Wolf", PICTURES)
     (folder / "Ölgemälde/Wolf").mkdir()
     found = FolderDG(config(folder, ["Ölgemälde"], output=tmp_path))
-    assert "Warning" not in capsys.readouterr().out
+    assert capsys.readouterr().out.count("Warning: Ölgemälde of FolderDG in") == 1
     assert found.classnames == ["großer hund", "snow owl", "wolf"]
     assert len(found.test) == 10
 
@@ -106,6 +106,30 @@ def test_one_level_too_many(folder, tmp_path):
     with pytest.raises(UserError, match="no class folder of mine in .* holds images .* called Snow_Owl, gro") as error:
         FolderDG(config(tmp_path, ["mine"], ["mine"]))
     assert f"Then point DATASET.ROOT (--root) at {folder}." in str(error.value)
+
+
+def test_train_and_val_folders_in_the_domains_are_splits(tmp_path, capsys):
+    for split, names in {"train": ["1.jpg", "2.jpg", "3.jpg"], "val": ["1.jpg"]}.items():
+        for path in ("a/%s/cat", "a/%s/dog", "b/%s/cat", "b/%s/dog"):
+            write_images(tmp_path / (path % split), names)
+    for _ in range(2):  # the second one reads the split file that the first one wrote
+        found = FolderDG(config(tmp_path, ["b"], output=tmp_path))
+        assert found.classnames == ["cat", "dog"]
+        assert (len(found.train_x), len(found.val), len(found.test)) == (6, 2, 8)
+        assert {item.impath.split("/")[-3] for item in found.val} == {"val"}
+        assert "Warning: the folders train and val in the domains of" in capsys.readouterr().out
+    write_images(tmp_path / "a/test/cat", ["1.jpg"])
+    with pytest.raises(UserError, match="the folders test, train, val of its domains are splits, not classes. Give"):
+        FolderDG(config(tmp_path, ["b"], output=tmp_path))
+
+
+def test_train_beside_other_classes_is_a_class(tmp_path):
+    for path in ("a/train", "a/car", "b/train", "b/car"):
+        write_images(tmp_path / path / "more", PICTURES)
+        write_images(tmp_path / path, PICTURES)
+    for _ in range(2):
+        found = FolderDG(config(tmp_path, ["b"], output=tmp_path))
+        assert (found.classnames, len(found.train_x), len(found.test)) == (["car", "train"], 14, 20)
 
 
 def test_folder_of_something_else_among_the_domains(folder, tmp_path):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from datasets.adapted import adapted
+from datasets.readable import warn_of_orientation
 from trainers.base.image_features import squashing
 from trainers.modules.backbone_source import Facts
 from trainers.modules.image_data import Batches, Item
@@ -44,6 +45,12 @@ def adapt_to_run(trainer: Any, facts: Facts) -> None:
         for loader, items in loaders:
             if loader is not None:
                 loader.dataset.data_source = items
+    if cfg.VERBOSE:
+        by_domain: dict[int, list[str]] = {}
+        for item in (*dataset.train_x, *dataset.val, *dataset.test):
+            by_domain.setdefault(item.domain, []).append(item.impath)
+        images = f"images of {cfg.DATASET.NAME} under {cfg.DATASET.ROOT}"
+        any(warn_of_orientation(paths, images) for paths in by_domain.values())
     for loader in (trainer.val_loader, trainer.test_loader):
         if loader is not None:
             squashing(loader.dataset.transform, cfg.INPUT, facts)

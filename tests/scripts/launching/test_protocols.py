@@ -187,12 +187,25 @@ def test_a_comparison_ends_with_differences(launched, tmp_path, image_folder, cl
         ({"METHODS": ","}, "METHODS names nothing; accepted: "),
         ({"SEEDS": " "}, "SEEDS is ' '; accepted: numbers from 0 with spaces between"),
         ({"SEEDS": "1,2"}, "SEEDS is '1,2'; accepted: numbers from 0 with spaces between"),
+        ({"SEEDS": "1 -1"}, "SEEDS is '1 -1'; accepted: numbers from 0 with spaces between"),
+        ({"SEEDS": "1 4294967296"}, "up to 4,294,967,295"),
     ],
 )
 def test_what_cannot_be_compared(launched, image_folder, environment, message):
     finished = launched("compare.sh", image_folder, **{"METHODS": "coop,zsclip", **environment})
     assert finished.returncode == 1
     assert finished.stderr.startswith("Error: ") and message in finished.stderr and finished.stderr.count("\n") == 1
+
+
+def test_seeds_methods_and_domains_given_twice_run_once(launched, tmp_path, image_folder, clip_file):
+    words = ("compare.sh", image_folder, clip_file, *QUICK)
+    finished = launched(*words, METHODS="zsclip,ZeroshotCLIP", TARGETS="red,Red", SEEDS="01 1 001")
+    assert finished.returncode == 0, finished.stderr
+    found = [path.parent.name for path in (tmp_path / "output/stripes").rglob("results.json")]
+    assert found == ["seed1"]
+    finished = launched("zsclip/single.sh", image_folder, clip_file, *QUICK, SOURCES="blue blue", SEEDS="2 02")
+    assert finished.returncode == 0, finished.stderr
+    assert "[1/1] ZeroshotCLIP on stripes, source blue, seed 2" in finished.stdout
 
 
 def test_one_domain_is_not_enough(launched, tmp_path, image_folder, clip_file):
