@@ -20,7 +20,7 @@ from common.messages import some
 from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
-from trainers.base.image_features import squashing
+from trainers.base.image_features import follow_resize_mode
 from trainers.base.not_finite import why_not_finite
 from trainers.saved_run import build_run
 
@@ -69,7 +69,7 @@ class Predictor:
                 model_dir, classnames, backbone, opts, trainer_name=trainer, config_file=config_file
             )
             transform = build_transform(self.trainer.cfg, is_train=False)
-            self.transform = squashing(transform, self.trainer.cfg.INPUT, self.trainer.backbone.facts)
+            self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.facts)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
         self.trainer.threads.use(self.workers)

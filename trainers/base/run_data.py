@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from datasets.adapted import adapted
-from trainers.base.image_features import squashing
+from trainers.base.image_features import follow_resize_mode
 from trainers.modules.backbone_source import Facts
 from trainers.modules.image_data import Batches, Item
 from trainers.modules.seeded_items import SeededBatches, SeededItems
@@ -31,7 +31,7 @@ def adapt_to_run(trainer: Any, facts: Facts) -> None:
 
     Args:
         trainer: whose data set and loaders it is.
-        facts: of the backbone, which may know images squashed to a square where they are tested.
+        facts: of the backbone, which have the resize mode of tests.
     """
     dataset, cfg = adapted(trainer.dm.dataset, trainer.cfg), trainer.cfg
     if dataset is not trainer.dm.dataset:
@@ -46,7 +46,7 @@ def adapt_to_run(trainer: Any, facts: Facts) -> None:
                 loader.dataset.data_source = items
     for loader in (trainer.val_loader, trainer.test_loader):
         if loader is not None:
-            squashing(loader.dataset.transform, cfg.INPUT, facts)
+            follow_resize_mode(loader.dataset.transform, cfg.INPUT, facts)
 
 
 def training_loader(loader: DataLoader, batches: Batches, seed: int, epoch: Callable[[], int]) -> DataLoader:
