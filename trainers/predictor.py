@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
+from common.loader_workers import prepare_loader_workers
 from common.messages import some
 from common.progress import progress
 from common.threads import loader_workers
@@ -72,6 +73,7 @@ class Predictor:
             self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.facts)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
+        prepare_loader_workers(self.workers)
         self.trainer.threads.use(self.workers)
         self.classifier = self.trainer.classifier()
 
