@@ -79,8 +79,8 @@ def connect(address: str) -> Any:
         if "AF_UNIX" not in str(error):
             raise
         raise UserError(
-            f"TMPDIR: {tempfile.gettempdir()} is too long for Ray's sockets. Set RAY_TMPDIR to a shorter folder, such as "
-            "/tmp."
+            f"TMPDIR: {tempfile.gettempdir()} is too long for Ray's sockets. Set RAY_TMPDIR to a shorter folder, such "
+            "as /tmp."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -21,7 +21,7 @@ CAUGHT = "Caught an error in DataLoader worker process 0.\nOriginal Traceback (m
         (MemoryError(), "Out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "NUM_WORKERS"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is"), "/dev/shm"),
-        (RuntimeError(f"{CAUGHT}RuntimeError: unable to allocate shared memory(shm) for file </t>: No space"), "No space"),
+        (RuntimeError(f"{CAUGHT}RuntimeError: unable to allocate shared memory(shm): No space"), "No space"),
         (OSError(f"{CAUGHT}OSError: AF_UNIX path too long"), "A loader worker failed: OSError: AF_UNIX path too long."),
         (PermissionError(errno.EACCES, "Permission denied", "run"), "Permission denied: run"),
     ],
