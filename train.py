@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.failures import explain, user_errors
 from common.files import atomic_write
 from common.interruption import Interrupted, end_after_step, interruption
+from common.loader_workers import prepare_loader_workers
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
 from common.run.folder import is_finished
@@ -97,6 +98,7 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     apply_flags(cfg, args)
     apply_settings(cfg, args.opts)
     cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
+    prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
     cfg.freeze()
     return cfg
 

@@ -12,6 +12,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
 # torch's writer says this where a write came to nothing.
 WRITER_FAILED = ("PytorchStreamWriter failed", "unexpected pos")
+NO_SHARED_MEMORY = ("shared memory", "</torch_", "Bus error")
 
 
 def explain(error: BaseException) -> str | None:
@@ -19,6 +20,16 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError):  # TensorBoard and safetensors take no other paths
         return f"{error.object[:300]!r} is not UTF-8. Rename the file or folder, or name another one."
     text = str(error)
+    # An exception of a loader worker arrives with its traceback, whose last line is the cause.
+    in_worker = text.startswith("Caught ") and "DataLoader worker" in text
+    cause = ([*filter(None, map(str.strip, text.splitlines()))] or [""])[-1 if in_worker else 0].removesuffix(".")
+    if isinstance(error, RuntimeError) and any(part in text for part in NO_SHARED_MEMORY):
+        return (
+            f"/dev/shm, the shared memory of loader workers: {cause}. Set DATALOADER.NUM_WORKERS 0, or give it more "
+            "space (docker run --shm-size 8g)."
+        )
+    if in_worker and isinstance(error, OSError):
+        return f"A loader worker failed: {cause}. Fix that, or set DATALOADER.NUM_WORKERS 0."
     if isinstance(error, OSError) and error.errno in DISK_FULL or any(part in text for part in WRITER_FAILED):
         filename = getattr(error, "filename", None)
         where = f" ({filename})" if filename else ""
@@ -28,14 +39,14 @@ def explain(error: BaseException) -> str | None:
         )
     if isinstance(error, MemoryError) or any(part in text.lower() for part in OUT_OF_MEMORY):
         return (
-            f"Out of memory: {text.splitlines()[0] if text else 'allocation failed'} Lower TEST.MEMORY_MB (the text "
+            f"Out of memory: {cause or 'allocation failed'}. Lower TEST.MEMORY_MB (the text "
             "tower's intermediate results), DATALOADER.TRAIN_X.BATCH_SIZE or DATALOADER.TEST.BATCH_SIZE (images at a "
             "time), or DATALOADER.NUM_WORKERS."
         )
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         return (
-            f"A loader worker died ({text.splitlines()[0]}). Killed means that memory ran out: lower "
-            "DATALOADER.NUM_WORKERS. Run the same command again: it goes on after the last completed epoch."
+            f"A loader worker died: {cause}. If memory ran out, lower DATALOADER.NUM_WORKERS, and run the same command "
+            "again: it goes on after the last completed epoch."
         )
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}. Mend that and run the same command again."

@@ -147,7 +147,7 @@ def test_images_are_made_as_the_backbone_expects_them(saved, image_folder, tmp_p
     resize, *_, normalize = predictor.transform.transforms
     assert (list(resize.size), resize.interpolation.value) == ([32, 32], "bilinear")
     assert (list(normalize.mean), list(normalize.std)) == ([0.5] * 3, [0.4] * 3)
-    assert "squashed to a square at validation and test" in out and "Warning: open_clip" not in out
+    assert "resize mode squash at validation and test" in out and "Warning: open_clip" not in out
     own = ("INPUT.PIXEL_MEAN", "(0.1, 0.1, 0.1)", "INPUT.INTERPOLATION", "nearest")
     results_of("CoOp", "open_clip:tiny-vit@here", image_folder, tmp_path / "own", monkeypatch, *own)
     out = capsys.readouterr().out

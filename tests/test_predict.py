@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +139,24 @@ def test_unreadable_images_are_reported_at_the_end(finished, images, tmp_path, c
     assert printed.out == "" and printed.err.startswith("Error: 1 image could not be read:")
     with pytest.raises(UserError, match="nowhere.png"):
         Predictor(folder)(["nowhere.png"])
+
+
+def test_unusual_images_are_predicted_or_named(finished, images, tmp_path, capsys):
+    good, whole = Image.open(images[0]), Path(images[0]).read_bytes()
+    for name, mode in (("grey.png", "I;16"), ("cmyk.jpg", "CMYK"), ("bits.png", "1"), ("alpha.png", "RGBA")):
+        (Image.new(mode, (40, 30)) if mode == "I;16" else good.convert(mode)).save(tmp_path / name)
+    good.save(tmp_path / "animated.gif", save_all=True, append_images=[good.rotate(90)])
+    bad = ["tall.png", "wide.png", "bomb.png", "cut.png", "empty.png"]
+    for name, size in (("tall.png", (1, 60000)), ("wide.png", (60000, 1)), ("bomb.png", (20000, 20000))):
+        Image.new("1", size).save(tmp_path / name)
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["--model-dir", str(finished("CoOp")), str(tmp_path), "--format", "json"]) == 1
+    printed = capsys.readouterr()
+    found = {Path(entry["image"]).name for entry in json.loads(printed.out)}
+    assert found == {"grey.png", "cmyk.jpg", "bits.png", "alpha.png", "animated.gif"}
+    assert all(str(tmp_path / name) in printed.err for name in bad) and "5 images could not be read" in printed.err
 
 
 @pytest.fixture

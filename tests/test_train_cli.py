@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from quick_run import REPOSITORY
 
 
@@ -109,6 +110,13 @@ def own_images(tmp_path, image_folder):
     """A copy of the images that a test may spoil, and the flags that use it."""
     shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     return tmp_path / "own", ["--root", "own"]
+
+
+def test_image_of_one_row_is_named(refused, own_images):
+    folder, flags = own_images
+    for path in (folder / "blue" / "down").iterdir():
+        Image.new("RGB", (60000, 1)).save(path)
+    assert "has 60,000 x 1 pixels" in refused("CoOp", "red", flags=flags)
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])

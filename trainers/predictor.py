@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
+from common.loader_workers import prepare_loader_workers
 from common.messages import some
 from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
-from trainers.base.image_features import squashing
+from trainers.base.image_features import follow_resize_mode
 from trainers.base.not_finite import why_not_finite
 from trainers.saved_run import build_run
 
@@ -69,9 +70,10 @@ class Predictor:
                 model_dir, classnames, backbone, opts, trainer_name=trainer, config_file=config_file
             )
             transform = build_transform(self.trainer.cfg, is_train=False)
-            self.transform = squashing(transform, self.trainer.cfg.INPUT, self.trainer.backbone.facts)
+            self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.facts)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
+        prepare_loader_workers(self.workers)
         self.trainer.threads.use(self.workers)
         self.classifier = self.trainer.classifier()
 

@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.files import atomic_write
 
 PREDICTIONS_FILE = "predictions.csv"
-LOGITS_FILE = "logits.npy"  # float16 (N, C), a row for each of predictions.csv
+LOGITS_FILE = "logits.npy"  # float16 (N, C): logits minus the row's maximum, a row for each of predictions.csv
 COLUMNS = ("path", "domain", "label", "prediction", "confidence")
 
 
@@ -68,7 +68,7 @@ def write_logits(folder: str | os.PathLike, logits: np.ndarray) -> None:
 
 
 def read_logits(path: str | os.PathLike) -> np.ndarray:
-    """Read one logits.npy: (N, C) in single precision.
+    """Read one logits.npy: (N, C) in single precision, 0 for each row's prediction.
 
     Raises:
         UserError: the file is missing, damaged or something else; it is never executed.

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from typing import Any
 
@@ -74,6 +75,13 @@ def connect(address: str) -> Any:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         raise _refused(address, str(error.__cause__ or error)) from error
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        raise UserError(
+            f"TMPDIR: {tempfile.gettempdir()} is too long for Ray's sockets. Set RAY_TMPDIR to a shorter folder, such "
+            "as /tmp."
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
     return ray

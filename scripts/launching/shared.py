@@ -284,7 +284,7 @@ class _Looking:
         import torch
         from dassl.data.transforms import build_transform
 
-        from trainers.base.image_features import ImageFeatures, follow_facts, squashing
+        from trainers.base.image_features import ImageFeatures, follow_facts, follow_resize_mode
         from trainers.modules.backbone_sources import source_of
         from trainers.modules.clip_backbone import read_backbone
 
@@ -303,7 +303,7 @@ class _Looking:
         follow_facts(cfg.INPUT, backbone.facts)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         features = ImageFeatures(backbone, cfg.INPUT.dump(), normalised=trainer.normalises(cfg))
-        testing = squashing(build_transform(cfg, is_train=False), cfg.INPUT, backbone.facts)
+        testing = follow_resize_mode(build_transform(cfg, is_train=False), cfg.INPUT, backbone.facts)
         transforms = build_transform(cfg, is_train=True), testing
         return _Look(unknown.cache, "", dataset, features, transforms, cfg.TRAINER.FEATURES.TRAIN_VIEWS)
 

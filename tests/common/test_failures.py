@@ -7,6 +7,8 @@ import torch
 
 from common.failures import explain
 
+CAUGHT = "Caught an error in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+
 
 @pytest.mark.parametrize(
     ("error", "says"),
@@ -18,6 +20,9 @@ from common.failures import explain
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "BATCH_SIZE"),
         (MemoryError(), "Out of memory"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "NUM_WORKERS"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is"), "/dev/shm"),
+        (RuntimeError(f"{CAUGHT}RuntimeError: unable to allocate shared memory(shm): No space"), "No space"),
+        (OSError(f"{CAUGHT}OSError: AF_UNIX path too long"), "A loader worker failed: OSError: AF_UNIX path too long."),
         (PermissionError(errno.EACCES, "Permission denied", "run"), "Permission denied: run"),
     ],
 )
@@ -37,6 +42,7 @@ def test_other_errors_keep_their_traceback(train, monkeypatch):
     from trainers.zsclip import ZeroshotCLIP
 
     assert explain(RuntimeError("a mistake of ours")) is None
+    assert explain(RuntimeError(f"{CAUGHT}RuntimeError: a mistake of ours")) is None
     monkeypatch.setattr(ZeroshotCLIP, "test", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("ZeroshotCLIP", "red")

@@ -478,7 +478,7 @@ def test_a_tag_says_how_its_weights_compute_and_see(models, monkeypatch, tag, ac
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "quickgelu", {"here": {"file": str(path), **said, **tag}})
     backbone = load_backbone("open_clip:quickgelu@here")
     assert backbone.facts.pixel_mean == (0.5, 0.4, 0.3) and backbone.facts.pixel_std == (0.2, 0.2, 0.2)
-    assert backbone.facts.interpolation == "bilinear" and backbone.facts.squashed
+    assert backbone.facts.interpolation == "bilinear" and backbone.facts.resize_mode == "squash"
     assert f"activation='{activation}'" in backbone.facts.computes
     # Of a file, what all tags of its architecture have.
     of_file = load_backbone(f"open_clip:quickgelu@{path}")

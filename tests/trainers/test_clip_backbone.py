@@ -102,7 +102,9 @@ def test_openclips_weights_are_not_computed_as_openais(tmp_path):
 def test_what_an_unknown_name_is_meant_for(tmp_path, name, meant):
     with pytest.raises(UserError) as error:
         check_backbone(name.format(folder=tmp_path))
-    assert "Accepted besides: open_clip:<architecture>@<pretrained tag or file>; hf:<folder or id>" in str(error.value)
+    assert "Accepted besides: open_clip:<architecture>@<pretrained tag or file>, open_clip:local-dir:<folder>" in str(
+        error.value
+    )
     assert str(error.value).endswith(meant.format(folder=tmp_path))
 
 

@@ -258,7 +258,7 @@ def test_a_folder_without_preprocessor_says_what_is_taken(folder, saved, capsys)
 def test_images_that_are_squashed_to_a_square(crop, folder, capsys):
     said = {"size": {"height": 32, "width": 32}, **crop}
     changed(folder, "preprocessor_config.json", lambda config: config.update(said))
-    assert load_backbone(f"hf:{folder}").facts.squashed
+    assert load_backbone(f"hf:{folder}").facts.resize_mode == "squash"
     assert capsys.readouterr().out == ""
 
 

@@ -382,9 +382,9 @@ def test_a_probe_of_a_class_without_training_images(begin, image_folder, tmp_pat
     assert begin("LinearProbe", flags=flags) == 1
 
 
-def test_logits_beyond_half_precision_are_kept_at_its_ends():
+def test_logits_below_half_precision_become_its_minimum():
     said = Said.of(torch.tensor([[1e6, -1e6, -INF], [0.0, 1.0, -INF]]))
-    assert said.logits.tolist() == [[65504, -65504, -INF], [0, 1, -INF]]
+    assert said.logits.tolist() == [[0, -65504, -INF], [-1, 0, -INF]]
     assert said.predicted.tolist() == [0, 1]
 
 

@@ -230,7 +230,7 @@ def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
     """Put a backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do.
 
     Returns:
-        the keys that are others now, with their values, and whether images are squashed, which no key says.
+        the keys that changed, with their values, and the resize mode, for which there is no key.
     """
     openais, taken = Facts(), []
     for key, in_configs, own in (
@@ -241,15 +241,24 @@ def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
         if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
             inputs[key] = own
             taken.append(f"INPUT.{key} {own}")
-    if facts.squashed:
-        taken.append("squashed to a square at validation and test")
+    if facts.resize_mode != openais.resize_mode:
+        taken.append(f"resize mode {facts.resize_mode} at validation and test")
     return taken
 
 
-def squashing(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
-    """One of Dassl's transforms for testing, which squashes images to a square where the backbone knows them so."""
-    if facts.squashed:
-        transform.transforms[0].size = list(inputs.SIZE)
+def follow_resize_mode(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
+    """Change one of Dassl's transforms for testing to the resize mode of a backbone, and return it."""
+    resize = transform.transforms[0]
+    if facts.resize_mode == "squash":
+        resize.size = list(inputs.SIZE)
+    elif facts.resize_mode == "longest":  # which only open_clip's models have
+        from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
+
+        size = tuple(inputs.SIZE)
+        transform.transforms[:2] = [
+            ResizeKeepRatio(size, longest=1, interpolation=resize.interpolation),
+            CenterCropOrPad(size, fill=facts.fill_color),
+        ]
     return transform
 
 

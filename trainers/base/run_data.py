@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from datasets.adapted import adapted
 from datasets.readable import warn_of_orientation
-from trainers.base.image_features import squashing
+from trainers.base.image_features import follow_resize_mode
 from trainers.modules.backbone_source import Facts
 from trainers.modules.image_data import Batches, Item
 from trainers.modules.seeded_items import SeededBatches, SeededItems
@@ -32,7 +32,7 @@ def adapt_to_run(trainer: Any, facts: Facts) -> None:
 
     Args:
         trainer: whose data set and loaders it is.
-        facts: of the backbone, which may know images squashed to a square where they are tested.
+        facts: of the backbone, which have the resize mode of tests.
     """
     dataset, cfg = adapted(trainer.dm.dataset, trainer.cfg), trainer.cfg
     if dataset is not trainer.dm.dataset:
@@ -53,7 +53,7 @@ def adapt_to_run(trainer: Any, facts: Facts) -> None:
         any(warn_of_orientation(paths, images) for paths in by_domain.values())
     for loader in (trainer.val_loader, trainer.test_loader):
         if loader is not None:
-            squashing(loader.dataset.transform, cfg.INPUT, facts)
+            follow_resize_mode(loader.dataset.transform, cfg.INPUT, facts)
 
 
 def training_loader(loader: DataLoader, batches: Batches, seed: int, epoch: Callable[[], int]) -> DataLoader:

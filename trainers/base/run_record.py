@@ -44,7 +44,7 @@ class Said:
     Attributes:
         predicted: (N,) labels.
         confidence: (N,) probabilities of these.
-        logits: (N, C) in half precision, to be kept.
+        logits: (N, C) minus each row's maximum, in half precision.
     """
 
     predicted: Tensor
@@ -54,11 +54,15 @@ class Said:
     @classmethod
     def of(cls, logits: Tensor) -> "Said":
         """What logits (N, C) say."""
-        # What half precision does not reach is kept as its end; minus infinity is that of a class never seen.
-        most = torch.finfo(torch.half).max
-        kept = torch.where(logits.isneginf(), logits, logits.clamp(-most, most)).half()
         # By the logits, as the evaluator has it: probabilities may be equal where logits are not quite.
-        return cls(logits.argmax(dim=-1), logits.softmax(dim=-1).amax(dim=-1), kept)
+        predicted = logits.argmax(dim=-1)
+        # In half precision large logits tie. Their differences to the row's maximum do not: the prediction has 0, and
+        # every other class at most the negative half nearest to 0. Minus infinity is that of a class never seen.
+        below = (logits.float() - logits.float().amax(dim=-1, keepdim=True)).clamp(
+            torch.finfo(torch.half).min, -(2**-24)
+        )
+        below = torch.where(logits.isneginf(), -torch.inf, below).scatter(-1, predicted[:, None], 0)
+        return cls(predicted, logits.softmax(dim=-1).amax(dim=-1), below.half())
 
     @classmethod
     def joined(cls, parts: list["Said"]) -> "Said | None":

@@ -4,6 +4,7 @@ import numpy as np
 from dassl.optim.optimizer import AVAI_OPTIMS
 from yacs.config import CfgNode
 
+from common.loader_workers import prepare_loader_workers
 from common.threads import loader_workers
 from trainers.base.image_features import follow_facts
 from trainers.base.prompt_depth import settled_depths
@@ -24,6 +25,7 @@ def settled(cfg: CfgNode, backbone: Backbone) -> CfgNode:
     check_normalisation(cfg, backbone)
     cfg.INPUT.SIZE = (backbone.image_size,) * 2
     cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
+    prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
     for key, n in counted_contexts(cfg, backbone.text.tokenizer).items():
         if value_of(cfg, key) != n and cfg.VERBOSE:
             print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")

@@ -13,7 +13,10 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP_INTERPOLATION = "bicubic"
 # What is known of how images are made.
-OF_IMAGES = ("pixel_mean", "pixel_std", "interpolation", "squashed")
+OF_IMAGES = ("pixel_mean", "pixel_std", "interpolation", "resize_mode", "fill_color")
+# Images become squares: the shorter side is resized and the rest cut, the longer side is resized and the rest filled,
+# or both sides are resized.
+RESIZE_MODES = ("shortest", "longest", "squash")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Facts:
         family: whose CLIP it is, for results.
         pixel_mean, pixel_std: by channel, that its images are normalised with.
         interpolation: of its images' resize, as INPUT.INTERPOLATION calls it.
-        squashed: whether images are resized to a square, whatever their form, instead of cut to one.
+        resize_mode: one of RESIZE_MODES, in open_clip's words.
+        fill_color: of the pixels that "longest" adds.
         tokenizer: of its text tower.
         computes: all by which its towers compute something else of the same weights than OpenAI's, as one text, which
             is a part of its fingerprints; "": nothing.
@@ -34,7 +38,8 @@ class Facts:
     pixel_mean: tuple[float, ...] = CLIP_MEAN
     pixel_std: tuple[float, ...] = CLIP_STD
     interpolation: str = CLIP_INTERPOLATION
-    squashed: bool = False
+    resize_mode: str = RESIZE_MODES[0]
+    fill_color: int = 0
     tokenizer: Tokenizer = CLIP_TOKENIZER
     computes: str = ""
 

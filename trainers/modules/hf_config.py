@@ -12,7 +12,7 @@ from common.files import read_text
 from trainers.modules.backbone_source import CLIP_MEAN, CLIP_STD, Facts
 from trainers.modules.bpe import EOS, SOS, clip_tokenizer
 from trainers.modules.clip_model import Kind
-from trainers.modules.hf_hub import CONFIG, PREPROCESSOR
+from trainers.modules.hf_hub import CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 
 FAMILY = "Hugging Face"
@@ -200,10 +200,8 @@ def read_facts(folder: Path, what: str, image_size: int) -> Facts:
             f"{what}: resample in {name} is {config['resample']!r}; accepted: "
             f"{', '.join(f'{number} ({kind})' for number, kind in RESAMPLES.items())}."
         )
-    squashed = _is_squashed(config, image_size, f"{what}: {name}")
-    return replace(
-        facts, pixel_mean=mean, pixel_std=std, interpolation=RESAMPLES[config["resample"]], squashed=squashed
-    )
+    mode = "squash" if _is_squashed(config, image_size, f"{what}: {name}") else "shortest"
+    return replace(facts, pixel_mean=mean, pixel_std=std, interpolation=RESAMPLES[config["resample"]], resize_mode=mode)
 
 
 def read_tokenizer(folder: Path, what: str, shape: ClipShape) -> Tokenizer:
@@ -295,6 +293,8 @@ def _read(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
     except FileNotFoundError as error:
+        if (path.parent / OPEN_CLIP_CONFIG).is_file():
+            raise UserError(f"{what} is a model of OpenCLIP. Name open_clip:local-dir:{path.parent}.") from error
         raise UserError(
             f"{what} has no {path.name}. Get the whole folder of the model, or save it with save_pretrained(<folder>)."
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import UserError
 
 CONFIG = "config.json"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 PREPROCESSOR = ("preprocessor_config.json", "processor_config.json")
 TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"

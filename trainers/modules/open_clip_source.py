@@ -1,8 +1,10 @@
-"""OpenCLIP's models, by the names of the open_clip package: open_clip:<architecture>@<tag or file>."""
+"""OpenCLIP's models: open_clip:<architecture>@<tag or file>, open_clip:local-dir:<folder>, open_clip:hf-hub:<id>."""
 
 import difflib
 import importlib.util
 import json
+import math
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -15,16 +17,25 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.messages import some
-from trainers.modules.backbone_source import Facts, Loaded, Source
+from trainers.modules.backbone_source import RESIZE_MODES, Facts, Loaded, Source
 from trainers.modules.clip_model import Kind, build_clip, build_image_tower, computes
 from trainers.modules.clip_weights import unwrapped
-from trainers.modules.hf_hub import cached_file, offline
+from trainers.modules.hf_hub import HUB_ID, OPEN_CLIP_CONFIG, cached_file, offline
 from trainers.modules.openai_source import read_weights
 from trainers.modules.text_tower import POOLS
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer, digest
 from trainers.modules.torchscript_weights import is_torchscript
 
 PREFIX = "open_clip:"
+# open_clip's own names of a model with its config: a folder, or a repository of Hugging Face's hub.
+LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+# Weights in a folder, in open_clip's order.
+WEIGHTS = (
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
+    *("open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+# Files that open_clip reads in a folder besides weights.
+READ_WITH_WEIGHTS = (OPEN_CLIP_CONFIG, "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 INSTALL = "pip install open_clip_torch"
 FILES = f"Accepted: a state_dict of OpenCLIP's model, in a file {', '.join(SUFFIXES)}."
@@ -50,6 +61,7 @@ OF_A_TAG: dict[str, Any] = {
     "std": Facts.pixel_std,
     "interpolation": "bicubic",
     "resize_mode": "shortest",
+    "fill_color": 0,
 }
 
 
@@ -60,71 +72,90 @@ class OpenClip(Source):
     """
 
     prefix = PREFIX
-    accepts = "open_clip:<architecture>@<pretrained tag or file>"
+    accepts = f"{PREFIX}<architecture>@<pretrained tag or file>, {PREFIX}{LOCAL_DIR}<folder>, {PREFIX}{HF_HUB}<id>"
 
     def label(self, name: str) -> str:
         architecture, weights = self._parts(name)
-        return f"{architecture}@{Path(weights).stem if _is_path(weights) else weights}"
+        if not weights:
+            schema, _, place = architecture.partition(":")
+            folder = os.path.basename(os.path.abspath(Path(place).expanduser()))
+            return f"{schema}-{folder if schema == LOCAL_DIR[:-1] else place.replace('/', '-')}"
+        return f"{architecture}@{Path(os.path.abspath(weights)).stem if _is_path(weights) else weights}"
 
     def check(self, name: str) -> None:
-        architecture, weights = self._parts(name)
         if importlib.util.find_spec("open_clip") is None:
             raise UserError(f"Backbone {name} takes the package open_clip_torch, which is not installed: {INSTALL}")
         import open_clip
 
+        architecture, weights = self._parts(name)
         known = open_clip.list_models()
-        if architecture not in known:
+        if weights and architecture not in known:
             close = difflib.get_close_matches(architecture, known, n=AT_MOST, cutoff=0.5)
             near = f"; close to it: {', '.join(close)}" if close else ""
             raise UserError(f"Backbone {name}: OpenCLIP has no architecture {architecture!r}{near}. {_form(known)}")
-        if reason := why_not_prompted(open_clip.get_model_config(architecture)):
+        if reason := why_not_prompted(self._config(name)[0]):
             raise UserError(f"Backbone {name} cannot be taken: {reason} Name another architecture.")
-        tags = open_clip.list_pretrained_tags_by_model(architecture)
-        if open_clip.is_pretrained_cfg(architecture, weights):
+        if architecture.startswith(HF_HUB) or open_clip.is_pretrained_cfg(architecture, weights):
             return
-        if not _is_path(weights):
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        if weights and not _is_path(weights):
             has = f"it has {', '.join(tags)}" if tags else "none is published of it, so name a file"
             raise UserError(f"Backbone {name}: {architecture} has no pretrained tag {weights!r}; {has}.")
-        if not Path(weights).expanduser().is_file():
+        path = self._local_file(name)
+        if not path.is_file():
             raise UserError(f"Backbone {name}: there is no file {weights}. Tags of {architecture}: {', '.join(tags)}.")
-        if Path(weights).suffix not in SUFFIXES:
+        if path.suffix not in SUFFIXES:
             raise UserError(f"Backbone {name}: {weights} is of no format that is read. {FILES}")
 
     def load(self, name: str, root: str | PathLike) -> Loaded:
         import open_clip
 
         self.check(name)
-        architecture, named = self._parts(name)
-        config, tag = deepcopy(open_clip.get_model_config(architecture)), {}
-        if open_clip.is_pretrained_cfg(architecture, named):
-            tag = open_clip.get_pretrained_cfg(architecture, named)
-            # The same architecture is published with either activation: the tag says with which one.
-            config["quick_gelu"] = tag.get("quick_gelu", False)
-        path, notes = _downloaded(name, tag) if tag else Path(named).expanduser(), []
-        if not tag:
-            notes += _settle_activation(name, architecture, config, path)
-        weights = _read(path)
-        facts, disagreement = _facts(name, architecture, tag, self._tokenizer(name, architecture, config))
-        if _has_openais_layout(config):
-            model, facts = _as_openais(config, weights, architecture, path, facts)
+        architecture, weights = self._parts(name)
+        config, images, config_file = self._config(name)
+        tokenizer = self._tokenizer(name, architecture, config, config_file)
+        notes, files = [], []
+        if architecture.startswith(HF_HUB):
+            path = _downloaded(name, {"hf_hub": f"{architecture.removeprefix(HF_HUB)}/"})
+        elif open_clip.is_pretrained_cfg(architecture, weights):
+            path = _downloaded(name, open_clip.get_pretrained_cfg(architecture, weights))
         else:
-            model, facts = _as_it_is(config, weights, architecture, path, facts)
-        return Loaded(model, facts, str(path), (path,), (*notes, *disagreement))
+            path = self._local_file(name)
+            files = [path.parent / file for file in READ_WITH_WEIGHTS]
+            if config_file is None:
+                notes += _settle_activation(name, architecture, config, path)
+        if weights and config_file is not None:
+            notes += [f"Note: backbone {name} uses the model and the preprocessing of {config_file}."]
+        facts, disagreement = _facts(name, architecture, images, tokenizer)
+        read = _read(path)
+        source = architecture if config_file is None else str(config_file)
+        if _has_openais_layout(config):
+            model, facts = _as_openais(config, read, source, path, facts)
+        else:
+            model, facts = _as_it_is(config, read, source, path, facts)
+        return Loaded(model, facts, str(path), (path, *files), (*notes, *disagreement))
 
     def has_vit(self, name: str) -> bool:
-        import open_clip
-
         self.check(name)
-        config = open_clip.get_model_config(self._parts(name)[0])
+        config = self._config(name)[0]
         return _has_openais_tower(config) and isinstance(config["vision_cfg"].get("layers", 12), int)
 
     def resolved(self, name: str) -> str:
         architecture, weights = self._parts(name)
-        return f"{PREFIX}{architecture}@{Path(weights).resolve()}" if Path(weights).is_file() else name
+        if architecture.startswith(LOCAL_DIR):
+            return f"{PREFIX}{LOCAL_DIR}{Path(architecture.removeprefix(LOCAL_DIR)).expanduser().resolve()}"
+        return f"{PREFIX}{architecture}@{Path(weights).resolve()}" if weights and Path(weights).exists() else name
 
-    def _parts(self, name):
-        """(architecture, tag or file) of a name."""
-        architecture, _, weights = self.rest(name).partition("@")
+    def _parts(self, name: str) -> tuple[str, str]:
+        """(architecture, tag or path) of a name; of local-dir: and hf-hub: (the whole, "")."""
+        rest = self.rest(name)
+        for schema in (LOCAL_DIR, HF_HUB):
+            if rest.startswith(schema):
+                place = rest.removeprefix(schema)
+                if not place or (schema == HF_HUB and ("@" in place or not HUB_ID.fullmatch(place))):
+                    raise UserError(f"Backbone {name!r} names no place. Accepted: {self.accepts}.")
+                return rest, ""
+        architecture, _, weights = rest.partition("@")
         if not architecture or not weights:
             raise UserError(
                 f"Backbone {name!r} does not say both architecture and weights; accepted: {self.accepts}, such as "
@@ -132,16 +163,75 @@ class OpenClip(Source):
             )
         return architecture.replace("/", "-"), weights
 
-    def _tokenizer(self, name, architecture, config):
+    def _local_file(self, name: str) -> Path:
+        """The file of weights that a name gives, or that open_clip takes in the folder that it gives."""
+        architecture, weights = self._parts(name)
+        path = Path(weights or architecture.removeprefix(LOCAL_DIR)).expanduser()
+        if not path.is_dir():
+            return path
+        named = [path / file for file in WEIGHTS if (path / file).is_file()]
+        found = named or sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+        if not named and len(found) != 1:
+            some_file = found[0] if found else path / WEIGHTS[0]
+            raise UserError(
+                f"Backbone {name}: {path} has {len(found)} files of weights and none of open_clip's names, such as "
+                f"{WEIGHTS[0]}. Name the file: {PREFIX}<architecture>@{some_file}."
+            )
+        return found[0]
+
+    def _config(self, name: str) -> tuple[dict[str, Any], Mapping[str, Any] | None, Path | None]:
+        """Config of a model, its preprocessing (None: unknown), and the open_clip_config.json that they come from.
+
+        Raises:
+            UserError: the file cannot be used, or is of another model than the architecture.
+        """
         import open_clip
 
+        architecture, weights = self._parts(name)
+        if open_clip.is_pretrained_cfg(architecture, weights):
+            tag = open_clip.get_pretrained_cfg(architecture, weights)
+            # The same architecture is published with either activation: the tag says with which one.
+            quick_gelu = tag.get("quick_gelu", False)
+            return {**deepcopy(open_clip.get_model_config(architecture)), "quick_gelu": quick_gelu}, tag, None
+        if architecture.startswith(HF_HUB):
+            file = _downloaded(name, {"hf_hub": f"{architecture.removeprefix(HF_HUB)}/{OPEN_CLIP_CONFIG}"})
+        else:
+            path = Path(weights or architecture.removeprefix(LOCAL_DIR)).expanduser()
+            file = (path if path.is_dir() or not weights else path.parent) / OPEN_CLIP_CONFIG
+        named = deepcopy(open_clip.get_model_config(architecture)) if weights else None
+        if named is not None and not (_is_path(weights) and file.is_file()):
+            return named, None, None
+        config, images = _read_config(file)
+        # The name of an architecture need not have the activation, but "-quickgelu" in it has to be true.
+        quick_gelu = named is not None and (named.get("quick_gelu") or config.get("quick_gelu"))
+        if named is not None and _computed_by({**named, "quick_gelu": quick_gelu}) != _computed_by(config):
+            raise UserError(
+                f"Backbone {name}: {file} describes another model than {architecture}. Name {PREFIX}{LOCAL_DIR}"
+                f"{file.parent}, or move the file of weights to another folder."
+            )
+        return config, images, file
+
+    def _tokenizer(self, name, architecture, config, config_file):
+        import open_clip
+        from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
         text = config["text_cfg"]
-        has_own = any(text.get(key) for key in ("hf_tokenizer_name", "tokenizer_kwargs"))
-        if not has_own and "siglip" not in architecture.lower():  # a rule of get_tokenizer
+        own, options = text.get("hf_tokenizer_name"), text.get("tokenizer_kwargs") or {}
+        by_name = config_file is None and "siglip" in architecture.lower()  # a rule of get_tokenizer
+        if not own and not options and not by_name:
             return CLIP_TOKENIZER
-        what = f"The tokenizer of backbone {name}, {text.get('hf_tokenizer_name') or architecture},"
+        if config_file is not None and not architecture.startswith(HF_HUB):
+            own = own and str(config_file.parent)  # as open_clip has it for a folder
+        what = f"The tokenizer of backbone {name}, {own or architecture},"
+        length = text.get("context_length", 77)
         try:
-            tokenizer = open_clip.get_tokenizer(architecture)
+            if config_file is None:
+                tokenizer = open_clip.get_tokenizer(architecture)
+            elif own:
+                mode = text.get("tokenizer_mode")
+                tokenizer = HFTokenizer(own, context_length=length, tokenizer_mode=mode, **options)
+            else:
+                tokenizer = SimpleTokenizer(context_length=length, **options)
         except ImportError as error:
             raise UserError(
                 f"The tokenizer of backbone {name} takes a package that is not installed: {error}. pip install "
@@ -153,7 +243,7 @@ class OpenClip(Source):
                 f"{what} could not be had: {str(error).splitlines()[0]} {mend}, or copy its folder from a machine that "
                 "has it (~/.cache/huggingface)."
             ) from error
-        return OpenClipTokenizer(tokenizer, text.get("context_length", 77), what)
+        return OpenClipTokenizer(tokenizer, length, what)
 
 
 class OpenClipTokenizer(Tokenizer):
@@ -226,7 +316,39 @@ def _form(known):
 
 
 def _is_path(weights):
-    return Path(weights).suffix in SUFFIXES or "/" in weights or Path(weights).expanduser().is_file()
+    return Path(weights).suffix in SUFFIXES or "/" in weights or Path(weights).expanduser().exists()
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and preprocessing of an open_clip_config.json, as open_clip reads them.
+
+    Raises:
+        UserError: it cannot be read, or has values that open_clip does not know.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        config, given = content["model_cfg"], content.get("preprocess_cfg") or {}
+        images = {key: given.get(key, default) for key, default in OF_A_TAG.items()}
+        images = {key: OF_A_TAG[key] if value is None else value for key, value in images.items()}
+        for key in ("mean", "std"):
+            value = images[key]
+            images[key] = tuple(map(float, value if isinstance(value, (list, tuple)) else [value] * 3))
+            if len(images[key]) != 3 or not all(map(math.isfinite, images[key])) or (key == "std" and 0 in images[key]):
+                raise ValueError(f"{key} is {value!r}")
+        accepted = {"interpolation": ("bicubic", "bilinear", "random"), "resize_mode": RESIZE_MODES}
+        for key, values in accepted.items():
+            if images[key] not in values:
+                raise ValueError(f"{key} is {images[key]!r} and not one of {', '.join(values)}")
+        if images["interpolation"] == "random":  # of training; open_clip tests with this
+            images["interpolation"] = "bicubic"
+        if not why_not_prompted(config):
+            with torch.device("meta"):
+                _model_of(config)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file. Name open_clip:<architecture>@<file of weights>.") from error
+    except Exception as error:  # open_clip builds the model of it, and raises anything
+        raise UserError(f"{path}: not a config of open_clip: {error!r}. Save the model again.") from error
+    return config, images
 
 
 def why_not_prompted(config: Mapping[str, Any]) -> str:
@@ -314,12 +436,14 @@ def _settle_activation(name: str, architecture: str, config: dict[str, Any], pat
     return []
 
 
-def _facts(name: str, architecture: str, tag: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[Facts, list[str]]:
-    """What open_clip says of weights, and of a file of an architecture what its tags agree on; a line if on less."""
+def _facts(
+    name: str, architecture: str, images: Mapping[str, Any] | None, tokenizer: Tokenizer
+) -> tuple[Facts, list[str]]:
+    """Facts of a model by its preprocessing, or where it is unknown by that of all tags; a line if they differ."""
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    published = [tag] if tag else [open_clip.get_pretrained_cfg(architecture, known) for known in tags]
+    published = [images] if images is not None else [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
     said = {key: [other.get(key) or default for other in published] for key, default in OF_A_TAG.items()}
     agreed = {key: all(value == values[0] for value in values) for key, values in said.items()}
     taken = {key: said[key][0] if published and agreed[key] else default for key, default in OF_A_TAG.items()}
@@ -328,7 +452,8 @@ def _facts(name: str, architecture: str, tag: Mapping[str, Any], tokenizer: Toke
         tuple(taken["mean"]),
         tuple(taken["std"]),
         taken["interpolation"],
-        taken["resize_mode"] == "squash",
+        taken["resize_mode"],
+        taken["fill_color"],
         tokenizer,
     )
     differ = [key for key in OF_A_TAG if not agreed[key]]

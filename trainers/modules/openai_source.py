@@ -14,7 +14,7 @@ from common.errors import UserError
 from trainers.modules.backbone_source import Facts, Loaded, Source
 from trainers.modules.clip_model import build_clip
 from trainers.modules.clip_weights import MEND, clip_weights
-from trainers.modules.hf_hub import HUB_ID
+from trainers.modules.hf_hub import HUB_ID, OPEN_CLIP_CONFIG
 from trainers.modules.tensor_files import read_tensors
 from trainers.modules.torchscript_weights import is_torchscript, torchscript_state_dict
 
@@ -40,6 +40,13 @@ class OpenAI(Source):
         if name not in names and not Path(name).expanduser().is_file():
             raise UserError(
                 f"Backbone {name!r} is neither a file nor one of OpenAI's names: {', '.join(names)}. {_others(name)}"
+            )
+
+        folder = Path(name).expanduser().parent
+        if name not in names and (folder / OPEN_CLIP_CONFIG).is_file():
+            raise UserError(
+                f"Backbone {name}: {OPEN_CLIP_CONFIG} in its folder shows a model of OpenCLIP. Name "
+                f"open_clip:local-dir:{folder}."
             )
 
     def load(self, name: str, root: str | PathLike) -> Loaded:
@@ -81,6 +88,8 @@ def _others(name: str) -> str:
     accepted = f"Accepted besides: {'; '.join(source.accepts for source in SOURCES if source.prefix)}."
     prefixes = [source.prefix for source in SOURCES if source.prefix]
     begins, colon, rest = name.partition(":")
+    if f"{begins}:" in ("local-dir:", "hf-hub:"):
+        return f"{accepted} Is open_clip:{name} meant?"
     near = difflib.get_close_matches(f"{begins.lower()}:", prefixes, n=1) if colon else []
     if near:
         return f"{accepted} Is {near[0]}{rest} meant?"

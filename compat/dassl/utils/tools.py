@@ -40,6 +40,9 @@ __all__ = [
 # Half as many pixels as Pillow refuses make it warn of an attack: a data set's large images are meant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+# Resized to 224 pixels by its shorter side, such an image takes 150 MB.
+MAX_SIDE_RATIO = 1000
+
 # Bytes that a process shares with its loader workers, of whom then only the first warns of such images.
 _warned_of_16_bits = mmap.mmap(-1, 1)
 _warned_of_range = mmap.mmap(-1, 1)
@@ -155,12 +158,20 @@ def read_image(path):
 
     Raises:
         UserFileNotFoundError: the file is missing.
-        UserOSError: it is not a whole image, has more pixels than Pillow decodes, or levels of unknown range.
+        UserOSError: it is not a whole image, has more pixels than Pillow decodes, levels of unknown range, or one side
+            that is MAX_SIDE_RATIO times as long as the other.
     """
     try:
         with Image.open(path) as image:
+            if max(image.size) > MAX_SIDE_RATIO * min(image.size):
+                raise UserOSError(
+                    f"The image {path} has {image.size[0]:,} x {image.size[1]:,} pixels, and to resize its shorter "
+                    "side takes too much memory. Crop it, or remove it."
+                )
             image.load()
             return _to_rgb(image)
+    except UserOSError:
+        raise
     except _UnknownRange as error:
         raise UserOSError(
             f"Cannot read the image {path}: {error}. Save it with 8 bits for each channel, or remove it."

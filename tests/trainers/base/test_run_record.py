@@ -71,6 +71,20 @@ def test_what_was_said_joins_batches():
     assert Said.joined([]) is None
 
 
+def test_stored_logits_of_many_classes_have_the_predictions_and_probabilities():
+    logits = 20 + torch.randn(200, 1200, generator=torch.Generator().manual_seed(0))
+    logits[0] = 30.0  # all equal
+    logits[1, 5:7] = torch.tensor([40.0, np.nextafter(np.float32(40), np.float32(50))])
+    logits[2, :2] = torch.tensor([1e-9, 2e-9])  # a difference below the smallest half
+    logits[2, 2:] = -1e9  # and one above the largest
+    logits[3, 1] = -torch.inf
+    said = Said.of(logits)
+    assert (said.logits.argmax(dim=-1) == said.predicted).all()
+    assert (said.logits.max(dim=-1).values == 0).all() and ((said.logits == 0).sum(dim=-1) == 1).all()
+    assert (said.logits.isinf() == logits.isinf()).all()
+    torch.testing.assert_close(said.logits.float().softmax(dim=-1), logits.softmax(dim=-1), atol=1e-7, rtol=4e-3)
+
+
 def test_a_run_writes_every_key_and_its_logits_agree(train, tmp_path):
     assert train("CoOp", "red") == 0
     result = read_results(tmp_path / "run/results.json")
