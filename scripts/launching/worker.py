@@ -1,8 +1,8 @@
 """A process that does train.py's runs one after another, so that packages are imported once, and the CLIP loaded.
 
-It reads lines of JSON from stdin, train.py's arguments. It answers each on stdout by lines with warnings, and a last one
-with the exit code and, if it failed, why. When stdin ends, so does the process, at once and with its loader workers:
-whoever started it has ended, however that came.
+It reads lines of JSON from stdin, arguments of train.py. It answers each on stdout by lines with warnings, and by one
+more with the exit code and, if it failed, why. When stdin ends, so does the process, at once and with its loader
+workers: whoever started it has ended, however that came.
 """
 
 import contextlib
