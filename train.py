@@ -15,7 +15,7 @@ from common.config_keys import split_at_key
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.failures import explain, user_errors
-from common.files import atomic_write
+from common.files import atomic_write, make_output_folder
 from common.interruption import Interrupted, end_after_step, interruption
 from common.loader_workers import prepare_loader_workers
 from common.progress import lines_above_bars
@@ -239,7 +239,7 @@ def run(args: argparse.Namespace) -> None:
         check_finished(cfg.OUTPUT_DIR, cfg)
         print(f"{cfg.OUTPUT_DIR} holds a finished run; skipped. Name another --output-dir to run again.")
         return
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    make_output_folder(cfg.OUTPUT_DIR)
     # A test in the folder of its model leaves that run's files as they are, so it may share it.
     with contextlib.nullcontext() if in_place else owned(cfg.OUTPUT_DIR):
         if shared:

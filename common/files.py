@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
+OUTPUT_MARK = ".spg_output"  # a file in folders of output
+
 
 def read_text(path: str | PathLike, errors: str = "strict") -> str:
     """Read a text file of a user: UTF-8, with or without a byte order mark.
@@ -71,6 +73,23 @@ def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def make_output_folder(folder: str | PathLike) -> None:
+    """Make a folder for output, and mark it, so that it is never read as data.
+
+    The mark goes into the topmost folder that is new, or into one that was there and empty.
+
+    Raises:
+        OSError: it cannot be made or marked.
+    """
+    top = folder = Path(folder).expanduser().absolute()
+    if folder.exists() and not all(name.startswith(".") for name in os.listdir(folder)):
+        return
+    while not top.parent.exists():
+        top = top.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    (top / OUTPUT_MARK).touch()
 
 
 def is_writable(folder: str | PathLike) -> bool:

@@ -197,6 +197,9 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         self.layout = location.layout
         self.dataset_dir = str(location.folder)
         self._domain_dirs = location.domain_dirs
+        for domain, folder in location.domain_dirs.items():
+            if os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(folder):
+                raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR}: it is the folder of the domain {domain}. Name another.")
         if cfg.VERBOSE:
             print(f"{self._name}: {location.images_dir} ({self.layout.name} layout)")
         self._check_domain_folders(used, location)

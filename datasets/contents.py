@@ -5,12 +5,14 @@ torchvision's ImageFolder; links are followed. Whatever else lies there is not u
 can be told. No file is opened.
 """
 
+import filecmp
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
+from common.files import OUTPUT_MARK
 
 # torchvision's IMG_EXTENSIONS, and other names of what Pillow reads.
 IMAGE_EXTENSIONS = (
@@ -19,8 +21,8 @@ IMAGE_EXTENSIONS = (
 )
 SPLIT_FOLDER = "spg_coop_splits"
 RENDERED_FILE = "rendered.json"  # beside the domains of MiniDigits
-# What we put beside images ourselves.
-_OURS = {SPLIT_FOLDER, RENDERED_FILE}
+# What we put beside images ourselves; folders of output have a mark.
+_OURS = {SPLIT_FOLDER, RENDERED_FILE, "plan.json", "datasets.json", "report.html"}
 # What Python, archive tools, file managers and network storage leave behind, beside hidden folders.
 _LEFT_BEHIND = {
     *("__pycache__", "__MACOSX", "@eaDir", "#recycle", "lost+found"),
@@ -83,7 +85,7 @@ def read_folder(folder: str | Path) -> Content:
                 elif _holds(entry.is_dir):
                     if name in _LEFT_BEHIND:
                         unused.setdefault(LEFT_BEHIND, []).append(name)
-                    elif name not in _OURS:
+                    elif name not in _OURS and not os.path.exists(os.path.join(entry.path, OUTPUT_MARK)):
                         folders.append(name)
                 elif name not in _OURS:
                     unused.setdefault(_why_no_image(entry), []).append(name)
@@ -151,6 +153,24 @@ def _identity(folder: str | Path) -> tuple[int, int]:
     except OSError as error:
         raise _unreadable(folder, error) from error
     return status.st_dev, status.st_ino
+
+
+def same_images(one: str, other: str, at_most: int = 200) -> bool:
+    """Whether two folders hold the same images, or one of them is gone; of some, evenly spread, contents are compared.
+
+    Args:
+        at_most: how many of them.
+    """
+    if not (os.path.isdir(one) and os.path.isdir(other)):
+        return True
+    try:
+        paths, others = images_below(one)[0], images_below(other)[0]
+        return paths == others and all(
+            filecmp.cmp(os.path.join(one, path), os.path.join(other, path), shallow=False)
+            for path in paths[:: -(-len(paths) // at_most) or 1]
+        )
+    except (OSError, UserError):  # another user's, for instance
+        return False
 
 
 def collect(unused: Unused, more: Unused, below: str = "") -> None:

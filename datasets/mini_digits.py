@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError
-from common.files import cache_folder, is_writable
+from common.files import cache_folder, is_writable, make_output_folder
 from common.messages import warn
 from datasets import mini_digits_render
 from datasets.base import DomainGeneralizationDataset, NotMadeYet
@@ -46,6 +46,7 @@ class MiniDigits(DomainGeneralizationDataset):
         if cfg.VERBOSE and not mini_digits_render.is_current(images):
             print(f"{cls.__name__}: drawing {sum(cls.image_counts.values()):,} images into {images}, once")
         try:
+            make_output_folder(root)  # as `data`, it may lie among the domains of a folder of one's own
             mini_digits_render.render_once(images)
         except OSError as error:
             raise UserError(

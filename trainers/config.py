@@ -50,6 +50,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.PATH = "~/.cache/clip"  # where OpenAI's weights are downloaded to
 
     cfg.DATASET.TEST_SUBSET = "all"  # DomainNet: "published" tests on the 3 % that the authors tested on
+    cfg.DATASET.LABEL = ""  # the data set's name in tables; "": its own, of a FolderDG that of its folder
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # base: the first half of the classes; new: the rest (as in CoOp)
     cfg.DATASET.SKIP_UNREADABLE = False  # True: each image is decoded once at the start, and the bad ones are left out
 

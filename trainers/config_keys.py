@@ -268,6 +268,7 @@ KEYS: dict[str, Key] = {
     ),
     "DATASET.ROOT": Key(Place(), EVERY),
     "DATASET.NAME": Key(Text(), EVERY),
+    "DATASET.LABEL": Key(Text(), EVERY),
     "DATASET.SOURCE_DOMAINS": Key(DOMAINS, EVERY),
     "DATASET.TARGET_DOMAINS": Key(DOMAINS, EVERY),
     "DATASET.NUM_SHOTS": Key(whole(-1, meaning="-1 or 0: all images"), LEARNING),

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import make_output_folder
 from common.held import held
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompt_labels import save_prompt_label
@@ -39,6 +40,7 @@ class LabelLearner(FrozenClipTrainer):
     def train(self) -> None:
         # As for both stages in one run, so that of all processes one at a time learns a label.
         *_, last = self.label_files().values()
+        make_output_folder(label_folder(self.cfg, self.SETTINGS, "").label_dir)
         with held(last, f"the prompt label of {last.stem}"):
             super().train()
 

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.files import make_output_folder
 from common.held import held
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, default_cfg, merge_method_file
@@ -66,6 +67,7 @@ class TwoStages(LabelTrainer):
         for domain in self.dm.dataset.source_domains:
             if not self.has_label(domain):
                 # Of several runs that need a label one learns it, and the others take that one.
+                make_output_folder(self.label_folders()[-1].label_dir)
                 with held(self.label_folders()[-1].file_for(domain), f"the prompt label of {domain}"):
                     if not self.has_label(domain):
                         self.learn_label(domain)

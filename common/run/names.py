@@ -38,6 +38,8 @@ def class_subset(cfg: "CfgNode") -> str:
 
 
 def dataset_label(cfg: "CfgNode") -> str:
-    """The data set's name in folders: "SPG_PACS" -> "PACS"; a FolderDG goes by its folder's name."""
+    """The data set's name in folders: "SPG_PACS" -> "PACS"; a FolderDG has its folder's name, or DATASET.LABEL."""
+    if label := getattr(cfg.DATASET, "LABEL", ""):
+        return label
     name = cfg.DATASET.NAME.removeprefix("SPG_")
     return Path(cfg.DATASET.ROOT).resolve().name if name == "FolderDG" else name

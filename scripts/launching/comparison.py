@@ -10,6 +10,7 @@ from typing import Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.files import make_output_folder
 from common.messages import show_warnings
 from common.progress import progress
 from common.run.folder import is_finished
@@ -23,6 +24,7 @@ from scripts.launching.planned import note_planned
 from scripts.launching.plans import Run
 from scripts.launching.printed import printed_commands
 from scripts.launching.request import Request, check_request
+from scripts.launching.sets import note_names
 from scripts.launching.shared import Plan, Shared, plan_shared
 from scripts.reporting.finished import find_results
 from scripts.reporting.tables import method_name
@@ -140,6 +142,9 @@ class Comparison:
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
         say = _each_warning_once(lambda line: bar.write(line, file=sys.stderr))
         with progress(total=total, description=name, unit="run") as bar, show_warnings(say):
+            for folder in (self.request.output, *(one.folder for one in self.launches)):
+                make_output_folder(folder)
+            note_names([one for launch in self.launches for one in launch.sets], self.request.output)
             engine = make_engine(self.request.engine, self._demand(), say)
             note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
             # One after another, a run finds what the one before has made.

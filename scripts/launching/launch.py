@@ -28,7 +28,7 @@ from scripts.launching.runs import (
     run_command,
     settings_that_matter,
 )
-from scripts.launching.sets import find_set
+from scripts.launching.sets import find_set, named_apart
 from trainers.methods import Backbones, MethodError, find_method
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ class Launch:
         method.check_protocol(request.protocol)
         self.opts, self.trainer = request.opts, trainer
         name, offer = request.dataset or (TRAINED_ON if cross else EMBEDDED_DATASET), not request.only_print
-        dataset = find_set(name, request.data, request.domains, offer)
+        sets = [find_set(name, request.data, request.domains, offer)]
+        if cross:
+            sets += [find_set(other, request.data, offer=offer) for other in (request.tested or TESTED_ON).split(",")]
+        dataset, *tested = self.sets = named_apart(sets, request.output)
         embedded = dataset.config.stem == EMBEDDED_DATASET and not cross
         if not cross and len(dataset.domains) < 2:
             raise UserError(
@@ -81,8 +84,7 @@ class Launch:
         self.features = request.output / "feature_cache"
         self.runs: list[Run]
         if cross:
-            tested = [find_set(other, request.data, offer=offer) for other in (request.tested or TESTED_ON).split(",")]
-            self.runs = cross_dataset(dataset, tested, self.base, seeds)
+            self.runs = cross_dataset(dataset, {one.name: one for one in tested}.values(), self.base, seeds)
         else:
             plan = multi_source if request.protocol == "multi" else single_source
             self.runs = plan(dataset, self.base, seeds)

@@ -15,6 +15,7 @@ class Set:
         root: DATASET.ROOT.
         domains: full names of all its domains.
         chosen: those of them that were asked for.
+        label: DATASET.LABEL, where its folder has another name than it; "".
     """
 
     name: str
@@ -22,6 +23,7 @@ class Set:
     root: str
     domains: tuple[str, ...]
     chosen: tuple[str, ...]
+    label: str = ""
 
 
 @dataclass(frozen=True)

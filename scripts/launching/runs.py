@@ -66,6 +66,7 @@ def run_command(
         command += ["--eval-only", "--model-dir", str(run.model_dir)]
     node = "DPSPG" if trainer.startswith("DPSPG") else "SPG"
     command += [f"TRAINER.{node}.LABEL_DIR", str(labels), "TRAINER.FEATURES.CACHE_DIR", str(features)]
+    command += ["DATASET.LABEL", run.dataset.label] if run.dataset.label else []
     return [*command, *([] if run.test else ["TEST.NO_TEST", "True"]), *opts]
 
 

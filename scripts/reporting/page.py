@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from common.errors import UserError
+from common.files import make_output_folder
 from common.progress import progress
 from common.run.contexts import CONTEXTS_FILE, read_contexts
 from common.run.variability import Spread, Variability, read_variability
@@ -297,6 +298,7 @@ def write_report(
     results = [run for table in tables for run in table.runs]
     try:
         with progress(description="Pictures", unit="picture") as bar:
+            make_output_folder(out.with_name(f"{out.stem}_files"))
             report = Report(out.with_name(f"{out.stem}_files"), bar)
             sections = [report.section(table) for table in tables]
             measured = report.measured(results)

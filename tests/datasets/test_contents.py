@@ -236,3 +236,22 @@ def test_a_folder_of_no_images_tells_what_is_there(tmp_path):
     with pytest.raises(predict.UserError, match=r"there: 1 hidden, 1 with other extensions \(.svg\)"):
         predict.find_images([str(tmp_path / "none")], "")
     assert images_below(tmp_path / "none")[0] == []
+
+
+@pytest.mark.parametrize("place", ["out", "runs/spg/1", "photo/out/1", "sketch/dog/out/1"])
+def test_train_output_inside_the_data_is_never_data(train, folder, place):
+    labels = (
+        "TRAINER.SPG.LABEL_DIR",
+        str(folder / "labels"),
+        "TRAINER.FEATURES.CACHE_DIR",
+        str(folder / "sketch/kept"),
+    )
+    assert train("SPG", "photo", *labels, flags=["--root", str(folder), "--output-dir", str(folder / place)]) == 0
+    assert FolderDG(config(folder, ["photo"], output=folder.parent)).classnames == ["cat", "dog"]
+    assert FolderDG.list_domains(folder) == ["photo", "sketch"]
+    assert predicted(folder, "sketch") == PLAIN
+
+
+def test_train_output_in_the_folder_of_a_domain_raises(train, folder, capsys):
+    assert train("ZeroshotCLIP", "photo", flags=["--root", str(folder), "--output-dir", str(folder / "photo")]) == 1
+    assert "it is the folder of the domain photo. Name another" in capsys.readouterr().err

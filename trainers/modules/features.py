@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.content_hashes import content_hashes
 from common.errors import UserError
-from common.files import atomic_write, is_writable
+from common.files import atomic_write, is_writable, make_output_folder
 from common.interruption import check_interruption
 from common.progress import progress
 from trainers.modules.finite import all_finite
@@ -155,6 +155,7 @@ class FeatureCache:
         path = self.folder / f"{key}.npy"
         array = None
         try:
+            make_output_folder(self.folder)
             # Filled in memory-mapped form, so that a data set need not fit into memory.
             with atomic_write(path) as handle:
                 mapped = _map_npy(handle, tuple(shape))
