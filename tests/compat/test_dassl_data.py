@@ -223,7 +223,7 @@ def test_data_manager_end_to_end(cfg, capsys):
     assert sorted(seen.tolist()) == list(range(18))
     table = capsys.readouterr().out
     assert "Loading dataset: ToyDG" in table
-    for line in (r"Source +\['art', 'photo'\]", "# classes +3", "# train_x +18", "# val +6", "# test +12"):
+    for line in (r"Source +\('art', 'photo'\)", "# classes +3", "# train_x +18", "# val +6", "# test +12"):
         assert re.search(line, table), line
 
 

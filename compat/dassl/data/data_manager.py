@@ -161,9 +161,9 @@ class DataManager:
         """Print a table: dataset, domains, number of classes, sizes of the splits."""
         rows = [["Dataset", cfg.DATASET.NAME]]
         if cfg.DATASET.SOURCE_DOMAINS:
-            rows.append(["Source", list(cfg.DATASET.SOURCE_DOMAINS)])
+            rows.append(["Source", cfg.DATASET.SOURCE_DOMAINS])
         if cfg.DATASET.TARGET_DOMAINS:
-            rows.append(["Target", list(cfg.DATASET.TARGET_DOMAINS)])
+            rows.append(["Target", cfg.DATASET.TARGET_DOMAINS])
         rows.append(["# classes", f"{self.num_classes:,}"])
         for split in ("train_x", "train_u", "val", "test"):
             items = getattr(self.dataset, split)

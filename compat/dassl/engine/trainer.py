@@ -333,7 +333,7 @@ class TrainerXU(SimpleTrainer):
                 f"{type(self).__name__} needs. Use a dataset that has, or a trainer of labelled data."
             )
         self.num_batches = self._count_iterations()
-        batches_x, batches_u = _endless(self.train_loader_x), _endless(self.train_loader_u)
+        batches_x, batches_u = _EndlessBatches(self.train_loader_x), _EndlessBatches(self.train_loader_u)
         progress = Progress(self, self.cfg.TRAIN.PRINT_FREQ)
         for self.batch_idx in range(self.num_batches):  # noqa: B020
             batch_x, batch_u = next(batches_x), next(batches_u)
@@ -341,7 +341,7 @@ class TrainerXU(SimpleTrainer):
             progress.batch_done(self.forward_backward(batch_x, batch_u))
 
     def _count_iterations(self):
-        len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
+        len_x, len_u = _count_batches(self.train_loader_x), _count_batches(self.train_loader_u)
         counts = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
         check_availability(self.cfg.TRAIN.COUNT_ITER, counts, "way to count batches (TRAIN.COUNT_ITER)")
         return counts[self.cfg.TRAIN.COUNT_ITER]
@@ -351,7 +351,27 @@ class TrainerXU(SimpleTrainer):
         return tuple(self._to_device(x) for x in (batch_x["img"], batch_x["label"], batch_u["img"]))
 
 
-def _endless(loader):
-    """Yield the loader's batches, starting again when they end."""
-    while True:
-        yield from loader
+def _count_batches(loader):
+    """Return the number of batches in an epoch: by the first draw of samplers that draw whole epochs, as in Dassl."""
+    n_items = getattr(getattr(loader, "sampler", None), "length", None)
+    if n_items is None:
+        return len(loader)
+    return n_items // loader.batch_size if loader.drop_last else -(-n_items // loader.batch_size)
+
+
+class _EndlessBatches:
+    """Batches of a loader, which starts again when they end.
+
+    Both loaders start before the first batch: a loader draws from the random generators when it starts, as in Dassl.
+    """
+
+    def __init__(self, loader):
+        self.loader = loader
+        self.batches = iter(loader)
+
+    def __next__(self):
+        try:
+            return next(self.batches)
+        except StopIteration:
+            self.batches = iter(self.loader)
+            return next(self.batches)
