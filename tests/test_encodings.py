@@ -106,11 +106,11 @@ def test_dassl_json_with_a_byte_order_mark_is_read(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
 def test_text_in_another_encoding_is_refused(tmp_path, encoding):
-    (tmp_path / "names.txt").write_bytes("zéro\none\n".encode(encoding))
+    (tmp_path / "names.yaml").write_bytes("zéro\none\n".encode(encoding))
     with pytest.raises(ValueError, match="not text in UTF-8"):
-        read_text(tmp_path / "names.txt")
+        read_text(tmp_path / "names.yaml")
     with pytest.raises(UserError, match="not text in UTF-8; save it as UTF-8"):
-        merge_file(default_cfg(), tmp_path / "names.txt")
+        merge_file(default_cfg(), tmp_path / "names.yaml")
 
 
 def test_predict_reads_lists_with_a_byte_order_mark(finished, image_folder, tmp_path, capsys):

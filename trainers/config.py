@@ -243,6 +243,8 @@ def merge_file(cfg: CfgNode, path: str | PathLike, what: str = "Config file", an
         found = sorted(name for name in os.listdir(folder) if name.endswith(".yaml")) if folder.is_dir() else []
         raise UserError(f"{what} {path} is not there. {folder} has: {', '.join(found) or 'no config files'}.")
     try:
+        if path.suffix not in ("", ".yaml", ".yml"):
+            raise ValueError("it is not YAML by its name; rename it to end in .yaml")
         text = read_text(path)
         tree = CfgNode.load_cfg(text)
         _check_said_once(yaml.compose(text, yaml.SafeLoader))

@@ -125,8 +125,9 @@ def test_what_a_config_file_says_is_what_yacs_reads(tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(refused, tmp_path):
-    (tmp_path / "notes.txt").write_text("OPTIM: {}")
-    assert "notes.txt cannot be used" in refused("CoOp", "red", flags=["--config-file", "notes.txt"])
+    for name in ("notes.txt", "code.py"):
+        (tmp_path / name).write_text("OPTIM: {}")
+        assert f"{name} cannot be used" in refused("CoOp", "red", flags=["--config-file", name])
 
 
 def test_a_config_is_written_as_it_is_read(merged):
