@@ -112,6 +112,16 @@ def own_images(tmp_path, image_folder):
     return tmp_path / "own", ["--root", "own"]
 
 
+def test_one_training_image_is_refused_by_methods_that_need_more(refused, own_images):
+    folder, flags = own_images
+    flags = [*flags, "--source-domains", "blue"]
+    for path in sorted((folder / "blue").glob("*/*"))[1:]:
+        path.unlink()
+    message = refused("SPG", "red", "TEST.FINAL_MODEL", "last_step", flags=flags)
+    assert "one training image, and the batch norm of SPG's generator" in message
+    assert "chooses C of a linear probe. Add images" in refused("LinearProbe", "red", flags=flags)
+
+
 def test_image_of_one_row_is_named(refused, own_images):
     folder, flags = own_images
     for path in (folder / "blue" / "down").iterdir():

@@ -78,6 +78,11 @@ class LinearProbe(FrozenClipTrainer):
         return loader
 
     def train(self) -> None:
+        if self.val_loader is None:
+            raise UserError(
+                "The source domains have too few images for a validation split, which chooses C of a linear probe. Add "
+                "images to a class of them."
+            )
         self.max_epoch = 1
         super().train()
 

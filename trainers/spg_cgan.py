@@ -40,6 +40,14 @@ class SPG_CGAN(LabelTrainer):
     SETTINGS = "SPG"
     USED_BY = ("CLASS_TOKEN_POSITION",)
 
+    def train(self) -> None:
+        if len(self.dm.dataset.train_x) < 2:
+            raise UserError(
+                "The source domains have one training image, and the batch norm of SPG's generator takes two or more. "
+                "Add images to them."
+            )
+        super().train()
+
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)
         return PairedBatchSampler(batch_sampler, second)
