@@ -34,7 +34,7 @@ def content_hashes(files: Sequence[str | PathLike]) -> list[str]:
     Raises:
         UserError: a file cannot be read.
     """
-    paths = list(map(os.fspath, files))
+    paths: list[str] = [os.fspath(path) for path in files]
     keys, is_old = _keys(paths)
     places = defaultdict(list)  # indices by data folder
     for index, path in enumerate(paths):

@@ -110,6 +110,16 @@ def test_a_set_of_dassl_s_kind(train, tmp_path):
     assert sorted(path.name for path in labels.glob("*.pt")) == ["photo.pt", "sketch.pt"]
 
 
+def test_a_finished_run_on_a_set_whose_images_changed_is_refused(train, folder, capsys):
+    assert run(train, "ZeroshotCLIP", "Insects") == run(train, "ZeroshotCLIP", "Insects") == 0
+    path = folder / "_ant_3.png"
+    content = path.read_bytes()
+    path.write_bytes((folder / "_bee_3.png").read_bytes())
+    code = run(train, "ZeroshotCLIP", "Insects")
+    path.write_bytes(content)
+    assert code == 1 and "on other data: other test images" in capsys.readouterr().err
+
+
 def test_base_to_new(train, tmp_path, capsys):
     for trainer in ("CoOp", "ZeroshotCLIP"):
         base, new = (["--output-dir", f"runs/{trainer}_{classes}"] for classes in ("base", "new"))

@@ -83,6 +83,7 @@ def _images(folder: str | PathLike, cfg: CfgNode) -> str:
     quiet.freeze()
     if issubclass(kind, DomainGeneralizationDataset):
         kind = type(kind.__name__, (kind,), {"writes": False})
+    failures: tuple[type[BaseException], ...] = (*user_errors(), OSError, ValueError)
     try:
         found = read_record(Path(folder) / (TRAINED_FILE if cfg.TEST.NO_TEST else RESULTS_FILE))
         with contextlib.redirect_stdout(io.StringIO()):  # the run gave the same warnings
@@ -92,13 +93,15 @@ def _images(folder: str | PathLike, cfg: CfgNode) -> str:
             here["data_fingerprint"] = dataset.fingerprint
         if "test_fingerprint" in found:
             here["test_fingerprint"] = dataset.test_fingerprint
-    except (*user_errors(), OSError, ValueError):  # of a damaged file, or where the images are no longer
+    except failures:  # of a damaged file, or where the images are no longer
         return ""
     return ", ".join(OTHERWISE[key] for key, value in here.items() if found.get(key, value) != value)
 
 
 def _weights(folder: str | PathLike, cfg: CfgNode) -> str:
     named = cfg.MODEL.BACKBONE
-    there = read_identity(folder).get("backbone") or read_results(Path(folder) / RESULTS_FILE)["backbone_sha256"]
-    differs = read_backbone(named.NAME, "cpu", "fp32", named.PATH).sha256 != there
+    there = read_identity(folder).get("backbone")
+    if not there and not cfg.TEST.NO_TEST:  # methods that learn nothing write no identity
+        there = read_results(Path(folder) / RESULTS_FILE)["backbone_sha256"]
+    differs = there and read_backbone(named.NAME, "cpu", "fp32", named.PATH).sha256 != there
     return "other backbone weights" if differs else ""
