@@ -74,7 +74,7 @@ def published_steps(trainer, parameters, text_features):
         text_features: called with image features (B, E); returns (C, E) or (B, C, E).
     """
     clip_model = trainer.clip_model
-    optimizer = torch.optim.SGD(parameters.values(), lr=1.0, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(parameters.values(), lr=1.0, momentum=0.9, weight_decay=1e-4)
     found = []
     for epoch in range(EPOCHS):
         optimizer.param_groups[0]["lr"] = learning_rate(epoch)
