@@ -24,5 +24,5 @@ def test_a_run_gives_the_recorded_digits(trainer, tmp_path_factory):
         assert digits[key] == pytest.approx(expected[key], abs=0.5)  # two images
     assert digits["val_history"] == pytest.approx(expected["val_history"], abs=100 / 360 + 1e-6)
     for losses, others in zip(digits["loss_history"], expected["loss_history"], strict=True):
-        room = {"rel": 1e-3}, {"abs": 0.3}  # "acc" is that of training images, two of them
-        assert losses == {key: pytest.approx(value, **room[key == "acc"]) for key, value in others.items()}
+        tolerance = {"rel": 1e-3}, {"abs": 0.3}  # "acc" is that of training images, two of them
+        assert losses == {key: pytest.approx(value, **tolerance[key == "acc"]) for key, value in others.items()}
