@@ -24,7 +24,7 @@ def prepare_loader_workers(workers: int) -> None:
     if not workers:
         return
     _use_short_sockets()
-    Queue._on_queue_feeder_error = _send_error  # type: ignore[method-assign, assignment]
+    Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # not in its stubs
 
 
 def _use_short_sockets():

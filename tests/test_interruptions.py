@@ -80,6 +80,38 @@ class Killed(BaseException):
     """Takes the place of SIGKILL: nothing handles it."""
 
 
+def scalars(folder):
+    """All scalars of a run's event files: {tag: [(step, value), ...]}."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_scalars_of_a_resumed_run_are_those_of_an_undisturbed_one(train, tmp_path, monkeypatch):
+    opts = ("OPTIM.MAX_EPOCH", "3", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
+    assert train("CoOp", "red", *opts) == 0
+    whole = scalars(tmp_path / "run")
+    assert {len(steps) for tag, steps in whole.items() if tag.startswith("val/")} == {3}
+    for name in ("model.pth.tar-2", "history.json", "logits.npy"):  # the last is after the test
+        shutil.rmtree(tmp_path / "run")
+        replace = os.replace
+
+        def kill(source, target, name=name, replace=replace):
+            replace(source, target)
+            if name in str(target):
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, "replace", kill)
+            train("CoOp", "red", *opts)
+        (events,) = (tmp_path / "run/tensorboard").iterdir()
+        with events.open("ab") as handle:
+            handle.write(b"half a record")
+        assert train("CoOp", "red", *opts) == 0
+        assert scalars(tmp_path / "run") == whole, name
+
+
 def killed_before(epoch, train, monkeypatch, *opts, flags=()):
     """A run of CoOp that is killed when an epoch, counted from 0, is to begin."""
     from trainers.coop import CoOp

@@ -20,6 +20,7 @@ from common.run.records import write_record
 from common.threads import Threads
 from trainers.base.checkpoints import BEST
 from trainers.base.evaluation import Classifier, evaluate
+from trainers.base.event_files import remove_scalars
 from trainers.base.image_features import ImageFeatures
 from trainers.base.not_finite import check_loss, check_networks
 from trainers.base.resume import goes_on, holds_objects, remove_checkpoints, resume
@@ -121,6 +122,7 @@ class RunTrainer(TrainerX):
     def before_train(self) -> None:
         check_validation(self.cfg, self.val_loader)
         super().before_train()
+        self.epoch = max(0, self.start_epoch - 1)  # the step of a test that has no epoch before it
         course = self.course
         self.best_result, course.best_epoch = best_of(course.history, self.cfg.TEST.SELECT_BY)
         if course.history:
@@ -154,6 +156,17 @@ class RunTrainer(TrainerX):
         finally:
             self.train_loader_x = loader
         self.update_lr()
+
+    def init_writer(self, log_dir: str) -> None:
+        """As Dassl's, without what a run that was stopped wrote of the epochs that it repeats."""
+        first, n_batches = self.start_epoch, len(self.train_loader_x)
+
+        def is_repeated(tag: str, step: int) -> bool:
+            return tag.startswith("test/") or step >= first * (n_batches if tag.startswith("train/") else 1)
+
+        with contextlib.suppress(ImportError):  # without tensorboard Dassl writes nothing
+            remove_scalars(log_dir, is_repeated)
+        super().init_writer(log_dir)
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         # Dassl's running means of the epoch pass by here, so the last ones are the epoch's means.
@@ -196,6 +209,8 @@ class RunTrainer(TrainerX):
             entry["scaler"] = self.scaler.state_dict()
         if not self.may_be_chosen():
             entry["counts"] = False
+        if self._writer is not None:
+            self._writer.flush()  # after its checkpoint an epoch is not repeated
         course.history.append(entry)
         write_history(self.output_dir, course.history)
         if is_best:
