@@ -164,8 +164,8 @@ def identity_of(cfg: CfgNode, settings: dict[str, Any], dataset: Any, backbone: 
         **settings,
         "backbone": backbone.sha256,
         "class names": list(dataset.classnames),
-        "training images": dataset.fingerprint,
-        "test images": None if cfg.TEST.NO_TEST else dataset.test_fingerprint,
+        "images trained on": dataset.fingerprint,
+        "images tested on": None if cfg.TEST.NO_TEST else dataset.test_fingerprint,
         "source domains": list(dataset.source_domains),
         "SEED": cfg.SEED,
     }

@@ -268,8 +268,8 @@ class RunTrainer(TrainerX):
         if read_history(self.output_dir, 1):  # a run that was begun from another one goes on by itself
             directory = self.output_dir
         identity, aside = self.identity(), [*counted_contexts(self.cfg, self.backbone.text.tokenizer)]
-        if None in (identity["test images"], read_identity(directory).get("test images")):
-            aside.append("test images")  # one of the two runs is not tested
+        if None in (identity["images tested on"], read_identity(directory).get("images tested on")):
+            aside.append("images tested on")  # one of the two runs is not tested
         if not goes_on(directory, identity, aside, self.restart_on_difference):
             return 0
         networks = {name: (self._models[name], self._optims[name], self._scheds[name]) for name in self._models}

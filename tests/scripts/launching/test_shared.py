@@ -5,6 +5,7 @@ import errno
 import os
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest

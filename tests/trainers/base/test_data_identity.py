@@ -77,7 +77,7 @@ def test_unfinished_run_goes_on_where_images_are_equal(trainer, changed, data, t
     if not changed:
         assert code == 0 and "Going on after epoch" in printed.out
     else:
-        what = "test images" if changed == "red" else "training images"
+        what = "images tested on" if changed == "red" else "images trained on"
         asked = {"SPG": "was learned with other training images"}.get(trainer) if changed == "blue" else None
         assert code == 1 and (asked or f"holds an unfinished run with other settings: {what}") in printed.err
 
