@@ -47,6 +47,7 @@ class MaPLe(FrozenClipTrainer):
     USED_BY = ("CTX_INIT",)
     NETWORK = "MultiModalPromptLearner"
     IMAGE_TOWER_LEARNS = True
+    PUBLISHED_NAMES = {}
 
     def build_prompt_model(self) -> None:
         settings = self.settings

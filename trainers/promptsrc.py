@@ -18,8 +18,8 @@ from trainers.base.prompt_depth import prompt_depth
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.independent_prompts import SUM, IndependentPrompts
 from trainers.modules.prompted_vit import PromptedViT
+from trainers.modules.published_names import TEXT, VISION
 from trainers.modules.templates import IMAGENET_TEMPLATES
-from trainers.vpt import deep_prompts, visual_prompts
 
 
 @TRAINER_REGISTRY.register()
@@ -30,6 +30,8 @@ class PromptSRC(FrozenClipTrainer):
     USED_BY = ("CTX_INIT",)
     NETWORK = "VLPromptLearner"
     IMAGE_TOWER_LEARNS = True
+    PUBLISHED_NAMES = VISION | TEXT
+    UNUSED_IN_FILES = ("ZS_image_encoder.",)
 
     def build_prompt_model(self) -> None:
         settings = self.settings
@@ -94,14 +96,8 @@ class PromptSRC(FrozenClipTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the prompts of a run, ours or one of PromptSRC's repository."""
-        load_prompt_learner(self, directory, epoch)
-
-    @staticmethod
-    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = visual_prompts(whole) | deep_prompts(whole, "text_encoder", "deep_ctx")
-        if (key := "prompt_learner.ctx") in whole:
-            found["ctx"] = whole[key]
-        return found | {SUM + name: torch.zeros_like(value) for name, value in found.items()}
+        sums = [SUM + name for name, _ in self.model.named_parameters()]
+        load_prompt_learner(self, directory, epoch, optional=sums)
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

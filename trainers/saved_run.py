@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
-from trainers.base.checkpoints import find_checkpoint, holds_whole_model, read_prompt_learner
+from trainers.base.checkpoints import find_checkpoint, read_prompt_learner
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.config import apply_settings, default_cfg, merge_file
 from trainers.config_check import check_values
@@ -65,7 +65,7 @@ def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", bac
     of_method = TRAINER_REGISTRY.get(method.trainer)
     if Path(folder, of_method.NETWORK).is_dir():
         saved, _ = read_prompt_learner(find_checkpoint(folder, of_method.NETWORK))
-        told = of_method.sizes_in(of_method.learned_in(saved) if holds_whole_model(saved) else saved)
+        told = of_method.sizes_in(of_method.learned_in(saved))
         node = cfg.TRAINER[of_method.SETTINGS]
         node.update({key: value for key, value in told.items() if key in node})
     return cfg

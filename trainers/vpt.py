@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from trainers.base.checkpoints import LEARNER, load_prompt_learner
 from trainers.base.prompt_depth import prompt_depth
 from trainers.base.trainer import FrozenClipTrainer
 from trainers.modules.prompted_vit import PromptedViT
+from trainers.modules.published_names import VISION
 
 
 class VisualPrompts(nn.Module):
@@ -32,6 +32,7 @@ class VPT(FrozenClipTrainer):
     SETTINGS = "VPT"
     USED_BY = ("CTX_INIT",)
     IMAGE_TOWER_LEARNS = True
+    PUBLISHED_NAMES = VISION
 
     def build_prompt_model(self) -> None:
         settings = self.settings
@@ -53,24 +54,7 @@ class VPT(FrozenClipTrainer):
         load_prompt_learner(self, directory, epoch)
 
     @staticmethod
-    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        return visual_prompts(whole)
-
-    @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
         if "vctx" not in learned:
             return {}
         return {"N_CTX_VISION": len(learned["vctx"]), "PROMPT_DEPTH_VISION": 1 + len(learned.get("deep_vctx", ()))}
-
-
-def visual_prompts(whole: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`vctx` and `deep_vctx` in a whole model's state_dict of MaPLe's or PromptSRC's repository."""
-    found = {"vctx": whole["image_encoder.VPT"]} if "image_encoder.VPT" in whole else {}
-    return found | deep_prompts(whole, "image_encoder", "deep_vctx")
-
-
-def deep_prompts(whole: dict[str, Tensor], tower: str, name: str) -> dict[str, Tensor]:
-    """The prompts of layers 2, 3, ... that such a state_dict holds of a tower, as one tensor by a name; {}: none."""
-    keys = [f"{tower}.transformer.resblocks.{i}.VPT_shallow" for i in range(1, 1 + len(whole))]
-    deep = [whole[key] for key in keys if key in whole]
-    return {name: torch.stack(deep)} if deep else {}

@@ -88,20 +88,6 @@ def test_coop(build, tmp_path, name, epoch, dtype):
     assert trainer.text_features(None, None).shape == (2, 32)  # of the classes here, not of the five there
 
 
-def test_cocoop(build, tmp_path):
-    state = save(tmp_path, "model-best.pth.tar", META_NET, ctx=(4, 64))
-    trainer = build("CoCoOp", "TRAINER.COCOOP.N_CTX", "4")
-    trainer.load_model(str(tmp_path))
-    for key, value in trainer.model.state_dict().items():
-        torch.testing.assert_close(value, state[key].float())
-    features = torch.randn(3, 32)
-    contexts = trainer.model(features)
-    hidden = torch.relu(features @ state["meta_net.linear1.weight"].float().t() + state["meta_net.linear1.bias"])
-    shift = hidden @ state["meta_net.linear2.weight"].float().t() + state["meta_net.linear2.bias"]
-    expected = state["ctx"].float() + shift.unsqueeze(1)
-    torch.testing.assert_close(contexts, expected)
-
-
 def test_a_file_with_schedule_objects(build, tmp_path):
     # Dassl.pytorch keeps the whole scheduler, and through it the optimizer, beside the weights.
     state = save(tmp_path, "model-best.pth.tar")
@@ -217,18 +203,6 @@ def test_eval_only_on_the_command_line(train, tmp_path, capsys):
     assert "these epochs: 50 (--load-epoch)" in capsys.readouterr().err
 
 
-class PromptLearnerOfCoop(nn.Module):
-    """What CoOp and CoCoOp load into: the learned values, and the words around them as buffers."""
-
-    def __init__(self, n_ctx, meta_net):
-        super().__init__()
-        self.ctx = nn.Parameter(torch.zeros(n_ctx, 64))
-        self.register_buffer("token_prefix", torch.zeros(2, 1, 64))
-        self.register_buffer("token_suffix", torch.zeros(2, 76 - n_ctx, 64))
-        if meta_net:
-            self.meta_net = nn.ModuleDict({"linear1": nn.Linear(32, 2), "linear2": nn.Linear(2, 64)})
-
-
 def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, tmp_path):
     opts = ("TEST.FINAL_MODEL", "last_step", "DATASET.NUM_SHOTS", "2", "TRAIN.CHECKPOINT_FREQ", "1")
     assert train("CoOp", "red", *opts, "OPTIM.LR", "1.0") == 0
@@ -254,18 +228,6 @@ def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, 
     assert not torch.equal(first, last)
     torch.testing.assert_close(build_run(tmp_path / "c").model.ctx.detach(), first, atol=0, rtol=0)
     torch.testing.assert_close(build_run(tmp_path / "a").model.ctx.detach(), last, atol=0, rtol=0)
-
-
-@pytest.mark.parametrize("name", ["CoOp", "CoCoOp"])
-def test_coop_loads_what_is_saved_here(train, tmp_path, name):
-    assert train(name, "red", f"TRAINER.{name.upper()}.N_CTX", "4") == 0
-    checkpoint = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2", weights_only=True)
-    theirs = PromptLearnerOfCoop(4, meta_net=name == "CoCoOp")
-    # As its load_model does: without the words, not strictly.
-    keys = theirs.load_state_dict(checkpoint["state_dict"], strict=False)
-    assert (keys.missing_keys, keys.unexpected_keys) == (["token_prefix", "token_suffix"], [])
-    assert torch.equal(theirs.ctx, checkpoint["state_dict"]["ctx"])
-    assert checkpoint["epoch"] == 2
 
 
 def test_names_that_data_parallel_puts_before(build, tmp_path):

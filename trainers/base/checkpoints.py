@@ -17,6 +17,7 @@ from common.run.history import read_history
 from common.run.identity import read_identity
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.finite import require_finite
+from trainers.modules.published_names import holds_whole_model
 
 BEST = "model-best.pth.tar"
 LEARNER = "prompt_learner"
@@ -138,20 +139,14 @@ def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, Tenso
     return {str(key).removeprefix("module."): value for key, value in saved.items()}, checkpoint.get("epoch")
 
 
-def holds_whole_model(saved: dict[str, Tensor]) -> bool:
-    """Whether a published file's tensors are those of the whole model, CLIP and all."""
-    return "logit_scale" in saved
-
-
 def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
     """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
     if holds_whole_model(saved):
         check_clip(path, saved, trainer.backbone)
-        saved = trainer.learned_in(saved)
-    left_aside = {*TOKEN_BUFFERS, *trainer.UNUSED_IN_FILES}
-    saved = {key: value.float() for key, value in saved.items() if key not in left_aside}
+    left_aside = (*TOKEN_BUFFERS, *trainer.UNUSED_IN_FILES)
+    saved = {key: value.float() for key, value in trainer.learned_in(saved).items() if not key.startswith(left_aside)}
     model = trainer.model if into is None else into
-    own, told = model.state_dict(), trainer.sizes_in(saved)
+    own, told = trainer.learned_in(model.state_dict()), trainer.sizes_in(saved)
     saved = {key: own[key] for key in optional} | saved
     _check_sizes(path, told, trainer)
     set_here = "" if told or "ctx" in own else _what_is_set(trainer)

@@ -1,6 +1,6 @@
 """The base of all methods: a frozen CLIP, what learns beside it, and how both classify images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encode
 from trainers.modules.image_data import Batches
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_tokens import NameTooLong
+from trainers.modules.published_names import own_names, publish_names
 from trainers.modules.view_loader import ViewLoader
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -56,7 +57,9 @@ class FrozenClipTrainer(RunTrainer):
     NETWORK = LEARNER  # name of what it learns, where that is one network: the folder of its checkpoints
     IMAGE_TOWER_LEARNS = False  # whether training changes what the image tower computes
     IMAGE_TOWER_DRAWS = False  # whether `image_tower` takes the images' indices as well, and draws by them
-    # Names in published files of its method of what they hold and nothing is computed with.
+    # Own name -> name in published files, of methods that publish the whole model: see `publish_names`.
+    PUBLISHED_NAMES: Mapping[str, str] | None = None
+    # How names of tensors begin that published files hold and nothing is computed with.
     UNUSED_IN_FILES: tuple[str, ...] = ()
     NORMALISED_FEATURES = True  # whether the features that it gets of images are L2-normalised
 
@@ -159,6 +162,8 @@ class FrozenClipTrainer(RunTrainer):
     def register_network(self, name: str, network: Network) -> Network:
         """Put a network on the device and register it with an optimiser and schedule of its own; returns it."""
         network.to(self.device)
+        if self.PUBLISHED_NAMES is not None:
+            publish_names(network, self.PUBLISHED_NAMES)
         optimizer = build_optimizer(network, optimiser_cfg(self.cfg))
         self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
         return network
@@ -168,11 +173,10 @@ class FrozenClipTrainer(RunTrainer):
         if self.cfg.MODEL.INIT_WEIGHTS and not self.done:
             self.started_from = start_prompt_learner(self, self.cfg.MODEL.INIT_WEIGHTS)
 
-    @staticmethod
-    def learned_in(whole: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What was learned in the state_dict of a published file that holds the whole model, by our names."""
-        prefix = "prompt_learner."
-        return {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+    @classmethod
+    def learned_in(cls, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the learned tensors of a state_dict by their own names; it may be of a whole model."""
+        return own_names(saved, cls.PUBLISHED_NAMES or {})
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

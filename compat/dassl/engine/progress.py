@@ -54,4 +54,4 @@ class Progress:
             f"lr {trainer.get_current_lr():.4e}",
             f"eta {datetime.timedelta(seconds=int(self.batch_time.avg * left))}",
         ]
-        return " ".join(part for part in parts if part)
+        return " ".join(parts)
