@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from conftest import CLASSES
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 from PIL import Image
@@ -28,6 +27,7 @@ import train as command
 from predict import Predictor
 
 CONFIGS = Path(command.__file__).parent / "configs"
+CLASSES = ["big_old_oak_tree", "dog", "guinea_pig"]  # of the images in conftest.py
 D, E, W = 64, 32, 128  # widths of the ViT CLIP: text tower, image features, image tower
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 BATCH = 4
@@ -74,22 +74,14 @@ def prompt_learner(shapes):
 
 
 class Method(NamedTuple):
-    """A method's function in reference.py, what training gives and what published files have beside it.
-
-    Attributes:
-        learned: shapes of the learned tensors by network and published name.
-        others: shapes of further tensors in published files, which logits do not depend on.
-        is_whole: whether published files have CLIP's tensors, too.
-        opts: settings of prompts in three layers.
-        both_stages: the trainer of both stages, where this one is the second.
-    """
+    """A method's function in reference.py and the shapes of the tensors in its files."""
 
     expected: Callable
-    learned: dict
-    others: Mapping = MappingProxyType({})
-    is_whole: bool = False
-    opts: str = ""
-    both_stages: str = ""
+    learned: dict  # by network and published name
+    others: Mapping = MappingProxyType({})  # further tensors in published files, which logits do not depend on
+    is_whole: bool = False  # whether published files have CLIP's tensors, too
+    opts: str = ""  # settings of prompts in three layers
+    both_stages: str = ""  # the trainer of both stages, where this one is the second
 
 
 VPT_SIZES = "TRAINER.VPT.N_CTX_VISION 4 TRAINER.VPT.PROMPT_DEPTH_VISION 3"
@@ -204,12 +196,9 @@ PACS_CLASSES = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "perso
 
 @pytest.mark.parametrize("kind", ["made", "real"])
 def test_published_prompt_labels_train_the_generator(kind, request, tmp_path):
-    label_dir = tmp_path / "prompt_labels"
-    folder = label_dir / "PACS/RN50/seed_1"
-    if kind == "real":
-        label_dir = request.getfixturevalue("shared") / "published/prompt_labels"
-        folder = label_dir / "PACS/RN50/seed_1"
-    else:
+    parent = tmp_path if kind == "made" else request.getfixturevalue("shared") / "published"
+    label_dir, folder = parent / "prompt_labels", parent / "prompt_labels/PACS/RN50/seed_1"
+    if kind == "made":
         folder.mkdir(parents=True)
         for code in PACS.values():
             torch.save(torch.randn(4, 512).half(), folder / f"PACS_CoOp_{code}.pt")
@@ -256,7 +245,7 @@ def test_published_splits_are_used(kind, request, tmp_path):
             (tmp_path / row[0]).touch()
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    cfg.merge_from_list(["DATASET.NAME", "SPG_PACS", "DATASET.ROOT", str(tmp_path), "SEED", 1])
+    cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.SEED = "SPG_PACS", str(tmp_path), 1
     cfg.merge_from_list(["DATASET.SOURCE_DOMAINS", ["photo"], "DATASET.TARGET_DOMAINS", ["sketch"]])
     found, (photo, sketch) = build_dataset(cfg), (splits["photo"], splits["sketch"])
     for items, rows in (
@@ -265,4 +254,4 @@ def test_published_splits_are_used(kind, request, tmp_path):
         (found.test, sketch["train"] + sketch["val"]),
     ):
         listed = [[Path(x.impath).relative_to(tmp_path).as_posix(), x.label, x.domain, x.classname] for x in items]
-        assert sorted(listed) == sorted(row for row in rows if "n02103406_4068-1" not in row[0])
+        assert sorted(listed) == sorted(row for row in rows if "n02103406_4068-1.png" not in row[0])

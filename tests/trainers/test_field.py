@@ -19,6 +19,7 @@ from trainers.methods import METHODS, MethodError
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.templates import IMAGENET_TEMPLATES
 from trainers.predictor import Predictor
+from trainers.promptsrc import PromptSRC
 from trainers.saved_run import build_run
 
 CLASSES = ["across", "down"]
@@ -195,7 +196,8 @@ def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):
     opts = ["OPTIM.MAX_EPOCH", "3", "TRAINER.PROMPTSRC.GPA_MEAN", "2", "TRAINER.PROMPTSRC.GPA_STD", "1.5"]
     assert train("PromptSRC", "red", *opts, "TRAIN.CHECKPOINT_FREQ", "1") == 0
     paths = [tmp_path / f"run/VLPromptLearner/model.pth.tar-{epoch}" for epoch in (1, 2, 3)]
-    first, second, last = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+    states = [torch.load(path, weights_only=True)["state_dict"] for path in paths]
+    first, second, last = (PromptSRC.learned_in(state) for state in states)
     side = math.exp(-1 / (2 * 1.5**2))
     weights = [weight / (1 + 2 * side) for weight in (side, 1, side)]
     for key in ("ctx", "vctx", "deep_ctx", "deep_vctx"):

@@ -207,7 +207,10 @@ def test_training_starts_from_given_prompts(finished, train, tmp_path, trainer, 
     folder = finished(trainer, *opts, "TEST.FINAL_MODEL", "last_step")
     built = build_run(folder)
     learned = learned_by(folder, built.NETWORK)
-    state = whole_model(built.clip_model, "MaPLe", learned) if is_whole else learned  # KgCoOp's are alike
+    state = learned
+    if is_whole:
+        published = {f"prompt_learner.{key.removeprefix('prompt_learner.')}": value for key, value in learned.items()}
+        state = whole_model(built.clip_model, "MaPLe", published)
     path = put(tmp_path / "theirs", built.NETWORK, state)
     tiny_steps = (
         "OPTIM.LR",

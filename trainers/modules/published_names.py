@@ -1,6 +1,6 @@
 """Tensor names of published checkpoints that hold a whole model: MaPLe, PromptSRC, and VPT in MaPLe's repository."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -39,8 +39,8 @@ def holds_whole_model(saved: Mapping[str, Tensor]) -> bool:
     return "logit_scale" in saved
 
 
-def _published(own, names):
-    found = {}
+def _published(own: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
     for key, value in own.items():
         name = names.get(key, LEARNER + key)
         # Layers are counted from 0, and the first one has the shallow prompts.
@@ -48,7 +48,7 @@ def _published(own, names):
     return found
 
 
-def _replace(rename, module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+def _replace(rename: Callable, module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
     renamed = rename(state)
     state.clear()
     state.update(renamed)
