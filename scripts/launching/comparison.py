@@ -142,10 +142,10 @@ class Comparison:
         name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
         say = _each_warning_once(lambda line: bar.write(line, file=sys.stderr))
         with progress(total=total, description=name, unit="run") as bar, show_warnings(say):
+            engine = make_engine(self.request.engine, self._demand(), say)
             for folder in (self.request.output, *(one.folder for one in self.launches)):
                 make_output_folder(folder)
             note_names([one for launch in self.launches for one in launch.sets], self.request.output)
-            engine = make_engine(self.request.engine, self._demand(), say)
             note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
             # One after another, a run finds what the one before has made.
             plan = plan_shared(self._open_pairs(), True, engine.on_gpu) if engine.several else Plan([], {})

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.dassl_path import REPOSITORY
+from common.files import make_output_folder
 from scripts.launching import ray_node
 from scripts.launching.demand import Demand
 from scripts.launching.ray_node import Place
@@ -34,7 +35,7 @@ def place_of(demand: Demand) -> Place:
 
 def identity_of(output: Path) -> str:
     """What a file in a folder says, which is made once: whoever reads the same there sees the same folder."""
-    output.mkdir(parents=True, exist_ok=True)
+    make_output_folder(output)
     path = output / ray_node.IDENTITY_FILE
     with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as handle:
         handle.write(secrets.token_hex(16))
