@@ -198,13 +198,12 @@ def build(args: argparse.Namespace, cfg: "CfgNode") -> Any:
 def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
     """Do what --encode and --learn-labels say, in an output folder that is there for the log."""
     from trainers.base.encoding import encode_splits
-    from trainers.two_stages import TwoStages
 
     splits, shard = splits_of(args)
     trainer = build(args, cfg)
     if splits:
         encode_splits(trainer, splits, shard)
-    if args.learn_labels and not isinstance(trainer, TwoStages):
+    if args.learn_labels and not getattr(trainer, "LEARNS_LABELS", False):
         raise UserError(
             f"--learn-labels is for trainers of two stages, SPG and DPSPG; --trainer is {cfg.TRAINER.NAME}."
         )

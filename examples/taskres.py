@@ -6,7 +6,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
 from trainers.base.checkpoints import find_checkpoint, read_model
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 
 
 class Residual(nn.Module):
@@ -23,7 +23,7 @@ class Residual(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class TaskRes(FrozenClipTrainer):
+class TaskRes(PromptTrainer):
     """Classifies by zero-shot text features plus a residual that is learned by cross-entropy."""
 
     SETTINGS = "TASKRES"

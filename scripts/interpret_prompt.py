@@ -140,7 +140,7 @@ def contexts_of_run(path: Path, args: argparse.Namespace) -> "tuple[dict[str, Te
     from trainers.dpl import DPL
     from trainers.dpspg import DPSPG_TRANSFORMER
     from trainers.predictor import Predictor
-    from trainers.spg_cgan import SPG_CGAN
+    from trainers.spg import SPG_CGAN
 
     predictor = Predictor(path, backbone=args.backbone or None)
     trainer, method = predictor.trainer, predictor.trainer.cfg.TRAINER.NAME
@@ -166,7 +166,7 @@ def contexts_of_images(predictor: "Predictor", images: Sequence[str]) -> "dict[s
     import torch
 
     from trainers.dpspg import DPSPG_TRANSFORMER
-    from trainers.spg_cgan import SPG_CGAN
+    from trainers.spg import SPG_CGAN
 
     trainer, (features, indices) = predictor.trainer, predictor.encode(images)
     with torch.no_grad():

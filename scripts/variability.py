@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> dict[str, Variability]:
         raise UserError(f"--draws is {args.draws}; it takes at least 2 to compare.")
     from scripts.reporting.pictures import save_picture, variability_picture
     from trainers.saved_run import build_run
-    from trainers.spg import SPG
-    from trainers.spg_cgan import SPG_CGAN
+    from trainers.spg import SPG, SPG_CGAN
 
     found = {}
     for folder in find_runs(args.folders, [SPG.__name__, SPG_CGAN.__name__]):

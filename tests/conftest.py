@@ -182,14 +182,15 @@ def refused(train, capsys):
 
 @pytest.fixture
 def opened(monkeypatch, capsys):
-    """(path, whether the final model had been chosen by then) of each image that runs open, in order."""
-    from PIL import Image
+    """(path, whether the final model had been chosen by then) of each image that runs decode, in order."""
+    from PIL import ImageFile
 
-    open_image, opened = Image.open, []
+    load, opened = ImageFile.ImageFile.load, []
 
-    def spy(path, *args, **kwargs):
-        opened.append((str(path), "Deploy the model" in capsys.readouterr().out))
-        return open_image(path, *args, **kwargs)
+    def spy(self):
+        if self.tile:  # empty once the pixels are there
+            opened.append((str(self.filename), "Deploy the model" in capsys.readouterr().out))
+        return load(self)
 
-    monkeypatch.setattr(Image, "open", spy)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", spy)
     return opened

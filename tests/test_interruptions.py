@@ -313,7 +313,7 @@ def test_two_processes_want_one_feature_cache(tmp_path):
     assert found.get() == found.get() == 190.0
     kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
     assert kept.sum() == 190.0
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]
 
 
 def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypatch, capsys):
@@ -336,18 +336,10 @@ def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypat
 
 
 def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, monkeypatch, capsys):
-    from trainers.coop import CoOp
-
     images = tmp_path / "changing"
     shutil.copytree(image_folder, images)
 
-    def killed(self):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CoOp, "after_epoch", killed, raising=False)
-        with pytest.raises(Killed):
-            train("CoOp", "red", "DATASET.ROOT", str(images))
+    killed_before(1, train, monkeypatch, "DATASET.ROOT", str(images))
     shutil.copy(images / "red/down/0.png", images / "red/down/new.png")
     shutil.rmtree(images / "spg_coop_splits")
     assert train("CoOp", "red", "DATASET.ROOT", str(images)) == 1

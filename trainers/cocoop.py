@@ -1,14 +1,31 @@
 """CoCoOp (Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022)."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from os import PathLike
 
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from trainers.base.checkpoints import LEARNER, load_prompt_learner
-from trainers.base.trainer import FrozenClipTrainer
-from trainers.modules.meta_net import MetaNet
+from trainers.base.trainer import PromptTrainer
+
+
+class MetaNet(nn.Sequential):
+    """Image feature -> shift of the context (Zhou et al., CVPR 2022, Sec. 3.3): Linear, ReLU, Linear.
+
+    Keys of the state_dict are the published ones (`linear1.weight`, ...).
+
+    Args:
+        feat_dim: E; the bottleneck is a sixteenth of it.
+        ctx_dim: D.
+    """
+
+    def __init__(self, feat_dim: int, ctx_dim: int) -> None:
+        hidden = max(1, feat_dim // 16)
+        super().__init__(
+            OrderedDict(
+                linear1=nn.Linear(feat_dim, hidden), relu=nn.ReLU(inplace=True), linear2=nn.Linear(hidden, ctx_dim)
+            )
+        )
 
 
 class ConditionalPromptLearner(nn.Module):
@@ -25,7 +42,7 @@ class ConditionalPromptLearner(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(FrozenClipTrainer):
+class CoCoOp(PromptTrainer):
     """A context for each image, learned end to end by cross-entropy."""
 
     SETTINGS = "COCOOP"
@@ -33,12 +50,8 @@ class CoCoOp(FrozenClipTrainer):
     def build_prompt_model(self) -> None:
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX, ctx_init=self.settings.CTX_INIT)
         learner = ConditionalPromptLearner(self.encoder.initial_context(), self.backbone.feature_size)
-        self.model = self.register_network(LEARNER, learner)
+        self.model = self.register_network(self.NETWORK, learner)
         self.start_from_given()
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.encoder(self.model(features))
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the context and meta-net of a run, ours or CoCoOp's."""
-        load_prompt_learner(self, directory, epoch)

@@ -5,7 +5,6 @@ predict.py has them, the mean over the source domains' training images takes its
 """
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 import torch
@@ -14,9 +13,8 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from common.errors import UserError
-from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 
 SOURCE = "source_context"
 WIDTH, DROPOUT = 512, 0.1
@@ -56,12 +54,13 @@ class ContextMLP(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class DPL(FrozenClipTrainer):
+class DPL(PromptTrainer):
     """A context for each batch: the mean of what an MLP makes of its images; cross-entropy."""
 
     SETTINGS = "DPL"
     NETWORK = "mlp_model"
     NORMALISED_FEATURES = False
+    OPTIONAL_KEYS = (SOURCE,)
 
     def build_prompt_model(self) -> None:
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX)
@@ -103,10 +102,6 @@ class DPL(FrozenClipTrainer):
         with torch.no_grad():
             parts = [self.model(part.to(self.device)).double().sum(dim=0) for part in features.split(WIDTH)]
             self.model.source_context.copy_(torch.stack(parts).sum(dim=0) / len(features))
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the MLP of a run, ours or a published one."""
-        load_prompt_learner(self, directory, epoch, optional=[SOURCE])
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

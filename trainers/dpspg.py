@@ -1,4 +1,9 @@
-"""DPSPG (Zhang et al., ICME 2026): stage II, and both stages; prompts of both signs from image features, no noise."""
+"""DPSPG (Zhang et al., ICME 2026), the successor of SPG: both stages.
+
+Stage I, `DPSPG_CoOp`, learns a positive and a negative prompt label of one source domain. Stage II,
+`DPSPG_TRANSFORMER`, trains two transformers that map an image feature to a prompt of each sign, without noise. `DPSPG`
+runs stage I for every missing label, then stage II.
+"""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -11,12 +16,68 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from trainers.base.checkpoints import load_prompt_learner
-from trainers.dpspg_coop import SIGNS, DPSPG_CoOp
-from trainers.spg_labels import LabelTrainer, check_targets, read_labels
-from trainers.two_stages import TwoStages
+from trainers.base.checkpoints import find_checkpoint
+from trainers.base.evaluation import Classifier
+from trainers.spg import SPG_CoOp, StageTwoTrainer
 
 NETWORKS = {"pos": "posencoder", "neg": "negencoder"}
+
+
+class TwoContexts(nn.Module):
+    """A positive context `ctx_pos` (n_ctx, D) and a negative one `ctx_neg`."""
+
+    def __init__(self, positive: Tensor, negative: Tensor) -> None:
+        super().__init__()
+        self.ctx_pos = nn.Parameter(positive)
+        self.ctx_neg = nn.Parameter(negative)
+
+
+@TRAINER_REGISTRY.register()
+class DPSPG_CoOp(SPG_CoOp):
+    """Two contexts on one domain. Those of the best validation epoch become the domain's prompt labels."""
+
+    SETTINGS = "DPSPG"
+    TEST_KEYS = ()
+    SIGNS = ("neg", "pos")  # in the order of writing
+
+    def build_prompt_model(self) -> None:
+        settings = self.settings
+        self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT)
+        other = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.NEG_CTX_INIT)
+        contexts = TwoContexts(self.encoder.initial_context(), other.initial_context())
+        if contexts.ctx_pos.shape != contexts.ctx_neg.shape:
+            raise UserError(
+                f"TRAINER.DPSPG.CTX_INIT {settings.CTX_INIT!r} has {len(contexts.ctx_pos)} tokens, and NEG_CTX_INIT "
+                f"{settings.NEG_CTX_INIT!r} has {len(contexts.ctx_neg)}; accepted: as many in both."
+            )
+        self.model = self.register_network(self.NETWORK, contexts)
+
+    def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
+        """Text features (2C, E) of both contexts, the positive ones first."""
+        return self.encoder(torch.stack([self.model.ctx_pos, self.model.ctx_neg])).flatten(0, 1)
+
+    def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
+        """Cross-entropy of the positive logits + binary cross-entropy of the negative ones with 1 - one-hot labels."""
+        positive, negative = logits.chunk(2, dim=-1)
+        others = 1 - F.one_hot(labels, self.num_classes).to(negative)
+        weight = torch.tensor(self.num_classes - 1.0, device=logits.device)
+        return F.cross_entropy(positive, labels) + F.binary_cross_entropy_with_logits(
+            negative, others, pos_weight=weight
+        )
+
+    def classifier(self) -> Classifier:
+        """Positive minus negative logits."""
+        with torch.no_grad(), self.backbone.autocast():
+            text_features = self.text_features(None, None)
+
+        def classify(features: Tensor, indices: Sequence[int]) -> Tensor:
+            positive, negative = self.logits(features, text_features).chunk(2, dim=-1)
+            return positive - negative
+
+        return classify
+
+    def learned_label(self, sign: str) -> Tensor:
+        return getattr(self.model, f"ctx_{sign}")
 
 
 class FeatureTransformer(nn.Module):
@@ -35,12 +96,12 @@ class FeatureTransformer(nn.Module):
         else:
             x = features
             for layer in self.transformer_encoder.layers:
-                x = alone(layer, x)
+                x = encode_one_token(layer, x)
         return self.fc(x).unflatten(-1, self.shape)
 
 
-def alone(layer: Any, x: Tensor) -> Tensor:
-    """A layer on tokens (B, E) that each see only themselves, without dropout: their attention is their own value."""
+def encode_one_token(layer: Any, x: Tensor) -> Tensor:
+    """A transformer layer on sequences of one token (B, E), without dropout: attention is the token's own value."""
     attention, n = layer.self_attn, x.shape[-1]
     value = F.linear(x, attention.in_proj_weight[2 * n :], attention.in_proj_bias[2 * n :])
     x = layer.norm1(x + attention.out_proj(value))
@@ -48,11 +109,11 @@ def alone(layer: Any, x: Tensor) -> Tensor:
 
 
 @TRAINER_REGISTRY.register()
-class DPSPG_TRANSFORMER(LabelTrainer):
-    """Two transformers learn the positive and the negative labels of the images' domains by their squared distance."""
+class DPSPG_TRANSFORMER(StageTwoTrainer):
+    """Two transformers learn the prompt labels of the images' domains by mean squared error."""
 
     SETTINGS = "DPSPG"
-    LABEL_SIGNS = SIGNS
+    STAGE1 = DPSPG_CoOp
 
     def build_prompt_model(self) -> None:
         settings = self.settings
@@ -65,7 +126,7 @@ class DPSPG_TRANSFORMER(LabelTrainer):
 
     def train(self) -> None:
         for key in ("EARLY_TARGETS", "LATE_TARGETS"):
-            check_targets(self, key, "all of them")
+            self.check_targets(key, "all of them")
         early, epochs = self.for_targets("EARLY"), self.cfg.OPTIM.MAX_EPOCH
         self.max_epoch = min(early, epochs) if early else epochs
         late = self.for_targets("LATE")
@@ -78,42 +139,36 @@ class DPSPG_TRANSFORMER(LabelTrainer):
         super().train()
 
     def for_targets(self, key: str) -> int:
-        """EARLY or LATE, where it is meant for all of the run's target domains; else 0."""
+        """EARLY or LATE if the key is for all target domains of the run, else 0."""
         targets, named = self.dm.dataset.target_domains, self.settings[f"{key}_TARGETS"]
         return self.settings[key] if not named or (targets and set(targets) <= set(named)) else 0
 
     def may_be_chosen(self) -> bool:
         return self.epoch + 1 > self.for_targets("LATE")
 
-    def load_labels(self) -> Tensor:
-        """Labels by sign, in the order of SIGNS: (2, domains, n_ctx, D)."""
-        by_sign = [read_labels(self, folder, self.stage1_cfg, "DPSPG_CoOp") for folder in self.label_folders()]
-        return torch.stack(by_sign)
-
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         check_interruption()
         features = self.image_features.of_batch(batch)
-        assert self.labels is not None  # training began with them
-        labels = dict(zip(SIGNS, self.labels[:, batch["domain"].to(self.device)], strict=True))
+        assert self.prompt_labels is not None
+        labels = dict(zip(self.STAGE1.SIGNS, self.prompt_labels[:, batch["domain"].to(self.device)], strict=True))
         losses = {sign: F.mse_loss(self.generators[sign](features), labels[sign]) for sign in NETWORKS}
         loss = losses["pos"] + losses["neg"]
         self.model_backward_and_update(loss)
         return {"loss": loss.item(), "loss_pos": losses["pos"].item(), "loss_neg": losses["neg"].item()}
 
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
-        """Logits (B, C) by the positive cosines less ALPHA times the negative ones."""
+        """Logits (B, C): positive ones minus ALPHA times negative ones."""
         with self.backbone.autocast():
             positive, negative = (self.encoder(self.generators[sign](features)) for sign in NETWORKS)
         return self.logits(features, positive) - self.settings.ALPHA * self.logits(features, negative)
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load both transformers of a run, ours or a published one."""
         for sign, name in NETWORKS.items():
-            load_prompt_learner(self, directory, epoch, name, into=self.generators[sign])
+            self.load_prompts(self.generators[sign], find_checkpoint(directory, name, epoch), directory)
 
 
 @TRAINER_REGISTRY.register()
-class DPSPG(TwoStages, DPSPG_TRANSFORMER):
-    """Trains whatever labels of the source domains are missing (stage I), then the transformers (stage II)."""
+class DPSPG(DPSPG_TRANSFORMER):
+    """Both stages: learn the missing prompt labels of both signs, then train the transformers."""
 
-    STAGE1 = DPSPG_CoOp
+    LEARNS_LABELS = True

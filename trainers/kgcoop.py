@@ -13,7 +13,7 @@ class KgCoOp(ContextTrainer):
     """CoOp's context, whose text features are kept near those of "a photo of a <class>."."""
 
     SETTINGS = "KGCOOP"
-    UNUSED_IN_FILES = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")
+    UNUSED_KEYS = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")
 
     def build_prompt_model(self) -> None:
         super().build_prompt_model()

@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, TrainerX
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -17,9 +18,9 @@ from yacs.config import CfgNode
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.modules.finite import require_finite
-from trainers.modules.image_data import Item
+from trainers.modules.sampling import Item
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
 TOLERANCE = 1e-6  # of the gradient
@@ -50,20 +51,21 @@ class Probe(nn.Linear):
 
 
 @TRAINER_REGISTRY.register()
-class LinearProbe(FrozenClipTrainer):
+class LinearProbe(PromptTrainer):
     """Logistic regression on the train splits of the source domains; of several C, the best on their val splits.
 
     Each image is looked at once, by the test transform or augmented. To Dassl's loop this is a training of one epoch.
     """
 
     SETTINGS = "LINEAR_PROBE"
-    USED_BY = ("NORMALISED",)
+    NETWORK = "linear_probe"
+    TEST_KEYS = ("NORMALISED",)
     MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
-        self.register_model("linear_probe", self.model)
+        self.register_model(self.NETWORK, self.model)
 
     @classmethod
     def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
@@ -144,6 +146,11 @@ class LinearProbe(FrozenClipTrainer):
 
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.model(features)
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        TrainerX.load_model(self, directory, epoch=epoch)
+        cause = "The training that wrote it was broken by then: use another epoch (--load-epoch) or run."
+        require_finite(self.model.state_dict(), f"{self.NETWORK} in {directory}", cause, self.MINUS_INFINITY)
 
 
 def labels_of(items: Iterable[Item]) -> np.ndarray:

@@ -2,16 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
-from trainers.base.prompt_depth import prompt_depth
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.modules.prompted_vit import PromptedViT
 
 
@@ -40,11 +37,11 @@ class CoupledPrompts(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class MaPLe(FrozenClipTrainer):
+class MaPLe(PromptTrainer):
     """Prompts in both towers, those of the image tower made from those of the text tower; cross-entropy."""
 
     SETTINGS = "MAPLE"
-    USED_BY = ("CTX_INIT",)
+    TEST_KEYS = ("CTX_INIT",)
     NETWORK = "MultiModalPromptLearner"
     IMAGE_TOWER_LEARNS = True
     PUBLISHED_NAMES = {}
@@ -54,7 +51,7 @@ class MaPLe(FrozenClipTrainer):
         words = {"n_learned": settings.N_CTX} if settings.CTX_INIT else {}
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, **words)
         self.tower = PromptedViT(self.backbone.visual)
-        depth = prompt_depth(self, "PROMPT_DEPTH", text=self.encoder.n_layers, image=self.tower.n_layers)
+        depth = self.prompt_depth("PROMPT_DEPTH", 12, text=self.encoder.n_layers, image=self.tower.n_layers)
         prompts = CoupledPrompts(self.encoder.initial_context(), self.encoder.initial_deep(depth), self.tower.width)
         self.model = self.register_network(self.NETWORK, prompts)
         self.start_from_given()
@@ -66,11 +63,7 @@ class MaPLe(FrozenClipTrainer):
         return self.encoder(self.model.ctx, list(self.model.compound_prompts_text))
 
     def classifier(self) -> Classifier:
-        return self.by_one_text()
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the prompts of a run, ours or one of MaPLe's repository."""
-        load_prompt_learner(self, directory, epoch)
+        return self.one_text_classifier()
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

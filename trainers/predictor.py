@@ -22,7 +22,6 @@ from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
 from trainers.base.image_features import follow_resize_mode
-from trainers.base.not_finite import why_not_finite
 from trainers.saved_run import build_run
 
 
@@ -128,7 +127,7 @@ class Predictor:
                 f"image {i + 1}" if isinstance(images[i], Image.Image) else str(images[i])
                 for i in positions_of_batches[-1]
             ]
-            return why_not_finite(self.trainer, some(names), features, indices)
+            return self.trainer.explain_logits(some(names), features, indices)
 
         device, unseen = self.trainer.device, bool(self.trainer.MINUS_INFINITY)
         with bar:

@@ -2,46 +2,78 @@
 
 from collections.abc import Sequence
 from functools import cached_property, reduce
-from os import PathLike
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.interruption import check_interruption
-from trainers.base.checkpoints import load_prompt_learner
 from trainers.base.evaluation import Classifier
-from trainers.base.prompt_depth import prompt_depth
-from trainers.base.trainer import FrozenClipTrainer
-from trainers.modules.independent_prompts import SUM, IndependentPrompts
+from trainers.base.trainer import PromptTrainer
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.published_names import TEXT, VISION
 from trainers.modules.templates import IMAGENET_TEMPLATES
 
+SUM = "sum_of_"
+
+
+class IndependentPrompts(nn.Module):
+    """Prompts of the text tower, `ctx` (n, D) and `deep_ctx`, and of the image tower, `vctx` (m, W) and `deep_vctx`.
+
+    Buffers `sum_of_<name>` hold the Gaussian-weighted sum of the weights over the epochs so far. Checkpoints include
+    them, so a resumed run continues the sum.
+    """
+
+    deep_ctx: Tensor
+    deep_vctx: Tensor
+
+    def __init__(self, ctx: Tensor, deep_ctx: Tensor, vctx: Tensor, deep_vctx: Tensor) -> None:
+        super().__init__()
+        starts = {"ctx": ctx, "deep_ctx": deep_ctx, "vctx": vctx, "deep_vctx": deep_vctx}
+        for name, start in starts.items():
+            if len(start):  # none is deep at depth 1
+                self.register_parameter(name, nn.Parameter(start))
+                self.register_buffer(SUM + name, torch.zeros_like(start))
+            else:
+                self.register_buffer(name, start, persistent=False)
+
+    @torch.no_grad()
+    def add_to_sum(self, weight: float) -> None:
+        """Add the current weights to the sum."""
+        for name, parameter in self.named_parameters():
+            self.get_buffer(SUM + name).add_(weight * parameter)
+
+    @torch.no_grad()
+    def take_sum(self) -> None:
+        """Replace the weights by the sum."""
+        for name, parameter in self.named_parameters():
+            parameter.copy_(self.get_buffer(SUM + name))
+
 
 @TRAINER_REGISTRY.register()
-class PromptSRC(FrozenClipTrainer):
+class PromptSRC(PromptTrainer):
     """Prompts in both towers, kept near the frozen CLIP; the model is a Gaussian-weighted mean over the epochs."""
 
     SETTINGS = "PROMPTSRC"
-    USED_BY = ("CTX_INIT",)
+    TEST_KEYS = ("CTX_INIT",)
     NETWORK = "VLPromptLearner"
     IMAGE_TOWER_LEARNS = True
     PUBLISHED_NAMES = VISION | TEXT
-    UNUSED_IN_FILES = ("ZS_image_encoder.",)
+    OPTIONAL_KEYS = (SUM,)
+    UNUSED_KEYS = ("ZS_image_encoder.",)
 
     def build_prompt_model(self) -> None:
         settings = self.settings
         words = {"n_learned": settings.N_CTX_TEXT} if settings.CTX_INIT else {}
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX_TEXT, ctx_init=settings.CTX_INIT, **words)
         self.tower = PromptedViT(self.backbone.visual)
-        n, deep = settings.N_CTX_VISION, prompt_depth(self, "PROMPT_DEPTH_VISION", image=self.tower.n_layers)
+        n, deep = settings.N_CTX_VISION, self.prompt_depth("PROMPT_DEPTH_VISION", 9, image=self.tower.n_layers)
         prompts = IndependentPrompts(
             self.encoder.initial_context(),
-            self.encoder.initial_deep(prompt_depth(self, "PROMPT_DEPTH_TEXT", text=self.encoder.n_layers)),
+            self.encoder.initial_deep(self.prompt_depth("PROMPT_DEPTH_TEXT", 9, text=self.encoder.n_layers)),
             self.tower.initial_tokens(n),
             self.tower.initial_deep(deep, n),
         )
@@ -60,7 +92,7 @@ class PromptSRC(FrozenClipTrainer):
         return self.encoder(self.model.ctx, self.model.deep_ctx)
 
     def classifier(self) -> Classifier:
-        return self.by_one_text()
+        return self.one_text_classifier()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """A step on cross-entropy, the distances to the frozen features, and KL(zero-shot || prompted), Eq. 3 to 6."""
@@ -93,11 +125,6 @@ class PromptSRC(FrozenClipTrainer):
         epochs = torch.arange(1, self.max_epoch + 1, dtype=torch.float64)
         distance = (epochs - self.settings.GPA_MEAN) / self.settings.GPA_STD
         return (-(distance**2) / 2).softmax(dim=0).tolist()
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the prompts of a run, ours or one of PromptSRC's repository."""
-        sums = [SUM + name for name, _ in self.model.named_parameters()]
-        load_prompt_learner(self, directory, epoch, optional=sums)
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from common.errors import UserError
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
-from trainers.base.checkpoints import find_checkpoint, read_prompt_learner
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.checkpoints import find_checkpoint, read_prompts
+from trainers.base.trainer import PromptTrainer
 from trainers.config import apply_settings, default_cfg, merge_file, merge_method_file
 from trainers.config_check import check_values
 from trainers.methods import find_method
@@ -62,7 +62,7 @@ def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", bac
     # How many vectors there are, in how many layers, and of what, is in the file.
     of_method = TRAINER_REGISTRY.get(method.trainer)
     if Path(folder, of_method.NETWORK).is_dir():
-        saved, _ = read_prompt_learner(find_checkpoint(folder, of_method.NETWORK))
+        saved, _ = read_prompts(find_checkpoint(folder, of_method.NETWORK))
         told = of_method.sizes_in(of_method.learned_in(saved))
         node = cfg.TRAINER[of_method.SETTINGS]
         node.update({key: value for key, value in told.items() if key in node})
@@ -97,7 +97,7 @@ def build_run(
     with_data: bool = False,
     trainer_name: str = "",
     config_file: str = "",
-) -> FrozenClipTrainer:
+) -> PromptTrainer:
     """The trainer of a run with its model loaded, in evaluation mode.
 
     Args:

@@ -1,14 +1,528 @@
-"""SPG: both stages in one run."""
+"""SPG (Bai et al., Soft Prompt Generation for Domain Generalization, ECCV 2024): both stages.
 
+Stage I, `SPG_CoOp`, learns the prompt label of one source domain by CoOp (Sec. 3.2). Stage II, `SPG_CGAN`, trains a
+conditional GAN that generates a prompt from an image feature (Sec. 3.3, Algorithm 1). `SPG` runs stage I for every
+missing label, then stage II.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import set_random_seed
+from torch import Tensor
+from torch.utils.data import BatchSampler, RandomSampler
+from yacs.config import CfgNode
 
-from trainers.spg_cgan import SPG_CGAN
-from trainers.spg_coop import SPG_CoOp
-from trainers.two_stages import TwoStages
+from common.content_hashes import content_hashes
+from common.dassl_path import REPOSITORY
+from common.errors import UserError
+from common.files import make_output_folder
+from common.held import held
+from common.interruption import check_interruption
+from common.run.contexts import Contexts, evenly_spaced, write_contexts
+from common.run.names import class_subset, dataset_label
+from datasets.known import known_domains
+from trainers.base.checkpoints import find_checkpoint, read_model
+from trainers.base.context_trainer import ContextTrainer
+from trainers.base.trainer import PromptTrainer
+from trainers.config import apply_settings, default_cfg, merge_method_file
+from trainers.config_check import check_values
+from trainers.config_keys import KEYS, value_of
+from trainers.modules.cgan import (
+    DISCRIMINATOR_SPECIAL,
+    GENERATOR_SPECIAL,
+    Discriminator,
+    Generator,
+    GradientNorms,
+    clip_gradients,
+)
+from trainers.modules.clip_backbone import backbone_label
+from trainers.modules.finite import require_finite
+from trainers.modules.noise import image_noise
+from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.prompt_labels import (
+    LabelFolder,
+    LabelOrigin,
+    label_seconds,
+    load_prompt_label,
+    save_prompt_label,
+)
+from trainers.modules.sampling import Batches, Item, PairedBatchSampler
+
+CONTEXTS_PER_DOMAIN = 200  # generated contexts in contexts.npz
+
+
+# ---- prompt labels of a run ----
+
+
+def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
+    """The folder of a run's prompt labels; `node` is the method's under cfg.TRAINER."""
+    settings, subset = cfg.TRAINER[node], class_subset(cfg)
+    seed = cfg.SEED if settings.LABEL_SEED < 0 else settings.LABEL_SEED
+    dataset = dataset_label(cfg) if subset == "all" else f"{dataset_label(cfg)}_{subset}"
+    return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
+
+
+def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgNode | None) -> LabelOrigin:
+    """Everything that a prompt label for this run depends on.
+
+    Args:
+        trainer: any trainer of SPG or DPSPG.
+        items: training images of the label's domain.
+        stage1_cfg: config of stage I; None: unknown.
+    """
+    items, recipe = list(items), None
+    hashes = content_hashes([item.impath for item in items])
+    entries = sorted(f"{item.label}/{content}\n" for item, content in zip(items, hashes, strict=True))
+    if stage1_cfg is not None:
+        node = stage1_cfg.TRAINER[trainer.SETTINGS]
+        recipe = {f"OPTIM.{key}": value for key, value in stage1_cfg.OPTIM.items()}
+        recipe |= {f"INPUT.{key}": stage1_cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
+        recipe["DATALOADER.TRAIN_X.BATCH_SIZE"] = stage1_cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        recipe |= {f"TRAINER.{trainer.SETTINGS}.{key}": node[key] for key in node if key.endswith("CTX_INIT")}
+        recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = stage1_cfg.TRAINER.FEATURES.TRAIN_VIEWS
+        recipe["TEST.FINAL_MODEL"] = stage1_cfg.TEST.FINAL_MODEL
+        if trainer.started_from:
+            recipe["MODEL.INIT_WEIGHTS"] = trainer.started_from
+        recipe = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}
+    return LabelOrigin(
+        backbone_sha256=trainer.backbone.sha256,
+        classnames=tuple(trainer.dm.dataset.classnames),
+        class_token_position=trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
+        data=hashlib.sha256("".join(entries).encode()).hexdigest(),
+        recipe=recipe,
+    )
+
+
+# ---- stage I ----
 
 
 @TRAINER_REGISTRY.register()
-class SPG(TwoStages, SPG_CGAN):
-    """Trains whatever prompt labels of the source domains are missing (stage I), then the CGAN (stage II)."""
+class SPG_CoOp(ContextTrainer):
+    """CoOp on one domain. The context of the best validation epoch becomes the domain's prompt label."""
 
+    SETTINGS = "SPG"
+    SIGNS: tuple[str, ...] = ("",)  # DPSPG has a negative and a positive label
+
+    def build_data_loader(self) -> None:
+        super().build_data_loader()
+        domains = self.dm.dataset.source_domains
+        if self.classnames is None and len(domains) != 1:
+            what = "prompt label" if len(self.SIGNS) == 1 else "prompt labels"
+            raise UserError(
+                f"{type(self).__name__} learns the {what} of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
+                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {self.SETTINGS}, "
+                "which trains the labels of all source domains."
+            )
+
+    def label_files(self) -> dict[str, Path]:
+        """The label file of each sign."""
+        (domain,) = self.dm.dataset.source_domains
+        return {sign: label_folder(self.cfg, self.SETTINGS, sign).file_for(domain) for sign in self.SIGNS}
+
+    def learned_label(self, sign: str) -> Tensor:
+        """The label (n_ctx, D) of a sign."""
+        return self.model.ctx
+
+    def train(self) -> None:
+        # One process at a time learns a label. The lock is re-entrant: SPG holds it here already.
+        *_, last = self.label_files().values()
+        make_output_folder(label_folder(self.cfg, self.SETTINGS).label_dir)
+        with held(last, f"the prompt label of {last.stem}"):
+            super().train()
+
+    def after_train(self) -> None:
+        super().after_train()
+        if self.cfg.TEST.FINAL_MODEL == "best_val":
+            self.load_model(self.output_dir)
+        origin = label_origin(self, self.dm.dataset.train_x, self.cfg)
+        for sign, path in self.label_files().items():
+            save_prompt_label(path, self.learned_label(sign), origin, self.course.train_seconds)
+            print(f"Prompt label written to {path}")
+
+
+# ---- stage II ----
+
+
+class StageTwoTrainer(PromptTrainer):
+    """Base class of stage II: trains networks with the prompt labels of the source domains.
+
+    With `LEARNS_LABELS` it first runs stage I for each source domain without a label (`learn_labels`).
+    """
+
+    STAGE1: type[SPG_CoOp]
+    LEARNS_LABELS = False
+
+    encoder: PromptEncoder
+    # (signs, domains, n_ctx, D), NaN for all domains but the sources; None before training.
+    prompt_labels: Tensor | None = None
+    learned: tuple[str, ...] = ()  # domains with a label that this run learned
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if not self.LEARNS_LABELS:
+            return
+        stage1 = read_stage1_config(cfg, self.SETTINGS, show=cfg.VERBOSE and not self.done)
+        if not self.done:
+            check_values(stage1, [key for key in KEYS if key.startswith("OPTIM.")], "Stage I, by its config and opts: ")
+        if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
+            raise UserError(
+                f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; "
+                "pass --seed."
+            )
+
+    def complete_cfg(self, cfg: CfgNode) -> CfgNode:
+        cfg = super().complete_cfg(cfg)
+        settings = cfg.TRAINER[self.SETTINGS]
+        if self.LEARNS_LABELS and cfg.SEED < 0 and settings.LABEL_SEED < 0:
+            # Runs without a seed are independent of each other, and so are their labels.
+            own = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
+            if self.asked_cfg.TRAINER[self.SETTINGS].LABEL_DIR not in ("", own) and cfg.VERBOSE:
+                print(
+                    f"Note: the prompt labels in TRAINER.{self.SETTINGS}.LABEL_DIR {settings.LABEL_DIR} are left "
+                    "aside, since a run without a seed learns its own. Pass --seed, or name theirs by "
+                    f"TRAINER.{self.SETTINGS}.LABEL_SEED."
+                )
+            cfg.defrost()
+            settings.LABEL_DIR = own
+            cfg.freeze()
+        return cfg
+
+    def before_train(self) -> None:
+        # Before super(): resuming compares `identity`, which hashes the labels.
+        self.prompt_labels = self.load_labels()
+        super().before_train()
+
+    def load_labels(self) -> Tensor:
+        """Prompt labels of the source domains, (signs, domains, n_ctx, D), after stage I for the missing ones."""
+        if self.LEARNS_LABELS:
+            self.learn_labels()
+            print("Stage II: training the generator")
+        return torch.stack([self.read_labels(folder) for folder in self.label_folders()])
+
+    def check_targets(self, key: str, empty: str) -> None:
+        """Raise UserError if a key names a domain that no data set has; `empty` says what an empty key means.
+
+        A published config may name domains of one data set, and serves all of them.
+        """
+        domains = self.dm.dataset.domains
+        if strange := sorted(set(self.settings[key]) - {*domains, *known_domains()}):
+            raise UserError(
+                f"TRAINER.{self.SETTINGS}.{key} names {', '.join(strange)}, which {self.cfg.DATASET.NAME} does not "
+                f'have. Accepted: {", ".join(domains)}; or "()", {empty}.'
+            )
+
+    @classmethod
+    def label_folders_of(cls, cfg: CfgNode) -> list[LabelFolder]:
+        """The label folders of a run with this config, one for each sign."""
+        return [label_folder(cfg, cls.SETTINGS, sign) for sign in cls.STAGE1.SIGNS]
+
+    def label_folders(self) -> list[LabelFolder]:
+        """The label folders of this run, one for each sign."""
+        return self.label_folders_of(self.cfg)
+
+    def read_labels(self, folder: LabelFolder) -> Tensor:
+        """Prompt labels of the source domains: (domains, n_ctx, D), NaN for every other domain.
+
+        Raises:
+            UserError: a label is missing or does not fit this run.
+        """
+        dataset, encoder, node = self.dm.dataset, self.encoder, f"TRAINER.{self.SETTINGS}"
+        labels = torch.full((len(dataset.domains), encoder.n_ctx, encoder.ctx_dim), float("nan"))
+        for domain in dataset.source_domains:
+            path = folder.find(domain, dataset.code(domain))
+            if path is None:
+                raise UserError(
+                    f"The prompt label of source domain {domain} is missing: no {folder.file_for(domain)}. Train it "
+                    f"with --trainer {self.STAGE1.__name__} --source-domains {domain} --target-domains {domain}, use "
+                    f"--trainer {self.SETTINGS}, which trains the missing ones, or name another folder or seed "
+                    f"({node}.LABEL_DIR, LABEL_SEED)."
+                )
+            index = list(dataset.domains).index(domain)
+            items = [item for item in dataset.train_x if item.domain == index]
+            origin = label_origin(self, items, self.stage1_cfg(domain) if self.LEARNS_LABELS else None)
+            labels[index] = load_prompt_label(path, encoder.n_ctx, encoder.ctx_dim, origin, node)
+            print(f"Prompt label of {domain}: {path}")
+        return labels.to(self.device)
+
+    def identity(self) -> dict[str, Any]:
+        identity = super().identity()
+        if self.prompt_labels is None:
+            return identity
+        return {
+            **identity,
+            "prompt labels": hashlib.sha256(self.prompt_labels.cpu().numpy().tobytes()).hexdigest()[:16],
+        }
+
+    # ---- stage I for missing labels ----
+
+    def learn_labels(self) -> None:
+        """Run stage I for each source domain without a label. Of several runs one learns it, and the others wait."""
+        for domain in self.dm.dataset.source_domains:
+            if not self.has_label(domain):
+                make_output_folder(self.label_folders()[-1].label_dir)
+                with held(self.label_folders()[-1].file_for(domain), f"the prompt label of {domain}"):
+                    if not self.has_label(domain):
+                        self.learn_label(domain)
+
+    def has_label(self, domain: str) -> bool:
+        """Whether a domain has a label of each sign."""
+        code = self.dm.dataset.code(domain)
+        return all(folder.find(domain, code) is not None for folder in self.label_folders())
+
+    def learn_label(self, domain: str) -> None:
+        """Run stage I for a domain, which writes its label.
+
+        Raises:
+            UserError: a foreign label of one sign is there without the other.
+        """
+        folders = self.label_folders()
+        found = [folder.find(domain, self.dm.dataset.code(domain)) for folder in folders]
+        # A run of ours that was killed between two signs leaves the first alone.
+        if any(path is not None and path != folders[0].file_for(domain) for path in found):
+            there = next(path for path in found if path is not None)
+            missing = folders[found.index(None)].file_for(domain)
+            raise UserError(
+                f"The prompt label of {domain} is there for one sign alone: {there}, and no {missing}. Put the other "
+                f"there, name a folder that has both (TRAINER.{self.SETTINGS}.LABEL_DIR), or delete the one to have "
+                "both learned."
+            )
+        print(f"Stage I: learning the prompt label of {domain}")
+        cfg = self.stage1_cfg(domain)
+        if cfg.SEED >= 0:
+            set_random_seed(cfg.SEED)  # a label does not depend on the other missing ones
+        stage1 = self.STAGE1(cfg, self.backbone)
+        stage1.restart_on_difference = True
+        stage1.set_threads(self.threads)
+        stage1.train()
+        self.learned = (*self.learned, domain)
+
+    def stage1_cfg(self, domain: str) -> CfgNode:
+        """This run's config for stage I on a domain: OPTIM of `read_stage1_config`, label seed, own folder, no test."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.OPTIM = read_stage1_config(cfg, self.SETTINGS).OPTIM
+        cfg.TRAINER.NAME = self.STAGE1.__name__
+        cfg.DATASET.SOURCE_DOMAINS = cfg.DATASET.TARGET_DOMAINS = (domain,)
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "stage1", domain)
+        cfg.SEED = self.label_folders()[0].seed
+        cfg.TEST.NO_TEST = True
+        cfg.RESUME = ""
+        cfg.VERBOSE = False
+        cfg.freeze()
+        return cfg
+
+    def run_settings(self) -> dict[str, Any]:
+        settings = super().run_settings()
+        if not self.LEARNS_LABELS:
+            return settings
+        # The optimisation of stage I counts, not the file and the pairs that it comes from.
+        stage1 = read_stage1_config(self.cfg, self.SETTINGS).OPTIM
+        return {**settings, **{f"stage I: OPTIM.{key}": value for key, value in stage1.items()}}
+
+    def n_trained(self) -> list[int]:
+        if not self.LEARNS_LABELS:
+            return super().n_trained()
+        stage1 = 0 if self.prompt_labels is None else int(self.prompt_labels.isfinite().sum())
+        return [stage1, *super().n_trained()]
+
+    def reused(self) -> dict[str, float | None]:
+        reused, folder, dataset = super().reused(), self.label_folders()[-1], self.dm.dataset
+        found = [domain for domain in dataset.source_domains if domain not in self.learned]
+        paths = [folder.find(domain, dataset.code(domain)) for domain in found]
+        if self.LEARNS_LABELS and paths:
+            times = [label_seconds(path) for path in paths if path is not None]
+            known = [seconds for seconds in times if seconds is not None]
+            reused["prompt labels"] = sum(known) if len(known) == len(paths) else None
+        return reused
+
+
+def read_stage1_config(cfg: CfgNode, node: str, show: bool = False) -> CfgNode:
+    """A config with the OPTIM section of stage I: STAGE1_CONFIG_FILE, then STAGE1_OPTS, of a method's node.
+
+    Args:
+        cfg: config of both stages.
+        node: the method's under cfg.TRAINER.
+        show: print the values of the file that its authors' code overrides.
+
+    Raises:
+        UserError: the file is neither here nor in the repository, or a setting is wrong.
+    """
+    path, opts = cfg.TRAINER[node].STAGE1_CONFIG_FILE, cfg.TRAINER[node].STAGE1_OPTS
+    found = [candidate for candidate in (path, REPOSITORY / path) if os.path.isfile(candidate)]
+    stage1, key = default_cfg(), f"TRAINER.{node}.STAGE1_CONFIG_FILE"
+    if not found:
+        default = value_of(stage1, key)
+        raise UserError(f"{key} {path} is not there, nor in {REPOSITORY}. The default is {key} {default}.")
+    line = merge_method_file(stage1, found[0], f"{node}_CoOp", key)
+    if show and line:
+        print(line)
+    apply_settings(stage1, opts)
+    return stage1
+
+
+@TRAINER_REGISTRY.register()
+class SPG_CGAN(StageTwoTrainer):
+    """Trains the generator against the prompt labels of the source domains; classifies with generated prompts."""
+
+    SETTINGS = "SPG"
     STAGE1 = SPG_CoOp
+    TEST_KEYS = ("CLASS_TOKEN_POSITION",)
+
+    def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
+        """Join two independent batches: one for the labels, one for the generator (Algorithm 1)."""
+        second = BatchSampler(RandomSampler(range(n_images)), batch_sampler.batch_size, batch_sampler.drop_last)
+        return PairedBatchSampler(batch_sampler, second)
+
+    def build_prompt_model(self) -> None:
+        settings = self.settings
+        self.encoder = self.build_encoder(
+            n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT, class_token_position=settings.CLASS_TOKEN_POSITION
+        )
+        sizes = self.backbone.feature_size, self.encoder.n_ctx, self.encoder.ctx_dim
+        self.generator = self.register_network("generator", Generator(*sizes, settings.LATENT_DIM))
+        self.discriminator = self.register_network("discriminator", Discriminator(*sizes))
+
+        # The published setting is for runs with one target. With several, all of them have to be named.
+        targets, off = set(self.dm.dataset.target_domains), set(settings.GRAD_CLIP_OFF_TARGETS)
+        self.clips_gradients = settings.GRAD_CLIP and not (targets and targets <= off)
+        self.generator_norms = GradientNorms(
+            settings.G_WEIGHT_NORM, settings.G_BIAS_NORM, settings.G_LAST_BIAS_NORM, GENERATOR_SPECIAL
+        )
+        self.discriminator_norms = GradientNorms(
+            settings.D_WEIGHT_NORM, settings.D_BIAS_NORM, settings.D_ENDS_NORM, DISCRIMINATOR_SPECIAL
+        )
+
+    def train(self) -> None:
+        if len(self.dm.dataset.train_x) < 2:
+            raise UserError(
+                "The source domains have one training image, and the batch norm of SPG's generator takes two or more. "
+                "Add images to them."
+            )
+        self.check_targets("GRAD_CLIP_OFF_TARGETS", "none of them")
+        super().train()
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+        """One step of Algorithm 1: the discriminator, then the generator, by least-squares losses (Eq. 4 and 5).
+
+        The first half of the batch selects the prompt labels by domain. The second half are independent images, the
+        conditions of the generator.
+        """
+        check_interruption()
+        features = self.image_features.of_batch(batch)
+        n = len(features) // 2
+        features, independent = features[:n], features[n:]
+        assert self.prompt_labels is not None
+        (by_domain,) = self.prompt_labels  # SPG has one sign
+        labels = by_domain[batch["domain"][:n].to(self.device)]
+        real, fake = torch.ones(n, 1, device=self.device), torch.zeros(n, 1, device=self.device)
+
+        generated = self.generator(independent)
+        # One pass over both halves costs little more than a pass over one.
+        prompts = torch.cat([labels, generated.detach()])
+        validity = self.discriminator(prompts, torch.cat([features, independent]))
+        loss_d = F.mse_loss(validity[:n], real) + F.mse_loss(validity[n:], fake)
+        self._update("discriminator", self.discriminator, self.discriminator_norms, loss_d)
+
+        # The generator's step does not use the discriminator's weight gradients, which are half of its cost.
+        self.discriminator.requires_grad_(False)
+        loss_g = F.mse_loss(self.discriminator(generated, independent), real)
+        self._update("generator", self.generator, self.generator_norms, loss_g)
+        self.discriminator.requires_grad_(True)
+        return {"loss_d": loss_d.item(), "loss_g": loss_g.item()}
+
+    def _update(self, name, network, norms, loss):
+        """Backward pass, clipping and step of one network, in fp32 outside autocast: without the AMP scaler."""
+        self.model_zero_grad(name)
+        self.model_backward(loss)
+        if self.clips_gradients:
+            clip_gradients(network, norms)
+        self.model_update(name)
+
+    def contexts(self, features: Tensor, indices: Sequence[int], draw: int = 0) -> Tensor:
+        """A generated context for each image: (B, E) features, B indices -> (B, n_ctx, D)."""
+        noise = image_noise(self.cfg.SEED, indices, self.generator.latent_dim, draw)
+        return self.generator(features, noise.to(features))
+
+    def text_features(self, features: Tensor, indices: Sequence[int], draw: int = 0) -> Tensor:
+        return self.encoder(self.contexts(features, indices, draw))
+
+    def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
+        draws = range(self.cfg.TEST.N_PROMPTS)
+        return reduce(torch.add, (self.predict_draw(features, indices, draw) for draw in draws)) / len(draws)
+
+    def predict_draw(self, features: Tensor, indices: Sequence[int], draw: int) -> Tensor:
+        """Logits (B, C) with one prompt for each image, from draw number `draw` of the noise."""
+        with self.backbone.autocast():
+            text_features = self.text_features(features, indices, draw)
+        return self.logits(features, text_features)
+
+    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
+        """Load the generator of a run, ours or the authors'; a test needs no discriminator."""
+        path = find_checkpoint(directory, "generator", epoch)
+        checkpoint = read_model(path)
+        try:
+            self.generator.load_state_dict(checkpoint["state_dict"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise UserError(
+                f"{path} holds no generator for this run (TRAINER.SPG.N_CTX {self.encoder.n_ctx}, LATENT_DIM "
+                f"{self.settings.LATENT_DIM}, text width {self.encoder.ctx_dim}, feature size "
+                f"{self.backbone.feature_size}): {' '.join(str(error).split())} Set these, and name the backbone "
+                "(--backbone), as it was trained."
+            ) from error
+        print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
+
+    def write_results(self) -> None:
+        """Write contexts.npz first, since results.json marks the run as finished."""
+        write_contexts(self.output_dir, self.sample_contexts())
+        super().write_results()
+
+    @torch.no_grad()
+    def sample_contexts(self) -> Contexts:
+        """Contexts of at most 200 images of each domain, and the prompt labels.
+
+        Source domains give validation images. A test of another run's model has no labels and takes target domains
+        alone.
+        """
+        domains = np.array(self.dm.dataset.domains)
+        trained = self.prompt_labels is not None
+        loaders = {"val": self.val_loader if trained else None, "test": self.test_loader}
+        contexts: list[np.ndarray] = []
+        names: list[str] = []
+        splits: list[str] = []
+        for split, loader in loaders.items():
+            if loader is None:
+                continue
+            features = self.image_features.of_split(loader, split)
+            of_image = np.array([item.domain for item in loader.dataset.data_source])
+            for domain in np.unique(of_image):
+                indices = np.flatnonzero(of_image == domain)
+                indices = indices[evenly_spaced(len(indices), CONTEXTS_PER_DOMAIN)]
+                chosen = torch.from_numpy(np.array(features[indices])).to(self.device)
+                generated = self.contexts(chosen, indices.tolist()).float()
+                what = f"Generated for images of {domains[domain]} ({split})"
+                # In half precision, as the file stores them.
+                require_finite({"the contexts": generated.half()}, what, "Most likely OPTIM.LR is too high.")
+                contexts.append(generated.cpu().numpy())
+                names += [domains[domain]] * len(indices)
+                splits += [split] * len(indices)
+        shape = (0, self.encoder.n_ctx, self.encoder.ctx_dim)
+        labels = np.zeros(shape) if self.prompt_labels is None else self.prompt_labels[0].cpu().numpy()
+        known = [i for i, label in enumerate(labels) if not np.isnan(label).any()]
+        return Contexts(np.concatenate(contexts), np.array(names), np.array(splits), labels[known], domains[known])
+
+
+@TRAINER_REGISTRY.register()
+class SPG(SPG_CGAN):
+    """Both stages: learn the missing prompt labels (stage I, `learn_labels`), then train the CGAN (stage II)."""
+
+    LEARNS_LABELS = True

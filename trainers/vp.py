@@ -5,7 +5,6 @@ evaluation it is a function of the seed and the image alone.
 """
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from common.errors import UserError
-from trainers.base.checkpoints import load_prompt_learner
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.modules.templates import TEMPLATE
 
 KINDS = ("random", "fix", "pad")
@@ -55,11 +53,11 @@ class Frame(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class VP(FrozenClipTrainer):
+class VP(PromptTrainer):
     """Learns pixels that are added to all images, by cross-entropy with the fixed prompts' text features."""
 
     SETTINGS = "VP"
-    USED_BY = ("METHOD",)
+    TEST_KEYS = ("METHOD",)
     NETWORK = "prompter"
     IMAGE_TOWER_LEARNS = True
     IMAGE_TOWER_DRAWS = True
@@ -92,10 +90,6 @@ class VP(FrozenClipTrainer):
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.fixed_features
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the pixels of a run."""
-        load_prompt_learner(self, directory, epoch)
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

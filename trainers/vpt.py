@@ -1,15 +1,12 @@
 """VPT (Jia et al., Visual Prompt Tuning, ECCV 2022), with CLIP's fixed prompts as its classifier."""
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from trainers.base.checkpoints import LEARNER, load_prompt_learner
-from trainers.base.prompt_depth import prompt_depth
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.published_names import VISION
 
@@ -26,20 +23,20 @@ class VisualPrompts(nn.Module):
 
 
 @TRAINER_REGISTRY.register()
-class VPT(FrozenClipTrainer):
+class VPT(PromptTrainer):
     """Learns tokens of the image tower, shallow or deep, by cross-entropy with fixed text features."""
 
     SETTINGS = "VPT"
-    USED_BY = ("CTX_INIT",)
+    TEST_KEYS = ("CTX_INIT",)
     IMAGE_TOWER_LEARNS = True
     PUBLISHED_NAMES = VISION
 
     def build_prompt_model(self) -> None:
         settings = self.settings
         self.tower = PromptedViT(self.backbone.visual)
-        n, depth = settings.N_CTX_VISION, prompt_depth(self, "PROMPT_DEPTH_VISION", image=self.tower.n_layers)
+        n, depth = settings.N_CTX_VISION, self.prompt_depth("PROMPT_DEPTH_VISION", 12, image=self.tower.n_layers)
         prompts = VisualPrompts(self.tower.initial_tokens(n), self.tower.initial_deep(depth, n))
-        self.model = self.register_network(LEARNER, prompts)
+        self.model = self.register_network(self.NETWORK, prompts)
         self.fixed_features = self.encode_template(f"{settings.CTX_INIT} {{}}.")
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -48,10 +45,6 @@ class VPT(FrozenClipTrainer):
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.fixed_features
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the tokens of a run, ours or one of VPT in MaPLe's repository."""
-        load_prompt_learner(self, directory, epoch)
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

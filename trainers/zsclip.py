@@ -10,12 +10,12 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from trainers.base.run_record import Course
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.modules.templates import SELECTED_TEMPLATES, TEMPLATE
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(FrozenClipTrainer):
+class ZeroshotCLIP(PromptTrainer):
     """Classifies with "a photo of a <class>."; learns nothing."""
 
     SETTINGS = "COOP"
@@ -40,7 +40,7 @@ class ZeroshotCLIP(FrozenClipTrainer):
         self.course = Course()
         if not self.cfg.TEST.NO_TEST:
             self.test()
-        self.write_outcome()
+        self.write_records()
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """There is nothing to load."""

@@ -17,7 +17,7 @@ from scripts.benchmarks.reference import PublishedTextEncoder
 from scripts.benchmarks.reference_field import Step, dpspg_one_by_one, kgcoop_step, maple_step, promptsrc_step
 from scripts.benchmarks.text import CLASSES, random_clip, relative_difference
 from scripts.benchmarks.timing import Row, difference, median_pair, timed
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.config import default_cfg, merge_file
 from trainers.dpspg import DPSPG_TRANSFORMER
 from trainers.kgcoop import KgCoOp
@@ -88,7 +88,7 @@ class FieldBench:
         for n_classes in INFERENCE_GOALS:
             yield self.dpspg(n_classes)
 
-    def trainer(self, kind: type[FrozenClipTrainer], classnames: Sequence[str]) -> Any:
+    def trainer(self, kind: type[PromptTrainer], classnames: Sequence[str]) -> Any:
         """A trainer of these classes by the config of its paper."""
         cfg = default_cfg()
         folder = REPOSITORY / "configs/trainers" / find_method(kind.__name__).config_folder

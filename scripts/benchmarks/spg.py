@@ -31,7 +31,7 @@ from scripts.benchmarks.reference import (
 )
 from scripts.benchmarks.text import relative_difference
 from scripts.benchmarks.timing import Row, difference, median_pair, median_seconds, timed
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.modules.noise import image_noise
 from trainers.spg import SPG, SPG_CoOp
 
@@ -223,7 +223,7 @@ class SpgBench:
 
     def give_labels(self, trainer: SPG) -> None:
         """Prompt labels out of thin air, so that stage II need not wait for stage I; its cost is the same."""
-        shape = len(trainer.dm.dataset.domains), trainer.encoder.n_ctx, trainer.encoder.ctx_dim
+        shape = 1, len(trainer.dm.dataset.domains), trainer.encoder.n_ctx, trainer.encoder.ctx_dim
         labels = 0.05 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
         trainer.load_labels = lambda: labels  # type: ignore[method-assign]  # of this one alone
 
@@ -232,11 +232,11 @@ class SpgBench:
         ours = self.trainer
         nets = (ours.generator, ours.discriminator), (ours._optims["generator"], ours._optims["discriminator"])
         networks, optimizers = copy.deepcopy(nets)
-        norms = (ours.generator_norms, ours.discriminator_norms) if ours.clip_gradients else None
+        norms = (ours.generator_norms, ours.discriminator_norms) if ours.clips_gradients else None
 
         def step(batch, independent):
-            assert ours.labels is not None  # training began with them
-            return stage2_step(self.model, networks, optimizers, norms, batch, independent, ours.labels)
+            assert ours.prompt_labels is not None  # training began with them
+            return stage2_step(self.model, networks, optimizers, norms, batch, independent, ours.prompt_labels[0])
 
         return networks, step
 
@@ -306,7 +306,7 @@ class SpgBench:
         seconds, _ = timed(lambda: stage2_training(step, loader, positions))
         return seconds * len(loader) / n_steps, f"reference: scaled from {n_steps} of {len(loader)} steps"
 
-    def cosines(self, trainer: FrozenClipTrainer, loader: DataLoader, n_images: int) -> Tensor:
+    def cosines(self, trainer: PromptTrainer, loader: DataLoader, n_images: int) -> Tensor:
         """Our cosines (n_images, C) of a split's first images, from their cached features."""
         trainer.set_model_mode("eval")
         features = torch.from_numpy(trainer.image_features.of_split(loader, "again")[:n_images].copy())
@@ -395,7 +395,7 @@ def find_dropouts(network: nn.Module) -> list[nn.Dropout]:
 
 
 @contextlib.contextmanager
-def trained(trainer: FrozenClipTrainer) -> Iterator[float]:
+def trained(trainer: PromptTrainer) -> Iterator[float]:
     """A trainer that is ready to train; yields how long it took to get ready (s)."""
     seconds, _ = timed(trainer.before_train)
     try:
@@ -405,7 +405,7 @@ def trained(trainer: FrozenClipTrainer) -> Iterator[float]:
         trainer.close_writer()
 
 
-def epoch_times(trainer: FrozenClipTrainer, n_later: int) -> tuple[float, float]:
+def epoch_times(trainer: PromptTrainer, n_later: int) -> tuple[float, float]:
     """Time in s of the first epoch with its validation and checkpoint, and the median of those after it."""
     times = []
     for trainer.epoch in range(1 + n_later):
@@ -414,7 +414,7 @@ def epoch_times(trainer: FrozenClipTrainer, n_later: int) -> tuple[float, float]
     return times[0], statistics.median(times[1:])
 
 
-def one_epoch(trainer: FrozenClipTrainer) -> None:
+def one_epoch(trainer: PromptTrainer) -> None:
     """An epoch as Dassl's trainers run it."""
     trainer.before_epoch()
     trainer.run_epoch()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME, PACS
 from scripts.benchmarks.reference import PublishedTextEncoder, cocoop_step, coop_step, image_features
 from scripts.benchmarks.timing import Row, difference, median_pair, median_seconds, peak_memory_gb
+from trainers.cocoop import MetaNet
 from trainers.modules.cgan import Generator
-from trainers.modules.meta_net import MetaNet
 from trainers.modules.noise import image_noise
 from trainers.modules.prompt_encoder import PromptEncoder
 

@@ -153,12 +153,10 @@ class _Planner:
 
     def labels(self) -> Iterator[Shared]:
         """Tasks that learn the prompt label of a domain."""
-        from trainers.two_stages import TwoStages
-
         users: dict[tuple[str, Path], list[tuple[Launch, Run]]] = defaultdict(list)
         for launch, run in self.pairs:
             trainer, cfg = _trainer(launch), launch.config(run)
-            if not issubclass(trainer, TwoStages) or run.model_dir is not None:
+            if not getattr(trainer, "LEARNS_LABELS", False) or run.model_dir is not None:
                 continue
             folders = trainer.label_folders_of(cfg)
             for domain in run.sources if folders[-1].seed >= 0 else ():

@@ -16,7 +16,7 @@ from common.run.variability import Spread, Variability
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainers.spg_cgan import SPG_CGAN
+    from trainers.spg import SPG_CGAN
 
 LEGEND = (
     "accuracy: mean ± std over single draws of the noise, in %; agreement: how often two draws predict the same, in %; "
@@ -52,7 +52,6 @@ def measure(trainer: "SPG_CGAN", draws: int) -> Variability:
     import torch
 
     from trainers.base.evaluation import FeatureBatches, classify
-    from trainers.base.not_finite import why_not_finite
 
     def draw_all(features: "Tensor", indices: Sequence[int]) -> "Tensor":
         """Logits (draws, B, C)."""
@@ -69,7 +68,7 @@ def measure(trainer: "SPG_CGAN", draws: int) -> Variability:
 
     def explain(features: "Tensor", rows: range) -> str:
         images = f"images {rows.start + 1} to {rows.stop} of the test split"
-        return why_not_finite(trainer, images, features, rows)
+        return trainer.explain_logits(images, features, rows)
 
     with trainer.threads.all():
         for rows, logits in classify(bar, draw_all, trainer.device, explain):

@@ -1,8 +1,9 @@
-"""The commands of README as a user types them, on 30 small images and the tiny CLIP of the repository."""
+"""The commands of README as a user types them, on 36 small images and the tiny CLIP of the repository."""
 
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -14,21 +15,20 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIP = REPOSITORY / "assets/mini_clip.pt"
-QUICK = ("DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "2")
-TWO_STAGES = (*QUICK, "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]")
+CLASSES = ["big_old_oak_tree", "dog", "guinea_pig"]  # of different lengths, and not in order of length
+QUICK = [
+    *["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "4", "OPTIM.MAX_EPOCH", "2"],
+    *["TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH',2]", "TRAINER.DPSPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH',2]"],
+]
 
 
-def make_images(folder):
-    """Make 3 domains x 2 classes x 5 images of 40 x 40 pixels."""
+def make_images(root, domains=("blue", "green", "red"), classes=CLASSES):
+    """Write <root>/<domain>/<class>/<i>.png: 4 images of 40 x 40 random pixels each, the same every time."""
     rng = np.random.default_rng(0)
-    for channel, domain in enumerate(("red", "green", "blue")):
-        for axis, name in enumerate(("across", "down")):
-            (folder / domain / name).mkdir(parents=True)
-            for i in range(5):
-                pixels = rng.integers(0, 60, (40, 40, 3), dtype=np.uint8)
-                stripes = (255 * (np.arange(40) // (3 + i) % 2)).astype(np.uint8)
-                pixels[..., channel] = stripes[None, :] if axis else stripes[:, None]
-                Image.fromarray(pixels).save(folder / domain / name / f"{i}.png")
+    for domain, name in itertools.product(domains, classes):
+        (root / domain / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(root / domain / name / f"{i}.png")
 
 
 def start(folder, command, **environment):
@@ -59,31 +59,29 @@ def run_train(folder, command, code=0):
     return stdout.getvalue(), stderr.getvalue()
 
 
-def bash(script, *words):
-    """`bash scripts/<script> <words>`."""
-    return ("bash", REPOSITORY / "scripts" / script, *words)
+def script(name, *words):
+    """`bash scripts/<name>` or `python <name>`."""
+    start = ("bash", REPOSITORY / "scripts" / name) if name.endswith(".sh") else (sys.executable, REPOSITORY / name)
+    return (*start, *words)
 
 
-def python(script, *words):
-    """`python <script> <words>`."""
-    return (sys.executable, REPOSITORY / script, *words)
+def train(trainer, output, *opts, images="images", dataset="folder", target="red", backbone=CLIP, flags=()):
+    """`python train.py --trainer <trainer> ...`, by default with the method's default config and settings of QUICK."""
+    folder, configs = {"SPG": "SPG_CGAN", "DPSPG_TRANSFORMER": "DPSPG"}.get(trainer, trainer), REPOSITORY / "configs"
+    words = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", 1, "--output-dir", output]
+    words += ["--dataset-config-file", configs / f"datasets/{dataset}.yaml", "--target-domains", target]
+    words += ["--config-file", configs / f"trainers/{folder}/default.yaml"]
+    return script("train.py", *words, *flags, *(opts or QUICK))
 
 
-def train(trainer, output, *opts, images="images", target="red", backbone=CLIP, flags=(), seed=1, config=""):
-    """`python train.py --trainer <trainer> ...` on a folder of images, by the method's default config."""
-    config = REPOSITORY / "configs/trainers" / (config or trainer) / "default.yaml"
-    words = ["--trainer", trainer, "--root", images, "--backbone", backbone, "--seed", seed, "--output-dir", output]
-    words += ["--dataset-config-file", REPOSITORY / "configs/datasets/folder.yaml", "--config-file", config]
-    return python("train.py", *words, "--target-domains", target, *flags, *(opts or QUICK))
+def config_of(command):
+    """The config of a `train.py` command."""
+    import train as command_line
 
-
-def spg(output, *opts, **options):
-    """A whole SPG run of two epochs a stage."""
-    return train("SPG", output, *TWO_STAGES, "DATALOADER.TRAIN_X.BATCH_SIZE", "4", *opts, config="SPG_CGAN", **options)
+    return command_line.setup_cfg(command_line.parse_args(list(map(str, command[2:]))))
 
 
 def results(run_folder):
-    """The keys of a run's results.json."""
     return json.loads((Path(run_folder) / "results.json").read_text(encoding="utf-8"))
 
 
@@ -96,6 +94,5 @@ def numbers(run_folder):
 
 
 def predictions(run_folder):
-    """The rows of predictions.csv as dictionaries."""
     with open(Path(run_folder) / "predictions.csv", encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))

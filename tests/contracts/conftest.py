@@ -1,25 +1,25 @@
 """What the contracts run on: a small folder of images and two tiny CLIPs."""
 
-import numpy as np
+import shutil
+
 import pytest
 import torch
-from PIL import Image
+from commands import make_images
 from reference import tiny_clip
-
-CLASSES = ("big_old_oak_tree", "dog", "guinea_pig")  # of different lengths, and not in order of length
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """<domain>/<class>/<image>: 3 domains x 3 classes x 4 images of 40 x 40 random pixels, the same every time."""
-    root, rng = tmp_path_factory.mktemp("contracts") / "pixels", np.random.default_rng(0)
-    for domain in ("blue", "green", "red"):
-        for classname in CLASSES:
-            (root / domain / classname).mkdir(parents=True)
-            for i in range(4):
-                pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
-                Image.fromarray(pixels).save(root / domain / classname / f"{i}.png")
+    root = tmp_path_factory.mktemp("contracts") / "images"
+    make_images(root)
     return root
+
+
+@pytest.fixture
+def folder(images, tmp_path):
+    """A folder to run in, with a copy of the images."""
+    shutil.copytree(images, tmp_path / "images")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

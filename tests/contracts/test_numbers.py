@@ -20,12 +20,9 @@ import numpy as np
 import pytest
 import reference
 import torch
+from commands import CLASSES, config_of, train
 from torch import nn
 
-import train as command
-
-CONFIGS = Path(command.__file__).parent / "configs"
-CLASSES = ["big_old_oak_tree", "dog", "guinea_pig"]
 SEED, BATCH, TEST_BATCH, PATCH = 1, 6, 4, 10
 STEPS = (0, 1, 6)  # epochs of the three steps: start of the warm-up, second epoch, cosine
 
@@ -47,9 +44,6 @@ def double_precision(monkeypatch):
 def close(found, expected, what=""):
     found = torch.as_tensor(found)
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0, msg=lambda text: f"{what}: {text}")
-
-
-# ---- the methods ----
 
 
 class Case(NamedTuple):
@@ -110,29 +104,13 @@ SCHEDULES = {
 
 
 @pytest.fixture
-def config(tmp_path, images, clips, monkeypatch):
-    """The config of a case, for a run in tmp_path: config(CASES["CoOp"])."""
-    monkeypatch.chdir(tmp_path)
+def build(tmp_path, images, clips, monkeypatch):
+    """Build the trainer of a case: build(CASES["CoOp"]). It finds prompt labels and runs in tmp_path."""
+    from dassl.engine import build_trainer
 
-    def make(case):
-        folder = {"DPSPG_TRANSFORMER": "DPSPG", "ZeroshotCLIP2": "ZeroshotCLIP"}.get(case.trainer, case.trainer)
-        words = [
-            *f"--trainer {case.trainer} --root {images} --backbone {clips[case.clip][0]} --seed {SEED}".split(),
-            *f"--config-file {CONFIGS}/trainers/{folder}/default.yaml --target-domains red".split(),
-            *f"--dataset-config-file {CONFIGS}/datasets/folder.yaml --output-dir run --no-feature-cache".split(),
-            *f"{case.flags} USE_CUDA False DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE {BATCH}".split(),
-            *f"DATALOADER.TEST.BATCH_SIZE {TEST_BATCH} {case.opts}".split(),
-        ]
-        return command.setup_cfg(command.parse_args(["" if word == "''" else word for word in words]))
-
-    return make
-
-
-@pytest.fixture
-def build(config, tmp_path, images):
-    """Build the trainer of a case: build(CASES["CoOp"]). Prompt labels lie where a run looks for them."""
     import trainers.all  # noqa: F401 (registers)
 
+    monkeypatch.chdir(tmp_path)
     for sign, labels in LABELS.items():
         folder = tmp_path / "prompt_labels" / sign / images.name / "resnet" / f"seed_{SEED}"
         folder.mkdir(parents=True)
@@ -140,15 +118,14 @@ def build(config, tmp_path, images):
             torch.save(label, folder / f"{images.name}_CoOp_{domain}.pt")
 
     def make(case):
-        from dassl.engine import build_trainer
-
+        opts = f"USE_CUDA False DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE {BATCH} {case.opts}".split()
+        opts = ["" if word == "''" else word for word in [*opts, "DATALOADER.TEST.BATCH_SIZE", TEST_BATCH]]
+        flags = ["--no-feature-cache", *case.flags.split()]
+        command = train(case.trainer, "run", *opts, images=images, backbone=clips[case.clip][0], flags=flags)
         torch.manual_seed(SEED)
-        return build_trainer(config(case))
+        return build_trainer(config_of(command))
 
     return make
-
-
-# ---- a trainer's side ----
 
 
 def prepare(trainer):
@@ -192,19 +169,13 @@ def record_gradients(trainer):
     """A dict that gets the gradient of each learned tensor when its optimiser steps."""
     found = {}
 
-    def hook_of(name):
-        def hook(*_):
-            parameters = trainer._models[name].named_parameters()
-            found.update({f"{name}.{key}": parameter.grad.clone() for key, parameter in parameters})
-
-        return hook
+    def record(name, *_):
+        parameters = trainer._models[name].named_parameters()
+        found.update({f"{name}.{key}": parameter.grad.clone() for key, parameter in parameters})
 
     for name in trainer.get_model_names():
-        trainer._optims[name].register_step_pre_hook(hook_of(name))
+        trainer._optims[name].register_step_pre_hook(partial(record, name))
     return found
-
-
-# ---- the contract ----
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -268,8 +239,8 @@ def test_method_equals_reference(build, clips, name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_default_optimiser_and_schedule(config, name):
-    optim = config(CASES[name]).OPTIM
+def test_default_optimiser_and_schedule(build, name):
+    optim = build(CASES[name]).cfg.OPTIM
     assert {key: optim[key] for key in SCHEDULES[name]} == SCHEDULES[name]
     assert optim.LR_SCHEDULER == "cosine" and optim.WARMUP_RECOUNT
     assert (optim.WARMUP_CONS_LR if optim.WARMUP_TYPE == "constant" else optim.WARMUP_MIN_LR) == 1e-5
@@ -319,22 +290,12 @@ def test_promptsrc_ends_with_the_gaussian_mean_of_its_epochs(build):
         close(value, torch.tensordot(weights / weights.sum(), ends, 1), key)
 
 
-WORDS = "a photo of a"
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "words", "n"),
-    [
-        ("CoOp", "prompt_learner.ctx", WORDS, 4),
-        ("CoCoOp", "prompt_learner.ctx", WORDS, 4),
-        ("KgCoOp", "prompt_learner.ctx", WORDS, 4),
-        ("SPG_CoOp", "prompt_learner.ctx", WORDS, 4),
-        ("DPSPG_CoOp", "prompt_learner.ctx_pos", WORDS, 4),
-        ("DPSPG_CoOp", "prompt_learner.ctx_neg", "a photo without a", 4),
-        ("MaPLe", "MultiModalPromptLearner.ctx", WORDS, 2),
-        ("PromptSRC", "VLPromptLearner.ctx", WORDS, 4),
-    ],
-)
-def test_context_starts_from_words(build, clips, name, key, words, n):
-    found = tensors_of(build(CASES[name]))[key].detach()
-    assert torch.equal(found, reference.words(clips[CASES[name].clip][1], words)[:n])
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "KgCoOp", "SPG_CoOp", "DPSPG_CoOp", "MaPLe", "PromptSRC"])
+def test_context_starts_from_words(build, clips, name):
+    tensors = {key.rpartition(".")[2]: value.detach() for key, value in tensors_of(build(CASES[name])).items()}
+    texts = {"ctx": "a photo of a", "ctx_pos": "a photo of a", "ctx_neg": "a photo without a"}
+    keys = texts.keys() & tensors.keys()
+    assert len(keys) == (2 if name == "DPSPG_CoOp" else 1)
+    for key in keys:
+        words = reference.words(clips[CASES[name].clip][1], texts[key])
+        assert torch.equal(tensors[key], words[: 2 if name == "MaPLe" else 4])

@@ -12,8 +12,7 @@ from torchvision import transforms
 
 from common.files import OUTPUT_MARK
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
-from trainers.modules.seeded_items import RandomViews
-from trainers.modules.view_loader import ViewLoader
+from trainers.modules.sampling import RandomViews, ViewLoader
 
 
 class Counting:

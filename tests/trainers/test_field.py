@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 import yaml
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from quick_run import REPOSITORY, command_line
 from reference import IMAGENET, logits_of, plain_text_features, tiny_clip, unit
 
 import train as command
-from trainers.base.prompt_depth import settled_depths
 from trainers.config import default_cfg
+from trainers.config_keys import value_of
 from trainers.config_values import as_typed
 from trainers.methods import METHODS, MethodError
 from trainers.modules.clip_backbone import Backbone
@@ -393,9 +393,13 @@ def test_the_settings_of_ten_epochs_are_the_defaults_otherwise():
 def test_compared_depths_fit_a_clip_of_fewer_layers(trainer, expected, config):
     cfg = default_cfg()
     cfg.merge_from_file(str(REPOSITORY / f"configs/trainers/{trainer}/{config}.yaml"))
-    small = Backbone(tiny_clip(layers=3, vision=5), "small", "fp32", torch.device("cpu"))
-    found = settled_depths(cfg, small)
-    assert {key: found[key] for key in expected} == expected
+    cfg.TRAINER.NAME = trainer
+
+    def depths(layers, vision):
+        backbone = Backbone(tiny_clip(layers=layers, vision=vision), "tiny", "fp32", torch.device("cpu"))
+        built = TRAINER_REGISTRY.get(trainer)(cfg, backbone, classnames=["cat", "dog"], done=True)
+        return {key: value_of(built.cfg, key) for key in expected}
+
+    assert depths(3, 5) == expected
     published = {"TRAINER.MAPLE.PROMPT_DEPTH": 12, "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 9}
-    large = settled_depths(cfg, Backbone(tiny_clip(layers=12, vision=12), "large", "fp32", torch.device("cpu")))
-    assert all(large[key] == published[key] for key in expected if key in published)
+    assert all(value == published.get(key, value) for key, value in depths(12, 12).items())

@@ -21,8 +21,8 @@ from common.run.records import write_record
 from common.run.results import read_results, write_results
 from scripts.reporting.finished import find_results
 from scripts.reporting.variability import measure
+from trainers.base.evaluation import Predictions
 from trainers.base.image_features import ImageFeatures
-from trainers.base.run_record import Said
 from trainers.methods import METHODS
 from trainers.modules.clip_backbone import weights_fingerprint
 from trainers.modules.features import FeatureCache
@@ -354,7 +354,7 @@ def test_prediction_of_image_features(begin, image_folder, monkeypatch, capsys):
 
 
 def test_draws_of_the_noise(begin, tmp_path, monkeypatch):
-    from trainers.spg_cgan import SPG_CGAN
+    from trainers.spg import SPG_CGAN
 
     assert begin("SPG") == 0
     trainer, draw_logits = build_run(tmp_path / "run", with_data=True), SPG_CGAN.predict_draw
@@ -383,9 +383,9 @@ def test_a_probe_of_a_class_without_training_images(begin, image_folder, tmp_pat
 
 
 def test_logits_below_half_precision_become_its_minimum():
-    said = Said.of(torch.tensor([[1e6, -1e6, -INF], [0.0, 1.0, -INF]]))
-    assert said.logits.tolist() == [[0, -65504, -INF], [-1, 0, -INF]]
-    assert said.predicted.tolist() == [0, 1]
+    found = Predictions.of(torch.tensor([[1e6, -1e6, -INF], [0.0, 1.0, -INF]]))
+    assert found.logits.tolist() == [[0, -65504, -INF], [-1, 0, -INF]]
+    assert found.labels.tolist() == [0, 1]
 
 
 # ---- the parts ----

@@ -198,8 +198,8 @@ def test_first_steps(both, monkeypatch, device, precision, trainer):
     for one in both(trainer, device, precision):
         with monkeypatch.context() as patch:
             take_the_same_draws(one, patch)
-            shape = (2, 3, 4, 64) if trainer.startswith("DPSPG") else (3, 4, 64)
-            one.labels = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(one.device)
+            shape = (2 if trainer.startswith("DPSPG") else 1, 3, 4, 64)
+            one.prompt_labels = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(one.device)
             results.append(first_steps(one))
     (expected_losses, expected_changes), (losses, changes) = results
     tolerance = TOLERANCES[precision]

@@ -158,10 +158,10 @@ def test_two_batches_are_drawn_in_each_step(build):
 
 
 def test_clipping_is_off_for_the_named_targets(build):
-    assert build("SPG_CGAN", "red").clip_gradients
-    assert not build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('red',)").clip_gradients
-    assert build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('blue',)").clip_gradients
-    assert not build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP", "False").clip_gradients
+    assert build("SPG_CGAN", "red").clips_gradients
+    assert not build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('red',)").clips_gradients
+    assert build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('blue',)").clips_gradients
+    assert not build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP", "False").clips_gradients
 
 
 def test_evaluation_is_a_function_of_model_and_image(build):
@@ -203,7 +203,7 @@ def test_an_unfinished_run_goes_on_as_if_nothing_had_happened(train, tmp_path, m
     assert train("SPG", "red", "OPTIM.MAX_EPOCH", "4") == 0
     whole = results(tmp_path / "run")
 
-    from trainers.spg_cgan import SPG_CGAN
+    from trainers.spg import SPG_CGAN
 
     run_epoch = SPG_CGAN.run_epoch
 
@@ -285,7 +285,7 @@ def test_a_label_does_not_depend_on_the_others(train, tmp_path):
 
 
 def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monkeypatch, capsys):
-    from trainers import two_stages
+    from trainers import spg
 
     assert train("SPG", "red") == 0
     made = {path.name: path for path in (tmp_path / "prompt_labels").rglob("*.pt")}
@@ -299,7 +299,7 @@ def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monk
             shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "prompt_labels"), path)
         yield
 
-    monkeypatch.setattr(two_stages, "held", waited)
+    monkeypatch.setattr(spg, "held", waited)
     capsys.readouterr()
     assert train("SPG", "red") == 0
     learned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Stage I: learning")]

@@ -1,11 +1,11 @@
-"""Checkpoints: which there are, what they hold, and prompts of theirs, which may be published ones, in a trainer."""
+"""Checkpoint files: find, read, resume from, and fit published prompts to a run."""
 
 import hashlib
 import re
 from collections.abc import Container, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from dassl.utils import load_checkpoint
@@ -14,32 +14,35 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.messages import some
 from common.run.history import read_history
-from common.run.identity import read_identity
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.finite import require_finite
 from trainers.modules.published_names import holds_whole_model
 
+if TYPE_CHECKING:
+    from trainers.base.trainer import PromptTrainer
+
 BEST = "model-best.pth.tar"
-LEARNER = "prompt_learner"
-# CoOp saves the words around the context as well. They follow from the class names, so they are not read.
+PROMPT_LEARNER = "prompt_learner"
+# CoOp also saves the words around the context. They follow from the class names, so they are not read.
 TOKEN_BUFFERS = ("token_prefix", "token_suffix")
 
 
-def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None = None) -> Path:
-    """The file of a run's network: the best one's, or that of an epoch.
+# ---- find and read ----
 
-    Runs with TEST.FINAL_MODEL last_step, CoOp's default, keep no best; theirs is the last one.
+
+def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None = None) -> Path:
+    """The checkpoint file of a network: of an epoch, else the best one, else the last one.
 
     Raises:
-        UserError: it is not there; the message names those that are.
+        UserError: the file is missing.
     """
     folder = Path(directory) / network
     path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
-    epochs = sorted(epochs_kept(folder))
+    epochs = sorted(saved_epochs(folder))
     history = read_history(directory, 1)
-    # CoOp's own runs have no history, and a best model only where they chose by it.
-    keeps_best = path.is_file() if history is None else history[0]["val_accuracy"] is not None
-    if epoch is None and epochs and not keeps_best:
+    # CoOp's own runs have no history, and a best model only with FINAL_MODEL best_val.
+    has_best = path.is_file() if history is None else history[0]["val_accuracy"] is not None
+    if epoch is None and epochs and not has_best:
         return folder / f"model.pth.tar-{epochs[-1]}"
     if path.is_file():
         return path
@@ -49,107 +52,152 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
     raise UserError(f"Checkpoint not found: {path}. {mend}")
 
 
-def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any]:
-    """A checkpoint of finite numbers.
+def saved_epochs(folder: Path) -> set[int]:
+    """Epochs of the checkpoints in a network's folder."""
+    found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in folder.glob("model.pth.tar-*"))
+    return {int(match[1]) for match in found if match}
 
-    Args:
-        path: the file.
-        minus_infinity: names of weights that may be minus infinity, by design.
+
+def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any]:
+    """Read a checkpoint file; tensors named in `minus_infinity` may hold -inf.
 
     Raises:
-        UserError: it is missing or damaged, or a number in it is not finite.
+        UserError: the file is missing or damaged, or holds a number that is not finite.
     """
     checkpoint = load_checkpoint(str(path))
     if isinstance(checkpoint, dict):
-        saved = checkpoint.get("state_dict", checkpoint)  # which may be there alone
+        saved = checkpoint.get("state_dict", checkpoint)  # published files may hold the state_dict alone
         state = {**(saved if isinstance(saved, dict) else {}), "optimizer": checkpoint.get("optimizer")}
         cause = "The training that wrote it was broken by then, or the file is damaged: use another epoch or run."
         require_finite(state, str(path), cause, minus_infinity)
     return checkpoint
 
 
-def load_prompt_learner(
-    trainer: Any,
-    directory: str | PathLike,
-    epoch: int | None = None,
-    network: str = "",
-    optional: Iterable[str] = (),
-    into: nn.Module | None = None,
-) -> None:
-    """Load a run's prompts into `trainer.model`; the run may be a published one, and have had other class names.
-
-    Of a published file that holds the whole model, what was learned is taken, and its CLIP compared with the backbone.
-
-    Args:
-        trainer: has a `model`.
-        directory: the run's folder.
-        epoch: which checkpoint; None: the best one, or the last where there is no best.
-        network: its name, of the folder in there; "": that of the trainer's NETWORK.
-        into: the network, where it is not `trainer.model`.
-        optional: keys that published files do not have; they stay as they are.
+def read_prompts(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], int | None]:
+    """The tensors of a prompt learner's checkpoint, and its epoch; `bare` also accepts a state_dict alone.
 
     Raises:
-        UserError: it is missing or damaged, or does not fit the trainer.
-    """
-    path = find_checkpoint(directory, network or trainer.NETWORK, epoch)
-    saved, of_epoch = read_prompt_learner(path)
-    _load_fitting(trainer, path, saved, directory, optional, into)
-    print(f"Prompt learner loaded from {path} (epoch {of_epoch})")
-
-
-def start_prompt_learner(trainer: Any, place: str) -> str:
-    """Let `trainer.model` start from given prompts, in place of words or random numbers.
-
-    Args:
-        trainer: has a `model`.
-        place: MODEL.INIT_WEIGHTS: a checkpoint, a file with its state_dict alone, or a run's folder.
-
-    Returns:
-        sha256 of what it starts from (16 hexadecimal digits).
-
-    Raises:
-        UserError: it is damaged, or does not fit the trainer.
-    """
-    path = Path(place).expanduser()
-    path = find_checkpoint(path, trainer.NETWORK) if path.is_dir() else path
-    saved, _ = read_prompt_learner(path, bare=True)
-    _load_fitting(trainer, path, saved, path.parent.parent)
-    print(f"Training starts from the prompt learner in {path}")
-    digest = hashlib.sha256()
-    for name, value in sorted(trainer.model.state_dict().items()):
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def read_prompt_learner(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], int | None]:
-    """The tensors of a checkpoint of a prompt learner, by name, and its epoch.
-
-    Args:
-        path: the file.
-        bare: whether it may hold the state_dict alone.
-
-    Raises:
-        UserError: it is something else.
+        UserError: the file holds something else.
     """
     checkpoint = read_model(path)
     saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
-    # DataParallel puts a name before all others.
+    # DataParallel prepends a name to all others.
     return {str(key).removeprefix("module."): value for key, value in saved.items()}, checkpoint.get("epoch")
 
 
-def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
-    """Load tensors of a prompt learner, of the run in a directory, or raise UserError where they do not fit."""
+def remove_checkpoint(folder: str | PathLike, networks: Iterable[str], epoch: int) -> None:
+    """Remove an epoch's checkpoints from a run's folder."""
+    for name in networks:
+        Path(folder, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
+
+
+def prompts_sha256(network: nn.Module) -> str:
+    """Hash (16 hexadecimal digits) of a network's tensors."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- resume ----
+
+
+def load_newest(
+    directory: str | PathLike, networks: list[str], selects_by: str | None, minus_infinity: Container[str] = ()
+) -> tuple[int, list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Read the newest intact checkpoints of a run.
+
+    Args:
+        directory: the run's folder.
+        networks: names of its networks.
+        selects_by: metric of the best epoch, whose model must be intact too; None: the run selects no epoch.
+        minus_infinity: see `read_model`.
+
+    Returns:
+        number of completed epochs, their history, checkpoint of each network; (0, [], {}) to train from scratch.
+    """
+    saved = [saved_epochs(Path(directory) / name) for name in networks]
+    epochs = sorted(set.intersection(*saved), reverse=True) if saved else []
+    if not epochs:
+        print("No checkpoint found, train from scratch")
+        return 0, [], {}
+    for epoch in epochs:
+        history = read_history(directory, epoch)
+        if history is None:
+            print(f"The history of {directory} does not reach epoch {epoch}; going on from an epoch before.")
+            continue
+        try:
+            files = {name: Path(directory) / name / f"model.pth.tar-{epoch}" for name in networks}
+            checkpoints = {name: read_model(path, minus_infinity) for name, path in files.items()}
+        except Exception as error:  # a damaged file ends in any exception of any Dassl
+            print(f"A checkpoint cannot be used, going on from one before: {error}")
+            continue
+        if selects_by and not _best_is_intact(directory, networks[0], history, selects_by, minus_infinity):
+            continue
+        print(f"Going on after epoch {epoch}, from the checkpoints in {directory}")
+        return epoch, history, checkpoints
+    print(f"No usable checkpoint is left in {directory}; training starts anew.")
+    return 0, [], {}
+
+
+def best_epoch(history: list[dict[str, Any]], metric: str) -> tuple[float, int | None]:
+    """(value, epoch from 1) of the first epoch that is best by a metric; (-inf, None) if no epoch counts."""
+    values = {
+        epoch: value
+        for epoch, entry in enumerate(history, start=1)
+        if (value := entry.get(f"val_{metric}")) is not None and entry.get("counts", True)
+    }
+    if not values:
+        return -float("inf"), None
+    best = max(values, key=values.__getitem__)  # the first of equal ones
+    return values[best], best
+
+
+def _best_is_intact(directory, name, history, metric, minus_infinity):
+    """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
+    best = best_epoch(history, metric)[1]
+    if best is None:
+        return True
+    try:
+        found = read_model(Path(directory) / name / BEST, minus_infinity)["epoch"]
+    except Exception as error:
+        print(f"The best model so far cannot be used: {error}")
+        return False
+    return found == best or found > len(history)
+
+
+# ---- published files ----
+
+
+def fit_prompts(
+    path: Path,
+    saved: dict[str, Tensor],
+    own: dict[str, Tensor],
+    trainer: "PromptTrainer",
+    trained_for: list[str] | None,
+) -> dict[str, Tensor]:
+    """The tensors of a file, ours or a published one, as a network's state_dict.
+
+    Args:
+        path: the file, for messages.
+        saved: its tensors.
+        own: tensors of the network, by their own names.
+        trainer: method, config and backbone of the network.
+        trained_for: class names of the training run, if known.
+
+    Raises:
+        UserError: they do not fit; the message names the settings that do.
+    """
     if holds_whole_model(saved):
         check_clip(path, saved, trainer.backbone)
-    left_aside = (*TOKEN_BUFFERS, *trainer.UNUSED_IN_FILES)
-    saved = {key: value.float() for key, value in trainer.learned_in(saved).items() if not key.startswith(left_aside)}
-    model = trainer.model if into is None else into
-    own, told = trainer.learned_in(model.state_dict()), trainer.sizes_in(saved)
-    saved = {key: own[key] for key in optional} | saved
+    ignored = (*TOKEN_BUFFERS, *trainer.UNUSED_KEYS)
+    saved = {key: value.float() for key, value in trainer.learned_in(saved).items() if not key.startswith(ignored)}
+    told = trainer.sizes_in(saved)
+    saved = {key: value for key, value in own.items() if key.startswith(trainer.OPTIONAL_KEYS)} | saved
     _check_sizes(path, told, trainer)
-    set_here = "" if told or "ctx" in own else _what_is_set(trainer)
+    set_here = "" if told or "ctx" in own else _shape_settings(trainer)
     if saved.keys() != own.keys():
         raise UserError(
             f"{path} is of another method (--trainer): it holds {some(sorted(saved)) if saved else 'nothing'}; "
@@ -157,15 +205,18 @@ def _load_fitting(trainer, path, saved, directory, optional=(), into=None):
         )
     if "ctx" in own:
         _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
-    if "ctx" in own and saved["ctx"].dim() == 3:
-        _check_classes(path, read_identity(directory).get("class names"), trainer.dm.dataset.classnames)
+    if "ctx" in own and saved["ctx"].dim() == 3 and trained_for not in (None, list(trainer.dm.dataset.classnames)):
+        raise UserError(
+            f"{path}: class-specific contexts do not fit other classes; they are for {', '.join(trained_for or ())}, "
+            f"and not for {', '.join(trainer.dm.dataset.classnames)}. Use a model with one context for all classes."
+        )
     strange = [f"{key} {tuple(saved[key].shape)}" for key in own if saved[key].shape != own[key].shape]
     if strange:
         raise UserError(
             f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
             f"Name the one that it was trained with (--backbone){set_here}."
         )
-    model.load_state_dict(saved)
+    return saved
 
 
 def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:
@@ -177,30 +228,29 @@ def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None
             name = "visual." + name.removeprefix("image_encoder.")
         if name not in own or name.startswith("prompt_learner."):
             continue
-        if not _alike(value.cpu(), own[name].cpu()):
+        if not _equal_but_rounding(value.cpu(), own[name].cpu()):
             raise UserError(
                 f"{path} was trained with another CLIP than {backbone.name}: {key} differs. Name the backbone that it "
                 "was trained with (--backbone)."
             )
 
 
-def _alike(theirs, ours):
-    """Whether weights are the same but for rounding."""
+def _equal_but_rounding(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.shape != ours.shape:
         return False
     half = not {torch.float16, torch.bfloat16}.isdisjoint((theirs.dtype, ours.dtype))
     theirs, ours = theirs.float(), ours.float()
     if not half:
         return torch.allclose(theirs, ours, rtol=1e-5)
-    # PromptSRC's files hold CLIP as its sum over the epochs by their weights, too, in half precision: that rounds at
-    # each of 50 epochs, and single numbers end up far from where they were, though all of them together do not.
+    # PromptSRC's files hold CLIP as its weighted sum over up to 50 epochs in half precision: single numbers end up
+    # far from their start, but not the norm of all of them.
     rounding = 4e-3 * ours.norm() + 1e-5 * ours.numel() ** 0.5
     return bool((theirs - ours).norm() <= rounding)
 
 
 def _check_sizes(path, told, trainer):
-    """Raise UserError, with the settings that mend it, if a file tells of other sizes than the trainer's settings."""
-    if "CTX_INIT" in told:  # its number of vectors has to fit the words: see _check_context
+    """Raise UserError if the tensors of a file show other sizes than the trainer's config."""
+    if "CTX_INIT" in told:  # _check_context compares the number of vectors with the words
         return
     node, settings = f"TRAINER.{trainer.SETTINGS}", trainer.settings
     others = [key for key in told if told[key] != settings[key]]
@@ -210,15 +260,15 @@ def _check_sizes(path, told, trainer):
         raise UserError(f"{path} does not fit this run: it was trained with {found}. Set {mend}.")
 
 
-def _what_is_set(trainer):
-    """The settings of the trainer that shapes depend on, where files do not tell them."""
+def _shape_settings(trainer):
+    """The config values that shapes depend on, for messages about files that do not show them."""
     named = [key for key in trainer.settings if key.startswith(("N_CTX", "PROMPT_", "METHOD"))]
     given = ", ".join(f"TRAINER.{trainer.SETTINGS}.{key} is {trainer.settings[key]}" for key in named)
     return f" ({given} here; set what it was trained with)" if given else ""
 
 
 def _check_context(path, saved, own, trainer):
-    """Raise UserError, with the setting that mends it, unless a saved context has the shape of the trainer's."""
+    """Raise UserError unless a saved context has the shape of the trainer's."""
     node = f"TRAINER.{trainer.SETTINGS}"
     if len(saved) != len(own):
         if len(saved) not in (2, 3):
@@ -241,18 +291,3 @@ def _check_context(path, saved, own, trainer):
             f"{own[0]}. Use the class names they were trained with, or a model with one context for all classes "
             f"({node}.CSC False)."
         )
-
-
-def _check_classes(path, trained_for, classnames):
-    """Raise UserError if a run that noted its class names has class-specific contexts for others."""
-    if trained_for not in (None, list(classnames)):
-        raise UserError(
-            f"{path}: class-specific contexts do not fit other classes; they are for {', '.join(trained_for)}, and not "
-            f"for {', '.join(classnames)}. Use a model with one context for all classes."
-        )
-
-
-def epochs_kept(folder: Path) -> set[int]:
-    """Epochs of the checkpoints in a network's folder."""
-    found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in folder.glob("model.pth.tar-*"))
-    return {int(match[1]) for match in found if match}

@@ -1,23 +1,24 @@
-"""The one loop over images that classifies, their features -> logits, batch by batch; and what comes out of a split."""
+"""The one loop that classifies images by their features, its predictions, and their metrics."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch import Tensor
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from common.progress import progress
-from trainers.base.metrics import measured
-from trainers.base.not_finite import why_not_finite
-from trainers.base.run_record import Said, Tested
 from trainers.modules.finite import all_finite
 
 Indices = TypeVar("Indices", bound=Sequence[int])
 # Features (B, E) and the indices of their images -> logits (B, C).
 Classifier = Callable[[Tensor, Sequence[int]], Tensor]
+CALIBRATION_BINS = 15
 
 
 @torch.no_grad()
@@ -31,14 +32,14 @@ def classify(
     """Classify images by their features.
 
     Args:
-        batches: of features (B, E) and the B indices that their images' noise goes by.
+        batches: features (B, E) and the B indices that seed the images' noise.
         classifier: see `Classifier`.
-        device: where it computes.
-        explain: what to say of a batch, by its features and indices, whose logits are not finite.
-        unseen_classes: whether logits may be minus infinity, as those of classes that a classifier has never seen.
+        device: device of the computation.
+        explain: makes the message about a batch with logits that are not finite.
+        unseen_classes: whether logits may be -inf, as a linear probe's for classes without training images.
 
     Yields:
-        the indices of each batch, and its logits (B, C).
+        indices and logits (B, C) of each batch.
 
     Raises:
         UserError: logits are not finite.
@@ -53,7 +54,7 @@ def classify(
 
 
 class FeatureBatches:
-    """Features (N, E) of a split, `batch_size` at a time, with the range of their indices."""
+    """Features (N, E) of a split in batches, each with the range of its indices."""
 
     def __init__(self, features: np.ndarray, batch_size: int) -> None:
         self.features, self.batch_size = features, batch_size
@@ -64,41 +65,107 @@ class FeatureBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, range]]:
         for start in range(0, len(self.features), self.batch_size):
             indices = range(start, min(start + self.batch_size, len(self.features)))
-            # A copy, since the features may be a read-only map of a file.
+            # A copy: the features may be a read-only memory map.
             yield torch.from_numpy(np.array(self.features[start : indices.stop])), indices
 
 
-def evaluate(trainer: Any, split: str) -> tuple[Mapping[str, Any], Tested]:
-    """Classify the images of a split, "val" or "test".
+@dataclass
+class Predictions:
+    """Predictions for N images, in the data set's order.
 
-    Returns:
-        (what the trainer's evaluator returned, what came out in all).
+    Attributes:
+        labels: (N,) predicted labels.
+        confidence: (N,) their probabilities.
+        logits: (N, C) minus each row's maximum, in half precision.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    logits: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "Predictions":
+        """The predictions of logits (B, C)."""
+        # By the logits, as the evaluator predicts: the probabilities of two nearly equal logits may be equal.
+        predicted = logits.argmax(dim=-1)
+        # In half precision large logits tie. Their differences to the row's maximum do not: the prediction has 0, and
+        # every other class at most the negative half nearest to 0. A class without training images has -inf.
+        below = (logits.float() - logits.float().amax(dim=-1, keepdim=True)).clamp(
+            torch.finfo(torch.half).min, -(2**-24)
+        )
+        below = torch.where(logits.isneginf(), -torch.inf, below).scatter(-1, predicted[:, None], 0)
+        return cls(predicted, logits.softmax(dim=-1).amax(dim=-1), below.half())
+
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The predictions of all batches, on the CPU."""
+        columns = zip(*((part.labels, part.confidence, part.logits) for part in parts), strict=True)
+        return cls(*(torch.cat(column).cpu() for column in columns))
+
+
+@dataclass
+class Evaluation:
+    """Metrics (name -> value, among them accuracy and macro_f1 in percent) and predictions of a split."""
+
+    metrics: dict[str, float]
+    predictions: Predictions
+
+
+def measured(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The finite metrics of an evaluator's result; accuracy and macro F1 are added if missing.
 
     Raises:
-        UserError: logits are not finite, or the evaluator does not return metrics by name.
+        UserError: the evaluator returned something else than a dict.
     """
-    trainer.set_model_mode("eval")
-    trainer.evaluator.reset()
-    loader = trainer.val_loader if split == "val" else trainer.test_loader
-    features = trainer.image_features.of_split(loader, split)
-    items = loader.dataset.data_source
-    labels = torch.tensor([item.label for item in items])
-    batches, predicted, said = FeatureBatches(features, loader.batch_size), [], []
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"The evaluator (TEST.EVALUATOR) returned a {type(found).__name__}; evaluate() has to return a dict from "
+            "the names of metrics to numbers."
+        )
+    metrics: dict[str, float] = {}
+    for name, value in found.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            number = math.nan
+        if math.isfinite(number):
+            metrics[str(name)] = number
+        else:
+            print(f"Note: the metric {name} is no finite number ({type(value).__name__}), so it is not recorded.")
+    if "accuracy" not in metrics:
+        metrics["accuracy"] = 100 * float(accuracy_score(labels, predicted))
+    if "macro_f1" not in metrics:
+        metrics["macro_f1"] = macro_f1(labels, predicted)
+    return metrics
 
-    def explain(features: Tensor, indices: range) -> str:
-        domains = sorted({trainer.dm.dataset.domains[items[i].domain] for i in indices})
-        when = f" after epoch {trainer.epoch + 1}" if split == "val" else ""
-        images = f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(domains)}){when}"
-        return why_not_finite(trainer, images, features, indices)
 
-    device, unseen = trainer.device, bool(trainer.MINUS_INFINITY)
-    # Loader workers wait meanwhile.
-    with trainer.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
-        for indices, logits in classify(bar, trainer.classifier(), device, explain, unseen):
-            trainer.evaluator.process(logits, labels[indices.start : indices.stop].to(device))
-            predicted.append(logits.argmax(dim=-1))
-            if split == "test":
-                said.append(Said.of(logits))
-    found = trainer.evaluator.evaluate()
-    metrics = measured(found, labels.numpy(), torch.cat(predicted).cpu().numpy())
-    return found, Tested(metrics, Said.joined(said))
+def macro_f1(labels: np.ndarray, predicted: np.ndarray, of_labels: bool = True) -> float:
+    """Mean F1 in percent over the classes among the labels (N,), as Dassl's.
+
+    Args:
+        of_labels: False takes the classes among labels or predictions, as scikit-learn does by default.
+    """
+    classes = np.unique(labels) if of_labels else None
+    return 100 * float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
+
+
+def accuracy_by_class(labels: np.ndarray, predicted: np.ndarray, classnames: list[str]) -> dict[str, float | None]:
+    """Recall of each class in percent; None for a class without images."""
+    recalls = recall_score(labels, predicted, labels=range(len(classnames)), average=None, zero_division=np.nan)
+    return {
+        name: None if np.isnan(recall) else 100 * float(recall)
+        for name, recall in zip(classnames, recalls, strict=True)
+    }
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error in percent: |accuracy - confidence| over 15 equal bins (Guo et al., 2017).
+
+    Args:
+        confidence: (N,) probabilities of the predictions.
+        right: (N,) whether each prediction is right.
+    """
+    accuracies, confidences = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS)  # of bins with images
+    inner = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
+    counts = np.bincount(np.searchsorted(inner, confidence), minlength=CALIBRATION_BINS)
+    return 100 * float(np.average(np.abs(accuracies - confidences), weights=counts[counts > 0]))

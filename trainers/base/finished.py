@@ -17,7 +17,7 @@ from common.run.results import RESULTS_FILE, read_results
 from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
 from trainers.base.run_record import settings_of
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 from trainers.config_keys import KEYS
 from trainers.modules.clip_backbone import read_backbone
 
@@ -51,7 +51,7 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, weights: bool = False) 
 
 def _settings(folder: str | PathLike, cfg: CfgNode) -> str:
     trainer, found = TRAINER_REGISTRY.get(cfg.TRAINER.NAME), read_identity(folder)
-    if not issubclass(trainer, FrozenClipTrainer) or not found:
+    if not issubclass(trainer, PromptTrainer) or not found:
         return ""
     asked = {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
     known = {key: value for key, value in asked.items() if key in found and key not in COUNTED}

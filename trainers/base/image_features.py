@@ -1,4 +1,4 @@
-"""Image features: of a tower that stays as it is, encoded once; of one that learns, whenever they are asked for."""
+"""Image features: cached for a frozen image tower, recomputed for a learned one."""
 
 import copy
 import functools
@@ -18,9 +18,7 @@ from common.errors import UserError
 from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.features import FeatureCache, Shard, encode_dataset, features_key, shard_key
-from trainers.modules.image_data import Batches, ImageData
-from trainers.modules.seeded_items import FirstLooks, RandomViews, SeededItems
-from trainers.modules.view_loader import ViewLoader
+from trainers.modules.sampling import Batches, FirstLooks, ImageData, RandomViews, SeededItems, ViewLoader
 
 
 class _Encoding(NamedTuple):

@@ -1,16 +1,14 @@
-"""What a run is, and what came out of it: the records that it leaves behind, as plain values."""
+"""The settings that identify a run, and the files of its results."""
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dassl.engine import TRAINER_REGISTRY
-from torch import Tensor
 from yacs.config import CfgNode
 
 from common.errors import UserError
@@ -21,7 +19,7 @@ from common.run.predictions import accuracy_by_domain, prediction_rows, write_lo
 from common.run.records import check_finite, read_record
 from common.run.results import RESULTS_FILE, Result, versions, write_results
 from common.threads import Threads, waiting
-from trainers.base.metrics import accuracy_by_class, calibration_error, macro_f1
+from trainers.base.evaluation import Evaluation, accuracy_by_class, calibration_error, macro_f1
 from trainers.config_keys import value_of
 from trainers.config_values import as_typed
 from trainers.methods import BATCH, method_of
@@ -35,54 +33,6 @@ OF_TRAINING = (
 # Where labels lie does not matter, what they are does: they are checked when they are loaded.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
 F1_OF_DASSL = "classes that occur among the labels"
-
-
-@dataclass
-class Said:
-    """What a model said of N images, in the data set's order.
-
-    Attributes:
-        predicted: (N,) labels.
-        confidence: (N,) probabilities of these.
-        logits: (N, C) minus each row's maximum, in half precision.
-    """
-
-    predicted: Tensor
-    confidence: Tensor
-    logits: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor) -> "Said":
-        """What logits (N, C) say."""
-        # By the logits, as the evaluator has it: probabilities may be equal where logits are not quite.
-        predicted = logits.argmax(dim=-1)
-        # In half precision large logits tie. Their differences to the row's maximum do not: the prediction has 0, and
-        # every other class at most the negative half nearest to 0. Minus infinity is that of a class never seen.
-        below = (logits.float() - logits.float().amax(dim=-1, keepdim=True)).clamp(
-            torch.finfo(torch.half).min, -(2**-24)
-        )
-        below = torch.where(logits.isneginf(), -torch.inf, below).scatter(-1, predicted[:, None], 0)
-        return cls(predicted, logits.softmax(dim=-1).amax(dim=-1), below.half())
-
-    @classmethod
-    def joined(cls, parts: list["Said"]) -> "Said | None":
-        """All of several batches, on the CPU; None of none."""
-        if not parts:
-            return None
-        return cls(*(torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(cls)))
-
-
-@dataclass
-class Tested:
-    """What came out of an evaluation.
-
-    Attributes:
-        metrics: what the evaluator found, by name; accuracy and macro_f1 are among them, see `measured`.
-        said: of the test images; None of other splits.
-    """
-
-    metrics: dict[str, float]
-    said: Said | None
 
 
 @dataclass
@@ -208,25 +158,23 @@ def read_training_record(folder: str | PathLike) -> dict[str, Any]:
     return {}
 
 
-def check_use(folder: str | PathLike, cfg: CfgNode, trainer: type, keys: Iterable[str]) -> None:
-    """Raise UserError where the model in a run's folder would be used otherwise than as it was trained.
+def check_use(folder: str | PathLike, cfg: CfgNode, node: str, keys: Iterable[str]) -> None:
+    """Raise UserError if a test would use the model in a run's folder in another way than its training.
 
     Args:
-        folder: of the run; one that does not say what it was, as a published one, passes.
-        cfg: settings of the test, as they were asked for.
-        trainer: that tests.
-        keys: that say how what was learned is used, where no shape of it tells, "TRAINER.COOP.CLASS_TOKEN_POSITION".
+        folder: the run's; published folders have no identity.json and pass.
+        cfg: config of the test, as asked for.
+        node: the method's under cfg.TRAINER, which the stages of a method share.
+        keys: config keys that must be equal in training and test, "TRAINER.COOP.CLASS_TOKEN_POSITION".
     """
-    identity, name = read_identity(folder), cfg.TRAINER.NAME
+    identity = read_identity(folder)
     if not identity:
         return
-    trained_by = identity.get("TRAINER.NAME", name)
-    known = trained_by in TRAINER_REGISTRY.registered_names()
-    other = TRAINER_REGISTRY.get(trained_by) if known else trainer
-    if not issubclass(trainer, other) and not issubclass(other, trainer):  # of one method's stages either will do
+    if not any(key.startswith(f"TRAINER.{node}.") for key in identity):
+        trained_by = identity.get("TRAINER.NAME")
         raise UserError(
-            f"The model in {folder} was trained by {trained_by}, and its results would stand under the name of {name}. "
-            f"Pass --trainer {trained_by}."
+            f"The model in {folder} was trained by {trained_by}, and its results would stand under the name of "
+            f"{cfg.TRAINER.NAME}. Pass --trainer {trained_by}."
         )
     trained = {key: identity.get(key) for key in keys}
     differing = {key: value for key, value in trained.items() if value not in (None, value_of(cfg, key))}
@@ -236,11 +184,11 @@ def check_use(folder: str | PathLike, cfg: CfgNode, trainer: type, keys: Iterabl
         raise UserError(f"The model in {folder} was trained with {mend}, and here {here}. Set {mend}.")
 
 
-def write_outcome(
+def write_test_files(
     cfg: CfgNode,
     dataset: Any,
     backbone: Backbone,
-    tested: Tested,
+    tested: Evaluation,
     course: Course,
     training: dict[str, Any],
     settings: dict[str, Any],
@@ -270,13 +218,12 @@ def write_outcome(
     sources = training.get("source_domains", dataset.source_domains)
     learns_nothing = training.get("selection") is None
     base_to_new = class_subset(cfg) != "all" and (learns_nothing or training.get("class_subset") == "base")
-    said = tested.said
-    assert said is not None  # as it always is of a test split
-    rows = prediction_rows(dataset, cfg.DATASET.ROOT, said.predicted.tolist(), said.confidence.tolist())
+    predictions = tested.predictions
+    rows = prediction_rows(dataset, cfg.DATASET.ROOT, predictions.labels.tolist(), predictions.confidence.tolist())
     write_predictions(cfg.OUTPUT_DIR, rows)
     if cfg.TEST.KEEP_LOGITS:
-        write_logits(cfg.OUTPUT_DIR, said.logits.numpy())
-    labels, predicted = np.array([item.label for item in dataset.test]), said.predicted.numpy()
+        write_logits(cfg.OUTPUT_DIR, predictions.logits.numpy())
+    labels, predicted = np.array([item.label for item in dataset.test]), predictions.labels.numpy()
     as_dassl = np.isclose(tested.metrics["macro_f1"], macro_f1(labels, predicted))
     best = None if course.best_epoch is None else course.history[course.best_epoch - 1]
     result = Result(
@@ -310,7 +257,7 @@ def write_outcome(
         macro_f1_sklearn=macro_f1(labels, predicted, of_labels=False),
         accuracy_by_domain=accuracy_by_domain(rows),
         accuracy_by_class=accuracy_by_class(labels, predicted, dataset.classnames),
-        calibration_error=calibration_error(said.confidence.numpy(), predicted == labels),
+        calibration_error=calibration_error(predictions.confidence.numpy(), predicted == labels),
         metrics=tested.metrics,
         n_test=len(dataset.test),
         val_accuracy=None if best is None else best["val_accuracy"],

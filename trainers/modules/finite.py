@@ -1,4 +1,4 @@
-"""Numbers that are not finite, wherever they come from: found in one pass, told in one line."""
+"""Find NaN and infinite values in tensors."""
 
 from collections.abc import Container, Mapping
 from typing import Any

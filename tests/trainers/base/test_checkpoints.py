@@ -7,7 +7,7 @@ from dassl.optim.lr_scheduler import ConstantWarmupScheduler, LinearWarmupSchedu
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from trainers.base import trainer as trainer_module
-from trainers.base.trainer import FrozenClipTrainer
+from trainers.base.trainer import PromptTrainer
 
 
 def as_in_the_original(cls):
@@ -35,13 +35,13 @@ def original_schedule(optimizer, optim):
 @pytest.fixture
 def rates(monkeypatch):
     """{epoch: learning rate} of what is trained, filled as that goes on."""
-    before_epoch, seen = FrozenClipTrainer.before_epoch, {}
+    before_epoch, seen = PromptTrainer.before_epoch, {}
 
     def spy(self):
         seen[self.epoch] = self.get_current_lr()
         before_epoch(self)
 
-    monkeypatch.setattr(FrozenClipTrainer, "before_epoch", spy)
+    monkeypatch.setattr(PromptTrainer, "before_epoch", spy)
     return seen
 
 
@@ -52,7 +52,7 @@ def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, w
     monkeypatch.setattr(trainer_module, "build_lr_scheduler", schedule)
     opts = "OPTIM.WARMUP_EPOCH", "2", "OPTIM.WARMUP_TYPE", warmup, "OPTIM.MAX_EPOCH", "6", "TEST.NO_TEST", "True"
     opts += ("TRAINER.FEATURES.TRAIN_VIEWS", "1")
-    after_epoch = FrozenClipTrainer.after_epoch
+    after_epoch = PromptTrainer.after_epoch
 
     def stop(self):
         after_epoch(self)
@@ -62,9 +62,9 @@ def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, w
     assert train("CoOp", "red", *opts) == 0
     whole = dict(rates)
     rates.clear()
-    monkeypatch.setattr(FrozenClipTrainer, "after_epoch", stop)
+    monkeypatch.setattr(PromptTrainer, "after_epoch", stop)
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 130
-    monkeypatch.setattr(FrozenClipTrainer, "after_epoch", after_epoch)
+    monkeypatch.setattr(PromptTrainer, "after_epoch", after_epoch)
     begun = dict(rates)
     rates.clear()
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 0

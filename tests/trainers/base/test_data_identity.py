@@ -8,7 +8,9 @@ from PIL import Image, ImageOps
 
 from common.run.results import read_results
 from scripts import results as tables
-from trainers.base.evaluation import evaluate
+from trainers.base.trainer import PromptTrainer
+
+evaluate = PromptTrainer._evaluate
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def stop_before_test(monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainers.base.run_trainer.evaluate", lambda t, s: stop() if s == "test" else evaluate(t, s))
+    monkeypatch.setattr(PromptTrainer, "_evaluate", lambda t, s: stop() if s == "test" else evaluate(t, s))
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "SPG", "VPT"])
@@ -107,7 +109,7 @@ def test_images_that_change_during_a_run_end_it_without_results(data, train, ref
             invert(data / "red/down")
         return found
 
-    monkeypatch.setattr("trainers.base.run_trainer.evaluate", change)
+    monkeypatch.setattr(PromptTrainer, "_evaluate", change)
     for trainer in ("ZeroshotCLIP", "CoOp"):
         message = refused(trainer, "red", flags=at(data, "--output-dir", trainer))
         assert "images of the data set changed during the run" in message

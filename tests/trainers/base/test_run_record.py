@@ -16,8 +16,7 @@ from common.run.predictions import LOGITS_FILE, read_logits, read_predictions, w
 from common.run.records import read_record, write_record
 from common.run.results import CIRCUMSTANCES, FORMAT, SHARED, Result, read_results
 from trainers.base.checkpoints import find_checkpoint
-from trainers.base.metrics import CALIBRATION_BINS, accuracy_by_class, calibration_error, macro_f1
-from trainers.base.run_record import Said
+from trainers.base.evaluation import CALIBRATION_BINS, Predictions, accuracy_by_class, calibration_error, macro_f1
 from trainers.methods import METHODS
 from trainers.zsclip import ZeroshotCLIP
 
@@ -62,13 +61,12 @@ def test_logits_come_back(tmp_path):
             read_logits(tmp_path / LOGITS_FILE)
 
 
-def test_what_was_said_joins_batches():
+def test_predictions_join_batches():
     logits = torch.randn(7, 3)
-    joined = Said.joined([Said.of(logits[:4]), Said.of(logits[4:])])
+    joined = Predictions.joined([Predictions.of(logits[:4]), Predictions.of(logits[4:])])
     torch.testing.assert_close(joined.confidence, logits.softmax(dim=-1).amax(dim=-1))
-    assert joined.predicted.tolist() == logits.argmax(dim=-1).tolist()
+    assert joined.labels.tolist() == logits.argmax(dim=-1).tolist()
     assert joined.logits.dtype == torch.float16 and joined.logits.shape == (7, 3)
-    assert Said.joined([]) is None
 
 
 def test_stored_logits_of_many_classes_have_the_predictions_and_probabilities():
@@ -78,11 +76,11 @@ def test_stored_logits_of_many_classes_have_the_predictions_and_probabilities():
     logits[2, :2] = torch.tensor([1e-9, 2e-9])  # a difference below the smallest half
     logits[2, 2:] = -1e9  # and one above the largest
     logits[3, 1] = -torch.inf
-    said = Said.of(logits)
-    assert (said.logits.argmax(dim=-1) == said.predicted).all()
-    assert (said.logits.max(dim=-1).values == 0).all() and ((said.logits == 0).sum(dim=-1) == 1).all()
-    assert (said.logits.isinf() == logits.isinf()).all()
-    torch.testing.assert_close(said.logits.float().softmax(dim=-1), logits.softmax(dim=-1), atol=1e-7, rtol=4e-3)
+    found = Predictions.of(logits)
+    assert (found.logits.argmax(dim=-1) == found.labels).all()
+    assert (found.logits.max(dim=-1).values == 0).all() and ((found.logits == 0).sum(dim=-1) == 1).all()
+    assert (found.logits.isinf() == logits.isinf()).all()
+    torch.testing.assert_close(found.logits.float().softmax(dim=-1), logits.softmax(dim=-1), atol=1e-7, rtol=4e-3)
 
 
 def test_a_run_writes_every_key_and_its_logits_agree(train, tmp_path):

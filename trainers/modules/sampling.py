@@ -1,21 +1,53 @@
-"""Augmentation that depends on seed, epoch and image alone, not on which process does it or what ran before."""
+"""Which images and views a training step sees: batches, seeded augmentation, cached views."""
 
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from trainers.modules.image_data import Batches, ImageData, Item
+
+class Item(Protocol):
+    """An image with its label, such as Dassl's Datum."""
+
+    @property
+    def impath(self) -> str: ...
+
+    @property
+    def label(self) -> int: ...
+
+    @property
+    def domain(self) -> int: ...
+
+
+class ImageData(Protocol):
+    """A data set of dicts with "img" (transformed), "label", "domain" and "index"."""
+
+    @property
+    def data_source(self) -> Sequence[Item]: ...
+
+    def transform(self, image: Image.Image) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class Batches(Protocol):
+    """A batch sampler: one list of indices a batch."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[int]]: ...
 
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Within the block, Python's, NumPy's and torch's global generators follow from `numbers`; then as before.
+    """Seed Python's, NumPy's and torch's global generators within the block, and restore them after it.
 
     Args:
         numbers: integers from 0.
@@ -59,7 +91,7 @@ class SeededItems(Dataset):
 
 
 class FirstLooks(Dataset):
-    """Each item once, by its index alone, as the first look at it in the first epoch has it."""
+    """The first augmented look at each item in the first epoch, by index."""
 
     def __init__(self, items: SeededItems) -> None:
         self.items = items
@@ -97,7 +129,7 @@ class SeededBatches:
 
 
 class RandomViews(Dataset):
-    """Several random views of each image of a data set, the same at every look; each image is decoded once.
+    """K random views of each image, a function of (view, image); each image is decoded once.
 
     Args:
         dataset: has `data_source`, items with `impath`, and a `transform` that draws from the global generators.
@@ -118,3 +150,51 @@ class RandomViews(Dataset):
             with seeded(view, index):
                 views.append(self.dataset.transform(image))
         return {"img": torch.stack(views)}
+
+
+class PairedBatchSampler:
+    """Joins two independent batches of one data set into one: stage II needs both in a step (SPG, Algorithm 1).
+
+    The loader decodes and the image tower encodes both in one go.
+
+    Args:
+        first, second: batch samplers; the shorter one ends the epoch.
+    """
+
+    def __init__(self, first: Batches, second: Batches) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return min(len(self.first), len(self.second))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first, second in zip(self.first, self.second, strict=False):
+            yield list(first) + list(second)
+
+
+class ViewLoader:
+    """A training loader over cached features: at each look it draws one of K encoded views of an image.
+
+    Args:
+        views: float32 array (K, N, E), K views of N images.
+        data_source: the N items, each with `label` and `domain`.
+        batch_sampler: yields lists of indices below N.
+    """
+
+    def __init__(self, views: np.ndarray, data_source: Sequence[Item], batch_sampler: Batches) -> None:
+        self.views, self.batch_sampler = views, batch_sampler
+        self.labels = torch.tensor([item.label for item in data_source])
+        self.domains = torch.tensor([item.domain for item in data_source])
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for indices in self.batch_sampler:
+            drawn = torch.randint(len(self.views), (len(indices),)).numpy()
+            yield {
+                "features": torch.from_numpy(np.ascontiguousarray(self.views[drawn, indices])),
+                "label": self.labels[indices],
+                "domain": self.domains[indices],
+                "index": torch.tensor(indices),
+            }

@@ -4,12 +4,10 @@ Expected logits: tests/reference.py on the tensors in the file, by published nam
 probabilities of `Predictor` have single precision.
 """
 
-import csv
 import json
-import sys
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import clip.clip
@@ -18,28 +16,23 @@ import numpy as np
 import pytest
 import reference
 import torch
-from dassl.config import get_cfg_default
+from commands import CLASSES, QUICK, config_of, make_images, predictions, run_train, train
 from dassl.data.datasets import build_dataset
 from PIL import Image
 from torch import nn
 
-import train as command
 from predict import Predictor
 
-CONFIGS = Path(command.__file__).parent / "configs"
-CLASSES = ["big_old_oak_tree", "dog", "guinea_pig"]  # of the images in conftest.py
 D, E, W = 64, 32, 128  # widths of the ViT CLIP: text tower, image features, image tower
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
-BATCH = 4
 LAYERS = [f"transformer.resblocks.{i}.VPT_shallow" for i in (1, 2)]
 
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
-    """An empty folder to run in; CLIP's layer norms take double precision; a run's log leaves stdout as it was."""
+    """An empty folder to run in; CLIP's layer norms take double precision."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clip.model.LayerNorm, "forward", nn.LayerNorm.forward)
-    monkeypatch.setattr(sys, "stdout", sys.stdout)
 
 
 # ---- published formats: shapes of the tensors, by network and name ----
@@ -51,13 +44,15 @@ LINEAR1 = {"meta_net.linear1.weight": (2, E), "meta_net.linear1.bias": (2,)}
 LINEAR2 = {"meta_net.linear2.weight": (D, 2), "meta_net.linear2.bias": (D,)}
 VISION = {f"image_encoder.{key}": (4, W) for key in ("VPT", *LAYERS)}
 TEXT = {"prompt_learner.ctx": (4, D)} | {f"text_encoder.{key}": (4, D) for key in LAYERS}
-MAPLE = {"ctx": (2, D), "proj.weight": (W, D), "proj.bias": (W,)}
+INNER_WORDS = {f"prompt_learner.{key}": shape for key, shape in WORDS.items()}
+MAPLE = {"prompt_learner.ctx": (2, D), "prompt_learner.proj.weight": (W, D), "prompt_learner.proj.bias": (W,)}
 for i in (0, 1):
-    MAPLE |= {f"compound_prompts_text.{i}": (2, D), f"compound_prompt_projections.{i}.weight": (W, D)}
-    MAPLE |= {f"compound_prompt_projections.{i}.bias": (W,)}
+    MAPLE |= {f"prompt_learner.compound_prompts_text.{i}": (2, D)}
+    MAPLE |= {f"prompt_learner.compound_prompt_projections.{i}.weight": (W, D)}
+    MAPLE |= {f"prompt_learner.compound_prompt_projections.{i}.bias": (W,)}
 TRANSFORMER = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, 8, 2048), 4, enable_nested_tensor=False)
 ENCODER = nn.ModuleDict({"transformer_encoder": TRANSFORMER, "fc": nn.Linear(E, 4 * D)})
-DPSPG = {key: tuple(value.shape) for key, value in ENCODER.state_dict().items()}
+DPSPG = dict.fromkeys(["posencoder", "negencoder"], {k: tuple(v.shape) for k, v in ENCODER.state_dict().items()})
 GENERATOR = {0: (128, 100 + E), 2: (256, 128), 5: (512, 256), 8: (1024, 512), 11: (4 * D, 1024)}
 DISCRIMINATOR = {0: (512, 4 * D + E), 2: (512, 512), 5: (512, 512), 8: (1, 512)}
 NORMS = {f"model.{i}.{key}": (n,) for i, n in ((3, 256), (6, 512), (9, 1024)) for key in STATISTICS}
@@ -69,36 +64,26 @@ def linear_layers(shapes):
     return weights | {f"model.{i}.bias": shape[:1] for i, shape in shapes.items()}
 
 
-def prompt_learner(shapes):
-    return {f"prompt_learner.{key}": shape for key, shape in shapes.items()}
-
-
 class Method(NamedTuple):
     """A method's function in reference.py and the shapes of the tensors in its files."""
 
     expected: Callable
     learned: dict  # by network and published name
-    others: Mapping = MappingProxyType({})  # further tensors in published files, which logits do not depend on
+    others: dict = {}  # further tensors in published files, which logits do not depend on
     is_whole: bool = False  # whether published files have CLIP's tensors, too
-    opts: str = ""  # settings of prompts in three layers
-    both_stages: str = ""  # the trainer of both stages, where this one is the second
 
 
-VPT_SIZES = "TRAINER.VPT.N_CTX_VISION 4 TRAINER.VPT.PROMPT_DEPTH_VISION 3"
+THREE_LAYERS = [*QUICK, *["TRAINER.VPT.N_CTX_VISION", "4", "TRAINER.VPT.PROMPT_DEPTH_VISION", "3"]]
 SPG = {"generator": linear_layers(GENERATOR) | NORMS, "discriminator": linear_layers(DISCRIMINATOR)}
 METHODS = {
     "CoOp": Method(reference.coop, {"prompt_learner": CTX}, WORDS),
     "CoCoOp": Method(reference.cocoop, {"prompt_learner": CTX | LINEAR1 | LINEAR2}, WORDS),
     "KgCoOp": Method(reference.kgcoop, {"prompt_learner": CTX}, WORDS | UNUSED),
-    "VPT": Method(reference.vpt, {"prompt_learner": VISION}, is_whole=True, opts=VPT_SIZES),
-    "MaPLe": Method(
-        reference.maple, {"MultiModalPromptLearner": prompt_learner(MAPLE)}, prompt_learner(WORDS), is_whole=True
-    ),
-    "PromptSRC": Method(reference.promptsrc, {"VLPromptLearner": VISION | TEXT}, prompt_learner(WORDS), is_whole=True),
-    "DPSPG_TRANSFORMER": Method(
-        reference.dpspg_transformer, {"posencoder": DPSPG, "negencoder": DPSPG}, both_stages="DPSPG"
-    ),
-    "SPG_CGAN": Method(reference.spg_logits, SPG, both_stages="SPG"),
+    "VPT": Method(reference.vpt, {"prompt_learner": VISION}, is_whole=True),
+    "MaPLe": Method(reference.maple, {"MultiModalPromptLearner": MAPLE}, INNER_WORDS, is_whole=True),
+    "PromptSRC": Method(reference.promptsrc, {"VLPromptLearner": VISION | TEXT}, INNER_WORDS, is_whole=True),
+    "DPSPG_TRANSFORMER": Method(reference.dpspg_transformer, DPSPG),
+    "SPG_CGAN": Method(reference.spg_logits, SPG),
 }
 
 
@@ -136,23 +121,9 @@ def read_plainly(networks):
     return found | {key: torch.stack(layers) for key, layers in deep.items()}
 
 
-def run(trainer, root, backbone, *words, dataset="folder", target="red"):
-    config = {"DPSPG_TRANSFORMER": "DPSPG", "SPG": "SPG_CGAN"}.get(trainer, trainer)
-    stage1 = [word for node in ("SPG", "DPSPG") for word in (f"TRAINER.{node}.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 1]")]
-    arguments = [
-        *f"--trainer {trainer} --root {root} --backbone {backbone} --seed 1 --target-domains {target}".split(),
-        *f"--config-file {CONFIGS}/trainers/{config}/default.yaml --output-dir run".split(),
-        *f"--dataset-config-file {CONFIGS}/datasets/{dataset}.yaml".split(),
-        *" ".join(words).split(),
-        *f"DATALOADER.NUM_WORKERS 0 DATALOADER.TRAIN_X.BATCH_SIZE {BATCH} OPTIM.MAX_EPOCH 1".split(),
-    ]
-    assert command.main([*arguments, *stage1]) == 0
-
-
 def check_logits(method, model, networks, root, predictor):
     """Compare logits.npy of the run, and the predictor's probabilities, with the reference on the networks' tensors."""
-    with open("run/predictions.csv", newline="", encoding="utf-8") as rows:
-        paths = [Path(root, row["path"]) for row in csv.DictReader(rows)]
+    paths = [root / row["path"] for row in predictions("run")]
     pixels = torch.stack([clip.clip._transform(32)(Image.open(path)) for path in paths]).double()
     batch = {"img": pixels, "label": torch.zeros(len(paths), dtype=torch.long)}
     batch["noise"] = reference.image_noise(1, range(len(paths))).double()
@@ -172,17 +143,19 @@ def check_logits(method, model, networks, root, predictor):
 def test_published_checkpoint_gives_its_logits(trainer, images, clips, tmp_path):
     method, (file, model) = METHODS[trainer], clips["vit"]
     networks = publish(tmp_path / "theirs", method, model)
-    run(trainer, images, file, "--eval-only --model-dir theirs --load-epoch 5", method.opts)
+    flags = ["--eval-only", "--model-dir", "theirs", "--load-epoch", "5"]
+    run_train(tmp_path, train(trainer, "run", *THREE_LAYERS, images=images, backbone=file, flags=flags))
     check_logits(method, model, networks, images, Predictor("theirs", CLASSES, file, trainer=trainer))
 
 
 @pytest.mark.parametrize("trainer", METHODS)
 def test_our_checkpoint_has_published_names_and_its_logits(trainer, images, clips, tmp_path):
     method, (file, model) = METHODS[trainer], clips["vit"]
-    run(method.both_stages or trainer, images, file, method.opts)
+    both_stages = {"DPSPG_TRANSFORMER": "DPSPG", "SPG_CGAN": "SPG"}.get(trainer, trainer)
+    run_train(tmp_path, train(both_stages, "run", *THREE_LAYERS, images=images, backbone=file))
     networks = {}
     for network, learned in method.learned.items():
-        best, last = (Path("run", network, name) for name in ("model-best.pth.tar", "model.pth.tar-1"))
+        best, last = (Path("run", network, name) for name in ("model-best.pth.tar", "model.pth.tar-2"))
         state = torch.load(best if best.is_file() else last, weights_only=True)["state_dict"]
         networks[network] = {key: state[key] for key in learned}
     check_logits(method, model, networks, images, Predictor("run"))
@@ -194,64 +167,58 @@ PACS = {"art_painting": "a", "cartoon": "c", "photo": "p", "sketch": "s"}
 PACS_CLASSES = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
 
 
-@pytest.mark.parametrize("kind", ["made", "real"])
-def test_published_prompt_labels_train_the_generator(kind, request, tmp_path):
-    parent = tmp_path if kind == "made" else request.getfixturevalue("shared") / "published"
-    label_dir, folder = parent / "prompt_labels", parent / "prompt_labels/PACS/RN50/seed_1"
-    if kind == "made":
-        folder.mkdir(parents=True)
-        for code in PACS.values():
-            torch.save(torch.randn(4, 512).half(), folder / f"PACS_CoOp_{code}.pt")
+@pytest.fixture(params=["made", "real"])
+def published(request, tmp_path):
+    """The folder of the prompt labels and splits."""
+    if request.param == "real":
+        return request.getfixturevalue("shared") / "published"
+    for number, (domain, code) in enumerate(PACS.items()):
+        rows = [
+            [f"PACS/images/{domain}/{name}/{i}.jpg", label, number, name]
+            for label, name in enumerate(PACS_CLASSES)
+            for i in (2, 0, 1)
+        ]
+        label = tmp_path / f"prompt_labels/PACS/RN50/seed_1/PACS_CoOp_{code}.pt"
+        split = tmp_path / f"splits/{code}_train_val_split.json"
+        for path in (label, split):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(torch.randn(4, 512).half(), label)
+        split.write_text(json.dumps({"train": rows[::2] + rows[1::6], "val": rows[3::6] + rows[5::6]}))
+    return tmp_path
+
+
+def test_published_prompt_labels_train_the_generator(published, tmp_path):
+    label_dir = published / "prompt_labels"
     files = sorted(label_dir.rglob("*"))
     torch.save(reference.tiny_clip(width=512, layers=1).state_dict(), "RN50.pt")
-    rng = np.random.default_rng(0)
-    for path in (Path("PACS/images", domain, name) for domain in PACS for name in PACS_CLASSES):
-        path.mkdir(parents=True)
-        for i in range(2):
-            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path / f"{i}.png")
-    opts = f"TRAINER.SPG.LABEL_DIR {label_dir} TRAINER.SPG.LABEL_SEED 1"
-    run("SPG", tmp_path, tmp_path / "RN50.pt", opts, dataset="pacs", target="sketch")
+    make_images(tmp_path / "PACS/images", PACS, PACS_CLASSES)
+    opts = [*QUICK, "TRAINER.SPG.LABEL_DIR", label_dir, "TRAINER.SPG.LABEL_SEED", 1]
+    places = {"images": tmp_path, "dataset": "pacs", "target": "sketch", "backbone": "RN50.pt"}
+    run_train(tmp_path, train("SPG", "run", *opts, **places))
     assert sorted(label_dir.rglob("*")) == files  # no label was learned
     with np.load("run/contexts.npz") as archive:
         labels = dict(zip(archive["label_domains"], archive["labels"], strict=True))
     assert labels.keys() == PACS.keys() - {"sketch"}
     for domain, label in labels.items():
-        saved = torch.load(folder / f"PACS_CoOp_{PACS[domain]}.pt", map_location="cpu", weights_only=True)
+        file = label_dir / f"PACS/RN50/seed_1/PACS_CoOp_{PACS[domain]}.pt"
+        saved = torch.load(file, map_location="cpu", weights_only=True)
         assert np.array_equal(label, saved.detach().half().numpy())
 
 
-@pytest.mark.parametrize("kind", ["made", "real"])
-def test_published_splits_are_used(kind, request, tmp_path):
+def test_published_splits_are_used(published, tmp_path):
     import datasets  # noqa: F401 (registers)
-    from trainers.config import extend_cfg
 
+    shutil.copytree(published / "splits", tmp_path / "PACS/spg_coop_splits")
     splits = {}
-    for number, (domain, code) in enumerate(PACS.items()):
-        if kind == "real":
-            file = request.getfixturevalue("shared") / f"published/splits/{code}_train_val_split.json"
-            splits[domain] = json.loads(file.read_text())
-        else:
-            rows = [
-                [f"PACS/images/{domain}/{name}/{i}.jpg", label, number, name]
-                for label, name in enumerate(PACS_CLASSES)
-                for i in (2, 0, 1)
-            ]
-            splits[domain] = {"train": rows[::2] + rows[1::6], "val": rows[3::6] + rows[5::6]}
-        path = tmp_path / "PACS/spg_coop_splits" / f"{code}_train_val_split.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(splits[domain]))
-        for row in splits[domain]["train"] + splits[domain]["val"]:
+    for domain, code in PACS.items():
+        split = json.loads((published / f"splits/{code}_train_val_split.json").read_text())
+        splits[domain] = split["train"], split["val"]
+        for row in split["train"] + split["val"]:
             (tmp_path / row[0]).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / row[0]).touch()
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
-    cfg.DATASET.NAME, cfg.DATASET.ROOT, cfg.SEED = "SPG_PACS", str(tmp_path), 1
-    cfg.merge_from_list(["DATASET.SOURCE_DOMAINS", ["photo"], "DATASET.TARGET_DOMAINS", ["sketch"]])
-    found, (photo, sketch) = build_dataset(cfg), (splits["photo"], splits["sketch"])
-    for items, rows in (
-        (found.train_x, photo["train"]),
-        (found.val, photo["val"]),
-        (found.test, sketch["train"] + sketch["val"]),
-    ):
+    flags, places = ["--source-domains", "photo"], {"images": tmp_path, "dataset": "pacs", "target": "sketch"}
+    found = build_dataset(config_of(train("CoOp", "run", flags=flags, **places)))
+    (trained, validated), tested = splits["photo"], splits["sketch"][0] + splits["sketch"][1]
+    for items, rows in ((found.train_x, trained), (found.val, validated), (found.test, tested)):
         listed = [[Path(x.impath).relative_to(tmp_path).as_posix(), x.label, x.domain, x.classname] for x in items]
         assert sorted(listed) == sorted(row for row in rows if "n02103406_4068-1.png" not in row[0])
