@@ -237,8 +237,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         if getattr(cfg.DATASET, "SKIP_UNREADABLE", False):
             named = zip(("train", "val", "test"), (train_x, val, test), strict=True)
             train_x, val, test = (keep_readable(items, f"{self._name}, {split}") for split, items in named)
-        self._check_not_empty(train_x, val, test)
         train_x, val, test = (self._subsampled(items, subset) for items in (train_x, val, test))
+        self._check_not_empty(train_x, val, test)
         self._class_names = [self._class_names[label] for label in subset]
         untrained = sorted({item.label for item in test} - {item.label for item in train_x})
         if untrained:
