@@ -21,6 +21,7 @@ import pytest
 import reference
 import torch
 from commands import CLASSES, config_of, train
+from tensorboard.backend.event_processing import event_file_loader  # noqa: F401 (it needs the real np.float32)
 from torch import nn
 
 SEED, BATCH, TEST_BATCH, PATCH = 1, 6, 4, 10
