@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("images", nargs="*", help="images, or folders of images (searched at all depths)")
     parser.add_argument("--model-dir", required=True, help="folder of a trained run")
     parser.add_argument("--list", default="", metavar="FILE", help="a text file that names an image on each line")
-    parser.add_argument("--classnames", default="", help='other class names: "a,b,c", or @FILE with one on each line')
+    parser.add_argument("--classnames", default=None, help='other class names: "a,b,c", or @FILE with one on each line')
     parser.add_argument("--top-k", type=int, default=5, help="classes for each image (default: 5)")
     parser.add_argument("--format", default="table", choices=FORMATS, help="of the output (default: table)")
     parser.add_argument("--out", default="", metavar="FILE", help="write the output there instead of printing it")
@@ -95,13 +95,13 @@ def find_images(words: Sequence[str], list_file: str) -> list[str]:
     return found
 
 
-def read_classnames(text: str) -> list[str] | None:
+def read_classnames(text: str | None) -> list[str] | None:
     """The class names of --classnames; None if it is not given.
 
     Raises:
         UserError: its file cannot be read.
     """
-    if not text:
+    if text is None:
         return None
     if not text.startswith("@"):
         return [name.strip() for name in text.split(",")]

@@ -88,7 +88,8 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     Raises:
         UserError: a config file is missing or wrong, a key does not exist, or a value has the wrong type.
     """
-    from trainers.config import apply_settings, default_cfg, merge_file, merge_method_file
+    from trainers.authors_configs import merge_method_file
+    from trainers.config import apply_settings, default_cfg, merge_file
 
     cfg = default_cfg()
     if args.dataset_config_file:
@@ -183,7 +184,8 @@ def build(args: argparse.Namespace, cfg: "CfgNode") -> Any:
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
-    from trainers.config import default_cfg, merge_method_file
+    from trainers.authors_configs import merge_method_file
+    from trainers.config import default_cfg
 
     if cfg.SEED >= 0:
         make_deterministic()
@@ -229,11 +231,9 @@ def run(args: argparse.Namespace) -> None:
 
     import trainers.all  # noqa: F401 (registers trainers and data sets)
     from trainers.base.finished import check_finished
-    from trainers.config_check import check_settings
 
     check_device(args)
     check_names(cfg)
-    check_settings(cfg)
     if not args.eval_only and finished:
         check_finished(cfg.OUTPUT_DIR, cfg)
         print(f"{cfg.OUTPUT_DIR} holds a finished run; skipped. Name another --output-dir to run again.")

@@ -219,7 +219,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         for domain in progress(used, description=f"Listing {self._name}", unit="domain"):
             images = self._list_images(domain, folders[domain])
             self._warn_of_missing_images(domain, images)
-            needed_for_test = domain in self.target_domains and self._test_on_splits
+            needed_for_test = domain in self.target_domains and self.covers_domains
             train, validation = [], []
             if domain in self.source_domains or needed_for_test:
                 train, validation = self._split(domain, images, cfg)
@@ -272,7 +272,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         return type(self).__name__
 
     @property
-    def _test_on_splits(self):
+    def covers_domains(self) -> bool:
+        """Whether a domain has the same images as a source (train and val split) and as a target."""
         return self.splits_cover_all or self.test_subset == "published"
 
     # --- folders ---
@@ -483,11 +484,12 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         half = math.ceil(n / 2)
         labels = {"all": range(n), "base": range(half), "new": range(half, n)}[subset]
         if len(labels) < 2:
-            left = some(self._class_names[label] for label in labels)
+            left = some(repr(self._class_names[label]) for label in labels)
             by_key = f", and DATASET.SUBSAMPLE_CLASSES {subset} leaves {left}" if subset != "all" else f", {left}"
+            mend = ", or leave DATASET.SUBSAMPLE_CLASSES out" if subset != "all" else ""
             raise UserError(
-                f"{self._name} in {self.dataset_dir}: it has {n} class{'es' * (n > 1)}{by_key}. Add class folders: a "
-                "classifier chooses between two classes or more."
+                f"{self._name} in {self.dataset_dir}: it has {n} class{'es' * (n > 1)}{by_key}. A classifier chooses "
+                f"between two classes or more: add class folders{mend}."
             )
         return labels
 

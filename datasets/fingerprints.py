@@ -1,6 +1,8 @@
 """Fingerprints of data sets: the contents of their images, wherever these lie and whatever they are called."""
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +17,8 @@ class Fingerprints:
     hashed.
     """
 
+    domains: list[str]
+
     @cached_property
     def fingerprint(self) -> str:
         """Of the training and validation images, and how they are split."""
@@ -24,6 +28,14 @@ class Fingerprints:
     def test_fingerprint(self) -> str:
         """Of the test images."""
         return _fingerprint(self, "test")
+
+    def domain_fingerprints(self, splits: Sequence[str]) -> dict[str, str]:
+        """Of the images of each domain in these splits together."""
+        items = [item for split in splits for item in getattr(self, split)]
+        lines: dict[str, set[str]] = defaultdict(set)
+        for item, content in zip(items, content_hashes([item.impath for item in items]), strict=True):
+            lines[self.domains[item.domain]].add(f"{item.classname}/{content}\n")
+        return {domain: _sha256(found) for domain, found in sorted(lines.items())}
 
     def check_unchanged(self) -> None:
         """Raise UserError where images have changed since a fingerprint was first asked for."""
@@ -40,4 +52,8 @@ def _fingerprint(dataset: Any, *splits: str) -> str:
         f"{split}/{dataset.domains[item.domain]}/{item.classname}/{content}\n"
         for (split, item), content in zip(items, hashes, strict=True)
     ]
+    return _sha256(lines)
+
+
+def _sha256(lines: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -7,6 +7,12 @@ from torch import nn
 
 from trainers.base.checkpoints import find_checkpoint, read_model
 from trainers.base.trainer import PromptTrainer
+from trainers.config import PositiveFloat, Precision, Section
+
+
+class TaskResKeys(Section, node="TRAINER.TASKRES"):
+    PREC: Precision = "fp16"
+    ALPHA: PositiveFloat = 0.5  # scale of the shift
 
 
 class Residual(nn.Module):

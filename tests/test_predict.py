@@ -223,7 +223,7 @@ def test_class_specific_contexts_keep_their_classes(finished, images, refused):
 
 def test_what_config_or_class_names_make_impossible(finished, images, refused):
     folder = finished("SPG")
-    assert "at least one prompt" in refused("--model-dir", folder, "--n-prompts", "0", images[0])
+    assert "TEST.N_PROMPTS is 0; accepted: " in refused("--model-dir", folder, "--n-prompts", "0", images[0])
     assert "Shorten the name" in refused(
         "--model-dir", folder, "--classnames", "dog," + "very " * 80 + "long", images[0]
     )

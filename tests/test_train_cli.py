@@ -53,7 +53,7 @@ def test_more_settings(refused, tmp_path):
     assert "at least 2 images" in refused("SPG", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
     assert "K_TRANSFORMS" in refused("SPG", "red", "DATALOADER.K_TRANSFORMS", "2")
     assert "NO_TRANSFORM" in refused("SPG", "red", "INPUT.NO_TRANSFORM", "True")
-    assert "pairs of an OPTIM key and a value" in refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.LR']")
+    assert "Settings come in pairs KEY VALUE" in refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.LR']")
     assert "Non-existent key: OPTIM.LRR" in refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.LRR', 1]")
     (tmp_path / "file").write_text("")
     assert "file is a file; name a folder" in refused("SPG", "red", flags=["--output-dir", "file"])

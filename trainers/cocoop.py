@@ -7,6 +7,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from trainers.base.trainer import PromptTrainer
+from trainers.config import NCtx, Precision, Section
 
 
 class MetaNet(nn.Sequential):
@@ -28,6 +29,12 @@ class MetaNet(nn.Sequential):
         )
 
 
+class CoCoOpKeys(Section, node="TRAINER.COCOOP"):
+    N_CTX: NCtx = 16
+    CTX_INIT: str = ""
+    PREC: Precision = "fp16"
+
+
 class ConditionalPromptLearner(nn.Module):
     """A learned context (n_ctx, D) and a meta-net that shifts all of its vectors alike for each image."""
 
@@ -46,6 +53,7 @@ class CoCoOp(PromptTrainer):
     """A context for each image, learned end to end by cross-entropy."""
 
     SETTINGS = "COCOOP"
+    TAKES_INIT_WEIGHTS = True
 
     def build_prompt_model(self) -> None:
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX, ctx_init=self.settings.CTX_INIT)

@@ -1,32 +1,209 @@
-"""Every config key that our trainers add to Dassl's, with its meaning and default; and what sets them.
+"""Config keys: declared as sections, set by files and command lines, checked once for each run.
 
-Which values a key takes, and which trainers it has an effect on, is in trainers/config_keys.py.
+A method declares its keys as a `Section` in trainers/<method>.py. Here are our keys that all methods share, and Dassl's
+keys that we read, which have no default here.
 """
 
+import ast
+import contextlib
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Container, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import read_text
-from trainers.config_keys import kind_for, refusal, value_of
-from trainers.methods import method_of
 
-NOWHERE = object()
-# Keys of folders that several runs share: unless they are named, these beside the folder of the run.
+SECTIONS: dict[str, type["Section"]] = {}
+
+
+class Section(BaseModel):
+    """The keys of a config node: class MyKeys(Section, node="TRAINER.MINE")."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    def __init_subclass__(cls, node: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        SECTIONS[node] = cls
+
+
+def _is_listed(module: str, name: str) -> AfterValidator:
+    """A validator for the names that a module lists; Dassl.pytorch does not list all of them."""
+
+    def check(value: str) -> str:
+        names = getattr(__import__(module, fromlist=[name]), name, (value,))
+        if value not in names:
+            raise ValueError(", ".join(names))
+        return value
+
+    return AfterValidator(check)
+
+
+def _has_words(value: str) -> str:
+    if not any(map(str.isalnum, value)):
+        raise ValueError("one or more words")
+    return value
+
+
+def _is_odd(value: int) -> int:
+    if value < 1 or value % 2 == 0:
+        raise ValueError("an odd number from 1")
+    return value
+
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+COUNTED, FIRST = "as many as the tokens of CTX_INIT", "the first tokens of CTX_INIT"
+NCtx = Annotated[PositiveInt, COUNTED]
+FirstNCtx = Annotated[PositiveInt, FIRST]
+Words = Annotated[str, AfterValidator(_has_words)]
+Precision = Literal["fp32", "fp16", "bf16", "amp"]
+ClassTokenPosition = Literal["end", "middle", "front"]
+Seed = Annotated[int, Field(ge=-1, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Sampler = Annotated[str, _is_listed("dassl.data.samplers", "AVAI_SAMPLERS")]
+Transform = Annotated[str, _is_listed("dassl.data.transforms.transforms", "AVAI_CHOICES")]
+
+
+class RunKeys(Section, node=""):
+    OUTPUT_DIR: str
+    RESUME: str
+    SEED: Seed  # -1: not seeded
+    USE_CUDA: bool
+    VERBOSE: bool
+
+
+class InputKeys(Section, node="INPUT"):
+    INTERPOLATION: Annotated[str, _is_listed("dassl.data.transforms", "INTERPOLATION_MODES")]
+    TRANSFORMS: tuple[Transform, ...]
+    NO_TRANSFORM: Literal[False]
+    PIXEL_MEAN: Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
+    PIXEL_STD: Annotated[tuple[PositiveFloat, ...], Field(min_length=3, max_length=3)]
+    CROP_PADDING: NonNegativeInt
+    RRCROP_SCALE: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=2, max_length=2)]
+    CUTOUT_N: NonNegativeInt
+    CUTOUT_LEN: NonNegativeInt
+    GN_MEAN: float
+    GN_STD: NonNegativeFloat
+    RANDAUGMENT_N: NonNegativeInt
+    RANDAUGMENT_M: Annotated[int, Field(ge=0, le=30)]
+    COLORJITTER_B: NonNegativeFloat
+    COLORJITTER_C: NonNegativeFloat
+    COLORJITTER_S: NonNegativeFloat
+    COLORJITTER_H: Annotated[float, Field(ge=0, le=0.5)]
+    RGS_P: Share
+    GB_P: Share
+    GB_K: Annotated[int, AfterValidator(_is_odd)]
+
+
+class DatasetKeys(Section, node="DATASET"):
+    ROOT: str
+    NAME: str
+    SOURCE_DOMAINS: tuple[str, ...]
+    TARGET_DOMAINS: tuple[str, ...]
+    NUM_SHOTS: Annotated[int, Field(ge=-1)]  # -1 or 0: all images
+    TEST_SUBSET: Literal["all", "published"] = "all"  # DomainNet: "published" is the 3 % that the authors tested on
+    LABEL: str = ""  # name of the data set in tables; "": its own, or the folder's of a FolderDG
+    SUBSAMPLE_CLASSES: Literal["all", "base", "new"] = "all"  # base: first half of the classes; new: the rest
+    SKIP_UNREADABLE: bool = False  # True: decode each image once at the start, and skip the damaged ones
+
+
+class LoaderKeys(Section, node="DATALOADER"):
+    NUM_WORKERS: NonNegativeInt
+    K_TRANSFORMS: Literal[1]
+
+
+class TrainLoaderKeys(Section, node="DATALOADER.TRAIN_X"):
+    SAMPLER: Sampler
+    BATCH_SIZE: PositiveInt
+    N_DOMAIN: NonNegativeInt  # 0: all domains
+    N_INS: PositiveInt
+
+
+class TestLoaderKeys(Section, node="DATALOADER.TEST"):
+    BATCH_SIZE: PositiveInt
+
+
+class ModelKeys(Section, node="MODEL"):
+    INIT_WEIGHTS: str
+
+
+class BackboneKeys(Section, node="MODEL.BACKBONE"):
+    NAME: str
+    PRETRAINED: Literal[True]
+    PATH: str = "~/.cache/clip"  # download folder of OpenAI's weights
+
+
+class OptimKeys(Section, node="OPTIM"):
+    NAME: Annotated[str, _is_listed("dassl.optim.optimizer", "AVAI_OPTIMS")]
+    LR: NonNegativeFloat
+    WEIGHT_DECAY: NonNegativeFloat
+    MOMENTUM: BelowOne
+    SGD_DAMPNING: Share = 0.0  # an int in Dassl
+    SGD_NESTEROV: bool
+    RMSPROP_ALPHA: BelowOne
+    ADAM_BETA1: BelowOne
+    ADAM_BETA2: BelowOne
+    STAGED_LR: Literal[False]
+    LR_SCHEDULER: Annotated[str, _is_listed("dassl.optim.lr_scheduler", "AVAI_SCHEDS")]
+    STEPSIZE: Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(min_length=1)]  # -1 or 0: MAX_EPOCH
+    GAMMA: PositiveFloat
+    MAX_EPOCH: PositiveInt
+    WARMUP_EPOCH: Annotated[int, Field(ge=-1)]  # -1 or 0: no warm-up
+    WARMUP_TYPE: Annotated[str, _is_listed("dassl.optim.lr_scheduler", "AVAI_WARMUPS")]
+    WARMUP_CONS_LR: NonNegativeFloat
+    WARMUP_MIN_LR: NonNegativeFloat
+    WARMUP_RECOUNT: bool
+
+
+class TrainKeys(Section, node="TRAIN"):
+    CHECKPOINT_FREQ: NonNegativeInt
+    PRINT_FREQ: PositiveInt
+
+
+class TestKeys(Section, node="TEST"):
+    EVALUATOR: str
+    PER_CLASS_RESULT: bool
+    COMPUTE_CMAT: bool
+    NO_TEST: bool
+    SPLIT: Literal["test"]
+    FINAL_MODEL: Literal["last_step", "best_val"]
+    N_PROMPTS: PositiveInt = 1  # SPG: contexts generated for each image; their logits are averaged
+    SELECT_BY: str = "accuracy"  # metric of the evaluator that chooses the best epoch; higher is better
+    KEEP_LOGITS: bool = True  # write logits.npy of the test images, 2 bytes for each image and class
+    MEMORY_MB: NonNegativeInt = 0  # limit on intermediate results of the text tower in MB; 0: depends on the device
+
+
+class TrainerKeys(Section, node="TRAINER"):
+    NAME: str
+    CONFIG: str = ""  # name of the method's config file in tables; train.py sets it
+    FUSED_ADAMW: bool = True  # AdamW as one kernel, three times as fast; False: PyTorch's plain one, other last digits
+
+
+class FeatureKeys(Section, node="TRAINER.FEATURES"):
+    CACHE: bool = True  # cache features of val and test images on disk
+    CACHE_DIR: str = ""  # "": feature_cache next to OUTPUT_DIR
+    TRAIN_VIEWS: NonNegativeInt = 0  # 0: encode each augmented batch; K: draw from K views that are encoded once
+
+
+# Folders that several runs share, if they are not set: next to the folder of the run.
 SHARED_FOLDERS = {
     "TRAINER.FEATURES.CACHE_DIR": "feature_cache",
     "TRAINER.SPG.LABEL_DIR": "prompt_labels",
     "TRAINER.DPSPG.LABEL_DIR": "prompt_labels",
 }
-
-# What the authors of SPG call our keys, in their configs and on their command lines.
+# Our keys for those in the configs and command lines of SPG's authors.
 AUTHORS_KEYS = {
     "GRAD_CLIP": "TRAINER.SPG.GRAD_CLIP",
     "D_MAX_NORM_WEIGHT": "TRAINER.SPG.D_WEIGHT_NORM",
@@ -36,147 +213,21 @@ AUTHORS_KEYS = {
     "G_MAX_NORM_BIAS": "TRAINER.SPG.G_BIAS_NORM",
     "G_MAX_NORM_BIAS_LAST": "TRAINER.SPG.G_LAST_BIAS_NORM",
 }
-# Every config file of the authors has these keys, and neither of the others. CoOp's files do not have TEST.NO_TEST.
-AUTHORS_HAVE, AUTHORS_LACK = {"TEST.NO_TEST", "INPUT.SIZE"}, {"OPTIM.WEIGHT_DECAY", "TEST.FINAL_MODEL"}
-# The authors' code sets these keys itself, whatever their config file says.
-AUTHORS_OVERRIDE = (
-    *("OPTIM.NAME", "OPTIM.LR", "OPTIM.WEIGHT_DECAY", "OPTIM.WARMUP_EPOCH", "TEST.FINAL_MODEL"),
-    *(key for key in AUTHORS_KEYS.values() if key.endswith("_NORM")),
-)
+
+
+# ---- read and set ----
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add our keys to a config made by dassl.config.get_cfg_default(), in place."""
-    cfg.MODEL.BACKBONE.PATH = "~/.cache/clip"  # where OpenAI's weights are downloaded to
+    """Add our keys to a config of dassl.config.get_cfg_default(), in place."""
+    import trainers.all  # noqa: F401 (each method declares its keys)
 
-    cfg.DATASET.TEST_SUBSET = "all"  # DomainNet: "published" tests on the 3 % that the authors tested on
-    cfg.DATASET.LABEL = ""  # the data set's name in tables; "": its own, of a FolderDG that of its folder
-    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # base: the first half of the classes; new: the rest (as in CoOp)
-    cfg.DATASET.SKIP_UNREADABLE = False  # True: each image is decoded once at the start, and the bad ones are left out
-
-    cfg.TEST.N_PROMPTS = 1  # contexts generated for each image; their logits are averaged
-    cfg.TEST.SELECT_BY = "accuracy"  # metric of the evaluator that the best epoch is chosen by: the higher, the better
-    cfg.TEST.KEEP_LOGITS = True  # keep the test images' logits, logits.npy, 2 bytes for each image and class
-    cfg.TEST.MEMORY_MB = 0  # bound on intermediate results of the text tower in MB; 0: by device
-
-    cfg.TRAINER.CONFIG = ""  # name of the method's config file, for tables; train.py fills it in
-
-    # AdamW as one kernel, three times as fast; False: the bits of the plain one's steps, of whose last digits the GAN
-    # makes other accuracies.
-    cfg.TRAINER.FUSED_ADAMW = True
-
-    cfg.TRAINER.FEATURES = CfgNode()
-    cfg.TRAINER.FEATURES.CACHE = True  # keep features of val and test images on disk, for later runs
-    cfg.TRAINER.FEATURES.CACHE_DIR = ""  # "": feature_cache beside OUTPUT_DIR
-    cfg.TRAINER.FEATURES.TRAIN_VIEWS = 0  # 0: encode each augmented batch; K: draw from K views encoded once
-
-    # CoOp and CoCoOp exactly as in their repository.
-    cfg.TRAINER.COOP = CfgNode()
-    cfg.TRAINER.COOP.N_CTX = 16  # number of context vectors
-    cfg.TRAINER.COOP.CSC = False  # class-specific contexts
-    cfg.TRAINER.COOP.CTX_INIT = ""  # initial words; their number overrides N_CTX
-    cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, amp (and bf16)
-    cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # end, middle or front
-
-    cfg.TRAINER.COCOOP = CfgNode()
-    cfg.TRAINER.COCOOP.N_CTX = 16
-    cfg.TRAINER.COCOOP.CTX_INIT = ""
-    cfg.TRAINER.COCOOP.PREC = "fp16"
-
-    cfg.TRAINER.LINEAR_PROBE = CfgNode()
-    cfg.TRAINER.LINEAR_PROBE.PREC = "fp16"
-    # Inverse strengths of the L2 penalty, as scikit-learn's LogisticRegression has it, to choose from; one: no choice.
-    cfg.TRAINER.LINEAR_PROBE.C = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-    cfg.TRAINER.LINEAR_PROBE.HALVINGS = 0  # how many times C half way from the best to its neighbours are tried as well
-    cfg.TRAINER.LINEAR_PROBE.NORMALISED = True  # whether features are L2-normalised
-    cfg.TRAINER.LINEAR_PROBE.AUGMENTED = False  # fit one augmented look at each training image, not the image itself
-
-    # KgCoOp, with the start and the weight of its paper.
-    kgcoop = cfg.TRAINER.KGCOOP = CfgNode()
-    kgcoop.N_CTX = 4
-    kgcoop.CSC = False
-    kgcoop.CTX_INIT = "a photo of a"
-    kgcoop.PREC = "fp16"
-    kgcoop.CLASS_TOKEN_POSITION = "end"
-    kgcoop.W = 8.0  # weight of the distance to the fixed prompts' text features
-
-    cfg.TRAINER.DPL = CfgNode()
-    cfg.TRAINER.DPL.N_CTX = 4
-    cfg.TRAINER.DPL.XAVIER = False  # start from Xavier's weights, as the original; False: PyTorch's, as SPG's authors
-    cfg.TRAINER.DPL.BY_DOMAIN = False  # True: in training a context for the images of each domain, as in the original
-    cfg.TRAINER.DPL.PREC = "fp16"
-
-    vp = cfg.TRAINER.VP = CfgNode()
-    vp.METHOD = "random"  # random: a patch at a place that is drawn; fix: at the upper left; pad: a frame
-    vp.PROMPT_SIZE = 10  # side of the patch or width of the frame in pixels
-    vp.PREC = "fp16"
-
-    # VPT and MaPLe, as in MaPLe's repository.
-    vpt = cfg.TRAINER.VPT = CfgNode()
-    vpt.N_CTX_VISION = 10  # number of tokens in the image tower
-    vpt.CTX_INIT = "a photo of a"  # words of the fixed prompts
-    vpt.PREC = "fp16"
-    # Number of layers with tokens of their own; 1: shallow. 0, here and below: 12 (PromptSRC: 9), or all of fewer.
-    vpt.PROMPT_DEPTH_VISION = 1
-
-    maple = cfg.TRAINER.MAPLE = CfgNode()
-    maple.N_CTX = 2  # number of vectors, the first of the words'
-    maple.CTX_INIT = "a photo of a"
-    maple.PREC = "fp16"
-    maple.PROMPT_DEPTH = 9  # number of layers with prompts of their own, in both towers
-
-    promptsrc = cfg.TRAINER.PROMPTSRC = CfgNode()
-    promptsrc.N_CTX_VISION = 4
-    promptsrc.N_CTX_TEXT = 4
-    promptsrc.CTX_INIT = "a photo of a"
-    promptsrc.PREC = "fp16"
-    promptsrc.PROMPT_DEPTH_VISION = 9
-    promptsrc.PROMPT_DEPTH_TEXT = 9
-    promptsrc.TEXT_LOSS_WEIGHT = 25.0  # of the mean distance to the frozen text features
-    promptsrc.IMAGE_LOSS_WEIGHT = 10.0  # of that to the frozen image features
-    promptsrc.GPA_MEAN = 15.0  # epoch about which, and within which, weights count in the final model
-    promptsrc.GPA_STD = 1.0
-
-    dpspg = cfg.TRAINER.DPSPG = CfgNode()
-    dpspg.N_CTX = 4
-    dpspg.CTX_INIT = "a photo of a"
-    dpspg.NEG_CTX_INIT = "a photo without a"  # of the negative label; as many tokens
-    dpspg.PREC = "fp16"
-    dpspg.ALPHA = 0.2  # weight of the negative cosines
-    dpspg.EARLY = 0  # stage II stops after this epoch, on the schedule of OPTIM.MAX_EPOCH; 0: at its end
-    dpspg.EARLY_TARGETS = ()  # target domains (full names) for which it does; (): all
-    dpspg.LATE = 0  # validation chooses among the epochs of stage II after this one; 0: all
-    dpspg.LATE_TARGETS = ()  # target domains (full names) for which it does; (): all
-    # <LABEL_DIR>/{pos,neg}/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": as SPG's
-    dpspg.LABEL_DIR = ""
-    dpspg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED
-    dpspg.STAGE1_CONFIG_FILE = "configs/trainers/DPSPG_CoOp/default.yaml"  # as SPG's
-    dpspg.STAGE1_OPTS = ()
-
-    spg = cfg.TRAINER.SPG = CfgNode()
-    spg.N_CTX = 4
-    spg.CSC = False  # accepted for CoOp's sake; a prompt label is one context for all classes
-    spg.CTX_INIT = "a photo of a"
-    spg.PREC = "fp16"
-    spg.CLASS_TOKEN_POSITION = "end"
-    spg.LATENT_DIM = 100  # length of the generator's noise vector
-    # Largest gradient norm of each parameter tensor in stage II: discriminator's weights, biases, first and last
-    # Linear; generator's weights, biases, biases of its last BatchNorm and last Linear.
-    spg.GRAD_CLIP = True
-    spg.D_WEIGHT_NORM = 5e-2
-    spg.D_BIAS_NORM = 5e-1
-    spg.D_ENDS_NORM = 5.0
-    spg.G_WEIGHT_NORM = 5e-3
-    spg.G_BIAS_NORM = 5e-8
-    spg.G_LAST_BIAS_NORM = 1.0
-    spg.GRAD_CLIP_OFF_TARGETS = ()  # target domains (full names) for which the clipping is off
-    # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": prompt_labels beside OUTPUT_DIR
-    spg.LABEL_DIR = ""
-    spg.LABEL_SEED = -1  # seed of the prompt labels; -1: the run's SEED (the published labels have seed 1)
-    # Stage I inside the trainer SPG: its OPTIM section comes from this file (the rest is shared with stage II), then
-    # from these KEY VALUE pairs.
-    spg.STAGE1_CONFIG_FILE = "configs/trainers/SPG_CoOp/default.yaml"
-    spg.STAGE1_OPTS = ()
+    for node, section in SECTIONS.items():
+        above, _, name = node.rpartition(".")
+        if node and name not in value_of(cfg, above):
+            value_of(cfg, above)[name] = CfgNode()
+        ours = {key: field.default for key, field in section.model_fields.items() if not field.is_required()}
+        value_of(cfg, node).update(ours)
 
 
 def default_cfg() -> CfgNode:
@@ -188,18 +239,22 @@ def default_cfg() -> CfgNode:
     return cfg
 
 
-def shared_folders(cfg: CfgNode) -> dict[str, str]:
-    """The keys of folders that a config does not name, with those to take: a run goes on with what it began with."""
-    try:
-        begun = CfgNode.load_cfg(Path(cfg.OUTPUT_DIR, "config.yaml").read_text(encoding="utf-8"))
-    except Exception:  # of a run that has not begun, or whatever YAML makes of a broken file
-        begun = CfgNode()
-    beside = Path(cfg.OUTPUT_DIR).parent
-    return {
-        key: str(value_of(begun, key, "") or beside / name)
-        for key, name in SHARED_FOLDERS.items()
-        if not value_of(cfg, key)
-    }
+def value_of(cfg: CfgNode, key: str, *default: Any) -> Any:
+    """The value of a key or the section of that name ("": the config itself), else the default, else KeyError."""
+    node: Any = cfg
+    for part in filter(None, key.split(".")):
+        if not isinstance(node, CfgNode) or part not in node:
+            if default:
+                return default[0]
+            raise KeyError(key)
+        node = node[part]
+    return node
+
+
+def field_of(key: str) -> FieldInfo | None:
+    """The declaration of a key; None: we do not read it."""
+    node, _, name = key.rpartition(".")
+    return SECTIONS[node].model_fields.get(name) if node in SECTIONS else None
 
 
 def leaves(node: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:
@@ -211,12 +266,71 @@ def leaves(node: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{above}{name}", value
 
 
-def apply_settings(cfg: CfgNode, opts: Iterable[Any]) -> None:
-    """Merge KEY VALUE pairs into a config, the later over the earlier.
+def as_typed(value: Any) -> str:
+    """A value as a shell's command line takes it."""
+    if isinstance(value, (list, tuple)) or (isinstance(value, str) and (not value or " " in value)):
+        return f'"{value}"'
+    return str(value)
 
-    Raises:
-        UserError: a key does not exist, has no value, or not one of its type.
-    """
+
+def _typed(kind: type, given: Any) -> Any:
+    """The value of a type for a text of a command line or an entry of a YAML file; raises ValueError."""
+    value = given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(given)
+    if kind is str and isinstance(given, str):  # a folder may be called 2024
+        return value if isinstance(value, str) else given
+    if kind is str and type(given) is int:
+        return str(given)
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (list, tuple) and isinstance(value, (list, tuple)):
+        return kind(value)
+    if kind in (bool, int) and type(value) is kind:
+        return value
+    raise ValueError(value)
+
+
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def set_key(cfg: CfgNode, key: str, given: Any) -> None:
+    """Set a key to a text of a command line or an entry of a YAML file; raises UserError for another type."""
+    key = AUTHORS_KEYS.get(key, key)
+    section, _, name = key.rpartition(".")
+    present, field = value_of(cfg, key, None), field_of(key)
+    if present is None:
+        raise UserError(f"Non-existent key: {key}. {_hint(key, cfg)}")
+    if isinstance(present, CfgNode):
+        raise UserError(f"{key} is a section, not a key; it has {', '.join(f'{key}.{one}' for one in present)}.")
+    kind = field.annotation if field and field.annotation in KINDS else type(present)
+    try:
+        value = _typed(kind, given)
+    except (ValueError, OverflowError):
+        accepted = KINDS.get(kind, "a list such as \"['a', 'b']\"")
+        raise UserError(refusal(key, given, accepted)) from None
+    if field and field.annotation == tuple[str, ...]:  # domains may be called by numbers
+        value = kind(map(str, value))
+    value_of(cfg, section)[name] = value
+
+
+def _hint(key: str, cfg: CfgNode) -> str:
+    """A key of the same name in another section, or one with a similar name."""
+    keys, key = [one for one, _ in leaves(cfg)], key.upper()
+    same = [one for one in keys if one.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = difflib.get_close_matches(key, same or keys, n=1) or same[:1]
+    return f"Did you mean {near[0]}?" if near else "The files in trainers/ declare our keys."
+
+
+def refusal(key: str, value: Any, accepted: str) -> str:
+    """The message that a value is not accepted."""
+    default = value_of(default_cfg(), key, None)
+    return f"{key} is {value!r}; accepted: {accepted}. The default is {key} {as_typed(default)}."
+
+
+def apply_settings(cfg: CfgNode, opts: Iterable[Any]) -> None:
+    """Set KEY VALUE pairs in a config; raises UserError as `set_key`."""
     opts = list(opts)
     if len(opts) % 2:
         raise UserError(f"Settings come in pairs KEY VALUE; {opts[-1]!r} has no value.")
@@ -224,125 +338,54 @@ def apply_settings(cfg: CfgNode, opts: Iterable[Any]) -> None:
         set_key(cfg, key, value)
 
 
-def merge_file(cfg: CfgNode, path: str | PathLike, what: str = "Config file", any_type: bool = False) -> None:
-    """Merge a YAML file into a config.
-
-    Args:
-        cfg: changed in place.
-        path: the file.
-        what: it is, for messages.
-        any_type: take values of any type: those of a run that was done with them.
-
-    Raises:
-        UserError: it is not there, is no YAML, says something twice, has a key that does not exist, or a value that is
-            not of its key's type.
-    """
+def merge_file(cfg: CfgNode, path: str | PathLike, what: str = "Config file") -> None:
+    """Merge a YAML file into a config, in place; `what` names the file in errors."""
     path = Path(path)
     if not path.is_file():
         folder = path.parent
         found = sorted(name for name in os.listdir(folder) if name.endswith(".yaml")) if folder.is_dir() else []
         raise UserError(f"{what} {path} is not there. {folder} has: {', '.join(found) or 'no config files'}.")
     try:
-        if path.suffix not in ("", ".yaml", ".yml"):
-            raise ValueError("it is not YAML by its name; rename it to end in .yaml")
         text = read_text(path)
         tree = CfgNode.load_cfg(text)
-        _check_said_once(yaml.compose(text, yaml.SafeLoader))
+        _check_repeated(yaml.compose(text, yaml.SafeLoader))
         for key, value in leaves(tree):
             # A section whose keys are all commented out is None.
             if value is not None or not isinstance(value_of(cfg, key, None), CfgNode):
-                set_key(cfg, key, value, any_type)
-    except Exception as error:  # whatever YAML and yacs make of a broken file
+                set_key(cfg, key, value)
+    except Exception as error:  # any error of YAML or yacs in a broken file
         raise UserError(f"{what} {path} cannot be used: {error}") from error
 
 
-def merge_method_file(cfg: CfgNode, path: str | PathLike, trainer: str, what: str = "Config file") -> str:
-    """Merge the config file of a method. A file of SPG's authors trains as their code does.
-
-    Our as_run.yaml, or else our default.yaml, has the settings that are in their code and not in their file.
-
-    Args:
-        cfg: changed in place.
-        path: the file.
-        trainer: name of the trainer that the file is for.
-        what: see `merge_file`.
-
-    Returns:
-        A line that names the values of the file that the authors' code overrides, or "".
-
-    Raises:
-        UserError: see `merge_file`.
-    """
-    given, method = cfg.clone(), method_of(trainer)
-    merge_file(given, path, what)
-    if method is None or not _is_authors_file(path):
-        merge_file(cfg, path, what)
-        return ""
-    ours = next(file for file in map(method.config_file, ("as_run", "default")) if file.is_file())
-    for file in (ours, path):
-        merge_file(cfg, file, what)
-    overriding = {key: value for key, value in _leaves_of(ours).items() if key in AUTHORS_OVERRIDE}
-    apply_settings(cfg, [word for pair in overriding.items() for word in pair])
-    cfg.TRAINER.SPG.GRAD_CLIP_OFF_TARGETS = ()  # the authors edit GRAD_CLIP for each target
-    pairs = {key: (value_of(given, key), value_of(cfg, key)) for key in overriding}
-    changes = [f"{key} {new} (not {old})" for key, (old, new) in pairs.items() if new != old]
-    return f"Note: {path} is a config of SPG's authors. Their code sets {', '.join(changes)}." if changes else ""
-
-
-def _is_authors_file(path: str | PathLike) -> bool:
-    """Whether a config file is one of SPG's authors, by its keys."""
-    keys = _leaves_of(path).keys()
-    return not keys.isdisjoint(AUTHORS_KEYS) or (keys >= AUTHORS_HAVE and keys.isdisjoint(AUTHORS_LACK))
-
-
-def _leaves_of(path: str | PathLike) -> dict[str, Any]:
-    return dict(leaves(CfgNode.load_cfg(Path(path).read_text(encoding="utf-8-sig"))))
-
-
-def set_key(cfg: CfgNode, key: str, given: Any, any_type: bool = False) -> None:
-    """Set one key of a config.
-
-    Args:
-        cfg: changed in place.
-        key: "OPTIM.LR", or one of AUTHORS_KEYS.
-        given: a text of a command line, or an entry of a YAML file; an int is a float where one is meant.
-        any_type: take a value of any type.
-
-    Raises:
-        UserError: the key does not exist, or the value is not of its type.
-    """
-    key = AUTHORS_KEYS.get(key, key)
-    section, _, name = key.rpartition(".")
-    default = value_of(cfg, key, NOWHERE)
-    if default is NOWHERE:
-        raise UserError(f"Non-existent key: {key}. {_hint(key, cfg)}")
-    if isinstance(default, CfgNode):
-        raise UserError(f"{key} is a section, not a key; it has {', '.join(f'{key}.{one}' for one in default)}.")
-    kind = kind_for(key, default)
-    value = kind.read(given)
-    if kind.fits(value):
-        if isinstance(default, (float, list, tuple)):
-            value = type(default)(value)
-    elif not any_type:
-        raise UserError(refusal(key, value, kind, cfg, default))
-    value_of(cfg, section)[name] = value
-
-
-def _hint(key: str, cfg: CfgNode) -> str:
-    """What may have been meant by a key that does not exist: one of the same name elsewhere, or of a similar one."""
-    keys = [one for one, _ in leaves(cfg)]
-    key = key.upper()
-    same = [one for one in keys if one.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = difflib.get_close_matches(key, same or keys, n=1) or same[:1]
-    return f"Did you mean {near[0]}?" if near else "See trainers/config.py for ours."
-
-
-def _check_said_once(node: yaml.Node | None, above: str = "") -> None:
-    """Raise ValueError if a mapping of a YAML file has a key twice, of which YAML would take the last."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    names = [str(key.value) for key, _ in node.value]
-    for name, (_, value) in zip(names, node.value, strict=True):
+def _check_repeated(node: yaml.Node | None) -> None:
+    """Raise ValueError if a YAML mapping has a key twice: YAML would ignore the first."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    names = [str(key.value) for key, _ in pairs]
+    for name, (_, value) in zip(names, pairs, strict=True):
         if names.count(name) > 1:
-            raise ValueError(f"{above}{name} stands there {names.count(name)} times; put what is below it together")
-        _check_said_once(value, f"{above}{name}.")
+            raise ValueError(f"{name} is there {names.count(name)} times; join them")
+        _check_repeated(value)
+
+
+# ---- check ----
+
+
+def check_values(cfg: CfgNode, keys: Container[str], message: str = "") -> None:
+    """Raise UserError, beginning with `message`, if one of these keys has a value out of its range."""
+    if problems := [line for line in invalid_values(cfg) if line.partition(" ")[0] in keys]:
+        raise UserError(message + "\n".join(problems))
+
+
+def invalid_values(cfg: CfgNode) -> Iterator[str]:
+    """A message for each value that its declaration does not accept."""
+    for node, section in SECTIONS.items():
+        values = value_of(cfg, node, {})
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        try:
+            section.model_validate(given)
+        except ValidationError as error:
+            problems = {one["loc"][0]: one["msg"] for one in reversed(error.errors()) if one["type"] != "missing"}
+            for name, text in problems.items():
+                accepted = re.sub("^(Input should be|Tuple should have|Value error,) |'| after validation", "", text)
+                accepted = f"numbers {accepted}" if accepted.startswith(("greater", "less")) else accepted
+                yield refusal(f"{node}.{name}".lstrip("."), values[name], accepted)

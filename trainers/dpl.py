@@ -15,10 +15,18 @@ from torch import Tensor, nn
 from common.errors import UserError
 from trainers.base.evaluation import Classifier
 from trainers.base.trainer import PromptTrainer
+from trainers.config import PositiveInt, Precision, Section
 
 SOURCE = "source_context"
 WIDTH, DROPOUT = 512, 0.1
 BIAS = 0.01  # at the start, in the original
+
+
+class DPLKeys(Section, node="TRAINER.DPL"):
+    N_CTX: PositiveInt = 4
+    XAVIER: bool = False  # True: start from Xavier's weights, as the original; False: PyTorch's, as SPG's authors
+    BY_DOMAIN: bool = False  # True: one context for the images of each domain in training, as in the original
+    PREC: Precision = "fp16"
 
 
 class ContextMLP(nn.Module):
@@ -58,6 +66,7 @@ class DPL(PromptTrainer):
     """A context for each batch: the mean of what an MLP makes of its images; cross-entropy."""
 
     SETTINGS = "DPL"
+    LEAST_BATCH = dict.fromkeys(("TRAIN_X", "TEST"), (2, "its context is a mean over the images of a batch"))
     NETWORK = "mlp_model"
     NORMALISED_FEATURES = False
     OPTIONAL_KEYS = (SOURCE,)

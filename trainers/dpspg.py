@@ -18,9 +18,26 @@ from common.errors import UserError
 from common.interruption import check_interruption
 from trainers.base.checkpoints import find_checkpoint
 from trainers.base.evaluation import Classifier
+from trainers.config import NCtx, NonNegativeFloat, NonNegativeInt, Precision, Section, Seed
 from trainers.spg import SPG_CoOp, StageTwoTrainer
 
 NETWORKS = {"pos": "posencoder", "neg": "negencoder"}
+
+
+class DPSPGKeys(Section, node="TRAINER.DPSPG"):
+    N_CTX: NCtx = 4
+    CTX_INIT: str = "a photo of a"
+    NEG_CTX_INIT: str = "a photo without a"  # of the negative label; the same number of tokens
+    PREC: Precision = "fp16"
+    ALPHA: NonNegativeFloat = 0.2  # weight of the negative cosines
+    EARLY: NonNegativeInt = 0  # last epoch of stage II, on the schedule of OPTIM.MAX_EPOCH; 0: OPTIM.MAX_EPOCH
+    EARLY_TARGETS: tuple[str, ...] = ()  # target domains (full names) with EARLY; (): all
+    LATE: NonNegativeInt = 0  # validation chooses among the later epochs of stage II; 0: among all
+    LATE_TARGETS: tuple[str, ...] = ()  # target domains (full names) with LATE; (): all
+    LABEL_DIR: str = ""  # <LABEL_DIR>/{pos,neg}/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": as SPG's
+    LABEL_SEED: Seed = -1  # seed of the prompt labels; -1: SEED
+    STAGE1_CONFIG_FILE: str = "configs/trainers/DPSPG_CoOp/default.yaml"  # as SPG's
+    STAGE1_OPTS: tuple[Any, ...] = ()
 
 
 class TwoContexts(nn.Module):
@@ -38,6 +55,8 @@ class DPSPG_CoOp(SPG_CoOp):
 
     SETTINGS = "DPSPG"
     TEST_KEYS = ()
+    TAKES_INIT_WEIGHTS = False
+    WORDS = ("CTX_INIT", "NEG_CTX_INIT")
     SIGNS = ("neg", "pos")  # in the order of writing
 
     def build_prompt_model(self) -> None:
@@ -45,11 +64,6 @@ class DPSPG_CoOp(SPG_CoOp):
         self.encoder = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.CTX_INIT)
         other = self.build_encoder(n_ctx=settings.N_CTX, ctx_init=settings.NEG_CTX_INIT)
         contexts = TwoContexts(self.encoder.initial_context(), other.initial_context())
-        if contexts.ctx_pos.shape != contexts.ctx_neg.shape:
-            raise UserError(
-                f"TRAINER.DPSPG.CTX_INIT {settings.CTX_INIT!r} has {len(contexts.ctx_pos)} tokens, and NEG_CTX_INIT "
-                f"{settings.NEG_CTX_INIT!r} has {len(contexts.ctx_neg)}; accepted: as many in both."
-            )
         self.model = self.register_network(self.NETWORK, contexts)
 
     def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
@@ -172,3 +186,4 @@ class DPSPG(DPSPG_TRANSFORMER):
     """Both stages: learn the missing prompt labels of both signs, then train the transformers."""
 
     LEARNS_LABELS = True
+    WORDS = ("CTX_INIT", "NEG_CTX_INIT")

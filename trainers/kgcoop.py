@@ -5,7 +5,17 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 
 from trainers.base.context_trainer import ContextTrainer
+from trainers.config import ClassTokenPosition, NCtx, NonNegativeFloat, Precision, Section
 from trainers.modules.templates import TEMPLATE
+
+
+class KgCoOpKeys(Section, node="TRAINER.KGCOOP"):
+    N_CTX: NCtx = 4
+    CSC: bool = False
+    CTX_INIT: str = "a photo of a"
+    PREC: Precision = "fp16"
+    CLASS_TOKEN_POSITION: ClassTokenPosition = "end"
+    W: NonNegativeFloat = 8.0  # weight of the distance to the fixed prompts' text features
 
 
 @TRAINER_REGISTRY.register()

@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY, TrainerX
+from pydantic import Field
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -18,12 +19,24 @@ from yacs.config import CfgNode
 from common.errors import UserError
 from common.interruption import check_interruption
 from common.progress import progress
-from trainers.base.trainer import PromptTrainer
+from trainers.base.trainer import STEP_KEYS, PromptTrainer
+from trainers.config import NonNegativeInt, PositiveFloat, Precision, Section
 from trainers.modules.finite import require_finite
 from trainers.modules.sampling import Item
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
 TOLERANCE = 1e-6  # of the gradient
+
+
+class LinearProbeKeys(Section, node="TRAINER.LINEAR_PROBE"):
+    PREC: Precision = "fp16"
+    # Inverse strengths of the L2 penalty to choose from, as in scikit-learn's LogisticRegression; one: no choice.
+    C: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
+        *(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
+    )
+    HALVINGS: NonNegativeInt = 0  # how often C half way from the best to its neighbours are tried as well
+    NORMALISED: bool = True  # L2-normalise features
+    AUGMENTED: bool = False  # fit one augmented view of each training image, not the image itself
 
 
 class Probe(nn.Linear):
@@ -58,6 +71,8 @@ class LinearProbe(PromptTrainer):
     """
 
     SETTINGS = "LINEAR_PROBE"
+    UNREAD = (*PromptTrainer.UNREAD, *STEP_KEYS, "TEST.MEMORY_MB")
+    FINAL_MODELS = ("best_val",)  # it has no epochs: validation chooses C
     NETWORK = "linear_probe"
     TEST_KEYS = ("NORMALISED",)
     MINUS_INFINITY = ("bias",)

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from trainers.base.evaluation import Classifier
 from trainers.base.trainer import PromptTrainer
+from trainers.config import FirstNCtx, NonNegativeInt, Precision, Section
 from trainers.modules.prompted_vit import PromptedViT
+
+
+class MaPLeKeys(Section, node="TRAINER.MAPLE"):
+    N_CTX: FirstNCtx = 2  # number of vectors, from the first tokens of CTX_INIT
+    CTX_INIT: str = "a photo of a"
+    PREC: Precision = "fp16"
+    PROMPT_DEPTH: NonNegativeInt = 9  # layers of both towers with prompts; 0: 12, or all layers of a smaller tower
 
 
 class CoupledPrompts(nn.Module):
@@ -41,6 +49,7 @@ class MaPLe(PromptTrainer):
     """Prompts in both towers, those of the image tower made from those of the text tower; cross-entropy."""
 
     SETTINGS = "MAPLE"
+    TAKES_INIT_WEIGHTS = True
     TEST_KEYS = ("CTX_INIT",)
     NETWORK = "MultiModalPromptLearner"
     IMAGE_TOWER_LEARNS = True

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.interruption import check_interruption
 from trainers.base.evaluation import Classifier
 from trainers.base.trainer import PromptTrainer
+from trainers.config import FirstNCtx, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Precision, Section
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.published_names import TEXT, VISION
 from trainers.modules.templates import IMAGENET_TEMPLATES
@@ -51,6 +52,19 @@ class IndependentPrompts(nn.Module):
         """Replace the weights by the sum."""
         for name, parameter in self.named_parameters():
             parameter.copy_(self.get_buffer(SUM + name))
+
+
+class PromptSRCKeys(Section, node="TRAINER.PROMPTSRC"):
+    N_CTX_VISION: PositiveInt = 4
+    N_CTX_TEXT: FirstNCtx = 4  # number of vectors, from the first tokens of CTX_INIT
+    CTX_INIT: str = "a photo of a"
+    PREC: Precision = "fp16"
+    PROMPT_DEPTH_VISION: NonNegativeInt = 9  # layers with prompts; 0: 9, or all layers of a smaller tower
+    PROMPT_DEPTH_TEXT: NonNegativeInt = 9
+    TEXT_LOSS_WEIGHT: NonNegativeFloat = 25.0  # of the mean distance to the frozen text features
+    IMAGE_LOSS_WEIGHT: NonNegativeFloat = 10.0  # of the mean distance to the frozen image features
+    GPA_MEAN: float = 15.0  # Gaussian weights of the epochs in the final model: mean and standard deviation
+    GPA_STD: PositiveFloat = 1.0
 
 
 @TRAINER_REGISTRY.register()

@@ -13,10 +13,10 @@ from common.errors import UserError
 from common.run.folder import is_finished
 from common.run.identity import IDENTITY_FILE, read_identity
 from common.run.results import RESULTS_FILE, read_results
+from trainers.authors_configs import merge_method_file
 from trainers.base.checkpoints import find_checkpoint, read_prompts
 from trainers.base.trainer import PromptTrainer
-from trainers.config import apply_settings, default_cfg, merge_file, merge_method_file
-from trainers.config_check import check_values
+from trainers.config import apply_settings, check_values, default_cfg, merge_file
 from trainers.methods import find_method
 
 
@@ -36,7 +36,7 @@ def read_config(folder: str | PathLike) -> CfgNode:
             mend += ", or say what checkpoints alone do not: --trainer, --config-file, --backbone, --classnames"
         raise UserError(f"{folder} {what}. {mend}.")
     cfg = default_cfg()
-    merge_file(cfg, path, "Config of a run", any_type=True)
+    merge_file(cfg, path, "Config of a run")
     return cfg
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,12 +31,23 @@ from common.interruption import check_interruption
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
 from common.run.names import class_subset, dataset_label
 from datasets.known import known_domains
+from trainers.authors_configs import merge_method_file
 from trainers.base.checkpoints import find_checkpoint, read_model
 from trainers.base.context_trainer import ContextTrainer
 from trainers.base.trainer import PromptTrainer
-from trainers.config import apply_settings, default_cfg, merge_method_file
-from trainers.config_check import check_values
-from trainers.config_keys import KEYS, value_of
+from trainers.config import (
+    ClassTokenPosition,
+    NCtx,
+    NonNegativeFloat,
+    PositiveInt,
+    Precision,
+    Section,
+    Seed,
+    apply_settings,
+    check_values,
+    default_cfg,
+    value_of,
+)
 from trainers.modules.cgan import (
     DISCRIMINATOR_SPECIAL,
     GENERATOR_SPECIAL,
@@ -59,6 +70,31 @@ from trainers.modules.prompt_labels import (
 from trainers.modules.sampling import Batches, Item, PairedBatchSampler
 
 CONTEXTS_PER_DOMAIN = 200  # generated contexts in contexts.npz
+
+
+class SPGKeys(Section, node="TRAINER.SPG"):
+    N_CTX: NCtx = 4
+    CSC: Literal[False] = False  # CoOp's key; a prompt label is one context for all classes
+    CTX_INIT: str = "a photo of a"
+    PREC: Precision = "fp16"
+    CLASS_TOKEN_POSITION: ClassTokenPosition = "end"
+    LATENT_DIM: PositiveInt = 100  # length of the generator's noise vector
+    # Largest gradient norm of each parameter tensor in stage II: discriminator's weights, biases, first and last
+    # Linear; generator's weights, biases, biases of its last BatchNorm and last Linear.
+    GRAD_CLIP: bool = True
+    D_WEIGHT_NORM: NonNegativeFloat = 5e-2
+    D_BIAS_NORM: NonNegativeFloat = 5e-1
+    D_ENDS_NORM: NonNegativeFloat = 5.0
+    G_WEIGHT_NORM: NonNegativeFloat = 5e-3
+    G_BIAS_NORM: NonNegativeFloat = 5e-8
+    G_LAST_BIAS_NORM: NonNegativeFloat = 1.0
+    GRAD_CLIP_OFF_TARGETS: tuple[str, ...] = ()  # target domains (full names) without clipping
+    LABEL_DIR: str = ""  # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": prompt_labels next to OUTPUT_DIR
+    LABEL_SEED: Seed = -1  # seed of the prompt labels; -1: SEED (the published labels have seed 1)
+    # The OPTIM section of stage I inside the trainer SPG: this file, then these KEY VALUE pairs. The other sections
+    # are those of stage II.
+    STAGE1_CONFIG_FILE: str = "configs/trainers/SPG_CoOp/default.yaml"
+    STAGE1_OPTS: tuple[Any, ...] = ()
 
 
 # ---- prompt labels of a run ----
@@ -167,18 +203,23 @@ class StageTwoTrainer(PromptTrainer):
     prompt_labels: Tensor | None = None
     learned: tuple[str, ...] = ()  # domains with a label that this run learned
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        if not self.LEARNS_LABELS:
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        super().check_config(cfg)
+        if not cls.LEARNS_LABELS:
             return
-        stage1 = read_stage1_config(cfg, self.SETTINGS, show=cfg.VERBOSE and not self.done)
-        if not self.done:
-            check_values(stage1, [key for key in KEYS if key.startswith("OPTIM.")], "Stage I, by its config and opts: ")
+        stage1 = read_stage1_config(cfg, cls.SETTINGS)
+        check_values(stage1, {f"OPTIM.{name}" for name in stage1.OPTIM}, "Stage I, STAGE1_CONFIG_FILE or STAGE1_OPTS: ")
         if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
             raise UserError(
                 f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; "
                 "pass --seed."
             )
+
+    def build_data_loader(self) -> None:
+        if self.LEARNS_LABELS and self.cfg.VERBOSE and not self.done:
+            read_stage1_config(self.cfg, self.SETTINGS, show=True)
+        super().build_data_loader()
 
     def complete_cfg(self, cfg: CfgNode) -> CfgNode:
         cfg = super().complete_cfg(cfg)
@@ -266,8 +307,20 @@ class StageTwoTrainer(PromptTrainer):
     # ---- stage I for missing labels ----
 
     def learn_labels(self) -> None:
-        """Run stage I for each source domain without a label. Of several runs one learns it, and the others wait."""
-        for domain in self.dm.dataset.source_domains:
+        """Run stage I for each source domain without a label. Of several runs one learns it, and the others wait.
+
+        Raises:
+            UserError: a domain has no validation images to select an epoch by; no label is learned then.
+        """
+        dataset = self.dm.dataset
+        validated = {dataset.domains[item.domain] for item in dataset.val}
+        small = [name for name in dataset.source_domains if name not in validated and not self.has_label(name)]
+        if small and self.cfg.TEST.FINAL_MODEL == "best_val":
+            raise UserError(
+                f"TEST.FINAL_MODEL is best_val, but the source domain {small[0]} is too small for a validation split. "
+                "Add images to it, or set TEST.FINAL_MODEL last_step."
+            )
+        for domain in dataset.source_domains:
             if not self.has_label(domain):
                 make_output_folder(self.label_folders()[-1].label_dir)
                 with held(self.label_folders()[-1].file_for(domain), f"the prompt label of {domain}"):
@@ -366,7 +419,12 @@ def read_stage1_config(cfg: CfgNode, node: str, show: bool = False) -> CfgNode:
     line = merge_method_file(stage1, found[0], f"{node}_CoOp", key)
     if show and line:
         print(line)
-    apply_settings(stage1, opts)
+    try:
+        if strange := [name for name in opts[::2] if not str(name).startswith("OPTIM.")]:
+            raise UserError(f"{strange[0]} is not a key of OPTIM. Give pairs such as \"['OPTIM.MAX_EPOCH', 5]\".")
+        apply_settings(stage1, opts)
+    except UserError as error:
+        raise UserError(f"TRAINER.{node}.STAGE1_OPTS is {list(opts)}: {error}") from error
     return stage1
 
 
@@ -376,6 +434,8 @@ class SPG_CGAN(StageTwoTrainer):
 
     SETTINGS = "SPG"
     STAGE1 = SPG_CoOp
+    UNREAD = ("INPUT.SIZE",)
+    LEAST_BATCH = {"TRAIN_X": (2, "the batch norm of SPG's generator needs at least 2 images")}
     TEST_KEYS = ("CLASS_TOKEN_POSITION",)
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:

@@ -5,7 +5,7 @@ evaluation it is a function of the seed and the image alone.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,9 +14,14 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from trainers.base.trainer import PromptTrainer
+from trainers.config import PositiveInt, Precision, Section
 from trainers.modules.templates import TEMPLATE
 
-KINDS = ("random", "fix", "pad")
+
+class VPKeys(Section, node="TRAINER.VP"):
+    METHOD: Literal["random", "fix", "pad"] = "random"  # patch at a drawn place; patch at the upper left; frame
+    PROMPT_SIZE: PositiveInt = 10  # side of the patch or width of the frame in pixels
+    PREC: Precision = "fp16"
 
 
 class Patch(nn.Module):

@@ -7,8 +7,16 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
 from trainers.base.trainer import PromptTrainer
+from trainers.config import NonNegativeInt, PositiveInt, Precision, Section, Words
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.published_names import VISION
+
+
+class VPTKeys(Section, node="TRAINER.VPT"):
+    N_CTX_VISION: PositiveInt = 10  # number of tokens in the image tower
+    CTX_INIT: Words = "a photo of a"  # words of the fixed prompts
+    PREC: Precision = "fp16"
+    PROMPT_DEPTH_VISION: NonNegativeInt = 1  # layers with tokens; 1: shallow; 0: 12, or all layers of a smaller tower
 
 
 class VisualPrompts(nn.Module):

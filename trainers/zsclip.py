@@ -10,7 +10,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from trainers.base.run_record import Course
-from trainers.base.trainer import PromptTrainer
+from trainers.base.trainer import STEP_KEYS, PromptTrainer
 from trainers.modules.templates import SELECTED_TEMPLATES, TEMPLATE
 
 
@@ -18,7 +18,12 @@ from trainers.modules.templates import SELECTED_TEMPLATES, TEMPLATE
 class ZeroshotCLIP(PromptTrainer):
     """Classifies with "a photo of a <class>."; learns nothing."""
 
-    SETTINGS = "COOP"
+    SETTINGS = "COOP"  # only PREC
+    UNREAD = (
+        *(*PromptTrainer.UNREAD, *STEP_KEYS, "DATASET.NUM_SHOTS", "TEST.FINAL_MODEL"),
+        *(f"TRAINER.COOP.{key}" for key in ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")),
+    )
+    WORDS = ()
     TEMPLATES: tuple[str, ...] = (TEMPLATE,)
 
     @torch.no_grad()

@@ -50,6 +50,8 @@ class Result:
             learn nothing.
         split_by_seed: whether the training split depends on the seed: few shots, or a split file for each seed.
         test_fingerprint: of the contents of the test images.
+        domain_fingerprints: of the contents of each domain's images, where a domain has the same images as a source and
+            as a target; {} for few shots, and for data sets that train on a part of a domain.
         settings_sha256: of all settings that change numbers; equal over data, domains, seeds and backbones.
         selection: how the epoch was chosen: TEST.FINAL_MODEL, or "epoch 5"; None for methods that learn nothing.
         seed: of the run.
@@ -100,6 +102,7 @@ class Result:
     data_fingerprint: str | None = _shared("split", "other images or another split of them")
     split_by_seed: bool
     test_fingerprint: str = _shared("column", "other test images")
+    domain_fingerprints: dict[str, str]
     settings_sha256: str = _shared("row", "other settings")
     selection: str | None = _shared("table", "another selection of the model")
     seed: int

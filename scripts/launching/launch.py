@@ -52,9 +52,14 @@ class Launch:
     """
 
     def __init__(self, request: Request, trainer: str) -> None:
+        from dassl.engine import TRAINER_REGISTRY
+
+        import trainers.all  # noqa: F401 (registers trainers)
         from datasets.known import EMBEDDED_DATASET
-        from trainers.config_check import check_settings
+        from trainers.cross_checks import check_words
+        from trainers.modules.backbone_sources import source_of
         from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
+        from trainers.modules.tokenizers import CLIP_TOKENIZER
 
         method, cross = find_method(trainer), request.protocol == "cross"
         method.check_protocol(request.protocol)
@@ -96,7 +101,10 @@ class Launch:
         self.configs: dict[tuple, CfgNode] = {}  # see `config`
         cfg = self.config(self.runs[0])
         try:
-            check_settings(cfg)
+            trainer_class = TRAINER_REGISTRY.get(trainer)
+            trainer_class.check_config(cfg)
+            if not source_of(self.backbone).prefix:  # else only the backbone has the tokenizer
+                check_words(cfg, trainer_class, CLIP_TOKENIZER)
         except UserError as error:  # of a comparison others may do with these settings
             raise MethodError(str(error)) from error
         self.workers = cfg.DATALOADER.NUM_WORKERS
@@ -248,7 +256,7 @@ class Launch:
 
     def _settings(self, run: Run) -> dict[str, str]:
         """The settings that have an effect on a run; those without one stay as they were noted, if they were."""
-        from trainers.config_check import has_effect
+        from trainers.cross_checks import has_effect
 
         cfg = self.config(run)
         noted = read_identity(run.folder / ASKED).get("settings", {})

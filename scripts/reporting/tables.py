@@ -328,7 +328,21 @@ def _reasons(runs: Runs, baseline: str) -> dict[tuple[str, str, int], list[str]]
                 than = f"the baseline {baseline}" if scope_of(key) in baseline_votes else f"{which} this {whole}"
                 values = "" if scope != "table" or "sha256" in name else f" ({run.get(name)}, not {reference})"
                 found[key].append(f"{NOT_COMPARABLE}: {what}{values} than {than}.")
+    _add_changed_domains(runs, found)
     return found
+
+
+def _add_changed_domains(runs: Runs, found: dict[tuple[str, str, int], list[str]]) -> None:
+    """Add a reason where a domain has other images than in other columns, as a source or as a target."""
+    images: dict[str, Counter] = defaultdict(Counter)
+    for run in runs.values():
+        for domain, value in run.get("domain_fingerprints", {}).items():
+            images[domain][value] += 1
+    for key, run in runs.items():
+        fingerprints = run.get("domain_fingerprints", {}).items()
+        changed = [domain for domain, value in fingerprints if value != images[domain].most_common(1)[0][0]]
+        if changed and not any("images" in reason for reason in found[key]):
+            found[key].append(f"{NOT_COMPARABLE}: other images of {', '.join(changed)} than other runs of this table.")
 
 
 def _has(run: Results, name: str) -> bool:

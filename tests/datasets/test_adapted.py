@@ -159,7 +159,7 @@ def test_our_own_sets_have_base_and_new_classes(train, tmp_path, image_folder):
 
 def test_base_classes_without_a_choice_are_refused(refused):
     message = refused("ZeroshotCLIP", "red", "DATASET.SUBSAMPLE_CLASSES", "new")
-    assert "it has 2 classes, and DATASET.SUBSAMPLE_CLASSES new leaves down. Add" in message
+    assert "it has 2 classes, and DATASET.SUBSAMPLE_CLASSES new leaves 'down'. A classifier chooses" in message
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_one_domain_only(folder, tmp_path):
 def test_one_class_is_refused_before_a_split_is_written(folder, tmp_path):
     for domain in ("Photo", "drawn by hand", "Ölgemälde"):
         shutil.rmtree(folder / domain / "Snow_Owl")
-    with pytest.raises(UserError, match="it has 1 class, großer hund. Add class folders"):
+    with pytest.raises(UserError, match="it has 1 class, 'großer hund'. A classifier chooses"):
         FolderDG(config(folder, ["Photo"], output=tmp_path))
     assert not (folder / "spg_coop_splits").exists()
 

@@ -293,12 +293,11 @@ def _interrupted(self):
 def test_settings_of_the_probe(refused):
     key = "TRAINER.LINEAR_PROBE.C"
     assert "TRAINER.LINEAR_PROBE.C is ()" in refused("LinearProbe", "red", key, "()")
-    assert "(1, -2); accepted: a list of one or more, each a" in refused("LinearProbe", "red", key, "(1, -2)")
+    assert "(1, -2); accepted: numbers greater than 0" in refused("LinearProbe", "red", key, "(1, -2)")
     assert "('a',); accepted" in refused("LinearProbe", "red", key, "('a',)")
     assert key in refused("LinearProbe", "red", key, "0.5")
-    assert "is 'last_step', but a linear probe has no epochs" in refused(
-        "LinearProbe", "red", "TEST.FINAL_MODEL", "last_step"
-    )
+    message = refused("LinearProbe", "red", "TEST.FINAL_MODEL", "last_step")
+    assert "is 'last_step'; accepted by LinearProbe: best_val." in message
     assert "'fp8'; accepted: fp32" in refused("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
 
 

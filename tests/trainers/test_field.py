@@ -12,9 +12,7 @@ from quick_run import REPOSITORY, command_line
 from reference import IMAGENET, logits_of, plain_text_features, tiny_clip, unit
 
 import train as command
-from trainers.config import default_cfg
-from trainers.config_keys import value_of
-from trainers.config_values import as_typed
+from trainers.config import as_typed, default_cfg, value_of
 from trainers.methods import METHODS, MethodError
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.templates import IMAGENET_TEMPLATES
@@ -76,13 +74,13 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
             "MAPLE.N_CTX is 5, but TRAINER.MAPLE",
         ),
         ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "13"], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 12."),
-        ("VPT", ["TRAINER.VPT.CTX_INIT", ""], "is '', but the fixed prompts begin with it, and only what is learned"),
+        ("VPT", ["TRAINER.VPT.CTX_INIT", ""], "is ''; accepted: one or more words."),
         ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "13"], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 12."),
-        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "of whose 4 tokens a context starts from the first"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_TEXT", "6"], "Set TRAINER.PROMPTSRC.N_CTX_TEXT to 1 to 4"),
         ("KgCoOp", ["TRAINER.KGCOOP.N_CTX", "6"], "TRAINER.KGCOOP.N_CTX is 6, but TRAINER.KGCOOP.CTX_INIT is"),
-        ("DPSPG", ["TRAINER.DPSPG.N_CTX", "6"], "for these words TRAINER.DPSPG.N_CTX 4"),
-        ("DPSPG", ["TRAINER.DPSPG.NEG_CTX_INIT", "not a"], "has 2 tokens, and CTX_INIT 'a photo of a' 4; accepted: as"),
-        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "-1"], "0: 12, of PromptSRC 9, or all layers of a tower that"),
+        ("DPSPG", ["TRAINER.DPSPG.N_CTX", "6"], "Set TRAINER.DPSPG.N_CTX 4, or "),
+        ("DPSPG", ["TRAINER.DPSPG.NEG_CTX_INIT", "not a"], "has 4 tokens and TRAINER.DPSPG.NEG_CTX_INIT 'not a' has 2"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", "-1"], "accepted: numbers greater than or equal to 0"),
         ("DPSPG", ["TRAINER.DPSPG.LATE_TARGETS", "['violet']"], "DPSPG.LATE_TARGETS names violet, which FolderDG does"),
         ("DPSPG", ["TRAINER.DPSPG.EARLY_TARGETS", "['violet']"], 'Accepted: blue, green, red; or "()", all of them'),
         (

@@ -355,3 +355,12 @@ def test_zero_shot(finished, tmp_path):
     found = results(tmp_path / "run")
     assert found["val_accuracy"] is None
     assert found["best_epoch"] is None
+
+
+def test_a_domain_without_validation_images_is_refused_before_a_label_is_learned(refused, tmp_path, image_folder):
+    root = shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    for path in root.glob("green/*/[1-4].png"):
+        path.unlink()
+    message = refused("SPG", "red", flags=["--root", str(root)])
+    assert "the source domain green is too small for a validation split" in message
+    assert not list((tmp_path / "prompt_labels").rglob("*.pt"))

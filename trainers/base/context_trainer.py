@@ -23,6 +23,7 @@ class ContextTrainer(PromptTrainer):
     """Learns a context by cross-entropy, as CoOp does (Zhou et al., IJCV 2022)."""
 
     TEST_KEYS: tuple[str, ...] = ("CLASS_TOKEN_POSITION",)
+    TAKES_INIT_WEIGHTS = True
 
     def build_prompt_model(self) -> None:
         settings = self.settings

@@ -18,7 +18,7 @@ from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
 from trainers.base.run_record import settings_of
 from trainers.base.trainer import PromptTrainer
-from trainers.config_keys import KEYS
+from trainers.config import COUNTED, field_of
 from trainers.modules.clip_backbone import read_backbone
 
 OTHERWISE = {
@@ -26,7 +26,6 @@ OTHERWISE = {
     "data_fingerprint": "other training images or another split of them",
     "test_fingerprint": "other test images",
 }
-COUNTED = [name for name, key in KEYS.items() if key.words]  # lengths of contexts, which their words tell
 
 
 def check_finished(folder: str | PathLike, cfg: CfgNode, weights: bool = False) -> None:
@@ -54,7 +53,9 @@ def _settings(folder: str | PathLike, cfg: CfgNode) -> str:
     if not issubclass(trainer, PromptTrainer) or not found:
         return ""
     asked = {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
-    known = {key: value for key, value in asked.items() if key in found and key not in COUNTED}
+    fields = {key: field_of(key) for key in asked if key in found}
+    # Tokens of words override a number of context vectors.
+    known = {key: asked[key] for key, field in fields.items() if not (field and COUNTED in field.metadata)}
     return identity_differences(folder, {**found, **known})
 
 

@@ -20,8 +20,7 @@ from common.run.records import check_finite, read_record
 from common.run.results import RESULTS_FILE, Result, versions, write_results
 from common.threads import Threads, waiting
 from trainers.base.evaluation import Evaluation, accuracy_by_class, calibration_error, macro_f1
-from trainers.config_keys import value_of
-from trainers.config_values import as_typed
+from trainers.config import as_typed, value_of
 from trainers.methods import BATCH, method_of
 from trainers.modules.clip_backbone import Backbone
 
@@ -125,6 +124,13 @@ def is_split_by_seed(cfg: CfgNode, dataset: Any) -> bool:
     """Whether the training split depends on the seed: few shots, or a split file for each seed."""
     files = getattr(dataset, "split_files", {}).values()
     return cfg.DATASET.NUM_SHOTS > 0 or any(Path(path).parent.name.isdigit() for path in files)
+
+
+def domain_fingerprints(cfg: CfgNode, dataset: Any, trained: bool) -> dict[str, str]:
+    """Fingerprints of the images of each domain of a run; see `Result`."""
+    if not getattr(dataset, "covers_domains", False) or cfg.DATASET.NUM_SHOTS > 0:
+        return {}
+    return dataset.domain_fingerprints(("train_x", "val", "test") if trained else ("test",))
 
 
 def training_record(
@@ -247,6 +253,7 @@ def write_test_files(
         classnames=list(dataset.classnames),
         data_fingerprint=training.get("data_fingerprint", UNKNOWN),
         test_fingerprint=dataset.test_fingerprint,
+        domain_fingerprints=domain_fingerprints(cfg, dataset, trained=other is None and not learns_nothing),
         split_by_seed=training.get("split_by_seed", False),
         settings_sha256=sha256,
         selection=training.get("selection"),

@@ -65,9 +65,8 @@ from trainers.base.run_record import (
     write_test_files,
 )
 from trainers.base.run_threads import threads_of_run
-from trainers.config import set_key, shared_folders
-from trainers.config_check import check_settings, counted_contexts, only_warm_up, settings_without_effect
-from trainers.config_keys import KEYS, value_of
+from trainers.config import SHARED_FOLDERS, set_key, value_of
+from trainers.cross_checks import check_settings, check_words, settings_notes
 from trainers.methods import method_of
 from trainers.modules.backbone_source import OF_IMAGES, Facts
 from trainers.modules.clip_backbone import Backbone, kept_backbone
@@ -80,6 +79,11 @@ from trainers.modules.published_names import own_names, publish_names
 from trainers.modules.sampling import Batches, SeededBatches, SeededItems, ViewLoader
 
 Network = TypeVar("Network", bound=nn.Module)
+# Keys and sections that only steps of an optimiser read.
+STEP_KEYS = (
+    *("OPTIM", "TRAIN", "DATALOADER.TRAIN_X", "TEST.SELECT_BY"),
+    *("TRAINER.FEATURES.TRAIN_VIEWS", "TRAINER.FUSED_ADAMW"),
+)
 
 
 class PromptTrainer(TrainerX):
@@ -120,6 +124,12 @@ class PromptTrainer(TrainerX):
     TEST_KEYS: tuple[str, ...] = ()  # config keys that test and training must share and that tensor shapes do not show
     MINUS_INFINITY: tuple[str, ...] = ()  # tensors with -inf for classes that have no training image
 
+    UNREAD: tuple[str, ...] = ("INPUT.SIZE", "TEST.N_PROMPTS")  # shared config keys and sections without effect
+    TAKES_INIT_WEIGHTS = False  # True: it can start from prompts of MODEL.INIT_WEIGHTS
+    FINAL_MODELS: tuple[str, ...] = ("best_val", "last_step")  # accepted values of TEST.FINAL_MODEL
+    LEAST_BATCH: Mapping[str, tuple[int, str]] = {}  # loader -> smallest batch size, reason
+    WORDS: tuple[str, ...] = ("CTX_INIT",)  # keys of initial words, which must have the same number of tokens
+
     started_from = ""  # hash of the prompts of MODEL.INIT_WEIGHTS
     restart_on_difference = False  # True: a run with other settings in the output folder is trained again
 
@@ -155,12 +165,17 @@ class PromptTrainer(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         if not self.done:
-            check_settings(cfg, self.given_backbone.text.tokenizer if self.given_backbone else None)
+            self.check_config(cfg)
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """Raise UserError if a config is wrong for this trainer, as far as that is known without the backbone."""
+        check_settings(cfg, cls)
 
     def build_data_loader(self) -> None:
         """Load the CLIP, complete the config, then build data sets and loaders: the backbone sets the image size."""
         if self.cfg.VERBOSE and not self.done:
-            for line in (*settings_without_effect(self.cfg), *only_warm_up(self.cfg)):
+            for line in settings_notes(self.cfg):
                 print(line)
         self.backbone = self.given_backbone or self._load_backbone()
         if method := method_of(self.cfg.TRAINER.NAME):
@@ -185,8 +200,6 @@ class PromptTrainer(TrainerX):
     def _load_backbone(self) -> Backbone:
         named = self.cfg.MODEL.BACKBONE
         backbone = kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
-        if not self.done:
-            check_settings(self.cfg, backbone.text.tokenizer)
         if self.cfg.VERBOSE:
             for note in backbone.notes:
                 print(note)
@@ -208,12 +221,13 @@ class PromptTrainer(TrainerX):
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in counted_contexts(cfg, backbone.text.tokenizer).items():
+        self.word_counts = check_words(cfg, type(self), backbone.text.tokenizer)
+        for key, n in self.word_counts.items():
             if value_of(cfg, key) != n and cfg.VERBOSE:
-                print(f"Note: {key} is {n}, as many as the words of {KEYS[key].words}.")
+                print(f"Note: {key} is {n}, the number of tokens of CTX_INIT.")
             set_key(cfg, key, n)
-        for key, folder in shared_folders(cfg).items():
-            set_key(cfg, key, folder)
+        for key, folder in SHARED_FOLDERS.items():
+            set_key(cfg, key, value_of(cfg, key) or str(Path(cfg.OUTPUT_DIR).parent / folder))
         cfg.freeze()
         return cfg
 
@@ -664,7 +678,7 @@ class PromptTrainer(TrainerX):
         """
         if read_history(self.output_dir, 1):  # a run that began with --resume continues from its own folder
             directory = self.output_dir
-        identity, ignored = self.identity(), [*counted_contexts(self.cfg, self.backbone.text.tokenizer)]
+        identity, ignored = self.identity(), [*self.word_counts]
         if None in (identity["images tested on"], read_identity(directory).get("images tested on")):
             ignored.append("images tested on")  # one of the two runs is not tested
         differences = identity_differences(directory, identity, ignored)

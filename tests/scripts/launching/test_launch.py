@@ -72,9 +72,9 @@ def test_a_failing_run_is_reported_and_the_others_go_on(launched, image_folder, 
     [
         (["nofile.pt"], "Backbone 'nofile.pt' is neither a file nor one of OpenAI's names: RN50, "),
         (["OPTIM.MAX_EPOCHS", "2"], "Non-existent key: OPTIM.MAX_EPOCHS. Did you mean OPTIM.MAX_EPOCH?"),
-        (["OPTIM.MAX_EPOCH", "two"], "OPTIM.MAX_EPOCH is 'two'; accepted: a whole number from 1."),
-        (["TRAIN.PRINT_FREQ", "0"], "TRAIN.PRINT_FREQ is 0; accepted: a whole number from 1."),
-        (["TEST.FINAL_MODEL", "best"], "TEST.FINAL_MODEL is 'best'; accepted: last_step, best_val. Did you mean"),
+        (["OPTIM.MAX_EPOCH", "two"], "OPTIM.MAX_EPOCH is 'two'; accepted: a whole number."),
+        (["TRAIN.PRINT_FREQ", "0"], "TRAIN.PRINT_FREQ is 0; accepted: numbers greater than or equal to 1."),
+        (["TEST.FINAL_MODEL", "best"], "TEST.FINAL_MODEL is 'best'; accepted: last_step or best_val."),
         (["TRAINER.SPG.N_CTX", "16"], "TRAINER.SPG.N_CTX is 16, but TRAINER.SPG.CTX_INIT is 'a photo of a'"),
         (["TRAINER.SPG.STAGE1_OPTS", "['OPTIM.LR', -1]"], "OPTIM.LR is -1"),
         (["OPTIM.MAX_EPOCH"], "Settings come in pairs KEY VALUE; 'OPTIM.MAX_EPOCH' has no value."),
@@ -141,11 +141,11 @@ def test_what_there_is_to_say_of_settings_is_said_once_for_all_methods(launched,
     assert finished.returncode == 0, finished.stderr
     notes = [line for line in finished.stderr.splitlines() if line.startswith("Note: ")]
     (rate,) = [line for line in notes if "OPTIM.LR 0.1" in line]
-    assert rate.startswith("Note: without effect on ZeroshotCLIP, ZeroshotCLIP2: OPTIM.LR 0.1, OPTIM.MAX_EPOCH 2 (read")
+    assert rate == "Note: without effect on ZeroshotCLIP, ZeroshotCLIP2: OPTIM.LR 0.1, OPTIM.MAX_EPOCH 2."
     (split,) = [line for line in notes if "DATASET.VAL_PERCENT 0.5" in line]
-    assert "on ZeroshotCLIP, ZeroshotCLIP2, CoOp, DPSPG: DATASET.VAL_PERCENT 0.5 (no trainer and no" in split
+    assert split.startswith("Note: without effect on ZeroshotCLIP, ZeroshotCLIP2, CoOp, DPSPG: DATASET.VAL_PERCENT 0.5")
     (warm_up,) = [line for line in notes if "warm-up" in line]  # of CoOp it has one epoch
-    assert warm_up.startswith("Note: DPSPG: all epochs are warm-up") and "OPTIM.WARMUP_EPOCH 4" in warm_up
+    assert warm_up.startswith("Note: OPTIM.LR is never reached by DPSPG: ") and "OPTIM.WARMUP_EPOCH 4" in warm_up
 
 
 def test_methods_without_the_config_that_is_named_are_told(tmp_path, image_folder, clip_file, capsys, monkeypatch):

@@ -155,7 +155,7 @@ def test_a_comparison_goes_on_where_a_setting_is_none_of_one_method(launched, im
     words = ("compare.sh", image_folder, clip_file, *QUICK, "TEST.FINAL_MODEL", "last_step")
     finished = launched(*words, METHODS="zsclip,linear_probe", TARGETS="red")
     assert finished.returncode == 1
-    assert "Error: TEST.FINAL_MODEL is 'last_step', but a linear probe has no epochs" in finished.stderr
+    assert "Error: TEST.FINAL_MODEL is 'last_step'; accepted by LinearProbe: best_val" in finished.stderr
     assert "ZeroshotCLIP" in finished.stdout
     assert "Not run to the end, see the errors above: LinearProbe" in finished.stdout
     finished = launched(*words, "TRAIN.PRINT_FREQ", "0", METHODS="zsclip,zsclip2", TARGETS="red")

@@ -138,6 +138,15 @@ def test_seeds_on_changed_images_are_marked_in_their_row(changed, data, train, c
     assert ("[1]" in table_of(capsys, "runs/ZeroshotCLIP")) == (changed == "red")
 
 
+def test_columns_with_other_images_of_a_domain_are_marked(data, train, capsys):
+    assert train("CoOp", "red", flags=at(data, "--output-dir", "runs/red")) == 0
+    assert train("CoOp", "blue", flags=at(data, "--output-dir", "runs/blue")) == 0
+    assert "[1]" not in table_of(capsys, "runs")
+    invert(data / "red")
+    assert train("CoOp", "green", flags=at(data, "--output-dir", "runs/green")) == 0
+    assert "[1] Not comparable: other images of red than other runs of this table." in table_of(capsys, "runs")
+
+
 def test_seeds_of_few_shots_may_differ_in_training_images_alone(data, train, capsys):
     shots = "DATASET.NUM_SHOTS", "1"
     for seed in "123":

@@ -189,7 +189,7 @@ def test_a_method_whose_image_tower_learns(train, tmp_path, shifted, monkeypatch
     assert first != second and np.abs(before - after).max() > 1e-4
     assert not (tmp_path / "feature_cache").exists()
     views = ("TRAINER.FEATURES.TRAIN_VIEWS", "2", "OUTPUT_DIR", "other")
-    assert "this method's image tower learns" in refused("ShiftedCoOp", "green", *views)
+    assert "the image tower of ShiftedCoOp learns" in refused("ShiftedCoOp", "green", *views)
 
 
 def test_a_tower_of_ones_own_has_to_say_that_it_learns(train, shifted, monkeypatch):

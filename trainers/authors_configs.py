@@ -1,0 +1,51 @@
+"""Config files of SPG's authors: our trainers read them, and train as the authors' code does."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from trainers.config import AUTHORS_KEYS, apply_settings, leaves, merge_file, value_of
+from trainers.methods import method_of
+
+# Every config file of the authors has the first keys and lacks the others. CoOp's files lack TEST.NO_TEST.
+AUTHORS_HAVE, AUTHORS_LACK = {"TEST.NO_TEST", "INPUT.SIZE"}, {"OPTIM.WEIGHT_DECAY", "TEST.FINAL_MODEL"}
+# The authors' code sets these keys, whatever their config file has.
+AUTHORS_OVERRIDE = (
+    *("OPTIM.NAME", "OPTIM.LR", "OPTIM.WEIGHT_DECAY", "OPTIM.WARMUP_EPOCH", "TEST.FINAL_MODEL"),
+    *(key for key in AUTHORS_KEYS.values() if key.endswith("_NORM")),
+)
+
+
+def merge_method_file(cfg: CfgNode, path: str | PathLike, trainer: str, what: str = "Config file") -> str:
+    """Merge the config file of a method, in place. A file of SPG's authors trains as their code does.
+
+    For such a file our as_run.yaml, or else our default.yaml, has the settings of the authors' code.
+
+    Returns:
+        A line that names the values of the file that the authors' code overrides, or "".
+    """
+    given, method = cfg.clone(), method_of(trainer)
+    merge_file(given, path, what)
+    if method is None or not _is_authors_file(path):
+        merge_file(cfg, path, what)
+        return ""
+    ours = next(file for file in map(method.config_file, ("as_run", "default")) if file.is_file())
+    for file in (ours, path):
+        merge_file(cfg, file, what)
+    overriding = {key: value for key, value in _leaves_of(ours).items() if key in AUTHORS_OVERRIDE}
+    apply_settings(cfg, [word for pair in overriding.items() for word in pair])
+    cfg.TRAINER.SPG.GRAD_CLIP_OFF_TARGETS = ()  # the authors edit GRAD_CLIP for each target
+    pairs = {key: (value_of(given, key), value_of(cfg, key)) for key in overriding}
+    changes = [f"{key} {new} (not {old})" for key, (old, new) in pairs.items() if new != old]
+    return f"Note: {path} is a config of SPG's authors. Their code sets {', '.join(changes)}." if changes else ""
+
+
+def _is_authors_file(path: str | PathLike) -> bool:
+    keys = _leaves_of(path).keys()
+    return not keys.isdisjoint(AUTHORS_KEYS) or (keys >= AUTHORS_HAVE and keys.isdisjoint(AUTHORS_LACK))
+
+
+def _leaves_of(path: str | PathLike) -> dict[str, Any]:
+    return dict(leaves(CfgNode.load_cfg(Path(path).read_text(encoding="utf-8-sig"))))
