@@ -107,7 +107,8 @@ def test_each_gradient_is_clipped_on_its_own():
     networks = {"G": Generator(16, 4, 32), "D": Discriminator(16, 4, 32)}
     for which, network in networks.items():
         for parameter in network.parameters():
-            parameter.grad = 100 * torch.randn_like(parameter)
+            gradient = torch.randn_like(parameter)
+            parameter.grad = 100 * gradient / gradient.norm()  # above every limit, also of a bias of one number
         clip_gradients(network, norms[which])
         for name, parameter in network.named_parameters():
             if which == "G":
