@@ -25,7 +25,7 @@ from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.failures import script
 from common.files import atomic_write, read_text
-from common.threads import settle_waiting
+from common.threads import use_sleeping_waits
 
 FORMATS = ("table", "json", "csv")
 
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
     """`from predict import Predictor` works, and nothing heavy is imported before it is asked for."""
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    settle_waiting()
+    use_sleeping_waits()
     use_dassl()
     from trainers.predictor import Predictor
 
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 with messages (one, or one for each image that could not be read), or 130 if interrupted."""
     args = parse_args(argv)
-    settle_waiting()
+    use_sleeping_waits()
     use_dassl()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     return report(run(args))

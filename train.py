@@ -15,15 +15,17 @@ from common.config_keys import split_at_key
 from common.dassl_path import use_dassl
 from common.errors import UserError
 from common.failures import explain, user_errors
-from common.files import atomic_write, make_output_folder
+from common.files import make_output_folder
 from common.interruption import Interrupted, end_after_step, interruption
 from common.loader_workers import prepare_loader_workers
+from common.locks import RUN_LOCK, file_lock
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
-from common.run.folder import is_finished
-from common.run.lock import owned
-from common.threads import loader_workers, settle_waiting
+from common.run.record import is_finished
+from common.threads import loader_workers, use_sleeping_waits
 from trainers.methods import METHODS
+
+SECONDS_TO_WAIT = 2  # for another process in the output folder
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -210,7 +212,7 @@ def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
             f"--learn-labels is for trainers of two stages, SPG and DPSPG; --trainer is {cfg.TRAINER.NAME}."
         )
     if args.learn_labels:
-        trainer.take_threads()
+        trainer.begin_record()
         trainer.learn_labels()
 
 
@@ -230,7 +232,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
 
     import trainers.all  # noqa: F401 (registers trainers and data sets)
-    from trainers.base.finished import check_finished
+    from trainers.base.run_record import check_finished
 
     check_device(args)
     check_names(cfg)
@@ -240,7 +242,8 @@ def run(args: argparse.Namespace) -> None:
         return
     make_output_folder(cfg.OUTPUT_DIR)
     # A test in the folder of its model leaves that run's files as they are, so it may share it.
-    with contextlib.nullcontext() if in_place else owned(cfg.OUTPUT_DIR):
+    lock = file_lock(os.path.join(cfg.OUTPUT_DIR, RUN_LOCK), "uses this folder", SECONDS_TO_WAIT)
+    with contextlib.nullcontext() if in_place else lock:
         if shared:
             make_shared(args, cfg)
         else:
@@ -250,13 +253,10 @@ def run(args: argparse.Namespace) -> None:
 def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> None:
     """Build the trainer, then train or test."""
     trainer = build(args, cfg)
-    if not in_place:
-        with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as handle:
-            handle.write(trainer.cfg.dump())
-
     if args.eval_only:
         trainer.test_run(args.model_dir, args.load_epoch)
         if not in_place:
+            trainer.write_record()
             trainer.write_results()
     elif not args.no_train:
         trainer.train()
@@ -277,7 +277,7 @@ def attempt(argv: list[str] | None = None) -> tuple[int, str]:
 
 def _outcome(args: argparse.Namespace) -> tuple[int, str]:
     """Do what the command line says; returns exit code and message."""
-    settle_waiting()
+    use_sleeping_waits()
     use_dassl()
     try:
         with end_after_step(), lines_above_bars():

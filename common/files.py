@@ -1,28 +1,27 @@
-"""Text files of users; files that are either whole or not there; where files may be made; sizes for people."""
+"""Files: text of users, atomic writes, JSON with a checksum, folders for output and caches."""
 
 import codecs
 import contextlib
+import hashlib
+import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-OUTPUT_MARK = ".spg_output"  # a file in folders of output
+OUTPUT_MARK = ".spg_output"  # a file in output folders: data sets skip these folders
+CHECKSUM = "checksum"
 
 
 def read_text(path: str | PathLike, errors: str = "strict") -> str:
-    """Read a text file of a user: UTF-8, with or without a byte order mark.
-
-    Args:
-        path: the file.
-        errors: for bytes that are not UTF-8, see `bytes.decode`; a list of file names may have any bytes.
+    """Read a text file in UTF-8, with or without a byte order mark; `errors` as in bytes.decode.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it has another encoding.
+        OSError: the file cannot be read.
+        ValueError: the file has another encoding.
     """
     content = Path(path).read_bytes()
     try:
@@ -34,7 +33,7 @@ def read_text(path: str | PathLike, errors: str = "strict") -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name of a file or folder is text, and not bytes in another encoding."""
+    """Whether a file name is valid UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -44,17 +43,11 @@ def is_utf8(name: str) -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
-    """Open a temporary file beside ``path`` that takes its place when the block ends without error.
-
-    A reader never sees half a file: the content is flushed to disk and renamed in one step; if the
-    block raises, ``path`` stays as it was. Missing parent folders are made.
+    """Open a temporary file that replaces `path` if the block ends without an error; missing parents are created.
 
     Args:
         path: the file to write.
-        mode: ``"wb"`` or ``"w"`` (text is UTF-8).
-
-    Yields:
-        the open file object.
+        mode: "wb", or "w" for UTF-8 text.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +57,7 @@ def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        # mkstemp makes files private to their owner; shared machines expect the usual mode.
+        # mkstemp makes files private to their owner. Shared machines expect the usual mode.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -75,14 +68,41 @@ def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
         raise
 
 
-def make_output_folder(folder: str | PathLike) -> None:
-    """Make a folder for output, and mark it, so that it is never read as data.
+def write_json(path: str | PathLike, record: dict[str, Any]) -> None:
+    """Write a dict of plain values with a checksum, atomically; raises ValueError for NaN and infinity."""
+    # Hash the values that a reader gets: JSON turns tuples into lists.
+    record = json.loads(json.dumps(record, allow_nan=False))
+    with atomic_write(path, "w") as handle:
+        json.dump({**record, CHECKSUM: _checksum(record)}, handle, indent=2)
+        handle.write("\n")
 
-    The mark goes into the topmost folder that is new, or into one that was there and empty.
+
+def read_json(path: str | PathLike) -> dict[str, Any]:
+    """Read a file of `write_json`.
 
     Raises:
-        OSError: it cannot be made or marked.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, was edited, or holds NaN or infinity.
     """
+    record = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    if not isinstance(record, dict):
+        raise ValueError(f"it holds a {type(record).__name__}")
+    if record.pop(CHECKSUM, None) not in (None, _checksum(record)):
+        raise ValueError("its checksum does not match: it is damaged or was edited")
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds the number {name}")
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def make_output_folder(folder: str | PathLike) -> None:
+    """Create a folder for output, and mark the topmost new or empty folder, so that data sets skip it."""
     top = folder = Path(folder).expanduser().absolute()
     if folder.exists() and not all(name.startswith(".") for name in os.listdir(folder)):
         return
@@ -93,25 +113,22 @@ def make_output_folder(folder: str | PathLike) -> None:
 
 
 def is_writable(folder: str | PathLike) -> bool:
-    """Whether files may be made in ``folder`` (or in the nearest ancestor that exists).
-
-    A folder without any write bit counts as read-only for root as well: whoever took the bits away
-    meant it.
-    """
+    """Whether files can be created in a folder, or in its nearest existing ancestor."""
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
+    # A folder without any write bit counts as read-only for root as well.
     has_write_bit = folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     return bool(has_write_bit) and os.access(folder, os.W_OK)
 
 
 def cache_folder() -> Path:
-    """The user's folder for what can be made again: $XDG_CACHE_HOME/spg-dg, by default ~/.cache/spg-dg."""
+    """The user's cache folder: $XDG_CACHE_HOME/spg-dg, by default ~/.cache/spg-dg."""
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "spg-dg"
 
 
 def size_text(n_bytes: float) -> str:
-    """A number of bytes for people: ``"174 MB"``, ``"5.6 GB"``."""
+    """A file size as text: "174 MB", "5.6 GB"."""
     for unit in ("bytes", "kB", "MB"):
         if n_bytes < 999.5:
             return f"{n_bytes:.0f} {unit}"

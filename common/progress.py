@@ -1,4 +1,4 @@
-"""One kind of progress bar for every long step, and lines that get along with it."""
+"""Progress bars by tqdm, and printed lines above them."""
 
 import contextlib
 import io
@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30
-LINE = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
-LINE_WITHOUT_TOTAL = "{desc}: {n_fmt} {unit}, {elapsed} gone{postfix}"
 
 
 def progress(
@@ -20,38 +18,32 @@ def progress(
     description: str = "",
     unit: str = "it",
 ) -> tqdm:
-    """A tqdm bar on stderr, gone when done; where that is no terminal, a plain line every 30 seconds.
-
-    Args:
-        iterable, total, initial, unit: as in tqdm.
-        description: shown before the bar.
-    """
-    shared = {"total": total, "initial": initial, "desc": description, "unit": unit, "unit_scale": unit == "B"}
+    """A tqdm bar on stderr that is cleared at its end; without a terminal, a line every 30 seconds."""
+    options = {"total": total, "initial": initial, "desc": description, "unit": unit, "unit_scale": unit == "B"}
     if sys.stderr.isatty():
-        return tqdm(iterable, file=sys.stderr, leave=False, dynamic_ncols=True, **shared)
-    return _Lines(iterable, file=io.StringIO(), leave=False, miniters=1, mininterval=0, bar_format=LINE, **shared)
+        return tqdm(iterable, file=sys.stderr, leave=False, dynamic_ncols=True, **options)
+    return _Lines(iterable, file=io.StringIO(), leave=False, miniters=1, mininterval=0, ncols=0, **options)
 
 
 class _Lines(tqdm):
-    """A bar that is told in lines: for logs, which do not go back to the start of a line."""
+    """A bar that prints lines, for logs."""
 
-    _told = None
+    last_line: float | None = None
 
-    def display(self, msg=None, pos=None):
-        if self._told is None:  # the first call is at 0 of all
-            self._told = time.monotonic()
-        elif msg is None and time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
-            if self.total is None:
-                self.bar_format = LINE_WITHOUT_TOTAL
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        now = time.monotonic()
+        if self.last_line is None:  # the first call is at 0 %
+            self.last_line = now
+        elif msg is None and now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
             print(str(self), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def lines_above_bars() -> Iterator[None]:
-    """Within the block, what is printed on a terminal appears above the bars there, line by line."""
+    """Print lines above the bars of a terminal within the block."""
     stdout = sys.stdout
-    if getattr(stdout, "isatty", bool)() and sys.stderr.isatty():  # a logger in its place may have no more than write
+    if getattr(stdout, "isatty", bool)() and sys.stderr.isatty():
         sys.stdout = _AboveBars(stdout)
     try:
         yield
@@ -60,16 +52,16 @@ def lines_above_bars() -> Iterator[None]:
 
 
 class _AboveBars:
-    """Passes whole lines on to a stream, with the bars out of the way meanwhile."""
+    """A stream that clears the bars while it writes complete lines to another stream."""
 
     def __init__(self, stream):
-        self.stream, self.begun = stream, ""
+        self.stream, self.incomplete = stream, ""
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
 
     def write(self, text):
-        *lines, self.begun = (self.begun + text).split("\n")
+        *lines, self.incomplete = (self.incomplete + text).split("\n")
         if lines:
             with tqdm.external_write_mode(file=sys.stderr):
                 self.stream.write("".join(f"{line}\n" for line in lines))

@@ -1,24 +1,35 @@
-"""The same command on the same machine gives the same numbers; and what these depend on beside the command."""
+"""Reproducibility: deterministic algorithms, and the versions that results depend on."""
 
 import os
+import platform
 import subprocess
+from importlib import metadata
 
 from common.dassl_path import REPOSITORY
 
+PACKAGES = ("torch", "torchvision", "clip-anytorch", "open_clip_torch", "numpy", "pillow", "scipy", "scikit-learn")
+
 
 def make_deterministic() -> None:
-    """Have torch take deterministic algorithms, and warn where it has none.
-
-    On a CPU this changes nothing and costs nothing; on a GPU, cuBLAS needs a workspace of 8 MB, and some backward
-    passes are slower.
-    """
+    """Select torch's deterministic algorithms, with a warning where it has none."""
+    # On a GPU, cuBLAS needs a workspace of 8 MB for them.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Which is for finding bugs, and takes time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch hides its type
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, to find bugs
     torch.backends.cudnn.benchmark = False
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that results depend on."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def revision() -> str | None:
@@ -30,6 +41,6 @@ def revision() -> str | None:
         return None
 
 
-def _git(*arguments):
+def _git(*arguments: str) -> str:
     command = ["git", "-C", str(REPOSITORY), *arguments]
     return subprocess.run(command, capture_output=True, check=True, encoding="utf-8", timeout=10).stdout.strip()

@@ -1,20 +1,7 @@
-"""How many threads compute, and how they wait for each other: all that a run knows of the machine's cores.
+"""The number of threads of a run, and how idle threads wait.
 
-Threads of a parallel loop wait for the last one. By default they spin meanwhile, so that where other work has the core
-of one of them, the others burn theirs, thousands of times a second. On 2 cores, whole runs of SPG on MiniDigits
-(`TARGETS=sketch SEEDS=1 bash scripts/spg/main.sh mini_digits`), then five steps of CoOp with a CLIP of ViT-B/16's size:
-
-                                   alone   beside one busy loop   two at once
-    SPG, as PyTorch has it         17.9 s         401 s             314 s
-    SPG, one thread that sleeps    18.7 s          21 s              22 s
-    CoOp, as PyTorch has it         5.0 s        14.5 s             20 s
-    CoOp, two that sleep at once    5.6 s         9.4 s             9.8 s
-    CoOp, that spin 200 times       5.3 s         8.8 s             9.4 s
-    CoOp, that spin 2,000 times     4.8 s        10.3 s            10.5 s
-
-Two threads on two cores beside a third get four thirds of a core: 1.5 times alone at best. How many threads pay: with
-two instead of one a step of CoOp (7 classes) is 1.06 times as fast with 1.7 million weights in the towers, 1.25 with 6,
-1.4 with 13, 1.5 with 43 and 1.6 with 124 (ViT-B/16); beside other load the second costs a tiny CLIP more than that.
+PyTorch's threads spin while they wait for each other, which wastes a core that other processes need. Here they sleep:
+on 2 cores, an SPG run next to one busy loop takes 21 s instead of 401 s (`scripts/benchmark.py --only neighbours`).
 """
 
 import contextlib
@@ -23,63 +10,52 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Between the tiny CLIPs (2 to 6 million weights in both towers, without the vocabulary) and any real one (RN50: 76).
+# Weights in both towers. One thread suits tiny CLIPs (2 to 6 million), all cores real ones (RN50: 76 million).
 LARGE = 8_000_000
-
-# Of GNU's OpenMP, which PyTorch comes with, and of Intel's. GNU's threads look so many times before they sleep: long
-# enough for the short waits between two loops, too short to hurt beside other load (see the table).
-OPENMP_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "200", "KMP_BLOCKTIME": "0"}
-OPENMP_NAMES = tuple(OPENMP_WAITING)
-# NumPy's and SciPy's OpenBLAS: as a power of two, cycles until an idle thread sleeps; this is the least.
-BLAS_WAITING = ("OPENBLAS_THREAD_TIMEOUT", "4")
+# GNU's and Intel's OpenMP. GNU's threads spin 200 times first, which covers the short waits between two loops.
+SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "200", "KMP_BLOCKTIME": "0"}
 
 
-def settle_waiting() -> None:
-    """Have threads that wait for each other sleep instead of spinning, unless the environment says how they wait.
-
-    It counts only before NumPy and PyTorch are imported, and passes on to processes that are started.
-    """
-    if not any(name in os.environ for name in OPENMP_NAMES):
-        os.environ.update(OPENMP_WAITING)
-    os.environ.setdefault(*BLAS_WAITING)
+def use_sleeping_waits() -> None:
+    """Make idle threads sleep, unless the environment says otherwise. Call it before NumPy and PyTorch are imported."""
+    if not SLEEP.keys() & os.environ.keys():
+        os.environ.update(SLEEP)
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy's and SciPy's BLAS: the shortest time
 
 
-def waiting() -> str:
-    """How threads wait, by the environment: "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"."""
-    return " ".join(f"{name}={os.environ[name]}" for name in OPENMP_NAMES if name in os.environ) or "as OpenMP has it"
+def wait_policy() -> str:
+    """How idle threads wait: "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"."""
+    return " ".join(f"{name}={os.environ[name]}" for name in SLEEP if name in os.environ) or "OpenMP's default"
 
 
 @functools.cache
 def usable_cores() -> int:
-    """Number of cores that this process may use, by its affinity and the quota of its container."""
+    """Number of cores that this process may use: CPU affinity and container quota."""
     from joblib import cpu_count
 
     return cpu_count()
 
 
 def loader_workers(wanted: int) -> int:
-    """The number of loader workers to start: as DATALOADER.NUM_WORKERS has it, but one core is the main process's."""
+    """Number of loader workers: at most all cores but one."""
     return min(wanted, usable_cores() - 1)
+
+
+def asked_threads() -> int | None:
+    """OMP_NUM_THREADS; None if it is not set or not a number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 @dataclass(frozen=True)
 class Threads:
-    """Numbers of threads that a model computes with.
-
-    Attributes:
-        alone: where nothing else of the run computes.
-        beside_workers: while loader workers decode images.
-    """
+    """Numbers of threads of a model: alone, and while loader workers decode images."""
 
     alone: int
     beside_workers: int
 
     def use(self, workers: int) -> None:
-        """Compute with these from now on.
-
-        Args:
-            workers: how many loader workers decode meanwhile.
-        """
+        """Set the numbers of threads of PyTorch and BLAS; `workers` is the number of busy loader workers."""
         import torch
         from threadpoolctl import threadpool_limits
 
@@ -88,7 +64,7 @@ class Threads:
 
     @contextlib.contextmanager
     def all(self) -> Iterator[None]:
-        """Within the block, compute with those of a model alone: loader workers have nothing to do meanwhile."""
+        """Use the threads of idle loader workers within the block."""
         import torch
 
         before = torch.get_num_threads()
@@ -100,57 +76,17 @@ class Threads:
 
 
 def plan_threads(n_weights: int, workers: int) -> Threads:
-    """The threads for a model: by its size and the machine alone, so that a command repeats its numbers on any day.
+    """The threads of a new run: OMP_NUM_THREADS, else one for a tiny CLIP, else all cores less the loader workers.
 
-    OMP_NUM_THREADS, where set, is in force instead.
-
-    Args:
-        n_weights: of the model's towers.
-        workers: loader workers, from `loader_workers`.
+    They depend on the model and the machine alone, never on other processes: the last digits of sums depend on them.
     """
-    number = asked_for()
-    if number is None and n_weights < LARGE:
-        number = 1
-    if number is not None:
-        return Threads(number, number)
-    return by_cores(workers)
+    number = asked_threads() or (1 if n_weights < LARGE else None)
+    cores = usable_cores()
+    return Threads(number or cores, number or max(1, cores - workers))
 
 
-@dataclass(frozen=True)
-class Share:
-    """What each of several runs at once may take of the machine.
-
-    Attributes:
-        runs: how many at once.
-        workers: loader workers of each, at most.
-    """
-
-    runs: int
-    workers: int
-
-
-def share_cores(runs: int, threads: int) -> Share:
-    """The cores shared by runs at once: all together they take no more threads than there are cores.
-
-    A run's threads stay what they are, so that its numbers do not depend on how many run beside it: there are fewer
-    loader workers, and fewer runs where the model takes all cores.
-
-    Args:
-        runs: how many are wanted.
-        threads: that each computes with.
-    """
+def share_cores(runs: int, threads: int) -> tuple[int, int]:
+    """The number of parallel runs, and of loader workers for each, so that all threads together fit on the cores."""
     cores = usable_cores()
     runs = max(1, min(runs, cores // threads))
-    return Share(runs, max(0, cores // runs - threads))
-
-
-def by_cores(workers: int) -> Threads:
-    """All cores for the model, but for those that loader workers take."""
-    cores = usable_cores()
-    return Threads(cores, max(1, cores - workers))
-
-
-def asked_for() -> int | None:
-    """OMP_NUM_THREADS; None where it is not set, or no number that OpenMP takes."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() and int(first) > 0 else None
+    return runs, max(0, cores // runs - threads)

@@ -11,7 +11,7 @@ from common.this_python import prepare_python
 prepare_python()
 
 from common.dassl_path import use_dassl  # noqa: E402
-from common.threads import settle_waiting  # noqa: E402
+from common.threads import use_sleeping_waits  # noqa: E402
 
-settle_waiting()  # which counts only before NumPy is imported
+use_sleeping_waits()  # which counts only before NumPy is imported
 use_dassl()

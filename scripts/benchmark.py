@@ -180,7 +180,7 @@ def figure(value: float | None, unit: str) -> str:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on beside the code."""
-    from common.run.results import versions
+    from common.reproducible import versions
 
     return {
         "platform": platform.platform(),

@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from common.errors import UserError
 from common.failures import script
-from common.run.records import write_record
+from common.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -227,7 +227,7 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, list]]:
         print(f"From a word to the nearest other one it is {word_distance(embeddings):.3f} (median).\n", flush=True)
     if args.json:
         try:
-            write_record(args.json, found)
+            write_json(args.json, found)
         except OSError as error:
             raise UserError(f"--json {args.json} cannot be written: {error.strerror}.") from error
     return found

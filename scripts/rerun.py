@@ -23,10 +23,8 @@ from tabulate import tabulate
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.failures import script
-from common.run.folder import is_finished
-from common.run.identity import read_identity
+from common.run.record import RunRecord, is_finished, read_run_record
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, TIMES, read_results
-from common.run.threads import threads_of, write_threads
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,9 +59,9 @@ def rerun_command(run: Path, output: Path) -> list[str]:
     name = settings.get("NAME")
     if name in ("SPG", "DPSPG") and settings.get(name, {}).get("LABEL_SEED", -1) < 0:
         opts += [f"TRAINER.{name}.LABEL_DIR", str(output / "prompt_labels")]
-    # config.yaml has the number of words that a context began with, and the depth of prompts that a backbone has; the
-    # fingerprint of the settings is of what was asked for.
-    for key, value in read_identity(run).items():
+    # config.yaml has the depth of prompts that the backbone allows. The settings' hash has the one that was asked for.
+    record = read_run_record(run)
+    for key, value in record.identity.items() if record else ():
         opts += [key, str(value)] if key.rpartition(".")[2].startswith(("N_CTX", "PROMPT_DEPTH")) else []
     return [*command, *opts]
 
@@ -116,7 +114,9 @@ def main(argv: list[str] | None = None) -> int:
     command = rerun_command(run, output)
     if is_finished(output):
         raise UserError(f"{output} holds a finished run; delete it or name another --output.")
-    write_threads(output, threads_of(read_results(run / RESULTS_FILE)))
+    results = read_results(run / RESULTS_FILE)
+    threads = {"alone": results["threads_alone"], "beside_workers": results["threads_beside_workers"]}
+    RunRecord({}, threads).write(output)
     print(f"Repeating {run}; log in {output}/log.txt", flush=True)
     code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
     if code:

@@ -12,9 +12,9 @@ os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "compat"))
 
-from common.threads import settle_waiting  # noqa: E402
+from common.threads import use_sleeping_waits  # noqa: E402
 
-settle_waiting()
+use_sleeping_waits()
 # Tests run in several processes, of one thread each; those that they start do, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

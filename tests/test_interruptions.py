@@ -14,7 +14,7 @@ import torch
 from quick_run import MADE, REPOSITORY, run_train
 from waiting import MINUTES
 
-from common.run.records import read_record
+from common.files import read_json
 from common.run.results import read_results
 from scripts import kill_trial
 from scripts.launching.quick_run import make_images
@@ -93,7 +93,7 @@ def test_scalars_of_a_resumed_run_are_those_of_an_undisturbed_one(train, tmp_pat
     assert train("CoOp", "red", *opts) == 0
     whole = scalars(tmp_path / "run")
     assert {len(steps) for tag, steps in whole.items() if tag.startswith("val/")} == {3}
-    for name in ("model.pth.tar-2", "history.json", "logits.npy"):  # the last is after the test
+    for name in ("model.pth.tar-2", "run.json", "logits.npy"):  # the last is after the test
         shutil.rmtree(tmp_path / "run")
         replace = os.replace
 
@@ -233,9 +233,9 @@ def test_the_loss_scale_is_kept(train, tmp_path, monkeypatch):
     assert train("CoOp", "red", *opts) == 0
     whole = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
     killed_before(2, train, monkeypatch, *opts)
-    assert read_record(tmp_path / "run/history.json")["epochs"][-1]["scaler"]["scale"] > 2.0**16
+    assert read_json(tmp_path / "run/run.json")["epochs"][-1]["scaler"]["scale"] > 2.0**16
     assert train("CoOp", "red", *opts) == 0
-    ours, theirs = (read_record(tmp_path / name / "history.json")["epochs"] for name in ("run", "undisturbed"))
+    ours, theirs = (read_json(tmp_path / name / "run.json")["epochs"] for name in ("run", "undisturbed"))
     assert [epoch["scaler"] for epoch in ours] == [epoch["scaler"] for epoch in theirs]
     assert results(tmp_path / "run") == whole
 
@@ -286,7 +286,7 @@ def test_with_nothing_left_training_starts_anew(cut, capsys, names):
 @pytest.mark.parametrize("damage", [lambda text: "", lambda text: "[1, 2, 3]", lambda text: text.replace("0", "1", 1)])
 def test_a_damaged_history(cut, capsys, damage):
     folder, resume = cut
-    path = folder.parent / "history.json"
+    path = folder.parent / "run.json"
     path.write_text(damage(path.read_text()))
     resume()
     assert "training starts anew" in capsys.readouterr().out

@@ -122,16 +122,13 @@ class Predictor:
                     yield self.trainer.image_features.encode(batch, indices), indices
                 bar.update(len(positions) + len(messages))
 
-        def explain(features: Tensor, indices: list[int]) -> str:
-            names = [
-                f"image {i + 1}" if isinstance(images[i], Image.Image) else str(images[i])
-                for i in positions_of_batches[-1]
-            ]
-            return self.trainer.explain_logits(some(names), features, indices)
+        def describe(indices: list[int]) -> str:
+            batch = positions_of_batches[-1]
+            return some([f"image {i + 1}" if isinstance(images[i], Image.Image) else str(images[i]) for i in batch])
 
         device, unseen = self.trainer.device, bool(self.trainer.MINUS_INFINITY)
         with bar:
-            for _, logits in classify(batches(), self.classifier, device, explain, unseen):
+            for _, logits in classify(batches(), self.classifier, device, describe, unseen):
                 # By logits, as tests of runs: of two nearly equal ones the probabilities may be the same number.
                 labels = logits.topk(top_k, dim=-1).indices
                 values = logits.softmax(dim=-1).gather(-1, labels)

@@ -10,8 +10,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError
-from common.run.folder import is_finished
-from common.run.identity import IDENTITY_FILE, read_identity
+from common.run.record import RECORD_FILE, is_finished, read_run_record
 from common.run.results import RESULTS_FILE, read_results
 from trainers.authors_configs import merge_method_file
 from trainers.base.checkpoints import find_checkpoint, read_prompts
@@ -70,7 +69,7 @@ def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", bac
 
 
 def read_run(folder: str | PathLike) -> dict[str, Any]:
-    """What a run was: its results.json, or if it has not ended what identity.json says, as a dict.
+    """What a run was: its results.json, or of an unfinished run the values of run.json.
 
     Keys: classnames, backbone_sha256; of a finished run all others of results.json.
 
@@ -80,13 +79,13 @@ def read_run(folder: str | PathLike) -> dict[str, Any]:
     folder = Path(folder)
     if (folder / RESULTS_FILE).is_file():
         return read_results(folder / RESULTS_FILE)
-    identity = read_identity(folder)
-    if not {"class names", "backbone"} <= set(identity):
+    record = read_run_record(folder)
+    if record is None or not record.identity:
         raise UserError(
-            f"{folder} has neither {RESULTS_FILE} nor {IDENTITY_FILE}: nothing was trained there yet. Run train.py "
+            f"{folder} has neither {RESULTS_FILE} nor {RECORD_FILE}: nothing was trained there yet. Run train.py "
             "to its end first."
         )
-    return {"classnames": identity["class names"], "backbone_sha256": identity["backbone"]}
+    return {"classnames": record.identity["class names"], "backbone_sha256": record.identity["backbone weights"]}
 
 
 def build_run(
@@ -131,7 +130,7 @@ def build_run(
     if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
         raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")
     names = None if with_data else list(record["classnames"] if classnames is None else classnames)
-    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names, done=True)
+    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names, is_rebuilt=True)
     if trainer.backbone.sha256 != record.get("backbone_sha256", trainer.backbone.sha256):
         raise UserError(
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "

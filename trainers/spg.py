@@ -5,6 +5,7 @@ conditional GAN that generates a prompt from an image feature (Sec. 3.3, Algorit
 missing label, then stage II.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -26,8 +27,8 @@ from common.content_hashes import content_hashes
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.files import make_output_folder
-from common.held import held
 from common.interruption import check_interruption
+from common.locks import file_lock
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
 from common.run.names import class_subset, dataset_label
 from datasets.known import known_domains
@@ -108,6 +109,11 @@ def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
     return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
+def label_lock(path: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock on a label file: one process learns a label, others wait. Stage I may enter the lock of SPG again."""
+    return file_lock(path.with_name(f".{path.name}.lock"), f"learns the prompt label of {path.stem}")
+
+
 def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgNode | None) -> LabelOrigin:
     """Everything that a prompt label for this run depends on.
 
@@ -127,8 +133,8 @@ def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgN
         recipe |= {f"TRAINER.{trainer.SETTINGS}.{key}": node[key] for key in node if key.endswith("CTX_INIT")}
         recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = stage1_cfg.TRAINER.FEATURES.TRAIN_VIEWS
         recipe["TEST.FINAL_MODEL"] = stage1_cfg.TEST.FINAL_MODEL
-        if trainer.started_from:
-            recipe["MODEL.INIT_WEIGHTS"] = trainer.started_from
+        if trainer.init_prompts_hash:
+            recipe["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
         recipe = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}
     return LabelOrigin(
         backbone_sha256=trainer.backbone.sha256,
@@ -173,7 +179,7 @@ class SPG_CoOp(ContextTrainer):
         # One process at a time learns a label. The lock is re-entrant: SPG holds it here already.
         *_, last = self.label_files().values()
         make_output_folder(label_folder(self.cfg, self.SETTINGS).label_dir)
-        with held(last, f"the prompt label of {last.stem}"):
+        with label_lock(last):
             super().train()
 
     def after_train(self) -> None:
@@ -182,7 +188,7 @@ class SPG_CoOp(ContextTrainer):
             self.load_model(self.output_dir)
         origin = label_origin(self, self.dm.dataset.train_x, self.cfg)
         for sign, path in self.label_files().items():
-            save_prompt_label(path, self.learned_label(sign), origin, self.course.train_seconds)
+            save_prompt_label(path, self.learned_label(sign), origin, self.train_seconds)
             print(f"Prompt label written to {path}")
 
 
@@ -217,7 +223,7 @@ class StageTwoTrainer(PromptTrainer):
             )
 
     def build_data_loader(self) -> None:
-        if self.LEARNS_LABELS and self.cfg.VERBOSE and not self.done:
+        if self.LEARNS_LABELS and self.cfg.VERBOSE and not self.is_rebuilt:
             read_stage1_config(self.cfg, self.SETTINGS, show=True)
         super().build_data_loader()
 
@@ -296,13 +302,8 @@ class StageTwoTrainer(PromptTrainer):
         return labels.to(self.device)
 
     def identity(self) -> dict[str, Any]:
-        identity = super().identity()
-        if self.prompt_labels is None:
-            return identity
-        return {
-            **identity,
-            "prompt labels": hashlib.sha256(self.prompt_labels.cpu().numpy().tobytes()).hexdigest()[:16],
-        }
+        labels = None if self.prompt_labels is None else self.prompt_labels.cpu().numpy().tobytes()
+        return {**super().identity(), "prompt labels": labels and hashlib.sha256(labels).hexdigest()[:16]}
 
     # ---- stage I for missing labels ----
 
@@ -323,7 +324,7 @@ class StageTwoTrainer(PromptTrainer):
         for domain in dataset.source_domains:
             if not self.has_label(domain):
                 make_output_folder(self.label_folders()[-1].label_dir)
-                with held(self.label_folders()[-1].file_for(domain), f"the prompt label of {domain}"):
+                with label_lock(self.label_folders()[-1].file_for(domain)):
                     if not self.has_label(domain):
                         self.learn_label(domain)
 

@@ -1,5 +1,6 @@
 """Zero-shot CLIP: fixed words instead of a learned context (Radford et al., 2021)."""
 
+import time
 from collections.abc import Sequence
 from functools import reduce
 from os import PathLike
@@ -9,7 +10,6 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from yacs.config import CfgNode
 
-from trainers.base.run_record import Course
 from trainers.base.trainer import STEP_KEYS, PromptTrainer
 from trainers.modules.templates import SELECTED_TEMPLATES, TEMPLATE
 
@@ -41,8 +41,8 @@ class ZeroshotCLIP(PromptTrainer):
 
     def train(self) -> None:
         """There is nothing to train: test and write the results."""
-        self.take_threads()
-        self.course = Course()
+        self.begin_record()
+        self.started = time.time()
         if not self.cfg.TEST.NO_TEST:
             self.test()
         self.write_records()

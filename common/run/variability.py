@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from common.run.records import not_finite, read_record, write_record
+from common.files import read_json, write_json
 
 VARIABILITY_FILE = "variability.json"
 
@@ -46,7 +46,7 @@ class Variability:
 
 def write_variability(folder: str | Path, found: Variability) -> None:
     """Write a Variability to <folder>/variability.json, whole or not at all."""
-    write_record(Path(folder) / VARIABILITY_FILE, asdict(found))
+    write_json(Path(folder) / VARIABILITY_FILE, asdict(found))
 
 
 def read_variability(folder: str | Path) -> Variability | None:
@@ -59,9 +59,7 @@ def read_variability(folder: str | Path) -> Variability | None:
     if not path.is_file():
         return None
     try:
-        record = read_record(path)
-        if wrong := not_finite(record):
-            raise ValueError(wrong)
+        record = read_json(path)
         spreads = {
             domain: Spread(**{name: float(values[name]) for name in Spread.__dataclass_fields__})
             for domain, values in record["by_domain"].items()

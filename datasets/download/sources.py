@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import is_writable, size_text
-from common.locks import InUse, locked
+from common.locks import InUse, file_lock
 from common.messages import warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.download.archives import DamagedArchive, extract
@@ -231,7 +231,7 @@ def _work_folder(source, root):
     with contextlib.ExitStack() as stack:
         try:
             work.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(lock_file, str(root), f"downloads {source.title} to it"))
+            stack.enter_context(file_lock(lock_file, f"downloads {source.title}", seconds=0))
         except InUse:
             raise UserError(
                 f"Another process is downloading {source.title} to {root}. Wait until it is done."
@@ -242,9 +242,8 @@ def _work_folder(source, root):
             yield work
         finally:
             shutil.rmtree(_extraction_folder(source, work), ignore_errors=True)
-            with contextlib.suppress(OSError):
-                lock_file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
+        lock_file.unlink(missing_ok=True)
         work.rmdir()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.dassl_path import REPOSITORY, use_dassl
-from common.threads import BLAS_WAITING, OPENMP_NAMES, plan_threads, settle_waiting
+from common.threads import SLEEP, plan_threads, use_sleeping_waits
 from scripts.benchmarks.timing import Row
 
 LIMIT = 40.0  # s: a worker that has not done its steps by then is judged by those that it has done
@@ -83,7 +83,7 @@ def busy_loops(number: int) -> Iterator[None]:
 
 def run_workers(load: Load, how: str, steps: int, number: int) -> list[dict[str, float]]:
     """Run workers at once; what each of them found: {"seconds", "loss"}."""
-    environment = {name: value for name, value in os.environ.items() if name not in (*OPENMP_NAMES, BLAS_WAITING[0])}
+    environment = {name: value for name, value in os.environ.items() if name not in (*SLEEP, "OPENBLAS_THREAD_TIMEOUT")}
     command = [sys.executable, "-W", "ignore", "-m", "scripts.benchmarks.neighbours", load.name, how, str(steps)]
     workers = [
         subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
@@ -98,7 +98,7 @@ def run_workers(load: Load, how: str, steps: int, number: int) -> list[dict[str,
 def work(name: str, how: str, steps: int) -> dict[str, float]:
     """Steps of CoOp with the images encoded: s for all of them (scaled, where the time ran out), and the last loss."""
     if how == OURS:
-        settle_waiting()
+        use_sleeping_waits()
     use_dassl()
     import torch
     import torch.nn.functional as F

@@ -11,7 +11,7 @@ from common.failures import explain
 from common.run.folder import has_begun
 from common.run.identity import IDENTITY_FILE
 from common.run.lock import holder, owned
-from common.run.records import write_record
+from common.files import write_json
 from scripts.launching.launch import Launch
 from scripts.launching.plan import Ended, Task
 from scripts.launching.planned import FAILED_FILE
@@ -122,7 +122,7 @@ class Conduct:
 
     def _note_failure(self, task: Task, failure: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the disk may be full, which is why it failed
-            write_record(task.folder / ASKED / FAILED_FILE, failure)
+            write_json(task.folder / ASKED / FAILED_FILE, failure)
         if task in self.of_task:
             self.failed.append(task.title)
             if not has_begun(task.folder):

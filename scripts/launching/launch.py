@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.failures import user_errors
 from common.run.folder import is_finished
 from common.run.identity import read_identity, write_identity
-from common.threads import LARGE, asked_for
+from common.threads import LARGE, asked_threads
 from scripts.launching.configs import config_digest, method_config, named_backbone
 from scripts.launching.plan import Task
 from scripts.launching.planned import FAILED_FILE
@@ -187,7 +187,7 @@ class Launch:
         """
         from trainers.modules.clip_backbone import load_backbone
 
-        asked = asked_for()
+        asked = asked_threads()
         if asked is not None or on_gpu:
             return asked or 1
         return 1 if load_backbone(self.backbone, root=self.clips).n_tower_weights < LARGE else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.held import held
-from common.run.records import read_record, write_record
+from common.files import read_json, write_json
 from scripts.launching.plans import Set
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ def note_names(sets: Sequence[Set], output: Path) -> None:
         known = _read_names(output)
         names = {**known, **{one.name: _place(one) for one in sets}}
         if names != known:
-            write_record(output / NAMES_FILE, {"names": names})
+            write_json(output / NAMES_FILE, {"names": names})
 
 
 def _read_names(output: Path) -> dict[str, str]:
     try:
-        return read_record(output / NAMES_FILE)["names"]
+        return read_json(output / NAMES_FILE)["names"]
     except (OSError, ValueError, KeyError):
         return {}
 

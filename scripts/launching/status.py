@@ -7,7 +7,7 @@ from pathlib import Path
 from common.run.folder import is_finished
 from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, holder
-from common.run.records import read_record
+from common.files import read_json
 from scripts.launching.planned import FAILED_FILE, PLAN_FILE, read_planned
 from scripts.launching.runs import ASKED, SHARED_FOLDER
 
@@ -56,7 +56,7 @@ def state_of(run: Path, tested: bool = True) -> State:
     if is_finished(run, tested):
         return State(run, DONE, "")
     try:
-        failure = read_record(run / ASKED / FAILED_FILE)
+        failure = read_json(run / ASKED / FAILED_FILE)
         code, error = failure["exit_code"], " ".join(failure.get("error", "").split())
     except (OSError, ValueError, KeyError):
         return State(run, WAITING, progress_of(run))
@@ -71,7 +71,7 @@ def progress_of(run: Path) -> str:
         return ""
     n_epochs = 0
     with contextlib.suppress(OSError, ValueError, KeyError):  # it may just be replaced
-        n_epochs = len(read_record(newest)["epochs"])
+        n_epochs = len(read_json(newest)["epochs"])
     stage = "" if newest.parent == run else f"stage I of {newest.parent.name}, "
     return f"{stage}{n_epochs} epochs"
 

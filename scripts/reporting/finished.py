@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.run.records import not_finite
 from common.run.results import RESULTS_FILE, read_results
 from scripts.reporting.costs import check_cost
 from scripts.reporting.tables import columns_of, method_name
@@ -46,8 +45,6 @@ def check_entries(path: Path, result: dict[str, Any]) -> dict[str, Any]:
         if not all(isinstance(n, (int, float)) and 0 <= n <= 100 for n in numbers):
             raise ValueError("its accuracy is no percentage")
         check_cost(result)
-        if wrong := not_finite(result):
-            raise ValueError(f"{wrong}, so its model was broken")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(

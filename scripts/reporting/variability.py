@@ -51,27 +51,27 @@ def measure(trainer: "SPG_CGAN", draws: int) -> Variability:
     """What `draws` draws of the noise make of a trainer's test images."""
     import torch
 
-    from trainers.base.evaluation import FeatureBatches, classify
+    from trainers.base.evaluation import classify, feature_batches
 
     def draw_all(features: "Tensor", indices: Sequence[int]) -> "Tensor":
         """Logits (draws, B, C)."""
         return torch.stack([trainer.predict_draw(features, indices, draw) for draw in range(draws)])
 
     loader, dataset = trainer.test_loader, trainer.dm.dataset
-    batches = FeatureBatches(trainer.image_features.of_split(loader, "test"), loader.batch_size)
+    features = trainer.image_features.of_split(loader, "test")
     labels = torch.tensor([item.label for item in dataset.test])
     domains = torch.tensor([item.domain for item in dataset.test])
     counts = [n for n in (2**i for i in range(draws.bit_length())) if n <= draws]
     predicted = torch.empty(draws, len(labels), dtype=torch.long)
     averaged = {n: torch.empty(len(labels), dtype=torch.long) for n in counts}
-    bar = progress(batches, description="Drawing prompts", unit="batch")
+    batches, n_batches = feature_batches(features, loader.batch_size), -(-len(features) // loader.batch_size)
+    bar = progress(batches, n_batches, description="Drawing prompts", unit="batch")
 
-    def explain(features: "Tensor", rows: range) -> str:
-        images = f"images {rows.start + 1} to {rows.stop} of the test split"
-        return trainer.explain_logits(images, features, rows)
+    def describe(rows: range) -> str:
+        return f"images {rows.start + 1} to {rows.stop} of the test split"
 
     with trainer.threads.all():
-        for rows, logits in classify(bar, draw_all, trainer.device, explain):
+        for rows, logits in classify(bar, draw_all, trainer.device, describe):
             logits = logits.cpu()
             predicted[:, rows] = logits.argmax(dim=2)
             for n, total in enumerate(accumulate(logits), start=1):

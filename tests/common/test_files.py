@@ -1,11 +1,20 @@
-"""Files that are whole or not there; sizes for people."""
+"""Atomic writes, JSON with a checksum, writable folders, sizes."""
+
+import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from common.files import atomic_write, is_writable, size_text
+from common.files import atomic_write, is_writable, read_json, size_text, write_json
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3),
+)
 
 
-def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path):
+def test_atomic_write_replaces_the_file_or_leaves_it_unchanged(tmp_path):
     path = tmp_path / "new" / "file.txt"
     with atomic_write(path, "w") as handle:
         handle.write("é")
@@ -18,16 +27,42 @@ def test_a_file_is_replaced_whole_or_left_as_it_was(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_writable_is_what_the_nearest_folder_that_is_there_allows(tmp_path):
+@settings(max_examples=60)
+@given(record=st.dictionaries(st.text().filter(lambda key: key != "checksum"), JSON, max_size=5))
+def test_read_json_returns_the_written_values(tmp_path_factory, record):
+    path = tmp_path_factory.mktemp("record") / "r.json"
+    write_json(path, record)
+    assert read_json(path) == json.loads(json.dumps(record))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_json_with_a_number_that_is_not_finite_is_neither_written_nor_read(tmp_path, number):
+    path = tmp_path / "r.json"
+    with pytest.raises(ValueError):
+        write_json(path, {"a": [number]})
+    assert not path.exists()
+    path.write_text(json.dumps({"a": [number]}))
+    with pytest.raises(ValueError, match="it holds the number"):
+        read_json(path)
+
+
+def test_read_json_of_an_edited_file_raises(tmp_path):
+    write_json(tmp_path / "r.json", {"accuracy": 50.5})
+    (tmp_path / "r.json").write_text((tmp_path / "r.json").read_text().replace("50.5", "60.5"))
+    with pytest.raises(ValueError, match="was edited"):
+        read_json(tmp_path / "r.json")
+
+
+def test_is_writable_asks_the_nearest_existing_folder(tmp_path):
     assert is_writable(tmp_path / "a" / "b")
     tmp_path.chmod(0o555)
-    assert not is_writable(tmp_path / "a" / "b")  # for root as well, who is not kept from it
+    assert not is_writable(tmp_path / "a" / "b")  # for root as well
     tmp_path.chmod(0o755)
 
 
 @pytest.mark.parametrize(
     ("n_bytes", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (999_499, "999 kB"), (174_000_000, "174 MB"), (5_600_000_000, "5.6 GB")],
+    [(0, "0 bytes"), (999_499, "999 kB"), (174_000_000, "174 MB"), (5_600_000_000, "5.6 GB")],
 )
-def test_sizes_for_people(n_bytes, text):
+def test_size_text_chooses_the_unit(n_bytes, text):
     assert size_text(n_bytes) == text

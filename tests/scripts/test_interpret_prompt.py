@@ -4,7 +4,7 @@ import clip
 import pytest
 import torch
 
-from common.run.records import read_record
+from common.files import read_json
 from scripts import interpret_prompt
 from scripts.interpret_prompt import main, nearest_words, vocabulary, word_distance
 from trainers.modules.clip_backbone import load_clip
@@ -18,7 +18,7 @@ def test_words_are_found_at_distance_zero(clip_file, tmp_path, capsys):
     assert (
         main([str(tmp_path / "PACS_CoOp_a.pt"), "--backbone", str(clip_file), "--topk", "2", "--json", str(out)]) == 0
     )
-    found = read_record(out)[str(tmp_path / "PACS_CoOp_a.pt")]["PACS_CoOp_a"]
+    found = read_json(out)[str(tmp_path / "PACS_CoOp_a.pt")]["PACS_CoOp_a"]
     assert [row[0][0] for row in found] == ["a", "photo", "of", "cats"]
     assert all(row[0][1] < 1e-4 and row[1][1] > 0.01 for row in found)
     assert "| 1        | a 0.000 " in capsys.readouterr().out
@@ -45,11 +45,11 @@ def test_whole_words_only(clip_file, tmp_path, monkeypatch, capsys):
     torch.save(embeddings[tokens], tmp_path / "label.pt")
     arguments = [str(tmp_path / "label.pt"), "--backbone", str(clip_file), "--json", str(tmp_path / "words.json")]
     assert main([*arguments, "--words"]) == 0
-    rows = read_record(tmp_path / "words.json")[arguments[0]]["label"]
+    rows = read_json(tmp_path / "words.json")[arguments[0]]["label"]
     assert rows[0][0] == ["photo", 0.0]
     assert all(word.isalpha() and distance > 0 for row in rows[1:] for word, distance in row)
     assert main([*arguments, "--topk", "100000"]) == 0  # all there are
-    rows = read_record(tmp_path / "words.json")[arguments[0]]["label"]
+    rows = read_json(tmp_path / "words.json")[arguments[0]]["label"]
     assert [row[0] for row in rows] == [["photo", 0.0], ["photo-", 0.0], [",", 0.0]]
     assert {len(row) for row in rows} == {2000}
 
@@ -105,7 +105,7 @@ def test_contexts_of_cocoop_follow_the_image(finished, tmp_path, image_folder, c
     finished("CoCoOp")
     images, out = [str(image_folder / "red" / name / "0.png") for name in ("across", "down")], tmp_path / "words.json"
     assert main([str(tmp_path / "run"), "--images", *images, "--json", str(out)]) == 0
-    found = read_record(out)[str(tmp_path / "run")]
+    found = read_json(out)[str(tmp_path / "run")]
     assert list(found) == images and found[images[0]] != found[images[1]]
 
 
@@ -113,7 +113,7 @@ def test_both_contexts_that_dpspg_makes_of_an_image(finished, tmp_path, image_fo
     run = finished("DPSPG")
     images = sorted(map(str, (image_folder / "red" / "across").iterdir()))[:2]
     assert main([str(run), "--images", *images, "--topk", "1", "--json", str(tmp_path / "found.json")]) == 0
-    found = read_record(tmp_path / "found.json")[str(run)]
+    found = read_json(tmp_path / "found.json")[str(run)]
     assert list(found) == [f"{image} ({sign})" for image in images for sign in ("pos", "neg")]
     assert len({str(words) for words in found.values()}) == 4
     capsys.readouterr()

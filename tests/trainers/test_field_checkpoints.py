@@ -227,7 +227,7 @@ def test_training_starts_from_given_prompts(finished, train, tmp_path, trainer, 
         assert train(trainer, "red", *opts, *tiny_steps, *start, flags=["--output-dir", name]) == 0
         for key, value in learned_by(tmp_path / name, built.NETWORK).items():
             torch.testing.assert_close(value, learned[key].float(), msg=key)
-        assert "MODEL.INIT_WEIGHTS" in (tmp_path / name / "identity.json").read_text()
+        assert "MODEL.INIT_WEIGHTS" in (tmp_path / name / "run.json").read_text()
 
 
 def test_a_model_of_dpl_tells_how_many_vectors_it_makes(finished, refused):

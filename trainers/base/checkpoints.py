@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.messages import some
-from common.run.history import read_history
+from common.run.record import read_run_record
+from trainers.config import as_typed
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.finite import require_finite
 from trainers.modules.published_names import holds_whole_model
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from trainers.base.trainer import PromptTrainer
 
 BEST = "model-best.pth.tar"
+CHECKPOINTS = "*/model*.pth.tar*"  # in the folder of a run
 PROMPT_LEARNER = "prompt_learner"
 # CoOp also saves the words around the context. They follow from the class names, so they are not read.
 TOKEN_BUFFERS = ("token_prefix", "token_suffix")
@@ -38,18 +40,17 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
     """
     folder = Path(directory) / network
     path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
-    epochs = sorted(saved_epochs(folder))
-    history = read_history(directory, 1)
-    # CoOp's own runs have no history, and a best model only with FINAL_MODEL best_val.
-    has_best = path.is_file() if history is None else history[0]["val_accuracy"] is not None
+    epochs, record = sorted(saved_epochs(folder)), read_run_record(directory)
+    # CoOp's own runs have no record, and a best model only with FINAL_MODEL best_val.
+    has_best = record.history[0]["val_accuracy"] is not None if record and record.history else path.is_file()
     if epoch is None and epochs and not has_best:
         return folder / f"model.pth.tar-{epochs[-1]}"
     if path.is_file():
         return path
-    mend = "Name the folder of a trained run (--model-dir)."
+    fix = "Name the folder of a trained run (--model-dir)."
     if epochs:
-        mend = f"There are checkpoints of these epochs: {', '.join(map(str, epochs))} (--load-epoch)."
-    raise UserError(f"Checkpoint not found: {path}. {mend}")
+        fix = f"There are checkpoints of these epochs: {', '.join(map(str, epochs))} (--load-epoch)."
+    raise UserError(f"Checkpoint not found: {path}. {fix}")
 
 
 def saved_epochs(folder: Path) -> set[int]:
@@ -68,8 +69,7 @@ def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any
     if isinstance(checkpoint, dict):
         saved = checkpoint.get("state_dict", checkpoint)  # published files may hold the state_dict alone
         state = {**(saved if isinstance(saved, dict) else {}), "optimizer": checkpoint.get("optimizer")}
-        cause = "The training that wrote it was broken by then, or the file is damaged: use another epoch or run."
-        require_finite(state, str(path), cause, minus_infinity)
+        require_finite(state, str(path), "Use a checkpoint of another epoch or run.", minus_infinity)
     return checkpoint
 
 
@@ -105,41 +105,42 @@ def prompts_sha256(network: nn.Module) -> str:
 
 
 def load_newest(
-    directory: str | PathLike, networks: list[str], selects_by: str | None, minus_infinity: Container[str] = ()
-) -> tuple[int, list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    directory: str | PathLike,
+    networks: list[str],
+    history: list[dict[str, Any]],
+    selects_by: str | None,
+    minus_infinity: Container[str] = (),
+) -> tuple[int, dict[str, dict[str, Any]]]:
     """Read the newest intact checkpoints of a run.
 
     Args:
         directory: the run's folder.
         networks: names of its networks.
+        history: an entry for each of its epochs.
         selects_by: metric of the best epoch, whose model must be intact too; None: the run selects no epoch.
         minus_infinity: see `read_model`.
 
     Returns:
-        number of completed epochs, their history, checkpoint of each network; (0, [], {}) to train from scratch.
+        number of completed epochs, checkpoint of each network; (0, {}) to train from scratch.
     """
     saved = [saved_epochs(Path(directory) / name) for name in networks]
     epochs = sorted(set.intersection(*saved), reverse=True) if saved else []
-    if not epochs:
-        print("No checkpoint found, train from scratch")
-        return 0, [], {}
     for epoch in epochs:
-        history = read_history(directory, epoch)
-        if history is None:
-            print(f"The history of {directory} does not reach epoch {epoch}; going on from an epoch before.")
+        if epoch > len(history):
+            print(f"The record of {directory} has no epoch {epoch}; using an earlier checkpoint.")
             continue
         try:
             files = {name: Path(directory) / name / f"model.pth.tar-{epoch}" for name in networks}
             checkpoints = {name: read_model(path, minus_infinity) for name, path in files.items()}
+            if selects_by:
+                _check_best(Path(directory) / networks[0] / BEST, history[:epoch], selects_by, minus_infinity)
         except Exception as error:  # a damaged file ends in any exception of any Dassl
-            print(f"A checkpoint cannot be used, going on from one before: {error}")
+            print(f"The checkpoints of epoch {epoch} cannot be used, trying earlier ones: {error}")
             continue
-        if selects_by and not _best_is_intact(directory, networks[0], history, selects_by, minus_infinity):
-            continue
-        print(f"Going on after epoch {epoch}, from the checkpoints in {directory}")
-        return epoch, history, checkpoints
-    print(f"No usable checkpoint is left in {directory}; training starts anew.")
-    return 0, [], {}
+        print(f"Resuming after epoch {epoch}, from the checkpoints in {directory}")
+        return epoch, checkpoints
+    print(f"No usable checkpoint in {directory}: training from scratch" if epochs else "Training from scratch")
+    return 0, {}
 
 
 def best_epoch(history: list[dict[str, Any]], metric: str) -> tuple[float, int | None]:
@@ -147,7 +148,7 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> tuple[float, int |
     values = {
         epoch: value
         for epoch, entry in enumerate(history, start=1)
-        if (value := entry.get(f"val_{metric}")) is not None and entry.get("counts", True)
+        if (value := entry.get(f"val_{metric}")) is not None and entry["counts"]
     }
     if not values:
         return -float("inf"), None
@@ -155,17 +156,13 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> tuple[float, int |
     return values[best], best
 
 
-def _best_is_intact(directory, name, history, metric, minus_infinity):
-    """Whether the best model of these epochs is there, or one of a later epoch, which will be trained again."""
+def _check_best(path, history, metric, minus_infinity):
+    """Raise ValueError unless the best model of these epochs is there, or of a later one, which is trained again."""
     best = best_epoch(history, metric)[1]
-    if best is None:
-        return True
-    try:
-        found = read_model(Path(directory) / name / BEST, minus_infinity)["epoch"]
-    except Exception as error:
-        print(f"The best model so far cannot be used: {error}")
-        return False
-    return found == best or found > len(history)
+    if best is not None:
+        found = read_model(path, minus_infinity)["epoch"]
+        if found != best and found <= len(history):
+            raise ValueError(f"{path} is of epoch {found}, not of the best epoch {best}")
 
 
 # ---- published files ----
@@ -194,29 +191,51 @@ def fit_prompts(
         check_clip(path, saved, trainer.backbone)
     ignored = (*TOKEN_BUFFERS, *trainer.UNUSED_KEYS)
     saved = {key: value.float() for key, value in trainer.learned_in(saved).items() if not key.startswith(ignored)}
-    told = trainer.sizes_in(saved)
+    sizes = trainer.sizes_in(saved)
     saved = {key: value for key, value in own.items() if key.startswith(trainer.OPTIONAL_KEYS)} | saved
-    _check_sizes(path, told, trainer)
-    set_here = "" if told or "ctx" in own else _shape_settings(trainer)
-    if saved.keys() != own.keys():
+    has_own_names = saved.keys() == own.keys()
+    wrong = [f"{key} {tuple(saved[key].shape)}" for key in own.keys() & saved if saved[key].shape != own[key].shape]
+    if "CSC" in sizes and not has_own_names or not sizes and not has_own_names:
         raise UserError(
             f"{path} is of another method (--trainer): it holds {some(sorted(saved)) if saved else 'nothing'}; "
-            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}{set_here}."
+            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
         )
-    if "ctx" in own:
-        _check_context(path, saved["ctx"].shape, own["ctx"].shape, trainer)
-    if "ctx" in own and saved["ctx"].dim() == 3 and trained_for not in (None, list(trainer.dm.dataset.classnames)):
+    if wrong or not has_own_names:
+        _check_sizes(path, sizes, trainer)
+    if "ctx" in own and saved["ctx"].dim() == 3:
+        _check_classes(path, len(saved["ctx"]), trained_for, trainer)
+    if wrong:
         raise UserError(
-            f"{path}: class-specific contexts do not fit other classes; they are for {', '.join(trained_for or ())}, "
-            f"and not for {', '.join(trainer.dm.dataset.classnames)}. Use a model with one context for all classes."
-        )
-    strange = [f"{key} {tuple(saved[key].shape)}" for key in own if saved[key].shape != own[key].shape]
-    if strange:
-        raise UserError(
-            f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds {', '.join(strange)}. "
-            f"Name the one that it was trained with (--backbone){set_here}."
+            f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds "
+            f"{', '.join(sorted(wrong))}. Name the backbone (--backbone) and the settings of its training."
         )
     return saved
+
+
+def _check_sizes(path, sizes, trainer):
+    """Raise UserError if the tensors of a file show other settings than the trainer's config."""
+    node, settings = f"TRAINER.{trainer.SETTINGS}", trainer.settings
+    if sizes.get("CSC") and not settings.get("CSC") and trainer.SETTINGS in ("COCOOP", "SPG"):
+        raise UserError(f"{path} does not fit this run: it holds class-specific contexts. Use --trainer CoOp.")
+    differing = {key: value for key, value in sizes.items() if key in settings and settings[key] != value}
+    if differing.keys() <= {"CTX_INIT"}:  # the words of this run have as many tokens as the file has vectors
+        return
+    if "N_CTX" not in differing:
+        differing.pop("CTX_INIT", None)
+    found = ", ".join(f"{key} {as_typed(value)} and not {as_typed(settings[key])}" for key, value in differing.items())
+    fix = " ".join(f"{node}.{key} {as_typed(value)}" for key, value in differing.items())
+    raise UserError(f"{path} does not fit this run: it was trained with {found}. Set {fix}.")
+
+
+def _check_classes(path, n_classes, trained_for, trainer):
+    """Raise UserError if class-specific contexts are for other classes."""
+    here = list(trainer.dm.dataset.classnames)
+    if trained_for not in (None, here) or n_classes != len(here):
+        theirs = ", ".join(trained_for or [f"{n_classes} classes"])
+        raise UserError(
+            f"{path} holds class-specific contexts of {theirs}, not of {', '.join(here)}. Use a model with one context "
+            f"for all classes (TRAINER.{trainer.SETTINGS}.CSC False)."
+        )
 
 
 def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:
@@ -228,14 +247,14 @@ def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None
             name = "visual." + name.removeprefix("image_encoder.")
         if name not in own or name.startswith("prompt_learner."):
             continue
-        if not _equal_but_rounding(value.cpu(), own[name].cpu()):
+        if not _is_equal_but_rounding(value.cpu(), own[name].cpu()):
             raise UserError(
                 f"{path} was trained with another CLIP than {backbone.name}: {key} differs. Name the backbone that it "
                 "was trained with (--backbone)."
             )
 
 
-def _equal_but_rounding(theirs: Tensor, ours: Tensor) -> bool:
+def _is_equal_but_rounding(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.shape != ours.shape:
         return False
     half = not {torch.float16, torch.bfloat16}.isdisjoint((theirs.dtype, ours.dtype))
@@ -246,48 +265,3 @@ def _equal_but_rounding(theirs: Tensor, ours: Tensor) -> bool:
     # far from their start, but not the norm of all of them.
     rounding = 4e-3 * ours.norm() + 1e-5 * ours.numel() ** 0.5
     return bool((theirs - ours).norm() <= rounding)
-
-
-def _check_sizes(path, told, trainer):
-    """Raise UserError if the tensors of a file show other sizes than the trainer's config."""
-    if "CTX_INIT" in told:  # _check_context compares the number of vectors with the words
-        return
-    node, settings = f"TRAINER.{trainer.SETTINGS}", trainer.settings
-    others = [key for key in told if told[key] != settings[key]]
-    if others:
-        found = ", ".join(f"{key} {told[key]} and not {settings[key]}" for key in others)
-        mend = " ".join(f"{node}.{key} {told[key]}" for key in others)
-        raise UserError(f"{path} does not fit this run: it was trained with {found}. Set {mend}.")
-
-
-def _shape_settings(trainer):
-    """The config values that shapes depend on, for messages about files that do not show them."""
-    named = [key for key in trainer.settings if key.startswith(("N_CTX", "PROMPT_", "METHOD"))]
-    given = ", ".join(f"TRAINER.{trainer.SETTINGS}.{key} is {trainer.settings[key]}" for key in named)
-    return f" ({given} here; set what it was trained with)" if given else ""
-
-
-def _check_context(path, saved, own, trainer):
-    """Raise UserError unless a saved context has the shape of the trainer's."""
-    node = f"TRAINER.{trainer.SETTINGS}"
-    if len(saved) != len(own):
-        if len(saved) not in (2, 3):
-            raise UserError(f"{path} holds a context of shape {tuple(saved)}; accepted: (N_CTX, width).")
-        csc = len(saved) == 3
-        kind = "class-specific contexts" if csc else "one context for all classes"
-        takes_both = "CSC" in trainer.settings and trainer.SETTINGS != "SPG"
-        mend = f"Set {node}.CSC {csc}" if takes_both else "Use --trainer CoOp"
-        raise UserError(f"{path} does not fit this run: it holds {kind}. {mend}.")
-    if saved[-2] != own[-2]:
-        mend = f"{node}.N_CTX {saved[-2]}"
-        if trainer.settings.CTX_INIT:
-            mend += f' {node}.CTX_INIT ""'
-        raise UserError(
-            f"{path} does not fit this run: its context has {saved[-2]} vectors, this run's has {own[-2]}. Set {mend}."
-        )
-    if len(own) == 3 and saved[0] != own[0]:
-        raise UserError(
-            f"{path}: class-specific contexts do not fit other classes; they are for {saved[0]} classes, and here are "
-            f"{own[0]}. Use the class names they were trained with, or a model with one context for all classes "
-            f"({node}.CSC False)."
-        )

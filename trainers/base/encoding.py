@@ -26,7 +26,7 @@ def encode_splits(trainer: Any, splits: Sequence[str], shard: Shard | None = Non
         raise UserError(f"--encode has no use for {trainer.cfg.TRAINER.NAME}: {why}, so no features are kept.")
     if "views" in splits and not features.TRAIN_VIEWS:
         raise UserError("--encode names views, but TRAINER.FEATURES.TRAIN_VIEWS is 0: set how many of each image.")
-    trainer.take_threads(note=False)
+    trainer.restore_threads(None)
     for split in splits:
         loader = {"views": trainer.train_loader_x, "val": trainer.val_loader, "test": trainer.test_loader}[split]
         if loader is None:

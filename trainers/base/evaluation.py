@@ -19,6 +19,7 @@ Indices = TypeVar("Indices", bound=Sequence[int])
 # Features (B, E) and the indices of their images -> logits (B, C).
 Classifier = Callable[[Tensor, Sequence[int]], Tensor]
 CALIBRATION_BINS = 15
+LIKELY_CAUSES = "Most likely the learning rate is too high (OPTIM.LR), or half precision overflows (PREC fp32)."
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def classify(
     batches: Iterable[tuple[Tensor, Indices]],
     classifier: Classifier,
     device: torch.device,
-    explain: Callable[[Tensor, Indices], str],
+    describe: Callable[[Indices], str],
     unseen_classes: bool = False,
 ) -> Iterator[tuple[Indices, Tensor]]:
     """Classify images by their features.
@@ -35,7 +36,7 @@ def classify(
         batches: features (B, E) and the B indices that seed the images' noise.
         classifier: see `Classifier`.
         device: device of the computation.
-        explain: makes the message about a batch with logits that are not finite.
+        describe: names the images of a batch, "images 1 to 100 of the test split", for errors.
         unseen_classes: whether logits may be -inf, as a linear probe's for classes without training images.
 
     Yields:
@@ -49,24 +50,16 @@ def classify(
         features = features.to(device)
         logits = classifier(features, indices)
         if not all_finite(logits.amax(dim=-1) if unseen_classes else logits):
-            raise UserError(explain(features, indices))
+            raise UserError(f"The logits of {describe(indices)} are not finite. {LIKELY_CAUSES}")
         yield indices, logits
 
 
-class FeatureBatches:
+def feature_batches(features: np.ndarray, batch_size: int) -> Iterator[tuple[Tensor, range]]:
     """Features (N, E) of a split in batches, each with the range of its indices."""
-
-    def __init__(self, features: np.ndarray, batch_size: int) -> None:
-        self.features, self.batch_size = features, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.features) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, range]]:
-        for start in range(0, len(self.features), self.batch_size):
-            indices = range(start, min(start + self.batch_size, len(self.features)))
-            # A copy: the features may be a read-only memory map.
-            yield torch.from_numpy(np.array(self.features[start : indices.stop])), indices
+    for start in range(0, len(features), batch_size):
+        indices = range(start, min(start + batch_size, len(features)))
+        # A copy: the features may be a read-only memory map.
+        yield torch.from_numpy(np.array(features[start : indices.stop])), indices
 
 
 @dataclass
@@ -139,14 +132,9 @@ def measured(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dict[str,
     return metrics
 
 
-def macro_f1(labels: np.ndarray, predicted: np.ndarray, of_labels: bool = True) -> float:
-    """Mean F1 in percent over the classes among the labels (N,), as Dassl's.
-
-    Args:
-        of_labels: False takes the classes among labels or predictions, as scikit-learn does by default.
-    """
-    classes = np.unique(labels) if of_labels else None
-    return 100 * float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean F1 in percent over the classes among the labels (N,), as Dassl's evaluator."""
+    return 100 * float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0))
 
 
 def accuracy_by_class(labels: np.ndarray, predicted: np.ndarray, classnames: list[str]) -> dict[str, float | None]:

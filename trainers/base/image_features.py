@@ -260,6 +260,15 @@ def follow_resize_mode(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
     return transform
 
 
+def warn_of_preprocessing(inputs: CfgNode, backbone: str, facts: Facts) -> None:
+    """Warn if images are normalised or resized in another way than the backbone expects."""
+    expected = {"PIXEL_MEAN": facts.pixel_mean, "PIXEL_STD": facts.pixel_std, "INTERPOLATION": facts.interpolation}
+    others = [f"INPUT.{key} {value}" for key, value in expected.items() if not _alike(inputs[key], value)]
+    others += [] if "normalize" in inputs.TRANSFORMS else ["normalize in INPUT.TRANSFORMS"]
+    if others:
+        print(f"Warning: {backbone} expects {', '.join(others)}. Accuracies will suffer: leave out these keys.")
+
+
 def _alike(a, b):
     """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
     return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)

@@ -1,6 +1,6 @@
 """The base class of all methods: adapt a frozen CLIP, select an epoch, resume, test and record a run.
 
-The sections of `PromptTrainer` follow a run: build, logits, train step, epochs, checkpoints, test and records.
+The sections of `PromptTrainer` follow a run: build, logits, train step, epochs, checkpoints, test, records.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -29,18 +30,21 @@ from torch.utils.data import BatchSampler, DataLoader
 from yacs.config import CfgNode
 
 from common.errors import UserError
+from common.files import atomic_write
 from common.interruption import check_interruption
 from common.loader_workers import prepare_loader_workers
-from common.messages import some
 from common.progress import progress
-from common.run.history import read_history, write_history
-from common.run.identity import TRAINED_FILE, identity_differences, read_identity, write_identity
-from common.run.records import write_record
-from common.threads import Threads, loader_workers, plan_threads
+from common.reproducible import revision, versions
+from common.run.names import class_subset, dataset_label, protocol_name
+from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
+from common.run.record import RECORD_FILE, RunRecord, read_run_record, settings_sha256
+from common.run.results import Result, write_results
+from common.threads import Threads, asked_threads, loader_workers, plan_threads, usable_cores, wait_policy
 from datasets.adapted import adapted
 from datasets.readable import warn_of_orientation
 from trainers.base.checkpoints import (
     BEST,
+    CHECKPOINTS,
     PROMPT_LEARNER,
     best_epoch,
     find_checkpoint,
@@ -49,32 +53,36 @@ from trainers.base.checkpoints import (
     prompts_sha256,
     read_prompts,
     remove_checkpoint,
-    saved_epochs,
 )
-from trainers.base.evaluation import Classifier, Evaluation, FeatureBatches, Predictions, classify, measured
-from trainers.base.event_files import remove_scalars
-from trainers.base.image_features import ImageFeatures, follow_facts, follow_resize_mode
+from trainers.base.evaluation import (
+    LIKELY_CAUSES,
+    Classifier,
+    Evaluation,
+    Predictions,
+    accuracy_by_class,
+    calibration_error,
+    classify,
+    feature_batches,
+    measured,
+)
+from trainers.base.image_features import ImageFeatures, follow_facts, follow_resize_mode, warn_of_preprocessing
 from trainers.base.run_record import (
-    Course,
-    OtherRun,
-    check_use,
+    check_trained_as,
+    domain_fingerprints,
     identity_of,
-    read_training_record,
+    is_split_by_seed,
     settings_of,
-    training_record,
-    write_test_files,
+    tested_settings_sha256,
 )
-from trainers.base.run_threads import threads_of_run
 from trainers.config import SHARED_FOLDERS, set_key, value_of
 from trainers.cross_checks import check_settings, check_words, settings_notes
 from trainers.methods import method_of
-from trainers.modules.backbone_source import OF_IMAGES, Facts
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache
-from trainers.modules.finite import all_finite, require_finite
+from trainers.modules.finite import require_finite
 from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
 from trainers.modules.prompt_encoder import PromptEncoder
-from trainers.modules.prompt_tokens import NameTooLong, check_class_names
+from trainers.modules.prompt_tokens import check_class_names
 from trainers.modules.published_names import own_names, publish_names
 from trainers.modules.sampling import Batches, SeededBatches, SeededItems, ViewLoader
 
@@ -84,6 +92,21 @@ STEP_KEYS = (
     *("OPTIM", "TRAIN", "DATALOADER.TRAIN_X", "TEST.SELECT_BY"),
     *("TRAINER.FEATURES.TRAIN_VIEWS", "TRAINER.FUSED_ADAMW"),
 )
+
+
+@dataclass
+class TestedModel:
+    """The model of another run, which a test loads.
+
+    Attributes:
+        folder: of that run.
+        epoch: of its checkpoint, if the user named one.
+        training: keys of results.json that describe its training, as far as the folder has them.
+    """
+
+    folder: str
+    epoch: int | None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 class PromptTrainer(TrainerX):
@@ -100,16 +123,18 @@ class PromptTrainer(TrainerX):
         cfg: frozen config with the keys of trainers.config.
         backbone: a loaded CLIP to share between trainers; None loads the one of cfg.
         classnames: classes of a trainer without a data set; None builds cfg's data set.
-        done: True rebuilds a saved run: without validation of cfg, notes and MODEL.INIT_WEIGHTS.
+        is_rebuilt: the trainer rebuilds a saved run: without validation of cfg, notes and MODEL.INIT_WEIGHTS.
 
     Attributes:
         asked_cfg: cfg without the values that follow from the backbone.
         image_features: encodes and caches features of images.
         batches: batch sampler of training indices.
         threads: numbers of threads of this run.
-        course: training history.
-        tested: split -> result of its last evaluation.
-        other: the run that `test_run` loaded a model from; None: this run.
+        record: the content of run.json, with the history of epochs.
+        best_epoch: the selected epoch, from 1; None: no epoch was selected.
+        started: time.time() at the start of training, less the time before interruptions.
+        evaluations: split -> result of its last evaluation.
+        tested_model: the model of another run that this run tests; None: its own.
     """
 
     SETTINGS = ""  # node of the method under cfg.TRAINER
@@ -130,7 +155,7 @@ class PromptTrainer(TrainerX):
     LEAST_BATCH: Mapping[str, tuple[int, str]] = {}  # loader -> smallest batch size, reason
     WORDS: tuple[str, ...] = ("CTX_INIT",)  # keys of initial words, which must have the same number of tokens
 
-    started_from = ""  # hash of the prompts of MODEL.INIT_WEIGHTS
+    init_prompts_hash = ""  # hash of the prompts of MODEL.INIT_WEIGHTS
     restart_on_difference = False  # True: a run with other settings in the output folder is trained again
 
     backbone: Backbone
@@ -147,13 +172,15 @@ class PromptTrainer(TrainerX):
         cfg: CfgNode,
         backbone: Backbone | None = None,
         classnames: Sequence[str] | None = None,
-        done: bool = False,
+        is_rebuilt: bool = False,
     ) -> None:
-        self.given_backbone, self.classnames, self.done = backbone, classnames, done
+        self.given_backbone, self.classnames, self.is_rebuilt = backbone, classnames, is_rebuilt
         self.asked_cfg = cfg
-        self.course = Course()
-        self.tested: dict[str, Evaluation] = {}
-        self.other: OtherRun | None = None
+        self.record = RunRecord({})
+        self.best_epoch: int | None = None
+        self.started = time.time()
+        self.evaluations: dict[str, Evaluation] = {}
+        self.tested_model: TestedModel | None = None
         super().__init__(cfg)
 
     # ---- build ----
@@ -164,7 +191,7 @@ class PromptTrainer(TrainerX):
         return self.cfg.TRAINER[self.SETTINGS]
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        if not self.done:
+        if not self.is_rebuilt:
             self.check_config(cfg)
 
     @classmethod
@@ -174,7 +201,7 @@ class PromptTrainer(TrainerX):
 
     def build_data_loader(self) -> None:
         """Load the CLIP, complete the config, then build data sets and loaders: the backbone sets the image size."""
-        if self.cfg.VERBOSE and not self.done:
+        if self.cfg.VERBOSE and not self.is_rebuilt:
             for line in settings_notes(self.cfg):
                 print(line)
         self.backbone = self.given_backbone or self._load_backbone()
@@ -205,8 +232,8 @@ class PromptTrainer(TrainerX):
                 print(note)
             if not backbone.text.can_be_cut:
                 print(
-                    f"Note: the text tower of {named.NAME} looks at all positions of a prompt, so each is encoded over "
-                    f"all {backbone.text.context_length}, and what prompts begin with is not shared. That takes longer."
+                    f"Note: the text tower of {named.NAME} attends to all {backbone.text.context_length} positions, so "
+                    "prompts are neither cut nor share a prefix. This takes longer."
                 )
         return backbone
 
@@ -214,10 +241,10 @@ class PromptTrainer(TrainerX):
         """The frozen config with the values that follow from the backbone and from other keys."""
         cfg, backbone = cfg.clone(), self.backbone
         cfg.defrost()
-        taken = follow_facts(cfg.INPUT, backbone.facts)
-        if taken and cfg.VERBOSE:
-            print(f"Note: images are made as the backbone {backbone.name} expects them: {', '.join(taken)}.")
-        _warn_of_other_images(cfg, backbone)
+        changed = follow_facts(cfg.INPUT, backbone.facts)
+        if changed and cfg.VERBOSE:
+            print(f"Note: images are preprocessed as the backbone {backbone.name} expects: {', '.join(changed)}.")
+        warn_of_preprocessing(cfg.INPUT, backbone.name, backbone.facts)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
@@ -317,21 +344,11 @@ class PromptTrainer(TrainerX):
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
-        """Text features (C, E) of a template with {} for the class name.
-
-        Raises:
-            ValueError: no word stands before {}.
-            NameTooLong: a class name does not fit.
-        """
+        """Text features (C, E) of a template: words, {} for the class name, more words or none."""
         before, after = template.removesuffix(".").split("{}")
-        if not before.strip():
-            raise ValueError(f"a template begins with words; {template!r} has none before the class name")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
-        try:
-            encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
-        except NameTooLong as error:
-            raise NameTooLong(error.what, f"Shorten the name, around which {template!r} stands.") from error
+        encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
         return encoder(encoder.initial_context()).float()
 
     def prompt_depth(self, key: str, default: int, **n_layers: int) -> int:
@@ -346,8 +363,7 @@ class PromptTrainer(TrainerX):
             UserError: a tower has fewer layers.
         """
         tower = min(n_layers, key=n_layers.__getitem__)
-        most, depth = n_layers[tower], self.settings[key]
-        name = f"TRAINER.{self.SETTINGS}.{key}"
+        most, depth, name = n_layers[tower], self.settings[key], f"TRAINER.{self.SETTINGS}.{key}"
         if depth > most:
             raise UserError(
                 f"{name} is {depth}, but the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME} has {most} layers; "
@@ -451,8 +467,7 @@ class PromptTrainer(TrainerX):
         raise UserError(
             f"The loss became {loss.item()} in epoch {self.epoch + 1} of {self.max_epoch}, step {self.batch_idx + 1} "
             f"of {self.num_batches} (learning rate {self.get_current_lr():.2g}, precision {self.backbone.precision}). "
-            "Most likely the learning rate is too high (OPTIM.LR), or half precision overflows (PREC fp32). "
-            f"{self._last_checkpoint()}Changed settings need another --output-dir."
+            f"{LIKELY_CAUSES} {self._last_checkpoint()}Changed settings need another --output-dir."
         )
 
     def _last_checkpoint(self) -> str:
@@ -465,13 +480,60 @@ class PromptTrainer(TrainerX):
         self.threads = threads
         threads.use(self.cfg.DATALOADER.NUM_WORKERS)
 
-    def take_threads(self, note: bool = True) -> None:
-        """Use the threads of the run in the output folder, or record those of a new run (`note`)."""
-        workers = self.cfg.DATALOADER.NUM_WORKERS
-        self.set_threads(threads_of_run(self.output_dir, self.threads, workers, note, self.cfg.VERBOSE))
+    def restore_threads(self, record: RunRecord | None) -> None:
+        """Use the threads of the run in the output folder, since last digits depend on them; OMP_NUM_THREADS wins."""
+        recorded = Threads(**record.threads) if record and record.threads else self.threads
+        if recorded != self.threads and asked_threads() is None:
+            self.set_threads(recorded)
+        elif recorded != self.threads:
+            print(
+                f"Note: OMP_NUM_THREADS is {asked_threads()}, but this run used {recorded.alone} threads so far "
+                f"({recorded.beside_workers} beside loader workers); the last digits may differ."
+            )
+        if self.cfg.VERBOSE:
+            alone, beside = self.threads.alone, self.threads.beside_workers
+            print(f"Threads: {alone}, beside loader workers {beside} ({wait_policy()}); cores: {usable_cores()}")
+
+    def begin_record(self) -> None:
+        """Read run.json of the output folder, or write it for a new run.
+
+        Raises:
+            UserError: the folder holds another run.
+        """
+        found = read_run_record(self.output_dir)
+        self.restore_threads(found)
+        if found and self._is_same_run(self.output_dir, found):
+            self.record = found
+            return
+        if Path(self.output_dir, RECORD_FILE).exists():  # damaged, or of other settings
+            for path in Path(self.output_dir).glob(CHECKPOINTS):
+                path.unlink()
+        self.record = RunRecord({})
+        self.write_record()
+
+    def _is_same_run(self, folder: str | PathLike, record: RunRecord) -> bool:
+        """Whether the record of a folder is of this run; raises UserError if the folder has checkpoints of another."""
+        differences = record.differences(self.identity())
+        if not differences:
+            return True
+        if any(Path(folder).glob(CHECKPOINTS)) and not self.restart_on_difference:
+            raise UserError(
+                f"{folder} holds an unfinished run with other settings or data: {differences}. Delete it, or name "
+                "another --output-dir."
+            )
+        print(f"The unfinished run in {folder} had other settings ({differences}); training from scratch")
+        return False
+
+    def write_record(self) -> None:
+        """Write run.json and config.yaml."""
+        self.record.identity, self.record.threads = self.identity(), asdict(self.threads)
+        self.record.versions = versions()
+        self.record.write(self.output_dir)
+        with atomic_write(Path(self.output_dir, "config.yaml"), "w") as handle:
+            handle.write(self.cfg.dump())
 
     def train(self) -> None:
-        self.take_threads()
+        self.begin_record()
         try:
             super().train()
         except BaseException:
@@ -487,13 +549,13 @@ class PromptTrainer(TrainerX):
             )
         super().before_train()
         self.epoch = max(0, self.start_epoch - 1)  # the step of a test without a training epoch before it
-        course = self.course
-        self.best_result, course.best_epoch = best_epoch(course.history, self.cfg.TEST.SELECT_BY)
-        if course.history:
-            course.started = time.time() - course.history[-1]["seconds"]
+        history = self.record.history
+        self.best_result, self.best_epoch = best_epoch(history, self.cfg.TEST.SELECT_BY)
+        if history:
+            self.started = time.time() - history[-1]["seconds"]
             if self.scaler is not None:
-                self.scaler.load_state_dict(course.history[-1]["scaler"])
-        write_identity(self.output_dir, self.identity())
+                self.scaler.load_state_dict(history[-1]["scaler"])
+        self.write_record()
         self.epoch_bar = progress(
             total=self.max_epoch,
             initial=self.start_epoch,
@@ -530,15 +592,11 @@ class PromptTrainer(TrainerX):
         self.update_lr()
 
     def init_writer(self, log_dir: str) -> None:
-        """Open TensorBoard's file after removing the scalars of the epochs that a resumed run repeats."""
-        first, n_batches = self.start_epoch, len(self.train_loader_x)
-
-        def is_repeated(tag: str, step: int) -> bool:
-            return tag.startswith("test/") or step >= first * (n_batches if tag.startswith("train/") else 1)
-
+        """Open TensorBoard's file; a resumed run hides the scalars of the epochs that it repeats."""
         with contextlib.suppress(ImportError):  # without tensorboard Dassl writes nothing
-            remove_scalars(log_dir, is_repeated)
-        super().init_writer(log_dir)
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(log_dir, purge_step=self.start_epoch * len(self.train_loader_x))
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         # Dassl writes running means: the last ones of an epoch are its means.
@@ -556,27 +614,26 @@ class PromptTrainer(TrainerX):
         A run that is killed between two of these writes repeats the epoch on resume.
         """
         self._check_networks()
-        course, is_best = self.course, False
+        history, is_best = self.record.history, False
         entry: dict[str, Any] = {"val_accuracy": None, "losses": self._train_scalars}
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             value = self.test(split="val")
-            entry["val_accuracy"] = self.tested["val"].metrics["accuracy"]
+            entry["val_accuracy"] = self.evaluations["val"].metrics["accuracy"]
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = value
             is_best = self.may_be_chosen() and value > self.best_result
             self.epoch_bar.set_postfix(val=f"{value:.1f} %")
         # The first epoch decides which results of earlier runs were used. The others copy it.
-        entry["found"] = course.reused if course.history else self.reused()
-        entry["seconds"] = course.seconds
+        entry["reused"] = history[-1]["reused"] if history else self.reused()
+        entry["seconds"] = self.seconds
+        entry["counts"] = self.may_be_chosen()
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
-        if not self.may_be_chosen():
-            entry["counts"] = False
         if self._writer is not None:
             self._writer.flush()  # an epoch with a checkpoint is not repeated
-        course.history.append(entry)
-        write_history(self.output_dir, course.history)
+        history.append(entry)
+        self.record.write(self.output_dir)
         if is_best:
-            self.best_result, course.best_epoch = value, self.epoch + 1
+            self.best_result, self.best_epoch = value, self.epoch + 1
             self.save_model(self.epoch, self.output_dir, val_result=value, model_name=BEST)
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
@@ -586,17 +643,11 @@ class PromptTrainer(TrainerX):
     def _check_networks(self) -> None:
         """Raise UserError if the last step of the epoch broke a network, before anything of the epoch is saved."""
         for name in self.get_model_names():
-            optimizer, cause = self._optims[name], ""
-            state = dict(self._models[name].state_dict())
+            state, optimizer = dict(self._models[name].state_dict()), self._optims[name]
             if optimizer is not None:
                 state["optimizer"] = optimizer.state_dict()["state"]
-                cause = (
-                    f"The last step broke it: most likely the learning rate is too high (OPTIM.LR, now "
-                    f"{self.get_current_lr(name):.2g}), or half precision overflows (PREC fp32, now "
-                    f"{self.backbone.precision}). {self._last_checkpoint()}Changed settings need another --output-dir."
-                )
             what = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
-            require_finite(state, what, cause, self.MINUS_INFINITY)
+            require_finite(state, what, f"{LIKELY_CAUSES} {self._last_checkpoint()}", self.MINUS_INFINITY)
 
     def after_train(self) -> None:
         self.epoch_bar.close()
@@ -636,26 +687,27 @@ class PromptTrainer(TrainerX):
     def load_prompts(self, network: nn.Module, path: Path, directory: str | PathLike) -> None:
         """Load a checkpoint file of the run in `directory` into a network."""
         saved, epoch = read_prompts(path)
-        network.load_state_dict(self._fitting(network, path, saved, directory))
+        network.load_state_dict(self._fit(network, path, saved, directory))
         print(f"Prompt learner loaded from {path} (epoch {epoch})")
 
     def start_from_given(self) -> None:
         """Load the prompts of MODEL.INIT_WEIGHTS into `model` before training."""
         place = self.cfg.MODEL.INIT_WEIGHTS
-        if not place or self.done:
+        if not place or self.is_rebuilt:
             return
         path = Path(place).expanduser()
         path = find_checkpoint(path, self.NETWORK) if path.is_dir() else path
         saved, _ = read_prompts(path, bare=True)
-        self.model.load_state_dict(self._fitting(self.model, path, saved, path.parent.parent))
+        self.model.load_state_dict(self._fit(self.model, path, saved, path.parent.parent))
         print(f"Training starts from the prompt learner in {path}")
-        self.started_from = prompts_sha256(self.model)
+        self.init_prompts_hash = prompts_sha256(self.model)
 
-    def _fitting(
+    def _fit(
         self, network: nn.Module, path: Path, saved: dict[str, Tensor], directory: str | PathLike
     ) -> dict[str, Tensor]:
-        own, trained_for = self.learned_in(network.state_dict()), read_identity(directory).get("class names")
-        return fit_prompts(path, saved, own, self, trained_for)
+        record = read_run_record(directory)
+        trained_for = record.identity.get("class names") if record else None
+        return fit_prompts(path, saved, self.learned_in(network.state_dict()), self, trained_for)
 
     @classmethod
     def learned_in(cls, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -676,26 +728,16 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: the folder holds checkpoints of a run with other settings, data or weights.
         """
-        if read_history(self.output_dir, 1):  # a run that began with --resume continues from its own folder
+        if self.record.history:  # a run that began with --resume continues from its own folder
             directory = self.output_dir
-        identity, ignored = self.identity(), [*self.word_counts]
-        if None in (identity["images tested on"], read_identity(directory).get("images tested on")):
-            ignored.append("images tested on")  # one of the two runs is not tested
-        differences = identity_differences(directory, identity, ignored)
-        has_checkpoints = any(saved_epochs(Path(directory) / name) for name in self._models)
-        if differences and has_checkpoints and not self.restart_on_difference:
-            raise UserError(
-                f"{directory} holds an unfinished run with other settings: {differences}. Delete it to start anew, or "
-                "name another --output-dir."
-            )
-        if differences:
-            print(f"The unfinished run in {directory} had other settings ({differences}); starting anew")
+        found, self.record.history = read_run_record(directory) or RunRecord({}), []
+        if not self._is_same_run(directory, found):
             return 0
         selects_by = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
-        epoch, history, checkpoints = load_newest(directory, list(self._models), selects_by, self.MINUS_INFINITY)
+        epoch, checkpoints = load_newest(directory, list(self._models), found.history, selects_by, self.MINUS_INFINITY)
         for name, checkpoint in checkpoints.items():
             self._restore(name, checkpoint, Path(directory) / name)
-        self.course.history = history
+        self.record.history = found.history[:epoch]
         return epoch
 
     def _restore(self, name: str, checkpoint: dict[str, Any], folder: Path) -> None:
@@ -720,94 +762,56 @@ class PromptTrainer(TrainerX):
                     group["lr"] = rate
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"{folder} does not fit this run: {error}. Delete the run's folder to start anew, or name another "
-                "--output-dir."
+                f"{folder} does not fit this run: {error}. Delete the run's folder, or name another --output-dir."
             ) from error
 
-    # ---- test and record ----
+    # ---- test ----
 
     def test(self, split: str | None = None) -> float:
         """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT) and return the metric TEST.SELECT_BY.
 
         Raises:
-            UserError: logits are not finite, or the evaluator has no such metric.
+            UserError: logits are not finite, or the evaluator has no finite metric of that name.
         """
         split = split or self.cfg.TEST.SPLIT
         print(f"Evaluate on the *{split}* set")
         if split == "test":
             _ = self.dm.dataset.test_fingerprint  # hashed before any image is decoded: a later change is found
-        found = self._evaluate(split)
-        metrics, test = self.tested[split].metrics, self.cfg.TEST
+        self._evaluate(split)
+        metrics, select_by = self.evaluations[split].metrics, self.cfg.TEST.SELECT_BY
+        step = (self.epoch + 1) * getattr(self, "num_batches", 1) - 1  # the last training step of the epoch
         for name, value in metrics.items():
-            self.write_scalar(f"{split}/{name}", value, self.epoch)
-        if test.SELECT_BY in metrics:
-            return metrics[test.SELECT_BY]
-        if test.SELECT_BY in found:
+            self.write_scalar(f"{split}/{name}", value, step)
+        if select_by not in metrics:
             raise UserError(
-                f"TEST.SELECT_BY is {test.SELECT_BY!r}, which the evaluator {test.EVALUATOR} measures as "
-                f"{found[test.SELECT_BY]} on the {split} split, no finite number to choose by; there are "
-                f"{', '.join(metrics)}."
+                f"TEST.SELECT_BY is {select_by!r}, no finite metric of the evaluator {self.cfg.TEST.EVALUATOR}; "
+                f"accepted: {', '.join(metrics)}."
             )
-        raise UserError(
-            f"TEST.SELECT_BY is {test.SELECT_BY!r}, which the evaluator {test.EVALUATOR} does not measure; accepted: "
-            f"{', '.join(metrics)}."
-        )
+        return metrics[select_by]
 
-    def _evaluate(self, split: str) -> Mapping[str, Any]:
-        """Classify the images of a split, fill `tested` and return the evaluator's metrics."""
+    def _evaluate(self, split: str) -> None:
+        """Classify the images of a split and fill `evaluations`."""
         self.set_model_mode("eval")
         self.evaluator.reset()
         loader = self.val_loader if split == "val" else self.test_loader
         features = self.image_features.of_split(loader, split)
         items, domains = loader.dataset.data_source, self.dm.dataset.domains
         labels = torch.tensor([item.label for item in items])
-        batches, predictions = FeatureBatches(features, loader.batch_size), []
+        batches, predictions = feature_batches(features, loader.batch_size), []
 
-        def explain(features: Tensor, indices: range) -> str:
+        def describe(indices: range) -> str:
             names = sorted({domains[items[i].domain] for i in indices})
             when = f" after epoch {self.epoch + 1}" if split == "val" else ""
-            images = f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(names)}){when}"
-            return self.explain_logits(images, features, indices)
+            return f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(names)}){when}"
 
-        unseen = bool(self.MINUS_INFINITY)
+        n_batches, has_unseen = -(-len(features) // loader.batch_size), bool(self.MINUS_INFINITY)
         # The loader's workers are idle during classification, so their cores are free.
-        with self.threads.all(), progress(batches, description=f"Classifying {split}", unit="batch") as bar:
-            for indices, logits in classify(bar, self.classifier(), self.device, explain, unseen):
+        with self.threads.all(), progress(batches, n_batches, description=f"Classifying {split}", unit="batch") as bar:
+            for indices, logits in classify(bar, self.classifier(), self.device, describe, has_unseen):
                 self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
                 predictions.append(Predictions.of(logits))
-        found, joined = self.evaluator.evaluate(), Predictions.joined(predictions)
-        self.tested[split] = Evaluation(measured(found, labels.numpy(), joined.labels.numpy()), joined)
-        return found
-
-    def explain_logits(self, images: str, features: Tensor, indices: Sequence[int]) -> str:
-        """The message about images with logits that are not finite: the broken tensor and the likely cause.
-
-        Args:
-            images: "images 1 to 100 of the test split (sketch)".
-            features, indices: arguments of `predict`.
-        """
-        overflow = "Half precision may overflow: try PREC fp32."
-        cause = overflow
-        if self.get_model_names():
-            cause = (
-                "Most likely training broke the model, by too high a learning rate (OPTIM.LR), or half precision "
-                "overflows (PREC fp32)."
-            )
-        found = f"The logits of {images} are not finite"
-        if not all_finite(features):
-            return f"{found}, since their image features are not. {overflow}"
-        try:
-            with self.backbone.autocast():
-                text_features = self.text_features(features, indices)
-        except NotImplementedError:  # a method without texts
-            return f"{found}. {cause}"
-        # (C, E), (B, C, E), or (2C, E) for prompts of both signs.
-        wrong = ~text_features.isfinite().all(dim=-1).reshape(-1, self.num_classes).all(dim=0)
-        names = [name for name, is_wrong in zip(self.dm.dataset.classnames, wrong.tolist(), strict=True) if is_wrong]
-        if not names:
-            return f"{found}, though image and text features are. {cause}"
-        whose = some(names) if len(names) < len(wrong) else "every class"
-        return f"{found}, since the text features of {whose} are not. {cause}"
+        metrics, joined = self.evaluator.evaluate(), Predictions.joined(predictions)
+        self.evaluations[split] = Evaluation(measured(metrics, labels.numpy(), joined.labels.numpy()), joined)
 
     def test_run(self, model_dir: str, epoch: int | None = None) -> None:
         """Test the model of another run.
@@ -815,24 +819,24 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: the model needs another backbone, method or config, or cannot be loaded.
         """
-        if read_identity(model_dir).get("backbone") not in (None, self.backbone.sha256):
+        names, found = self.get_model_names(), read_run_record(model_dir)
+        if found and found.identity.get("backbone weights") not in (None, self.backbone.sha256):
             raise UserError(
-                f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}, whose "
-                "weights differ. Name the backbone that it was trained with."
+                f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}. Name "
+                "that backbone (--backbone)."
             )
-        names = self.get_model_names()
         if names:
             keys = [f"TRAINER.{self.SETTINGS}.{key}" for key in self.TEST_KEYS]
-            check_use(model_dir, self.asked_cfg, self.SETTINGS, keys)
-        self.take_threads(note=False)
+            check_trained_as(model_dir, self.asked_cfg, self.SETTINGS, keys)
+        self.restore_threads(read_run_record(self.output_dir))
         self.load_model(model_dir, epoch=epoch)
-        record = read_training_record(model_dir)
+        training = dict(found.training or {}) if found else {}
         if names and epoch is not None:
-            record["selection"] = f"epoch {epoch}"
+            training["selection"] = f"epoch {epoch}"
         elif names:
             is_best = find_checkpoint(model_dir, names[0]).name == BEST
-            record["selection"] = "best_val" if is_best else "last_step"
-        self.other = OtherRun(os.path.abspath(model_dir), epoch, record)
+            training["selection"] = "best_val" if is_best else "last_step"
+        self.tested_model = TestedModel(os.path.abspath(model_dir), epoch, training)
         self.test()
 
     @cached_property
@@ -846,84 +850,129 @@ class PromptTrainer(TrainerX):
             is_train=False,
         )
 
-    @classmethod
-    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
-        """The splits, of "views", "val" and "test", that a run caches features of."""
-        if cls.IMAGE_TOWER_LEARNS:
-            return ()
-        splits = ["views"] if cfg.TRAINER.FEATURES.TRAIN_VIEWS else []
-        splits += ["val"] if cfg.TEST.FINAL_MODEL == "best_val" else []
-        return (*splits, *(() if cfg.TEST.NO_TEST else ("test",)))
+    # ---- records ----
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since training started, without the time between interruptions."""
+        return round(time.time() - self.started, 1)
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Seconds of training and validation, with reused prompt labels; None before the first epoch has ended."""
+        if not self.record.history:
+            return None
+        last = self.record.history[-1]
+        return round(last["seconds"] + sum(seconds or 0 for seconds in last["reused"].values()), 1)
+
+    def reused(self) -> dict[str, float | None]:
+        """Results of earlier runs that this run uses, with the seconds they took; None: unknown."""
+        return {"image features": None} if self.image_features.cache.oldest_read < self.started else {}
 
     def n_trained(self) -> list[int]:
         """Numbers of trainable parameters, stage by stage; [] for a method without training."""
         networks = [self._models[name] for name in self.get_model_names()]
         return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
 
-    def reused(self) -> dict[str, float | None]:
-        """Results of earlier runs that this run uses, with the seconds they took; None: unknown."""
-        return {"image features": None} if self.image_features.cache.oldest_read < self.course.started else {}
-
     def run_settings(self) -> dict[str, Any]:
         """The settings that change this run's numbers."""
-        # The config as asked for: in the completed one, words have replaced N_CTX.
         settings = settings_of(self.asked_cfg, self.SETTINGS)
-        return {**settings, "MODEL.INIT_WEIGHTS": self.started_from} if self.started_from else settings
+        return {**settings, "MODEL.INIT_WEIGHTS": self.init_prompts_hash} if self.init_prompts_hash else settings
 
     def identity(self) -> dict[str, Any]:
-        """Everything that has to be equal when the run is resumed: settings, data, weights."""
-        return identity_of(self.asked_cfg, self.run_settings(), self.dm.dataset, self.backbone)
+        """Everything that must be equal when the run is resumed: settings, data, weights."""
+        identity = identity_of(self.asked_cfg, self.run_settings(), self.dm.dataset, self.backbone.sha256)
+        return {**identity, "tested model": self.tested_model.folder if self.tested_model else "its own"}
 
-    def training_record(self) -> dict:
+    def training_facts(self) -> dict[str, Any]:
         """The keys of results.json that describe the training of this run's model."""
-        return training_record(self.cfg, self.dm.dataset, self.run_settings(), self.n_trained(), self.course)
+        dataset, n_trained, history = self.dm.dataset, self.n_trained(), self.record.history
+        return {
+            "dataset": dataset_label(self.cfg),
+            "source_domains": list(dataset.source_domains),
+            "class_subset": class_subset(self.cfg),
+            "num_shots": self.cfg.DATASET.NUM_SHOTS,
+            "data_fingerprint": dataset.fingerprint if n_trained else None,
+            "split_by_seed": is_split_by_seed(self.cfg, dataset),
+            "selection": self.cfg.TEST.FINAL_MODEL if n_trained else None,
+            "settings_sha256": settings_sha256(self.run_settings()),
+            "n_trained": n_trained,
+            "train_seconds": self.train_seconds,
+            "train_reused": [what for what, known in history[-1]["reused"].items() if known is None] if history else [],
+        }
 
     def write_records(self) -> None:
-        """Write the results of a run with a test, or trained.json of a run without one."""
-        if "test" in self.tested:
+        """Write run.json of a completed training, and the results of its test."""
+        self.record.training = self.training_facts()
+        self.record.write(self.output_dir)
+        if "test" in self.evaluations:
             self.write_results()
-        else:
-            write_record(Path(self.output_dir) / TRAINED_FILE, self.training_record())
 
     def write_results(self) -> None:
         """Write predictions.csv, logits.npy and, last, results.json, which marks the run as finished."""
-        write_test_files(
-            self.cfg,
-            self.dm.dataset,
-            self.backbone,
-            self.tested["test"],
-            self.course,
-            self.training_record() if self.other is None else self.other.record,
-            self.run_settings(),
-            self.other,
-            self.threads,
+        cfg, dataset, evaluation, model = self.cfg, self.dm.dataset, self.evaluations["test"], self.tested_model
+        dataset.check_unchanged()
+        metrics, predictions, history = evaluation.metrics, evaluation.predictions, self.record.history
+        rows = prediction_rows(dataset, cfg.DATASET.ROOT, predictions.labels.tolist(), predictions.confidence.tolist())
+        write_predictions(self.output_dir, rows)
+        if cfg.TEST.KEEP_LOGITS:
+            write_logits(self.output_dir, predictions.logits.numpy())
+        labels, predicted = np.array([item.label for item in dataset.test]), predictions.labels.numpy()
+        training = self.training_facts() if model is None else model.training
+        label, sources = dataset_label(cfg), training.get("source_domains", list(dataset.source_domains))
+        trained_on = training.get("dataset", label)
+        learns, subset = training.get("selection") is not None, class_subset(cfg)
+        base_to_new = subset != "all" and (not learns or training.get("class_subset") == "base")
+        best = None if self.best_epoch is None else history[self.best_epoch - 1]
+        result = Result(
+            trainer=cfg.TRAINER.NAME,
+            config=cfg.TRAINER.CONFIG,
+            dataset=label,
+            backbone=self.backbone.label,
+            backbone_sha256=self.backbone.sha256,
+            backbone_name=self.backbone.name,
+            precision=self.backbone.precision,
+            protocol=protocol_name(sources, dataset.target_domains, trained_on != label, base_to_new),
+            trained_on=None if trained_on == label else trained_on,
+            model_dir=None if model is None else model.folder,
+            load_epoch=None if model is None else model.epoch,
+            source_domains=sources,
+            target_domains=list(dataset.target_domains),
+            class_subset=subset,
+            test_subset=dataset.test_subset,
+            num_shots=training.get("num_shots", "unknown"),
+            classnames=list(dataset.classnames),
+            data_fingerprint=training.get("data_fingerprint", "unknown"),
+            test_fingerprint=dataset.test_fingerprint,
+            domain_fingerprints=domain_fingerprints(cfg, dataset, trained=model is None and learns),
+            split_by_seed=training.get("split_by_seed", False),
+            settings_sha256=tested_settings_sha256(self.run_settings(), None if model is None else model.training),
+            selection=training.get("selection"),
+            seed=cfg.SEED,
+            accuracy=metrics["accuracy"],
+            macro_f1=metrics["macro_f1"],
+            accuracy_by_domain=accuracy_by_domain(rows),
+            accuracy_by_class=accuracy_by_class(labels, predicted, dataset.classnames),
+            calibration_error=calibration_error(predictions.confidence.numpy(), predicted == labels),
+            metrics=metrics,
+            n_test=len(dataset.test),
+            val_accuracy=None if best is None else best["val_accuracy"],
+            best_epoch=self.best_epoch,
+            val_history=[] if best is None else [epoch["val_accuracy"] for epoch in history],
+            loss_history=[epoch["losses"] for epoch in history],
+            n_trained=training.get("n_trained"),
+            seconds=self.seconds,
+            train_seconds=training.get("train_seconds"),
+            train_reused=training.get("train_reused", []),
+            threads=torch.get_num_threads(),
+            threads_alone=self.threads.alone,
+            threads_beside_workers=self.threads.beside_workers,
+            revision=revision(),
+            versions=versions(),
         )
+        write_results(self.output_dir, result)
 
 
 def _holds_objects(schedule: LRScheduler | None) -> bool:
     """Whether the state of a schedule is more than plain data: Dassl.pytorch's warm-up keeps its successor in it."""
     return schedule is not None and isinstance(schedule.state_dict().get("successor"), LRScheduler)
-
-
-def _warn_of_other_images(cfg: CfgNode, backbone: Backbone) -> None:
-    """Warn if images are normalised or resized in another way than the backbone expects."""
-    mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, backbone.facts
-    expected = [facts.pixel_mean, facts.pixel_std]
-    mend = "The configs in configs/trainers/ have it right (--config-file)."
-    openais = Facts()
-    if any(getattr(facts, key) != getattr(openais, key) for key in OF_IMAGES):
-        mend = (
-            "Leave INPUT.PIXEL_MEAN, PIXEL_STD and INTERPOLATION as the configs in configs/trainers/ have them: they "
-            f"become the backbone's own, {list(facts.pixel_mean)}, {list(facts.pixel_std)} and {facts.interpolation}."
-        )
-    if "normalize" not in cfg.INPUT.TRANSFORMS or not np.allclose([mean, std], expected, atol=1e-3):
-        print(
-            "Warning: CLIP expects images normalised by its own mean and standard deviation, and INPUT says "
-            f"otherwise (TRANSFORMS {list(cfg.INPUT.TRANSFORMS)}, PIXEL_MEAN {list(mean)}, PIXEL_STD {list(std)}): "
-            f"accuracies will suffer. {mend}"
-        )
-    if facts.interpolation != cfg.INPUT.INTERPOLATION:
-        print(
-            f"Warning: {backbone.name} expects images resized by {facts.interpolation} interpolation, and "
-            f"INPUT.INTERPOLATION is {cfg.INPUT.INTERPOLATION}: accuracies will suffer. {mend}"
-        )

@@ -1,13 +1,12 @@
 """Find NaN and infinite values in tensors."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.leaves import named_leaves
 
 
 def all_finite(numbers: Tensor) -> bool:
@@ -34,9 +33,18 @@ def require_finite(state: Mapping[str, Any], what: str, cause: str, minus_infini
     Raises:
         UserError: a number is NaN or infinite.
     """
-    for name, tensor in named_leaves(state, Tensor):
+    for name, tensor in _named_tensors(state):
         if name in minus_infinity:
             tensor = tensor[~tensor.isneginf()]
         if not all_finite(tensor):
             of_all = f"{int((~tensor.isfinite()).sum()):,} of the {tensor.numel():,} numbers of {name}"
             raise UserError(f"{what}: {of_all} are not finite (NaN or infinite). {cause}")
+
+
+def _named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the tensors in dicts, lists and tuples; names are like "optimizer.state.0.exp_avg"."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _named_tensors(item, f"{name}.{key}" if name else str(key))

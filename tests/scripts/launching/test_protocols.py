@@ -12,7 +12,7 @@ from quick_run import REPOSITORY
 from test_launch import OTHER_SET, QUICK
 from waiting import MINUTES, wait_for
 
-from common.run.records import read_record
+from common.files import read_json
 from common.run.results import read_results
 from scripts import launch
 from scripts.launching.plans import Set, cross_dataset, multi_source, single_source
@@ -106,7 +106,7 @@ def test_cross_dataset(launched, tmp_path, image_folder, digits, clip_file, meth
     assert found["classnames"] == ["one", "three", "two"]
     assert found["n_test"] == 30
     # Of the training, not of the test: so that models of other training data do not pass for comparable.
-    trained = read_record(base / "train/seed1/trained.json")
+    trained = read_json(base / "train/seed1/trained.json")
     assert trained["selection"] == found["selection"] == (None if trainer == "ZeroshotCLIP" else "best_val")
     assert trained["num_shots"] == found["num_shots"] == -1
     assert trained["data_fingerprint"] == found["data_fingerprint"] != found["test_fingerprint"]

@@ -10,7 +10,7 @@ from quick_run import REPOSITORY
 from common.run.history import write_history
 from common.run.identity import TRAINED_FILE
 from common.run.lock import LOCK_FILE, holder, owned
-from common.run.records import write_record
+from common.files import write_json
 from scripts import status
 from scripts.launching.planned import FAILED_FILE, note_planned, read_planned
 from scripts.launching.runs import ASKED
@@ -63,9 +63,9 @@ def test_every_state(tmp_path, capsys, held_elsewhere):
     write_history(runs["runs"], [{}, {}, {}])
     write_history(runs["stage1"] / "stage1" / "art", [{}])
     pids = [held_elsewhere(runs[name]) for name in ("runs", "stage1")]
-    write_record(runs["fails"] / ASKED / FAILED_FILE, {"exit_code": 1})
+    write_json(runs["fails"] / ASKED / FAILED_FILE, {"exit_code": 1})
     (runs["fails"] / "log.txt").write_text("first\nlast words\n\n")
-    write_record(runs["tells"] / ASKED / FAILED_FILE, {"exit_code": 1, "error": "No data.\nGet it."})
+    write_json(runs["tells"] / ASKED / FAILED_FILE, {"exit_code": 1, "error": "No data.\nGet it."})
     beside = output / "set" / "by_itself"
     beside.mkdir()
     with owned(beside):
@@ -95,7 +95,7 @@ def test_what_several_runs_need_shows_while_it_is_made(tmp_path, capsys, held_el
         folder.mkdir(parents=True)
         with owned(folder):
             pass
-    write_record(failed / ASKED / FAILED_FILE, {"exit_code": 1})
+    write_json(failed / ASKED / FAILED_FILE, {"exit_code": 1})
     write_history(made / "stage1" / "art", [{}, {}])
     pid = held_elsewhere(made)
     assert status.main([str(tmp_path)]) == 0

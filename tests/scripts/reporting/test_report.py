@@ -14,7 +14,7 @@ from waiting import MINUTES
 
 from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
-from common.run.records import write_record
+from common.files import write_json
 from common.run.results import write_results
 from common.run.variability import Spread, Variability, write_variability
 from scripts.launching.planned import FAILED_FILE, note_planned
@@ -345,7 +345,7 @@ def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
     base = tmp_path / "output/CoOp/RN50/default"
     note_planned(tmp_path / "output", {tmp_path / "output/SPG/RN50/default/art/seed1": True})
     note_planned(tmp_path / "output", {base / "art" / f"seed{seed}": True for seed in (1, 2)})
-    write_record(base / "art/seed2/launch" / FAILED_FILE, {"exit_code": 1})
+    write_json(base / "art/seed2/launch" / FAILED_FILE, {"exit_code": 1})
     (base / "art/seed2/log.txt").write_text("Stage I\nError: <no> images\n")
     arguments = [
         str(tmp_path / "output"),

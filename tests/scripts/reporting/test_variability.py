@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.run.records import read_record
+from common.files import read_json
 from common.run.results import read_results, write_results
 from scripts.reporting.variability import agreement, find_runs
 from scripts.variability import main
@@ -24,7 +24,7 @@ def test_of_a_run(finished, tmp_path, capsys):
     assert main([str(tmp_path), "--draws", "4"]) == 0
     printed = capsys.readouterr().out
     assert "| red " in printed and "4 averaged" in printed
-    found = read_record(tmp_path / "run" / "variability.json")
+    found = read_json(tmp_path / "run" / "variability.json")
     assert (tmp_path / "run" / "variability.png").is_file() and (tmp_path / "run" / "variability.svg").is_file()
     row = found["by_domain"]["red"]
     assert found["draws"] == 4 and list(found["averaged"]) == ["1", "2", "4"]
@@ -36,7 +36,7 @@ def test_of_a_run(finished, tmp_path, capsys):
 def test_n_prompts_is_what_is_averaged(finished, tmp_path):
     finished("SPG", "TEST.N_PROMPTS", "4")
     assert main([str(tmp_path / "run"), "--draws", "4"]) == 0
-    found = read_record(tmp_path / "run" / "variability.json")
+    found = read_json(tmp_path / "run" / "variability.json")
     assert found["averaged"]["4"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
 
 

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 
 from common.errors import UserError
 from common.run.predictions import LOGITS_FILE, read_logits, read_predictions, write_logits
-from common.run.records import read_record, write_record
+from common.files import read_json, write_json
 from common.run.results import CIRCUMSTANCES, FORMAT, SHARED, Result, read_results
 from trainers.base.checkpoints import find_checkpoint
 from trainers.base.evaluation import CALIBRATION_BINS, Predictions, accuracy_by_class, calibration_error, macro_f1
@@ -276,9 +276,9 @@ def test_training_time_adds_up_over_starts_and_tells_what_was_found(finished, tr
     assert 0 < before["train_seconds"] <= before["seconds"] and before["train_reused"] == []
     # Interrupted after the last epoch, which had come late.
     (tmp_path / "run/results.json").unlink()
-    history = read_record(tmp_path / "run/history.json")
+    history = read_json(tmp_path / "run/history.json")
     history["epochs"][-1]["seconds"] += 1000
-    write_record(tmp_path / "run/history.json", history)
+    write_json(tmp_path / "run/history.json", history)
     assert train("SPG", "red") == 0
     after = read_results(tmp_path / "run/results.json")
     assert after["train_seconds"] == pytest.approx(before["train_seconds"] + 1000)

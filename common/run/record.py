@@ -1,0 +1,70 @@
+"""run.json: the one record of a run, written before training and after each epoch."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import read_json, write_json
+from common.run.results import RESULTS_FILE
+
+RECORD_FILE = "run.json"
+
+
+@dataclass
+class RunRecord:
+    """The record of a run.
+
+    Attributes:
+        identity: settings, data, weights, seed: values that must be equal to continue the run; None: unknown.
+        threads: numbers of threads, as in common.threads.Threads.
+        versions: of Python and packages.
+        history: an entry for each completed epoch.
+        training: keys of results.json that describe the training; None before it has ended.
+    """
+
+    identity: dict[str, Any]
+    threads: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    training: dict[str, Any] | None = None
+
+    def write(self, folder: str | PathLike) -> None:
+        """Write <folder>/run.json; raises UserError if a number is not finite."""
+        path = Path(folder) / RECORD_FILE
+        try:
+            write_json(path, {"hash": settings_sha256(self.identity), **asdict(self)})
+        except ValueError as error:
+            raise UserError(f"{path}: a number of the training is not finite ({error}). See log.txt.") from error
+
+    def differences(self, identity: dict[str, Any]) -> str:
+        """The values of another identity that differ from this one; "" if none does. Unknown values do not differ."""
+        other = json.loads(json.dumps(identity))  # tuples become lists, as in the file
+        keys = sorted(key for key in self.identity if None not in (self.identity[key], other.get(key)))
+        differing = [key for key in keys if self.identity[key] != other[key]]
+        return ", ".join(f"{key} {self.identity[key]} there and {other[key]} here" for key in differing)
+
+
+def read_run_record(folder: str | PathLike) -> RunRecord | None:
+    """The record in the folder of a run; None if it is missing or damaged."""
+    try:
+        values = read_json(Path(folder) / RECORD_FILE)
+        return RunRecord(**{name: values[name] for name in RunRecord.__dataclass_fields__})
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def is_finished(folder: str | PathLike, tested: bool = True) -> bool:
+    """Whether the run in a folder has ended; `tested`: it ends with a test."""
+    if tested:
+        return (Path(folder) / RESULTS_FILE).is_file()
+    record = read_run_record(folder)
+    return record is not None and record.training is not None
+
+
+def settings_sha256(settings: dict[str, Any]) -> str:
+    """Hash (16 hexadecimal digits) of plain values by name."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,71 @@
+"""One process holds a lock; others wait or fail, and the operating system frees the lock of a dead process."""
+
+import os
+import threading
+
+import pytest
+from elsewhere import held_elsewhere, owner_seen_elsewhere
+
+from common import locks
+from common.interruption import Interrupted
+from common.locks import InUse, file_lock, lock_owner
+
+
+@pytest.fixture
+def lock(tmp_path):
+    return tmp_path / "folder" / ".lock"
+
+
+def test_file_lock_is_held_within_the_block_and_may_be_entered_again(lock):
+    for _ in range(2):
+        with file_lock(lock, "works"):
+            with file_lock(lock, "works"):
+                pass
+            assert owner_seen_elsewhere(lock).startswith(f"process {os.getpid()} on ")
+        assert owner_seen_elsewhere(lock) == "None" and lock_owner(lock) is None
+
+
+def test_file_lock_names_the_process_that_holds_it(lock):
+    lock.parent.mkdir()
+    with held_elsewhere(lock) as other:
+        with pytest.raises(InUse, match=f"is in use by process {other.pid} on .* since "), file_lock(lock, "works", 0):
+            pytest.fail("two processes hold the lock")
+        assert lock_owner(lock).startswith(f"process {other.pid} on ")
+    with file_lock(lock, "works", 0):  # the other process was killed
+        pass
+
+
+def test_file_lock_waits_for_the_other_process(lock, capsys):
+    lock.parent.mkdir()
+    with held_elsewhere(lock) as other:
+        threading.Timer(0.5, other.stdin.close).start()
+        with file_lock(lock, "learns a label"):
+            assert f"Waiting for process {other.pid}" in capsys.readouterr().out
+
+
+def test_file_lock_is_interrupted_while_it_waits(lock, monkeypatch):
+    def interrupted():
+        raise Interrupted(2)
+
+    lock.parent.mkdir()
+    monkeypatch.setattr(locks, "check_interruption", interrupted)
+    with held_elsewhere(lock), pytest.raises(Interrupted), file_lock(lock, "works"):
+        pytest.fail("two processes hold the lock")
+
+
+def test_file_lock_without_lock_support_warns_and_continues(lock, monkeypatch, capsys):
+    def refuse(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with file_lock(lock, "works"):
+        assert "Operation not supported" in capsys.readouterr().out
+
+
+def test_train_in_the_folder_of_a_running_process_is_an_error(train, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with held_elsewhere(tmp_path / "run/.lock") as other:
+        assert train("ZeroshotCLIP", "red") == 1
+        message = capsys.readouterr().err
+        assert f"run is in use by process {other.pid} on " in message
+    assert train("ZeroshotCLIP", "red") == 0

@@ -1,0 +1,192 @@
+"""NaN and infinity: the run stops with one message and keeps no broken number."""
+
+import json
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from hypothesis import given
+from hypothesis import strategies as st
+
+import predict
+import trainers.all  # noqa: F401 (registers trainers)
+from common.errors import UserError
+from common.run.predictions import read_logits, read_predictions, write_logits
+from common.run.record import RunRecord, read_run_record
+from trainers.base.evaluation import Predictions
+from trainers.base.image_features import ImageFeatures
+from trainers.modules.features import FeatureCache
+from trainers.modules.finite import all_finite, require_finite
+from trainers.modules.prompt_labels import LabelOrigin, save_prompt_label
+
+NAN, INF = float("nan"), float("inf")
+ONE_OF_EACH_KIND = ("CoOp", "SPG", "DPSPG", "VP", "LinearProbe")
+
+
+@pytest.fixture
+def stopped(refused, tmp_path):
+    """Run, expect one message about numbers that are not finite and no results; return the message."""
+
+    def run(trainer, *opts):
+        message = refused(trainer, "red", *opts)
+        assert "not finite" in message and message.count("\n") == 1
+        assert not list(tmp_path.rglob("results.json")) + list(tmp_path.rglob("predictions.csv"))
+        return message
+
+    return run
+
+
+@pytest.mark.parametrize("final_model", ["best_val", "last_step"])
+@pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
+def test_epoch_with_a_broken_last_step_is_not_saved(trainer, final_model, stopped, tmp_path, monkeypatch):
+    cls = TRAINER_REGISTRY.get(trainer)
+    update = cls.model_update
+
+    def break_it(self, names=None):
+        update(self, names)
+        last = self.epoch == 1 and self.batch_idx + 1 == self.num_batches and names in (None, "generator")
+        if type(self) is cls and last:
+            next(self._models[self.get_model_names()[0]].parameters()).data.view(-1)[0] = INF
+
+    monkeypatch.setattr(cls, "model_update", break_it)
+    message = stopped(trainer, "TEST.FINAL_MODEL", final_model)
+    assert " after epoch 2 of 2: 1 of the " in message and "OPTIM.LR" in message
+    assert "The checkpoint of epoch 1 is kept." in message
+    names = {"model.pth.tar-1", *(["model-best.pth.tar"] if final_model == "best_val" else [])}
+    assert {path.name for path in (tmp_path / "run").glob("*/model*")} == names
+    assert len(read_run_record(tmp_path / "run").history) == 1
+
+
+def test_loss_that_is_not_finite_names_epoch_and_step(refused):
+    message = refused("CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
+    assert "loss became nan in epoch 1 of 2, step 2" in message
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("trainer", ONE_OF_EACH_KIND)
+def test_logits_that_are_not_finite_name_split_and_domains(trainer, value, stopped, monkeypatch):
+    cls = TRAINER_REGISTRY.get(trainer)
+    classifier = cls.classifier
+
+    def broken(self):
+        classify = classifier(self)
+        return lambda features, indices: classify(features, indices).index_fill(1, torch.tensor([1]), value)
+
+    monkeypatch.setattr(cls, "classifier", broken)
+    message = stopped(trainer)
+    assert "The logits of images 1 to " in message and " of the val split (blue, green) after epoch 1" in message
+
+
+@pytest.mark.parametrize("trainer", ONE_OF_EACH_KIND)
+def test_image_features_that_are_not_finite_are_not_cached(trainer, stopped, monkeypatch, tmp_path):
+    encode = ImageFeatures.encode
+
+    def broken(self, images, indices=None):
+        features = encode(self, images, indices)
+        return features if torch.is_grad_enabled() else torch.cat([features[:-1], INF * features[-1:]])
+
+    monkeypatch.setattr(ImageFeatures, "encode", broken)
+    assert "The image features of " in stopped(trainer)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def spoil(path, value=NAN):
+    checkpoint = torch.load(path, weights_only=True)
+    key = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][key].view(-1)[0] = value
+    torch.save(checkpoint, path)
+    return key
+
+
+def test_resume_uses_the_checkpoint_before_a_broken_one(finished, train, tmp_path, capsys):
+    opts = ("OPTIM.MAX_EPOCH", "3")
+    finished("CoOp", *opts)
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    (tmp_path / "run/results.json").unlink()
+    (path,) = (tmp_path / "run").rglob("model.pth.tar-3")
+    shutil.copy(path, path.with_name("model.pth.tar-2"))
+    spoil(path)
+    assert train("CoOp", "red", *opts) == 0
+    assert "The checkpoints of epoch 3 cannot be used, trying earlier ones: " in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/results.json").read_text()).keys() == results.keys()
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "SPG", "LinearProbe"])
+def test_broken_checkpoint_is_refused_in_tests_and_predictions(
+    trainer, finished, train, image_folder, tmp_path, capsys
+):
+    finished(trainer)
+    saved = sorted((tmp_path / "run").glob("*/model-best.pth.tar"))
+    key = spoil(next(path for path in saved if path.parent.name != "discriminator"))
+    assert train(trainer, "red", flags=["--eval-only", "--model-dir", "run", "--output-dir", "b"]) == 1
+    assert f" numbers of {key} are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "b/results.json").exists()
+    assert predict.main(["--model-dir", "run", str(image_folder / "red/down/0.png")]) == 1
+    assert f" numbers of {key} are not finite" in capsys.readouterr().err
+
+
+def test_cached_features_that_are_not_finite_are_computed_again(tmp_path, capsys):
+    def compute(out):
+        out[:] = 1
+
+    FeatureCache(tmp_path).get("k", (4, 3), compute, "val")
+    array = np.load(tmp_path / "k.npy")
+    array[2, 1] = NAN
+    np.save(tmp_path / "k.npy", array)
+    about = json.loads((tmp_path / "k.json").read_text())
+    (tmp_path / "k.json").write_text(json.dumps({**about, "crc32": zlib.crc32(array.tobytes())}))
+    assert (FeatureCache(tmp_path).get("k", (4, 3), compute, "val") == 1).all()
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_nor_read(tmp_path, finished):
+    origin = LabelOrigin("weights", ("a", "b"), "end", "data")
+    with pytest.raises(UserError, match="1 of the 2 numbers of ctx are not finite"):
+        save_prompt_label(tmp_path / "photo.pt", torch.tensor([[0.0, NAN]]), origin)
+    with pytest.raises(UserError, match=r"run\.json: a number of the training is not finite"):
+        RunRecord({}, history=[{"losses": {"loss": NAN}}]).write(tmp_path)
+    assert not list(tmp_path.iterdir())
+    path = finished("ZeroshotCLIP") / "predictions.csv"
+    path.write_text(path.read_text().rstrip().rpartition(",")[0] + ",nan\n")
+    with pytest.raises(UserError, match="a confidence in it is no number"):
+        read_predictions(path)
+    for wrong in ([NAN, 0], [INF, 0], [-INF, -INF]):
+        write_logits(tmp_path, np.array([[1, 2], wrong]))
+        with pytest.raises(UserError, match="some are no numbers"):
+            read_logits(tmp_path / "logits.npy")
+
+
+def test_probe_of_a_class_without_training_images_has_minus_infinity(train, image_folder, tmp_path):
+    root = shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    for domain in ("blue", "green"):
+        (root / domain / "spiral").mkdir()
+    shutil.copytree(root / "red/down", root / "red/spiral")
+    assert train("LinearProbe", "red", flags=["--root", str(root)]) == 0
+    assert (read_logits(tmp_path / "run/logits.npy")[:, 2] == -INF).all()
+    flags = ["--root", str(root), "--eval-only", "--model-dir", "run", "--output-dir", "c"]
+    assert train("LinearProbe", "red", flags=flags) == 0
+    assert predict.main(["--model-dir", "run", str(root / "red/down/0.png")]) == 0
+
+
+def test_stored_logits_below_half_precision_become_its_minimum():
+    found = Predictions.of(torch.tensor([[1e6, -1e6, -INF], [0.0, 1.0, -INF]]))
+    assert found.logits.tolist() == [[0, -65504, -INF], [-1, 0, -INF]]
+    assert found.labels.tolist() == [0, 1]
+
+
+@given(
+    st.lists(st.floats(width=32), max_size=30),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+)
+def test_all_finite_equals_a_look_at_each_number(numbers, dtype):
+    tensor = torch.tensor(numbers, dtype=torch.float64).to(dtype)
+    assert all_finite(tensor) == bool(tensor.isfinite().all())
+
+
+def test_require_finite_names_the_tensor():
+    require_finite({"a": None, "b": [torch.ones(1), {"c": torch.zeros(2)}], "d": "text"}, "x", "y")
+    with pytest.raises(UserError, match=r"^x: 1 of the 2 numbers of b\.1\.c are not finite \(NaN or infinite\). y$"):
+        require_finite({"b": [torch.ones(1), {"c": torch.tensor([0, INF])}]}, "x", "y")
