@@ -16,16 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.this_python import prepare_python, print_names
+from common.startup import prepare_imports, print_file_names, start_command
 
 if __name__ == "__main__":
-    prepare_python()  # before any package is imported
+    start_command()  # before any package is imported
 
-from common.dassl_path import use_dassl
-from common.errors import UserError
-from common.failures import script
+from common.errors import UserError, command
 from common.files import atomic_write, read_text
-from common.threads import use_sleeping_waits
 
 FORMATS = ("table", "json", "csv")
 
@@ -34,8 +31,7 @@ def __getattr__(name: str) -> Any:
     """`from predict import Predictor` works, and nothing heavy is imported before it is asked for."""
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    use_sleeping_waits()
-    use_dassl()
+    prepare_imports()
     from trainers.predictor import Predictor
 
     return Predictor
@@ -166,17 +162,16 @@ def run(args: argparse.Namespace) -> list[str]:
         except OSError as error:
             raise UserError(f"--out {args.out} cannot be written: {error.strerror}.") from error
     else:
-        print_names(sys.stdout)
+        print_file_names(sys.stdout)
         print(text, end="", flush=True)
     return list(unreadable.values())
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 with messages (one, or one for each image that could not be read), or 130 if interrupted."""
     args = parse_args(argv)
-    use_sleeping_waits()
-    use_dassl()
+    prepare_imports()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     return report(run(args))
 

@@ -6,15 +6,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from common.this_python import prepare_python, take_any_text
+from common.startup import escape_unprintable, prepare_imports, split_at_key, start_command
 
 if __name__ == "__main__":
-    prepare_python()  # before any package is imported
+    start_command()  # before any package is imported
 
-from common.config_keys import split_at_key
-from common.dassl_path import use_dassl
-from common.errors import UserError
-from common.failures import explain, user_errors
+from common.errors import UserError, explain, user_errors
 from common.files import make_output_folder
 from common.interruption import Interrupted, end_after_step, interruption
 from common.loader_workers import prepare_loader_workers
@@ -22,7 +19,7 @@ from common.locks import RUN_LOCK, file_lock
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
 from common.run.record import is_finished
-from common.threads import loader_workers, use_sleeping_waits
+from common.threads import loader_workers
 from trainers.methods import METHODS
 
 SECONDS_TO_WAIT = 2  # for another process in the output folder
@@ -193,7 +190,7 @@ def build(args: argparse.Namespace, cfg: "CfgNode") -> Any:
         make_deterministic()
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
-    take_any_text(getattr(sys.stdout, "file", None))  # the log of an installed Dassl
+    escape_unprintable(getattr(sys.stdout, "file", None))  # the log of an installed Dassl
     if args.config_file and (line := merge_method_file(default_cfg(), args.config_file, args.trainer)):
         print(line)
     return build_trainer(cfg)
@@ -277,8 +274,7 @@ def attempt(argv: list[str] | None = None) -> tuple[int, str]:
 
 def _outcome(args: argparse.Namespace) -> tuple[int, str]:
     """Do what the command line says; returns exit code and message."""
-    use_sleeping_waits()
-    use_dassl()
+    prepare_imports()
     try:
         with end_after_step(), lines_above_bars():
             run(args)

@@ -1,4 +1,4 @@
-"""Hashes of the contents of files, cached on disk by path, size and times of change."""
+"""Hashes of file contents, cached on disk."""
 
 import contextlib
 import hashlib
@@ -23,30 +23,27 @@ MIN_AGE_NS = 2 * 10**9
 
 
 def content_hashes(files: Sequence[str | PathLike]) -> list[str]:
-    """Hash the contents of files.
+    """Hexadecimal hashes of files, in their order.
 
-    The cache has one file for each data folder, two levels above its files (mostly a domain). The key has the change
-    time (ctime) too, since copying tools and `touch` can restore the modification time.
-
-    Returns:
-        hexadecimal hashes, in the order of the files.
+    The cache has one file for each data folder, two levels above its files (mostly a domain). Its keys are path, size,
+    modification and change time (ctime): copying tools and `touch` can restore the modification time.
 
     Raises:
         UserError: a file cannot be read.
     """
     paths: list[str] = [os.fspath(path) for path in files]
     keys, is_old = _keys(paths)
-    places = defaultdict(list)  # indices by data folder
+    by_folder = defaultdict(list)
     for index, path in enumerate(paths):
-        places[path.rsplit(os.sep, 2)[0] if path.count(os.sep) > 1 else ""].append(index)
+        by_folder[path.rsplit(os.sep, 2)[0] if path.count(os.sep) > 1 else ""].append(index)
     known: dict[bytes, bytes] = {}
-    for folder in places:
+    for folder in by_folder:
         known |= _read(_cache_file(folder))
     missing = [index for index, key in enumerate(keys) if key not in known]
     if missing:
         found = dict(zip(missing, _hash_all([paths[index] for index in missing]), strict=True))
         known |= {keys[index]: value for index, value in found.items()}
-        for folder, indices in places.items():
+        for folder, indices in by_folder.items():
             _add(_cache_file(folder), {keys[i]: found[i] for i in indices if i in found and is_old[i]})
     return [known[key].hex() for key in keys]
 
@@ -59,7 +56,7 @@ def _keys(paths: Sequence[str]) -> tuple[list[bytes], list[bool]]:
         try:
             status = os.stat(path)
         except OSError as error:
-            raise _cannot_read(path, error) from error
+            raise UserError(f"Cannot read {path}: {error.strerror}. Check DATASET.ROOT.") from error
         place = path if os.path.isabs(path) else here + path
         text = f"{place}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
         keys.append(hashlib.blake2b(os.fsencode(text), digest_size=HASH_BYTES).digest())
@@ -70,32 +67,23 @@ def _keys(paths: Sequence[str]) -> tuple[list[bytes], list[bool]]:
 def _hash_all(paths: Sequence[str]) -> list[bytes]:
     chunks = [paths[start : start + FILES_AT_A_TIME] for start in range(0, len(paths), FILES_AT_A_TIME)]
     hashes: list[bytes] = []
-    pool = ThreadPoolExecutor(2 * usable_cores())  # reading and hashing run outside of Python's lock
+    pool = ThreadPoolExecutor(2 * usable_cores())  # reading and hashing release Python's lock
     try:
         with progress(total=len(paths), description="Hashing images", unit="img") as bar:
-            for done in pool.map(_hash_chunk, chunks):
+            for chunk in pool.map(lambda chunk: [_hash(path) for path in chunk], chunks):
                 check_interruption()
-                hashes += done
-                bar.update(len(done))
+                hashes += chunk
+                bar.update(len(chunk))
     finally:
         pool.shutdown(cancel_futures=True)
     return hashes
 
 
-def _hash_chunk(paths: Sequence[str]) -> list[bytes]:
-    return [_hash(path) for path in paths]
-
-
 def _hash(path: str) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as handle:
-            return hashlib.blake2b(handle.read(), digest_size=HASH_BYTES).digest()
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=HASH_BYTES).digest()
     except OSError as error:
-        raise _cannot_read(path, error) from error
-
-
-def _cannot_read(path: str, error: OSError) -> UserError:
-    return UserError(f"Cannot read {path}: {error.strerror}. Check DATASET.ROOT, or remove the file.")
+        raise UserError(f"Cannot read {path}: {error.strerror}. Check DATASET.ROOT, or remove the file.") from error
 
 
 # ---- the cache: pairs of key and hash, then the hash of all pairs ----
@@ -108,19 +96,17 @@ def _cache_file(folder: str) -> Path:
 
 def _read(path: Path) -> dict[bytes, bytes]:
     """The hashes by key; {} of a missing or damaged file."""
-    try:
+    content = b""
+    with contextlib.suppress(OSError):
         content = path.read_bytes()
-    except OSError:
-        return {}
-    pairs, checksum = content[:-HASH_BYTES], content[-HASH_BYTES:]
+    pairs, checksum, size = content[:-HASH_BYTES], content[-HASH_BYTES:], 2 * HASH_BYTES
     if hashlib.blake2b(pairs, digest_size=HASH_BYTES).digest() != checksum:
         return {}
-    size = 2 * HASH_BYTES
     return {pairs[i : i + HASH_BYTES]: pairs[i + HASH_BYTES : i + size] for i in range(0, len(pairs), size)}
 
 
 def _add(path: Path, new: dict[bytes, bytes]) -> None:
-    """Add hashes to a cache file; a hash that another process adds at the same time may get lost, and costs time."""
+    """Add hashes to a cache file. A hash that another process adds at the same time may get lost."""
     if new and is_writable(path.parent):
         pairs = b"".join(key + value for key, value in {**_read(path), **new}.items())
         with contextlib.suppress(OSError), atomic_write(path) as handle:

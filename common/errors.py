@@ -26,7 +26,7 @@ def warn(message: str) -> None:
     print(f"Warning: {message}")
 
 
-def join_truncated(items: Iterable[str], at_most: int = 8) -> str:
+def some(items: Iterable[str], at_most: int = 8) -> str:
     """A list for messages: "dog, horse and 5 more", or "none"."""
     items = list(items)
     more = f" and {len(items) - at_most} more" if len(items) > at_most else ""
@@ -65,7 +65,7 @@ def user_errors() -> tuple[type[BaseException], ...]:
 
 
 def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int]:
-    """Decorate the `main(argv=None)` of a command: it returns an exit code, and prints errors of users as one message."""
+    """Decorate the `main(argv=None)` of a command: it returns an exit code and prints user errors as one message."""
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> int:

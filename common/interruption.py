@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: finish the step, then end in good order."""
+"""SIGINT and SIGTERM: finish the training step, then end."""
 
 import contextlib
 import os
@@ -6,16 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 _received: int | None = None
 
 
 class Interrupted(Exception):
-    """The process was asked to end.
-
-    Attributes:
-        exit_code: what shells and launchers expect then, 128 + the signal's number.
-    """
+    """The process received a signal and has to end; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -24,17 +21,17 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def end_after_step() -> Iterator[None]:
-    """Within the block, the first SIGINT or SIGTERM is noted for `check_interruption`; a second one ends the process.
+    """Within the block, `check_interruption` raises after the first SIGINT or SIGTERM. A second one ends the process.
 
-    Signals reach a process's main thread alone; in any other nothing changes.
+    Only the main thread of a process receives signals; other threads are unchanged.
     """
     global _received
     _received = None
     owner = os.getpid()
 
-    def note(number, frame):
+    def handle(number: int, frame: FrameType | None) -> None:
         global _received
-        if os.getpid() != owner:  # a loader worker: its main process will end it
+        if os.getpid() != owner:  # a loader worker, which its main process ends
             return
         if _received is not None:
             raise KeyboardInterrupt
@@ -44,7 +41,7 @@ def end_after_step() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -53,11 +50,11 @@ def end_after_step() -> Iterator[None]:
 
 
 def interruption() -> Interrupted | None:
-    """The `Interrupted` that is due, or None."""
+    """The exception for the received signal; None without a signal."""
     return None if _received is None else Interrupted(_received)
 
 
 def check_interruption() -> None:
-    """Raise `Interrupted` if the process was asked to end; called where nothing is half done."""
+    """Raise Interrupted after a signal. Call it where no work is half done."""
     if _received is not None:
         raise Interrupted(_received)

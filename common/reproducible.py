@@ -5,7 +5,7 @@ import platform
 import subprocess
 from importlib import metadata
 
-from common.dassl_path import REPOSITORY
+from common.startup import REPOSITORY
 
 PACKAGES = ("torch", "torchvision", "clip-anytorch", "open_clip_torch", "numpy", "pillow", "scipy", "scikit-learn")
 

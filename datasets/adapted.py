@@ -14,8 +14,7 @@ from typing import Any
 from dassl.data.datasets import DatasetBase, Datum
 from yacs.config import CfgNode
 
-from common.errors import UserError
-from common.messages import some
+from common.errors import UserError, some
 from datasets.base import DomainGeneralizationDataset
 from datasets.fingerprints import Fingerprints
 

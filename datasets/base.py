@@ -11,10 +11,9 @@ from pathlib import Path
 from dassl.data.datasets import DatasetBase, Datum
 from yacs.config import CfgNode
 
-from common.errors import UserError
+from common.errors import UserError, some, warn
 from common.files import is_writable
 from common.kept import Kept
-from common.messages import some, warn
 from common.progress import progress
 from datasets import names
 from datasets.contents import SPLIT_FOLDER, Unused, collect, describe

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from common.errors import UserError
-from common.messages import some, warn
+from common.errors import UserError, some, warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.contents import read_folder
 from datasets.layouts import TRAIN, VAL, Layout, Location, check_root, list_folders

@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.startup import REPOSITORY
 from datasets.base import DomainGeneralizationDataset
 
 CONFIGS = REPOSITORY / "configs" / "datasets"

@@ -6,9 +6,8 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 from yacs.config import CfgNode
 
-from common.errors import UserError
+from common.errors import UserError, warn
 from common.files import cache_folder, is_writable, make_output_folder
-from common.messages import warn
 from datasets import mini_digits_render
 from datasets.base import DomainGeneralizationDataset, NotMadeYet
 from datasets.layouts import Layout

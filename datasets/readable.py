@@ -8,7 +8,7 @@ from dassl.data.datasets import Datum
 from dassl.utils import read_image
 from PIL import Image
 
-from common.messages import some, warn
+from common.errors import some, warn
 from common.progress import progress
 from common.threads import usable_cores
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from dassl.utils import read_image
 from PIL import Image
 
-from common.errors import UserError
-from common.messages import some
+from common.errors import UserError, some
 from common.progress import progress
 from common.threads import usable_cores
 from datasets.base import DomainGeneralizationDataset

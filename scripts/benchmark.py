@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError
-from common.failures import script
+from common.errors import UserError, command
 from common.files import atomic_write, is_writable
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def said(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 if outputs differ or with one message."""
     args = parse_args(argv)

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from common.errors import UserError
-from common.failures import script
+from common.errors import UserError, command
 from common.files import atomic_write
 
 if TYPE_CHECKING:
@@ -311,7 +310,7 @@ def report(args: argparse.Namespace) -> None:
         print(f"\nSamples: {args.thumbnails} ({sheet.width} x {sheet.height} pixels)")
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)

@@ -9,8 +9,7 @@ import _repository
 import argparse
 import sys
 
-from common.errors import UserError
-from common.failures import script
+from common.errors import UserError, command
 from common.files import size_text
 
 
@@ -77,7 +76,7 @@ def download(args: argparse.Namespace) -> list[str]:
     return failed
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
     args = parse_args(argv)

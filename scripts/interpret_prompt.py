@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from common.errors import UserError
-from common.failures import script
+from common.errors import UserError, command
 from common.files import write_json
 
 if TYPE_CHECKING:
@@ -233,7 +232,7 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, list]]:
     return found
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> None:
     """Exit code 0, 1 with one message, or 130 if interrupted."""
     args = parse_args(argv)

@@ -21,8 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common.dassl_path import REPOSITORY
 from common.run.results import TIMES, read_results
+from common.startup import REPOSITORY
 from scripts.launching.quick_run import arguments, make_images
 from trainers.methods import METHODS, Backbones, find_method
 

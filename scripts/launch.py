@@ -16,9 +16,9 @@ import signal
 import sys
 from pathlib import Path
 
-from common.config_keys import split_at_key
 from common.errors import UserError
 from common.interruption import Interrupted
+from common.startup import split_at_key
 from scripts.launching.comparison import launch
 from scripts.launching.engines import ENGINES
 from scripts.launching.request import DEFAULT_BACKBONE, TESTED_ON, TRAINED_ON, Request

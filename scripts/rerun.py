@@ -20,11 +20,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from common.dassl_path import REPOSITORY
-from common.errors import UserError
-from common.failures import script
+from common.errors import UserError, command
 from common.run.record import RunRecord, is_finished, read_run_record
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, TIMES, read_results
+from common.startup import REPOSITORY
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -105,7 +104,7 @@ def verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, bool]:
     return "\n\n".join(lines), False
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if the repetition agrees, 1 if not or with one message."""
     args = parse_args(argv)

@@ -14,13 +14,13 @@ import _repository
 import argparse
 import sys
 
-from common.failures import script
+from common.errors import command
 from scripts.reporting.finished import add_arguments, read_folders
 from scripts.reporting.published import read_published
 from scripts.reporting.text import FORMATS, results_tables, write_text
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

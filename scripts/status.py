@@ -14,8 +14,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from common.errors import UserError
-from common.failures import script
+from common.errors import UserError, command
 from scripts.launching.status import DONE, State, find_states
 
 
@@ -27,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)

@@ -33,8 +33,8 @@ from clip.model import CLIP, build_model
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
-from common.dassl_path import REPOSITORY
 from common.files import atomic_write
+from common.startup import REPOSITORY
 from datasets import mini_digits_render as drawing
 
 SEED = 7

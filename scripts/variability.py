@@ -18,10 +18,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from common.errors import UserError
-from common.failures import script
-from common.run.variability import VARIABILITY_FILE, Variability, write_variability
-from scripts.reporting.variability import find_runs, measure, table
+from common.errors import UserError, command
+from scripts.reporting.variability import VARIABILITY_FILE, Variability, find_runs, measure, table, write_variability
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@script
+@command
 def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)

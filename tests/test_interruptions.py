@@ -93,7 +93,7 @@ def test_scalars_of_a_resumed_run_are_those_of_an_undisturbed_one(train, tmp_pat
     assert train("CoOp", "red", *opts) == 0
     whole = scalars(tmp_path / "run")
     assert {len(steps) for tag, steps in whole.items() if tag.startswith("val/")} == {3}
-    for name in ("model.pth.tar-2", "run.json", "logits.npy"):  # the last is after the test
+    for name in ("model.pth.tar-2", "logits.npy"):  # the last is after the test
         shutil.rmtree(tmp_path / "run")
         replace = os.replace
 
@@ -183,7 +183,7 @@ def test_signals_end_after_the_step(train, undisturbed, tmp_path, monkeypatch, c
     assert f"Interrupted by {number.name}. The same command goes on after the last completed epoch." in message
     assert signal.getsignal(number) == handler
     assert train("CoOp", "red") == 0
-    assert "Going on after epoch 1" in capsys.readouterr().out
+    assert "Resuming after epoch 1" in capsys.readouterr().out
     assert results(tmp_path / "run") == whole
 
 
@@ -233,9 +233,9 @@ def test_the_loss_scale_is_kept(train, tmp_path, monkeypatch):
     assert train("CoOp", "red", *opts) == 0
     whole = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
     killed_before(2, train, monkeypatch, *opts)
-    assert read_json(tmp_path / "run/run.json")["epochs"][-1]["scaler"]["scale"] > 2.0**16
+    assert read_json(tmp_path / "run/run.json")["history"][-1]["scaler"]["scale"] > 2.0**16
     assert train("CoOp", "red", *opts) == 0
-    ours, theirs = (read_json(tmp_path / name / "run.json")["epochs"] for name in ("run", "undisturbed"))
+    ours, theirs = (read_json(tmp_path / name / "run.json")["history"] for name in ("run", "undisturbed"))
     assert [epoch["scaler"] for epoch in ours] == [epoch["scaler"] for epoch in theirs]
     assert results(tmp_path / "run") == whole
 
@@ -269,8 +269,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys, damage):
     damage(folder / "model.pth.tar-3")
     resume()
     printed = capsys.readouterr().out
-    assert "A checkpoint cannot be used, going on from one before" in printed
-    assert "Going on after epoch 2" in printed
+    assert "cannot be used, trying earlier ones" in printed
+    assert "Resuming after epoch 2" in printed
     assert not os.path.exists(MARK)
 
 
@@ -280,7 +280,7 @@ def test_with_nothing_left_training_starts_anew(cut, capsys, names):
     for name in names:
         truncate(folder / name)
     resume()
-    assert "training starts anew" in capsys.readouterr().out
+    assert "raining from scratch" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", [lambda text: "", lambda text: "[1, 2, 3]", lambda text: text.replace("0", "1", 1)])
@@ -289,7 +289,7 @@ def test_a_damaged_history(cut, capsys, damage):
     path = folder.parent / "run.json"
     path.write_text(damage(path.read_text()))
     resume()
-    assert "training starts anew" in capsys.readouterr().out
+    assert "raining from scratch" in capsys.readouterr().out
 
 
 def _encode_together(folder, barrier, found):
@@ -343,7 +343,7 @@ def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, mo
     shutil.copy(images / "red/down/0.png", images / "red/down/new.png")
     shutil.rmtree(images / "spg_coop_splits")
     assert train("CoOp", "red", "DATASET.ROOT", str(images)) == 1
-    assert "holds an unfinished run with other settings: images " in capsys.readouterr().err
+    assert "holds an unfinished run with other settings or data: other " in capsys.readouterr().err
 
 
 def writing():
@@ -377,7 +377,7 @@ def test_settings_that_change_the_result_are_not_mixed(cut, train, capsys):
     for opts in (("TEST.FINAL_MODEL", "last_step"), ("TEST.N_PROMPTS", "2"), ("INPUT.PIXEL_STD", "(0.2, 0.2, 0.2)")):
         capsys.readouterr()
         assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4", *opts) == 1
-        assert f"holds an unfinished run with other settings: {opts[0]} " in capsys.readouterr().err
+        assert f"holds an unfinished run with other settings or data: {opts[0]} " in capsys.readouterr().err
 
 
 def test_a_lost_best_model_is_not_replaced_by_the_last(finished, train, tmp_path, capsys):
@@ -402,7 +402,7 @@ def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, m
     killed_before(2, train, monkeypatch, *opts, flags=flags)
     capsys.readouterr()
     assert train("CoOp", "red", *opts, flags=flags) == 0
-    assert "Going on after epoch 2" in capsys.readouterr().out
+    assert "Resuming after epoch 2" in capsys.readouterr().out
     assert results(tmp_path / "next") == results(tmp_path / "run")
 
 

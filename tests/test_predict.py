@@ -16,6 +16,7 @@ from quick_run import REPOSITORY
 import predict
 from common.errors import UserError
 from common.run.predictions import read_predictions
+from common.run.record import read_run_record
 from predict import main
 from trainers.predictor import Predictor
 
@@ -91,12 +92,15 @@ def test_other_class_names(finished, images):
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
-def test_a_run_that_keeps_no_best_or_has_not_ended(finished, images, capsys, trainer):
+def test_predictor_of_an_unfinished_run_uses_its_last_epoch(finished, images, capsys, trainer):
     folder = finished(trainer, "TEST.FINAL_MODEL", "last_step")
     capsys.readouterr()
     whole = Predictor(folder)(images)
     assert capsys.readouterr().err == ""
     (folder / "results.json").unlink()
+    record = read_run_record(folder)
+    record.training = None
+    record.write(folder)
     assert Predictor(folder)(images) == whole
     assert f"Note: the run in {folder} has not ended" in capsys.readouterr().err
 
@@ -211,14 +215,16 @@ def test_no_checkpoint(finished, images, refused):
     shutil.rmtree(folder / "prompt_learner")
     message = refused("--model-dir", folder, images[0])
     assert "Checkpoint not found: " in message and "prompt_learner/model-best.pth.tar" in message
-    for name in ("results.json", "identity.json"):
+    for name in ("results.json", "run.json"):
         (folder / name).unlink()
     assert "nothing was trained there yet" in refused("--model-dir", folder, images[0])
 
 
 def test_class_specific_contexts_keep_their_classes(finished, images, refused):
     folder = finished("CoOp", "TRAINER.COOP.CSC", "True")
-    assert "do not fit" in refused("--model-dir", folder, "--classnames", "a,b,c", images[0])
+    assert "class-specific contexts of across, down, not of a, b, c" in refused(
+        "--model-dir", folder, "--classnames", "a,b,c", images[0]
+    )
 
 
 def test_what_config_or_class_names_make_impossible(finished, images, refused):

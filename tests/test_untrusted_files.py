@@ -12,8 +12,7 @@ from dassl.utils import load_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import UserError
-from common.failures import user_errors
+from common.errors import UserError, user_errors
 from common.run.predictions import read_predictions
 from common.run.results import read_results, write_results
 from datasets import names

@@ -13,6 +13,6 @@ import trainers.spg
 import trainers.vp
 import trainers.vpt
 import trainers.zsclip  # noqa: F401
-from common.this_python import check_utf8
+from common.startup import check_utf8
 
 check_utf8()

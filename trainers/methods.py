@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.startup import REPOSITORY
 
 # Leave one domain out; train on one domain, test on each other; train on one data set, test on others.
 PROTOCOLS = ("multi", "single", "cross")

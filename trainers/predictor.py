@@ -15,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.errors import UserError
+from common.errors import UserError, some
 from common.loader_workers import prepare_loader_workers
-from common.messages import some
 from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify

@@ -24,13 +24,13 @@ from torch.utils.data import BatchSampler, RandomSampler
 from yacs.config import CfgNode
 
 from common.content_hashes import content_hashes
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.files import make_output_folder
 from common.interruption import check_interruption
 from common.locks import file_lock
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
 from common.run.names import class_subset, dataset_label
+from common.startup import REPOSITORY
 from datasets.known import known_domains
 from trainers.authors_configs import merge_method_file
 from trainers.base.checkpoints import find_checkpoint, read_model

@@ -1,4 +1,4 @@
-"""contexts.npz: contexts that a run generated for some images, and the prompt labels it learned from, for pictures."""
+"""contexts.npz: generated contexts of some images, and the prompt labels they were learned from, for plots."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -14,14 +14,14 @@ CONTEXTS_FILE = "contexts.npz"
 
 @dataclass(frozen=True)
 class Contexts:
-    """What contexts.npz holds.
+    """The content of contexts.npz.
 
     Attributes:
         contexts: (N, n_ctx, D) float16, generated.
-        domains: (N,) domain names of the images they were generated for.
+        domains: (N,) domain names of their images.
         splits: (N,) "val" (images of source domains) or "test" (of target domains).
-        labels: (L, n_ctx, D) float16 prompt labels; L is 0 where the run did not have them.
-        label_domains: (L,) domain names of these.
+        labels: (L, n_ctx, D) float16 prompt labels; L is 0 in tests of another run's model.
+        label_domains: (L,) their domain names.
     """
 
     contexts: np.ndarray
@@ -32,45 +32,27 @@ class Contexts:
 
 
 def evenly_spaced(n: int, at_most: int) -> np.ndarray:
-    """At most `at_most` of the indices 0 ... n-1, spread evenly over all of them."""
+    """At most `at_most` of the indices 0 ... n-1, evenly spaced."""
     return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
 
 
 def write_contexts(folder: str | PathLike, contexts: Contexts) -> None:
-    """Write a Contexts to <folder>/contexts.npz, whole or not at all."""
+    """Write <folder>/contexts.npz atomically."""
     with atomic_write(Path(folder) / CONTEXTS_FILE) as handle:
-        np.savez_compressed(
-            handle,
-            contexts=np.asarray(contexts.contexts, np.float16),
-            domains=np.asarray(contexts.domains, np.str_),
-            splits=np.asarray(contexts.splits, np.str_),
-            labels=np.asarray(contexts.labels, np.float16),
-            label_domains=np.asarray(contexts.label_domains, np.str_),
-        )
+        np.savez_compressed(handle, **contexts.__dict__)
 
 
 def read_contexts(path: str | PathLike) -> Contexts:
-    """Read one contexts.npz as a Contexts.
+    """Read one contexts.npz without running code.
 
     Raises:
-        UserError: the file is missing, damaged or something else; it is never executed.
+        UserError: the file is missing, damaged or something else.
     """
-    mend = "Delete it; the pictures go without."
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = Contexts(**{name: archive[name] for name in Contexts.__dataclass_fields__})
-    except Exception as error:  # bytes that are no such file end in any kind of exception
-        raise UserError(
-            f"{path} holds no contexts: it is damaged or something else ({type(error).__name__}). {mend}"
-        ) from error
-    for array, words in (
-        (found.contexts, (found.domains, found.splits)),
-        (found.labels, (found.label_domains,)),
-    ):
-        if array.ndim != 3 or array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise UserError(f"{path}: its contexts are no finite numbers of shape (N, n_ctx, D). {mend}")
-        if any(names.shape != array.shape[:1] or names.dtype.kind != "U" for names in words):
-            raise UserError(f"{path}: its names do not go with its contexts. {mend}")
-    if found.labels.shape[1:] != found.contexts.shape[1:]:
-        raise UserError(f"{path}: its prompt labels do not go with its contexts. {mend}")
-    return found
+        if not np.isfinite(found.contexts).all() or found.labels.shape[1:] != found.contexts.shape[1:]:
+            raise ValueError("its contexts are not finite or do not match its labels")
+        return found
+    except Exception as error:  # NumPy's reader raises many kinds of exceptions
+        raise UserError(f"{path} holds no contexts: {error}. Delete it, and plots leave out its contexts.") from error

@@ -1,4 +1,4 @@
-"""The names of what is trained on what, and tested where."""
+"""Names of data sets and protocols in tables and folders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +13,13 @@ BASE_TO_NEW = "base-to-new"
 def protocol_name(
     source_domains: Sequence[str],
     target_domains: Sequence[str],
-    other_dataset: bool = False,
-    base_to_new: bool = False,
+    is_other_dataset: bool = False,
+    is_base_to_new: bool = False,
 ) -> str:
-    """ "multi-source", "single-source", "in-domain" when the domains tested are those trained on, or one of the others.
-
-    Args:
-        source_domains, target_domains: full names.
-        other_dataset: whether the model was trained on another data set than it is tested on: "cross-dataset".
-        base_to_new: whether it knows no classes but the base ones: "base-to-new".
-    """
-    if other_dataset:
+    """The protocol of a run; `is_base_to_new`: the model was trained on the base classes only."""
+    if is_other_dataset:
         return "cross-dataset"
-    if base_to_new:
+    if is_base_to_new:
         return BASE_TO_NEW
     if set(target_domains) <= set(source_domains):
         return "in-domain"
@@ -33,7 +27,7 @@ def protocol_name(
 
 
 def class_subset(cfg: "CfgNode") -> str:
-    """Which of the data set's classes a run is about: "all", "base" or "new"."""
+    """The classes of a run: "all", "base" or "new"."""
     return getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
 
 

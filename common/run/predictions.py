@@ -1,4 +1,4 @@
-"""predictions.csv and logits.npy: what a run's model said of each test image."""
+"""predictions.csv and logits.npy: predictions for each test image."""
 
 import csv
 import io
@@ -15,35 +15,25 @@ from common.errors import UserError
 from common.files import atomic_write
 
 PREDICTIONS_FILE = "predictions.csv"
-LOGITS_FILE = "logits.npy"  # float16 (N, C): logits minus the row's maximum, a row for each of predictions.csv
+LOGITS_FILE = "logits.npy"  # float16 (N, C): logits minus the row's maximum, in the order of predictions.csv
 COLUMNS = ("path", "domain", "label", "prediction", "confidence")
 
 
 def prediction_rows(
     dataset: Any, root: str, predicted: Sequence[int], confidence: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """One dict with COLUMNS for each test image.
-
-    Args:
-        dataset: DomainGeneralizationDataset.
-        root: DATASET.ROOT; paths below it are given relative to it.
-        predicted: N labels.
-        confidence: N probabilities of these.
-    """
+    """One dict with COLUMNS for each of the N test images; paths below DATASET.ROOT are relative to it."""
     root = os.path.abspath(os.path.expanduser(root))
-    names = dataset.classnames
-    rows = []
+    names, rows = dataset.classnames, []
     for item, label, probability in zip(dataset.test, predicted, confidence, strict=True):
-        path = os.path.abspath(item.impath)
-        if path.startswith(root + os.sep):
-            path = path[len(root) + 1 :]
+        path = os.path.abspath(item.impath).removeprefix(root + os.sep)
         domain = dataset.domains[item.domain]
         rows.append(dict(zip(COLUMNS, (path, domain, names[item.label], names[label], probability), strict=True)))
     return rows
 
 
 def accuracy_by_domain(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Accuracy in percent of each domain that occurs in rows of predictions."""
+    """Accuracy in percent of each domain in rows of predictions."""
     right: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         right[row["domain"]].append(row["label"] == row["prediction"])
@@ -51,7 +41,7 @@ def accuracy_by_domain(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def write_predictions(folder: str | os.PathLike, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows to <folder>/predictions.csv, whole or not at all."""
+    """Write <folder>/predictions.csv atomically."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
@@ -62,44 +52,42 @@ def write_predictions(folder: str | os.PathLike, rows: Iterable[dict[str, Any]])
 
 
 def write_logits(folder: str | os.PathLike, logits: np.ndarray) -> None:
-    """Write logits (N, C) to <folder>/logits.npy in half precision, whole or not at all."""
+    """Write logits (N, C) to <folder>/logits.npy atomically, in half precision."""
     with atomic_write(Path(folder) / LOGITS_FILE) as handle:
         np.save(handle, logits.astype(np.float16), allow_pickle=False)
 
 
 def read_logits(path: str | os.PathLike) -> np.ndarray:
-    """Read one logits.npy: (N, C) in single precision, 0 for each row's prediction.
+    """Read one logits.npy without running code: (N, C) in single precision, 0 for each row's prediction.
 
     Raises:
-        UserError: the file is missing, damaged or something else; it is never executed.
+        UserError: the file is missing, damaged or something else.
     """
     try:
         logits = np.load(path, allow_pickle=False)
         if logits.ndim != 2 or logits.dtype != np.float16:
             raise ValueError(f"it is a {logits.dtype} array of shape {logits.shape}")
-        # Minus infinity is the logit of a class that a classifier has never seen.
+        # A class without training images has the logit minus infinity.
         if logits.size and not np.isfinite(logits.max(axis=1)).all():
-            raise ValueError("some are no numbers, so its model was broken")
+            raise ValueError("some are not finite")
         return logits.astype(np.float32)
-    except Exception as error:  # bytes that are no such file end in any kind of exception
-        raise UserError(f"{path} holds no logits: {error}. Delete its run and start that again.") from error
+    except Exception as error:  # NumPy's reader raises many kinds of exceptions
+        raise UserError(f"{path} holds no logits: {error}. Delete its run and start it again.") from error
 
 
 def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read rows of one predictions.csv.
+    """Read one predictions.csv.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as handle:
-            reader = csv.DictReader(handle)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(f"its columns are {reader.fieldnames}")
-            rows = list(reader)
-        confidences = [float(row["confidence"]) for row in rows]
-        if not all(map(math.isfinite, confidences)):
-            raise ValueError("a confidence in it is no number, so its model was broken")
-        return [{**row, "confidence": value} for row, value in zip(rows, confidences, strict=True)]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} holds no predictions: {error}. Delete its run and start that again.") from error
+            rows: list[dict[str, Any]] = list(csv.DictReader(handle))
+        for row in rows:
+            row["confidence"] = float(row["confidence"])
+            if row.keys() != set(COLUMNS) or not math.isfinite(row["confidence"]):
+                raise ValueError(f"{row} is no prediction")
+        return rows
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} holds no predictions: {error}. Delete its run and start it again.") from error

@@ -12,6 +12,7 @@ from common.files import read_json, write_json
 from common.run.results import RESULTS_FILE
 
 RECORD_FILE = "run.json"
+HASHES = ("training images", "test images", "backbone weights", "prompt labels")  # keys of the identity
 
 
 @dataclass
@@ -42,10 +43,12 @@ class RunRecord:
 
     def differences(self, identity: dict[str, Any]) -> str:
         """The values of another identity that differ from this one; "" if none does. Unknown values do not differ."""
-        other = json.loads(json.dumps(identity))  # tuples become lists, as in the file
-        keys = sorted(key for key in self.identity if None not in (self.identity[key], other.get(key)))
-        differing = [key for key in keys if self.identity[key] != other[key]]
-        return ", ".join(f"{key} {self.identity[key]} there and {other[key]} here" for key in differing)
+        here = json.loads(json.dumps(identity))  # tuples become lists, as in the file
+        differing = []
+        for key, there in sorted(self.identity.items()):
+            if None not in (there, here.get(key)) and there != here[key]:
+                differing.append(f"other {key}" if key in HASHES else f"{key} {there} there and {here[key]} here")
+        return ", ".join(differing)
 
 
 def read_run_record(folder: str | PathLike) -> RunRecord | None:

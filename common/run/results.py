@@ -1,6 +1,6 @@
 """results.json: the results of a finished run. A run is finished when this file exists."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,11 @@ TIMES = ("seconds", "train_seconds", "train_reused")  # circumstances that expla
 CIRCUMSTANCES = tuple(f.name for f in fields(Result) if f.metadata.get("circumstance"))
 
 
-def write_results(folder: str | PathLike, result: Result) -> None:
-    """Write <folder>/results.json atomically; raises UserError if a number is not finite."""
+def write_results(folder: str | PathLike, results: dict[str, Any]) -> None:
+    """Write the keys of a `Result` to <folder>/results.json; raises UserError if a number is not finite."""
     path = Path(folder) / RESULTS_FILE
     try:
-        write_json(path, asdict(result))
+        write_json(path, results)
     except ValueError as error:
         raise UserError(f"{path} is not written, since a result is not finite ({error}). See log.txt.") from error
 

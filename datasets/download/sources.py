@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, warn
 from common.files import is_writable, size_text
 from common.locks import InUse, file_lock
-from common.messages import warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.download.archives import DamagedArchive, extract
 from datasets.download.camera_traps import select_images

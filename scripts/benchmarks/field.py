@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from clip.model import CLIP
 
-from common.dassl_path import REPOSITORY
+from common.startup import REPOSITORY
 from scripts.benchmarks.reference import PublishedTextEncoder
 from scripts.benchmarks.reference_field import Step, dpspg_one_by_one, kgcoop_step, maple_step, promptsrc_step
 from scripts.benchmarks.text import CLASSES, random_clip, relative_difference

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.dassl_path import REPOSITORY
 from common.files import atomic_write
 from common.progress import progress
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from common.startup import REPOSITORY
 from scripts.benchmarks.timing import Row
 from scripts.launching.conduct import Conduct
 from scripts.launching.demand import Demand

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from common.dassl_path import REPOSITORY, use_dassl
+from common.startup import REPOSITORY, prepare_imports
 from common.threads import SLEEP, plan_threads, use_sleeping_waits
 from scripts.benchmarks.timing import Row
 
@@ -99,7 +99,7 @@ def work(name: str, how: str, steps: int) -> dict[str, float]:
     """Steps of CoOp with the images encoded: s for all of them (scaled, where the time ran out), and the last loss."""
     if how == OURS:
         use_sleeping_waits()
-    use_dassl()
+    prepare_imports()
     import torch
     import torch.nn.functional as F
 

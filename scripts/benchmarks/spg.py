@@ -16,8 +16,8 @@ from yacs.config import CfgNode
 
 import datasets
 import train
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.startup import REPOSITORY
 from scripts.benchmarks.reference import (
     PublishedTextEncoder,
     classify_one_by_one,

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.dassl_path import REPOSITORY
-from common.errors import UserError
-from common.files import make_output_folder
-from common.messages import show_warnings
-from common.progress import progress
 from common.run.folder import is_finished
-from common.this_python import print_names
+
+from common.errors import UserError, show_warnings
+from common.files import make_output_folder
+from common.progress import progress
+from common.startup import REPOSITORY, print_file_names
 from scripts.launching.conduct import Conduct
 from scripts.launching.demand import Demand
 from scripts.launching.engines import make_engine
@@ -112,7 +111,7 @@ class Comparison:
 
     def print_commands(self) -> None:
         """Print the train.py commands of all that is not done, see `printed_commands`."""
-        print_names(sys.stdout)
+        print_file_names(sys.stdout)
         for line in printed_commands(self._open_pairs(quiet=False)):
             print(line)
 

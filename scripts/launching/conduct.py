@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from common.errors import UserError
-from common.failures import explain
 from common.run.folder import has_begun
 from common.run.identity import IDENTITY_FILE
 from common.run.lock import holder, owned
+
+from common.errors import UserError, explain
 from common.files import write_json
 from scripts.launching.launch import Launch
 from scripts.launching.plan import Ended, Task

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.dassl_path import REPOSITORY
-from common.errors import UserError
-from common.failures import user_errors
 from common.run.folder import is_finished
 from common.run.identity import read_identity, write_identity
+
+from common.errors import UserError, user_errors
+from common.startup import REPOSITORY
 from common.threads import LARGE, asked_threads
 from scripts.launching.configs import config_digest, method_config, named_backbone
 from scripts.launching.plan import Task
@@ -239,9 +239,10 @@ class Launch:
         Raises:
             MethodError: the folder holds another run.
         """
+        from trainers.base.finished import check_finished
+
         import train
         import trainers.all  # noqa: F401 (registers trainers and data sets)
-        from trainers.base.finished import check_finished
 
         asked, noted = self._asked(run), read_identity(run.folder / ASKED)
         check_same_run(run.folder, asked)

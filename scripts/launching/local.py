@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.startup import REPOSITORY
 from scripts.launching.plan import Ended, Task
 
 WORKER = REPOSITORY / "scripts" / "_worker.py"

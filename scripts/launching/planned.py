@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.held import held
+
 from common.files import read_json, write_json
 
 PLAN_FILE = "plan.json"

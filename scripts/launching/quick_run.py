@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.dassl_path import REPOSITORY
+from common.startup import REPOSITORY
 from trainers.methods import METHODS
 
 

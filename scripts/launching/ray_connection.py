@@ -12,8 +12,8 @@ import tempfile
 from importlib.util import find_spec
 from typing import Any
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.startup import REPOSITORY
 from common.threads import usable_cores
 from scripts.launching import ray_node
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import UserError
 from common.run.lock import holder
+
+from common.errors import UserError
 from scripts.launching import ray_node
 from scripts.launching.demand import Demand
 from scripts.launching.plan import Ended, Task

@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.dassl_path import REPOSITORY
 from common.files import make_output_folder
+from common.startup import REPOSITORY
 from scripts.launching import ray_node
 from scripts.launching.demand import Demand
 from scripts.launching.ray_node import Place

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.dassl_path import REPOSITORY
 from common.run.identity import identity_differences
+
+from common.startup import REPOSITORY
 from scripts.launching.plans import Run
 from trainers.methods import MethodError
 

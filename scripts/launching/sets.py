@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
 from common.held import held
+
+from common.errors import UserError
 from common.files import read_json, write_json
 from scripts.launching.plans import Set
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from common.run.folder import is_finished
 from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, holder
+
 from common.files import read_json
 from scripts.launching.planned import FAILED_FILE, PLAN_FILE, read_planned
 from scripts.launching.runs import ASKED, SHARED_FOLDER

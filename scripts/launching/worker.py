@@ -17,8 +17,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import IO
 
+from common.errors import show_warnings
 from common.kept import keep_between_runs
-from common.messages import show_warnings
 
 
 def main() -> None:

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from common.run.variability import Variability
 from scripts.reporting.tables import AVERAGE, Table, columns_of, method_name
 from scripts.reporting.text import mean_and_std
+from scripts.reporting.variability import Variability
 from trainers.methods import method_of
 
 Rows = tuple[list[str], list[list[str]]]

@@ -15,7 +15,6 @@ from common.errors import UserError
 from common.files import make_output_folder
 from common.progress import progress
 from common.run.contexts import CONTEXTS_FILE, read_contexts
-from common.run.variability import Spread, Variability, read_variability
 from scripts.reporting import pictures
 from scripts.reporting.details import calibration_table, chance_table, class_tables
 from scripts.reporting.finished import read_folders
@@ -39,6 +38,7 @@ from scripts.reporting.text import (
     write_text,
 )
 from scripts.reporting.unfinished import unfinished
+from scripts.reporting.variability import Spread, Variability, read_variability
 
 PAGE = "page.html"
 MATRIX_CLASSES = 40  # for more classes a table of pairs

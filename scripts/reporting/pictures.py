@@ -19,8 +19,8 @@ from sklearn.decomposition import PCA
 
 from common.files import atomic_write
 from common.run.contexts import Contexts
-from common.run.variability import Spread
 from scripts.reporting.tables import AVERAGE, Results, Table, columns_of, method_name
+from scripts.reporting.variability import Spread
 
 WIDTH = 5.2  # inches: text stays readable where a phone shows the whole picture
 DPI = 160

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.files import read_text
 from common.run.names import BASE_TO_NEW
+from common.startup import REPOSITORY
 
 PUBLISHED = REPOSITORY / "configs" / "published"
 PROTOCOLS = ("multi-source", "single-source", "cross-dataset", BASE_TO_NEW, "in-domain")

@@ -13,9 +13,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.predictions import PREDICTIONS_FILE, read_predictions
+from common.startup import REPOSITORY
 from scripts.reporting.tables import Results, method_name
 
 THUMBNAIL = 128  # pixels

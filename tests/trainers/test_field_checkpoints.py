@@ -142,7 +142,7 @@ def test_another_width(finished, trainer):
         key: value[..., :-8].clone() if value.dim() > 1 else value for key, value in learned_by(folder, network).items()
     }
     put(folder, network, narrow, LAST)
-    with pytest.raises(UserError, match="does not fit this backbone, .*Name the one that it was trained with"):
+    with pytest.raises(UserError, match="does not fit this backbone, .*Name the backbone"):
         build_run(folder)
 
 
@@ -173,7 +173,7 @@ def test_dpspg_file_that_does_not_fit_is_refused(refused, tmp_path):
     put(tmp_path / "theirs", "posencoder", Encoder(7).state_dict(), "model-best.pth.tar")
     message = refused("DPSPG_TRANSFORMER", "red", flags=flags)
     assert "posencoder" in message and "fc.weight (448, 32)" in message
-    assert "TRAINER.DPSPG.N_CTX is 4 here; set what it was trained with" in message
+    assert "the settings of its training" in message
     (tmp_path / "theirs/negencoder/model-best.pth.tar").unlink()
     put(tmp_path / "theirs", "posencoder", theirs["posencoder"].state_dict(), "model-best.pth.tar")
     assert "theirs/negencoder/model-best.pth.tar" in refused("DPSPG_TRANSFORMER", "red", flags=flags)

@@ -61,7 +61,9 @@ def test_epoch_with_a_broken_last_step_is_not_saved(trainer, final_model, stoppe
 
 
 def test_loss_that_is_not_finite_names_epoch_and_step(refused):
-    message = refused("CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
+    message = refused(
+        "CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"
+    )
     assert "loss became nan in epoch 1 of 2, step 2" in message
 
 

@@ -12,7 +12,7 @@ from quick_run import command_line
 from torch import nn
 
 import train as command
-from common import held
+from common import locks
 from common.errors import UserError
 from common.run.predictions import read_predictions
 
@@ -121,9 +121,9 @@ def test_stage1_by_itself_waits_for_who_learns_the_label(train, tmp_path, monkey
     folder = tmp_path / "prompt_labels" / place / "stripes/tiny/seed_1"
     folder.mkdir(parents=True)
     with held_elsewhere(folder / ".red.pt.lock") as other:
-        monkeypatch.setattr(held, "check_interruption", other.kill)  # as soon as it is waited for
+        monkeypatch.setattr(locks, "check_interruption", other.kill)  # as soon as it is waited for
         assert train(trainer, "red", flags=["--source-domains", "red"]) == 0
-    assert "Waiting for another process that makes the prompt label of red" in capsys.readouterr().out
+    assert "which learns the prompt label of red" in capsys.readouterr().out
     assert (folder / "red.pt").is_file()
 
 
@@ -251,7 +251,7 @@ def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(finished, tra
     (tmp_path / "run" / "results.json").unlink()
     assert train("CoOp", "red", "OPTIM.LR", "0.1") == 1
     message = capsys.readouterr().err
-    assert "run holds an unfinished run with other settings: OPTIM.LR 0.002 there and 0.1 here" in message
+    assert "run holds an unfinished run with other settings or data: OPTIM.LR 0.002 there and 0.1 here" in message
 
 
 def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp_path, capsys):
@@ -269,7 +269,7 @@ def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp
     capsys.readouterr()
     opts = "['OPTIM.MAX_EPOCH', 2, 'OPTIM.LR', 0.5, 'OPTIM.WARMUP_EPOCH', -1]"
     assert train("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", opts, flags=["--output-dir", "run"]) == 1
-    assert "starting anew" in capsys.readouterr().out
+    assert "training from scratch" in capsys.readouterr().out
     for path in labels.glob("*.pt"):
         assert not torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
 
@@ -293,13 +293,14 @@ def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monk
     shutil.move(tmp_path / "run", tmp_path / "their_run")
 
     @contextlib.contextmanager
-    def waited(path, what):
+    def waited(path, task):
+        path = path.with_name(path.name.removeprefix(".").removesuffix(".lock"))
         if path.name == "blue.pt":
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(tmp_path / "theirs" / made[path.name].relative_to(tmp_path / "prompt_labels"), path)
         yield
 
-    monkeypatch.setattr(spg, "held", waited)
+    monkeypatch.setattr(spg, "file_lock", waited)
     capsys.readouterr()
     assert train("SPG", "red") == 0
     learned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Stage I: learning")]

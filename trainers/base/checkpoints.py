@@ -11,8 +11,7 @@ import torch
 from dassl.utils import load_checkpoint
 from torch import Tensor, nn
 
-from common.errors import UserError
-from common.messages import some
+from common.errors import UserError, some
 from common.run.record import read_run_record
 from trainers.config import as_typed
 from trainers.modules.clip_backbone import Backbone

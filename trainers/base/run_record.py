@@ -11,8 +11,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
-from common.errors import UserError
-from common.failures import user_errors
+from common.errors import UserError, user_errors
 from common.run.record import read_run_record, settings_sha256
 from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset

@@ -505,7 +505,8 @@ class PromptTrainer(TrainerX):
         if found and self._is_same_run(self.output_dir, found):
             self.record = found
             return
-        if Path(self.output_dir, RECORD_FILE).exists():  # damaged, or of other settings
+        if Path(self.output_dir, RECORD_FILE).exists():
+            print(f"{self.output_dir}/{RECORD_FILE} is damaged or of other settings; training from scratch")
             for path in Path(self.output_dir).glob(CHECKPOINTS):
                 path.unlink()
         self.record = RunRecord({})
@@ -521,7 +522,7 @@ class PromptTrainer(TrainerX):
                 f"{folder} holds an unfinished run with other settings or data: {differences}. Delete it, or name "
                 "another --output-dir."
             )
-        print(f"The unfinished run in {folder} had other settings ({differences}); training from scratch")
+        print(f"The unfinished run in {folder} had other settings: {differences}")
         return False
 
     def write_record(self) -> None:
@@ -970,7 +971,7 @@ class PromptTrainer(TrainerX):
             revision=revision(),
             versions=versions(),
         )
-        write_results(self.output_dir, result)
+        write_results(self.output_dir, asdict(result))
 
 
 def _holds_objects(schedule: LRScheduler | None) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from clip.clip import _tokenizer as openai_tokenizer
 from clip.simple_tokenizer import SimpleTokenizer
 
-from common.messages import some
+from common.errors import some
 from trainers.modules.tokenizers import CLIP_TOKENIZER, ClipTokenizer
 
 SOS, EOS = "<|startoftext|>", "<|endoftext|>"

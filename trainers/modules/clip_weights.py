@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.errors import UserError
-from common.messages import some
+from common.errors import UserError, some
 
 # Under which training loops put weights beside optimiser and epoch, and what they put before their names.
 WRAPPERS = ("state_dict", "model_state_dict", "model")

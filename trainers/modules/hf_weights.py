@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.errors import UserError
-from common.messages import some
+from common.errors import UserError, some
 from trainers.modules.hf_config import ClipShape, TowerShape
 from trainers.modules.hf_hub import CONFIG, INDEX, PICKLED, SAFE, shards_of, weights_file
 from trainers.modules.tensor_files import read_tensors

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
-from common.messages import some
+from common.errors import UserError, some
 from trainers.modules.backbone_source import RESIZE_MODES, Facts, Loaded, Source
 from trainers.modules.clip_model import Kind, build_clip, build_image_tower, computes
 from trainers.modules.clip_weights import unwrapped

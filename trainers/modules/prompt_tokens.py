@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.errors import UserError
+from common.errors import UserError, some, warn
 from common.files import is_utf8
-from common.messages import some, warn
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")

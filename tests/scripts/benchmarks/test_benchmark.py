@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference import plain_image_features, plain_text_features, tiny_clip
 
-from common.dassl_path import REPOSITORY
+from common.startup import REPOSITORY
 from scripts import benchmark
 from scripts.benchmarks import families, field, reference, reference_field, spg, text
 from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME, PACS

@@ -15,14 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from common.run.history import HISTORY_FILE
+from common.run.lock import LOCK_FILE, holder
 from quick_run import REPOSITORY
 from test_engine import STAND_IN, done, task
 from test_launch import QUICK
 from waiting import MINUTES, wait_for
 
 from common.errors import UserError
-from common.run.history import HISTORY_FILE
-from common.run.lock import LOCK_FILE, holder
 from scripts import kill_trial
 from scripts.launching import ray_connection, ray_engine, ray_node, ray_place
 from scripts.launching.demand import Demand

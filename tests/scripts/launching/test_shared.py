@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common.run.identity import write_identity
 from quick_run import run_train
 from test_launch import QUICK
 
-from common.run.identity import write_identity
 from scripts import kill_trial, launch
 from scripts.launching import comparison, conduct, shared
 from scripts.launching.launch import Launch

@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from quick_run import REPOSITORY
-
 from common.run.history import write_history
 from common.run.identity import TRAINED_FILE
 from common.run.lock import LOCK_FILE, holder, owned
+from quick_run import REPOSITORY
+
 from common.files import write_json
 from scripts import status
 from scripts.launching.planned import FAILED_FILE, note_planned, read_planned

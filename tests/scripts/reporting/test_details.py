@@ -1,8 +1,8 @@
 """Calibration, accuracy by class, and what chance does, from results by hand."""
 
-from common.run.variability import Spread, Variability
 from scripts.reporting.details import calibration_table, chance_table, class_tables
 from scripts.reporting.tables import make_tables
+from scripts.reporting.variability import Spread, Variability
 
 
 def run(method, target, seed, error, classes, source="b"):

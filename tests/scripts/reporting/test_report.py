@@ -12,11 +12,10 @@ from made_contexts import DOMAINS, some_contexts
 from PIL import Image
 from waiting import MINUTES
 
+from common.files import write_json
 from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
-from common.files import write_json
 from common.run.results import write_results
-from common.run.variability import Spread, Variability, write_variability
 from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.report import main
 from scripts.reporting import pictures
@@ -25,6 +24,7 @@ from scripts.reporting.page import write_report
 from scripts.reporting.published import Figures
 from scripts.reporting.samples import confusion, find_image, most_confused, most_often_wrong, thumbnail
 from scripts.reporting.tables import make_tables
+from scripts.reporting.variability import Spread, Variability, write_variability
 
 CLASSES = ["cat & <b>dog</b>", "x<y", "$\\alpha_"]
 

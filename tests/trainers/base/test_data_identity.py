@@ -58,7 +58,7 @@ def test_finished_run_is_skipped_on_moved_images_and_refused_on_changed_ones(tra
     assert train(trainer, "red", flags=at(data)) == 0
     assert "holds a finished run; skipped" in capsys.readouterr().out
     invert(data / "red")
-    message = "run holds a finished run on other data: other test images. Delete it"
+    message = "run holds a finished run with other settings or data: other test images. Delete it"
     assert message in refused(trainer, "red", flags=at(data))
     if trainer != "ZeroshotCLIP":
         invert(data / "blue")
@@ -77,11 +77,11 @@ def test_unfinished_run_goes_on_where_images_are_equal(trainer, changed, data, t
     capsys.readouterr()
     code, printed = train(trainer, "red", flags=at(data)), capsys.readouterr()
     if not changed:
-        assert code == 0 and "Going on after epoch" in printed.out
+        assert code == 0 and "Resuming after epoch" in printed.out
     else:
-        what = "images tested on" if changed == "red" else "images trained on"
+        what = "other test images" if changed == "red" else "other training images"
         asked = {"SPG": "was learned with other training images"}.get(trainer) if changed == "blue" else None
-        assert code == 1 and (asked or f"holds an unfinished run with other settings: {what}") in printed.err
+        assert code == 1 and (asked or f"holds an unfinished run with other settings or data: {what}") in printed.err
 
 
 @pytest.mark.parametrize("views", ["0", "2"])

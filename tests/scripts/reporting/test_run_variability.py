@@ -5,7 +5,7 @@ import json
 import pytest
 
 from common.errors import UserError
-from common.run.variability import Spread, Variability, read_variability, write_variability
+from scripts.reporting.variability import Spread, Variability, read_variability, write_variability
 
 FOUND = Variability(4, {"art": Spread(50.0, 0.5, 49.0, 51.0, 98.5)}, {1: {"art": 50.5}, 4: {"art": 52.0}})
 

@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from common.failures import explain
+from common.errors import explain
 
 CAUGHT = "Caught an error in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
 
