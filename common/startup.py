@@ -21,13 +21,11 @@ def start_command() -> None:
         # Python selects the encoding of file names once, when it starts.
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    if find_spec("torch") is None:
-        setup = REPOSITORY / "scripts" / "setup.sh"
-        sys.exit(
-            f"Error: {sys.executable} lacks PyTorch. Run `source {setup}` and use $PYTHON, which has all packages."
-        )
     escape_unprintable(sys.stdout)
     prepare_imports()
+    if find_spec("torch") is None:
+        setup = REPOSITORY / "scripts" / "setup.sh"
+        sys.exit(f"Error: {sys.executable} lacks PyTorch. `source {setup}` sets $PYTHON to a Python with all packages.")
 
 
 def prepare_imports() -> None:

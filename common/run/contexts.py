@@ -38,8 +38,9 @@ def evenly_spaced(n: int, at_most: int) -> np.ndarray:
 
 def write_contexts(folder: str | PathLike, contexts: Contexts) -> None:
     """Write <folder>/contexts.npz atomically."""
+    numbers = {"contexts": np.float16(contexts.contexts), "labels": np.float16(contexts.labels)}
     with atomic_write(Path(folder) / CONTEXTS_FILE) as handle:
-        np.savez_compressed(handle, **contexts.__dict__)
+        np.savez_compressed(handle, **{**contexts.__dict__, **numbers})
 
 
 def read_contexts(path: str | PathLike) -> Contexts:

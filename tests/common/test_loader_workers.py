@@ -38,16 +38,3 @@ def test_loader_with_a_long_temporary_folder_gives_its_batches(length, tmp_path)
 
 def test_worker_that_cannot_send_its_batch_raises_in_the_main_process(tmp_path):
     assert load_with(tmp_path, "remove").startswith("A loader worker failed: FileNotFoundError")
-
-
-def test_loader_workers_without_a_short_folder_are_refused(tmp_path, monkeypatch):
-    import tempfile
-
-    from common import loader_workers
-    from common.errors import UserError
-
-    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 90)
-    monkeypatch.setattr(loader_workers, "SHORT_FOLDERS", ())
-    loader_workers.prepare_loader_workers(0)
-    with pytest.raises(UserError, match="TMPDIR: /t+ is too long for the sockets of loader workers. Set TMPDIR"):
-        loader_workers.prepare_loader_workers(1)

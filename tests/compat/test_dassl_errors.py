@@ -38,7 +38,7 @@ from dassl.utils import (
 from dassl.utils import errors as errors_module
 from torch import nn
 
-from common.errors import user_errors
+from common.errors import command, user_errors
 
 
 def cfg_with(**keys):

@@ -268,7 +268,14 @@ def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp
     (tmp_path / "run" / "results.json").unlink()
     capsys.readouterr()
     opts = "['OPTIM.MAX_EPOCH', 2, 'OPTIM.LR', 0.5, 'OPTIM.WARMUP_EPOCH', -1]"
-    assert train("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", opts, flags=["--output-dir", "run"]) == 1
+    assert train("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", opts) == 1
+    assert (
+        "unfinished run with other settings or data: stage I: OPTIM.LR 0.002 there and 0.5 here"
+        in capsys.readouterr().err
+    )
+    for name in ("generator", "discriminator"):
+        shutil.rmtree(tmp_path / "run" / name)
+    assert train("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", opts) == 0
     assert "training from scratch" in capsys.readouterr().out
     for path in labels.glob("*.pt"):
         assert not torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])

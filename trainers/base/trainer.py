@@ -178,6 +178,7 @@ class PromptTrainer(TrainerX):
         self.asked_cfg = cfg
         self.record = RunRecord({})
         self.best_epoch: int | None = None
+        self.num_batches = 0
         self.started = time.time()
         self.evaluations: dict[str, Evaluation] = {}
         self.tested_model: TestedModel | None = None
@@ -550,7 +551,7 @@ class PromptTrainer(TrainerX):
             )
         super().before_train()
         self.epoch = max(0, self.start_epoch - 1)  # the step of a test without a training epoch before it
-        history = self.record.history
+        history, self.num_batches = self.record.history, len(self.train_loader_x)
         self.best_result, self.best_epoch = best_epoch(history, self.cfg.TEST.SELECT_BY)
         if history:
             self.started = time.time() - history[-1]["seconds"]
@@ -583,13 +584,7 @@ class PromptTrainer(TrainerX):
             set_random_seed(int(mixed))
 
     def run_epoch(self) -> None:
-        loader = self.train_loader_x
-        try:
-            with progress(loader, len(loader), description=f"Epoch {self.epoch + 1}", unit="batch") as bar:
-                self.train_loader_x = bar  # Dassl's loop iterates over the bar
-                super().run_epoch()
-        finally:
-            self.train_loader_x = loader
+        super().run_epoch()
         self.update_lr()
 
     def init_writer(self, log_dir: str) -> None:
@@ -780,7 +775,8 @@ class PromptTrainer(TrainerX):
             _ = self.dm.dataset.test_fingerprint  # hashed before any image is decoded: a later change is found
         self._evaluate(split)
         metrics, select_by = self.evaluations[split].metrics, self.cfg.TEST.SELECT_BY
-        step = (self.epoch + 1) * getattr(self, "num_batches", 1) - 1  # the last training step of the epoch
+        # In training steps, as the other scalars: the epoch's last step, and for the test the step after it.
+        step = (self.epoch + 1) * self.num_batches - (split == "val")
         for name, value in metrics.items():
             self.write_scalar(f"{split}/{name}", value, step)
         if select_by not in metrics:

@@ -41,16 +41,8 @@ def test_damaged_contexts_are_refused(tmp_path):
         read_contexts(path)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"contexts": np.zeros((12, 8))}, "no finite numbers of shape"),
-        ({"contexts": np.full((12, 2, 4), np.nan)}, "no finite numbers of shape"),
-        ({"domains": np.array(["art"])}, "names do not go with its contexts"),
-        ({"labels": np.zeros((2, 3, 4))}, "prompt labels do not go with its contexts"),
-    ],
-)
-def test_contexts_that_do_not_fit_together(tmp_path, change, message):
+@pytest.mark.parametrize("change", [{"contexts": np.full((12, 2, 4), np.nan)}, {"labels": np.zeros((2, 3, 4))}])
+def test_read_contexts_of_wrong_numbers_raises(tmp_path, change):
     write_contexts(tmp_path, Contexts(**{**some_contexts().__dict__, **change}))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="are not finite or do not match its labels"):
         read_contexts(tmp_path / "contexts.npz")
