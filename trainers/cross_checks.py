@@ -19,7 +19,7 @@ from trainers.config import (
     leaves,
     value_of,
 )
-from trainers.modules.prompt_tokens import tokenize_context
+from trainers.modules.prompt_tokens import tokenize_words
 
 if TYPE_CHECKING:
     from trainers.base.trainer import PromptTrainer
@@ -67,7 +67,7 @@ def check_words(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenizer: "Tokeni
     """Compare numbers of context vectors with CTX_INIT; returns the keys that its number of tokens overrides."""
     node, own = f"TRAINER.{trainer.SETTINGS}", cfg.TRAINER[trainer.SETTINGS]
     words = {key: own[key] for key in trainer.WORDS if own.get(key)}
-    lengths = {key: len(tokenize_context(text, tokenizer)) for key, text in words.items()}
+    lengths = {key: len(tokenize_words(text, tokenizer)) for key, text in words.items()}
     if len(set(lengths.values())) > 1:
         found = " and ".join(f"{node}.{key} {words[key]!r} has {n} tokens" for key, n in lengths.items())
         raise UserError(f"{found}. Give both the same number of tokens.")

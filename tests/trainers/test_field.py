@@ -346,24 +346,15 @@ def long_name(n_tokens, folder, image_folder):
 
 @pytest.mark.parametrize("trainer", [each.trainer for each in METHODS if each.trainer != "LinearProbe"])
 def test_a_class_name_that_is_too_long(trainer, refused, tmp_path, image_folder):
-    """More tokens than CLIP's 77 positions have beside any context; the mend is one that the method has."""
     name = long_name(76, tmp_path / "data", image_folder)
     one_source = ["--source-domains", "blue"] if trainer.endswith("SPG_CoOp") else []
     said = refused(trainer, "red", flags=["--root", str(tmp_path / "data"), *one_source])
-    assert f"Class name '{name}" in said and "of the text tower's 77 positions" in said
-    photo = "a photo of a {}."
-    template = {"ZeroshotCLIP": photo, "ZeroshotCLIP2": "itap of a {}.", "VP": photo, "VPT": photo}.get(trainer)
-    mend = f"Shorten the name, around which {template!r} stands."
-    if template is None:
-        mend = "Shorten the name or use fewer context tokens (N_CTX, or the words of CTX_INIT)."
-    assert said.endswith(f" {mend}\n")
+    assert f"Class name '{name}" in said and "left of 77. Shorten the name" in said
 
 
 def test_a_class_name_that_is_too_long_for_a_template(refused, tmp_path, image_folder):
     long_name(70, tmp_path / "data", image_folder)  # fits behind the learned context
-    said = refused("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
-    assert "Shorten the name, around which 'a photo of the hard to see {}.' stands." in said
-    assert "N_CTX" not in said
+    assert "left of 77. Shorten the name" in refused("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
 
 
 def test_the_templates_of_imagenet():

@@ -72,9 +72,8 @@ from trainers.modules.backbone_source import OF_IMAGES, Facts
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
-from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
-from trainers.modules.prompt_encoder import PromptEncoder
-from trainers.modules.prompt_tokens import NameTooLong, check_class_names
+from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
+from trainers.modules.prompt_tokens import check_class_names
 from trainers.modules.published_names import own_names, publish_names
 from trainers.modules.sampling import Batches, SeededBatches, SeededItems, ViewLoader
 
@@ -311,9 +310,9 @@ class PromptTrainer(TrainerX):
 
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
         """A prompt encoder for class names (None: the data set's) within the memory budget TEST.MEMORY_MB."""
-        memory_mb = self.cfg.TEST.MEMORY_MB or memory_budget_mb(self.device)
+        memory_mb = self.cfg.TEST.MEMORY_MB or default_memory_mb(self.device)
         names = self.dm.dataset.classnames if classnames is None else classnames
-        return prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
+        return build_prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
@@ -321,17 +320,13 @@ class PromptTrainer(TrainerX):
 
         Raises:
             ValueError: no word stands before {}.
-            NameTooLong: a class name does not fit.
         """
         before, after = template.removesuffix(".").split("{}")
         if not before.strip():
             raise ValueError(f"a template begins with words; {template!r} has none before the class name")
         # The encoder takes words before a class name, and any words as the class name.
         names = [name + after for name in self.dm.dataset.classnames]
-        try:
-            encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
-        except NameTooLong as error:
-            raise NameTooLong(error.what, f"Shorten the name, around which {template!r} stands.") from error
+        encoder = self.build_encoder(names, ctx_init=before.strip(), normalised=normalised)
         return encoder(encoder.initial_context()).float()
 
     def prompt_depth(self, key: str, default: int, **n_layers: int) -> int:
