@@ -9,13 +9,12 @@ import torch
 import yaml
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from quick_run import REPOSITORY, command_line
-from reference import IMAGENET, logits_of, plain_text_features, tiny_clip, unit
+from reference import logits_of, plain_text_features, tiny_clip, unit
 
 import train as command
 from trainers.config import as_typed, default_cfg, value_of
 from trainers.methods import METHODS, MethodError
 from trainers.modules.clip_backbone import Backbone
-from trainers.modules.templates import IMAGENET_TEMPLATES
 from trainers.predictor import Predictor
 from trainers.promptsrc import PromptSRC
 from trainers.saved_run import build_run
@@ -355,10 +354,6 @@ def test_a_class_name_that_is_too_long(trainer, refused, tmp_path, image_folder)
 def test_a_class_name_that_is_too_long_for_a_template(refused, tmp_path, image_folder):
     long_name(70, tmp_path / "data", image_folder)  # fits behind the learned context
     assert "left of 77. Shorten the name" in refused("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
-
-
-def test_the_templates_of_imagenet():
-    assert list(IMAGENET_TEMPLATES) == IMAGENET
 
 
 def test_the_settings_of_ten_epochs_are_the_defaults_otherwise():
