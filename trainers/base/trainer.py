@@ -74,8 +74,8 @@ from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
-from trainers.modules.published_names import own_names, publish_names
-from trainers.modules.sampling import Batches, SeededBatches, SeededItems, ViewLoader
+from trainers.modules.published_names import extract_prompts, publish_names
+from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset
 
 Network = TypeVar("Network", bound=nn.Module)
 # Keys and sections that only steps of an optimiser read.
@@ -259,8 +259,8 @@ class PromptTrainer(TrainerX):
         # Without a seed, chance gives one: the workers would augment alike otherwise.
         seed = self.cfg.SEED if self.cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
         return DataLoader(
-            SeededItems(dataset, seed),
-            batch_sampler=SeededBatches(self.batches, lambda: self.epoch),
+            SeededDataset(dataset, seed),
+            batch_sampler=SeededBatchSampler(self.batches, lambda: self.epoch),
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             persistent_workers=loader.num_workers > 0,
@@ -499,7 +499,7 @@ class PromptTrainer(TrainerX):
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
             self.threads.use(workers=0)
 
-    def build_view_loader(self, loader: DataLoader) -> DataLoader | ViewLoader:
+    def build_view_loader(self, loader: DataLoader) -> DataLoader | FeatureLoader:
         """A loader of features drawn from TRAIN_VIEWS cached views of each training image."""
         n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE
         items: Any = loader.dataset
@@ -510,7 +510,7 @@ class PromptTrainer(TrainerX):
         self._train_scalars: dict[str, float] = {}
         if self.cfg.SEED >= 0:
             # Randomness is a function of (seed, epoch): a resumed run draws the same batches and noise without any
-            # saved generator state. Augmentation: see SeededItems.
+            # saved generator state. Augmentation: see SeededDataset.
             mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
             set_random_seed(int(mixed))
 
@@ -655,7 +655,7 @@ class PromptTrainer(TrainerX):
     @classmethod
     def learned_in(cls, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The learned tensors of a state_dict, which may be of a whole model, by their own names."""
-        return own_names(saved, cls.PUBLISHED_NAMES or {})
+        return extract_prompts(saved, cls.PUBLISHED_NAMES or {})
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
