@@ -201,8 +201,7 @@ class StageTwoTrainer(PromptTrainer):
         super().check_config(cfg)
         if not cls.LEARNS_LABELS:
             return
-        stage1 = read_stage1_config(cfg, cls.SETTINGS)
-        check_values(stage1, {f"OPTIM.{name}" for name in stage1.OPTIM}, "Stage I, STAGE1_CONFIG_FILE or STAGE1_OPTS: ")
+        read_stage1_config(cfg, cls.SETTINGS)
         if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
             raise UserError(
                 f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; "
@@ -418,6 +417,7 @@ def read_stage1_config(cfg: CfgNode, node: str, show: bool = False) -> CfgNode:
         if strange := [name for name in opts[::2] if not str(name).startswith("OPTIM.")]:
             raise UserError(f"{strange[0]} is not a key of OPTIM. Give pairs such as \"['OPTIM.MAX_EPOCH', 5]\".")
         apply_settings(stage1, opts)
+        check_values(stage1)
     except UserError as error:
         raise UserError(f"TRAINER.{node}.STAGE1_OPTS is {list(opts)}: {error}") from error
     return stage1

@@ -152,15 +152,6 @@ def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image
     assert "the image tower of VP learns" in capsys.readouterr().err
 
 
-def test_the_table_says_whose_image_tower_learns():
-    from dassl.engine import TRAINER_REGISTRY
-
-    import trainers.all  # noqa: F401 (registers)
-
-    for method in METHODS:
-        assert method.image_tower_learns == TRAINER_REGISTRY.get(method.trainer).IMAGE_TOWER_LEARNS
-
-
 def test_runs_that_are_killed_on_trial_take_no_views_where_the_image_tower_learns(monkeypatch, capsys):
     from scripts import kill_trial
 

@@ -65,8 +65,7 @@ from trainers.base.run_record import (
     write_test_files,
 )
 from trainers.base.run_threads import threads_of_run
-from trainers.config import SHARED_FOLDERS, set_key, value_of
-from trainers.cross_checks import check_settings, check_words, settings_notes
+from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key, settings_notes, value_of
 from trainers.methods import method_of
 from trainers.modules.backbone_source import OF_IMAGES, Facts
 from trainers.modules.clip_backbone import Backbone, kept_backbone
