@@ -253,7 +253,7 @@ def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> Non
     if args.eval_only:
         trainer.test_run(args.model_dir, args.load_epoch)
         if not in_place:
-            trainer.write_record()
+            trainer.write_json()
             trainer.write_results()
     elif not args.no_train:
         trainer.train()

@@ -27,7 +27,7 @@ from trainers.methods import METHODS, PROTOCOLS, trainer_name
 USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]
        bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
        bash scripts/compare.sh [flags] [dataset] [backbone] [KEY VALUE ...]"""
-METHOD_LINES = "\n".join(f"  {one.name:18}{one.trainer:18}{one.what}" for one in METHODS)
+METHOD_LINES = "\n".join(f"  {one.name:18}{one.trainer:18}{one.summary}" for one in METHODS)
 WORDS = f"""words:
   METHODS          of the methods below, with commas between; by short names or trainers
   dataset          a name of configs/datasets/ or a folder <domain>/<class>/<image> (default: mini_digits; of cross:

@@ -102,9 +102,9 @@ def vit_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def clip_for(clip_file, vit_file):
     """The tiny CLIP that a trainer takes: clip_for("CoOp") -> its file."""
-    from trainers.methods import METHODS, Backbones
+    from trainers.methods import METHODS
 
-    vits = {method.trainer for method in METHODS if method.backbones is Backbones.VIT}
+    vits = {method.trainer for method in METHODS if method.needs_vit}
     return lambda trainer: vit_file if trainer in vits else clip_file
 
 

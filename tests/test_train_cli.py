@@ -145,7 +145,7 @@ def test_a_class_name_that_is_too_long(refused, own_images):
         (domain / "down").rename(domain / ("very " * 40 + "long").strip().replace(" ", "_"))
     message = refused("CoOp", "red", "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "60", flags=flags)
     assert "very very" in message
-    assert "77 positions" in message
+    assert "left of 77" in message
 
 
 def test_prompt_labels(refused, finished, tmp_path):
@@ -160,7 +160,7 @@ def test_prompt_labels(refused, finished, tmp_path):
 def test_prompt_labels_of_a_quick_try_are_not_taken_for_the_real_ones(refused, finished):
     finished("SPG")
     message = refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 3]", flags=["--output-dir", "b"])
-    assert "learned with other settings of stage I: OPTIM.MAX_EPOCH 2 there and 3 here" in message
+    assert "trained with other settings: OPTIM.MAX_EPOCH 2 (here 3)" in message
 
 
 def test_prompt_labels_of_another_backbone(refused, finished, tmp_path, clip_file):
@@ -170,7 +170,7 @@ def test_prompt_labels_of_another_backbone(refused, finished, tmp_path, clip_fil
     (tmp_path / "other").mkdir()
     torch.save(weights, tmp_path / "other" / "tiny.pt")
     message = refused("SPG", "red", flags=["--output-dir", "b", "--backbone", "other/tiny.pt"])
-    assert "blue.pt was learned with another backbone" in message
+    assert "blue.pt was trained with other settings: backbone." in message
 
 
 def test_one_domain_for_a_label(refused):

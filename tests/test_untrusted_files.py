@@ -19,7 +19,7 @@ from datasets import names
 from datasets.splits import read_split
 from trainers.modules.clip_backbone import load_clip
 from trainers.modules.features import FeatureCache
-from trainers.modules.prompt_labels import LabelOrigin, load_prompt_label, save_prompt_label
+from trainers.modules.prompt_labels import load_prompt_label, save_prompt_label
 
 MARK = f"/tmp/spg-ran-code-{os.getpid()}"
 ERRORS = user_errors()
@@ -32,9 +32,9 @@ class RunsCode:
 
 def label(folder):
     path = folder / "label.pt"
-    origin = LabelOrigin("0" * 64, ("cat", "dog"), "end", "1" * 64, {"OPTIM.LR": 0.002})
+    origin = {"class names": ["cat", "dog"], "OPTIM.LR": 0.002}
     save_prompt_label(path, torch.arange(16.0).view(4, 4), origin)
-    return path, lambda: load_prompt_label(path, 4, 4, origin)
+    return path, lambda: load_prompt_label(path, 4, 4, origin)[0]
 
 
 def checkpoint(folder):

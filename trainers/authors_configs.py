@@ -1,4 +1,4 @@
-"""Config files of SPG's authors: our trainers read them, and train as the authors' code does."""
+"""Read config files of SPG's authors. Our trainers then train as the authors' code does."""
 
 from os import PathLike
 from pathlib import Path
@@ -6,39 +6,39 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from trainers.config import AUTHORS_KEYS, apply_settings, leaves, merge_file, value_of
+from trainers.config import AUTHORS_KEYS, leaves, merge_file, set_key, value_of
 from trainers.methods import method_of
 
-# Every config file of the authors has the first keys and lacks the others. CoOp's files lack TEST.NO_TEST.
+# All config files of the authors have the first keys and lack the others. CoOp's files lack TEST.NO_TEST.
 AUTHORS_HAVE, AUTHORS_LACK = {"TEST.NO_TEST", "INPUT.SIZE"}, {"OPTIM.WEIGHT_DECAY", "TEST.FINAL_MODEL"}
-# The authors' code sets these keys, whatever their config file has.
+# The authors' code sets these keys and ignores their values in config files.
 AUTHORS_OVERRIDE = (
     *("OPTIM.NAME", "OPTIM.LR", "OPTIM.WEIGHT_DECAY", "OPTIM.WARMUP_EPOCH", "TEST.FINAL_MODEL"),
     *(key for key in AUTHORS_KEYS.values() if key.endswith("_NORM")),
 )
 
 
-def merge_method_file(cfg: CfgNode, path: str | PathLike, trainer: str, what: str = "Config file") -> str:
-    """Merge the config file of a method, in place. A file of SPG's authors trains as their code does.
+def merge_method_file(cfg: CfgNode, path: str | PathLike, trainer: str, kind: str = "Config file") -> str:
+    """Merge the config file of a method, in place.
 
-    For such a file our as_run.yaml, or else our default.yaml, has the settings of the authors' code.
-
-    Returns:
-        A line that names the values of the file that the authors' code overrides, or "".
+    For a file of SPG's authors, our as_run.yaml (or default.yaml) has the settings of the authors' code. Returns a line
+    with the values of the file that this code overrides, or "".
     """
     given, method = cfg.clone(), method_of(trainer)
-    merge_file(given, path, what)
+    merge_file(given, path, kind)
     if method is None or not _is_authors_file(path):
-        merge_file(cfg, path, what)
+        merge_file(cfg, path, kind)
         return ""
     ours = next(file for file in map(method.config_file, ("as_run", "default")) if file.is_file())
     for file in (ours, path):
-        merge_file(cfg, file, what)
-    overriding = {key: value for key, value in _leaves_of(ours).items() if key in AUTHORS_OVERRIDE}
-    apply_settings(cfg, [word for pair in overriding.items() for word in pair])
+        merge_file(cfg, file, kind)
+    changes = []
+    for key, value in _leaves_of(ours).items():
+        if key in AUTHORS_OVERRIDE:
+            set_key(cfg, key, value)
+            if (new := value_of(cfg, key)) != (old := value_of(given, key)):
+                changes.append(f"{key} {new} (not {old})")
     cfg.TRAINER.SPG.GRAD_CLIP_OFF_TARGETS = ()  # the authors edit GRAD_CLIP for each target
-    pairs = {key: (value_of(given, key), value_of(cfg, key)) for key in overriding}
-    changes = [f"{key} {new} (not {old})" for key, (old, new) in pairs.items() if new != old]
     return f"Note: {path} is a config of SPG's authors. Their code sets {', '.join(changes)}." if changes else ""
 
 

@@ -1,18 +1,17 @@
 """Config keys: declared as sections, set by files and command lines, checked once for each run.
 
-A method declares its keys as a `Section` in trainers/<method>.py. Here are our keys that all methods share, and Dassl's
-keys that we read, which have no default here.
+A method declares its keys as a `Section` in trainers/<method>.py. This file has the keys that methods share; those
+without a default are Dassl's.
 """
 
 import ast
 import contextlib
 import difflib
-import os
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +20,10 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import read_text
+
+if TYPE_CHECKING:
+    from trainers.base.trainer import PromptTrainer
+    from trainers.modules.tokenizers import Tokenizer
 
 SECTIONS: dict[str, type["Section"]] = {}
 
@@ -36,7 +39,7 @@ class Section(BaseModel):
 
 
 def _is_listed(module: str, name: str) -> AfterValidator:
-    """A validator for the names that a module lists; Dassl.pytorch does not list all of them."""
+    """Accept the names that a module lists. Dassl.pytorch does not list all of them."""
 
     def check(value: str) -> str:
         names = getattr(__import__(module, fromlist=[name]), name, (value,))
@@ -50,12 +53,6 @@ def _is_listed(module: str, name: str) -> AfterValidator:
 def _has_words(value: str) -> str:
     if not any(map(str.isalnum, value)):
         raise ValueError("one or more words")
-    return value
-
-
-def _is_odd(value: int) -> int:
-    if value < 1 or value % 2 == 0:
-        raise ValueError("an odd number from 1")
     return value
 
 
@@ -104,7 +101,7 @@ class InputKeys(Section, node="INPUT"):
     COLORJITTER_H: Annotated[float, Field(ge=0, le=0.5)]
     RGS_P: Share
     GB_P: Share
-    GB_K: Annotated[int, AfterValidator(_is_odd)]
+    GB_K: PositiveInt
 
 
 class DatasetKeys(Section, node="DATASET"):
@@ -197,13 +194,15 @@ class FeatureKeys(Section, node="TRAINER.FEATURES"):
     TRAIN_VIEWS: NonNegativeInt = 0  # 0: encode each augmented batch; K: draw from K views that are encoded once
 
 
-# Folders that several runs share, if they are not set: next to the folder of the run.
+METRICS = ("accuracy", "macro_f1", "perclass_accuracy")  # of Dassl's evaluator; higher is better
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+# Folders that runs share. By default, they are next to the folder of the run.
 SHARED_FOLDERS = {
     "TRAINER.FEATURES.CACHE_DIR": "feature_cache",
     "TRAINER.SPG.LABEL_DIR": "prompt_labels",
     "TRAINER.DPSPG.LABEL_DIR": "prompt_labels",
 }
-# Our keys for those in the configs and command lines of SPG's authors.
+# Keys in the configs and command lines of SPG's authors -> ours.
 AUTHORS_KEYS = {
     "GRAD_CLIP": "TRAINER.SPG.GRAD_CLIP",
     "D_MAX_NORM_WEIGHT": "TRAINER.SPG.D_WEIGHT_NORM",
@@ -240,7 +239,7 @@ def default_cfg() -> CfgNode:
 
 
 def value_of(cfg: CfgNode, key: str, *default: Any) -> Any:
-    """The value of a key or the section of that name ("": the config itself), else the default, else KeyError."""
+    """The value of a key or the section with this name ("": the config itself), else the default, else KeyError."""
     node: Any = cfg
     for part in filter(None, key.split(".")):
         if not isinstance(node, CfgNode) or part not in node:
@@ -252,7 +251,7 @@ def value_of(cfg: CfgNode, key: str, *default: Any) -> Any:
 
 
 def field_of(key: str) -> FieldInfo | None:
-    """The declaration of a key; None: we do not read it."""
+    """The declaration of a key; None for Dassl's keys that we do not read."""
     node, _, name = key.rpartition(".")
     return SECTIONS[node].model_fields.get(name) if node in SECTIONS else None
 
@@ -268,35 +267,12 @@ def leaves(node: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:
 
 def as_typed(value: Any) -> str:
     """A value as a shell's command line takes it."""
-    if isinstance(value, (list, tuple)) or (isinstance(value, str) and (not value or " " in value)):
-        return f'"{value}"'
-    return str(value)
-
-
-def _typed(kind: type, given: Any) -> Any:
-    """The value of a type for a text of a command line or an entry of a YAML file; raises ValueError."""
-    value = given
-    if isinstance(given, str):
-        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            value = ast.literal_eval(given)
-    if kind is str and isinstance(given, str):  # a folder may be called 2024
-        return value if isinstance(value, str) else given
-    if kind is str and type(given) is int:
-        return str(given)
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if kind in (list, tuple) and isinstance(value, (list, tuple)):
-        return kind(value)
-    if kind in (bool, int) and type(value) is kind:
-        return value
-    raise ValueError(value)
-
-
-KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    is_quoted = isinstance(value, (list, tuple)) or value == "" or (isinstance(value, str) and " " in value)
+    return f'"{value}"' if is_quoted else str(value)
 
 
 def set_key(cfg: CfgNode, key: str, given: Any) -> None:
-    """Set a key to a text of a command line or an entry of a YAML file; raises UserError for another type."""
+    """Set a key to a word of a command line or a value of a YAML file; raises UserError for another type."""
     key = AUTHORS_KEYS.get(key, key)
     section, _, name = key.rpartition(".")
     present, field = value_of(cfg, key, None), field_of(key)
@@ -306,59 +282,70 @@ def set_key(cfg: CfgNode, key: str, given: Any) -> None:
         raise UserError(f"{key} is a section, not a key; it has {', '.join(f'{key}.{one}' for one in present)}.")
     kind = field.annotation if field and field.annotation in KINDS else type(present)
     try:
-        value = _typed(kind, given)
+        value = _convert(kind, given)
     except (ValueError, OverflowError):
         accepted = KINDS.get(kind, "a list such as \"['a', 'b']\"")
-        raise UserError(refusal(key, given, accepted)) from None
-    if field and field.annotation == tuple[str, ...]:  # domains may be called by numbers
+        raise UserError(_refusal(key, given, accepted)) from None
+    if field and field.annotation == tuple[str, ...]:  # domains may have numbers for names
         value = kind(map(str, value))
     value_of(cfg, section)[name] = value
 
 
+def _convert(kind: Any, given: Any) -> Any:
+    """A word or a YAML value as a value of a type; raises ValueError."""
+    value = given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = ast.literal_eval(given)
+    if kind is str and type(given) in (str, int):  # a folder may have the name 2024
+        return value if isinstance(value, str) else str(given)
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (list, tuple) and isinstance(value, (list, tuple)):
+        return kind(value)
+    if kind in (bool, int) and type(value) is kind:
+        return value
+    raise ValueError(value)
+
+
 def _hint(key: str, cfg: CfgNode) -> str:
-    """A key of the same name in another section, or one with a similar name."""
-    keys, key = [one for one, _ in leaves(cfg)], key.upper()
-    same = [one for one in keys if one.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = difflib.get_close_matches(key, same or keys, n=1) or same[:1]
+    near = difflib.get_close_matches(key.upper(), [one for one, _ in leaves(cfg)], n=1)
     return f"Did you mean {near[0]}?" if near else "The files in trainers/ declare our keys."
 
 
-def refusal(key: str, value: Any, accepted: str) -> str:
-    """The message that a value is not accepted."""
+def _refusal(key: str, value: Any, accepted: str) -> str:
     default = value_of(default_cfg(), key, None)
     return f"{key} is {value!r}; accepted: {accepted}. The default is {key} {as_typed(default)}."
 
 
-def apply_settings(cfg: CfgNode, opts: Iterable[Any]) -> None:
+def apply_settings(cfg: CfgNode, opts: Sequence[Any]) -> None:
     """Set KEY VALUE pairs in a config; raises UserError as `set_key`."""
-    opts = list(opts)
     if len(opts) % 2:
         raise UserError(f"Settings come in pairs KEY VALUE; {opts[-1]!r} has no value.")
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         set_key(cfg, key, value)
 
 
-def merge_file(cfg: CfgNode, path: str | PathLike, what: str = "Config file") -> None:
-    """Merge a YAML file into a config, in place; `what` names the file in errors."""
+def merge_file(cfg: CfgNode, path: str | PathLike, kind: str = "Config file") -> None:
+    """Merge a YAML file into a config, in place; `kind` names the file in errors."""
     path = Path(path)
     if not path.is_file():
-        folder = path.parent
-        found = sorted(name for name in os.listdir(folder) if name.endswith(".yaml")) if folder.is_dir() else []
-        raise UserError(f"{what} {path} is not there. {folder} has: {', '.join(found) or 'no config files'}.")
+        found = sorted(one.name for one in path.parent.glob("*.yaml"))
+        raise UserError(f"{kind} {path} is not there. {path.parent} has: {', '.join(found) or 'no config files'}.")
     try:
         text = read_text(path)
         tree = CfgNode.load_cfg(text)
         _check_repeated(yaml.compose(text, yaml.SafeLoader))
         for key, value in leaves(tree):
-            # A section whose keys are all commented out is None.
+            # YAML reads a section without keys as None.
             if value is not None or not isinstance(value_of(cfg, key, None), CfgNode):
                 set_key(cfg, key, value)
-    except Exception as error:  # any error of YAML or yacs in a broken file
-        raise UserError(f"{what} {path} cannot be used: {error}") from error
+    except Exception as error:  # yacs and YAML raise errors of any kind
+        raise UserError(f"{kind} {path} cannot be used: {error}") from error
 
 
 def _check_repeated(node: yaml.Node | None) -> None:
-    """Raise ValueError if a YAML mapping has a key twice: YAML would ignore the first."""
+    """Raise ValueError if a YAML mapping has a key twice, since YAML would ignore the first."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     names = [str(key.value) for key, _ in pairs]
     for name, (_, value) in zip(names, pairs, strict=True):
@@ -370,22 +357,113 @@ def _check_repeated(node: yaml.Node | None) -> None:
 # ---- check ----
 
 
-def check_values(cfg: CfgNode, keys: Container[str], message: str = "") -> None:
-    """Raise UserError, beginning with `message`, if one of these keys has a value out of its range."""
-    if problems := [line for line in invalid_values(cfg) if line.partition(" ")[0] in keys]:
-        raise UserError(message + "\n".join(problems))
-
-
-def invalid_values(cfg: CfgNode) -> Iterator[str]:
-    """A message for each value that its declaration does not accept."""
+def check_values(cfg: CfgNode) -> None:
+    """Raise UserError with a line for each value that is not accepted."""
+    problems = []
     for node, section in SECTIONS.items():
         values = value_of(cfg, node, {})
         given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
             section.model_validate(given)
         except ValidationError as error:
-            problems = {one["loc"][0]: one["msg"] for one in reversed(error.errors()) if one["type"] != "missing"}
-            for name, text in problems.items():
+            found = {one["loc"][0]: one["msg"] for one in reversed(error.errors()) if one["type"] != "missing"}
+            for name, text in found.items():
                 accepted = re.sub("^(Input should be|Tuple should have|Value error,) |'| after validation", "", text)
                 accepted = f"numbers {accepted}" if accepted.startswith(("greater", "less")) else accepted
-                yield refusal(f"{node}.{name}".lstrip("."), values[name], accepted)
+                problems.append(_refusal(f"{node}.{name}".lstrip("."), values[name], accepted))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def check_settings(cfg: CfgNode, trainer: "type[PromptTrainer]") -> None:
+    """Check values and contradictions; raises UserError with a line for each problem."""
+    check_values(cfg)
+    if problems := list(_contradictions(cfg, trainer)):
+        raise UserError("\n".join(problems))
+
+
+def _contradictions(cfg: CfgNode, trainer: "type[PromptTrainer]") -> Iterator[str]:
+    name, optim, given = cfg.TRAINER.NAME, cfg.OPTIM, cfg.MODEL.INIT_WEIGHTS
+    if (views := cfg.TRAINER.FEATURES.TRAIN_VIEWS) and trainer.IMAGE_TOWER_LEARNS:
+        key = "TRAINER.FEATURES.TRAIN_VIEWS"
+        yield f"{key} is {views}, but the image tower of {name} learns, so its features change. Set {key} 0."
+    for loader, (least, reason) in trainer.LEAST_BATCH.items():
+        if (size := cfg.DATALOADER[loader].BATCH_SIZE) < least:
+            yield f"DATALOADER.{loader}.BATCH_SIZE is {size}, but {reason}. Set it to {least} or more, for example 32."
+    if given and not trainer.TAKES_INIT_WEIGHTS:
+        yield f"MODEL.INIT_WEIGHTS is {given!r}, but {name} does not start from given prompts. Leave it out."
+    elif given and not Path(given).expanduser().exists():
+        yield f"MODEL.INIT_WEIGHTS is {given!r}; accepted: a checkpoint of a prompt learner or the folder of a run."
+    if (final := cfg.TEST.FINAL_MODEL) not in trainer.FINAL_MODELS:
+        yield f"TEST.FINAL_MODEL is {final!r}; accepted by {name}: {', '.join(trainer.FINAL_MODELS)}."
+    if cfg.TEST.EVALUATOR == "Classification" and (metric := cfg.TEST.SELECT_BY) not in METRICS:
+        yield f"TEST.SELECT_BY is {metric!r}; accepted: {', '.join(METRICS)}."
+    low, high = cfg.INPUT.RRCROP_SCALE
+    if low > high:
+        yield f'INPUT.RRCROP_SCALE is {(low, high)}, which falls. Set INPUT.RRCROP_SCALE "{(high, low)}".'
+    if "OPTIM" in trainer.UNREAD:
+        return
+    if optim.NAME == "sgd" and optim.SGD_NESTEROV and (not optim.MOMENTUM or optim.SGD_DAMPNING):
+        yield "OPTIM.SGD_NESTEROV needs momentum without dampening. Set OPTIM.MOMENTUM 0.9 OPTIM.SGD_DAMPNING 0."
+    if optim.LR_SCHEDULER == "multi_step" and min(optim.STEPSIZE) < 1:
+        steps = tuple(optim.STEPSIZE)
+        yield f'OPTIM.STEPSIZE is {steps}, but multi_step needs epochs from 1 on. Set it for example to "(20, 40)".'
+
+
+def check_words(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenizer: "Tokenizer") -> dict[str, int]:
+    """Compare numbers of context vectors with CTX_INIT; returns the keys that its number of tokens overrides."""
+    node, own = f"TRAINER.{trainer.SETTINGS}", cfg.TRAINER[trainer.SETTINGS]
+    words = {key: own[key] for key in trainer.WORDS if own.get(key)}
+    lengths = {key: len(tokenizer.encode(text.replace("_", " "))) for key, text in words.items()}
+    if len(set(lengths.values())) > 1:
+        found = " and ".join(f"{node}.{key} {words[key]!r} has {n} tokens" for key, n in lengths.items())
+        raise UserError(f"{found}. Give both the same number of tokens.")
+    counted, n = dict[str, int](), lengths.get("CTX_INIT", 0)
+    for name, field in SECTIONS[node].model_fields.items() if n and node in SECTIONS else ():
+        begin = f"{node}.{name} is {own[name]}, but {node}.CTX_INIT is {words['CTX_INIT']!r} of {n} tokens. "
+        if COUNTED in field.metadata and own[name] not in (n, field.default):
+            raise UserError(f'{begin}Set {node}.{name} {n}, or {node}.CTX_INIT "" for {own[name]} random vectors.')
+        if FIRST in field.metadata and own[name] > n:
+            raise UserError(f'{begin}Set {node}.{name} to 1 to {n}, or {node}.CTX_INIT "" for random vectors.')
+        if COUNTED in field.metadata:
+            counted[f"{node}.{name}"] = n
+    return counted
+
+
+def has_effect(key: str, cfg: CfgNode) -> bool:
+    """Whether the trainer of a config reads a key; True for a client's trainer."""
+    trainer, node = _trainer_of(cfg), key.rpartition(".")[0]
+    if trainer is None or key in SHARED_FOLDERS:
+        return True
+    if any(f"{key}.".startswith(f"{unread}.") for unread in trainer.UNREAD):
+        return False
+    if node in ("INPUT", f"TRAINER.{trainer.SETTINGS}"):  # Dassl's transforms read all of INPUT
+        return True
+    return field_of(key) is not None and (not node.startswith("TRAINER.") or node == "TRAINER.FEATURES")
+
+
+def _trainer_of(cfg: CfgNode) -> "type[PromptTrainer] | None":
+    from dassl.engine import TRAINER_REGISTRY
+
+    name = cfg.TRAINER.NAME
+    trainer = TRAINER_REGISTRY.get(name) if name in TRAINER_REGISTRY.registered_names() else None
+    return trainer if hasattr(trainer, "UNREAD") else None
+
+
+def settings_notes(cfg: CfgNode) -> list[str]:
+    """Notes on settings that the trainer does not read, and on a training that ends within its warm-up."""
+    notes, name, optim = [], cfg.TRAINER.NAME, cfg.OPTIM
+    defaults = {key: (default, value_of(cfg, key, default)) for key, default in leaves(default_cfg())}
+    changed = {key: value for key, (default, value) in defaults.items() if _plain(value) != _plain(default)}
+    if unread := [f"{key} {as_typed(value)}" for key, value in changed.items() if not has_effect(key, cfg)]:
+        notes.append(f"Note: without effect on {name}: {', '.join(unread)}.")
+    if optim.WARMUP_EPOCH >= optim.MAX_EPOCH and _trainer_of(cfg) and has_effect("OPTIM.WARMUP_EPOCH", cfg):
+        notes.append(
+            f"Note: OPTIM.LR is never reached by {name}: OPTIM.MAX_EPOCH {optim.MAX_EPOCH} is within the warm-up, "
+            f"OPTIM.WARMUP_EPOCH {optim.WARMUP_EPOCH} (0: no warm-up)."
+        )
+    return notes
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value

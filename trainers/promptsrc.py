@@ -16,7 +16,7 @@ from trainers.base.trainer import PromptTrainer
 from trainers.config import FirstNCtx, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Precision, Section
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.published_names import TEXT, VISION
-from trainers.modules.templates import IMAGENET_TEMPLATES
+from trainers.modules.templates import imagenet_templates
 
 SUM = "sum_of_"
 
@@ -95,8 +95,8 @@ class PromptSRC(PromptTrainer):
 
     @cached_property
     def fixed_features(self) -> Tensor:
-        """Text features (C, E) of the mean over many templates, which only training needs."""
-        encoded = (self.encode_template(template, normalised=False) for template in IMAGENET_TEMPLATES)
+        """Text features (C, E) of the mean over CLIP's first 60 templates, which only training needs."""
+        encoded = (self.encode_template(template, normalised=False) for template in imagenet_templates(60))
         return F.normalize(reduce(torch.add, encoded), dim=-1)
 
     def image_tower(self, images: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def build_run(
     if backbone:
         cfg.MODEL.BACKBONE.NAME = str(backbone)
     apply_settings(cfg, opts)
-    check_values(cfg, opts[::2])
+    check_values(cfg)
     cfg.freeze()
     if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
         raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")

@@ -61,13 +61,7 @@ from trainers.modules.clip_backbone import backbone_label
 from trainers.modules.finite import require_finite
 from trainers.modules.noise import image_noise
 from trainers.modules.prompt_encoder import PromptEncoder
-from trainers.modules.prompt_labels import (
-    LabelFolder,
-    LabelOrigin,
-    label_seconds,
-    load_prompt_label,
-    save_prompt_label,
-)
+from trainers.modules.prompt_labels import LabelFolder, load_prompt_label, save_prompt_label
 from trainers.modules.sampling import Batches, Item, PairedBatchSampler
 
 CONTEXTS_PER_DOMAIN = 200  # generated contexts in contexts.npz
@@ -114,7 +108,7 @@ def label_lock(path: Path) -> contextlib.AbstractContextManager[None]:
     return file_lock(path.with_name(f".{path.name}.lock"), f"learns the prompt label of {path.stem}")
 
 
-def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgNode | None) -> LabelOrigin:
+def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgNode | None) -> dict[str, Any]:
     """Everything that a prompt label for this run depends on.
 
     Args:
@@ -122,27 +116,25 @@ def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgN
         items: training images of the label's domain.
         stage1_cfg: config of stage I; None: unknown.
     """
-    items, recipe = list(items), None
+    items = list(items)
     hashes = content_hashes([item.impath for item in items])
     entries = sorted(f"{item.label}/{content}\n" for item, content in zip(items, hashes, strict=True))
+    origin: dict[str, Any] = {
+        "backbone": trainer.backbone.sha256,
+        "class names": list(trainer.dm.dataset.classnames),
+        "CLASS_TOKEN_POSITION": trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
+        "training images": hashlib.sha256("".join(entries).encode()).hexdigest(),
+    }
     if stage1_cfg is not None:
-        node = stage1_cfg.TRAINER[trainer.SETTINGS]
-        recipe = {f"OPTIM.{key}": value for key, value in stage1_cfg.OPTIM.items()}
-        recipe |= {f"INPUT.{key}": stage1_cfg.INPUT[key] for key in ("TRANSFORMS", "INTERPOLATION", "RRCROP_SCALE")}
-        recipe["DATALOADER.TRAIN_X.BATCH_SIZE"] = stage1_cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-        recipe |= {f"TRAINER.{trainer.SETTINGS}.{key}": node[key] for key in node if key.endswith("CTX_INIT")}
-        recipe["TRAINER.FEATURES.TRAIN_VIEWS"] = stage1_cfg.TRAINER.FEATURES.TRAIN_VIEWS
-        recipe["TEST.FINAL_MODEL"] = stage1_cfg.TEST.FINAL_MODEL
-        if trainer.init_prompts_hash:
-            recipe["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
-        recipe = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in recipe.items()}
-    return LabelOrigin(
-        backbone_sha256=trainer.backbone.sha256,
-        classnames=tuple(trainer.dm.dataset.classnames),
-        class_token_position=trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
-        data=hashlib.sha256("".join(entries).encode()).hexdigest(),
-        recipe=recipe,
-    )
+        node = f"TRAINER.{trainer.SETTINGS}"
+        keys = [f"OPTIM.{key}" for key in stage1_cfg.OPTIM]
+        keys += ["INPUT.TRANSFORMS", "INPUT.INTERPOLATION", "INPUT.RRCROP_SCALE", "DATALOADER.TRAIN_X.BATCH_SIZE"]
+        keys += ["TRAINER.FEATURES.TRAIN_VIEWS", "TEST.FINAL_MODEL"]
+        keys += [f"{node}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
+        values = {key: value_of(stage1_cfg, key) for key in keys}
+        origin |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        origin["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
+    return origin
 
 
 # ---- stage I ----
@@ -208,14 +200,14 @@ class StageTwoTrainer(PromptTrainer):
     # (signs, domains, n_ctx, D), NaN for all domains but the sources; None before training.
     prompt_labels: Tensor | None = None
     learned: tuple[str, ...] = ()  # domains with a label that this run learned
+    label_seconds: dict[str, float | None]  # domain -> training time of its label; None: unknown
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         super().check_config(cfg)
         if not cls.LEARNS_LABELS:
             return
-        stage1 = read_stage1_config(cfg, cls.SETTINGS)
-        check_values(stage1, {f"OPTIM.{name}" for name in stage1.OPTIM}, "Stage I, STAGE1_CONFIG_FILE or STAGE1_OPTS: ")
+        read_stage1_config(cfg, cls.SETTINGS)
         if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
             raise UserError(
                 f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; "
@@ -246,6 +238,7 @@ class StageTwoTrainer(PromptTrainer):
 
     def before_train(self) -> None:
         # Before super(): resuming compares `identity`, which hashes the labels.
+        self.label_seconds = {}
         self.prompt_labels = self.load_labels()
         super().before_train()
 
@@ -297,7 +290,9 @@ class StageTwoTrainer(PromptTrainer):
             index = list(dataset.domains).index(domain)
             items = [item for item in dataset.train_x if item.domain == index]
             origin = label_origin(self, items, self.stage1_cfg(domain) if self.LEARNS_LABELS else None)
-            labels[index] = load_prompt_label(path, encoder.n_ctx, encoder.ctx_dim, origin, node)
+            labels[index], self.label_seconds[domain] = load_prompt_label(
+                path, encoder.n_ctx, encoder.ctx_dim, origin, node
+            )
             print(f"Prompt label of {domain}: {path}")
         return labels.to(self.device)
 
@@ -390,13 +385,12 @@ class StageTwoTrainer(PromptTrainer):
         return [stage1, *super().n_trained()]
 
     def reused(self) -> dict[str, float | None]:
-        reused, folder, dataset = super().reused(), self.label_folders()[-1], self.dm.dataset
-        found = [domain for domain in dataset.source_domains if domain not in self.learned]
-        paths = [folder.find(domain, dataset.code(domain)) for domain in found]
-        if self.LEARNS_LABELS and paths:
-            times = [label_seconds(path) for path in paths if path is not None]
+        reused = super().reused()
+        domains = [domain for domain in self.dm.dataset.source_domains if domain not in self.learned]
+        if self.LEARNS_LABELS and domains:
+            times = [self.label_seconds.get(domain) for domain in domains]
             known = [seconds for seconds in times if seconds is not None]
-            reused["prompt labels"] = sum(known) if len(known) == len(paths) else None
+            reused["prompt labels"] = sum(known) if len(known) == len(times) else None
         return reused
 
 
@@ -424,6 +418,7 @@ def read_stage1_config(cfg: CfgNode, node: str, show: bool = False) -> CfgNode:
         if strange := [name for name in opts[::2] if not str(name).startswith("OPTIM.")]:
             raise UserError(f"{strange[0]} is not a key of OPTIM. Give pairs such as \"['OPTIM.MAX_EPOCH', 5]\".")
         apply_settings(stage1, opts)
+        check_values(stage1)
     except UserError as error:
         raise UserError(f"TRAINER.{node}.STAGE1_OPTS is {list(opts)}: {error}") from error
     return stage1

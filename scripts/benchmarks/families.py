@@ -28,7 +28,7 @@ from scripts.benchmarks.text import (
 )
 from scripts.benchmarks.timing import Row, difference, median_pair
 from trainers.modules.clip_backbone import Backbone, load_backbone
-from trainers.modules.full_prompt_encoder import prompt_encoder
+from trainers.modules.prompt_encoder import build_prompt_encoder
 
 TOLERANCE = 1e-5
 GOAL = 15  # of causal towers at GOAL_CLASSES classes
@@ -218,7 +218,7 @@ def image_row(pair: Pair, repeats: int) -> Row:
 def gradient_row(pair: Pair, repeats: int) -> Row:
     """Row: forward and backward of one context and 7 classes, difference of the context's gradients."""
     classnames = CLASSES[7]
-    encoder, own = prompt_encoder(pair.ours.text, classnames, n_ctx=N_CTX), OwnTextEncoder(pair, classnames)
+    encoder, own = build_prompt_encoder(pair.ours.text, classnames, n_ctx=N_CTX), OwnTextEncoder(pair, classnames)
     weights = torch.randn(len(classnames), pair.ours.feature_size)
     ctx = 0.05 * torch.randn(N_CTX, encoder.ctx_dim)
 
@@ -234,7 +234,7 @@ def gradient_row(pair: Pair, repeats: int) -> Row:
 @torch.no_grad()
 def text_row(pair: Pair, n_classes: int, amounts: TextAmounts) -> Row:
     """Row: forward of the text tower with a context for each image, time per image."""
-    encoder = prompt_encoder(pair.ours.text, CLASSES[n_classes], n_ctx=N_CTX)
+    encoder = build_prompt_encoder(pair.ours.text, CLASSES[n_classes], n_ctx=N_CTX)
     own = OwnTextEncoder(pair, classes_of_reference(n_classes, amounts))
     goal = GOAL if n_classes == GOAL_CLASSES and pair.ours.text.can_be_cut else None
     return per_image_row(pair.name, encoder, own, n_classes, amounts, goal, "its own code", tolerance=TOLERANCE)

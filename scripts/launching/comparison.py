@@ -88,8 +88,7 @@ class Comparison:
     def _tell_notes(self) -> None:
         """Say what there is to say of settings, each once with the methods that it holds for."""
         from trainers.authors_configs import merge_method_file
-        from trainers.config import default_cfg
-        from trainers.cross_checks import settings_notes
+        from trainers.config import default_cfg, settings_notes
 
         cfg = Path(self.request.cfg).stem
         files = {one.trainer: one.method_file.stem for one in self.launches}
@@ -97,7 +96,7 @@ class Comparison:
             print(f"Note: CFG is {cfg}, a config that these do not have: {', '.join(others)}.", file=sys.stderr)
         configs = [one.config(one.runs[0]) for one in self.launches]
         authors = {merge_method_file(default_cfg(), one.method_file, one.trainer): None for one in self.launches}
-        for line in filter(None, (*authors, *settings_notes(*configs))):
+        for line in filter(None, (*authors, *(line for cfg in configs for line in settings_notes(cfg)))):
             print(line, file=sys.stderr)
 
     def _refuse(self, trainer: str, error: MethodError) -> None:

@@ -29,7 +29,7 @@ from scripts.launching.runs import (
     settings_that_matter,
 )
 from scripts.launching.sets import find_set, named_apart
-from trainers.methods import Backbones, MethodError, find_method
+from trainers.methods import MethodError, find_method
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -56,7 +56,7 @@ class Launch:
 
         import trainers.all  # noqa: F401 (registers trainers)
         from datasets.known import EMBEDDED_DATASET
-        from trainers.cross_checks import check_words
+        from trainers.config import check_words
         from trainers.modules.backbone_sources import source_of
         from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
         from trainers.modules.tokenizers import CLIP_TOKENIZER
@@ -96,7 +96,7 @@ class Launch:
         self.name = f"{trainer} on {dataset.name}"
         # What every run would say of its config, said once and before the first begins.
         check_backbone(self.backbone)
-        if method.backbones is not Backbones.ANY:
+        if method.needs_vit:
             method.check_backbone(self.backbone, has_vit(self.backbone))
         self.configs: dict[tuple, CfgNode] = {}  # see `config`
         cfg = self.config(self.runs[0])
@@ -257,7 +257,7 @@ class Launch:
 
     def _settings(self, run: Run) -> dict[str, str]:
         """The settings that have an effect on a run; those without one stay as they were noted, if they were."""
-        from trainers.cross_checks import has_effect
+        from trainers.config import has_effect
 
         cfg = self.config(run)
         noted = read_identity(run.folder / ASKED).get("settings", {})

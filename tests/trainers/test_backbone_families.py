@@ -13,9 +13,8 @@ from common.errors import UserError
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.clip_backbone import PRECISIONS, backbone_label, has_vit, load_backbone
 from trainers.modules.clip_model import Kind, build_clip, computes
-from trainers.modules.full_prompt_encoder import FullPromptEncoder, prompt_encoder
 from trainers.modules.open_clip_source import why_not_prompted
-from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.prompt_encoder import PaddedPromptEncoder, PromptEncoder, build_prompt_encoder
 from trainers.modules.prompted_vit import PromptedViT
 from trainers.modules.text_tower import TextTower
 
@@ -165,8 +164,8 @@ def test_features_and_gradients_are_those_of_its_own_code(models, name):
     backbone = load_backbone(f"open_clip:{name}@{path}")
     images = torch.randn(2, 3, backbone.image_size, backbone.image_size)
     torch.testing.assert_close(backbone.encode_image(images), own.encode_image(images), atol=1e-5, rtol=0)
-    encoder = prompt_encoder(backbone.text, NAMES, n_ctx=4)
-    assert type(encoder) is (PromptEncoder if name in CAUSAL and name != "reads-first" else FullPromptEncoder)
+    encoder = build_prompt_encoder(backbone.text, NAMES, n_ctx=4)
+    assert type(encoder) is (PromptEncoder if name in CAUSAL and name != "reads-first" else PaddedPromptEncoder)
     ctx = (10 * encoder.initial_context()).requires_grad_()
     features = encoder(ctx)
     assert features.shape == (len(NAMES), backbone.feature_size)
@@ -183,10 +182,10 @@ def test_contexts_of_classes_of_images_and_of_layers(models, name, position):
     tower, tokenizer = load_backbone(f"open_clip:{name}@{path}").text, open_clip.get_tokenizer(name)
     settings = {"n_ctx": 3, "class_token_position": position}
     torch.manual_seed(1)
-    encoder = prompt_encoder(tower, NAMES, class_specific=True, **settings)
+    encoder = build_prompt_encoder(tower, NAMES, class_specific=True, **settings)
     ctx = (10 * encoder.initial_context()).requires_grad_()
     assert_equal(encoder(ctx), own_text_features(own, tokenizer, NAMES, ctx, position), ctx)
-    encoder = prompt_encoder(tower, NAMES, **settings)
+    encoder = build_prompt_encoder(tower, NAMES, **settings)
     ctx = torch.randn(3, 3, tower.width, requires_grad=True)
     assert_equal(encoder(ctx), torch.stack([own_text_features(own, tokenizer, NAMES, c, position) for c in ctx]), ctx)
     if position == "end":
@@ -199,10 +198,10 @@ def test_all_positions_within_the_memory(models, name):
     _, path = models(name)
     tower = load_backbone(f"open_clip:{name}@{path}").text
     names = [f"{name} {i}" for i in range(9) for name in NAMES]
-    whole = prompt_encoder(tower, names, n_ctx=3)
-    with pytest.raises(UserError, match=r"the smallest that works here is \d MB"):
-        prompt_encoder(tower, names, n_ctx=3, memory_mb=0)
-    small = prompt_encoder(tower, names, n_ctx=3, memory_mb=2)
+    whole = build_prompt_encoder(tower, names, n_ctx=3)
+    with pytest.raises(UserError, match=r"too small for one prompt. Set TEST.MEMORY_MB \d"):
+        build_prompt_encoder(tower, names, n_ctx=3, memory_mb=0)
+    small = build_prompt_encoder(tower, names, n_ctx=3, memory_mb=2)
     ctx = torch.randn(2, 3, tower.width, requires_grad=True)
     assert_equal(small(ctx), whole(ctx), ctx)
     with torch.no_grad():
@@ -212,7 +211,7 @@ def test_all_positions_within_the_memory(models, name):
 def test_words_of_a_context_that_are_not_learned(models):
     own, path = models("mobile")
     tower = load_backbone(f"open_clip:mobile@{path}").text
-    encoder = prompt_encoder(tower, NAMES, ctx_init="a photo of a", n_learned=2)
+    encoder = build_prompt_encoder(tower, NAMES, ctx_init="a photo of a", n_learned=2)
     ctx = encoder.initial_context()
     assert ctx.shape == (2, tower.width)
     whole = torch.cat([ctx, tower.token_embedding.weight[tower.tokenizer.encode("of a")]])
@@ -341,11 +340,11 @@ def with_tokenizer(tmp_path):
 def test_prompts_by_the_tokenizer_of_the_family(with_tokenizer, kind):
     own, name = with_tokenizer(kind)
     backbone, tokenizer = load_backbone(name), open_clip.get_tokenizer(f"own-{kind}")
-    encoder = prompt_encoder(backbone.text, NAMES, n_ctx=4)
-    assert type(encoder) is (PromptEncoder if kind == "worldwide" else FullPromptEncoder)
+    encoder = build_prompt_encoder(backbone.text, NAMES, n_ctx=4)
+    assert type(encoder) is (PromptEncoder if kind == "worldwide" else PaddedPromptEncoder)
     ctx = (10 * encoder.initial_context()).requires_grad_()
     assert_equal(encoder(ctx), own_text_features(own, tokenizer, NAMES, ctx), ctx)
-    words = prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
+    words = build_prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
     texts = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
     expected = own.encode_text(tokenizer(texts), normalize=True)
     torch.testing.assert_close(words(words.initial_context()), expected, atol=1e-5, rtol=0)
@@ -711,7 +710,7 @@ def test_precisions(models, monkeypatch, name, device, precision):
     torch.testing.assert_close(features[0], features[1], atol=tolerance, rtol=0)
     texts = []
     for backbone in (single, other):
-        encoder = prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
+        encoder = build_prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
         ctx = encoder.initial_context().requires_grad_()
         with backbone.autocast():
             texts.append(encoder(ctx).float().cpu())

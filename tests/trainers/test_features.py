@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from common.files import OUTPUT_MARK
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
-from trainers.modules.sampling import RandomViews, ViewLoader
+from trainers.modules.sampling import FeatureLoader, MultiViewDataset
 
 
 class Counting:
@@ -161,7 +161,7 @@ def pictures(image_folder):
 
 
 def random_views(pictures, n_views):
-    return RandomViews(pictures, n_views, read_image=Image.open)
+    return MultiViewDataset(pictures, n_views, read_image=Image.open)
 
 
 def test_views_are_the_same_at_every_look_and_leave_the_generators_alone(pictures):
@@ -194,7 +194,7 @@ def test_view_loader_draws_among_the_views_of_the_right_image():
             self.label, self.domain = label, label % 2
 
     views = np.stack([np.arange(10)[:, None] + 100 * view for view in range(8)]).astype(np.float32)
-    loader = ViewLoader(views, [Item(i) for i in range(10)], [[1, 5, 7], [0, 9]])
+    loader = FeatureLoader(views, [Item(i) for i in range(10)], [[1, 5, 7], [0, 9]])
     assert len(loader) == 2
     torch.manual_seed(0)
     drawn = set()

@@ -56,7 +56,7 @@ def test_the_table_is_at_hand_at_once():
 
 def test_the_readme_has_the_table():
     rows = re.findall(r"^\| `(\w+)` \| (.*) \| `(\w+)/` \|$", README, re.MULTILINE)
-    expected = {(method.trainer, html.escape(method.what, quote=False), method.config_folder) for method in METHODS}
+    expected = {(method.trainer, html.escape(method.summary, quote=False), method.config_folder) for method in METHODS}
     assert set(rows) == expected and len(rows) == len(expected)
 
 

@@ -14,31 +14,17 @@ WORDS = [
     "dog",
     "cat",
     "house",
-    "tree",
     "guitar",
     "horse",
     "person",
     "giraffe",
-    "elephant",
-    "desk",
-    "lamp",
     "alarm",
     "clock",
     "flip-flops",
     "t-shirt",
     "7up",
-    "St._Basil's_Cathedral",
-    "hockey_puck",
-    "24",
-    "o'clock",
-    "R2-D2",
-    "rock'n'roll",
-    "water-slide!!",
-    "(sketch)",
-    "mp3",
-    "zebra",
-    "accordion",
 ]
+WORDS += ["St._Basil's_Cathedral", "hockey_puck", "24", "o'clock", "R2-D2", "rock'n'roll", "water-slide!!", "(sketch)"]
 
 
 def random_names(count, seed):
@@ -101,14 +87,14 @@ def test_chunks_change_nothing(in_double, position, class_specific):
     names = random_names(40, seed=6)
     settings = {"n_ctx": 4, "class_token_position": position, "class_specific": class_specific}
     whole = PromptEncoder(in_double, names, **settings)
-    chunked = PromptEncoder(in_double, names, **settings, memory_mb=1)
+    chunked = PromptEncoder(in_double, names, **settings, memory_mb=2)
     ctx = (30 * whole.initial_context()).requires_grad_()
     weights = torch.randn(40, 32)
-    assert len(chunked._packs(chunked._tokens_at_a_time(ctx))) > 1
     torch.testing.assert_close(chunked(ctx), whole(ctx), atol=1e-10, rtol=0)
     torch.testing.assert_close(
         gradients(chunked(ctx), ctx, weights), gradients(whole(ctx), ctx, weights), atol=1e-10, rtol=0
     )
+    assert megabytes_saved(chunked, ctx) < megabytes_saved(whole, ctx)
     if not class_specific:
         contexts = torch.randn(6, 4, whole.ctx_dim, dtype=torch.float64)
         torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-10, rtol=0)
@@ -121,7 +107,7 @@ def test_one_row_equals_prefix_and_tails(in_double, monkeypatch, position, class
     names = random_names(9, seed=8)
     settings = {"n_ctx": 3, "class_token_position": position, "class_specific": class_specific}
     row = PromptEncoder(in_double, names, **settings)
-    monkeypatch.setattr("trainers.modules.prompt_encoder.ROW_TOKENS", 0)
+    monkeypatch.setattr("trainers.modules.prompt_encoder.MASKED_ROW_TOKENS", 0)
     apart = PromptEncoder(in_double, names, **settings)
     assert row._row_mask is not None and apart._row_mask is None
     ctx = torch.randn(9 if class_specific else 5, 3, row.ctx_dim, dtype=torch.float64, requires_grad=True)
@@ -173,7 +159,7 @@ def test_deep_contexts_of_many_classes_equal_the_plain_tower(clip_model, n_cls, 
 
 @pytest.mark.parametrize("row_tokens", [0, 1000])
 def test_deep_contexts_are_the_same_for_all_contexts_of_a_batch(two_headed, monkeypatch, row_tokens):
-    monkeypatch.setattr("trainers.modules.prompt_encoder.ROW_TOKENS", row_tokens)
+    monkeypatch.setattr("trainers.modules.prompt_encoder.MASKED_ROW_TOKENS", row_tokens)
     names = random_names(9, seed=5)
     encoder = PromptEncoder(two_headed, names, ctx_init="a photo of a", n_learned=3)
     assert (encoder._row_mask is None) == (row_tokens == 0)
@@ -196,7 +182,7 @@ def test_chunks_change_nothing_of_deep_contexts(two_headed):
     weights = torch.randn(40, 32)
     for learned in ([ctx, *deep], deep):
         given_ctx = ctx if len(learned) == 3 else ctx.detach()
-        assert len(chunked._packs(chunked._tokens_at_a_time(given_ctx, deep))) > 1
+        assert megabytes_saved(chunked, given_ctx, deep) < megabytes_saved(whole, given_ctx, deep)
         ours, theirs = (
             [*torch.autograd.grad((encoder(given_ctx, deep) * weights).sum(), learned)] for encoder in (chunked, whole)
         )
@@ -211,8 +197,8 @@ def test_fixed_words_stand_beside_class_specific_contexts(two_headed):
     torch.testing.assert_close(encoder(ctx), expected, atol=1e-5, rtol=0)
 
 
-def megabytes_kept(encoder, ctx, deep=()):
-    """What a forward pass keeps for the backward pass, the frozen weights apart."""
+def megabytes_saved(encoder, ctx, deep=()):
+    """Size of the tensors that a forward pass saves for the backward pass, without the frozen weights."""
     tensors = {}
 
     def pack(tensor):
@@ -230,19 +216,16 @@ def test_memory_of_training_stays_within_the_budget():
     saved = {}
     for memory_mb in (8, 4096):
         encoder = PromptEncoder(clip_model, names, 4, memory_mb=memory_mb)
-        saved[memory_mb] = megabytes_kept(encoder, encoder.initial_context().requires_grad_())
+        saved[memory_mb] = megabytes_saved(encoder, encoder.initial_context().requires_grad_())
     assert saved[8] < 8
     assert saved[4096] > 16  # the bound does something
 
 
 def test_memory_of_training_on_one_row_stays_within_the_budget():
-    clip_model, names = tiny_clip(layers=6), random_names(16, seed=7)
-    encoder = PromptEncoder(clip_model, names, 4, memory_mb=64)
+    encoder = PromptEncoder(tiny_clip(layers=6), random_names(16, seed=7), 4, memory_mb=64)
     assert encoder._row_mask is not None
-    contexts = torch.randn(200, 4, encoder.ctx_dim)
-    fitting = encoder._tokens_at_a_time(contexts.requires_grad_()) // (encoder._n_tokens + encoder.n_shared)
-    kept = megabytes_kept(encoder, contexts[:fitting].detach().requires_grad_())
-    assert 16 < kept < 64
+    saved = megabytes_saved(encoder, torch.randn(12, 4, encoder.ctx_dim, requires_grad=True))
+    assert 16 < saved < 64
 
 
 def test_contexts_beyond_the_budget_are_encoded_again_instead_of_kept():
@@ -250,19 +233,19 @@ def test_contexts_beyond_the_budget_are_encoded_again_instead_of_kept():
     encoder = PromptEncoder(clip_model, names, 4, memory_mb=8)
     kept = {}
     for count in (8, 32):
-        kept[count] = megabytes_kept(encoder, torch.randn(count, 4, 64, requires_grad=True))
+        kept[count] = megabytes_saved(encoder, torch.randn(count, 4, 64, requires_grad=True))
     assert kept[32] < 8
 
 
 @pytest.mark.parametrize("row_tokens", [0, 1000])
 def test_nothing_before_the_first_learned_layer_is_kept(monkeypatch, row_tokens):
-    monkeypatch.setattr("trainers.modules.prompt_encoder.ROW_TOKENS", row_tokens)
+    monkeypatch.setattr("trainers.modules.prompt_encoder.MASKED_ROW_TOKENS", row_tokens)
     encoder = PromptEncoder(tiny_clip(layers=6), random_names(40, seed=7), 4)
     ctx, *deep = learning(encoder, depth=6)
-    kept = [megabytes_kept(encoder, ctx, deep)]
+    kept = [megabytes_saved(encoder, ctx, deep)]
     for learned in (ctx, *deep[:-1]):
         learned.requires_grad_(False)
-        kept.append(megabytes_kept(encoder, ctx, deep))
+        kept.append(megabytes_saved(encoder, ctx, deep))
     layer = kept[0] - kept[1]
     assert all(more - less > 0.9 * layer for more, less in zip(kept, kept[1:], strict=False))
     assert kept[-1] < layer  # the last layer runs at EOS alone
@@ -271,8 +254,8 @@ def test_nothing_before_the_first_learned_layer_is_kept(monkeypatch, row_tokens)
 def test_deep_contexts_stay_within_the_budget():
     encoder = PromptEncoder(tiny_clip(layers=6), random_names(345, seed=7), 4, memory_mb=8)
     ctx, *deep = learning(encoder, depth=6)
-    assert megabytes_kept(encoder, ctx, deep) < 8
-    assert megabytes_kept(encoder, ctx.detach(), deep) < 8
+    assert megabytes_saved(encoder, ctx, deep) < 8
+    assert megabytes_saved(encoder, ctx.detach(), deep) < 8
 
 
 def test_initial_deep_contexts(clip_model):
@@ -350,11 +333,11 @@ def test_state_dict_holds_no_class_or_context_buffers(clip_model):
 
 def test_wrong_shapes_name_what_is_accepted(clip_model):
     encoder = PromptEncoder(clip_model, ["dog", "cat"], 4)
-    with pytest.raises(ValueError, match=r"\(5, 64\).*\(4, 64\) or \('B', 4, 64\)"):
+    with pytest.raises(ValueError, match=r"\(5, 64\).*accepted: .*\(4, 64\)"):
         encoder(torch.zeros(5, 64))
     with pytest.raises(ValueError, match="accepted"):
         PromptEncoder(clip_model, ["dog", "cat"], 4, class_specific=True)(torch.zeros(3, 4, 64))
-    with pytest.raises(ValueError, match=r"\(3, 64\).*accepted: \(4, 64\) for each layer"):
+    with pytest.raises(ValueError, match=r"\(3, 64\).*accepted: .*\(4, 64\) in deeper layers"):
         encoder(torch.zeros(4, 64), [torch.zeros(4, 64), torch.zeros(3, 64)])
 
 
@@ -367,7 +350,7 @@ def test_deep_contexts_with_contexts_behind_the_class_name_are_refused(clip_mode
 
 def test_a_depth_above_the_layers_is_refused(clip_model):
     encoder = PromptEncoder(clip_model, ["dog", "cat"], 4)
-    message = "depth of 4 does not fit the text tower .* has 3 layers; accepted: 1 .* to 3 .*PROMPT_DEPTH"
+    message = "depth of 4 does not fit the text tower, which has 3 layers.*PROMPT_DEPTH to 1 .* to 3"
     with pytest.raises(UserError, match=message):
         encoder.initial_deep(4)
     with pytest.raises(UserError, match=message):
@@ -379,13 +362,13 @@ def test_a_depth_above_the_layers_is_refused(clip_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classnames": ["dog " * 80]}, r"takes \d+ tokens .* but 71 are left of the text tower's 77 positions"),
+        ({"classnames": ["dog " * 80]}, r"takes \d+ tokens .* but the text tower has 71 left of 77"),
         ({"classnames": ["dog", "_"]}, "'_' has no word in it"),
         ({"classnames": []}, "list of class names is empty"),
-        ({"class_token_position": "start"}, "'start'; accepted: end, middle, front"),
+        ({"class_token_position": "start"}, "'start'. Set it to one of end, middle, front"),
         ({"n_ctx": 0}, "N_CTX is 0"),
-        ({"ctx_init": "a photo of a", "n_learned": 5}, "N_CTX is 5, but CTX_INIT 'a photo of a' has 4 tokens"),
-        ({"memory_mb": 0}, r"too small for one prompt; the smallest that works here is \d+ MB"),
+        ({"ctx_init": "a photo of a", "n_learned": 5}, "N_CTX is 5. Set it to 1 to 4, the number of tokens"),
+        ({"memory_mb": 0}, r"too small for one prompt. Set TEST.MEMORY_MB \d+"),
     ],
 )
 def test_errors(clip_model, settings, message):

@@ -62,8 +62,8 @@ def test_other_precisions_stay_close(clip_model, precision):
         assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.98
 
 
-def megabytes_kept(tower, images, tokens, deep):
-    """What a forward pass keeps for the backward pass, the frozen weights apart."""
+def megabytes_saved(tower, images, tokens, deep):
+    """Size of the tensors that a forward pass saves for the backward pass, without the frozen weights."""
     tensors = {}
 
     def pack(tensor):
@@ -79,15 +79,15 @@ def megabytes_kept(tower, images, tokens, deep):
 def test_nothing_before_the_first_learned_layer_is_kept(clip_model):
     tower = PromptedViT(clip_model.visual)
     images, (tokens, *deep) = torch.randn(8, 3, 32, 32), learning(tower, 4, depth=4)
-    kept = [megabytes_kept(tower, images, tokens, deep)]
+    kept = [megabytes_saved(tower, images, tokens, deep)]
     for learned in (tokens, *deep[:-1]):
         learned.requires_grad_(False)
-        kept.append(megabytes_kept(tower, images, tokens, deep))
+        kept.append(megabytes_saved(tower, images, tokens, deep))
     layer = kept[0] - kept[1]
     assert all(more - less > 0.9 * layer for more, less in zip(kept, kept[1:], strict=False))
     assert kept[-1] < layer  # the last layer runs at the class token alone
     deep[-1].requires_grad_(False)
-    assert megabytes_kept(tower, images, tokens, deep) == 0
+    assert megabytes_saved(tower, images, tokens, deep) == 0
 
 
 def test_fresh_prompts(clip_model):
@@ -100,13 +100,13 @@ def test_fresh_prompts(clip_model):
 
 
 def test_a_resnet_is_refused_with_the_method_that_works_there():
-    with pytest.raises(UserError, match="is a ModifiedResNet.* need a ViT.* works with this backbone is VP"):
+    with pytest.raises(UserError, match="is a ModifiedResNet.* need a ViT.* or use VP"):
         PromptedViT(tiny_clip().visual)
 
 
 def test_a_depth_above_the_layers_is_refused(clip_model):
     tower = PromptedViT(clip_model.visual)
-    message = "depth of 5 does not fit the image tower .* has 4 layers; accepted: 1 .* to 4 .*PROMPT_DEPTH"
+    message = "depth of 5 does not fit the image tower, which has 4 layers.*PROMPT_DEPTH to 1 .* to 4"
     with pytest.raises(UserError, match=message):
         tower.initial_deep(5, 2)
     with pytest.raises(UserError, match=message):

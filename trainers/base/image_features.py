@@ -18,7 +18,7 @@ from common.errors import UserError
 from trainers.modules.backbone_source import Facts
 from trainers.modules.clip_backbone import Backbone
 from trainers.modules.features import FeatureCache, Shard, encode_dataset, features_key, shard_key
-from trainers.modules.sampling import Batches, FirstLooks, ImageData, RandomViews, SeededItems, ViewLoader
+from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiViewDataset, SeededDataset
 
 
 class _Encoding(NamedTuple):
@@ -87,20 +87,20 @@ class ImageFeatures:
             return features / features.norm(dim=-1, keepdim=True) if self.normalised else features
 
     def of_batch(self, batch: dict) -> Tensor:
-        """Features (B, E) of a training batch: encoded now, or those that it brings from a `ViewLoader`."""
+        """Features (B, E) of a training batch: encoded now, or those that it brings from a `FeatureLoader`."""
         return self.encode(batch["img"]) if "img" in batch else batch["features"].to(self.backbone.device)
 
     def of_split(self, loader: DataLoader, description: str) -> np.ndarray:
         """Features (N, E) of a deterministic loader's images in the data set's order."""
         return self._by_domain(self._split(loader, description))
 
-    def of_augmented(self, items: SeededItems, batch_size: int, description: str) -> np.ndarray:
+    def of_augmented(self, items: SeededDataset, batch_size: int, description: str) -> np.ndarray:
         """Features (N, E) of one augmented look at each training image; not kept, as every seed has its own."""
         features = np.empty((len(items), self.backbone.feature_size), np.float32)
-        encode_dataset(FirstLooks(items), self.encode, features, batch_size, self.workers, description)
+        encode_dataset(items, self.encode, features, batch_size, self.workers, description)
         return features
 
-    def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> ViewLoader:
+    def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> FeatureLoader:
         """A loader of features drawn from random views of each training image, encoded once.
 
         Args:
@@ -118,7 +118,7 @@ class ImageFeatures:
                 "their features change with every step. Set it to 0."
             )
         views = self._by_domain(self._views(dataset, n_views, batch_size))
-        return ViewLoader(views, dataset.data_source, batches)
+        return FeatureLoader(views, dataset.data_source, batches)
 
     def keep_shard(self, loader: DataLoader, description: str, shard: Shard) -> None:
         """Encode some of each domain's images of a deterministic loader, for whoever needs all of them later."""
@@ -149,7 +149,7 @@ class ImageFeatures:
             return self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
         def encode(dataset, rows, out):
-            views = Subset(RandomViews(dataset, n_views, read_image), rows)
+            views = Subset(MultiViewDataset(dataset, n_views, read_image), rows)
             encode_dataset(views, encode_views, out.swapaxes(0, 1), size, self.workers, description)
 
         return _Encoding(dataset, (n_views,), size, description, encode)

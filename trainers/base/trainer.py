@@ -74,17 +74,15 @@ from trainers.base.run_record import (
     settings_of,
     tested_settings_sha256,
 )
-from trainers.config import SHARED_FOLDERS, set_key, value_of
-from trainers.cross_checks import check_settings, check_words, settings_notes
+from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key, settings_notes, value_of
 from trainers.methods import method_of
 from trainers.modules.clip_backbone import Backbone, kept_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import require_finite
-from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
-from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
-from trainers.modules.published_names import own_names, publish_names
-from trainers.modules.sampling import Batches, SeededBatches, SeededItems, ViewLoader
+from trainers.modules.published_names import extract_prompts, publish_names
+from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset
 
 Network = TypeVar("Network", bound=nn.Module)
 # Keys and sections that only steps of an optimiser read.
@@ -288,8 +286,8 @@ class PromptTrainer(TrainerX):
         # Without a seed, chance gives one: the workers would augment alike otherwise.
         seed = self.cfg.SEED if self.cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
         return DataLoader(
-            SeededItems(dataset, seed),
-            batch_sampler=SeededBatches(self.batches, lambda: self.epoch),
+            SeededDataset(dataset, seed),
+            batch_sampler=SeededBatchSampler(self.batches, lambda: self.epoch),
             num_workers=loader.num_workers,
             pin_memory=loader.pin_memory,
             persistent_workers=loader.num_workers > 0,
@@ -339,9 +337,9 @@ class PromptTrainer(TrainerX):
 
     def build_encoder(self, classnames: Sequence[str] | None = None, **settings: Any) -> PromptEncoder:
         """A prompt encoder for class names (None: the data set's) within the memory budget TEST.MEMORY_MB."""
-        memory_mb = self.cfg.TEST.MEMORY_MB or memory_budget_mb(self.device)
+        memory_mb = self.cfg.TEST.MEMORY_MB or default_memory_mb(self.device)
         names = self.dm.dataset.classnames if classnames is None else classnames
-        return prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
+        return build_prompt_encoder(self.backbone.text, names, memory_mb=memory_mb, **settings)
 
     @torch.no_grad()
     def encode_template(self, template: str, normalised: bool = True) -> Tensor:
@@ -511,7 +509,7 @@ class PromptTrainer(TrainerX):
             for path in Path(self.output_dir).glob(CHECKPOINTS):
                 path.unlink()
         self.record = RunRecord({})
-        self.write_record()
+        self.write_json()
 
     def _is_same_run(self, folder: str | PathLike, record: RunRecord) -> bool:
         """Whether the record of a folder is of this run; raises UserError if the folder has checkpoints of another."""
@@ -526,7 +524,7 @@ class PromptTrainer(TrainerX):
         print(f"The unfinished run in {folder} had other settings: {differences}")
         return False
 
-    def write_record(self) -> None:
+    def write_json(self) -> None:
         """Write run.json and config.yaml."""
         self.record.identity, self.record.threads = self.identity(), asdict(self.threads)
         self.record.versions = versions()
@@ -557,7 +555,7 @@ class PromptTrainer(TrainerX):
             self.started = time.time() - history[-1]["seconds"]
             if self.scaler is not None:
                 self.scaler.load_state_dict(history[-1]["scaler"])
-        self.write_record()
+        self.write_json()
         self.epoch_bar = progress(
             total=self.max_epoch,
             initial=self.start_epoch,
@@ -568,7 +566,7 @@ class PromptTrainer(TrainerX):
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
             self.threads.use(workers=0)
 
-    def build_view_loader(self, loader: DataLoader) -> DataLoader | ViewLoader:
+    def build_view_loader(self, loader: DataLoader) -> DataLoader | FeatureLoader:
         """A loader of features drawn from TRAIN_VIEWS cached views of each training image."""
         n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE
         items: Any = loader.dataset
@@ -579,7 +577,7 @@ class PromptTrainer(TrainerX):
         self._train_scalars: dict[str, float] = {}
         if self.cfg.SEED >= 0:
             # Randomness is a function of (seed, epoch): a resumed run draws the same batches and noise without any
-            # saved generator state. Augmentation: see SeededItems.
+            # saved generator state. Augmentation: see SeededDataset.
             mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
             set_random_seed(int(mixed))
 
@@ -708,7 +706,7 @@ class PromptTrainer(TrainerX):
     @classmethod
     def learned_in(cls, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The learned tensors of a state_dict, which may be of a whole model, by their own names."""
-        return own_names(saved, cls.PUBLISHED_NAMES or {})
+        return extract_prompts(saved, cls.PUBLISHED_NAMES or {})
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The parts: plain nn.Modules and functions with typed arguments, free of Dassl and of cfg."""
+"""Networks, encoders and file formats: plain PyTorch with typed arguments, without Dassl and without a config."""
 
 import warnings
 
-# The clip package asks setuptools for `packaging` on import; its users can do nothing about the notice.
+# The clip package imports pkg_resources; its users can do nothing about the warning.
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)

@@ -10,13 +10,7 @@ BATCH_NORM_EPS = 0.8  # far from PyTorch's 1e-5, but what the published generato
 
 
 class Generator(nn.Module):
-    """G(f, z) -> context. Keys of the state_dict are the published ones (`model.0.weight`, ...).
-
-    Args:
-        feat_dim: E, size of an image feature.
-        n_ctx, ctx_dim: shape of a context.
-        latent_dim: size of the noise z ~ N(0, I).
-    """
+    """G(f, z) -> context (n_ctx, D), for an image feature f (E) and noise z. The state_dict has the published keys."""
 
     def __init__(self, feat_dim: int, n_ctx: int, ctx_dim: int, latent_dim: int = 100) -> None:
         super().__init__()
@@ -29,14 +23,11 @@ class Generator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, features: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Generate contexts.
+        """Generate contexts (B, n_ctx, D) with values in (-1, 1).
 
         Args:
             features: (B, E) L2-normalised image features.
-            noise: (B, latent_dim); drawn from the global random generator when None.
-
-        Returns:
-            (B, n_ctx, D), values in (-1, 1).
+            noise: (B, latent_dim); None draws from the global random generator.
         """
         if noise is None:
             noise = torch.randn(len(features), self.latent_dim, dtype=features.dtype, device=features.device)
@@ -44,22 +35,16 @@ class Generator(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout, with a mask that on a CPU is drawn in half the time: from uniform numbers, not by Bernoulli's."""
+    """nn.Dropout that draws its mask from uniform numbers on a CPU, which takes half the time."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Like nn.Dropout's."""
         if not self.training or x.is_cuda:
             return super().forward(x)
         return x * ((torch.rand_like(x) >= self.p) * (1 / (1 - self.p)))
 
 
 class Discriminator(nn.Module):
-    """Dis(v, f) -> validity of context v for an image with feature f; least-squares, so without a sigmoid.
-
-    Args:
-        feat_dim: E, size of an image feature.
-        n_ctx, ctx_dim: shape of a context.
-    """
+    """Dis(v, f) -> validity of a context v (n_ctx, D) for an image feature f (E). Least squares need no sigmoid."""
 
     def __init__(self, feat_dim: int, n_ctx: int, ctx_dim: int) -> None:
         super().__init__()
@@ -77,15 +62,7 @@ class Discriminator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, prompts: Tensor, features: Tensor) -> Tensor:
-        """Judge contexts.
-
-        Args:
-            prompts: (B, n_ctx, D).
-            features: (B, E) L2-normalised image features.
-
-        Returns:
-            (B, 1), near 1 for contexts taken for prompt labels.
-        """
+        """Validity (B, 1) of prompts (B, n_ctx, D) for features (B, E): near 1 for prompt labels, 0 for generated."""
         return self.model(torch.cat([prompts.flatten(1), features], dim=1))
 
 
@@ -96,41 +73,28 @@ def _initialise(module):
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Largest allowed gradient norm of each parameter tensor, by its role.
-
-    Attributes:
-        weight, bias: every parameter but the following.
-        special: the parameters named in `special_names`.
-        special_names: names (or prefixes ending in ".") within the network's `model`.
-    """
+    """Largest gradient norm of each parameter tensor: of weights, of biases, and of those with special names."""
 
     weight: float
     bias: float
     special: float
-    special_names: tuple[str, ...]
+    special_names: tuple[str, ...]  # prefixes of names
 
     def limit(self, name: str) -> float:
-        """The limit of the parameter `name` ("model.<index>.<weight or bias>")."""
-        if any(name.startswith(special) for special in self.special_names):
+        if name.startswith(self.special_names):
             return self.special
         return self.weight if name.endswith("weight") else self.bias
 
 
-# Which parameters have the third limit, as published: the discriminator's first and last Linear, and the biases
-# of the generator's last BatchNorm and last Linear.
+# As published: the discriminator's first and last Linear; the biases of the generator's last BatchNorm and last Linear.
 DISCRIMINATOR_SPECIAL = ("model.0.", "model.8.")
 GENERATOR_SPECIAL = ("model.9.bias", "model.11.bias")
 
 
 def clip_gradients(network: nn.Module, norms: GradientNorms) -> None:
-    """Clip the gradient of each parameter tensor on its own, in place.
-
-    Args:
-        network: Generator or Discriminator after a backward pass.
-        norms: GradientNorms.
-    """
-    # The same as clip_grad_norm_([parameter], limit) for each norm above its limit, in a few calls for all of them.
-    # Below the limit clip_grad_norm_ is not the identity: its 1e-6 is larger than the limit of the generator's biases.
+    """Clip the gradient of each parameter tensor of a Generator or Discriminator by itself, in place."""
+    # Equal to clip_grad_norm_([parameter], limit) for norms above the limit, in a few calls for all parameters. Below
+    # the limit, clip_grad_norm_ scales too: its epsilon 1e-6 is larger than the limit 5e-8 of the generator's biases.
     clipped = [(name, p.grad) for name, p in network.named_parameters() if p.grad is not None]
     gradients = [gradient for _, gradient in clipped]
     found = torch.stack(torch._foreach_norm(gradients))

@@ -9,36 +9,30 @@ from torch import Tensor
 from common.errors import UserError
 
 
-def all_finite(numbers: Tensor) -> bool:
-    """Whether all of some numbers are finite: by their sum, which any NaN or infinity spoils.
-
-    So they are read once and nothing is written, which takes a fraction of what looking at each would.
-    """
-    if not numbers.is_floating_point():
+def all_finite(values: Tensor) -> bool:
+    """Whether all values are finite."""
+    if not values.is_floating_point():
         return True
-    # In at least single precision, since sums overflow sooner than their numbers.
-    total = numbers.sum(dtype=torch.promote_types(numbers.dtype, torch.float32))
-    return bool(total.isfinite()) or bool(numbers.isfinite().all())
+    # Any NaN or infinity makes the sum NaN or infinite. The sum reads memory once and writes nothing. It is at least in
+    # single precision, where half precision would overflow.
+    total = values.sum(dtype=torch.promote_types(values.dtype, torch.float32))
+    return bool(total.isfinite()) or bool(values.isfinite().all())
 
 
-def require_finite(state: Mapping[str, Any], what: str, cause: str, minus_infinity: Container[str] = ()) -> None:
-    """Check all tensors of a state_dict, or of dicts and lists inside.
+def require_finite(state: Mapping[str, Any], subject: str, fix: str, allow_neg_inf: Container[str] = ()) -> None:
+    """Raise UserError if a tensor in nested dicts and lists has NaN or infinite values.
 
     Args:
-        state: tensors by name; anything else in it is passed over.
-        what: whose they are, to begin the message with ("Backbone file x.pt").
-        cause: sentences on what the likely cause is and what to do.
-        minus_infinity: names of tensors that may hold minus infinity, by design.
-
-    Raises:
-        UserError: a number is NaN or infinite.
+        subject: start of the message ("Backbone file x.pt").
+        fix: end of the message, with the likely cause.
+        allow_neg_inf: names of tensors that may hold -inf.
     """
     for name, tensor in _named_tensors(state):
-        if name in minus_infinity:
+        if name in allow_neg_inf:
             tensor = tensor[~tensor.isneginf()]
         if not all_finite(tensor):
-            of_all = f"{int((~tensor.isfinite()).sum()):,} of the {tensor.numel():,} numbers of {name}"
-            raise UserError(f"{what}: {of_all} are not finite (NaN or infinite). {cause}")
+            count = f"{int((~tensor.isfinite()).sum()):,} of the {tensor.numel():,} numbers"
+            raise UserError(f"{subject}: {count} of {name} are not finite (NaN or infinite). {fix}")
 
 
 def _named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -1,18 +1,20 @@
-"""Prompt labels: the learned context of each source domain, as files.
+"""Files of prompt labels: the learned context of each source domain.
 
-<label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt              ours: {"ctx": (n_ctx, D), "made_from": {...}}
-<label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt the authors': a bare (n_ctx, D) tensor
+<label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt               ours: {"ctx": (n_ctx, D), "origin", "seconds"}
+<label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt  the authors': a bare (n_ctx, D) tensor
 
-DPSPG's labels of a sign lie in a folder of that name: ours at the first level, its authors' at any level and without
-seed_<k>.
+DPSPG has two labels of a domain, "pos" and "neg": ours are in a folder of that name below label_dir, the authors' in
+one at any level.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 from common.files import atomic_write
@@ -22,15 +24,7 @@ from trainers.modules.tensor_files import read_tensors
 
 @dataclass(frozen=True)
 class LabelFolder:
-    """Where the prompt labels of one data set, backbone and seed live.
-
-    Args:
-        label_dir: root of all prompt labels.
-        dataset: "PACS", "VLCS", ...
-        backbone: backbone label, e.g. "RN50", "ViT-B16".
-        seed: the seed the labels are trained with.
-        sign: "pos" or "neg", where labels have one.
-    """
+    """The folder of the prompt labels of one data set, backbone, seed and sign ("pos", "neg" or "")."""
 
     label_dir: str
     dataset: str
@@ -38,117 +32,75 @@ class LabelFolder:
     seed: int
     sign: str = ""
 
-    @property
-    def path(self) -> Path:
-        return Path(self.label_dir, self.sign, self.dataset, self.backbone, f"seed_{self.seed}")
-
     def file_for(self, domain: str) -> Path:
-        """The file our own label of a domain is written to."""
-        return self.path / f"{domain}.pt"
+        """The file of our own label of a domain."""
+        return Path(self.label_dir, self.sign, self.dataset, self.backbone, f"seed_{self.seed}", f"{domain}.pt")
 
     def find(self, domain: str, code: str) -> Path | None:
-        """The label file of a domain, ours before a published one; None if there is neither."""
+        """The label file of a domain, ours before a published one, or None."""
         published = f"{self.dataset}_CoOp_{code}.pt"
-        levels = self.dataset, self.backbone, f"seed_{self.seed}"
-        places = [(*levels[:n][:i], self.sign, *levels[:n][i:]) for n in (3, 2) for i in range(n + 1)]
-        candidates = (self.file_for(domain), *(Path(self.label_dir, *place, published) for place in places))
+        with_seed = [self.dataset, self.backbone, f"seed_{self.seed}"]
+        # DPSPG's authors have the sign at any level, and no folder of a seed.
+        folders = [
+            Path(self.label_dir, *levels[:i], self.sign, *levels[i:])
+            for levels in (with_seed, with_seed[:2])
+            for i in range(len(levels) + 1)
+        ]
+        candidates = [self.file_for(domain), *(folder / published for folder in folders)]
         return next((path for path in candidates if path.is_file()), None)
 
 
-@dataclass(frozen=True)
-class LabelOrigin:
-    """What a prompt label was learned from; another origin makes it a label for something else.
-
-    Attributes:
-        backbone_sha256: fingerprint of the CLIP weights.
-        classnames: tuple of class names.
-        class_token_position: "end", "middle" or "front".
-        data: fingerprint of the training images: their labels and contents.
-        recipe: settings of the training by name, plain values; None where they are not known, and not compared then.
-    """
-
-    backbone_sha256: str
-    classnames: tuple[str, ...]
-    class_token_position: str
-    data: str
-    recipe: dict[str, Any] | None = None
-
-
 def save_prompt_label(
-    path: str | PathLike, ctx: torch.Tensor, origin: LabelOrigin, seconds: float | None = None
+    path: str | PathLike, ctx: Tensor, origin: Mapping[str, Any], seconds: float | None = None
 ) -> None:
-    """Write a prompt label, whole or not at all.
+    """Write a prompt label in one step.
 
     Args:
-        path: file to write.
-        ctx: (n_ctx, D) context.
-        origin: LabelOrigin.
-        seconds: that learning it took; None: not known.
-
-    Raises:
-        UserError: a number in it is not finite; nothing is written then.
+        origin: everything that the label depends on, plain values by name.
+        seconds: training time.
     """
-    require_finite({"ctx": ctx}, f"Prompt label {path}, which is not written", "The training that it comes from broke.")
-    made_from = {**asdict(origin), "classnames": list(origin.classnames)}
+    require_finite({"ctx": ctx}, f"Prompt label {path} is not written", "The training broke: lower OPTIM.LR.")
     with atomic_write(path) as handle:
-        # clone(): a view would drag its whole storage into the file.
-        torch.save({"ctx": ctx.detach().cpu().clone(), "made_from": made_from, "seconds": seconds}, handle)
-
-
-def label_seconds(path: str | PathLike) -> float | None:
-    """How long learning a prompt label took; None of those that do not say."""
-    content = read_tensors(path, "Prompt label", f"Delete {path} to have it trained anew.")
-    return content.get("seconds") if isinstance(content, dict) else None
+        # A view would be saved with its whole storage.
+        ctx = ctx.detach().cpu().clone()
+        torch.save({"ctx": ctx, "origin": dict(origin), "seconds": seconds}, handle)
 
 
 def load_prompt_label(
-    path: str | PathLike, n_ctx: int, ctx_dim: int, origin: LabelOrigin, node: str = "TRAINER.SPG"
-) -> torch.Tensor:
-    """Read a prompt label, ours or a published one, and check that it belongs to this run.
+    path: str | PathLike, n_ctx: int, ctx_dim: int, origin: Mapping[str, Any], node: str = "TRAINER.SPG"
+) -> tuple[Tensor, float | None]:
+    """Read a prompt label, ours or a published one, and check that it fits this run.
 
     Args:
-        path: file to read.
-        n_ctx, ctx_dim: the shape it must have.
-        origin: LabelOrigin of this run; published labels carry none and are checked by their shape alone.
-        node: the method's, whose keys messages name.
+        origin: see `save_prompt_label`; of values with other names in the file, nothing is known. Published labels
+            have no origin.
+        node: config node of the method, for messages.
 
     Returns:
-        (n_ctx, D) float32 tensor.
+        (n_ctx, D) in single precision, and the training time in seconds (None: unknown).
 
     Raises:
-        UserError: the file is damaged, no prompt label, of another shape, or made from something else.
+        UserError: the file is damaged, no prompt label, of another shape, or of another origin.
     """
-    remove = f"Delete {path} to have it trained anew, or choose another {node}.LABEL_DIR."
-    content = read_tensors(path, "Prompt label", remove)
-    made_from = content.get("made_from") if isinstance(content, dict) else None
-    ctx = content.get("ctx") if isinstance(content, dict) else content
-    if not isinstance(ctx, torch.Tensor) or not (made_from is None or isinstance(made_from, dict)):
-        raise UserError(f"{path} is no prompt label: no context tensor in it. {remove}")
+    fix = f"Delete {path} to train it again, or name another {node}.LABEL_DIR."
+    content = read_tensors(path, "Prompt label", fix)
+    label = content if isinstance(content, dict) else {"ctx": content}
+    ctx, seconds, theirs = label.get("ctx"), label.get("seconds"), label.get("origin", {})
+    if not isinstance(ctx, Tensor) or not isinstance(theirs, dict):
+        raise UserError(f"{path} is no prompt label: it has no context tensor. {fix}")
     if ctx.shape != (n_ctx, ctx_dim):
         raise UserError(
-            f"Prompt label {path} has shape {tuple(ctx.shape)}; this run needs ({n_ctx}, {ctx_dim}): n_ctx x the "
-            f"width of the backbone's text tower. Use the n_ctx ({node}.N_CTX, CTX_INIT) and backbone it was made "
-            f"with. {remove}"
+            f"Prompt label {path} has shape {tuple(ctx.shape)}; this run needs ({n_ctx}, {ctx_dim}), n_ctx x width of "
+            f"the text tower. Use the N_CTX, CTX_INIT and backbone it was made with. {fix}"
         )
-    require_finite({"ctx": ctx}, f"Prompt label {path}", remove)
-    if made_from is not None:
-        _check_origin(path, made_from, origin, remove)
-    return ctx.float()
+    require_finite({"ctx": ctx}, f"Prompt label {path}", fix)
+    changes = {key: (theirs[key], value) for key, value in origin.items() if theirs.get(key, value) != value}
+    if changes:
+        found = [key if _is_long(old) else f"{key} {old} (here {new})" for key, (old, new) in changes.items()]
+        raise UserError(f"Prompt label {path} was trained with other settings: {', '.join(found)}. {fix}")
+    return ctx.float(), seconds
 
 
-def _check_origin(path, made_from, origin, remove):
-    differences = {
-        "backbone_sha256": "another backbone (its weights differ from this run's)",
-        "classnames": "other class names",
-        "class_token_position": "another CLASS_TOKEN_POSITION",
-        "data": "other training images (the data set or its split has changed)",
-    }
-    ours = {**asdict(origin), "classnames": list(origin.classnames)}
-    for key, what in differences.items():
-        if made_from.get(key) != ours[key]:
-            raise UserError(f"Prompt label {path} was learned with {what}. {remove}")
-    theirs = made_from.get("recipe")
-    if isinstance(theirs, dict) and origin.recipe is not None and theirs != origin.recipe:
-        keys = sorted(key for key in {*theirs, *origin.recipe} if theirs.get(key) != origin.recipe.get(key))
-        changed = ", ".join(f"{key} {theirs.get(key)} there and {origin.recipe.get(key)} here" for key in keys)
-        raise UserError(f"Prompt label {path} was learned with other settings of stage I: {changed}. {remove}")
+def _is_long(value: Any) -> bool:
+    """Whether a value is a hash or a long list, which a message leaves out."""
+    return len(str(value)) > 40

@@ -1,115 +1,90 @@
-"""Where each token of each class's prompt comes from: a fixed word or a slot of the context."""
+"""Tokenize prompts: fixed words and places of context vectors, as CoOp orders them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.errors import UserError, some, warn
 from common.files import is_utf8
 from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
+WORD = -1
 
 
-@dataclass(frozen=True)
-class Slot:
-    """The place of one context vector inside a prompt: its row in the (n_ctx, D) context."""
-
-    row: int
-
-
-class NameTooLong(UserError):
-    """A class name does not fit into the text tower's positions.
+class Prompt(NamedTuple):
+    """The positions of a prompt up to EOS, or to the last token that the tokenizer adds.
 
     Args:
-        what: which, and how much room there is.
-        mend: what to do about it.
+        tokens: token ids, 0 in place of a context vector.
+        vectors: number of the context vector at each position, WORD where there is a word.
     """
 
-    def __init__(
-        self, what: str, mend: str = "Shorten the name or use fewer context tokens (N_CTX, or the words of CTX_INIT)."
-    ) -> None:
-        super().__init__(f"{what} {mend}")
-        self.what = what
+    tokens: list[int]
+    vectors: list[int]
 
 
 def check_class_names(names: Sequence[str], tokenizer: Tokenizer) -> None:
-    """Check that there is a choice between class names, and that the text tower sees different texts.
+    """Raise UserError for fewer than two class names, or for different names with the same tokens.
 
-    Two labels of one name are a warning: CLIP's names for ImageNet have "missile" and "sunglasses" twice.
-
-    Raises:
-        UserError: there are fewer than two names, one is not UTF-8, or two that differ have the same tokens.
+    Two labels with one name are a warning: CLIP's names for ImageNet have "missile" and "sunglasses" twice.
     """
     if len(names) < 2:
         raise UserError(
-            f"Class names: there is only {some(names)}. A classifier chooses between two classes or more; add classes, "
-            "or set DATASET.SUBSAMPLE_CLASSES all."
+            f"Class names: there is only {some(names)}, but a classifier needs two or more. Add classes, or set "
+            "DATASET.SUBSAMPLE_CLASSES all."
         )
     by_tokens: dict[tuple[int, ...], str] = {}
     for name in names:
         if not is_utf8(name):
             raise UserError(f"Class name {name!r}: it is not UTF-8. Rename it.")
-        other = by_tokens.setdefault(tuple(tokenizer.encode(name.replace("_", " "))), name)
+        other = by_tokens.setdefault(tuple(tokenize_words(name, tokenizer)), name)
         if other != name:
             raise UserError(
-                f"Class names {other!r} and {name!r}: they have the same tokens, so no prompt tells them apart. Rename "
-                "one of them, or put the two together."
+                f"Class names {other!r} and {name!r}: they have the same tokens, so their prompts are equal. Rename or "
+                "merge them."
             )
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        warn(f"several labels have the class name {some(twice)}, so no prompt tells them apart.")
+    if repeated := sorted({name for name in names if list(names).count(name) > 1}):
+        warn(f"several labels have the class name {some(repeated)}, so their prompts are equal.")
 
 
-def tokenize_context(text: str, tokenizer: Tokenizer = CLIP_TOKENIZER) -> list[int]:
-    """Token ids of an initial context such as "a photo of a" (underscores count as spaces, as in CoOp)."""
+def tokenize_words(text: str, tokenizer: Tokenizer = CLIP_TOKENIZER) -> list[int]:
+    """Token ids of a class name or of initial context words; underscores count as spaces, as in CoOp."""
     return tokenizer.encode(text.replace("_", " "))
 
 
-def prompt_tails(
+def tokenize_prompts(
     classnames: Sequence[str],
     n_ctx: int,
     class_token_position: str,
-    n_shared: int,
     context_length: int,
     tokenizer: Tokenizer = CLIP_TOKENIZER,
-) -> list[list[int | Slot]]:
-    """What follows the shared prefix [SOS] v_1 .. v_shared in each class's prompt, up to and with EOS.
+) -> list[Prompt]:
+    """The prompt of each class: [SOS] v_1 .. v_n [class name] "." [EOS], without padding.
 
-    The token order is CoOp's (Zhou et al., IJCV 2022, Sec. 3.2; "middle" puts n_ctx // 2 vectors first).
-
-    Args:
-        classnames: C names as people write them; underscores count as spaces.
-        n_ctx: number of context vectors.
-        class_token_position: "end", "middle" or "front".
-        n_shared: how many context vectors stand in the shared prefix; the others become `Slot`s.
-        context_length: number of positions the text tower has.
-        tokenizer: the tower's.
-
-    Returns:
-        C lists of token ids and `Slot`s; the last entries of each are the tokenizer's `after`.
-
-    Raises:
-        UserError: no class names, or an empty one.
-        NameTooLong: one does not fit into the positions.
+    "front" puts the class name before the context, "middle" behind its first n_ctx // 2 vectors (Zhou et al., IJCV
+    2022, Sec. 3.2).
     """
     if not classnames:
-        raise UserError("The list of class names is empty; prompts need at least one class name.")
+        raise UserError("The list of class names is empty. Give at least one name.")
     before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[class_token_position]
-    slots = [Slot(row) for row in range(n_ctx)]
+    room = context_length - len(tokenizer.before) - len(tokenizer.after) - n_ctx
     encode = tokenizer.encode_behind if before else tokenizer.encode
-    tails = []
+    prompts = []
     for classname in classnames:
         text = classname.replace("_", " ")
-        words = encode(text)
-        if not words:
-            raise UserError(f"Class name {classname!r} has no word in it; give it a name made of text.")
-        # "name." is tokenized as one text: a name that ends in punctuation merges with the full stop.
-        with_stop = encode(text + ".")
-        room = context_length - len(tokenizer.before) - len(tokenizer.after) - n_ctx
-        if len(with_stop) > room:
-            raise NameTooLong(
-                f"Class name {classname!r} takes {len(with_stop)} tokens with its full stop, but {max(0, room)} are "
-                f"left of the text tower's {context_length} positions beside {n_ctx} context tokens, start and end."
+        name = encode(text)
+        if not name:
+            raise UserError(f"Class name {classname!r} has no word in it. Give it a name made of text.")
+        # "name." is tokenized as one text: punctuation at the end of a name merges with the full stop.
+        words = encode(text + ".")
+        if len(words) > room:
+            raise UserError(
+                f"Class name {classname!r} takes {len(words)} tokens with its full stop, but the text tower has "
+                f"{max(0, room)} left of {context_length}. Shorten the name, or the words or vectors around it."
             )
-        name, stop = with_stop[: len(words)], with_stop[len(words) :]
-        tails.append(slots[n_shared:before] + name + slots[before:] + stop + list(tokenizer.after))
-    return tails
+        stop = words[len(name) :] + list(tokenizer.after)
+        first, second = range(before), range(before, n_ctx)
+        tokens = [*tokenizer.before, *[0] * before, *words[: len(name)], *[0] * len(second), *stop]
+        vectors = [*[WORD] * len(tokenizer.before), *first, *[WORD] * len(name), *second, *[WORD] * len(stop)]
+        prompts.append(Prompt(tokens, vectors))
+    return prompts

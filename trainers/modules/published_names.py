@@ -1,4 +1,4 @@
-"""Tensor names of published checkpoints that hold a whole model: MaPLe, PromptSRC, and VPT in MaPLe's repository."""
+"""Tensor names in published checkpoints of a whole model: MaPLe, PromptSRC, and VPT in MaPLe's repository."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,15 +16,14 @@ def publish_names(network: nn.Module, names: Mapping[str, str]) -> None:
     """Give the network's state_dict published names; `load_state_dict` accepts both.
 
     Args:
-        network: the network to change.
-        names: own name -> published name, with {} where the published file has a tensor for each layer. Names that
-            are not in it get the prefix `prompt_learner.`.
+        names: own name -> published name, with {} where the published file has a tensor for each layer. Other tensors
+            get the prefix `prompt_learner.`.
     """
-    network.register_state_dict_post_hook(partial(_replace, partial(_published, names=names)))
-    network.register_load_state_dict_pre_hook(partial(_replace, partial(own_names, names=names)))
+    network.register_state_dict_post_hook(partial(_rename, partial(_published, names=names)))
+    network.register_load_state_dict_pre_hook(partial(_rename, partial(extract_prompts, names=names)))
 
 
-def own_names(saved: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+def extract_prompts(saved: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """Return the learned tensors of a published file by their own names; without published names, all tensors."""
     found = {key.removeprefix(LEARNER): value for key, value in saved.items() if key.startswith(LEARNER)}
     for own, name in names.items():
@@ -43,12 +42,12 @@ def _published(own: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str,
     found: dict[str, Tensor] = {}
     for key, value in own.items():
         name = names.get(key, LEARNER + key)
-        # Layers are counted from 0, and the first one has the shallow prompts.
+        # Layer 0 has the shallow prompts, so deep prompts begin at layer 1.
         found |= {name.format(i): layer for i, layer in enumerate(value, 1)} if "{}" in name else {name: value}
     return found
 
 
-def _replace(rename: Callable, module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+def _rename(rename: Callable, module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
     renamed = rename(state)
     state.clear()
     state.update(renamed)

@@ -1,4 +1,4 @@
-"""Which images and views a training step sees: batches, seeded augmentation, cached views."""
+"""Select images and views for training steps: batches, seeded augmentation, cached views."""
 
 import contextlib
 import random
@@ -25,7 +25,7 @@ class Item(Protocol):
 
 
 class ImageData(Protocol):
-    """A data set of dicts with "img" (transformed), "label", "domain" and "index"."""
+    """A data set of dicts with "img" (transformed), "label", "domain" and "index", such as Dassl's DatasetWrapper."""
 
     @property
     def data_source(self) -> Sequence[Item]: ...
@@ -38,7 +38,7 @@ class ImageData(Protocol):
 
 
 class Batches(Protocol):
-    """A batch sampler: one list of indices a batch."""
+    """A batch sampler: lists of indices."""
 
     def __len__(self) -> int: ...
 
@@ -47,17 +47,13 @@ class Batches(Protocol):
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators within the block, and restore them after it.
-
-    Args:
-        numbers: integers from 0.
-    """
+    """Seed Python's, NumPy's and torch's global generators in the block, and restore them after it."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(seed)
         np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too, which takes longer
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds GPUs, which takes longer
         yield
     finally:
         random.setstate(states[0])
@@ -65,12 +61,11 @@ def seeded(*numbers: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class SeededItems(Dataset):
-    """Items of a data set with a random transform, drawn by `SeededBatches`.
+class SeededDataset(Dataset):
+    """A data set whose random transform is a function of (seed, epoch, look, index), for any number of workers.
 
-    Args:
-        dataset: yields dicts; its transform draws from the global generators.
-        seed: an integer from 0.
+    A look counts how often an epoch draws the same image. `SeededBatchSampler` yields (epoch, look, index); an index
+    alone is the first look in epoch 0.
     """
 
     def __init__(self, dataset: ImageData, seed: int) -> None:
@@ -81,34 +76,20 @@ class SeededItems(Dataset):
 
     @property
     def data_source(self) -> Sequence[Item]:
-        """The items of the data set."""
         return self.dataset.data_source
 
-    def __getitem__(self, place: tuple[int, int, int]) -> dict[str, Any]:
-        epoch, look, index = place
+    def __getitem__(self, key: int | tuple[int, int, int]) -> dict[str, Any]:
+        epoch, look, index = key if isinstance(key, tuple) else (0, 0, key)
         with seeded(self.seed, epoch, look, index):
             return self.dataset[index]
 
 
-class FirstLooks(Dataset):
-    """The first augmented look at each item in the first epoch, by index."""
-
-    def __init__(self, items: SeededItems) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.items[0, 0, index]
-
-
-class SeededBatches:
-    """Batches for `SeededItems`: (epoch, look, index) for each index.
+class SeededBatchSampler:
+    """Batches of (epoch, look, index) for a `SeededDataset`.
 
     Args:
-        batches: batch sampler; it may draw an index several times, each of which is a look of its own.
-        epoch: called when a pass begins; says which epoch that is.
+        batches: batch sampler of indices.
+        epoch: returns the number of the epoch; called at the start of a pass.
     """
 
     def __init__(self, batches: Batches, epoch: Callable[[], int]) -> None:
@@ -119,22 +100,21 @@ class SeededBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         epoch = self.epoch()
-        looks: dict[int, int] = {}  # number of the last look at each index
+        looks: dict[int, int] = {}  # index -> its last look
         for batch in self.batches:
-            places = []
+            keys = []
             for index in batch:
                 looks[index] = look = looks.get(index, -1) + 1
-                places.append((epoch, look, index))
-            yield places
+                keys.append((epoch, look, index))
+            yield keys
 
 
-class RandomViews(Dataset):
-    """K random views of each image, a function of (view, image); each image is decoded once.
+class MultiViewDataset(Dataset):
+    """K random views of each image, (K, 3, H, W), as a function of (view, index). Each image is decoded once.
 
     Args:
-        dataset: has `data_source`, items with `impath`, and a `transform` that draws from the global generators.
-        n_views: K, how many.
-        read_image: opens an image by its path, as the data set itself does.
+        dataset: images with a random transform.
+        read_image: opens an image by its path, as the data set does.
     """
 
     def __init__(self, dataset: ImageData, n_views: int, read_image: Callable[[str], Image.Image]) -> None:
@@ -144,7 +124,6 @@ class RandomViews(Dataset):
         return len(self.dataset.data_source)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """A dict with "img", (K, 3, H, W)."""
         image, views = self.read_image(self.dataset.data_source[index].impath), []
         for view in range(self.n_views):
             with seeded(view, index):
@@ -153,12 +132,9 @@ class RandomViews(Dataset):
 
 
 class PairedBatchSampler:
-    """Joins two independent batches of one data set into one: stage II needs both in a step (SPG, Algorithm 1).
+    """Two independent batches of one data set in one list, for a step of SPG's stage II (Algorithm 1).
 
-    The loader decodes and the image tower encodes both in one go.
-
-    Args:
-        first, second: batch samplers; the shorter one ends the epoch.
+    The shorter sampler ends the epoch. The loader decodes, and the image tower encodes, both batches together.
     """
 
     def __init__(self, first: Batches, second: Batches) -> None:
@@ -172,13 +148,13 @@ class PairedBatchSampler:
             yield list(first) + list(second)
 
 
-class ViewLoader:
-    """A training loader over cached features: at each look it draws one of K encoded views of an image.
+class FeatureLoader:
+    """A training loader over cached features: each look at an image draws one of its K views.
 
     Args:
         views: float32 array (K, N, E), K views of N images.
-        data_source: the N items, each with `label` and `domain`.
-        batch_sampler: yields lists of indices below N.
+        data_source: the N items.
+        batch_sampler: batches of indices below N.
     """
 
     def __init__(self, views: np.ndarray, data_source: Sequence[Item], batch_sampler: Batches) -> None:

@@ -1,41 +1,37 @@
-"""The parts of a block of CLIP's transformers, as the text and the image tower with prompts put them together.
+"""The parts of a block of CLIP's transformers, shared by the prompt encoder and the prompted image tower.
 
-A block is x + attention(ln_1(x)), then x + mlp(ln_2(x)), OpenAI's or one of OpenCLIP's, which have other activations
-and may scale what is added by channel (ls_1, ls_2). What attends to what is the towers' own affair; everything else of
-a block is here, with as few passes over memory as it takes.
+A block computes x + attention(ln_1(x)), then x + mlp(ln_2(x)). OpenCLIP's blocks may have another activation and layer
+scales (ls_1, ls_2). The towers define the attention; this module has the rest, with few passes over memory.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from common.errors import UserError
 from trainers.modules.clip_model import activation_of
 
-# CLIP's QuickGELU x * sigmoid(1.702 x) is SiLU with its argument scaled by this and its value by the inverse.
-QUICK_GELU = 1.702
-
-# Standard deviation of prompts that start at random, in CoOp and in all methods with deep prompts.
-PROMPT_STD = 0.02
+QUICK_GELU = 1.702  # x * sigmoid(1.702 x) is SiLU(1.702 x) / 1.702
+PROMPT_STD = 0.02  # of random prompts, in CoOp and in all methods with deep prompts
 
 
 def check_depth(depth: int, n_layers: int, tower: str) -> None:
     """Raise UserError unless a tower of n_layers can have prompts in its first `depth` layers."""
     if not 1 <= depth <= n_layers:
         raise UserError(
-            f"A prompt depth of {depth} does not fit the {tower} of this backbone, which has {n_layers} layers; "
-            f"accepted: 1 (prompts at the input alone) to {n_layers} (the trainer's PROMPT_DEPTH)."
+            f"A prompt depth of {depth} does not fit the {tower}, which has {n_layers} layers. Set the trainer's "
+            f"PROMPT_DEPTH to 1 (prompts at the input alone) to {n_layers}."
         )
 
 
-def layer_norm(x: torch.Tensor, ln: nn.LayerNorm) -> torch.Tensor:
-    """A layer norm in single precision whatever the tower's, as CLIP's own."""
+def layer_norm(x: Tensor, ln: nn.LayerNorm) -> Tensor:
+    """A layer norm in single precision at any tower precision, as CLIP's own."""
     return F.layer_norm(x.float(), ln.normalized_shape, ln.weight.float(), ln.bias.float(), ln.eps).to(x.dtype)
 
 
-def project(x: torch.Tensor, block: Any, first: int = 0, last: int = 3) -> torch.Tensor:
+def project(x: Tensor, block: Any, first: int = 0, last: int = 3) -> Tensor:
     """Queries (0), keys (1) and values (2) `first` to `last` - 1 of x (B, T, D): each (B, heads, T, D / heads)."""
     attn, width = block.attn, x.shape[-1]
     rows = slice(first * width, last * width)
@@ -43,20 +39,21 @@ def project(x: torch.Tensor, block: Any, first: int = 0, last: int = 3) -> torch
     return projected.view(*x.shape[:2], last - first, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
 
 
-def after_attention(x: torch.Tensor, attended: torch.Tensor, block: Any) -> torch.Tensor:
+def after_attention(x: Tensor, attended: Tensor, block: Any) -> Tensor:
     """Output projection, residual, MLP, residual of one block: (B, T, D)."""
     x = _add_linear(x, attended, block.attn.out_proj, _layer_scale(block, "ls_1"))
     fc, rows = block.mlp.c_fc, layer_norm(x, block.ln_2).flatten(0, 1)
     if activation_of(block) != "quick_gelu":
         hidden = block.mlp.gelu(F.linear(rows, fc.weight, fc.bias))
         return _add_linear(x, hidden, block.mlp.c_proj, _layer_scale(block, "ls_2"))
+    # addmm and SiLU are two passes; QuickGELU as written would take four.
     hidden = torch.addmm(fc.bias, rows, fc.weight.t(), beta=QUICK_GELU, alpha=QUICK_GELU)
     hidden = F.silu(hidden, inplace=not hidden.requires_grad)
     return _add_linear(x, hidden, block.mlp.c_proj, _layer_scale(block, "ls_2"), 1 / QUICK_GELU)
 
 
 def _layer_scale(block, name):
-    """What a block multiplies before the residual, by channel (D,); None: nothing."""
+    """The factors (D,) of a block's layer scale, or None."""
     return getattr(getattr(block, name, None), "gamma", None)
 
 
@@ -65,7 +62,7 @@ def _add_linear(x, y, linear, gamma=None, scale=1.0):
     rows = x.flatten(0, 1)
     y = y.reshape(rows.shape[0], -1)
     if gamma is not None or torch.is_autocast_enabled(x.device.type):
-        # A fused sum would drag the residual stream down to the autocast precision.
+        # A fused sum would round the residual stream to the autocast precision.
         added = torch.addmm(linear.bias, y, linear.weight.t(), alpha=scale)
         return x + (added if gamma is None else (added * gamma).to(added.dtype)).view_as(x)
     return torch.addmm(rows, y, linear.weight.t(), alpha=scale).add_(linear.bias).view_as(x)

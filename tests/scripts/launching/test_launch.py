@@ -91,7 +91,7 @@ def test_mistakes_are_told_once_before_the_first_run(launched, tmp_path, image_f
     ("method", "words", "message"),
     [
         ("vp", ["TRAINER.VP.PROMPT_SIZE", "500"], "TRAINER.VP.PROMPT_SIZE is 500, but the images of "),
-        ("coop", ["TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76"], "77 positions"),
+        ("coop", ["TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "76"], "left of 77"),
         ("coop", ["MODEL.INIT_WEIGHTS", __file__], f"{__file__} is damaged or is not a checkpoint"),
         (
             "spg",
@@ -140,10 +140,10 @@ def test_what_there_is_to_say_of_settings_is_said_once_for_all_methods(launched,
     finished = launched("compare.sh", *words, TARGETS="red", METHODS="zsclip,zsclip2,coop,dpspg", SEEDS="1 2")
     assert finished.returncode == 0, finished.stderr
     notes = [line for line in finished.stderr.splitlines() if line.startswith("Note: ")]
-    (rate,) = [line for line in notes if "OPTIM.LR 0.1" in line]
-    assert rate == "Note: without effect on ZeroshotCLIP, ZeroshotCLIP2: OPTIM.LR 0.1, OPTIM.MAX_EPOCH 2."
-    (split,) = [line for line in notes if "DATASET.VAL_PERCENT 0.5" in line]
-    assert split.startswith("Note: without effect on ZeroshotCLIP, ZeroshotCLIP2, CoOp, DPSPG: DATASET.VAL_PERCENT 0.5")
+    unread = {"ZeroshotCLIP": "VAL_PERCENT 0.5, OPTIM.LR 0.1", "CoOp": "VAL_PERCENT 0.5", "DPSPG": "VAL_PERCENT 0.5"}
+    for trainer, settings in unread.items():
+        begin = f"Note: without effect on {trainer}: DATASET.{settings}"
+        assert sum(line.startswith(begin) for line in notes) == 1
     (warm_up,) = [line for line in notes if "warm-up" in line]  # of CoOp it has one epoch
     assert warm_up.startswith("Note: OPTIM.LR is never reached by DPSPG: ") and "OPTIM.WARMUP_EPOCH 4" in warm_up
 

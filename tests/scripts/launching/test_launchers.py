@@ -90,7 +90,7 @@ def test_help_of_a_launcher_tells_every_variable_and_every_method(tmp_path):
     for name in (*VARIABLES, "TARGETS"):
         assert f"--{name.lower()} " in finished.stdout and name in finished.stdout
     for method in METHODS:
-        assert method.trainer in finished.stdout and method.what in finished.stdout
+        assert method.trainer in finished.stdout and method.summary in finished.stdout
 
 
 # ---- the command line ----
