@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{output} holds a finished run; delete it or name another --output.")
     results = read_results(run / RESULTS_FILE)
     threads = {"alone": results["threads_alone"], "beside_workers": results["threads_beside_workers"]}
-    RunRecord({}, threads).write(output)
+    RunRecord({}, threads=threads).write(output)
     print(f"Repeating {run}; log in {output}/log.txt", flush=True)
     code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
     if code:

@@ -89,7 +89,7 @@ def test_commands_set_sleeping_waits_before_importing_torch(words):
 
 def test_resumed_run_uses_its_recorded_threads_in_both_stages(train, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    RunRecord({}, {"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
+    RunRecord({}, threads={"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
     assert train("SPG", "red") == 0
     assert "Threads: 3, beside loader workers 2" in capsys.readouterr().out
     found = read_results(tmp_path / "run/results.json")
@@ -100,7 +100,7 @@ def test_resumed_run_uses_its_recorded_threads_in_both_stages(train, tmp_path, c
 
 def test_resumed_run_with_omp_num_threads_uses_it_and_prints_a_note(train, tmp_path, monkeypatch, capsys):
     (tmp_path / "run").mkdir()
-    RunRecord({}, {"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
+    RunRecord({}, threads={"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert train("CoOp", "red") == 0
     assert "OMP_NUM_THREADS is 1, but this run used 3 threads so far" in capsys.readouterr().out

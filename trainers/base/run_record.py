@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -17,6 +18,7 @@ from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
 from trainers.config import COUNTED, SECTIONS, as_typed, value_of
 from trainers.methods import BATCH, method_of
+from trainers.modules.clip_backbone import read_backbone
 
 if TYPE_CHECKING:
     pass
@@ -63,15 +65,39 @@ def identity_of(cfg: CfgNode, settings: dict[str, Any], dataset: Any, backbone_s
     }
 
 
-def check_finished(folder: str | PathLike, cfg: CfgNode) -> None:
+def places_of(cfg: CfgNode) -> dict[str, str]:
+    """The locations of data and weights: the contents are compared if a location has changed."""
+    root, backbone = cfg.DATASET.ROOT, cfg.MODEL.BACKBONE.NAME
+    return {
+        "data": os.path.abspath(root),
+        "weights": os.path.abspath(backbone) if os.path.exists(backbone) else backbone,
+    }
+
+
+def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False) -> None:
     """Raise UserError if the finished run in a folder is another run than that of a config.
 
-    The weights of the backbone are not compared, which would take loading them, nor images that are gone.
+    Weights are compared if the backbone has another location. Images are compared as well, with `is_quick` only if
+    the data set has another location. Images that are gone are not compared.
     """
     record, trainer = read_run_record(folder), TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if record is None or not hasattr(trainer, "SETTINGS"):
         return
-    asked = {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
+    places, asked = places_of(cfg), {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
+    if not is_quick or places["data"] != record.places.get("data"):
+        asked = _with_images(cfg, asked)
+    if places["weights"] != record.places.get("weights"):
+        named = cfg.MODEL.BACKBONE
+        asked["backbone weights"] = read_backbone(named.NAME, "cpu", "fp32", named.PATH).sha256
+    if differences := record.differences(asked):
+        raise UserError(
+            f"{folder} holds a finished run with other settings or data: {differences}. Delete it, or name another "
+            "--output-dir."
+        )
+
+
+def _with_images(cfg: CfgNode, asked: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a run with these settings; without the data if its images are gone."""
     kind, quiet = DATASET_REGISTRY.get(cfg.DATASET.NAME), cfg.clone()
     quiet.defrost()
     quiet.VERBOSE = False
@@ -81,11 +107,7 @@ def check_finished(folder: str | PathLike, cfg: CfgNode) -> None:
     gone: tuple[type[BaseException], ...] = (*user_errors(), OSError, ValueError)
     with contextlib.suppress(*gone), contextlib.redirect_stdout(io.StringIO()):  # the run gave the same warnings
         asked = {**identity_of(cfg, asked, adapted(kind(quiet), cfg), None), "tested model": "its own"}
-    if differences := record.differences(asked):
-        raise UserError(
-            f"{folder} holds a finished run with other settings or data: {differences}. Delete it, or name another "
-            "--output-dir."
-        )
+    return asked
 
 
 def check_trained_as(folder: str | PathLike, cfg: CfgNode, node: str, keys: Iterable[str]) -> None:

@@ -71,6 +71,7 @@ from trainers.base.run_record import (
     domain_fingerprints,
     identity_of,
     is_split_by_seed,
+    places_of,
     settings_of,
     tested_settings_sha256,
 )
@@ -527,7 +528,7 @@ class PromptTrainer(TrainerX):
     def write_json(self) -> None:
         """Write run.json and config.yaml."""
         self.record.identity, self.record.threads = self.identity(), asdict(self.threads)
-        self.record.versions = versions()
+        self.record.places, self.record.versions = places_of(self.asked_cfg), versions()
         self.record.write(self.output_dir)
         with atomic_write(Path(self.output_dir, "config.yaml"), "w") as handle:
             handle.write(self.cfg.dump())
