@@ -20,7 +20,7 @@ from trainers.base.evaluation import Predictions
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
-from trainers.modules.prompt_labels import LabelOrigin, save_prompt_label
+from trainers.modules.prompt_labels import save_prompt_label
 
 NAN, INF = float("nan"), float("inf")
 ONE_OF_EACH_KIND = ("CoOp", "SPG", "DPSPG", "VP", "LinearProbe")
@@ -145,15 +145,14 @@ def test_cached_features_that_are_not_finite_are_computed_again(tmp_path, capsys
 
 
 def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_nor_read(tmp_path, finished):
-    origin = LabelOrigin("weights", ("a", "b"), "end", "data")
     with pytest.raises(UserError, match="1 of the 2 numbers of ctx are not finite"):
-        save_prompt_label(tmp_path / "photo.pt", torch.tensor([[0.0, NAN]]), origin)
+        save_prompt_label(tmp_path / "photo.pt", torch.tensor([[0.0, NAN]]), {})
     with pytest.raises(UserError, match=r"run\.json: a number of the training is not finite"):
         RunRecord({}, history=[{"losses": {"loss": NAN}}]).write(tmp_path)
     assert not list(tmp_path.iterdir())
     path = finished("ZeroshotCLIP") / "predictions.csv"
     path.write_text(path.read_text().rstrip().rpartition(",")[0] + ",nan\n")
-    with pytest.raises(UserError, match="a confidence in it is no number"):
+    with pytest.raises(UserError, match="is no prediction"):
         read_predictions(path)
     for wrong in ([NAN, 0], [INF, 0], [-INF, -INF]):
         write_logits(tmp_path, np.array([[1, 2], wrong]))

@@ -98,7 +98,7 @@ def test_features_and_labels_serve_for_moved_images_alone(data, train, tmp_path,
     assert "Encoded 10 images (red, test)" in capsys.readouterr().out
     invert(data / "green")
     message = refused("SPG", "red", *opts, flags=at(data, "--output-dir", "third"))
-    assert "was learned with other training images" in message
+    assert "was trained with other settings: training images" in message
 
 
 def test_images_that_change_during_a_run_end_it_without_results(data, train, refused, tmp_path, monkeypatch):

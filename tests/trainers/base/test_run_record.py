@@ -200,7 +200,7 @@ def test_what_is_no_number_cannot_select(refused, own):
     message = refused("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
     assert "TEST.SELECT_BY is 'odd', no finite metric of the evaluator Counter" in message
     message = refused("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
-    assert "which the evaluator Counter does not measure; accepted: right, accuracy, macro_f1." in message
+    assert "no finite metric of the evaluator Counter; accepted: right, accuracy, macro_f1." in message
 
 
 def test_an_evaluator_that_returns_something_else(refused, own, monkeypatch):
