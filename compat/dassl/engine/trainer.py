@@ -270,7 +270,7 @@ class TrainerBase:
     def detect_anomaly(self, loss: torch.Tensor) -> None:
         if not torch.isfinite(loss).all():
             raise FloatingPointError(
-                "Loss is infinite or NaN! A lower learning rate (OPTIM.LR) often mends it, or fp32 for fp16."
+                "Loss is infinite or NaN! Try a lower learning rate (OPTIM.LR), or fp32 instead of fp16."
             )
 
     def model_zero_grad(self, names: Names = None) -> None:
@@ -530,8 +530,9 @@ class TrainerXU(SimpleTrainer):
                 f"{type(self).__name__} needs. Use a dataset that has, or a trainer of labelled data."
             )
         self.num_batches = self._count_iterations()
-        # Both loaders start before the first batch, because a loader draws random numbers when it starts.
-        batches_x, batches_u = _EndlessBatches(self.train_loader_x), _EndlessBatches(self.train_loader_u)
+        # Both loaders start before the first batch, as in Dassl: a loader draws random numbers when it starts.
+        batches_x = _repeat(self.train_loader_x, iter(self.train_loader_x))
+        batches_u = _repeat(self.train_loader_u, iter(self.train_loader_u))
         progress = _Progress(self)
         for self.batch_idx in range(self.num_batches):  # noqa: B020
             batch_x, batch_u = next(batches_x), next(batches_u)
@@ -557,16 +558,7 @@ def _count_batches(loader: DataLoader) -> int:
     return n_items // loader.batch_size if loader.drop_last else -(-n_items // loader.batch_size)
 
 
-class _EndlessBatches:
-    """Batches of a loader, which starts again at its end."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader = loader
-        self.batches: Iterator = iter(loader)
-
-    def __next__(self) -> dict[str, Any]:
-        try:
-            return next(self.batches)
-        except StopIteration:
-            self.batches = iter(self.loader)
-            return next(self.batches)
+def _repeat(loader: DataLoader, batches: Iterator) -> Iterator[dict[str, Any]]:
+    while True:
+        yield from batches
+        batches = iter(loader)

@@ -22,7 +22,7 @@ def build_optimizer(
     """Build the optimizer OPTIM.NAME for a module or its parameters. ``param_groups`` replace both and STAGED_LR."""
     check_availability(optim_cfg.NAME, AVAI_OPTIMS, "optimizer (OPTIM.NAME)")
     if optim_cfg.STAGED_LR and param_groups is not None:
-        warnings.warn("OPTIM.STAGED_LR is ignored: the trainer makes parameter groups of its own", stacklevel=2)
+        warnings.warn("OPTIM.STAGED_LR is ignored: the trainer passes its own parameter groups", stacklevel=2)
     elif optim_cfg.STAGED_LR:
         param_groups = _staged(model, optim_cfg)
     elif param_groups is None:
@@ -51,7 +51,9 @@ def build_optimizer(
 def _staged(model: nn.Module, optim_cfg: CfgNode) -> list[dict]:
     """Two groups: the children in NEW_LAYERS at LR, all others at LR * BASE_LR_MULT."""
     if not isinstance(model, nn.Module):
-        raise UserTypeError("OPTIM.STAGED_LR needs a module, to find NEW_LAYERS by name; parameters alone were given.")
+        raise UserTypeError(
+            "OPTIM.STAGED_LR needs a module, to find NEW_LAYERS by name. The trainer passes parameters."
+        )
     if isinstance(model, nn.DataParallel):
         model = model.module
     new_layers = optim_cfg.NEW_LAYERS

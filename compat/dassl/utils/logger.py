@@ -22,12 +22,6 @@ class Logger:
             # Line-buffered: the log of a killed run ends with its last line.
             self.file = open(fpath, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
 
-    def __enter__(self) -> "Logger":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __getattr__(self, name: str) -> Any:
         if name == "console":
             raise AttributeError(name)

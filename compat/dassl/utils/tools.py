@@ -49,7 +49,7 @@ def listdir_nohidden(path: str | PathLike, sort: bool = False) -> list[str]:
     try:
         names = [name for name in os.listdir(path) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
-        message = f"Folder not found: {path}. Is DATASET.ROOT right, and the dataset unpacked?"
+        message = f"Folder not found: {path}. Check DATASET.ROOT, and that the dataset is unpacked."
         raise UserFileNotFoundError(message) from None
     return sorted(names) if sort else names
 
@@ -146,8 +146,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if alpha[0] < alpha[1] and all(low == high for low, high in colours):
             _warn_once(
                 "transparency",
-                f"The picture in {name} is in its transparency alone, which is dropped, so it is read as an area "
-                "of one colour; so are others like it",
+                f"The picture in {name} is in its transparency alone, which is dropped. All such images are read as "
+                "one colour",
             )
     return image.convert("RGB")
 
@@ -162,8 +162,8 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
             raise _UnknownRange(f"its grey levels are {kind} from {low:g} to {high:g}, and nothing says which is white")
         _warn_once(
             "range",
-            f"{image.filename} is a grey image of {kind}, and nothing says which is white: floats up to 1 are read as "
-            "up to white, levels up to 255 as 8 bits, integers above as 16 bits; so are others like it",
+            f"{image.filename} is a grey image of {kind}, and nothing says which is white. In all such images, floats "
+            "up to 1 are scaled by 255, levels up to 255 are read as 8 bits, higher integers as 16 bits",
         )
         if image.mode == "F" and high <= 1:
             return np.rint(255 * levels).astype(np.uint8)
@@ -172,14 +172,14 @@ def _grey_levels(image: Image.Image) -> np.ndarray:
     else:
         _warn_once(
             "16 bits",
-            f"{image.filename} is a grey image of 16 bits, which are scaled to 8; so are others like it "
-            "(Dassl.pytorch clips them instead: all from 255 of 65,535 upwards is white there)",
+            f"{image.filename} is a grey image of 16 bits. All such images are scaled to 8 bits (Dassl.pytorch clips "
+            "them: every level from 255 of 65,535 upwards is white there)",
         )
     if 0 < high < 256:
         _warn_once(
             "black",
-            f"No level of {image.filename} is above {high} of 65,535, so it is read as black; so are others like it. "
-            "Are these levels of 8 bits? Then save them with 8",
+            f"No level of {image.filename} is above {high} of 65,535, so it is read as black, like all such images. "
+            "If its levels have 8 bits, save it with 8 bits",
         )
     return np.clip(levels // 256, 0, 255).astype(np.uint8)
 

@@ -43,7 +43,7 @@ Items = Sequence[Datum] | None
 
 
 class DatasetBase:
-    """A data set: splits are lists of Datum or None. Its classes are those of ``train_x``, or without it of ``test``."""
+    """A data set of splits: lists of Datum or None. Its classes are those of ``train_x``, or without it of ``test``."""
 
     dataset_dir = ""  # folder below DATASET.ROOT
     domains: list[str] = []  # the index of a name is Datum.domain
@@ -122,7 +122,7 @@ class DatasetBase:
             with tarfile.open(dst) as archive:
                 archive.extractall(osp.dirname(dst), filter="data")  # nothing outside the folder
         else:
-            raise UserValueError(f"What came from {url} is not a zip or tar archive: {dst}. Delete it. {by_hand}")
+            raise UserValueError(f"{dst} from {url} is not a zip or tar archive. Delete it. {by_hand}")
 
     def generate_fewshot_dataset(self, *data_sources: Items, num_shots: int = -1, repeat: bool = False) -> Sequence:
         """Draw ``num_shots`` images per class (less than 1: all) from each data source.
