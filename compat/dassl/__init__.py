@@ -1,8 +1,4 @@
-"""A Dassl-compatible core: what CoOp-style trainers import as ``dassl``, written for today's PyTorch.
-
-It stands alone. An installed Dassl.pytorch can take its place, and the other way round.
-Nothing heavy is imported here, so that ``import dassl.config`` stays free of torch.
-"""
+"""A core compatible with Dassl.pytorch, for today's PyTorch. ``import dassl.config`` does not import torch."""
 
 from .left_out import install
 

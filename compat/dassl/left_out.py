@@ -1,9 +1,9 @@
-"""What Dassl.pytorch has and this core leaves out: importing it says so. ``compat/NAMES.md`` is the table to read."""
+"""Import errors for the parts of Dassl.pytorch that this core leaves out. ``compat/NAMES.md`` lists them."""
 
 import sys
 from importlib.abc import MetaPathFinder
 
-# Package -> what it holds, and the names that the package above it passes on.
+# Module -> its contents, and the names that the package above it exports.
 LEFT_OUT = {
     "dassl.engine.da": ("methods of domain adaptation", "ADDA AdaBN CDAC DAEL DANN M3SDA MCD MME SE SourceOnly"),
     "dassl.engine.dg": ("methods of domain generalisation", "CrossGrad DAELDG DDAIG DomainMix Vanilla"),
@@ -17,48 +17,44 @@ LEFT_OUT = {
         "CIFAR100C CIFAR10C Camelyon17 DigitSingle DigitsDG FMoW IWildCam OfficeHomeDG PACS VLCS",
     ),
     "dassl.data.datasets.ssl": ("data sets of semi-supervised learning", "CIFAR10 CIFAR100 STL10 SVHN"),
+    "dassl.metrics.distance": ("distances", "compute_distance_matrix cosine_distance euclidean_squared_distance"),
+    "dassl.modeling.network": ("networks of DDAIG", "NETWORK_REGISTRY build_network"),
     "dassl.modeling.ops": ("building blocks of networks (MixStyle, DSBN, optimal transport ...)", ""),
 }
-# Of this package the registry and the base class are here; whatever else is asked for is one of the networks.
+# The registry and the base class of this package are here. Every other name in it is a network.
 BACKBONES = "dassl.modeling.backbone"
 NETWORKS = "backbones (ResNet, VGG, EfficientNet ...)"
 
 
-def left_out(name: str, holds: str) -> ImportError:
-    """Return the error that says of the module or object ``name`` that it is left out, and all that it belongs to."""
+def _error(name: str, contents: str) -> ImportError:
     from .utils.errors import UserImportError
 
     return UserImportError(
-        f"{name} is not here: this Dassl-compatible core leaves out Dassl's own {holds}. Install Dassl.pytorch for "
+        f"{name} is not here: this Dassl-compatible core leaves out Dassl's own {contents}. Install Dassl.pytorch for "
         "them (https://github.com/KaiyangZhou/Dassl.pytorch), which then takes the place of this core."
     )
 
 
 def missing_attribute(package: str, name: str) -> Exception:
-    """Return what the ``__getattr__`` of a package has to raise for a name that the package does not have."""
+    """Return the exception for a package's ``__getattr__`` to raise."""
     full = f"{package}.{name}"
-    for module, (holds, names) in LEFT_OUT.items():
+    for module, (contents, names) in LEFT_OUT.items():
         if module.rpartition(".")[0] == package and name in names.split():
-            return left_out(full, holds)
+            return _error(full, contents)
     if package == BACKBONES and not name.startswith("_"):
-        return left_out(full, NETWORKS)
+        return _error(full, NETWORKS)
     return AttributeError(f"module {package!r} has no attribute {name!r}")
 
 
 class Finder(MetaPathFinder):
-    """Asked for modules that nobody else found: raises for those that are left out."""
+    """Raises for modules that are left out. Python asks it last, for modules that no other finder has."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        """Return None, so that the import fails as usual, or raise the error that explains it."""
-        for module, (holds, _) in LEFT_OUT.items():
+        for module, (contents, _) in [*LEFT_OUT.items(), (BACKBONES, (NETWORKS, ""))]:
             if fullname == module or fullname.startswith(f"{module}."):
-                raise left_out(fullname, holds)
-        if fullname.startswith(f"{BACKBONES}."):
-            raise left_out(fullname, NETWORKS)
-        return None
+                raise _error(fullname, contents)
 
 
 def install() -> None:
-    """Have ``import`` ask the finder where it finds nothing."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.append(Finder())

@@ -1,83 +1,315 @@
-"""Training, evaluation, selection, resuming: on a tiny model and tiny data."""
+"""Schedules, optimizers, evaluator, checkpoints and trainers: numbers, resumes and errors."""
 
+import contextlib
+import hashlib
+import io
+import json
+import math
 import os
-import re
+import sys
 
+import numpy as np
 import pytest
 import torch
-from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, TrainerXU, build_trainer
-from dassl.metrics import compute_accuracy
+from dassl.config import get_cfg_default
+from dassl.data.data_manager import build_data_loader
+from dassl.data.datasets import Datum
+from dassl.data.samplers import build_sampler
+from dassl.data.transforms import build_transform
+from dassl.engine import TRAINER_REGISTRY, SimpleNet, TrainerX, TrainerXU, build_trainer
+from dassl.evaluation import Classification, build_evaluator
+from dassl.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import UserError, load_checkpoint
+from dassl.optim.radam import RAdam
+from dassl.utils import (
+    UserError,
+    listdir_nohidden,
+    load_checkpoint,
+    open_specified_layers,
+    read_json,
+    resume_from_checkpoint,
+    save_checkpoint,
+    setup_logger,
+)
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import lr_scheduler
 
 
-class TinyMixin:
-    """A linear classifier on pixels."""
+def test_config_defaults_are_those_recorded_from_dassl():
+    content = json.dumps(get_cfg_default(), sort_keys=True).encode()
+    assert hashlib.sha256(content).hexdigest() == "fdbd79be831c9b4d8e5f012624320c58dcf9ec53706372cedca1f33d5dc16747"
+    first = get_cfg_default()
+    first.INPUT.PIXEL_MEAN[0] = 9.0
+    assert get_cfg_default().INPUT.PIXEL_MEAN[0] == 0.485
 
-    def build_model(self):
-        self.model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, self.num_classes)).to(self.device)
-        self.optim = build_optimizer(self.model, self.cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
-        self.register_model("tiny", self.model, self.optim, self.sched)
-        self.calls = []
 
-    def step(self, output, label):
-        loss = F.cross_entropy(output, label)
+# -- schedules and optimizers -----------------------------------------------------------------------
+
+
+def optim_cfg(**keys):
+    node = get_cfg_default().OPTIM
+    for key, value in keys.items():
+        setattr(node, key, value)
+    return node
+
+
+def build(node):
+    optimizer = build_optimizer(nn.Linear(2, 2), node)
+    return optimizer, build_lr_scheduler(optimizer, node)
+
+
+def cosine(epoch, max_epoch, lr=2e-3):
+    return lr * (1 + math.cos(math.pi * epoch / max_epoch)) / 2
+
+
+COSINE = {"LR": 2e-3, "LR_SCHEDULER": "cosine"}
+LINEAR = {**COSINE, "MAX_EPOCH": 70, "WARMUP_EPOCH": 4, "WARMUP_TYPE": "linear"}
+CONSTANT = {**COSINE, "MAX_EPOCH": 50, "WARMUP_EPOCH": 1, "WARMUP_TYPE": "constant"}
+STEPS = {"LR": 1.0, "LR_SCHEDULER": "multi_step", "STEPSIZE": (2, 5)}
+RISE = [1e-5, 5e-4, 1e-3, 1.5e-3]
+LATER = [2e-3 * cosine(e, 70) / cosine(4, 70) for e in range(4, 14)]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 6])  # the epoch after which a killed run resumes
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (LINEAR, [*RISE, *(cosine(e, 70) for e in range(10))]),
+        ({**LINEAR, "WARMUP_RECOUNT": False}, [*RISE, *LATER]),
+        (CONSTANT, [1e-5, *(cosine(e, 50) for e in range(13))]),
+        (COSINE, [cosine(e, 10) for e in range(11)]),
+        (STEPS, [1.0] * 2 + [0.1] * 3 + [0.01] * 4),
+        ({**STEPS, "WARMUP_EPOCH": 4, "WARMUP_RECOUNT": False}, [1e-5, 0.25, 0.5, 0.75, 1.0, 0.1]),
+        ({"LR": 1.0, "STEPSIZE": 3}, [1.0] * 3 + [0.1] * 3 + [0.01]),
+        ({"LR": 1.0, "MAX_EPOCH": 5}, [1.0] * 5 + [0.1]),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_schedules_give_the_rates_of_the_formulas_also_after_a_resume(keys, expected, stop):
+    optimizer, schedule = build(optim_cfg(**keys))
+    for epoch, rate in enumerate(expected):
+        if epoch == stop:
+            file = io.BytesIO()
+            torch.save({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}, file)
+            file.seek(0)
+            state = torch.load(file, weights_only=True)
+            optimizer, schedule = build(optim_cfg(**keys))
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+        assert schedule.get_last_lr() == [optimizer.param_groups[0]["lr"]] == pytest.approx([rate], abs=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("adam", torch.optim.Adam, {"betas": (0.9, 0.999), "amsgrad": False}),
+        ("amsgrad", torch.optim.Adam, {"amsgrad": True}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "dampening": 0, "nesterov": False}),
+        ("rmsprop", torch.optim.RMSprop, {"momentum": 0.9, "alpha": 0.99}),
+        ("radam", RAdam, {"betas": (0.9, 0.999)}),
+        ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": None}),
+        ("adamw_fused", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": True}),
+    ],
+)
+def test_build_optimizer_passes_the_config_on(name, kind, settings):
+    model = nn.Linear(2, 2)
+    for parameters in (model, list(model.parameters())):
+        optimizer = build_optimizer(parameters, optim_cfg(NAME=name))
+        assert type(optimizer) is kind
+        assert {"lr": 3e-4, "weight_decay": 5e-4, **settings}.items() <= optimizer.param_groups[0].items()
+        assert len(optimizer.param_groups[0]["params"]) == 2
+
+
+def test_staged_rates_and_groups_of_the_trainer():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    node = optim_cfg(**LINEAR, STAGED_LR=True, NEW_LAYERS=("1", "film"), BASE_LR_MULT=0.5)
+    with pytest.warns(UserWarning, match="NEW_LAYERS names film, which this model does not have; it has 0, 1"):
+        optimizer = build_optimizer(model, node)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 2e-3]
+    assert [group["params"][0] for group in optimizer.param_groups] == [model[0].weight, model[1].weight]
+    schedule = build_lr_scheduler(optimizer, node)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == pytest.approx([2.5e-4, 5e-4])
+    with pytest.warns(UserWarning, match="STAGED_LR is ignored"):
+        optimizer = build_optimizer(model, node, [{"params": [model[0].bias], "lr": 0.5}])
+    assert [(group["lr"], len(group["params"])) for group in optimizer.param_groups] == [(0.5, 1)]
+
+
+def descend(make, steps=20, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(torch.randn(5, generator=generator).to(dtype))
+    optimizer = make([parameter])
+    for _ in range(steps):
+        parameter.grad = torch.randn(5, generator=generator).to(dtype) * 1e-2
+        optimizer.step()
+    return parameter.detach()
+
+
+def test_radam_is_that_of_torch_with_decoupled_weight_decay():
+    settings = {"lr": 0.1, "weight_decay": 0.1}
+    expected = descend(lambda p: torch.optim.RAdam(p, decoupled_weight_decay=True, **settings))
+    torch.testing.assert_close(descend(lambda p: RAdam(p, **settings)), expected)
+    halves = descend(lambda p: RAdam(p, **settings), dtype=torch.float16)
+    torch.testing.assert_close(halves.float(), expected, atol=2e-2, rtol=0)
+    waiting = descend(lambda p: RAdam(p, degenerated_to_sgd=False, **settings), 5)
+    assert torch.equal(waiting, descend(lambda p: torch.optim.SGD(p, lr=0.0), 5))
+
+
+# -- evaluator --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [5, 3])  # 3: classes that are predicted but never true
+def test_evaluator_gives_the_numbers_of_sklearn(cfg, labels, capsys):
+    cfg.TEST.PER_CLASS_RESULT = cfg.TEST.COMPUTE_CMAT = True
+    scores, gt = torch.randn(1157, 5), torch.randint(labels, (1157,))
+    scores[torch.arange(1157), gt] += 1.0
+    pred = scores.argmax(1)
+    evaluator = build_evaluator(cfg, lab2cname=dict(enumerate("abcde")))
+    for _ in range(2):  # a reset forgets
+        evaluator.reset()
+        for part in torch.arange(1157).split(32):
+            evaluator.process(scores[part], gt[part])
+        results = evaluator.evaluate()
+    matrix = confusion_matrix(gt, pred)
+    rows = matrix / matrix.sum(1, keepdims=True).clip(1)
+    accuracy = 100 * accuracy_score(gt, pred)
+    f1 = 100 * f1_score(gt, pred, average="macro", labels=np.unique(gt))
+    assert list(results) == ["accuracy", "error_rate", "macro_f1", "perclass_accuracy"]
+    expected = [accuracy, 100 - accuracy, f1, 100 * rows.diagonal()[:labels].mean()]
+    assert list(results.values()) == pytest.approx(expected)
+    np.testing.assert_allclose(torch.load(f"{cfg.OUTPUT_DIR}/cmat.pt", weights_only=False), rows)
+    correct = int((pred == gt).sum())
+    assert (
+        f"=> result\n* total: 1,157\n* correct: {correct}\n* accuracy: {accuracy:.1f}%\n"
+        f"* error: {100 - accuracy:.1f}%\n* macro_f1: {f1:.1f}%\n=> per-class result\n"
+    ) in capsys.readouterr().out
+
+
+def test_evaluator_subclasses_may_count_on_dassls_attributes(cfg):
+    class WithABonus(Classification):
+        def process(self, mo, gt):
+            super().process(mo, gt)
+            self._correct += 1
+
+    evaluator = WithABonus(cfg)
+    evaluator.process(torch.eye(3), torch.tensor([0, 0, 2]))
+    assert (evaluator._correct, evaluator._total) == (3, 3)
+    assert (evaluator._y_true, evaluator._y_pred) == ([0, 0, 2], [0, 1, 2])
+    assert evaluator.evaluate()["accuracy"] == 100.0
+
+
+# -- checkpoints ------------------------------------------------------------------------------------
+
+
+class RunsCode:
+    def __reduce__(self):
+        return print, ("this code must not run",)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_load_checkpoint_refuses_code_and_other_files(tmp_path, capsys):
+    path = tmp_path / "m"
+    for content, new_format, reason in (
+        (RunsCode(), True, "loading it would run code that it carries"),
+        (RunsCode(), False, "loading it would run code"),  # the format before PyTorch 1.6
+        (nn.Linear(2, 2), True, r"carries \(torch\.nn.*Linear"),
+    ):
+        torch.save({"state_dict": {}, "x": content}, path, _use_new_zipfile_serialization=new_format)
+        with pytest.raises(RuntimeError, match=f"m was not loaded: .*{reason}"):
+            load_checkpoint(str(path))
+    assert "must not run" not in capsys.readouterr().out
+    path.write_bytes(b"<html>404</html>")
+    with pytest.raises(RuntimeError, match="m is damaged or is not a checkpoint"):
+        load_checkpoint(str(path))
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), path)
+    with pytest.raises(RuntimeError, match="m is a TorchScript archive"):
+        load_checkpoint(str(path))
+
+
+def test_a_checkpoint_of_dassl_resumes_without_running_its_schedulers(tmp_path):
+    """Dassl.pytorch saves the scheduler after the warm-up as an object, and with it the optimizer."""
+    node = optim_cfg(**LINEAR)
+    optimizer, schedule = build(node)
+    for _ in range(6):
+        optimizer.step()
+        schedule.step()
+    rate = schedule.get_last_lr()
+    state = {**schedule.state_dict(), "successor": schedule.successor}
+    assert isinstance(state["successor"], lr_scheduler.CosineAnnealingLR)
+    content = {"state_dict": nn.Linear(2, 2).state_dict(), "epoch": 6, "scheduler": state, "val_result": np.float64(81)}
+    save_checkpoint({**content, "optimizer": optimizer.state_dict()}, str(tmp_path))
+    optimizer, resumed = build(node)
+    assert resume_from_checkpoint(str(tmp_path), nn.Linear(2, 2), optimizer, resumed) == 6
+    assert resumed.get_last_lr() == [optimizer.param_groups[0]["lr"]] == rate
+    assert type(load_checkpoint(str(tmp_path / "model.pth.tar-6"))["val_result"]) is float
+    optimizer.step()
+    resumed.step()
+    assert resumed.get_last_lr() == pytest.approx([cosine(3, 70)])
+
+
+def test_a_failed_save_leaves_the_former_checkpoint(tmp_path):
+    state = {"state_dict": nn.DataParallel(nn.Linear(3, 2)).state_dict(), "epoch": 1}
+    save_checkpoint(state, str(tmp_path), is_best=True)
+    with pytest.raises(AttributeError):
+        save_checkpoint({**state, "extra": lambda: None}, str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-1"]
+    for name in ("model-best.pth.tar", "model.pth.tar-1"):
+        assert list(load_checkpoint(str(tmp_path / name))["state_dict"]) == ["weight", "bias"]
+
+
+# -- trainers ---------------------------------------------------------------------------------------
+
+
+@BACKBONE_REGISTRY.register(force=True)
+class Pixels(Backbone):
+    def __init__(self, pretrained):
+        super().__init__()
+        self._out_features = 3 * 8 * 8
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+class TinyStep:
+    def step(self, batch):
+        loss = F.cross_entropy(self.model(batch["img"]), batch["label"])
         self.model_backward_and_update(loss)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
+        return {"loss": loss.item()}
 
 
 @TRAINER_REGISTRY.register(force=True)
-class TinyX(TinyMixin, TrainerX):
+class TinyX(TinyStep, TrainerX):
     def forward_backward(self, batch):
-        image, label, domain = self.parse_batch_train(batch)
-        assert image.shape[0] == label.shape[0] == domain.shape[0]
-        assert self.model.training
-        return self.step(self.model(image), label)
+        return self.step(batch)
 
 
 @TRAINER_REGISTRY.register(force=True)
-class TinyXU(TinyMixin, TrainerXU):
+class TinyXU(TinyStep, TrainerXU):
     def forward_backward(self, batch_x, batch_u):
-        image, label, image_u = self.parse_batch_train(batch_x, batch_u)
-        self.calls.append((len(image), len(image_u), tuple(batch_u["index"].tolist())))
-        return self.step(self.model(image), label)
+        self.calls = [*getattr(self, "calls", []), (len(batch_x["img"]), len(batch_u["img"]))]
+        return self.step(batch_x)
 
 
 @TRAINER_REGISTRY.register(force=True)
 class TinyPair(TrainerX):
-    """Two models, as a GAN has."""
-
     def build_model(self):
         for name in ("generator", "discriminator"):
-            model = nn.Linear(3 * 8 * 8, self.num_classes)
-            optim = build_optimizer(model, self.cfg.OPTIM)
-            self.register_model(name, model, optim, build_lr_scheduler(optim, self.cfg.OPTIM))
+            model = nn.Linear(3 * 8 * 8, 3)
+            self.register_model(name, model, build_optimizer(model, self.cfg.OPTIM))
 
     def forward_backward(self, batch):
-        image, label, _ = self.parse_batch_train(batch)
         for name, model in self._models.items():
-            self.model_backward_and_update(F.cross_entropy(model(image.flatten(1)), label), name)
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
+            self.model_backward_and_update(F.cross_entropy(model(batch["img"].flatten(1)), batch["label"]), name)
 
     def model_inference(self, input):
         return self._models["generator"](input.flatten(1))
-
-
-@TRAINER_REGISTRY.register(force=True)
-class Guess(TrainerX):
-    """Needs no training, like zero-shot CLIP."""
-
-    def build_model(self):
-        pass
-
-    def model_inference(self, input):
-        return F.one_hot(input.mean(dim=(2, 3)).argmax(dim=1), 3).float()
 
 
 @pytest.fixture
@@ -85,331 +317,152 @@ def tiny(cfg):
     def build(name="TinyX", **keys):
         for key, value in keys.items():
             cfg.merge_from_list([key.replace("__", "."), value])
-        cfg.TRAINER.NAME = name
+        cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME = name, "Pixels"
         torch.manual_seed(0)
         return build_trainer(cfg)
 
     return build
 
 
-LINE = re.compile(
-    r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\] time [\d.]+ \([\d.]+\) data [\d.]+ \([\d.]+\) "
-    r"loss [\d.]+ \([\d.]+\) acc [\d.]+ \([\d.]+\) lr \d\.\d{4}e[-+]\d\d eta \d+:\d\d:\d\d"
-)
-
-
-def test_a_run_from_start_to_end(tiny, capsys):
-    trainer = tiny(OPTIM__MAX_EPOCH=12)
-    trainer.train()
-    out = capsys.readouterr().out
-    lines = [LINE.fullmatch(line) for line in out.splitlines() if line.startswith("epoch")]
-    assert [tuple(map(int, m.groups())) for m in lines[:4]] == [
-        (1, 12, 1, 3),
-        (1, 12, 2, 3),
-        (1, 12, 3, 3),
-        (2, 12, 1, 3),
-    ]
-    assert len(lines) == 36
-    tail = out[out.index("Finish training") :]
-    assert re.fullmatch(
-        r"Finish training\nDeploy the last-epoch model\nEvaluate on the \*test\* set\n=> result\n"
-        r"\* total: 12\n\* correct: \d+\n\* accuracy: [\d.]+%\n\* error: [\d.]+%\n\* macro_f1: [\d.]+%\n"
-        r"Elapsed: \d:\d\d:\d\d\n",
-        tail,
-    )
-    assert trainer.test() == 100.0  # the colours are that easy
-    assert sorted(os.listdir(trainer.output_dir)) == ["tensorboard", "tiny"]
-    assert os.listdir(f"{trainer.output_dir}/tensorboard")
-    saved = load_checkpoint(f"{trainer.output_dir}/tiny/model.pth.tar-12")
-    assert set(saved) == {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}
-    assert saved["epoch"] == 12
-
-
-def test_attributes_are_set(tiny, cfg):
-    trainer = tiny()
-    assert trainer.cfg is cfg
-    assert trainer.device == torch.device("cpu")
-    assert (trainer.start_epoch, trainer.epoch, trainer.max_epoch) == (0, 0, 3)
-    assert (trainer.num_classes, trainer.num_source_domains) == (3, 2)
-    assert trainer.lab2cname == trainer.dm.lab2cname
-    assert trainer.train_loader_x is trainer.dm.train_loader_x
-    assert trainer.best_result == -float("inf")
-    assert trainer.get_model_names() == trainer.get_model_names("tiny") == ["tiny"]
-    assert trainer.get_current_lr() == 0.05
-
-
-def test_lines_are_printed_as_often_as_asked(tiny, capsys):
-    tiny(TRAIN__PRINT_FREQ=2, OPTIM__MAX_EPOCH=2, TEST__NO_TEST=True).train()
-    out = capsys.readouterr().out
-    assert re.findall(r"epoch \[(\d)/2\] batch \[(\d)/3\]", out) == [("1", "2"), ("2", "2")]
-    assert "=> result" not in out
-    assert out.endswith("\n")
-    assert re.search(r"Finish training\nElapsed: 0:00:\d\d\n$", out)
-
-
-def test_checkpoints_at_the_asked_epochs(tiny):
-    trainer = tiny(TRAIN__CHECKPOINT_FREQ=2, OPTIM__MAX_EPOCH=5, TEST__NO_TEST=True)
-    trainer.train()
-    names = sorted(os.listdir(f"{trainer.output_dir}/tiny"))
-    assert names == ["checkpoint", "model.pth.tar-2", "model.pth.tar-4", "model.pth.tar-5"]
-
-
-def val_results(trainer, results):
-    """Let test("val") give these results, whatever the model does."""
-    given = iter(results)
-    real = trainer.test
-
-    def test(split=None):
-        return next(given) if split == "val" else real(split)
-
-    trainer.test = test
-
-
-def test_the_best_model_on_val_is_deployed(tiny, capsys):
-    trainer = tiny(TEST__FINAL_MODEL="best_val", OPTIM__MAX_EPOCH=4)
-    val_results(trainer, [50.0, 80.0, 80.0, 60.0])
-    trainer.train()
-    best = load_checkpoint(f"{trainer.output_dir}/tiny/model-best.pth.tar")
-    assert (best["epoch"], best["val_result"]) == (2, 80.0)
-    assert torch.equal(trainer.model[1].weight, best["state_dict"]["1.weight"])
-    out = capsys.readouterr().out
-    assert "Deploy the model with the best val performance" in out
-    assert re.search(r"Load .*/tiny/model-best\.pth\.tar to tiny \(epoch=2, val_result=80\.0\)", out)
-
-
-def test_val_is_evaluated_every_epoch(tiny, capsys):
-    tiny(TEST__FINAL_MODEL="best_val", OPTIM__MAX_EPOCH=2).train()
-    out = capsys.readouterr().out
-    assert out.count("Evaluate on the *val* set\n=> result\n* total: 6") == 2
-    assert out.count("Evaluate on the *test* set\n=> result\n* total: 12") == 1
-
-
-def test_without_val_the_test_split_stands_in_and_is_named(tiny, capsys):
-    trainer = tiny(DATASET__NAME="ToyDA")
-    assert trainer.test("val") == trainer.test("test")
-    out = capsys.readouterr().out
-    assert "no val split" in out
-    assert "Evaluate on the *test* set" in out
-
-
-class Stop(Exception):
-    pass
-
-
-def run_until(trainer, epoch):
-    """Train, and be killed when ``epoch`` epochs are done."""
+def run_until(trainer, epoch, val=()):
+    """Train, and be killed after ``epoch`` epochs. ``val``: the results on the val split."""
+    test, results = trainer.test, iter(val)
 
     def before_epoch():
         if trainer.epoch == epoch:
-            raise Stop
+            raise KeyboardInterrupt
 
     trainer.before_epoch = before_epoch
-    with pytest.raises(Stop):
+    if val:
+        trainer.test = lambda split=None: next(results) if split == "val" else test(split)
+    with contextlib.suppress(KeyboardInterrupt):
         trainer.train()
+    return trainer
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tiny, capsys):
-    keys = {"TRAIN__CHECKPOINT_FREQ": 1, "OPTIM__MAX_EPOCH": 6, "OPTIM__WARMUP_EPOCH": 2}
+def weight(trainer):
+    return trainer.model.classifier.weight
+
+
+def test_simple_net_has_head_and_classifier(cfg):
+    node = cfg.MODEL
+    node.BACKBONE.NAME, node.HEAD.NAME, node.HEAD.HIDDEN_LAYERS, node.HEAD.DROPOUT = "Pixels", "mlp", (8, 6), 0.5
+    net = SimpleNet(cfg, node, 5)
+    scores, features = net(torch.ones(2, 3, 8, 8), return_feature=True)
+    assert (net.fdim, scores.shape, features.shape) == (6, (2, 5), (2, 6))
+    assert [type(layer) for layer in net.head.mlp][:4] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
+    assert SimpleNet(cfg, node, 0)(torch.ones(2, 3, 8, 8)).shape == (2, 6)
+
+
+def test_a_killed_run_resumes_with_the_same_numbers(tiny, capsys):
+    keys = {"TRAIN__CHECKPOINT_FREQ": 2, "OPTIM__MAX_EPOCH": 6, "OPTIM__WARMUP_EPOCH": 2}
     keys["DATALOADER__TRAIN_X__SAMPLER"] = "SequentialSampler"
-    whole = tiny(**keys)
-    whole.train()
-    weight, rate = whole.model[1].weight, whole.get_current_lr()
-
-    first = tiny(**keys, OUTPUT_DIR=whole.output_dir + "2")
-    assert "No checkpoint found, train from scratch" in capsys.readouterr().out
-    run_until(first, 3)
-    second = tiny(**keys, OUTPUT_DIR=whole.output_dir + "2")
-    seen = []
-    second.before_epoch = lambda: seen.append(second.epoch)
-    second.train()
-    assert seen == [3, 4, 5]
-    assert torch.equal(second.model[1].weight, weight)
-    assert second.get_current_lr() == rate
-    out = capsys.readouterr().out
-    assert f"Found checkpoint at {second.output_dir} (will resume training)" in out
-
-    # A finished run only tests.
-    third = tiny(**keys)
-    third.before_epoch = lambda: pytest.fail("no epoch is left")
-    third.train()
-    assert torch.equal(third.model[1].weight, weight)
+    whole = run_until(tiny(**keys), 6)
+    first = run_until(tiny(**keys, OUTPUT_DIR=whole.output_dir + "2"), 4)
+    assert sorted(os.listdir(f"{first.output_dir}/model")) == ["checkpoint", "model.pth.tar-2", "model.pth.tar-4"]
+    for folder in (whole.output_dir + "3", first.output_dir):  # another folder, then the same
+        second = run_until(tiny(**keys, RESUME=first.output_dir, OUTPUT_DIR=folder), 6)
+        assert second.start_epoch == 4
+        assert torch.equal(weight(second), weight(whole))
+        assert second.get_current_lr() == whole.get_current_lr()
+        assert os.path.exists(f"{folder}/model/model.pth.tar-6")
+    loaded = tiny()
+    loaded.load_model(whole.output_dir, epoch=6)
+    assert torch.equal(weight(loaded), weight(whole))
+    assert "(will resume training)" in capsys.readouterr().out
 
 
-def test_resume_names_another_folder(tiny):
-    first = tiny(TRAIN__CHECKPOINT_FREQ=1, OPTIM__MAX_EPOCH=4)
-    run_until(first, 2)
-    second = tiny(RESUME=first.output_dir, OUTPUT_DIR=first.output_dir + "2")
-    second.train()
-    assert os.path.exists(f"{second.output_dir}/tiny/model.pth.tar-4")
-    assert not os.path.exists(f"{first.output_dir}/tiny/model.pth.tar-4")
-
-
-def test_the_best_result_is_known_after_a_resume(tiny):
+def test_the_best_model_is_deployed_also_after_a_resume(tiny, capsys):
     keys = {"TEST__FINAL_MODEL": "best_val", "TRAIN__CHECKPOINT_FREQ": 1, "OPTIM__MAX_EPOCH": 4}
-    first = tiny(**keys)
-    val_results(first, [90.0, 50.0])
-    run_until(first, 2)
-    second = tiny(**keys)
-    val_results(second, [60.0, 70.0])
-    second.train()
-    assert second.best_result == 90.0
-    assert load_checkpoint(f"{first.output_dir}/tiny/model-best.pth.tar")["epoch"] == 1
-
-
-def test_the_best_model_comes_along_from_another_folder(tiny):
-    keys = {"TEST__FINAL_MODEL": "best_val", "TRAIN__CHECKPOINT_FREQ": 1, "OPTIM__MAX_EPOCH": 3}
-    first = tiny(**keys)
-    val_results(first, [90.0, 50.0])
-    run_until(first, 2)
+    first = run_until(tiny(**keys), 2, val=[90.0, 50.0])
     second = tiny(**keys, RESUME=first.output_dir, OUTPUT_DIR=first.output_dir + "2")
-    val_results(second, [60.0])
-    second.train()
-    assert load_checkpoint(f"{second.output_dir}/tiny/model-best.pth.tar")["val_result"] == 90.0
+    run_until(second, 4, val=[60.0, 70.0])
+    best = load_checkpoint(f"{second.output_dir}/model/model-best.pth.tar")
+    assert (best["epoch"], best["val_result"]) == (1, 90.0)
+    assert torch.equal(weight(second), best["state_dict"]["classifier.weight"])
+    assert "model-best.pth.tar to model (epoch=1, val_result=90.0)" in capsys.readouterr().out
 
 
-def test_resuming_from_a_folder_that_is_not_there(tiny):
-    with pytest.raises(UserError, match=r"RESUME names the folder .*elsewhere, which does not exist"):
-        tiny(RESUME="/elsewhere").train()
-
-
-def test_models_resume_from_the_same_epoch(tiny, capsys):
+def test_models_resume_from_their_newest_common_epoch(tiny):
     keys = {"TRAIN__CHECKPOINT_FREQ": 1, "OPTIM__MAX_EPOCH": 4}
-    first = tiny("TinyPair", **keys)
-    run_until(first, 3)
-    # Killed between the two saves of epoch 3.
-    os.unlink(f"{first.output_dir}/discriminator/model.pth.tar-3")
-    with open(f"{first.output_dir}/discriminator/checkpoint", "w") as handle:
+    folder = run_until(tiny("TinyPair", **keys), 3).output_dir
+    os.unlink(f"{folder}/discriminator/model.pth.tar-3")  # killed between the two saves of epoch 3
+    with open(f"{folder}/discriminator/checkpoint", "w") as handle:
         handle.write("model.pth.tar-2\n")
     second = tiny("TinyPair", **keys)
-    assert second.resume_model_if_exist(second.output_dir) == 2
-    assert "different epochs: {'generator': 3, 'discriminator': 2}" in capsys.readouterr().out
-    for name in ("generator", "discriminator"):
-        saved = load_checkpoint(f"{first.output_dir}/{name}/model.pth.tar-2")
-        assert torch.equal(second._models[name].weight, saved["state_dict"]["weight"])
-    # None in common: from the start.
-    os.unlink(f"{first.output_dir}/generator/model.pth.tar-1")
-    os.unlink(f"{first.output_dir}/generator/model.pth.tar-2")
-    assert tiny("TinyPair", **keys).resume_model_if_exist(first.output_dir) == 0
-
-
-def test_models_without_training(tiny, capsys):
-    trainer = tiny("Guess")
-    trainer.load_model("")
-    assert "load_model() is skipped" in capsys.readouterr().out
-    assert trainer.test() == 100.0
-    assert trainer.get_current_lr() == 0.0
-
-
-def test_loading_a_model(tiny):
-    trained = tiny(TEST__FINAL_MODEL="best_val")
-    trained.train()
-    for epoch in (None, 3):
-        loaded = tiny()
-        loaded.load_model(trained.output_dir, epoch=epoch)
-        name = "model-best.pth.tar" if epoch is None else "model.pth.tar-3"
-        saved = load_checkpoint(f"{trained.output_dir}/tiny/{name}")["state_dict"]
-        assert torch.equal(loaded.model[1].weight, saved["1.weight"])
-    with pytest.raises(UserError, match=r"Checkpoint not found: .*tiny/model\.pth\.tar-99"):
-        loaded.load_model(trained.output_dir, epoch=99)
-
-
-def test_model_modes_and_names(tiny):
-    trainer = tiny("TinyPair")
-    trainer.set_model_mode("eval")
-    assert not any(model.training for model in trainer._models.values())
-    trainer.set_model_mode("train", "generator")
-    assert [model.training for model in trainer._models.values()] == [True, False]
-    with pytest.raises(KeyError, match="dev"):
-        trainer.set_model_mode("dev")
-    for kind in (AssertionError, UserError):
-        with pytest.raises(kind, match=r"Unknown model: 'critic'. Accepted: discriminator, generator"):
-            trainer.get_model_names(["critic"])
-    with pytest.raises(AssertionError, match="already"):
-        trainer.register_model("generator", nn.Linear(1, 1))
-
-
-def test_a_model_before_init_is_an_error():
-    trainer = TrainerX.__new__(TrainerX)
-    with pytest.raises(AttributeError, match="super"):
-        trainer.register_model("a", nn.Linear(1, 1))
-
-
-def test_scalars_are_written(tiny):
-    written = []
-
-    class Recorder(TinyX):
-        def write_scalar(self, tag, scalar_value, global_step=None):
-            written.append((tag, global_step))
-
-    TRAINER_REGISTRY.register(Recorder, force=True)
-    tiny("Recorder", OPTIM__MAX_EPOCH=2).train()
-    assert [step for tag, step in written if tag == "train/loss"] == list(range(6))
-    assert [step for tag, step in written if tag == "train/lr"] == list(range(6))
-    assert {"test/accuracy", "test/macro_f1", "test/error_rate"} <= {tag for tag, _ in written}
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run(tiny):
-    trainer = tiny()
-    for value in (float("nan"), float("inf")):
-        with pytest.raises(FloatingPointError, match="infinite or NaN"):
-            trainer.detect_anomaly(torch.tensor(value))
-    trainer.detect_anomaly(torch.tensor(1.0))
-
-
-# -- labelled and unlabelled data -------------------------------------------------------------------
+    assert second.resume_model_if_exist(folder) == 2
+    for name, model in second._models.items():
+        saved = load_checkpoint(f"{folder}/{name}/model.pth.tar-2")
+        assert torch.equal(model.weight, saved["state_dict"]["weight"])
 
 
 @pytest.mark.parametrize(
     ("count", "batch_u", "batches"),
-    # ToyDA has 18 labelled images, 3 batches of 6, and 12 unlabelled ones.
+    # 18 labelled images, 3 batches of 6, and 12 unlabelled ones.
     [("train_x", 2, 3), ("train_u", 2, 6), ("smaller_one", 2, 3), ("smaller_one", 10, 1), ("train_x", 10, 3)],
 )
-@pytest.mark.parametrize("workers", [0, 1])
-def test_labelled_and_unlabelled_batches(tiny, count, batch_u, batches, workers):
-    trainer = tiny(
-        "TinyXU",
-        TRAIN__COUNT_ITER=count,
-        DATASET__NAME="ToyDA",
-        DATALOADER__TRAIN_U__SAME_AS_X=False,
-        DATALOADER__TRAIN_U__BATCH_SIZE=batch_u,
-        DATALOADER__NUM_WORKERS=workers,
-        OPTIM__MAX_EPOCH=2,
-        TEST__NO_TEST=True,
-    )
-    trainer.train()
-    assert [call[:2] for call in trainer.calls] == 2 * batches * [(6, batch_u)]
+def test_labelled_and_unlabelled_batches_are_counted_as_asked(tiny, count, batch_u, batches):
+    keys = {"TRAIN__COUNT_ITER": count, "DATASET__NAME": "ToyDA", "OPTIM__MAX_EPOCH": 2, "TEST__NO_TEST": True}
+    keys |= {"DATALOADER__TRAIN_U__SAME_AS_X": False, "DATALOADER__TRAIN_U__BATCH_SIZE": batch_u}
+    trainer = run_until(tiny("TinyXU", **keys), 2)
+    assert trainer.calls == 2 * batches * [(6, batch_u)]
 
 
-def test_unlabelled_data_is_needed(tiny):
-    with pytest.raises(UserError, match=r"ToyDG has no unlabelled training data \(train_u\), which TinyXU needs"):
-        tiny("TinyXU").train()
-    with pytest.raises(UserError, match=r"TRAIN.COUNT_ITER\): 'both'. Accepted: smaller_one, train_u, train_x"):
-        tiny("TinyXU", DATASET__NAME="ToyDA", TRAIN__COUNT_ITER="both").train()
+# -- errors -----------------------------------------------------------------------------------------
+
+ERRORS = [  # of the types that Dassl.pytorch raises
+    (FileNotFoundError, "Checkpoint not found: .*model.pth.tar-3", lambda t, c: t.load_model("/none", epoch=3)),
+    (FileNotFoundError, "No checkpoint to resume", lambda t, c: resume_from_checkpoint("/none", t.model)),
+    (FileNotFoundError, "Folder not found: /none", lambda t, c: listdir_nohidden("/none")),
+    (ValueError, "is not a JSON file", lambda t, c: read_json(__file__)),
+    (KeyError, "Unknown backbone: 'x'.*no backbones of its own", lambda t, c: build_backbone("x")),
+    (ValueError, "has 1 domains", lambda t, c: build_sampler("RandomDomainSampler", c, [Datum(__file__)], 4, 2)),
+    (AssertionError, "split of ToyDG is empty", lambda t, c: build_data_loader(c, data_source=[])),
+    (AssertionError, "Image not found: '/none.jpg'", lambda t, c: Datum("/none.jpg")),
+    (AssertionError, "'flip'. Accepted: .*random_flip", lambda t, c: build_transform(c, choices=["flip"])),
+    (AssertionError, "Unknown model: 'critic'", lambda t, c: t.get_model_names("critic")),
+    (AssertionError, "no layer 'x'. Accepted: backbone", lambda t, c: open_specified_layers(t.model, "x")),
+    (FloatingPointError, "infinite or NaN", lambda t, c: t.model_backward(torch.tensor(float("nan")))),
+]
+SETTINGS = [
+    ("TRAINER.NAME", "TinyZ", "Unknown trainer: 'TinyZ'. Accepted: .*TinyX.*Did you mean"),
+    ("DATASET.SOURCE_DOMAINS", ["foto"], r"domain of ToyDG \(DATASET.SOURCE_DOMAINS\): 'foto'. Accepted: art"),
+    ("DATASET.SOURCE_DOMAINS", [], "no training data"),
+    ("DATASET.TARGET_DOMAINS", [], "no test data for DATASET.TARGET_DOMAINS"),
+    ("OPTIM.NAME", "sdg", "OPTIM.NAME.*Did you mean sgd"),
+    ("OPTIM.LR_SCHEDULER", "multi_step", r"OPTIM.STEPSIZE is \(-1,\)"),
+    ("RESUME", "/elsewhere", "RESUME names the folder /elsewhere, which does not exist"),
+]
 
 
-# -- what users get wrong ---------------------------------------------------------------------------
+@pytest.mark.parametrize(("kind", "message", "call"), ERRORS)
+def test_errors_are_of_dassls_types_and_name_the_cause(tiny, cfg, kind, message, call):
+    with pytest.raises(kind, match=message):
+        call(tiny(), cfg)
 
 
-def test_unknown_trainers_and_missing_parts(tiny, cfg):
-    with pytest.raises(UserError, match=r"Unknown trainer: 'TinyZ'. Accepted: .*TinyX.*Did you mean"):
-        tiny("TinyZ")
-    cfg.MODEL.BACKBONE.NAME = "resnet18"
-    with pytest.raises(UserError, match=r"Unknown backbone: 'resnet18'.*Dassl-compatible core carries no backbones"):
-        SimpleTrainer(cfg)
+@pytest.mark.parametrize(("key", "value", "message"), SETTINGS)
+def test_wrong_settings_are_named(tiny, cfg, key, value, message):
+    cfg.merge_from_list([key, value])
+    with pytest.raises(UserError, match=message):
+        tiny(cfg.TRAINER.NAME or "TinyX").train()
 
 
-def test_splits_that_are_not_there(tiny):
-    trainer = tiny(DATASET__TARGET_DOMAINS=[])
-    with pytest.raises(UserError, match=r"ToyDG has no test data for DATASET.TARGET_DOMAINS \[\]"):
-        trainer.test()
-    with pytest.raises(UserError, match=r"TEST.SPLIT\): 'dev'. Accepted: test, val"):
-        trainer.test("dev")
-    trainer.train_loader_x = None
-    with pytest.raises(UserError, match="ToyDG has no training data"):
-        trainer.train()
+def test_weights_of_another_model_are_refused(tiny):
+    folder = run_until(tiny(OPTIM__MAX_EPOCH=1), 1).output_dir
+    other = tiny(MODEL__HEAD__NAME="mlp", MODEL__HEAD__HIDDEN_LAYERS=(4,))
+    with pytest.raises(RuntimeError, match=r"model\.pth\.tar-1 do not fit the model(.|\n)*size mismatch"):
+        other.load_model(folder, epoch=1)
 
 
-def test_asking_for_cuda_without_it_uses_the_cpu(tiny):
-    if torch.cuda.is_available():
-        pytest.skip("there is CUDA")
-    assert tiny(USE_CUDA=True).device.type == "cpu"
+def test_logs_keep_former_ones_and_the_console(tmp_path, monkeypatch):
+    own = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", own)
+    for text in ("first", "second", "third"):
+        setup_logger(str(tmp_path))
+        print(text)
+    sys.stdout.close()
+    logs = sorted(tmp_path.iterdir(), key=lambda path: (len(path.name), path.name))
+    assert [path.read_text() for path in logs] == ["first\n", "second\n", "third\n"]
+    assert logs[0].name == "log.txt"
+    assert own.getvalue() == "first\nsecond\nthird\n"

@@ -1,25 +1,17 @@
-"""The configuration tree. Importing this does not import torch."""
+"""The config tree. Importing it does not import torch."""
+
+from yacs.config import CfgNode
 
 from .defaults import _C as cfg_default
 
-__all__ = ["cfg_default", "clean_cfg", "get_cfg_default"]
 
-
-def get_cfg_default():
-    """Return a fresh configuration tree holding all defaults; changing it changes no other.
-
-    Trainers add their own nodes below ``TRAINER`` (``cfg.TRAINER.COOP = CfgNode()``).
-    """
+def get_cfg_default() -> CfgNode:
+    """Return a fresh tree of all defaults."""
     return cfg_default.clone()
 
 
-def clean_cfg(cfg, trainer):
-    """Drop the configuration nodes of all trainers but one, so that a printed config shows only what matters.
-
-    Args:
-        cfg: the configuration, changed in place.
-        trainer (str): the name of the trainer whose node ``cfg.TRAINER.<NAME IN CAPITALS>`` stays.
-    """
+def clean_cfg(cfg: CfgNode, trainer: str) -> None:
+    """Remove the nodes of all trainers but one, so that a printed config is short."""
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             del cfg.TRAINER[key]

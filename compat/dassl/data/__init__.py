@@ -1,6 +1,3 @@
 """From image files to batches."""
 
-from .data_manager import DataManager, build_data_loader
-from .dataset_wrapper import DatasetWrapper
-
-__all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
+from .data_manager import DataManager, DatasetWrapper, build_data_loader

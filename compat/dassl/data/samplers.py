@@ -1,7 +1,9 @@
-"""Which items make up a batch."""
+"""Samplers: the items of each batch. All draws are those of Dassl.pytorch for a seed."""
 
 import random
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
@@ -18,66 +20,49 @@ AVAI_SAMPLERS = (
 )
 
 
-def _indices_by(data_source, attribute):
-    """Return a dict from the values of an attribute to the indices of the items that have it."""
+def _indices_by(data_source: Sequence, attribute: str) -> dict[Any, list[int]]:
     groups = defaultdict(list)
     for index, item in enumerate(data_source):
         groups[getattr(item, attribute)].append(index)
     return groups
 
 
-class _GroupSampler(Sampler):
-    """Draws a whole epoch of indices at a time; a subclass is ready to draw before it calls ``__init__``.
+class _EpochSampler(Sampler):
+    """Draws the indices of an epoch at once: one draw at the start for ``length``, as in Dassl, then one per epoch.
 
-    The draws are those of Dassl's samplers: one at the start, of which only the ``length`` is kept, and one for
-    each epoch, from python's generator.
-
-    How many batches there are may depend on the draw. ``len()`` tells it for the epoch that comes next, so
-    that a loop over a loader has as many batches as the loader said.
-
-    Attributes: ``length``, how many indices the draw at the start had.
+    ``len()`` is that of the next epoch, so that a loop over a loader has as many batches as the loader announces.
     """
 
-    def __init__(self, data_source, batch_size):
+    def __init__(self, data_source: Sequence, batch_size: int) -> None:
         self.data_source = data_source
         self.batch_size = batch_size
-        self._next = None
+        self._next: list[int] | None = None
         self.length = len(self.draw())
 
-    def draw(self):
-        """Return the indices of one epoch."""
+    def draw(self) -> list[int]:
         raise NotImplementedError
 
-    def _peek(self):
+    def _next_epoch(self) -> list[int]:
         if self._next is None:
             self._next = self.draw()
         return self._next
 
-    def __iter__(self):
-        indices = self._peek()
+    def __iter__(self) -> Iterator[int]:
+        indices = self._next_epoch()
         self._next = None
         return iter(indices)
 
-    def __len__(self):
-        return len(self._peek())
+    def __len__(self) -> int:
+        return len(self._next_epoch())
 
 
-class RandomDomainSampler(_GroupSampler):
-    """Each batch: N random domains, the same number of random images from each, none twice in an epoch.
+class RandomDomainSampler(_EpochSampler):
+    """Each batch: ``n_domain`` random domains (0: all), equally many images of each.
 
-    The epoch ends when a domain has too few images left.
-
-    Args:
-        data_source: list of Datum.
-        batch_size (int): a multiple of ``n_domain``.
-        n_domain (int): domains in a batch; 0 or less: all.
-
-    Raises:
-        UserAssertionError: ``batch_size`` cannot be shared equally.
-        UserValueError: there are fewer domains.
+    An epoch takes no image twice, and ends when one domain has too few images left.
     """
 
-    def __init__(self, data_source, batch_size, n_domain):
+    def __init__(self, data_source: Sequence, batch_size: int, n_domain: int) -> None:
         self.domain_dict = _indices_by(data_source, "domain")
         self.domains = list(self.domain_dict)
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.domains)
@@ -94,17 +79,15 @@ class RandomDomainSampler(_GroupSampler):
         self.n_img_per_domain = batch_size // self.n_domain
         super().__init__(data_source, batch_size)
 
-    def pick_domains(self):
-        """Return the domains of one batch."""
+    def pick_domains(self) -> list:
         return random.sample(self.domains, self.n_domain)
 
-    def draw(self):
-        """Return the indices of one epoch."""
+    def draw(self) -> list[int]:
         left = {domain: list(indices) for domain, indices in self.domain_dict.items()}
         drawn = []
         while min(map(len, left.values())) >= self.n_img_per_domain:
             for domain in self.pick_domains():
-                # Places, and not the indices themselves, since these are quicker to take out; drawn alike.
+                # Sample positions: the same draw as of the indices themselves, and quicker to delete.
                 places = random.sample(range(len(left[domain])), self.n_img_per_domain)
                 drawn += [left[domain][place] for place in places]
                 for place in sorted(places, reverse=True):
@@ -113,41 +96,22 @@ class RandomDomainSampler(_GroupSampler):
 
 
 class SeqDomainSampler(RandomDomainSampler):
-    """Each batch: all domains by their numbers, the same number of random images from each.
+    """Each batch: all domains in the order of their numbers, equally many random images of each."""
 
-    Args:
-        data_source: list of Datum.
-        batch_size (int): a multiple of the number of domains.
-
-    Raises:
-        UserAssertionError: ``batch_size`` cannot be shared equally.
-    """
-
-    def __init__(self, data_source, batch_size):
+    def __init__(self, data_source: Sequence, batch_size: int) -> None:
         super().__init__(data_source, batch_size, n_domain=0)
 
-    def pick_domains(self):
-        """Return the domains of one batch."""
+    def pick_domains(self) -> list:
         return sorted(self.domains)
 
 
-class RandomClassSampler(_GroupSampler):
-    """Each batch: N random classes, ``n_ins`` random images from each; N = batch_size // n_ins.
+class RandomClassSampler(_EpochSampler):
+    """Each batch: ``batch_size // n_ins`` random classes, ``n_ins`` random images of each.
 
-    A class with fewer than ``n_ins`` images gives some of them twice. The epoch ends when fewer than N
-    classes have images left.
-
-    Args:
-        data_source: list of Datum.
-        batch_size (int): at least ``n_ins``.
-        n_ins (int): images per class in a batch.
-
-    Raises:
-        UserValueError: the batch is smaller than ``n_ins``.
-        UserAssertionError: it needs more classes than there are.
+    A class with fewer images repeats some. The epoch ends when too few classes have images left.
     """
 
-    def __init__(self, data_source, batch_size, n_ins):
+    def __init__(self, data_source: Sequence, batch_size: int, n_ins: int) -> None:
         if batch_size < n_ins:
             raise UserValueError(
                 f"A batch of {batch_size} cannot hold {n_ins} images of a class: raise "
@@ -165,8 +129,7 @@ class RandomClassSampler(_GroupSampler):
             )
         super().__init__(data_source, batch_size)
 
-    def draw(self):
-        """Return the indices of one epoch."""
+    def draw(self) -> list[int]:
         left = {}
         for label, indices in self.index_dic.items():
             indices = list(indices)
@@ -184,21 +147,15 @@ class RandomClassSampler(_GroupSampler):
         return drawn
 
 
-def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
-    """Build the sampler called ``sampler_type``.
-
-    Args:
-        sampler_type (str): one of AVAI_SAMPLERS.
-        cfg: not used; part of Dassl's interface.
-        data_source: list of Datum.
-        batch_size (int): items in a batch.
-        n_domain (int): domains in a batch, for RandomDomainSampler; 0: all.
-        n_ins (int): instances per class in a batch, for RandomClassSampler.
-
-    Raises:
-        UserValueError: no sampler of that name, or a batch size that does not suit it.
-        UserAssertionError: likewise.
-    """
+def build_sampler(
+    sampler_type: str,
+    cfg: Any = None,
+    data_source: Sequence | None = None,
+    batch_size: int = 32,
+    n_domain: int = 0,
+    n_ins: int = 16,
+) -> Sampler:
+    """Build a sampler by name. ``cfg`` is unused, as in Dassl."""
     check_availability(sampler_type, AVAI_SAMPLERS, "sampler (DATALOADER.TRAIN_X/TRAIN_U/TEST.SAMPLER)")
     if sampler_type == "RandomSampler":
         return RandomSampler(data_source)

@@ -5,16 +5,6 @@ from dassl.left_out import missing_attribute
 from .build import TRAINER_REGISTRY, build_trainer
 from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
 
-__all__ = [
-    "TRAINER_REGISTRY",
-    "SimpleNet",
-    "SimpleTrainer",
-    "TrainerBase",
-    "TrainerX",
-    "TrainerXU",
-    "build_trainer",
-]
-
 
 def __getattr__(name: str) -> object:
     raise missing_attribute(__name__, name)

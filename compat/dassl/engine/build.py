@@ -1,18 +1,15 @@
-"""The registry of trainers."""
+from typing import Any
 
-from dassl.utils.registry import Registry, check_availability  # noqa: F401 (clients take both from here)
+from yacs.config import CfgNode
+
+from dassl.utils.registry import Registry
 
 TRAINER_REGISTRY = Registry(
     "TRAINER", "Set it by --trainer or TRAINER.NAME; the module that registers it must be imported."
 )
 
 
-def build_trainer(cfg):
-    """Build the trainer named by ``cfg.TRAINER.NAME``.
-
-    Raises:
-        RegistryError: there is no trainer of that name.
-    """
+def build_trainer(cfg: CfgNode) -> Any:
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if cfg.VERBOSE:
         print(f"Loading trainer: {cfg.TRAINER.NAME}")

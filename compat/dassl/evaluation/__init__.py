@@ -1,6 +1,4 @@
-"""Evaluators: they gather a model's outputs and sum them up."""
+"""Evaluators: they collect a model's outputs and compute metrics."""
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .evaluator import Classification, EvaluatorBase
-
-__all__ = ["EVALUATOR_REGISTRY", "Classification", "EvaluatorBase", "build_evaluator"]

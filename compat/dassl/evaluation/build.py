@@ -1,20 +1,14 @@
-"""The registry of evaluators."""
+from typing import Any
 
-from dassl.utils.registry import Registry, check_availability  # noqa: F401 (clients take both from here)
+from yacs.config import CfgNode
+
+from dassl.utils.registry import Registry
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR", "Set it by TEST.EVALUATOR.")
 
 
-def build_evaluator(cfg, **kwargs):
-    """Build the evaluator named by ``cfg.TEST.EVALUATOR``.
-
-    Args:
-        cfg: the configuration.
-        **kwargs: passed on to the evaluator, e.g. ``lab2cname``.
-
-    Raises:
-        RegistryError: there is no evaluator of that name.
-    """
+def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
+    """Build the evaluator TEST.EVALUATOR with ``kwargs``, ``lab2cname`` for instance."""
     evaluator = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
     if cfg.VERBOSE:
         print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")

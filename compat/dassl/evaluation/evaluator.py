@@ -1,9 +1,11 @@
-"""Accuracy, macro-averaged F1, per-class accuracy and confusion matrix."""
+"""Accuracy, macro F1, accuracy per class and confusion matrix."""
 
 import os.path as osp
 from collections import OrderedDict, defaultdict
+from typing import Any
 
 import torch
+from yacs.config import CfgNode
 
 from dassl.utils.errors import UserValueError
 from dassl.utils.tools import atomic_write
@@ -12,84 +14,68 @@ from .build import EVALUATOR_REGISTRY
 
 
 class EvaluatorBase:
-    """What an evaluator offers: ``reset``, then ``process`` for each batch, then ``evaluate``."""
+    """Interface: ``reset``, then ``process`` for each batch, then ``evaluate``."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
 
-    def reset(self):
-        """Forget all batches."""
+    def reset(self) -> None:
         raise NotImplementedError
 
-    def process(self, mo, gt):
-        """Take in a batch: model output ``mo`` and ground truth ``gt``."""
+    def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
+        """Add the model output and the ground truth of a batch."""
         raise NotImplementedError
 
-    def evaluate(self):
-        """Print and return the results, an OrderedDict whose first entry is the one that counts."""
+    def evaluate(self) -> OrderedDict[str, float]:
+        """Print and return the metrics. The first one selects models."""
         raise NotImplementedError
 
 
-def _tally(name, meaning):
-    """An attribute of :class:`Classification` that first takes in the batches that wait."""
+def _tally(name: str) -> property:
+    """An attribute of Classification. Reading it first counts the waiting batches."""
 
-    def read(self):
-        self._take_in()
+    def read(self: "Classification") -> Any:
+        self._count_waiting()
         return self.__dict__[name]
 
-    def write(self, value):
+    def write(self: "Classification", value: Any) -> None:
         self.__dict__[name] = value
 
-    return property(read, write, doc=meaning)
+    return property(read, write)
 
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Evaluator for single-label classification.
+    """Evaluator for single-label classification. Subclasses may use the attributes, which are those of Dassl.
 
-    A subclass may override ``process`` and ``evaluate`` on the attributes that Dassl's has: ``_correct``,
-    ``_total``, ``_y_true``, ``_y_pred``, ``_per_class_res`` and ``_lab2cname``.
-
-    Args:
-        cfg: the configuration (TEST.PER_CLASS_RESULT, TEST.COMPUTE_CMAT, OUTPUT_DIR).
-        lab2cname (dict): from labels to class names; needed for TEST.PER_CLASS_RESULT.
-
-    Raises:
-        AssertionError: it is needed and not there.
+    ``lab2cname`` (label -> class name) is required with TEST.PER_CLASS_RESULT.
     """
 
-    _correct = _tally("_correct", "Number of items that were classified correctly.")
-    _total = _tally("_total", "Number of items.")
-    _y_true = _tally("_y_true", "List of the labels.")
-    _y_pred = _tally("_y_pred", "List of the predicted labels.")
-    _per_class_res = _tally("_per_class_res", "Dict from labels to lists of 1 (correct) and 0; None: not asked for.")
+    _correct = _tally("_correct")
+    _total = _tally("_total")
+    _y_true = _tally("_y_true")
+    _y_pred = _tally("_y_pred")
+    _per_class_res = _tally("_per_class_res")  # label -> list of 1 (correct) and 0; None without PER_CLASS_RESULT
 
-    def __init__(self, cfg, lab2cname=None, **_):
+    def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **_: Any) -> None:
         super().__init__(cfg)
         assert lab2cname is not None or not cfg.TEST.PER_CLASS_RESULT, "TEST.PER_CLASS_RESULT needs lab2cname"
         self._lab2cname = lab2cname
         Classification.reset(self)
 
-    def reset(self):
-        """Forget all batches."""
+    def reset(self) -> None:
         self._waiting = []
-        self._correct = 0
-        self._total = 0
+        self._correct = self._total = 0
         self._y_true = []
         self._y_pred = []
         self._per_class_res = defaultdict(list) if self.cfg.TEST.PER_CLASS_RESULT else None
 
-    def process(self, mo, gt):
-        """Take in a batch.
-
-        Args:
-            mo: scores (B, C).
-            gt: labels (B,).
-        """
-        # Kept where they are: reading a number back at each batch would make a GPU wait.
+    def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
+        """Add scores (B, C) and labels (B,)."""
+        # To read numbers back at each batch would make a GPU wait.
         self._waiting.append((mo.detach().argmax(dim=1), gt.detach()))
 
-    def _take_in(self):
+    def _count_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         for pred, gt in waiting:
             pred, gt = pred.tolist(), gt.tolist()
@@ -102,24 +88,18 @@ class Classification(EvaluatorBase):
                 for label, match in zip(gt, matches, strict=True):
                     self._per_class_res[label].append(match)
 
-    def evaluate(self):
-        """Print and return the results.
-
-        Returns:
-            OrderedDict: ``accuracy``, ``error_rate``, ``macro_f1`` (over the classes that occur among the
-            labels) and, with TEST.PER_CLASS_RESULT, ``perclass_accuracy`` (their mean); all in percent.
-
-        Raises:
-            UserValueError: no item was processed.
-        """
+    def evaluate(self) -> OrderedDict[str, float]:
+        """Print and return the metrics, in percent. Macro F1 is over the classes that occur among the labels."""
         total, correct = self._total, self._correct
         if total == 0:
             raise UserValueError("Nothing to evaluate: the split holds no items. Check DATASET.TARGET_DOMAINS.")
-        counts = _count(self._y_true, self._y_pred)
+        counts = _confusion(self._y_true, self._y_pred)
+        n_true, n_pred = counts.sum(1), counts.sum(0)
+        f1 = 2 * counts.diagonal().double() / (n_true + n_pred).clamp(min=1)
         results = OrderedDict()
         results["accuracy"] = 100.0 * correct / total
         results["error_rate"] = 100.0 - results["accuracy"]
-        results["macro_f1"] = 100.0 * _macro_f1(counts)
+        results["macro_f1"] = 100.0 * float(f1[n_true > 0].mean())
         print(
             "=> result\n"
             f"* total: {total:,}\n"
@@ -131,10 +111,16 @@ class Classification(EvaluatorBase):
         if self._per_class_res is not None:
             results["perclass_accuracy"] = self._print_per_class()
         if self.cfg.TEST.COMPUTE_CMAT:
-            self._save_confusion_matrix(counts)
+            occurs = (n_true + n_pred) > 0
+            counts = counts[occurs][:, occurs].double()
+            matrix = counts / counts.sum(1, keepdim=True).clamp(min=1)
+            fpath = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
+            with atomic_write(fpath) as handle:
+                torch.save(matrix.numpy(), handle)  # an array, as scikit-learn makes it
+            print(f"Confusion matrix is saved to {fpath}")
         return results
 
-    def _print_per_class(self):
+    def _print_per_class(self) -> float:
         print("=> per-class result")
         accuracies = []
         for label, matches in sorted(self._per_class_res.items()):
@@ -148,27 +134,9 @@ class Classification(EvaluatorBase):
         print(f"* average: {mean:.1f}%")
         return mean
 
-    def _save_confusion_matrix(self, counts):
-        # Over the classes that occur; a class that is predicted but never true has a row of zeros.
-        occurs = (counts.sum(0) + counts.sum(1)) > 0
-        counts = counts[occurs][:, occurs].double()
-        matrix = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        fpath = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        with atomic_write(fpath) as handle:
-            torch.save(matrix.numpy(), handle)  # as scikit-learn makes it, for those who read it
-        print(f"Confusion matrix is saved to {fpath}")
 
-
-def _count(true, pred):
-    """The confusion matrix in counts, (C, C): rows are labels, columns predictions."""
+def _confusion(true: list[int], pred: list[int]) -> torch.Tensor:
+    """Count (C, C) items; rows are labels, columns predictions."""
     true, pred = torch.tensor(true), torch.tensor(pred)
     n_cls = int(max(true.max(), pred.max())) + 1
     return torch.bincount(true * n_cls + pred, minlength=n_cls * n_cls).view(n_cls, n_cls)
-
-
-def _macro_f1(counts):
-    """Mean F1 over the classes that occur among the labels, from counts (C, C)."""
-    hits = counts.diagonal().double()
-    n_true, n_pred = counts.sum(1), counts.sum(0)
-    f1 = 2 * hits / (n_true + n_pred).clamp(min=1)
-    return float(f1[n_true > 0].mean())

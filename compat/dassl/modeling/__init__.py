@@ -1,15 +1,10 @@
-"""Networks by name: registries, an MLP head and DDAIG's networks. Backbones are left out; plugins register theirs."""
+"""Networks by name: registries that plugins fill, and an MLP head."""
+
+from dassl.left_out import missing_attribute
 
 from .backbone import BACKBONE_REGISTRY, Backbone, build_backbone
 from .head import HEAD_REGISTRY, build_head
-from .network import NETWORK_REGISTRY, build_network
 
-__all__ = [
-    "BACKBONE_REGISTRY",
-    "HEAD_REGISTRY",
-    "NETWORK_REGISTRY",
-    "Backbone",
-    "build_backbone",
-    "build_head",
-    "build_network",
-]
+
+def __getattr__(name: str) -> object:
+    raise missing_attribute(__name__, name)

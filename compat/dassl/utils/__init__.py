@@ -1,4 +1,4 @@
-"""Small things that everything else uses."""
+"""Files, checkpoints, logs, meters, registries and errors."""
 
 from .errors import (
     RegistryError,
@@ -13,14 +13,11 @@ from .errors import (
 )
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
-from .registry import Registry
+from .registry import Registry, check_availability
 from .tools import (
     atomic_write,
-    check_availability,
     check_isfile,
     collect_env_info,
-    download_url,
-    get_most_similar_str_to_a_from_b,
     listdir_nohidden,
     mkdir_if_missing,
     read_image,
@@ -31,7 +28,6 @@ from .tools import (
 )
 from .torchtools import (
     count_num_param,
-    init_network_weights,
     load_checkpoint,
     load_pretrained_weights,
     open_all_layers,
@@ -39,41 +35,3 @@ from .torchtools import (
     resume_from_checkpoint,
     save_checkpoint,
 )
-
-__all__ = [
-    "AverageMeter",
-    "Logger",
-    "MetricMeter",
-    "Registry",
-    "RegistryError",
-    "UserAssertionError",
-    "UserError",
-    "UserFileNotFoundError",
-    "UserImportError",
-    "UserOSError",
-    "UserRuntimeError",
-    "UserTypeError",
-    "UserValueError",
-    "atomic_write",
-    "check_availability",
-    "check_isfile",
-    "collect_env_info",
-    "count_num_param",
-    "download_url",
-    "get_most_similar_str_to_a_from_b",
-    "init_network_weights",
-    "listdir_nohidden",
-    "load_checkpoint",
-    "load_pretrained_weights",
-    "mkdir_if_missing",
-    "open_all_layers",
-    "open_specified_layers",
-    "read_image",
-    "read_json",
-    "resume_from_checkpoint",
-    "save_checkpoint",
-    "set_random_seed",
-    "setup_logger",
-    "tolist_if_not",
-    "write_json",
-]

@@ -1,24 +1,18 @@
-"""A copy of everything that is printed, in a file."""
+"""Copies of the printed lines in a log file."""
 
 import os
 import os.path as osp
 import sys
 import time
+from typing import Any, TextIO
 
 from .tools import mkdir_if_missing
 
-__all__ = ["Logger", "setup_logger"]
-
 
 class Logger:
-    """Stands in for ``sys.stdout``: writes to the console and to a file, line by line.
+    """Replaces ``sys.stdout``: writes to the console and, line by line, to a file (None: to the console alone)."""
 
-    Args:
-        fpath (str): the log file; its folder is made. None: the console only.
-        console: the stream to pass everything on to; default: the present ``sys.stdout``.
-    """
-
-    def __init__(self, fpath=None, console=None):
+    def __init__(self, fpath: str | None = None, console: TextIO | None = None) -> None:
         self.console = sys.stdout if console is None else console
         self.file = None
         if hasattr(self.console, "reconfigure"):
@@ -28,20 +22,12 @@ class Logger:
             # Line-buffered: the log of a killed run ends with its last line.
             self.file = open(fpath, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def __getattr__(self, name):
-        # isatty, encoding, fileno ... are those of the console.
+    def __getattr__(self, name: str) -> Any:
         if name == "console":
             raise AttributeError(name)
-        return getattr(self.console, name)
+        return getattr(self.console, name)  # isatty, encoding, fileno ...
 
-    def write(self, text):
-        """Write ``text`` to both and return its length."""
+    def write(self, text: str) -> int:
         self.console.write(text)
         if self.file is not None:
             self.file.write(text)
@@ -49,27 +35,22 @@ class Logger:
             self.console.flush()
         return len(text)
 
-    def flush(self):
-        """Flush both."""
+    def flush(self) -> None:
         self.console.flush()
         if self.file is not None:
             self.file.flush()
 
-    def close(self):
+    def close(self) -> None:
         """Close the file; the console stays open."""
         if self.file is not None:
             self.file.close()
             self.file = None
 
 
-def setup_logger(output=None):
-    """Copy all that is printed from now on to a log file.
+def setup_logger(output: str | None = None) -> None:
+    """Copy printed lines to ``output``: a folder (for log.txt) or a .txt or .log file. A new log never overwrites one.
 
-    An existing log is kept: the new one then carries the time (``log.txt-2024-09-29-17-03-55``).
-    Called again, the copy goes to the new file only.
-
-    Args:
-        output (str): a folder (the file is ``log.txt``) or a file ending in .txt or .log; None: do nothing.
+    The second log of a folder has the time in its name: ``log.txt-2024-09-29-17-03-55``.
     """
     if output is None:
         return

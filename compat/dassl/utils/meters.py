@@ -1,32 +1,22 @@
-"""Running averages of what is printed while training."""
+"""Running averages of the numbers that a trainer prints."""
 
 from collections import defaultdict
 
 import torch
 
-__all__ = ["AverageMeter", "MetricMeter"]
-
 
 class AverageMeter:
-    """Latest value and average of a number.
+    """Latest value and average; with ``ema`` an exponential moving average (decay 0.9, from 0)."""
 
-    Args:
-        ema (bool): ``avg`` is an exponential moving average (decay 0.9, from 0) instead of the mean.
-    """
-
-    def __init__(self, ema=False):
+    def __init__(self, ema: bool = False) -> None:
         self.ema = ema
         self.reset()
 
-    def reset(self):
-        """Forget everything."""
-        self.val = 0
-        self.avg = 0
-        self.sum = 0
-        self.count = 0
+    def reset(self) -> None:
+        self.val = self.avg = self.sum = self.count = 0
 
-    def update(self, val, n=1):
-        """Add ``val`` (number or 1-element tensor), itself the average of ``n`` items."""
+    def update(self, val: float | torch.Tensor, n: int = 1) -> None:
+        """Add ``val``, the average of ``n`` items."""
         if isinstance(val, torch.Tensor):
             val = val.item()
         self.val = val
@@ -36,27 +26,13 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """An :class:`AverageMeter` for each of several named numbers.
+    """Meters by name. ``str(meter)`` is ``loss 0.5012 (0.7310) acc 87.5000 (80.0000)``: latest value and average."""
 
-    ``str(meter)`` is ``loss 0.5012 (0.7310) acc 87.5000 (80.0000)``: latest value, average.
-
-    Args:
-        delimiter (str): what stands between the entries.
-    """
-
-    def __init__(self, delimiter=" "):
-        self.meters = defaultdict(AverageMeter)
+    def __init__(self, delimiter: str = " ") -> None:
+        self.meters: defaultdict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
-    def update(self, input_dict):
-        """Add one value for each name; ``None`` adds nothing.
-
-        Args:
-            input_dict (dict): from names to numbers or 1-element tensors.
-
-        Raises:
-            TypeError: ``input_dict`` is not a dict.
-        """
+    def update(self, input_dict: dict[str, float | torch.Tensor] | None) -> None:
         if input_dict is None:
             return
         if not isinstance(input_dict, dict):
@@ -64,5 +40,5 @@ class MetricMeter:
         for name, value in input_dict.items():
             self.meters[name].update(value)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.delimiter.join(f"{name} {m.val:.4f} ({m.avg:.4f})" for name, m in self.meters.items())

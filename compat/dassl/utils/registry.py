@@ -1,14 +1,13 @@
-"""Names for classes and functions, so that a configuration file can choose among them."""
+"""Registries: classes and functions that a config chooses by name."""
 
 import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from .errors import RegistryError, UserValueError
-
-__all__ = ["Registry", "check_availability"]
+from .errors import RegistryError, UserError, UserValueError
 
 
-def _one_of(requested, available):
-    """Say which names are accepted, and which of them is closest to ``requested``."""
+def _accepted(requested: object, available: Iterable[str]) -> str:
     available = sorted(available)
     if not available:
         return "Nothing is registered."
@@ -16,78 +15,47 @@ def _one_of(requested, available):
     return f"Accepted: {', '.join(available)}." + (f" Did you mean {close[0]}?" if close else "")
 
 
-def check_availability(requested, available, what="name", error=UserValueError):
-    """Raise an error unless ``requested`` is one of ``available``.
-
-    Args:
-        requested (str): what the user asked for.
-        available (iterable of str): what is accepted.
-        what (str): what the name is for, as the message shall put it, best with its configuration key.
-        error: the class of the error, a UserError; default: one that is a ValueError as well.
-    """
+def check_availability(
+    requested: object, available: Iterable[str], what: str = "name", error: type[UserError] = UserValueError
+) -> None:
+    """Raise ``error`` unless ``requested`` is in ``available``; ``what`` names the setting in the message."""
     available = list(available)
     if requested not in available:
-        raise error(f"Unknown {what}: {requested!r}. {_one_of(requested, available)}")
+        raise error(f"Unknown {what}: {requested!r}. {_accepted(requested, available)}")
 
 
 class Registry:
-    """A table of named objects.
+    """A table of named objects. ``hint`` ends the message about an unknown name."""
 
-    .. code-block:: python
-
-        TRAINER_REGISTRY = Registry("TRAINER")
-
-        @TRAINER_REGISTRY.register()
-        class MyTrainer: ...
-
-        TRAINER_REGISTRY.get("MyTrainer")
-
-    Args:
-        name (str): what the objects are, for messages.
-        hint (str): added to the message about an unknown name.
-    """
-
-    def __init__(self, name, hint=""):
+    def __init__(self, name: str, hint: str = "") -> None:
         self._name = name
         self._hint = hint
-        self._obj_map = {}
+        self._obj_map: dict[str, Any] = {}
 
-    def __contains__(self, name):
+    def __contains__(self, name: str) -> bool:
         return name in self._obj_map
 
-    def _do_register(self, name, obj, force=False):
+    def _do_register(self, name: str, obj: Any, force: bool = False) -> None:
         if name in self._obj_map and not force:
             raise KeyError(f"{name} is already in the registry {self._name}; pass force=True to replace it")
         self._obj_map[name] = obj
 
-    def register(self, obj=None, force=False):
-        """Add ``obj`` under its ``__name__`` and return None; without ``obj``, return a decorator that adds.
-
-        Raises:
-            KeyError: the name is taken and ``force`` is False.
-        """
+    def register(self, obj: Any = None, force: bool = False) -> Callable[[Any], Any] | None:
+        """Register ``obj`` by its ``__name__``; without ``obj``, return a decorator."""
         if obj is not None:
-            self._do_register(obj.__name__, obj, force)
-            return None
+            return self._do_register(obj.__name__, obj, force)
 
-        def decorate(decorated):
+        def decorate(decorated: Any) -> Any:
             self._do_register(decorated.__name__, decorated, force)
             return decorated
 
         return decorate
 
-    def get(self, name):
-        """Return the object called ``name``.
+    def get(self, name: str) -> Any:
+        if name not in self._obj_map:
+            message = f"Unknown {self._name.lower()}: {name!r}. {_accepted(name, self._obj_map)} {self._hint}"
+            raise RegistryError(message.rstrip())
+        return self._obj_map[name]
 
-        Raises:
-            RegistryError: there is none; the message lists those there are.
-        """
-        try:
-            return self._obj_map[name]
-        except KeyError:
-            message = f"Unknown {self._name.lower()}: {name!r}. {_one_of(name, self._obj_map)} {self._hint}"
-            raise RegistryError(message.rstrip()) from None
-
-    def registered_names(self):
-        """Return the names of all objects, in the order in which they were added."""
+    def registered_names(self) -> list[str]:
         return list(self._obj_map)

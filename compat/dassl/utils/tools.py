@@ -1,4 +1,4 @@
-"""Files, images, seeds: the small tools."""
+"""Files, images, seeds and facts about the machine."""
 
 import contextlib
 import json
@@ -10,53 +10,33 @@ import random
 import shlex
 import tempfile
 import warnings
-from collections.abc import Iterable
-from difflib import SequenceMatcher
+from collections.abc import Iterator
+from os import PathLike
+from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from .errors import UserFileNotFoundError, UserOSError, UserValueError
-from .registry import check_availability
+from .registry import check_availability  # noqa: F401 (clients import it from here)
 
-__all__ = [
-    "atomic_write",
-    "check_availability",
-    "check_isfile",
-    "collect_env_info",
-    "download_url",
-    "get_most_similar_str_to_a_from_b",
-    "listdir_nohidden",
-    "mkdir_if_missing",
-    "read_image",
-    "read_json",
-    "set_random_seed",
-    "tolist_if_not",
-    "write_json",
-]
-
-
-# Half as many pixels as Pillow refuses make it warn of an attack: a data set's large images are meant.
+# Pillow warns of an attack at half of the pixels that it refuses. A data set's large images are intended.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-# Resized to 224 pixels by its shorter side, such an image takes 150 MB.
-MAX_SIDE_RATIO = 1000
+MAX_SIDE_RATIO = 1000  # an image of this ratio, resized to 224 pixels by its shorter side, takes 150 MB
 
-# Bytes that a process shares with its loader workers, of whom then only the first warns of such images.
-_warned_of_16_bits = mmap.mmap(-1, 1)
-_warned_of_range = mmap.mmap(-1, 1)
-_warned_of_black = mmap.mmap(-1, 1)
-_warned_of_transparency = mmap.mmap(-1, 1)
+# One byte a warning, in memory shared with loader workers: the first process that meets such an image warns for all.
+_WARNINGS = ("16 bits", "range", "black", "transparency")
+_warned = mmap.mmap(-1, len(_WARNINGS))
 
 
-def mkdir_if_missing(dirname):
-    """Make a folder and its parents; one that exists stays as it is."""
+def mkdir_if_missing(dirname: str | PathLike) -> None:
     if dirname:
         os.makedirs(dirname, exist_ok=True)
 
 
-def check_isfile(fpath):
+def check_isfile(fpath: str | PathLike) -> bool:
     """Return whether ``fpath`` is a file; warn if it is not."""
     isfile = osp.isfile(fpath)
     if not isfile:
@@ -64,37 +44,20 @@ def check_isfile(fpath):
     return isfile
 
 
-def listdir_nohidden(path, sort=False):
-    """Return the names in a folder that do not start with a dot.
-
-    Args:
-        path (str): the folder.
-        sort (bool): sort the names; otherwise their order is the file system's.
-
-    Raises:
-        UserFileNotFoundError: there is no such folder.
-    """
+def listdir_nohidden(path: str | PathLike, sort: bool = False) -> list[str]:
+    """Return the names in a folder that do not start with a dot."""
     try:
         names = [name for name in os.listdir(path) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
-        message = f"Folder not found: {path}. Is DATASET.ROOT right, and the dataset unpacked?"
+        message = f"Folder not found: {path}. Check DATASET.ROOT, and that the dataset is unpacked."
         raise UserFileNotFoundError(message) from None
     return sorted(names) if sort else names
 
 
 @contextlib.contextmanager
-def atomic_write(fpath, mode="wb"):
-    """Open a file beside ``fpath`` that takes its place, whole and on disk, if the block ends without error.
-
-    Args:
-        fpath (str): the file to write; its folder is made.
-        mode (str): ``"wb"``, or ``"w"`` for UTF-8 text.
-
-    Yields:
-        the open file.
-    """
-    fpath = osp.abspath(fpath)
-    folder, name = osp.split(fpath)
+def atomic_write(fpath: str | PathLike, mode: str = "wb") -> Iterator[IO]:
+    """Open a temporary file that replaces ``fpath`` when the block ends without error. ``"w"`` is UTF-8 text."""
+    folder, name = osp.split(osp.abspath(fpath))
     mkdir_if_missing(folder)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
@@ -113,13 +76,7 @@ def atomic_write(fpath, mode="wb"):
         raise
 
 
-def read_json(fpath):
-    """Return the content of a JSON file.
-
-    Raises:
-        UserFileNotFoundError: the file is missing.
-        UserValueError: it is not JSON.
-    """
+def read_json(fpath: str | PathLike) -> Any:
     try:
         with open(fpath, "rb") as handle:
             return json.loads(handle.read())  # bytes may begin with a byte order mark
@@ -129,37 +86,24 @@ def read_json(fpath):
         raise UserValueError(f"{fpath} is not a JSON file: {error}. Download or make it again.") from error
 
 
-def write_json(obj, fpath):
-    """Write ``obj`` as indented JSON; the folder is made, and the file is either whole or not there."""
+def write_json(obj: Any, fpath: str | PathLike) -> None:
     with atomic_write(fpath, "w") as handle:
         json.dump(obj, handle, indent=4, separators=(",", ": "))
 
 
 class _UnknownRange(Exception):
-    """Nothing says which level of an image is white."""
+    pass
 
 
-def read_image(path):
-    """Read an image file of any mode as RGB.
+def read_image(path: str | PathLike) -> Image.Image:
+    """Read an image file of any mode as RGB, without transparency; of an animation the first picture.
 
-    Transparency is dropped, as Dassl does: the colours are those stored under it. Of an animation the first
-    picture is read. Grey levels of 16 bits are scaled to 8, as the PNG format defines them and as Pillow
-    itself does with colours of 16 bits; a warning says so once. (Dassl.pytorch clips them, which leaves a
-    white image wherever the level is 255 of 65,535 or more.) Where no format says which level is white, floats
-    up to 1 are read as up to white, floats and 32-bit integers up to 255 as 8 bits, such integers up to 65,535 as 16;
-    others are refused. Of a picture that is black because of any of this, or lies in its transparency alone, a
-    warning tells once.
-
-    Args:
-        path (str): the file.
-
-    Returns:
-        a PIL image in mode RGB, whose file is closed.
+    Grey levels of 16 bits are scaled to 8, as in the PNG format. No format says which float or 32-bit integer is white:
+    floats up to 1 are scaled by 255, levels up to 255 are 8 bits, integers up to 65,535 are 16 bits, others an error.
 
     Raises:
-        UserFileNotFoundError: the file is missing.
-        UserOSError: it is not a whole image, has more pixels than Pillow decodes, levels of unknown range, or one side
-            that is MAX_SIDE_RATIO times as long as the other.
+        UserFileNotFoundError: no such file.
+        UserOSError: damaged, too large, or of unknown grey levels.
     """
     try:
         with Image.open(path) as image:
@@ -172,10 +116,6 @@ def read_image(path):
             return _to_rgb(image)
     except UserOSError:
         raise
-    except _UnknownRange as error:
-        raise UserOSError(
-            f"Cannot read the image {path}: {error}. Save it with 8 bits for each channel, or remove it."
-        ) from error
     except FileNotFoundError:
         raise UserFileNotFoundError(
             f"Image not found: {path}. Check DATASET.ROOT, and that the dataset is unpacked completely."
@@ -185,38 +125,45 @@ def read_image(path):
             f"The image {path} is larger than the {2 * Image.MAX_IMAGE_PIXELS:,} pixels that Pillow decodes. "
             f"Scale it down, e.g. with ImageMagick: mogrify -resize 4096x4096 {shlex.quote(str(path))}"
         ) from error
-    except Exception as error:  # PIL's readers raise OSError, SyntaxError, ValueError, struct.error ...
+    except _UnknownRange as error:
+        raise UserOSError(
+            f"Cannot read the image {path}: {error}. Save it with 8 bits for each channel, or remove it."
+        ) from error
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error ...
         raise UserOSError(
             f"Cannot read the image {path}: {type(error).__name__}: {error}. Download it again, or remove it."
         ) from error
 
 
-def _to_rgb(image):
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         return Image.fromarray(_grey_levels(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
-        return _without_transparency(image)
+        name, image = image.filename, image.convert("RGBA")
+        *colours, alpha = image.getextrema()
+        if alpha[0] < alpha[1] and all(low == high for low, high in colours):
+            _warn_once(
+                "transparency",
+                f"The picture in {name} is in its transparency alone, which is dropped. All such images are read as "
+                "one colour",
+            )
     return image.convert("RGB")
 
 
-def _grey_levels(image):
-    """Levels (H, W) of 8 bits of a grey image that has more.
-
-    Raises:
-        _UnknownRange: they go beyond what can be told.
-    """
+def _grey_levels(image: Image.Image) -> np.ndarray:
+    """Scale a grey image of more than 8 bits to levels (H, W) of 8 bits."""
     levels = np.asarray(image)
     low, high = levels.min(), levels.max()
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         kind, most = ("floats", 255) if image.mode == "F" else ("integers of 32 bits", 65535)
-        if not (low >= 0 and high <= most):  # nor if there is a NaN among them
+        if not (low >= 0 and high <= most):  # also true of NaN
             raise _UnknownRange(f"its grey levels are {kind} from {low:g} to {high:g}, and nothing says which is white")
         _warn_once(
-            _warned_of_range,
-            f"{image.filename} is a grey image of {kind}, and nothing says which is white: floats up to 1 are read as "
-            "up to white, levels up to 255 as 8 bits, integers above as 16 bits; so are others like it",
+            "range",
+            f"{image.filename} is a grey image of {kind}, and nothing says which is white. In all such images, floats "
+            "up to 1 are scaled by 255, levels up to 255 are read as 8 bits, higher integers as 16 bits",
         )
         if image.mode == "F" and high <= 1:
             return np.rint(255 * levels).astype(np.uint8)
@@ -224,63 +171,36 @@ def _grey_levels(image):
             return levels.astype(np.uint8)
     else:
         _warn_once(
-            _warned_of_16_bits,
-            f"{image.filename} is a grey image of 16 bits, which are scaled to 8; so are others like it "
-            "(Dassl.pytorch clips them instead: all from 255 of 65,535 upwards is white there)",
+            "16 bits",
+            f"{image.filename} is a grey image of 16 bits. All such images are scaled to 8 bits (Dassl.pytorch clips "
+            "them: every level from 255 of 65,535 upwards is white there)",
         )
     if 0 < high < 256:
         _warn_once(
-            _warned_of_black,
-            f"No level of {image.filename} is above {high} of 65,535, so it is read as black; so are others like it. "
-            "Are these levels of 8 bits? Then save them with 8",
+            "black",
+            f"No level of {image.filename} is above {high} of 65,535, so it is read as black, like all such images. "
+            "If its levels have 8 bits, save it with 8 bits",
         )
     return np.clip(levels // 256, 0, 255).astype(np.uint8)
 
 
-def _without_transparency(image):
-    name = image.filename
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")
-    *colours, (most_clear, most_opaque) = image.getextrema()
-    if most_clear < most_opaque and all(low == high for low, high in colours):
-        _warn_once(
-            _warned_of_transparency,
-            f"The picture in {name} is in its transparency alone, which is dropped, so it is read as an area "
-            "of one colour; so are others like it",
-        )
-    return image.convert("RGB")
+def _warn_once(kind: str, message: str) -> None:
+    index = _WARNINGS.index(kind)
+    if not _warned[index]:
+        _warned[index] = 1
+        warnings.warn(message, stacklevel=4)
 
 
-def _warn_once(warned, message):
-    if not warned[0]:
-        warned[0] = 1
-        warnings.warn(message, stacklevel=5)  # where read_image is called
-
-
-def download_url(url: str, dst: str) -> None:
-    """Download a file; it is there whole, or not at all.
-
-    Args:
-        url (str): where it is.
-        dst (str): the file to write, in a folder that is there.
-
-    Raises:
-        OSError: of urllib, where the download fails.
-    """
-    print(f'* url="{url}"\n* destination="{dst}"')
-    torch.hub.download_url_to_file(url, dst)
-
-
-def set_random_seed(seed):
-    """Seed python, numpy and torch, on the CPU and on every GPU."""
+def set_random_seed(seed: int) -> None:
+    """Seed python, NumPy and torch, on the CPU and on all GPUs."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.cuda.manual_seed_all(seed)
 
 
-def collect_env_info():
-    """Return a few lines on the software and the hardware, for the log."""
+def collect_env_info() -> str:
+    """Return lines on software and hardware, for the log."""
     import torchvision
 
     info = {
@@ -300,11 +220,5 @@ def collect_env_info():
     return "\n".join(f"{key}: {value}" for key, value in info.items())
 
 
-def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
-    """Return the string of ``b`` that is most like ``a``, of several the last; None if there is none."""
-    return max(reversed(list(b)), key=lambda candidate: SequenceMatcher(None, a, candidate).ratio(), default=None)
-
-
-def tolist_if_not(x):
-    """Return ``x`` if it is a list, otherwise a list that holds it."""
+def tolist_if_not(x: Any) -> list:
     return x if isinstance(x, list) else [x]

@@ -1,11 +1,9 @@
-"""Datasets: lists of labelled images, split. This core has none of its own; plugins register theirs."""
+"""The registry of data sets. It is empty: plugins register theirs."""
 
 from dassl.left_out import missing_attribute
 
 from .base_dataset import DatasetBase, Datum
 from .build import DATASET_REGISTRY, build_dataset
-
-__all__ = ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"]
 
 
 def __getattr__(name: str) -> object:

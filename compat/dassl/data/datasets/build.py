@@ -1,16 +1,13 @@
-"""The registry of datasets."""
+from typing import Any
 
-from dassl.utils.registry import Registry, check_availability  # noqa: F401 (clients take both from here)
+from yacs.config import CfgNode
+
+from dassl.utils.registry import Registry
 
 DATASET_REGISTRY = Registry("DATASET", "Set it by DATASET.NAME; the module that registers it must be imported.")
 
 
-def build_dataset(cfg):
-    """Build the dataset named by ``cfg.DATASET.NAME``.
-
-    Raises:
-        RegistryError: there is no dataset of that name.
-    """
+def build_dataset(cfg: CfgNode) -> Any:
     dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if cfg.VERBOSE:
         print(f"Loading dataset: {cfg.DATASET.NAME}")

@@ -1,5 +1,3 @@
-"""Image transforms from the configuration."""
+"""Image transforms from the config."""
 
 from .transforms import AVAI_CHOICES, INTERPOLATION_MODES, build_plain_transform, build_transform
-
-__all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "build_plain_transform", "build_transform"]

@@ -1,8 +1,4 @@
-"""AutoAugment (Cubuk et al., 2019): pairs of operations that a search found to suit a data set.
-
-The tables of pairs are torchvision's; the operations are those of Dassl, which draw from python's generator and
-fill with grey.
-"""
+"""AutoAugment (Cubuk et al., 2019). The policies are torchvision's; the operations and random draws are Dassl's."""
 
 import random
 
@@ -10,143 +6,83 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
-GREY = (128, 128, 128)
-LEVELS = 10  # strengths that a pair chooses from
+GREY = (128, 128, 128)  # fills the area from outside the image
+LEVELS = 10
 
-# Operation -> (weakest, strongest); None: it has no strength.
+# torchvision's operation -> (weakest, strongest) strength.
 _RANGES = {
-    "shearX": (0, 0.3),
-    "shearY": (0, 0.3),
-    "translateX": (0, 150 / 331),
-    "translateY": (0, 150 / 331),
-    "rotate": (0, 30),
-    "color": (0.0, 0.9),
-    "posterize": (8, 4),
-    "solarize": (256, 0),
-    "contrast": (0.0, 0.9),
-    "sharpness": (0.0, 0.9),
-    "brightness": (0.0, 0.9),
-    "autocontrast": None,
-    "equalize": None,
-    "invert": None,
+    "ShearX": (0, 0.3),
+    "ShearY": (0, 0.3),
+    "TranslateX": (0, 150 / 331),
+    "TranslateY": (0, 150 / 331),
+    "Rotate": (0, 30),
+    "Color": (0.0, 0.9),
+    "Posterize": (8, 4),
+    "Solarize": (256, 0),
+    "Contrast": (0.0, 0.9),
+    "Sharpness": (0.0, 0.9),
+    "Brightness": (0.0, 0.9),
 }
-_ENHANCERS = {
-    "color": ImageEnhance.Color,
-    "contrast": ImageEnhance.Contrast,
-    "sharpness": ImageEnhance.Sharpness,
-    "brightness": ImageEnhance.Brightness,
-}
-_WITHOUT_STRENGTH = {"autocontrast": ImageOps.autocontrast, "equalize": ImageOps.equalize, "invert": ImageOps.invert}
+_WITHOUT_STRENGTH = {"AutoContrast": ImageOps.autocontrast, "Equalize": ImageOps.equalize, "Invert": ImageOps.invert}
 
 
-def _strength(operation, level):
-    ends = _RANGES[operation]
-    if ends is None:
-        return 0
-    strength = np.linspace(*ends, LEVELS)[level]
-    return int(np.round(strength)) if operation == "posterize" else float(strength)
-
-
-def _either_way(strength):
+def _either_way(strength: float) -> float:
     return strength * random.choice([-1, 1])
 
 
-def _apply(operation, img, strength, fillcolor):
+def _apply(operation: str, level: int | None, img: Image.Image, fillcolor: tuple[int, int, int]) -> Image.Image:
+    """Apply an operation; ``level`` is 0 to 9."""
     if operation in _WITHOUT_STRENGTH:
         return _WITHOUT_STRENGTH[operation](img)
-    if operation in _ENHANCERS:
-        return _ENHANCERS[operation](img).enhance(1 + _either_way(strength))
-    if operation == "posterize":
-        return ImageOps.posterize(img, strength)
-    if operation == "solarize":
+    strength = float(np.linspace(*_RANGES[operation], LEVELS)[level])
+    if operation in ("Color", "Contrast", "Sharpness", "Brightness"):
+        return getattr(ImageEnhance, operation)(img).enhance(1 + _either_way(strength))
+    if operation == "Posterize":
+        return ImageOps.posterize(img, int(np.round(strength)))
+    if operation == "Solarize":
         return ImageOps.solarize(img, strength)
-    if operation == "rotate":
+    if operation == "Rotate":
         turned = img.convert("RGBA").rotate(strength)
         return Image.composite(turned, Image.new("RGBA", turned.size, (128,) * 4), turned).convert(img.mode)
     width, height = img.size
-    resample = Image.Resampling.BICUBIC if operation.startswith("shear") else Image.Resampling.NEAREST
-    coefficients = {
-        "shearX": lambda: (1, _either_way(strength), 0, 0, 1, 0),
-        "shearY": lambda: (1, 0, 0, _either_way(strength), 1, 0),
-        "translateX": lambda: (1, 0, _either_way(strength * width), 0, 1, 0),
-        "translateY": lambda: (1, 0, 0, 0, 1, _either_way(strength * height)),
-    }[operation]()
+    if operation == "ShearX":
+        coefficients = (1, _either_way(strength), 0, 0, 1, 0)
+    elif operation == "ShearY":
+        coefficients = (1, 0, 0, _either_way(strength), 1, 0)
+    elif operation == "TranslateX":
+        coefficients = (1, 0, _either_way(strength * width), 0, 1, 0)
+    else:
+        coefficients = (1, 0, 0, 0, 1, _either_way(strength * height))
+    resample = Image.Resampling.BICUBIC if operation.startswith("Shear") else Image.Resampling.NEAREST
     return img.transform(img.size, Image.Transform.AFFINE, coefficients, resample, fillcolor=fillcolor)
 
 
-class SubPolicy:
-    """Two operations, each done with a probability.
-
-    Args:
-        p1, p2 (float): the probabilities.
-        operation1, operation2 (str): shearX, shearY, translateX, translateY, rotate, color, posterize, solarize,
-            contrast, sharpness, brightness, autocontrast, equalize or invert.
-        magnitude_idx1, magnitude_idx2 (int): the strengths, 0 to 9; of no meaning to the last three operations.
-        fillcolor (tuple of int): of what comes in from outside the image.
-    """
-
-    def __init__(
-        self,
-        p1: float,
-        operation1: str,
-        magnitude_idx1: int,
-        p2: float,
-        operation2: str,
-        magnitude_idx2: int,
-        fillcolor: tuple[int, int, int] = GREY,
-    ) -> None:
-        self.p1, self.p2 = p1, p2
-        self.operation1, self.operation2 = operation1, operation2
-        self.magnitude1 = _strength(operation1, magnitude_idx1)
-        self.magnitude2 = _strength(operation2, magnitude_idx2)
-        self.fillcolor = fillcolor
-
-    def __call__(self, img: Image.Image) -> Image.Image:
-        """From a PIL image to one of its size."""
-        if random.random() < self.p1:
-            img = _apply(self.operation1, img, self.magnitude1, self.fillcolor)
-        if random.random() < self.p2:
-            img = _apply(self.operation2, img, self.magnitude2, self.fillcolor)
-        return img
-
-
-def _dassl_name(name):
-    """torchvision's ShearX is shearX here, its AutoContrast autocontrast."""
-    return name[0].lower() + name[1:].replace("Contrast", "contrast")
-
-
 class _Policy:
-    """One pair out of those for a data set, at random, for each image."""
+    """A random pair of operations for each image."""
 
-    found_for: AutoAugmentPolicy  # torchvision's name of the data set
+    found_for: AutoAugmentPolicy
 
     def __init__(self, fillcolor: tuple[int, int, int] = GREY) -> None:
-        self.policies = [
-            SubPolicy(p1, _dassl_name(name1), level1, p2, _dassl_name(name2), level2, fillcolor)
-            for (name1, p1, level1), (name2, p2, level2) in AutoAugment(self.found_for).policies
-        ]
+        self.fillcolor = fillcolor
+        self.policies = AutoAugment(self.found_for).policies
 
     def __call__(self, img: Image.Image) -> Image.Image:
-        """From a PIL image to one of its size."""
-        return self.policies[random.randint(0, len(self.policies) - 1)](img)
+        for operation, probability, level in self.policies[random.randint(0, len(self.policies) - 1)]:
+            if random.random() < probability:
+                img = _apply(operation, level, img, self.fillcolor)
+        return img
 
     def __repr__(self) -> str:
         return f"AutoAugment {self.found_for.value} policy"
 
 
 class ImageNetPolicy(_Policy):
-    """AutoAugment for ImageNet; ``fillcolor``: of what comes in from outside the image."""
-
     found_for = AutoAugmentPolicy.IMAGENET
 
 
 class CIFAR10Policy(_Policy):
-    """AutoAugment for CIFAR-10; ``fillcolor``: of what comes in from outside the image."""
-
     found_for = AutoAugmentPolicy.CIFAR10
 
 
 class SVHNPolicy(_Policy):
-    """AutoAugment for SVHN; ``fillcolor``: of what comes in from outside the image."""
-
     found_for = AutoAugmentPolicy.SVHN

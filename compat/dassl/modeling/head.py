@@ -1,4 +1,4 @@
-"""A multi-layer perceptron."""
+"""Heads: layers between backbone and classifier."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,27 +6,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from .build import HEAD_REGISTRY
+from dassl.utils.registry import Registry
 
+HEAD_REGISTRY = Registry("HEAD", "Set it by MODEL.HEAD.NAME; the module that registers it must be imported.")
 _ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
+def build_head(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:
+    head = HEAD_REGISTRY.get(name)
+    if verbose:
+        print(f"Head: {name}")
+    return head(**kwargs)
+
+
 class MLP(nn.Module):
-    """Linear layers, each with batch normalisation, activation and dropout.
-
-    Attributes: ``out_features``, the width of the last layer.
-
-    Args:
-        in_features (int): width of the input.
-        hidden_layers (int or list of int): widths of the layers.
-        activation (str): relu or leaky_relu.
-        bn (bool): batch normalisation before the activation.
-        dropout (float): probability; 0: none.
-
-    Raises:
-        AssertionError: no layer.
-        NotImplementedError: another activation.
-    """
+    """Linear layers of the widths ``hidden_layers``, each with batch normalisation, activation and dropout."""
 
     def __init__(
         self,
@@ -54,11 +48,9 @@ class MLP(nn.Module):
         self.mlp = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """From (B, in_features) to (B, out_features)."""
         return self.mlp(x)
 
 
 @HEAD_REGISTRY.register()
 def mlp(**kwargs: Any) -> MLP:
-    """Build an :class:`MLP`."""
     return MLP(**kwargs)
