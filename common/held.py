@@ -1,15 +1,11 @@
 """One process at a time makes a file that several need; the others wait for it."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-from common.interruption import check_interruption
-from common.locks import InUse, locked
-
-SECONDS_BETWEEN_LOOKS = 0.2
+from common.locks import file_lock
 
 _mine: set[Path] = set()  # what this process holds
 
@@ -41,17 +37,4 @@ def held(path: str | PathLike, what: str) -> Iterator[None]:
 
 
 def _wait_for(path: Path, what: str, stack: contextlib.ExitStack) -> None:
-    told = False
-    while True:
-        try:
-            stack.enter_context(locked(path.with_name(f".{path.name}.lock"), str(path), "makes it"))
-            return
-        except InUse:
-            if not told:
-                print(f"Waiting for another process that makes {what}", flush=True)
-            told = True
-        except OSError as error:  # the lock's file is another user's, say
-            print(f"Note: {path} cannot be locked ({error.strerror}); take care that no second process makes it.")
-            return
-        check_interruption()
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+    stack.enter_context(file_lock(path.with_name(f".{path.name}.lock"), f"makes {what}"))

@@ -1,90 +1,90 @@
-"""Locks on files, the operating system's: a lock ends with its process, however that ends.
+"""Locks between processes, by filelock: the operating system releases a lock when its process ends.
 
-They hold between machines where the file system passes them on, see RELIABILITY.md. That a file is there is never a
-lock: that of a process which was killed, maybe on another machine, would be waited for for ever.
+The lock file also holds the process and host that own it, for messages. It stays after the lock is released.
 """
 
 import contextlib
 import json
 import os
 import socket
-import struct
-import sys
 import time
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
-from typing import IO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # a name that may be either has no other way to say so
+from filelock import FileLock, Timeout
+
+from common.errors import UserError
+from common.interruption import check_interruption
+
+RUN_LOCK = ".lock"  # in the folder of a run: its process holds it
+SECONDS_BETWEEN_TRIES = 0.2
 
 
-class InUse(Exception):
-    """Another process has a lock; its text says which."""
+class InUse(UserError):
+    """Another process holds the lock; the message names the process and its host."""
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, second: str) -> Iterator[None]:
-    """Hold the lock on a file while the block runs; the file says whose it is, for messages.
-
-    Where there are no such locks (Windows, some network file systems), nothing is locked; a file system's lack is said.
-    A process that holds a lock must not open its file in any other way: closing that would end the lock.
+def file_lock(path: str | PathLike, task: str, seconds: float | None = None) -> Iterator[None]:
+    """Hold a lock while the block runs; the process that holds it may enter again.
 
     Args:
-        path: the file, which is made, and stays.
-        what: what is locked, for that message.
-        second: what no second process is to do then.
+        path: the lock file.
+        task: the work under the lock, "learns the prompt label of art", for messages.
+        seconds: how long to wait for another process; None: until it is done.
 
     Raises:
-        InUse: another process has it.
+        InUse: another process still holds the lock.
+        Interrupted: the process was asked to end while it waited.
     """
-    if fcntl is None:
-        yield
-        return
-    with open(path, "a+b", buffering=0) as handle:
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
         try:
-            # Not flock: loader workers inherit such locks, and live on for seconds after a killed process.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise InUse(_owner(handle)) from error
-        except OSError as error:
-            print(f"Note: {what} cannot be locked ({error.strerror}); take care that no second process {second}.")
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
-        with contextlib.suppress(OSError):  # of a full disk
-            handle.truncate(0)
-            handle.write(json.dumps(owner).encode())
+            lock = FileLock(path, is_singleton=True, fallback_to_soft=False)
+            _acquire(lock, path, task, seconds)
+            stack.callback(lock.release)
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
+            path.write_text(json.dumps(owner), encoding="utf-8")
+        except (OSError, NotImplementedError) as error:  # a file system without locks, or a full one
+            print(f"Note: cannot lock {path} ({error}). Make sure that no other process {task}.")
         yield
 
 
-def owner_of(path: Path) -> str | None:
-    """Which process has the lock on a file, as it said itself; None: none has, or there are no such locks here.
+def _acquire(lock, path, task, seconds):
+    end, is_first = None if seconds is None else time.monotonic() + seconds, True
+    while True:
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=SECONDS_BETWEEN_TRIES)
+            return
+        if end is not None and time.monotonic() >= end:
+            raise InUse(f"{path.parent} is in use by {_owner(path)}.")
+        if end is None and is_first:
+            print(f"Waiting for {_owner(path)}, which {task}", flush=True)
+            is_first = False
+        check_interruption()
 
-    Nothing is locked meanwhile, so that no process finds it in use that had it free.
-    """
-    if fcntl is None:
+
+def lock_owner(path: str | PathLike) -> str | None:
+    """The process that holds a lock, "process 12 on host a since ..."; None: no process does."""
+    path = Path(path).absolute()
+    if not path.is_file():
         return None
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        with open(path, "rb") as handle:
-            return _owner(handle) if _is_locked(handle) else None
-    except OSError:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return _owner(path)
+    except (OSError, NotImplementedError):
         return None
+    lock.release()
+    return None
 
 
-def _is_locked(handle: IO[bytes]) -> bool:
-    """Whether another process holds a POSIX lock on a file."""
-    # The C library's struct flock, which Python has no type for: macOS begins it by the place, others by the type.
-    layout = "@qqihh" if sys.platform == "darwin" else "@hhqqi"
-    first = (0, 0, 0, fcntl.F_WRLCK, 0) if sys.platform == "darwin" else (fcntl.F_WRLCK, 0, 0, 0, 0)
-    found = struct.unpack(layout, fcntl.fcntl(handle, fcntl.F_GETLK, struct.pack(layout, *first)))
-    return found[3 if sys.platform == "darwin" else 0] != fcntl.F_UNLCK
-
-
-def _owner(handle: IO[bytes]) -> str:
-    handle.seek(0)
+def _owner(path):
     try:
-        record = json.load(handle)
-        return f"process {record['pid']} on {record['host']} since {record['since']}"
-    except (ValueError, KeyError, TypeError):
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -8,11 +8,7 @@ from pathlib import Path
 from dassl.config import get_cfg_default
 from PIL import Image
 
-from datasets.spg_domainnet import SPG_DomainNet
-from datasets.spg_officehome import SPG_OfficeHome
-from datasets.spg_pacs import SPG_PACS
-from datasets.spg_terraincognita import SPG_TerraIncognita
-from datasets.spg_vlcs import SPG_VLCS
+from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome, SPG_TerraIncognita
 
 # Names of class folders as users have them, beside those that need no spelling out.
 OFFICE_HOME_FOLDERS = ["Alarm_Clock", "TV", "Table", "Flip_Flops", *(f"Thing_{k:02d}" for k in range(61))]

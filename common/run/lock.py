@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from common.errors import UserError
-from common.locks import InUse, locked, owner_of
+from common.locks import InUse, file_lock, lock_owner
 
 LOCK_FILE = "owner.lock"
 
@@ -24,7 +24,7 @@ def owned(folder: str | PathLike, name: str = LOCK_FILE) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(Path(folder) / name, str(folder), "uses it"))
+            stack.enter_context(file_lock(Path(folder) / name, "uses it", seconds=0))
         except InUse as error:
             raise UserError(
                 f"{folder} is in use by {error}. Wait for it, end it, or name another --output-dir."
@@ -34,4 +34,4 @@ def owned(folder: str | PathLike, name: str = LOCK_FILE) -> Iterator[None]:
 
 def holder(folder: str | PathLike, name: str = LOCK_FILE) -> str | None:
     """Which process holds a folder, as it said itself; None: none does, or there are no such locks here."""
-    return owner_of(Path(folder) / name)
+    return lock_owner(Path(folder) / name)
