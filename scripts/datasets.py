@@ -38,9 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", default="data", help="the folder that holds the sets (default: %(default)s)")
     parser.add_argument("--classes", action="store_true", help="also count the images of each class")
     parser.add_argument("--fast", action="store_true", help="only count, without reading the images")
-    parser.add_argument(
-        "--thumbnails", metavar="FILE", help="draw a sample of each domain and class (.png, .jpg, .pdf)"
-    )
+    parser.add_argument("--thumbnails", metavar="FILE", help="draw a sample of each domain and class (.png, .jpg)")
     return parser.parse_args(argv)
 
 
@@ -109,9 +107,9 @@ def draw_samples(path: str, sets: Sequence[Found], at_most: int = 12) -> None:
     rows = [(found, domain) for found in sets for domain in found.images]
     n_columns = min(at_most, max(len(found.classes) for found in sets))
     figure = Figure(figsize=(1.5 + 1.2 * n_columns, 1.4 * len(rows)), layout="constrained")
-    blank = {"xticks": [], "yticks": [], "frame_on": False}
-    grid = figure.subplots(len(rows), n_columns, squeeze=False, subplot_kw=blank)
-    for (found, domain), axes in zip(rows, grid, strict=True):
+    plain = {"xticks": [], "yticks": [], "frame_on": False}
+    grid = zip(rows, figure.subplots(len(rows), n_columns, squeeze=False, subplot_kw=plain), strict=True)
+    for (found, domain), axes in grid:
         axes[0].set_ylabel(f"{found.name}\n{domain}", fontsize=8)
         for axis, name in zip(axes, found.classes[:: -(-len(found.classes) // n_columns)], strict=False):
             axis.set_title(name, fontsize=8)
