@@ -63,7 +63,7 @@ def find_images(words: Sequence[str], list_file: str) -> list[str]:
     Raises:
         UserError: a file or folder is not there, or none is named.
     """
-    from datasets.contents import IMAGE_EXTENSIONS, describe, images_below
+    from datasets.contents import IMAGE_EXTENSIONS, images_below
 
     words = list(words)
     if list_file:
@@ -78,13 +78,9 @@ def find_images(words: Sequence[str], list_file: str) -> list[str]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            inside, unused = images_below(path)
-            told = describe(unused)
+            inside = images_below(path)
             if not inside:
-                there = f"; what is there: {told}" if told else ""
-                raise UserError(f"There are no images in the folder {word} ({', '.join(IMAGE_EXTENSIONS)}){there}.")
-            if told:
-                print(f"Not used of {word}: {told}.", file=sys.stderr)
+                raise UserError(f"There are no images in the folder {word} ({', '.join(IMAGE_EXTENSIONS)}).")
             found += [str(path / name) for name in inside]
         else:
             found.append(word)  # one that is missing is reported with those that cannot be read

@@ -1,9 +1,5 @@
 """Imports every data set, which registers them."""
 
-import datasets.folder_dg
-import datasets.mini_digits
-import datasets.spg_domainnet
-import datasets.spg_officehome
-import datasets.spg_pacs
-import datasets.spg_terraincognita
-import datasets.spg_vlcs  # noqa: F401
+import datasets.benchmarks
+import datasets.folder
+import datasets.mini_digits  # noqa: F401

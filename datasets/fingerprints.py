@@ -1,4 +1,4 @@
-"""Fingerprints of data sets: the contents of their images, wherever these lie and whatever they are called."""
+"""Fingerprints of data sets: hashes of the contents of their images, independent of paths."""
 
 import hashlib
 from collections import defaultdict
@@ -11,26 +11,22 @@ from common.errors import UserError
 
 
 class Fingerprints:
-    """Base class of data sets that tell which images they use.
-
-    A fingerprint is the sha256 of domain, class and content hash of each image. Only images that are asked for are
-    hashed.
-    """
+    """Base class of data sets with a sha256 over domain, class and content hash of their images."""
 
     domains: list[str]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the training and validation images, and how they are split."""
+        """Fingerprint of the training and validation images, and of their split."""
         return _fingerprint(self, "train_x", "val")
 
     @cached_property
     def test_fingerprint(self) -> str:
-        """Of the test images."""
+        """Fingerprint of the test images."""
         return _fingerprint(self, "test")
 
     def domain_fingerprints(self, splits: Sequence[str]) -> dict[str, str]:
-        """Of the images of each domain in these splits together."""
+        """Fingerprint of the images of each domain in these splits together."""
         items = [item for split in splits for item in getattr(self, split)]
         lines: dict[str, set[str]] = defaultdict(set)
         for item, content in zip(items, content_hashes([item.impath for item in items]), strict=True):
@@ -38,7 +34,7 @@ class Fingerprints:
         return {domain: _sha256(found) for domain, found in sorted(lines.items())}
 
     def check_unchanged(self) -> None:
-        """Raise UserError where images have changed since a fingerprint was first asked for."""
+        """Raise UserError if images have changed since a fingerprint was first computed."""
         for name in ("fingerprint", "test_fingerprint"):
             before = self.__dict__.pop(name, None)
             if before is not None and getattr(self, name) != before:
@@ -48,11 +44,10 @@ class Fingerprints:
 def _fingerprint(dataset: Any, *splits: str) -> str:
     items = [(split, item) for split in splits for item in getattr(dataset, split)]
     hashes = content_hashes([item.impath for _, item in items])
-    lines = [
+    return _sha256(
         f"{split}/{dataset.domains[item.domain]}/{item.classname}/{content}\n"
         for (split, item), content in zip(items, hashes, strict=True)
-    ]
-    return _sha256(lines)
+    )
 
 
 def _sha256(lines: Iterable[str]) -> str:

@@ -1,76 +1,51 @@
-"""Draws the pictures of MiniDigits: ten digits in four domains, 64 px RGB, the same bytes every time.
+"""Draw the pictures of MiniDigits: ten digits in four domains, 64 px RGB, the same bytes every time.
 
-The domain ``handwritten`` is real: the digits that scikit-learn ships, scanned from people's handwriting. ``printed``
-and ``sketch`` are drawn here with the fonts that matplotlib ships, ``display`` segment by segment. No Dassl and no
-torch in this module, and scikit-learn and matplotlib are imported only when something is drawn.
-
-Every picture has a random generator of its own, seeded by (domain, class, number), so a picture depends neither on the
-order of drawing nor on how many others there are. What may differ between machines is what Pillow, FreeType and
-matplotlib's fonts change between their versions.
+The domain handwritten is scikit-learn's scanned digits; printed and sketch use the fonts of matplotlib. Each picture
+has its own random generator. Versions of Pillow, FreeType and matplotlib's fonts may change the bytes.
 """
 
-import contextlib
-import json
-import shutil
-import tempfile
+import functools
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
-
-from datasets.contents import RENDERED_FILE
-from datasets.fonts import load_font
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from scipy.ndimage import maximum_filter, minimum_filter
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DOMAINS = ("display", "handwritten", "printed", "sketch")
 IMAGES_PER_CLASS = 40
-SIZE = 64  # pixels, what the CLIP in assets/mini_clip.pt looks at
+SIZE = 64  # pixels, the input of assets/mini_clip.pt
+VERSION = 1  # increase it with every change of a picture
 
-# Goes up with every change that alters a picture; folders rendered by another version are rendered again.
-VERSION = 1
-MARKER = RENDERED_FILE
-
-_SEED = (
-    2404  # with 1 + domain, class and number: never the seeds of scripts/train_mini_clip.py, which have other lengths
-)
-_CANVAS = 2 * SIZE  # drawn twice as large, reduced at the end: smooth edges
-_HANDWRITTEN_PX = 48  # sklearn's 8 x 8 cells become 6 px each, on a margin of 8 px of paper
-
+_SEED = 2404
+_CANVAS = 2 * SIZE  # drawn at double size and reduced at the end, for smooth edges
+_HANDWRITTEN_PX = 48  # the 8 x 8 cells of scikit-learn become 6 px each
 _PRINT_FONTS = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold"),
+    *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic"),
 )
 _SKETCH_FONTS = ("DejaVuSans-Bold", "DejaVuSansMono-Bold", "DejaVuSerif-Bold", "DejaVuSans-BoldOblique")
-
-# Which of the seven segments are lit: top, upper right, lower right, bottom, lower left, upper left, middle.
+# Lit segments of each digit: top, upper right, lower right, bottom, lower left, upper left, middle.
 _SEGMENTS = ("abcdef", "bc", "abdeg", "abcdg", "bcfg", "acdfg", "acdefg", "abc", "abcdefg", "abcdfg")
 
 
-# --- parts that scripts/train_mini_clip.py draws with as well ---------------------------------------------------------
+# --- parts that scripts/train_mini_clip.py uses too ---
+
+
+@functools.lru_cache(maxsize=512)
+def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """Load a font of matplotlib, such as "DejaVuSans-Bold", in a size in pixels."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)  # in every Pillow
 
 
 def glyph(digit: int, font: str, height: float, canvas: int) -> Image.Image:
-    """A digit of a font as a mask with its ink in the middle.
-
-    Args:
-        digit: 0 to 9.
-        font: name of a font, see :func:`datasets.fonts.load_font`.
-        height: of the ink, in canvas pixels.
-        canvas: edge of the square mask in pixels.
-
-    Returns:
-        a PIL image of mode "L", 255 = ink.
-    """
-    face = load_font(font, 200)
-    box = face.getbbox(str(digit))
-    face = load_font(font, max(1, round(200 * height / (box[3] - box[1]))))
+    """Draw a digit of a font into the middle of a mask, 255 = ink; sizes in pixels."""
+    left, top, right, bottom = load_font(font, 200).getbbox(str(digit))
+    face = load_font(font, max(1, round(200 * height / (bottom - top))))
     left, top, right, bottom = face.getbbox(str(digit))
     mask = Image.new("L", (canvas, canvas))
     corner = ((canvas - right - left) // 2, (canvas - bottom - top) // 2)
@@ -79,61 +54,63 @@ def glyph(digit: int, font: str, height: float, canvas: int) -> Image.Image:
 
 
 def smooth_noise(rng: np.random.Generator, canvas: int, cells: int) -> np.ndarray:
-    """A smooth random surface: float32 (canvas, canvas) within [-1, 1], about ``cells`` hills along an edge."""
+    """Draw a smooth random surface (canvas, canvas) within [-1, 1], with about `cells` hills along an edge."""
     grid = Image.fromarray(rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32))
     return np.clip(np.asarray(grid.resize((canvas, canvas), Image.Resampling.BICUBIC)), -1, 1)
 
 
 def warp(mask: Image.Image, rng: np.random.Generator, pixels: float, cells: int) -> Image.Image:
-    """Move every point of a mask smoothly by at most ``pixels`` in each direction."""
-    source = np.asarray(mask)
-    edge = source.shape[0]
-    rows, columns = np.mgrid[:edge, :edge]
-    rows = np.clip(np.rint(rows + pixels * smooth_noise(rng, edge, cells)), 0, edge - 1).astype(int)
-    columns = np.clip(np.rint(columns + pixels * smooth_noise(rng, edge, cells)), 0, edge - 1).astype(int)
-    return Image.fromarray(source[rows, columns])
+    """Move the points of a mask smoothly by at most `pixels` in each direction."""
+    edge = mask.height
+    rows, columns = (
+        np.clip(np.rint(axis + pixels * smooth_noise(rng, edge, cells)), 0, edge - 1).astype(int)
+        for axis in np.mgrid[:edge, :edge]
+    )
+    return Image.fromarray(np.asarray(mask)[rows, columns])
 
 
 def place(mask: Image.Image, rng: np.random.Generator, degrees: float, shear: float, shift: float) -> Image.Image:
-    """Turn, slant and move a mask, each at random up to the given bound (degrees, ratio, pixels)."""
+    """Rotate, slant and shift a mask, each at random up to a bound (degrees, ratio, pixels)."""
     turned = mask.rotate(rng.uniform(-degrees, degrees), resample=Image.Resampling.BILINEAR)
-    slant = rng.uniform(-shear, shear)
-    right, down = rng.uniform(-shift, shift, 2)
+    return _slant(turned, rng.uniform(-shear, shear), *rng.uniform(-shift, shift, 2))
+
+
+def _slant(mask: Image.Image, slant: float, right: float, down: float) -> Image.Image:
     matrix = (1, slant, -slant * mask.height / 2 - right, 0, 1, -down)
-    return turned.transform(mask.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
+    return mask.transform(mask.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
 
 
 def blend(ground: np.ndarray, mask: Image.Image | np.ndarray, ink: npt.ArrayLike) -> np.ndarray:
-    """Lay ink on a ground.
-
-    Args:
-        ground: float (H, W, 3), 0 to 255.
-        mask: PIL "L" image or float (H, W) within [0, 1].
-        ink: colour (3,), or float (H, W, 3).
-    """
-    cover = np.asarray(mask, dtype=np.float32) / 255 if isinstance(mask, Image.Image) else mask
+    """Lay ink, a colour or (H, W, 3), on a ground (H, W, 3), by a mask image or an array (H, W) within [0, 1]."""
+    cover = _floats(mask) if isinstance(mask, Image.Image) else mask
     return ground + cover[..., None] * (np.asarray(ink, dtype=np.float32) - ground)
 
 
+def _floats(mask: Image.Image) -> np.ndarray:
+    return np.asarray(mask, dtype=np.float32) / 255
+
+
 def plain(rng: np.random.Generator, colour: npt.ArrayLike, canvas: int, unevenness: float) -> np.ndarray:
-    """A ground of one colour, (canvas, canvas, 3), shaded smoothly by at most ``unevenness`` grey levels."""
+    """Draw a ground (canvas, canvas, 3) of one colour, shaded by at most `unevenness` grey levels."""
     shade = unevenness * smooth_noise(rng, canvas, 2)
     return np.asarray(colour, dtype=np.float32) + shade[..., None]
 
 
 def finish(picture: np.ndarray, rng: np.random.Generator, grain: float) -> Image.Image:
-    """Reduce a float (2 SIZE, 2 SIZE, 3) drawing to a SIZE x SIZE RGB image with +-``grain`` levels of noise."""
-    image = Image.fromarray(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
-    small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
-    grainy = small + rng.uniform(-grain, grain, (SIZE, SIZE, 1))
-    return Image.fromarray(np.clip(np.rint(grainy), 0, 255).astype(np.uint8))
+    """Reduce a drawing (2 SIZE, 2 SIZE, 3) to SIZE pixels, with noise of +-`grain` levels."""
+    small = _image(picture).resize((SIZE, SIZE), Image.Resampling.BOX)
+    return _image(np.asarray(small, dtype=np.float32) + rng.uniform(-grain, grain, (SIZE, SIZE, 1)))
 
 
-# --- the domains ------------------------------------------------------------------------------------------------------
+def _image(levels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+
+
+# --- the domains ---
 
 
 def _printed(digit, rng):
-    """Ink on paper, any of eight typefaces; now and then white on a dark label."""
+    """Ink on paper in one of eight typefaces, sometimes light on dark."""
     font = _PRINT_FONTS[rng.integers(len(_PRINT_FONTS))]
     mask = place(glyph(digit, font, rng.uniform(52, 96), _CANVAS), rng, 10, 0.05, 12)
     mask = mask.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
@@ -144,7 +121,7 @@ def _printed(digit, rng):
 
 
 def _bar(points, thickness):
-    """The six corners of a display segment that runs between two points, pointed at both ends."""
+    """Corners of a display segment between two points, pointed at both ends."""
     (x0, y0), (x1, y1) = points
     h = thickness / 2
     if y0 == y1:
@@ -153,7 +130,7 @@ def _bar(points, thickness):
 
 
 def _display(digit, rng):
-    """A seven-segment display: glowing diodes on black or dark segments on a liquid crystal, the others faint."""
+    """A seven-segment display: glowing diodes on black, or dark segments on a liquid crystal."""
     width, height = rng.uniform(36, 54), rng.uniform(76, 100)
     thickness, gap = rng.uniform(7, 13), rng.uniform(1, 3)
     left, top = (_CANVAS - width) / 2, (_CANVAS - height) / 2
@@ -175,44 +152,29 @@ def _display(digit, rng):
     on, off = Image.new("L", (_CANVAS, _CANVAS)), Image.new("L", (_CANVAS, _CANVAS))
     for name, points in ends.items():
         ImageDraw.Draw(on if name in lit else off).polygon(_bar(points, thickness), fill=255)
-    slant = rng.uniform(0, 0.15)
-    right_by, down_by = rng.uniform(-8, 8, 2)
-    matrix = (1, slant, -slant * _CANVAS / 2 - right_by, 0, 1, -down_by)
-    on, off = (
-        part.transform(part.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR)
-        for part in (on, off)
-    )
+    slant = rng.uniform(0, 0.15), *rng.uniform(-8, 8, 2)
+    on, off = _slant(on, *slant), _slant(off, *slant)
     if rng.random() < 0.3:
         ground = plain(rng, np.array([150, 165, 130]) + rng.uniform(-25, 25, 3), _CANVAS, 12)
-        ground = blend(ground, np.asarray(off, dtype=np.float32) / 255 * 0.08, (30, 35, 30))
+        ground = blend(ground, _floats(off) * 0.08, (30, 35, 30))
         return finish(blend(ground, on, rng.uniform(10, 50, 3)), rng, 4)
     glow = np.array([(255, 40, 30), (60, 255, 80), (255, 170, 30), (70, 190, 255), (240, 240, 255)][rng.integers(5)])
     ground = plain(rng, rng.uniform(5, 35, 3), _CANVAS, 6)
-    ground = blend(ground, np.asarray(off, dtype=np.float32) / 255 * rng.uniform(0.05, 0.2), glow)
-    halo = np.asarray(on.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))), dtype=np.float32) / 255
+    ground = blend(ground, _floats(off) * rng.uniform(0.05, 0.2), glow)
+    halo = _floats(on.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))))
     return finish(blend(blend(ground, 0.6 * halo, glow), on, 0.85 * glow + 0.15 * 255), rng, 4)
 
 
-def _outline(mask):
-    """Highest minus lowest value among each point and its eight neighbours, uint8 (H, W); Pillow's filters are slow."""
-    high = low = np.pad(np.asarray(mask), 1, mode="edge")
-    for axis in (0, 1):
-        high, low = (
-            operation.reduce([np.take(part, range(k, part.shape[axis] - 2 + k), axis) for k in range(3)])
-            for operation, part in ((np.maximum, high), (np.minimum, low))
-        )
-    return high - low
-
-
 def _sketch(digit, rng):
-    """The outline of a block letter, drawn by an unsteady hand with a soft pencil on rough or lined paper."""
+    """The outline of a block letter, drawn by an unsteady hand on rough or lined paper."""
     font = _SKETCH_FONTS[rng.integers(len(_SKETCH_FONTS))]
     mask = place(glyph(digit, font, rng.uniform(76, 104), _CANVAS), rng, 14, 0.2, 8)
     pencil = np.zeros((_CANVAS, _CANVAS), dtype=np.float32)
     for _ in range(2):  # nobody hits the same line twice
         shape = warp(mask, rng, 4.5, 5)
         pressure = 0.6 + 0.4 * smooth_noise(rng, _CANVAS, 6)
-        pencil = np.maximum(pencil, _outline(shape).astype(np.float32) / 255 * pressure)
+        outline = maximum_filter(shape, 3, mode="nearest") - minimum_filter(shape, 3, mode="nearest")
+        pencil = np.maximum(pencil, outline.astype(np.float32) / 255 * pressure)
     if rng.random() < 0.4:  # shading strokes inside
         rows, columns = np.mgrid[:_CANVAS, :_CANVAS]
         strokes = ((rows + columns + 6 * smooth_noise(rng, _CANVAS, 4)) % 9 < 2.5) * np.asarray(mask) / 255
@@ -228,24 +190,17 @@ def _sketch(digit, rng):
 
 
 def handwritten() -> dict[int, list[Image.Image]]:
-    """``IMAGES_PER_CLASS`` of each digit that scikit-learn ships, enlarged, dark on paper.
-
-    Returns:
-        {class index: [PIL RGB image]}
-    """
+    """Enlarge the digits of scikit-learn, dark on paper; return IMAGES_PER_CLASS pictures of each class."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pictures = {}
-    for label in range(len(CLASSES)):
-        # Every fourth, since the file is ordered by writer: more hands among the forty.
-        chosen = digits.images[digits.target == label][::4][:IMAGES_PER_CLASS]
-        pictures[label] = [_enlarge(cells) for cells in chosen]
-    return pictures
+    # Every fourth digit, since the file is ordered by writer.
+    chosen = {label: digits.images[digits.target == label][::4][:IMAGES_PER_CLASS] for label in range(len(CLASSES))}
+    return {label: [_enlarge(cells) for cells in images] for label, images in chosen.items()}
 
 
 def _enlarge(cells):
-    """(8, 8) cells, 0 = paper to 16 = ink, as a SIZE x SIZE RGB image."""
+    """Enlarge (8, 8) cells from 0 = paper to 16 = ink."""
     small = Image.fromarray(np.rint(255 - cells * (255 / 16)).astype(np.uint8))
     image = Image.new("L", (SIZE, SIZE), 255)
     margin = (SIZE - _HANDWRITTEN_PX) // 2
@@ -253,28 +208,19 @@ def _enlarge(cells):
     return image.convert("RGB")
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
+# --- the folder ---
 
 _PAINTERS = {"display": _display, "printed": _printed, "sketch": _sketch}
 
 
 def draw(domain: str, digit: int, number: int) -> Image.Image:
-    """Picture ``number`` of a digit in one of the drawn domains (``display``, ``printed``, ``sketch``).
-
-    Returns:
-        a SIZE x SIZE PIL RGB image.
-    """
+    """Draw picture `number` of a digit in the domain display, printed or sketch."""
     rng = np.random.default_rng([_SEED, VERSION, DOMAINS.index(domain), digit, number])
     return _PAINTERS[domain](digit, rng)
 
 
-def render(folder: str | Path) -> None:
-    """Draw all pictures: ``<folder>/<domain>/<class>/<NNN>.png`` and the marker that says which version drew them.
-
-    Takes a few seconds for 4 domains x 10 classes x 40 pictures. ``folder`` should be empty; see
-    :func:`render_once` for a folder that others may use at the same time.
-    """
-    folder = Path(folder)
+def render(folder: Path) -> None:
+    """Write all pictures to `<folder>/<domain>/<class>/<NNN>.png`, in a few seconds."""
     real = handwritten()
     for domain in DOMAINS:
         for label, name in enumerate(CLASSES):
@@ -282,49 +228,3 @@ def render(folder: str | Path) -> None:
             for number in range(IMAGES_PER_CLASS):
                 picture = real[label][number] if domain == "handwritten" else draw(domain, label, number)
                 picture.save(folder / domain / name / f"{number:03d}.png")
-    (folder / MARKER).write_text(json.dumps(_marker()) + "\n", encoding="utf-8")
-
-
-def _marker():
-    return {"version": VERSION, "images_per_class": IMAGES_PER_CLASS, "size": SIZE}
-
-
-def is_current(folder: str | Path) -> bool:
-    """Whether ``folder`` holds what this version renders, by its marker."""
-    try:
-        return json.loads((Path(folder) / MARKER).read_text(encoding="utf-8")) == _marker()
-    except (OSError, ValueError):
-        return False
-
-
-def render_once(folder: str | Path) -> None:
-    """See to it that ``folder`` holds the pictures of this version, whoever else is doing the same.
-
-    The pictures are drawn into a temporary folder beside it, which then takes its place by renaming, so ``folder`` is
-    never there half done. Of several processes one wins and the others throw their identical work away.
-
-    Raises:
-        OSError: the place is read-only or full.
-    """
-    folder = Path(folder)
-    if is_current(folder):
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        fresh = work / "fresh"
-        render(fresh)
-        for attempt in range(5):
-            if is_current(folder):
-                return
-            # A folder cannot replace one that has something in it: what another version drew steps aside first.
-            with contextlib.suppress(FileNotFoundError):
-                folder.rename(work / f"stale{attempt}")
-            try:
-                fresh.rename(folder)
-                return
-            except OSError:  # most likely another process was quicker
-                if attempt == 4:
-                    raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

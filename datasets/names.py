@@ -1,4 +1,4 @@
-"""One spelling for classes and domains, whatever a layout calls their folders."""
+"""Spell classes and domains in one way, whatever a layout calls their folders."""
 
 import difflib
 import re
@@ -11,11 +11,7 @@ from common.files import is_utf8
 
 
 def class_name(folder: str) -> str:
-    """The name of a class as people write it in a prompt: ``"Alarm_Clock"`` -> ``"alarm clock"``.
-
-    Args:
-        folder: name of the class folder.
-    """
+    """Name a class as in a prompt: "Alarm_Clock" -> "alarm clock"."""
     return re.sub(r"[_\s]+", " ", unicodedata.normalize("NFC", folder)).strip().lower() or folder
 
 
@@ -26,11 +22,7 @@ def check_name(folder: Path) -> None:
 
 
 def fold(name: str) -> str:
-    """What counts of the name of a domain: ``"Real World"``, ``"real-world"`` and ``"RealWorld"`` are one.
-
-    Args:
-        name: name of a domain or of its folder.
-    """
+    """Ignore case, spaces, hyphens and underscores: "Real World" and "real-world" are one domain."""
     return re.sub(r"[_\s-]+", "", unicodedata.normalize("NFC", name)).casefold()
 
 
@@ -40,30 +32,19 @@ def find_domain(
     codes: Sequence[str] = (),
     aliases: Iterable[tuple[str, str]] = (),
 ) -> str | None:
-    """The domain that ``name`` stands for, or None.
-
-    A full name or a code as it is written comes first, then what :func:`fold` takes for the same.
+    """Find the domain that a name, a code or a similar spelling means; exact spellings come first.
 
     Args:
-        name: what a user, a folder or a split file calls the domain.
-        domains: full names.
-        codes: one code for each domain; may be empty.
-        aliases: further names with the domain that each stands for.
+        codes: one code for each domain, or none at all.
+        aliases: pairs of another name and its domain.
     """
     name = str(name)
     known = [*zip(domains, domains), *zip(codes, domains), *aliases]  # noqa: B905 (codes may be empty)
     for other, domain in known:
         if name == other:
             return domain
-    spelled_alike = {domain for other, domain in known if fold(other) == fold(name)}
-    return spelled_alike.pop() if len(spelled_alike) == 1 else None
-
-
-def domains_with_codes(domains: Iterable[str], codes: Iterable[str]) -> str:
-    """A list for messages: ``"art_painting (a), cartoon (c)"``; codes that equal the name are left out."""
-    return ", ".join(
-        domain if code == domain else f"{domain} ({code})" for domain, code in zip(domains, codes, strict=True)
-    )
+    similar = {domain for other, domain in known if fold(other) == fold(name)}
+    return similar.pop() if len(similar) == 1 else None
 
 
 def resolve_domains(
@@ -74,34 +55,30 @@ def resolve_domains(
     sources: Sequence[str | int],
     targets: Sequence[str | int],
 ) -> tuple[list[str], list[str]]:
-    """Full names of the source and target domains that a configuration names.
+    """Find the full names of source and target domains.
 
     Args:
-        dataset: name of the dataset, for messages.
-        domains, codes, aliases: see :func:`find_domain`.
-        sources: DATASET.SOURCE_DOMAINS; empty: all domains but the targets (leave one domain out).
+        dataset: its name, for messages.
+        domains, codes, aliases: see `find_domain`.
+        sources: DATASET.SOURCE_DOMAINS; empty: all domains but the targets.
         targets: DATASET.TARGET_DOMAINS.
 
-    Returns:
-        sources and targets.
-
     Raises:
-        UserError: no target; an unknown domain; a domain named twice; no source is left.
+        UserError: no target, no source, an unknown domain, or a domain twice.
     """
-    accepted = f"Accepted: {domains_with_codes(domains, codes)}."
+    listed = (name if code == name else f"{name} ({code})" for name, code in zip(domains, codes, strict=True))
+    accepted = f"Accepted: {', '.join(listed)}."
 
     def full_names(values: Sequence[str | int], key: str) -> list[str]:
-        if isinstance(values, str):
-            values = [values]
         names: list[str] = []
-        for value in values:
+        for value in [values] if isinstance(values, str) else values:
             name = find_domain(value, domains, codes, aliases)
             if name is None:
                 close = difflib.get_close_matches(str(value), domains, n=1)
                 hint = f" Did you mean {close[0]}?" if close else ""
                 raise UserError(f"{key}: {dataset} has no domain {value!r}. {accepted}{hint}")
             if name in names:
-                raise UserError(f"{key} names {name} twice (in {', '.join(map(str, values))}). Name each domain once.")
+                raise UserError(f"{key} names {name} twice. Name each domain once.")
             names.append(name)
         return names
 
@@ -109,14 +86,13 @@ def resolve_domains(
     source_names = full_names(sources, "DATASET.SOURCE_DOMAINS")
     if not target_names:
         raise UserError(
-            f"DATASET.TARGET_DOMAINS is empty: name the domain of {dataset} to test on, e.g. "
-            f"--target-domains {codes[-1]}. {accepted}"
+            f"DATASET.TARGET_DOMAINS is empty. Name the domain of {dataset} to test on, for example --target-domains "
+            f"{codes[-1]}. {accepted}"
         )
+    source_names = source_names or [domain for domain in domains if domain not in target_names]
     if not source_names:
-        source_names = [domain for domain in domains if domain not in target_names]
-        if not source_names:
-            raise UserError(
-                f"DATASET.TARGET_DOMAINS names every domain of {dataset}, so none is left to train on. Name "
-                f"fewer, or name DATASET.SOURCE_DOMAINS as well. {accepted}"
-            )
+        raise UserError(
+            f"DATASET.TARGET_DOMAINS names every domain of {dataset}, so none is left to train on. Name fewer, or set "
+            "DATASET.SOURCE_DOMAINS."
+        )
     return source_names, target_names

@@ -1,50 +1,31 @@
-"""Which images of a domain train and which validate: published split files, or a seeded rule.
+"""Split the images of a domain into train and val: by a published split file, or by a seeded rule.
 
-A split file is ``{"train": [[impath, label, domain_index, classname], ...], "val": [...], "test": [...]}``
-with impath relative to the data root. Of a path that is read, only domain, part, class and what is below the class
-count: a file that was made in one layout serves in the others, whatever order of classes its labels have. ``test``
-repeats ``val``, as in the published files, and is not read: the test set of a target domain is all its
+A split file is `{"train": [[impath, label, domain_index, classname], ...], "val": [...], "test": [...]}`. `impath` is
+relative to the data root; only its domain, part, class and the path in the class folder count, so that a file serves in
+every layout. `test` repeats `val`, as in the published files, and is never read: a target domain is tested on all its
 images.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import atomic_write
+from datasets.contents import ClassFolder
 from datasets.layouts import TRAIN, VAL
-from datasets.listing import ClassFolder
 
-# Part of every split that is made; never the SEED of a run, so that all methods and seeds share one split.
-SPLIT_SEED = 1
+SPLIT_SEED = 1  # never the SEED of a run, so that all methods and seeds share one split
+_FIX = "Move it away to get a new split, or download it again."
 
 
 class Image(NamedTuple):
-    """One image of a domain.
-
-    Args:
-        folder: the class folder that it is in.
-        name: its path in there, which is just its file name unless it lies in a folder of its own.
-    """
+    """One image: its class folder, and its path in there."""
 
     folder: ClassFolder
-    name: str
-
-
-class Entry(NamedTuple):
-    """One path of a split file, taken apart into folders (part "" if there is none) and file name.
-
-    It is taken apart as if the image lay in its class folder itself; :func:`_readings` has the others.
-    """
-
-    path: str
-    domain: str
-    part: str
-    class_folder: str
     name: str
 
 
@@ -54,183 +35,105 @@ def seeded_split(
     domain: str,
     split_sizes: Callable[[int], tuple[int, int]],
 ) -> tuple[list[Image], list[Image]]:
-    """Split the images of one domain class by class, depending on nothing but names.
+    """Split the images of one domain class by class, by hashes of their names.
 
-    Within a class, images are drawn in the order of a hash of domain, part, class and file name. So
-    neither the order of listing nor the version of Python matters, and a few images more or less do not stir
-    the others.
+    The split does not depend on the order of listing, and a few images more or less hardly change it.
 
     Args:
-        images: names of the images in each folder, see :func:`datasets.listing.list_images`.
-        parts: use of each part, see :class:`datasets.layouts.Layout`.
-        domain: full name of the domain.
-        split_sizes: from the number of images in a folder to those for training and validation.
-
-    Returns:
-        train and val, each in order of class, part and name.
+        images: names of the images in each class folder.
+        parts: use of each part, see `Layout`.
+        domain: full name.
+        split_sizes: from the number of images of a class to those for train and val.
     """
     train: list[Image] = []
     val: list[Image] = []
     for folder, names in sorted(images.items(), key=lambda item: (item[0].classname, item[0].part)):
-        for_train: list[str] = []
-        for_val: list[str] = []
         if parts[folder.part] == TRAIN:
-            for_train = names
+            n_train, n_val = len(names), 0
         elif parts[folder.part] == VAL:
-            for_val = names
+            n_train, n_val = 0, len(names)
         else:
-            drawn = _shuffled(names, f"{SPLIT_SEED}/{domain}/{folder.part}/{folder.classname}/")
+            names = _shuffled(names, f"{SPLIT_SEED}/{domain}/{folder.part}/{folder.classname}/")
             n_train, n_val = split_sizes(len(names))
-            for_train, for_val = sorted(drawn[:n_train]), sorted(drawn[n_train : n_train + n_val])
-        train += [Image(folder, name) for name in for_train]
-        val += [Image(folder, name) for name in for_val]
+        train += [Image(folder, name) for name in sorted(names[:n_train])]
+        val += [Image(folder, name) for name in sorted(names[n_train : n_train + n_val])]
     return train, val
 
 
-def _shuffled(names, seed):
+def _shuffled(names: list[str], seed: str) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256((seed + name).encode("utf-8", "surrogateescape")).digest())
 
 
 def write_split(path: Path, train: list[list], val: list[list]) -> None:
-    """Write a split file, one image a line.
-
-    Args:
-        path: the file.
-        train, val: rows [impath, label, domain_index, classname].
-    """
+    """Write a split file of rows [impath, label, domain_index, classname], one image a line."""
     rows = {"train": train, "val": val, "test": val}
     lists = (f'"{key}": [\n' + ",\n".join(map(json.dumps, items)) + "\n]" for key, items in rows.items())
     with atomic_write(path, "w") as handle:
         handle.write("{\n" + ",\n".join(lists) + "\n}\n")
 
 
-def read_split(path: Path, parts: Container[str] = ()) -> tuple[list[Entry], list[Entry]]:
-    """Read a split file.
-
-    Args:
-        path: the file.
-        parts: names of the folders that may lie between domain and class.
-
-    Returns:
-        train and val.
+def read_split(path: Path) -> tuple[list[str], list[str]]:
+    """Read the impaths of a split file for train and for val.
 
     Raises:
-        UserError: the file cannot be read, is not JSON, or lacks something.
+        UserError: the file cannot be read, or has another format.
     """
-    mend = "Move it away to get a new split, or fetch it again."
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"The split file {path} is not JSON ({error}). {mend}") from error
+        raise UserError(f"The split file {path} is not JSON ({error}). {_FIX}") from error
     except OSError as error:
-        raise UserError(f"Cannot read the split file {path}: {error.strerror}. {mend}") from error
+        raise UserError(f"Cannot read the split file {path}: {error.strerror}. {_FIX}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("train", "val")):
-        raise UserError(f'The split file {path} is not {{"train": [...], "val": [...], ...}}. {mend}')
-
-    def entry(key, number, row):
-        taken_apart = _entry(row, parts)
-        if taken_apart is None:
-            raise UserError(
-                f"The split file {path}: {key}[{number}] is {json.dumps(row)[:200]}, but must be "
-                f"[impath, label, domain_index, classname] with an impath .../<domain>/<class>/<file>. {mend}"
-            )
-        return taken_apart
-
-    train, val = ([entry(key, number, row) for number, row in enumerate(content[key])] for key in ("train", "val"))
-    return train, val
+        raise UserError(f'The split file {path} is not {{"train": [...], "val": [...], ...}}. {_FIX}')
+    for key in ("train", "val"):
+        for number, row in enumerate(content[key]):
+            if not isinstance(row, list) or list(map(type, row)) != [str, int, int, str]:
+                raise UserError(
+                    f"The split file {path}: {key}[{number}] is {json.dumps(row)[:200]}, but must be "
+                    f"[impath, label, domain_index, classname]. {_FIX}"
+                )
+    return [row[0] for row in content["train"]], [row[0] for row in content["val"]]
 
 
-def _entry(row: object, parts: Container[str]) -> Entry | None:
-    """The :class:`Entry` of one row of a split file, or None if the row is not what it must be."""
-    if not isinstance(row, list) or list(map(type, row)) != [str, int, int, str]:
-        return None
-    path: str = row[0]
-    *above, class_folder, name = ["", "", *path.replace("\\", "/").split("/")]
-    part = above.pop() if len(above) > 1 and above[-1] in parts else ""
-    domain = above.pop()
-    return Entry(path, domain, part, class_folder, name) if domain and class_folder and name else None
-
-
-def match_split(
-    path: Path,
-    entries: Sequence[Sequence[Entry]],
+def match_images(
+    impaths: Sequence[str],
     images: Mapping[ClassFolder, Sequence[str]],
     is_domain: Callable[[str], bool],
     class_name: Callable[[str], str],
-    parts: Container[str],
-    start: str,
-    place: str,
-) -> list[list[Image]]:
-    """Find the images that a split file lists among those that are there.
+    parts: Collection[str],
+) -> list[Image | None]:
+    """Find the images of one domain that a split file lists; None for a missing image.
 
     Args:
-        path: the split file, for messages.
-        entries: what :func:`read_split` returned.
-        images: the images in each folder, see :func:`datasets.listing.list_images`.
-        is_domain: whether the name of a domain folder means the domain that is split.
+        images: names of the images in each class folder.
+        is_domain: whether a folder name means the domain.
         class_name: from the name of a class folder to the name of the class.
-        parts: names of the folders that may lie between domain and class.
-        start: how the paths of the domain begin in split files that are written here.
-        place: domain and folder of the images, for messages.
-
-    Returns:
-        train and val, in the order of the file.
-
-    Raises:
-        UserError: the file lists images of another domain, or images that are not there.
+        parts: all folders that may lie between domain and class, in any layout.
     """
-    # A few folders, named in many lines.
     is_domain, class_name = functools.cache(is_domain), functools.cache(class_name)
-    there: dict[str, dict[str, tuple[ClassFolder, set[str]]]] = {}  # by class, then by part
+    by_class: dict[str, dict[str, tuple[ClassFolder, set[str]]]] = {}  # then by part
     for folder, names in images.items():
-        there.setdefault(folder.classname, {})[folder.part] = (folder, set(names))
+        by_class.setdefault(folder.classname, {})[folder.part] = folder, set(names)
 
     def find(part: str, class_folder: str, name: str) -> Image | None:
-        by_part = there.get(class_name(class_folder), {})
-        # A layout without parts may hold the images of a split file with parts, and the other way round.
+        by_part = by_class.get(class_name(class_folder), {})
+        # A layout without parts may hold the images of one with parts, and the other way round.
         candidates = [by_part[part]] if part in by_part else by_part.values()
         found = [folder for folder, names in candidates if name in names]
         return Image(found[0], name) if len(found) == 1 else None
 
-    missing: list[str] = []
-    splits: list[list[Image]] = []
-    for listed in entries:
-        splits.append([])
-        for entry in listed:
-            readings = _readings(entry, is_domain, parts, start)
-            if not readings:
-                raise UserError(
-                    f"The split file {path} is read for {place}, but lists {entry.path}, of another domain. "
-                    "Give it the code of its own domain, or move it away to get a new split."
-                )
-            image = next(filter(None, (find(*reading) for reading in readings)), None)
+    def match(impath: str) -> Image | None:
+        folders = impath.replace("\\", "/").split("/")
+        # The set's own folder comes first, so a folder of the domain's name there is the least likely.
+        for i in (*range(1, len(folders) - 2), 0):
+            if len(folders) < i + 3 or not is_domain(folders[i]):
+                continue
+            has_part = folders[i + 1] in parts and len(folders) > i + 3
+            image = find(folders[i + 1], folders[i + 2], "/".join(folders[i + 3 :])) if has_part else None
+            image = image or find("", folders[i + 1], "/".join(folders[i + 2 :]))
             if image:
-                splits[-1].append(image)
-            else:
-                missing.append(entry.path)
-    if missing:
-        n_listed, n_there = sum(map(len, entries)), sum(map(len, images.values()))
-        raise UserError(
-            f"The split file {path} lists {n_listed:,} images, of which {len(missing):,} are not there in "
-            f"{place}; the first is {missing[0]}. Get the full set, or move the split file away to get a new "
-            f"split of the {n_there:,} images that are there."
-        )
-    return splits
+                return image
+        return None
 
-
-def _readings(
-    entry: Entry, is_domain: Callable[[str], bool], parts: Container[str], start: str
-) -> list[tuple[str, str, str]]:
-    """The (part, class folder, path in it) that a path of a split file may mean, the likeliest first.
-
-    Any of its folders that is called as the domain may be the domain's, since there may be folders below the class.
-    """
-    folders = entry.path.replace("\\", "/").split("/")
-    ours = start.count("/") if entry.path.startswith(f"{start}/") else None
-    places = [i for i in range(len(folders) - 3, -1, -1) if is_domain(folders[i])]
-    readings = []
-    for i in sorted(places, key=lambda i: i != ours):
-        if folders[i + 1] in parts and len(folders) > i + 3:
-            readings.append((folders[i + 1], folders[i + 2], "/".join(folders[i + 3 :])))
-        readings.append(("", folders[i + 1], "/".join(folders[i + 2 :])))
-    return readings
+    return [match(impath) for impath in impaths]

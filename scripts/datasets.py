@@ -1,6 +1,6 @@
-"""What is there of the data sets: layouts, images by domain and class, damaged files, copies; looks only.
+"""Count the images of data sets against the known numbers, find damaged files and copies, draw samples.
 
-python scripts/datasets.py --root data                          every set under data/
+python scripts/datasets.py --root data                          every known set under data/
 python scripts/datasets.py --root data pacs vlcs --classes      two of them, with the images of each class
 python scripts/datasets.py path/to/folder                       your own images, <folder>/<domain>/<class>/<image>
 """
@@ -8,25 +8,25 @@ python scripts/datasets.py path/to/folder                       your own images,
 import _repository
 
 import argparse
-import json
-import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from tabulate import tabulate
 
-from common.errors import UserError, command
-from common.files import atomic_write
+from common.errors import UserError, command, some
 
-if TYPE_CHECKING:
-    from PIL import Image
 
-    from datasets.base import DomainGeneralizationDataset
-    from datasets.survey import Survey
+class Found(NamedTuple):
+    """A set on disk: its folder, the paths of its images by domain and class, and the counts of the full set."""
 
-EXAMPLES = 5  # files named for each kind of finding; --json names all
+    name: str
+    place: str
+    images: dict[str, dict[str, list[str]]]
+    classes: list[str]
+    n_classes: int
+    n_images: dict[str, int]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,287 +34,113 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="sets, or folders of domains (default: all known sets)")
     parser.add_argument("--root", default="data", help="the folder that holds the sets (default: %(default)s)")
-    parser.add_argument("--folder", action="append", default=[], help="a folder of domains; may be repeated")
-    parser.add_argument("--classes", action="store_true", help="also the images of each class in each domain")
-    parser.add_argument("--fast", action="store_true", help="do not decode the images")
-    parser.add_argument("--json", metavar="FILE", help="write everything that was found there")
-    parser.add_argument("--thumbnails", metavar="FILE", help="draw samples of each domain and class there (.png, .jpg)")
-    parser.add_argument("--per-cell", type=positive, default=2, help="samples of a class in a domain (%(default)s)")
-    parser.add_argument("--columns", type=positive, default=12, help="at most so many classes (%(default)s)")
+    parser.add_argument("--classes", action="store_true", help="also count the images of each class")
+    parser.add_argument("--fast", action="store_true", help="only count, without reading the images")
+    parser.add_argument("--thumbnails", metavar="FILE", help="draw a sample of each domain and class (.png, .jpg)")
     return parser.parse_args(argv)
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def wanted_sets(args: argparse.Namespace) -> "Iterator[tuple[str, type[DomainGeneralizationDataset], Path]]":
-    """(name, registered class, root) of each set to look at; a folder goes by its own name.
-
-    Raises:
-        UserError: an unknown name; the root is missing; a folder is none of domains.
-    """
-    from datasets.known import FOLDER, dataset_class, dataset_config, folder_config, known_names
+def find_set(name: str, root: str) -> Found:
+    """List the images of a set, however incomplete."""
+    from datasets.contents import class_folders, list_images
+    from datasets.known import FOLDER, dataset_class, dataset_config
     from datasets.layouts import check_root
 
-    names = args.names
-    if not names and not args.folder:
-        names = known_names()
-    chosen = [dataset_config(name, args.root) for name in names] + [folder_config(folder) for folder in args.folder]
-    for config, place in chosen:
-        dataset, root = dataset_class(config), check_root(place)
-        dataset.list_domains(root)  # of a folder: are there any?
-        yield root.name if config.stem == FOLDER else config.stem, dataset, root
+    config, place = dataset_config(name, root)
+    dataset, path = dataset_class(config), check_root(place)
+    location = dataset.locate(path)
+    images: dict[str, dict[str, list[str]]] = {domain: defaultdict(list) for domain in dataset.list_domains(path)}
+    for domain, folder in location.domain_dirs.items():
+        folders = class_folders(folder, location.layout.parts, dataset.class_name)
+        for class_folder, names in list_images(folder, folders).items():
+            images[domain][class_folder.classname] += [f"{folder}/{class_folder.path}/{name}" for name in names]
+    classes = sorted({*(dataset.classes or ()), *(name for by_class in images.values() for name in by_class)})
+    label = path.name if config.stem == FOLDER else config.stem
+    return Found(label, str(location), images, classes, dataset.n_classes or len(classes), dict(dataset.image_counts))
 
 
-# --- tables ---
-
-
-def summary_table(surveys: "Sequence[Survey]", missing: Iterable[str], refused: Iterable[str]) -> str:
-    """One row for each set, also for those that were not found or are in disorder."""
-    rows = []
-    for survey in surveys:
-        n_images = sum(map(survey.count, survey.domains))
-        across = sum(len(set(survey.domains_of(group))) > 1 for group in survey.duplicates)
-        rows.append(
-            [
-                survey.name,
-                survey.location.layout.name,
-                survey.location.images_dir,
-                of(len(survey.images), len(survey.domains)),
-                of(survey.classes_of(*survey.domains), n_classes(survey)),
-                f"{n_images:,}",
-                f"{sum(survey.dataset.image_counts.values()):,}" if survey.dataset.image_counts else "-",
-                "-" if survey.unreadable is None else f"{len(survey.unreadable):,}",
-                f"{len(survey.duplicates):,}" + (f" ({across:,} across domains)" if across else ""),
-            ]
-        )
-    rows += [[name, "unclear, see below", *"-------"] for name in refused]
-    rows += [[name, "not found", *"-------"] for name in missing]
-    header = ["set", "layout", "folder", "domains", "classes", "images", "known", "unreadable", "duplicates"]
-    return table(rows, header, "llllrrrrr")
-
-
-def n_classes(survey: "Survey") -> int:
-    """Number of classes of the full set; of an own folder, those that it has."""
-    return survey.dataset.n_classes or len(survey.classes)
-
-
-def domain_table(survey: "Survey") -> str:
-    """Images of each domain against the known count, and how many of them are damaged or copies."""
-    unreadable = survey.domains_of(survey.unreadable or ())
-    within, across = dict.fromkeys(survey.domains, 0), dict.fromkeys(survey.domains, 0)
-    for group in survey.duplicates:
-        domains = survey.domains_of(group)
-        for domain in set(domains):
-            within[domain] += domains.count(domain) if domains.count(domain) > 1 else 0
-            across[domain] += domains.count(domain) if len(set(domains)) > 1 else 0
-
-    rows = []
-    for domain in survey.domains:
-        known = survey.known(domain)
-        rows.append(
-            [
-                domain,
-                of(survey.classes_of(domain), n_classes(survey)),
-                survey.count(domain),
-                "-" if known is None else known,
-                "-" if survey.unreadable is None else unreadable.count(domain),
-                within[domain],
-                across[domain],
-            ]
-        )
-    totals = [sum(cells) if "-" not in cells else "-" for cells in list(zip(*rows, strict=True))[2:]]
-    rows.append(["all", "", *totals])
-    header = ["domain", "classes", "images", "known", "unreadable", "twice in it", "also in another"]
-    return table(rows, header, "lrrrrrr")
-
-
-def class_table(survey: "Survey") -> str:
-    """Images of each class in each domain."""
-    rows: list[list[Any]] = [
-        [name, *(survey.count(domain, name) for domain in survey.domains)]
-        for name in sorted({*survey.classes, *set().union(*survey.images.values())})
-    ]
-    rows = [[*row, sum(row[1:])] for row in rows]
-    return table(rows, ["class", *survey.domains, "all"], "l" + "r" * (len(survey.domains) + 1))
-
-
-def table(rows: Iterable[Iterable[object]], header: Sequence[str], align: str) -> str:
-    """A table as the other scripts print it; numbers get separators."""
-    texts = [[f"{cell:,}" if isinstance(cell, int) else printable(cell) for cell in row] for row in rows]
-    sides = ["left" if letter == "l" else "right" for letter in align]
-    return tabulate(texts, [*map(printable, header)], tablefmt="github", colalign=sides, disable_numparse=True)
-
-
-def of(n: int, total: int) -> str:
-    """ "4", or "3 of 4"."""
-    return f"{n}" if n == total else f"{n} of {total}"
-
-
-def printable(text: object) -> str:
-    """Text that any terminal takes; file names may be any bytes."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def findings(survey: "Survey") -> list[str]:
-    """Lines on what is not as it should be, with examples."""
-    lines = [f"- {note}" for note in survey.notes]
-    for domain, unused in survey.unused.items():
-        for reason, paths in sorted(unused.items()):
-            place = f"{domain}: not used, " if domain else "not used, "
-            lines += with_examples(place + reason, paths)
-    lines += with_examples(
-        "unreadable images", [f"{path}: {reason}" for path, reason in (survey.unreadable or {}).items()]
-    )
-    across = [group for group in survey.duplicates if len(set(survey.domains_of(group))) > 1]
-    lines += with_examples("images that several domains have", map(" = ".join, across))
-    lines += with_examples(
-        "images that one domain has more than once", map(" = ".join, survey.duplicates[len(across) :])
-    )
-    return [printable(line) for line in lines]
-
-
-def with_examples(title: str, items: Iterable[str]) -> Iterator[str]:
-    """A line with the number of items, and the first few of them; nothing if there are none."""
-    items = list(items)
-    if items:
-        yield f"- {title}: {len(items):,}"
-        yield from (f"    {item}" for item in items[:EXAMPLES])
-        if len(items) > EXAMPLES:
-            yield f"    and {len(items) - EXAMPLES:,} more (--json FILE lists them)"
-
-
-def how_to_get(name: str, root: str) -> str:
-    """The command that fetches a set."""
-    from datasets.download.offer import download_command
-    from datasets.known import EMBEDDED_DATASET
-
-    if name == EMBEDDED_DATASET:
-        return f"DATA={shlex.quote(str(root))} bash scripts/spg/main.sh  # draws it on first use"
-    return download_command(name, root)
-
-
-# --- files ---
-
-
-def as_plain_data(survey: "Survey") -> dict[str, Any]:
-    """All about a set as JSON has it."""
-    return {
-        "dataset": survey.dataset.__name__,
-        "layout": survey.location.layout.name,
-        "folder": str(survey.location.images_dir),
-        "classes": survey.classes,
-        "domains": {
-            domain: {
-                "images": survey.count(domain),
-                "known": survey.known(domain),
-                "classes": {name: len(paths) for name, paths in survey.images.get(domain, {}).items()},
-            }
-            for domain in survey.domains
-        },
-        "unused": survey.unused,
-        "unreadable": survey.unreadable,
-        "duplicates": survey.duplicates,
-        "notes": survey.notes,
+def describe(found: Found, by_class: bool, fast: bool) -> str:
+    """A table of one set with its domains as columns, and its damaged files and copies."""
+    paths = {domain: set().union(*images.values()) for domain, images in found.images.items()}
+    rows: dict[str, list[object]] = {
+        "images": [len(there) for there in paths.values()],
+        "known": [found.n_images.get(domain, "-") for domain in paths],
+        "classes": [sum(map(bool, images.values())) for images in found.images.values()],
     }
+    unreadable, copies = ({}, []) if fast else read_images(sorted(set().union(*paths.values())))
+    if not fast:
+        copied = {path for group in copies for path in group}
+        rows["unreadable"] = [len(unreadable.keys() & there) for there in paths.values()]
+        rows["copies"] = [len(copied & there) for there in paths.values()]
+    if by_class:
+        rows |= {name: [len(images.get(name, ())) for images in found.images.values()] for name in found.classes}
+    texts = [[title, *(f"{n:,}" if isinstance(n, int) else n for n in counts)] for title, counts in rows.items()]
+    text = f"{found.name}: {found.place}, {found.n_classes} classes\n\n"
+    text += tabulate(texts, ["", *paths], tablefmt="github", disable_numparse=True, stralign="right") + "\n"
+    if unreadable:
+        text += f"Unreadable: {some(f'{path} ({reason})' for path, reason in unreadable.items())}\n"
+    if copies:
+        text += f"Copies: {some(' = '.join(group) for group in copies)}\n"
+    return text
 
 
-def write_json(
-    path: str, surveys: "Sequence[Survey]", missing: Iterable[str], refused: dict[str, str], root: str
-) -> None:
-    """Write what was found to a file."""
-    content = {
-        "sets": {survey.name: as_plain_data(survey) for survey in surveys},
-        "unclear": refused,
-        "not_found": {name: how_to_get(name, root) for name in missing},
-    }
-    with atomic_write(path, "w") as handle:
-        json.dump(content, handle, indent=1)
-        handle.write("\n")
+def read_images(paths: Sequence[str]) -> tuple[dict[str, str], list[list[str]]]:
+    """Reasons of images that cannot be decoded, and groups of the other images with the same content."""
+    from common.content_hashes import content_hashes
+    from datasets.readable import find_unreadable
+
+    unreadable = find_unreadable(paths, "images")
+    readable = [path for path in paths if path not in unreadable]
+    groups = defaultdict(list)
+    for path, content in zip(readable, content_hashes(readable), strict=True):
+        groups[content].append(path)
+    return unreadable, [group for group in groups.values() if len(group) > 1]
 
 
-def write_sheet(path: str, surveys: "Sequence[Survey]", per_cell: int, columns: int) -> "Image.Image":
-    """Draw samples of the sets into a file, whose kind its extension tells."""
-    from PIL import Image
+def draw_samples(path: str, sets: Sequence[Found], at_most: int = 12) -> None:
+    """Draw one image of each class and domain; rows are domains, columns at most so many classes."""
+    from dassl.utils import read_image
+    from matplotlib.figure import Figure
 
-    from datasets.thumbnails import draw_sheet
-
-    kind = Image.registered_extensions().get(Path(path).suffix.lower())
-    if kind not in ("PNG", "JPEG"):
-        raise UserError(f"--thumbnails {path}: name a .png or .jpg file.")
-    if not surveys:
-        raise UserError(f"None of the sets was found, so there is nothing to draw into {path}.")
-    sheet = draw_sheet(surveys, per_cell, columns)
-    with atomic_write(path) as handle:
-        sheet.save(handle, format=kind)
-    return sheet
-
-
-# --- the whole ---
-
-
-def report(args: argparse.Namespace) -> None:
-    """Look at the sets and print the tables.
-
-    Raises:
-        UserError: an unknown name, a missing root, a process that was killed, a file that cannot be written.
-    """
-    from datasets.layouts import SetNotFound
-    from datasets.survey import examine, look
-
-    surveys: list[Survey] = []
-    missing: dict[str, list[str]] = {}
-    refused: dict[str, str] = {}
-    for name, dataset, root in list(wanted_sets(args)):
-        try:
-            survey = look(name, dataset, root)
-        except SetNotFound as error:
-            missing[name] = error.incomplete
-            continue
-        except UserError as error:
-            refused[name] = str(error)
-            continue
-        examine(survey, decode=not args.fast)
-        surveys.append(survey)
-
-    print(summary_table(surveys, missing, refused))
-    for survey in surveys:
-        location = survey.location
-        print(f"\n{survey.name}: {printable(location.images_dir)} ({location.layout.name} layout)\n")
-        print(domain_table(survey))
-        if args.classes:
-            print(f"\n{class_table(survey)}")
-        if found := findings(survey):
-            print("", *found, sep="\n")
-    for name, message in refused.items():
-        print(f"\n{name}: {printable(message)}")
-    if missing:
-        print(f"\nNot found under {args.root}:")
-    for name, incomplete in missing.items():
-        there = f"  # {', '.join(incomplete)} is there, but has no domain in it: half-extracted?" if incomplete else ""
-        print(f"  {name}: {how_to_get(name, args.root)}{there}")
-    sheet = None
+    rows = [(found, domain) for found in sets for domain in found.images]
+    n_columns = min(at_most, max(len(found.classes) for found in sets))
+    figure = Figure(figsize=(1.5 + 1.2 * n_columns, 1.4 * len(rows)), layout="constrained")
+    plain = {"xticks": [], "yticks": [], "frame_on": False}
+    grid = zip(rows, figure.subplots(len(rows), n_columns, squeeze=False, subplot_kw=plain), strict=True)
+    for (found, domain), axes in grid:
+        axes[0].set_ylabel(f"{found.name}\n{domain}", fontsize=8)
+        for axis, name in zip(axes, found.classes[:: -(-len(found.classes) // n_columns)], strict=False):
+            axis.set_title(name, fontsize=8)
+            paths = found.images[domain].get(name, [])
+            try:
+                axis.imshow(read_image(paths[len(paths) // 2]))
+            except Exception:  # Pillow raises OSError, SyntaxError, ... of damaged files
+                axis.set_xlabel("unreadable" if paths else "no images", fontsize=8)
     try:
-        if args.json:
-            write_json(args.json, surveys, missing, refused, args.root)
-        if args.thumbnails:
-            sheet = write_sheet(args.thumbnails, surveys, args.per_cell, args.columns)
-    except OSError as error:
-        raise UserError(f"Cannot write {error.filename or args.thumbnails}: {error.strerror or error}.") from error
-    if sheet:
-        print(f"\nSamples: {args.thumbnails} ({sheet.width} x {sheet.height} pixels)")
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--thumbnails {path}: {error}. Name a .png, .jpg or .pdf file.") from error
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     args = parse_args(argv)
-    report(args)
+    from datasets.known import known_names
+    from datasets.layouts import SetNotFound
+
+    sets, missing = [], []
+    for name in args.names or known_names():
+        try:
+            sets.append(find_set(name, args.root))
+        except SetNotFound as error:
+            missing.append(str(error) if args.names else f"{name}: not found")
+    texts = [*(describe(found, args.classes, args.fast) for found in sets), *missing]
+    if missing:
+        texts.append(f"To download a set: python scripts/download.py NAME --root {args.root}")
+    print("\n".join(texts).encode("utf-8", "replace").decode())  # file names may be any bytes
+    if args.thumbnails and sets:
+        draw_samples(args.thumbnails, sets)
 
 
 if __name__ == "__main__":

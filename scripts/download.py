@@ -14,28 +14,28 @@ from common.files import size_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="A download that was broken off goes on where it stopped. By hand: see DATASETS.md.",
+        epilog="The same command resumes an interrupted download. By hand: see DATASETS.md.",
     )
     parser.add_argument("names", nargs="*", metavar="name", help="as in configs/datasets/, or all")
     parser.add_argument("--root", default="data", help="folder for the data sets (default: data)")
-    parser.add_argument("--list", action="store_true", help="show names, archives, sizes, addresses; download nothing")
-    parser.add_argument("--mirror", default="", help="folder or address that has the archives by their names")
+    parser.add_argument("--list", action="store_true", help="show names, archives, sizes and addresses")
+    parser.add_argument("--mirror", default="", help="folder or address with the archives by their names")
     parser.add_argument(
         "--archive", action="append", default=[], metavar="FILE", help="an archive that you have; may be repeated"
     )
     parser.add_argument("--any-counts", action="store_true", help="accept other numbers of images than the known ones")
     args = parser.parse_args(argv)
     if not args.names and not args.list:
-        parser.error("name a data set, or ask for --list")
+        parser.error("name a data set, or use --list")
     return args
 
 
 def list_sources(root: str) -> str:
-    """The table for --list."""
+    """Make the table for --list."""
     from tabulate import tabulate
 
     from datasets.download.sources import SOURCES, locate_set
@@ -56,8 +56,9 @@ def list_sources(root: str) -> str:
 
 
 def download(args: argparse.Namespace) -> list[str]:
-    """Get all sets that were named; returns those that failed."""
-    from datasets.download.sources import SOURCES, find_source, get
+    """Download the named sets; return those that failed."""
+    from datasets.download.install import get
+    from datasets.download.sources import SOURCES, find_source
 
     if args.list:
         print(list_sources(args.root))
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         failed = download(args)
     except KeyboardInterrupt:
-        print("\nInterrupted. What came so far is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nInterrupted. The same command resumes the download.", file=sys.stderr)
         return 130
     if failed and len(args.names) + ("all" in args.names) > 1:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Tiny trees of every set in every layout, for the tests of the datasets."""
+"""Tiny trees of every set in every layout, for the tests of the data sets."""
 
 import contextlib
 import io
@@ -8,30 +8,17 @@ from pathlib import Path
 from dassl.config import get_cfg_default
 from PIL import Image
 
-from datasets.spg_domainnet import SPG_DomainNet
-from datasets.spg_officehome import SPG_OfficeHome
-from datasets.spg_pacs import SPG_PACS
-from datasets.spg_terraincognita import SPG_TerraIncognita
-from datasets.spg_vlcs import SPG_VLCS
+from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome, SPG_TerraIncognita
 
-# Names of class folders as users have them, beside those that need no spelling out.
-OFFICE_HOME_FOLDERS = ["Alarm_Clock", "TV", "Table", "Flip_Flops", *(f"Thing_{k:02d}" for k in range(61))]
-DOMAINNET_FOLDERS = [
-    "The_Eiffel_Tower",
-    "t-shirt",
-    "hot_air_balloon",
-    *(f"thing_{k:03d}" for k in range(342)),
-]
+# Class folders as users have them.
 CLASS_FOLDERS = {
     SPG_PACS: SPG_PACS.classes,
     SPG_VLCS: SPG_VLCS.classes,
-    SPG_OfficeHome: OFFICE_HOME_FOLDERS,
+    SPG_OfficeHome: ["Alarm_Clock", "TV", "Table", "Flip_Flops", *(f"Thing_{k:02d}" for k in range(61))],
     SPG_TerraIncognita: SPG_TerraIncognita.classes,
-    SPG_DomainNet: DOMAINNET_FOLDERS,
+    SPG_DomainNet: ["The_Eiffel_Tower", "t-shirt", "hot_air_balloon", *(f"thing_{k:03d}" for k in range(342))],
 }
 SETS = list(CLASS_FOLDERS)
-SET_LAYOUTS = [(dataset, layout) for dataset in SETS for layout in dataset.layouts]
-SET_LAYOUT_IDS = [f"{dataset.__name__}-{layout.folder}-{layout.images or 'flat'}" for dataset, layout in SET_LAYOUTS]
 
 
 def _encoded():
@@ -45,7 +32,7 @@ PICTURES = _encoded()
 
 
 def write_images(folder, names):
-    """Make ``folder`` with small pictures of these names, whose contents differ by name."""
+    """Make a folder with small pictures, whose contents differ by name."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -54,35 +41,30 @@ def write_images(folder, names):
 
 
 def make_set(root, dataset, layout, per_class=10, domains=None):
-    """Make a set below ``root``: ``per_class`` images of each class in each domain, the same in any layout.
+    """Make a set below `root` with the same images in any layout; return the set's own folder.
 
-    In a layout with parts, the first 70 % lie in the first part. Returns the set's own folder.
+    In a layout with parts, the first 70 % of the images of a class lie in the first part.
     """
-    spelled = dict(zip(dataset.domains, layout.domain_folders or domain_spelling(dataset, layout), strict=True))
+    spelled = dict(zip(dataset.domains, layout.domain_folders or _domain_folders(dataset, layout), strict=True))
     names = [f"pic_{k:03d}.jpg" for k in range(per_class)]
     cut = round(0.7 * per_class)
-    parts = list(layout.parts)
-    shares = [(parts[0], names)]
-    if len(parts) == 2:
-        shares = [(parts[0], names[:cut]), (parts[1], names[cut:])]
-    for domain in domains or dataset.domains:
-        for number, class_folder in enumerate(CLASS_FOLDERS[dataset]):
-            if dataset is SPG_VLCS and len(parts) > 1:
-                class_folder = str(number)
-            for part, share in shares:
-                write_images(root / layout.folder / layout.images / spelled[domain] / part / class_folder, share)
+    shares = zip(layout.parts, (names[:cut], names[cut:]) if len(layout.parts) == 2 else (names,), strict=True)
+    for part, share in shares:
+        for domain in domains or dataset.domains:
+            for number, class_folder in enumerate(CLASS_FOLDERS[dataset]):
+                name = str(number) if dataset is SPG_VLCS and part else class_folder
+                write_images(root / layout.folder / layout.images / spelled[domain] / part / name, share)
     return root / layout.folder
 
 
-def domain_spelling(dataset, layout):
-    """Domain folders as the owners of the layout spell them."""
+def _domain_folders(dataset, layout):
     if dataset is SPG_OfficeHome and layout.name == "DomainBed":
         return ["Art", "Clipart", "Product", "Real World"]
     return dataset.domains
 
 
 def config(root, target=(), source=(), output=None, shots=-1, seed=1, **dataset_keys):
-    """Dassl's default configuration with a dataset's keys set."""
+    """Dassl's default configuration with a data set's keys."""
     cfg = get_cfg_default()
     cfg.DATASET.ROOT = str(root)
     cfg.DATASET.SOURCE_DOMAINS = tuple(source)
@@ -96,7 +78,7 @@ def config(root, target=(), source=(), output=None, shots=-1, seed=1, **dataset_
 
 
 def paths(items):
-    """(domain, class name, file name) of each item: what is the same in every layout."""
+    """(domain, class name, file name) of each item, which are the same in every layout."""
     return sorted((item.domain, item.classname, os.path.basename(item.impath)) for item in items)
 
 

@@ -1,4 +1,4 @@
-"""A server of tiny data sets' archives, and the fixtures around it, for the tests of downloads."""
+"""A server with the archives of tiny data sets, and fixtures, for the tests of downloads."""
 
 import contextlib
 import functools
@@ -14,16 +14,15 @@ from pathlib import Path
 import pytest
 from dataset_trees import CLASS_FOLDERS, PICTURES, make_set
 
+from datasets.benchmarks import SPG_DomainNet, SPG_TerraIncognita
 from datasets.download import fetch
 from datasets.download.sources import SOURCES
-from datasets.spg_domainnet import SPG_DomainNet
-from datasets.spg_terraincognita import SPG_TerraIncognita
 
 TERRA_ANNOTATIONS, TERRA_IMAGES = (archive.name for archive in SOURCES["terra_incognita"].archives)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, with byte ranges; breaks off or knows no ranges if told to."""
+    """Serves a folder with byte ranges; server.breaks and server.ranges cut transfers and ranges off."""
 
     def log_message(self, *args):
         pass
@@ -63,12 +62,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serves tmp_path / "mirror" at server.url, to a machine without proxies that tries once."""
+    """Serve tmp_path / "mirror" at server.url, to a machine without proxies that tries once."""
     monkeypatch.setattr(fetch, "RETRIES", 0)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    # 345 classes of DomainNet only take time.
+    # Three classes of DomainNet are enough.
     monkeypatch.setitem(CLASS_FOLDERS, SPG_DomainNet, CLASS_FOLDERS[SPG_DomainNet][:3])
     monkeypatch.setattr(SPG_DomainNet, "n_classes", 3)
     folder = tmp_path / "mirror"
@@ -85,7 +84,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def drive(server, monkeypatch):
-    """Google Drive is our server: a file's id is its path there."""
+    """Our server as Google Drive: a file's id is its path there."""
     import requests
 
     real_get = requests.Session.get
@@ -100,7 +99,7 @@ def drive(server, monkeypatch):
 
 
 def zip_of(folder, file):
-    """Zip a folder, with its own name at the top."""
+    """Zip a folder with its name at the top."""
     file.parent.mkdir(parents=True, exist_ok=True)
     shutil.make_archive(str(file.with_suffix("")), "zip", folder.parent, folder.name)
     return file
@@ -136,7 +135,7 @@ def camera_trap_annotations(pictures, classes=("car", *SPG_TerraIncognita.classe
 
 
 def write_terra(folder, pictures):
-    """The two archives of Terra Incognita; the pictures are spread over two annotation files."""
+    """Write the two archives of TerraIncognita, with two annotation files."""
     names = sorted(pictures)
     halves = [{name: pictures[name] for name in names[i::2]} for i in range(2)]
     entries = [
@@ -158,7 +157,7 @@ def terra_pictures():
 
 
 def make_archives(name, folder, scratch, per_class=2):
-    """The archives of a set with a few pictures, as their owners arrange them. Returns the images of a domain."""
+    """Make the archives of a set as their owners do; return the number of images of a domain."""
     dataset = SOURCES[name].dataset
     if dataset is SPG_TerraIncognita:
         write_terra(folder, {**terra_pictures(), "elsewhere.jpg": (7, ("dog",)), "38-car.jpg": (38, ("car",))})

@@ -139,7 +139,7 @@ JSON = st.recursive(
 def test_any_bytes_as_results_splits_and_predictions(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "file"
     path.write_bytes(content)
-    for read in (read_results, read_predictions, lambda path: read_split(path, set())):
+    for read in (read_results, read_predictions, read_split):
         try:
             read(path)
         except UserError as error:
@@ -159,7 +159,7 @@ def test_any_entries_as_a_split(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("split") / "a_train_val_split.json"
     path.write_text(json.dumps(content))
     try:
-        train, val = read_split(path, set())
+        train, val = read_split(path)
     except UserError as error:
         assert str(path) in str(error)
     else:

@@ -1,1 +1,1 @@
-"""Getting the published sets: where from, transfers, archives, and into place; only commands and launchers use it."""
+"""Download the published sets; only commands and launchers import this."""

@@ -1,36 +1,26 @@
-"""Which pictures of Caltech Camera Traps make up TerraIncognita, by its annotations: DomainBed's choice."""
+"""Choose the pictures of Caltech Camera Traps that are TerraIncognita, as DomainBed does."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
 
 
-def select_images(folder: Path, domains: Iterable[str], classes: Iterable[str], source: Path) -> dict[str, list[str]]:
-    """Where in TerraIncognita each picture goes, from all annotation files in ``folder``.
+def select_images(
+    folder: Path, domains: Collection[str], classes: Collection[str], source: Path
+) -> dict[str, list[str]]:
+    """Map names of pictures to their places "<domain>/<class>/<file name>", by all annotation files below a folder.
 
-    The files are in the format "COCO Camera Traps": ``images`` (id, file_name, location), ``annotations`` (image_id,
-    category_id), ``categories`` (id, name). Each is gone through once. As in DomainBed, a picture that shows animals
-    of two classes goes into both; several boxes of one class count once, and a picture that several files list too.
+    The files are in the format COCO Camera Traps. A picture that shows animals of two classes has two places.
 
     Args:
-        folder: with ``*.json``, at any depth.
-        domains: ``"location_38"`` ...
-        classes: names of categories.
         source: the archive that the files are from, for messages.
-
-    Returns:
-        from file names of pictures to sorted lists of ``"<domain>/<class>/<file name>"``.
-
-    Raises:
-        UserError: no annotation file, or a damaged one.
     """
     files = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
     if not files:
-        raise UserError(f"{source} holds no annotation files (*.json). Get it again.")
-    domains, classes = set(domains), set(classes)
+        raise UserError(f"{source} holds no annotation files (*.json). Download it again.")
     places: dict[str, set[str]] = defaultdict(set)
     for path in files:
         try:
@@ -48,6 +38,6 @@ def select_images(folder: Path, domains: Iterable[str], classes: Iterable[str], 
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path.name} in {source} is no annotation file in the format COCO Camera Traps: "
-                f"{type(error).__name__} {error}. Get the archive again."
+                f"{type(error).__name__} {error}. Download the archive again."
             ) from error
     return {name: sorted(found) for name, found in places.items()}

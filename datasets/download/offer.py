@@ -1,4 +1,4 @@
-"""Offering the download of a data set where one is missing."""
+"""Offer the download of a data set that is missing."""
 
 import shlex
 import sys
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import size_text
-from datasets.download.sources import find_source, get, locate_set
+from datasets.download.install import get
+from datasets.download.sources import find_source, locate_set
 
 
 def download_command(dataset_name: str, root: str | Path) -> str:
@@ -15,19 +16,10 @@ def download_command(dataset_name: str, root: str | Path) -> str:
 
 
 def offer_download(dataset_name: str, root: str | Path) -> bool:
-    """Ask on a terminal whether to download a set that is missing, and do so.
-
-    Without a terminal nothing is asked or done: the caller's message should name :func:`download_command`.
+    """Ask on a terminal whether to download a missing set; return whether the set is there now.
 
     Args:
-        dataset_name: as in configs/datasets/, or the name of its class.
-        root: the data root.
-
-    Returns:
-        whether the set is there now; False for a set that cannot be downloaded.
-
-    Raises:
-        UserError: the download failed.
+        dataset_name: of configs/datasets/, or of a class.
     """
     try:
         source = find_source(dataset_name)
@@ -38,7 +30,8 @@ def offer_download(dataset_name: str, root: str | Path) -> bool:
         return True
     if not sys.stdin.isatty():
         return False
-    size = f" ({size_text(source.about)})" if source.about else ""
+    sizes = [archive.about for archive in source.archives]
+    size = f" ({size_text(sum(size or 0 for size in sizes))})" if all(sizes) else ""
     state = f"has no {', '.join(missing)} under {root}" if location else f"is not under {root}"
     try:
         answer = input(f"{source.title} {state}. Download it{size} now? [y/N] ")

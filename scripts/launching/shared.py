@@ -262,7 +262,7 @@ class _Looking:
         cfg = launch.config(run)
         which = launch.trainer, run.dataset, cfg.SEED
         if which not in self.looks:
-            from datasets.base import NotMadeYet
+            from common.errors import UserError as NotMadeYet
             from trainers.modules.features import FeatureCache
 
             trainer = _trainer(launch)

@@ -242,7 +242,6 @@ def test_where_no_rule_says_it(folder, train, test, domains, asked, classname, m
 
 def test_our_own_sets_stay_as_they_are(image_folder):
     from dataset_trees import config
-
     from datasets.folder_dg import FolderDG
 
     dataset = FolderDG(config(image_folder, target=("red",)))

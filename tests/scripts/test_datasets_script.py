@@ -8,12 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from datasets.survey import why_unreadable
+from datasets.thumbnails import EDGE, spread
 from PIL import Image
 from quick_run import REPOSITORY
 
 from datasets import survey as survey_module
-from datasets.survey import why_unreadable
-from datasets.thumbnails import EDGE, spread
 from scripts.datasets import main
 
 DOMAINS = ("art_painting", "cartoon", "photo", "sketch")

@@ -12,7 +12,6 @@ from reference import tiny_clip
 
 from common import kept
 from common.kept import Kept
-from datasets import base
 from scripts import kill_trial
 from trainers.methods import METHODS
 from trainers.modules import clip_backbone
@@ -25,7 +24,6 @@ def keep(monkeypatch):
     """From now on this process does several runs; it has kept nothing yet."""
     monkeypatch.setattr(kept, "_keeping", True)
     monkeypatch.setattr(clip_backbone, "_KEPT", Kept(1))
-    monkeypatch.setattr(base, "_KEPT_SPLITS", Kept(8))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from quick_run import REPOSITORY
 
 from common.errors import UserError
 from common.run.results import RESULTS_FILE
-from datasets.spg_pacs import SPG_PACS
+from datasets.benchmarks import SPG_PACS
 from scripts import launch
 from scripts.launching.sets import find_set
 from trainers.methods import METHODS, PROTOCOLS

@@ -1,0 +1,86 @@
+"""Source and target domains: names, codes, defaults, mistakes."""
+
+import pytest
+from dataset_trees import config, make_set
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome, SPG_TerraIncognita
+from datasets.names import class_name, find_domain, fold, resolve_domains
+
+ACCEPTED = r"Accepted: art_painting \(a\), cartoon \(c\), photo \(p\), sketch \(s\)\."
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pacs")
+    make_set(root, SPG_PACS, SPG_PACS.layouts[0])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "domain"),
+    [
+        (SPG_OfficeHome, "Real World", "real_world"),
+        (SPG_OfficeHome, "RealWorld", "real_world"),
+        (SPG_VLCS, "VOC2007", "pascal"),
+        (SPG_VLCS, "CALTECH", "caltech"),
+        (SPG_PACS, "Art-Painting", "art_painting"),
+        (SPG_PACS, "S", "sketch"),
+        (SPG_DomainNet, "q", "quickdraw"),
+        (SPG_TerraIncognita, 3, "location_43"),  # yacs reads DATASET.TARGET_DOMAINS "(3,)" as a number
+    ],
+)
+def test_other_spellings_are_understood(dataset, name, domain):
+    assert dataset.resolve_domains(target_domains=[name])[1] == [domain]
+
+
+@pytest.mark.parametrize(
+    ("targets", "sources", "expected"),
+    [(["c"], [], [0, 2, 3]), (["s", "a"], [], [1, 2]), (["p"], ["s"], [3]), (["p"], ["photo"], [2])],
+)
+def test_splits_are_of_the_chosen_domains(targets, sources, expected, pacs, capsys):
+    found = SPG_PACS(config(pacs, targets, sources))
+    assert {item.domain for item in found.train_x} == {item.domain for item in found.val} == set(expected)
+    assert {found.code(found.domains[item.domain]) for item in found.test} == set(targets)
+    assert (len(found.train_x), len(found.val), len(found.test)) == (
+        49 * len(expected), 21 * len(expected), 70 * len(targets)
+    )  # fmt: skip
+    assert "are trained on" not in capsys.readouterr().out
+
+
+def test_target_among_several_sources_warns(pacs, capsys):
+    SPG_PACS(config(pacs, ["p"], ["p", "s"]))
+    assert "Warning: photo is a source and a target domain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "message"),
+    [
+        (["a"], [], "DATASET.TARGET_DOMAINS is empty.*--target-domains s.*" + ACCEPTED),
+        ([], ["x"], r"DATASET.TARGET_DOMAINS: SPG_PACS has no domain 'x'\. " + ACCEPTED),
+        (["sketches"], ["s"], "DATASET.SOURCE_DOMAINS: .*'sketches'.* Did you mean sketch?"),
+        (["a", "art_painting"], ["s"], "DATASET.SOURCE_DOMAINS names art_painting twice"),
+        ([], ["a", "c", "p", "s"], "names every domain of SPG_PACS"),
+    ],
+)
+def test_mistakes_raise(sources, targets, message):
+    with pytest.raises(UserError, match=message):
+        SPG_PACS.resolve_domains("", sources, targets)
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, unique=True))
+def test_full_name_means_itself(domains):
+    assert all(find_domain(domain, domains, domains) == domain for domain in domains)
+    assert resolve_domains("Any", domains, domains, (), [], domains[:1]) == (domains[1:], domains[:1])
+
+
+def test_spelling_of_two_domains_means_none():
+    assert find_domain("A b", ["a_b", "a-b"]) is None and find_domain("a-b", ["a_b", "a-b"]) == "a-b"
+
+
+@given(st.text())
+def test_names_are_normalised_once(name):
+    assert class_name(class_name(name)) == class_name(name) and fold(fold(name)) == fold(name)
+    assert class_name("Ku\u0308che") == class_name("K\u00fcche")

@@ -1,0 +1,228 @@
+"""Every set in every layout, and folders that are not as they should be."""
+
+import os
+import shutil
+
+import pytest
+from dassl.config import get_cfg_default
+from dassl.data import DataManager
+from dassl.data.datasets import DATASET_REGISTRY
+from dataset_trees import CLASS_FOLDERS, SETS, config, make_set, paths, write_images
+from quick_run import REPOSITORY
+
+import datasets.all  # noqa: F401 (registers)
+from common.errors import UserError
+from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome, SPG_TerraIncognita
+
+DASSL, DOMAINBED, AUTHORS = SPG_PACS.layouts
+LAYOUTS = [(dataset, layout) for dataset in SETS for layout in dataset.layouts]
+
+
+@pytest.fixture
+def pacs(tmp_path):
+    make_set(tmp_path, SPG_PACS, AUTHORS)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("dataset", "layout"), LAYOUTS, ids=lambda value: str(getattr(value, "__name__", value)))
+def test_set_in_any_layout_has_the_same_labels(dataset, layout, tmp_path):
+    source, target = dataset.domains[0], dataset.domains[-1]
+    per_class, n_classes = (2 if dataset is SPG_DomainNet else 10), len(CLASS_FOLDERS[dataset])
+    own = make_set(tmp_path, dataset, layout, per_class, domains=[source, target])
+    found = dataset(config(tmp_path, [target], [source]))
+    assert found.layout == layout and found.dataset_dir == str(own)
+    assert found.num_classes == len(found.classnames) == n_classes
+    assert found.classnames == sorted(found.classnames) == list(found.lab2cname.values())
+    items = found.train_x + found.val + found.test
+    assert all(found.classnames[item.label] == item.classname and os.path.isfile(item.impath) for item in items)
+    assert {item.domain for item in found.train_x + found.val} == {0}
+    assert {item.domain for item in found.test} == {len(dataset.domains) - 1}
+    assert len(found.test) == per_class * n_classes
+    n_train, n_val = (1, 1) if dataset is SPG_DomainNet else (7, 3)
+    assert (len(found.train_x), len(found.val)) == (n_train * n_classes, n_val * n_classes)
+
+
+@pytest.mark.parametrize("dataset", [SPG_PACS, SPG_VLCS, SPG_TerraIncognita])
+def test_images_agree_in_all_layouts(dataset, tmp_path):
+    seen = set()
+    for number, layout in enumerate(dataset.layouts):
+        make_set(tmp_path / str(number), dataset, layout)
+        found = dataset(config(tmp_path / str(number), dataset.domains[:1]))
+        seen.add((found.test_fingerprint, *paths(found.test), *paths(found.train_x + found.val)))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "codes", "n_images"),
+    list(zip(SETS, ("acps", "clps", "acpr", "1234", "cipqrs"), (9991, 10729, 15588, 24330, 586575), strict=True)),
+)
+def test_declarations_have_the_published_codes_and_counts(dataset, codes, n_images):
+    assert DATASET_REGISTRY.get(dataset.__name__) is dataset
+    assert dataset.list_codes() == list(codes) and sum(dataset.image_counts.values()) == n_images
+    assert dataset.list_domains() == sorted(dataset.domains) == sorted(dataset.image_counts)
+    for code, domain in zip(codes, dataset.domains, strict=True):
+        others = [other for other in dataset.domains if other != domain]
+        assert dataset.resolve_domains(target_domains=[code]) == (others, [domain])
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs/datasets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_config_names_a_registered_set(path):
+    cfg = get_cfg_default()
+    cfg.merge_from_file(str(path))
+    assert DATASET_REGISTRY.get(cfg.DATASET.NAME).__name__ == cfg.DATASET.NAME
+
+
+def test_class_names_are_those_of_prompts():
+    assert SPG_OfficeHome.class_name("Alarm_Clock") == "alarm clock" and SPG_VLCS.class_name("4") == "person"
+    assert SPG_DomainNet.class_name("The_Great  Wall_of_China") == "the great wall of china"
+
+
+def test_parts_of_vlcs_and_officehome_decide_the_split(tmp_path):
+    folder = make_set(tmp_path, SPG_VLCS, SPG_VLCS.layouts[0])
+    write_images(folder / "SUN/crossval/0", ["not_used.jpg"])  # in Dassl's download
+    vlcs = SPG_VLCS(config(tmp_path, ["c"], ["s"]))
+    assert {item.impath.split("/")[-3] for item in vlcs.train_x} == {"full"}
+    assert {item.impath.split("/")[-3] for item in vlcs.val} == {"test"}
+    make_set(tmp_path, SPG_OfficeHome, SPG_OfficeHome.layouts[0], 20)  # 14 and 6 images of a class
+    office = SPG_OfficeHome(config(tmp_path, ["a"], ["p"]))
+    assert sum("/train/Alarm_Clock/" in item.impath for item in office.train_x) == 10
+    assert sum("/val/Alarm_Clock/" in item.impath for item in office.train_x) == 4
+
+
+@pytest.mark.parametrize("name", ["pacs", "PACS", "Pacs"])
+def test_own_folder_in_any_letter_case(name, pacs, capsys):
+    os.rename(pacs / "PACS", pacs / name)
+    for root in (pacs, pacs / name, pacs / name / "images"):
+        assert SPG_PACS(config(root, ["s"], output=pacs)).dataset_dir == str(pacs / name)
+    assert "more than once" not in capsys.readouterr().out
+
+
+def test_folder_with_two_shared_domain_names_is_not_domainnet(pacs):
+    with pytest.raises(UserError, match="SPG_DomainNet was not found"):
+        SPG_DomainNet(config(pacs / "PACS/images", ["s"], ["r"]))
+
+
+def test_several_layouts_prefer_domains_then_splits_then_order(tmp_path, capsys):
+    make_set(tmp_path, SPG_PACS, DOMAINBED)
+    make_set(tmp_path, SPG_PACS, DASSL, domains=["photo", "sketch"])
+    assert SPG_PACS(config(tmp_path, ["s"])).layout == DOMAINBED
+    assert f"more than once under {tmp_path}. Using {tmp_path}/PACS (DomainBed, 4 domains)" in capsys.readouterr().out
+    make_set(tmp_path, SPG_PACS, DASSL)
+    assert SPG_PACS(config(tmp_path, ["s"])).layout == DOMAINBED  # which has split files
+    shutil.move(tmp_path / "PACS/spg_coop_splits/s_train_val_split.json", tmp_path)
+    shutil.rmtree(tmp_path / "PACS/spg_coop_splits")
+    assert SPG_PACS(config(tmp_path, ["s"])).layout == DASSL
+    (tmp_path / "PACS/spg_coop_splits").mkdir()
+    capsys.readouterr()
+    SPG_PACS(config(tmp_path, ["s"]))
+    assert f"Not used: split files in {tmp_path}/PACS/spg_coop_splits." in capsys.readouterr().out
+
+
+def test_missing_set_names_the_places(tmp_path):
+    (tmp_path / "PACS/readme").mkdir(parents=True)
+    with pytest.raises(UserError) as error:
+        SPG_PACS(config(tmp_path, ["s"]))
+    for text in ("pacs/images/<domain>/<class>/ (Dassl/CoOp)", "art_painting", "half-extracted", "--root"):
+        assert text in str(error.value)
+
+
+@pytest.mark.parametrize(("root", "message"), [("", "is not set"), ("nowhere", "does not exist"), ("f", "is a file")])
+def test_root_that_is_no_folder_raises(root, message, tmp_path):
+    (tmp_path / "f").touch()
+    with pytest.raises(UserError, match=message):
+        SPG_PACS(config(root and tmp_path / root, ["s"], output=tmp_path))
+
+
+def test_bad_sketch_is_skipped(pacs):
+    write_images(pacs / "PACS/images/sketch/dog", ["n02103406_4068-1.png"])
+    write_images(pacs / "PACS/images/photo/dog", ["n02103406_4068-1.png"])
+    found = SPG_PACS(config(pacs, ["s"]))
+    assert (len(found.test), len(found.train_x + found.val)) == (70, 211)
+
+
+def test_other_image_counts_warn(pacs, capsys, monkeypatch):
+    SPG_PACS(config(pacs, ["s"]))
+    assert "has 70 images; the full set has 2,048." in capsys.readouterr().out
+    monkeypatch.setattr(SPG_PACS, "image_counts", {**dict.fromkeys(SPG_PACS.domains, 70), "sketch": 71})
+    cfg = config(pacs, ["s"])
+    cfg.VERBOSE = False
+    SPG_PACS(cfg)
+    assert capsys.readouterr().out == ""
+
+
+def remove_domain(images):
+    shutil.rmtree(images / "cartoon")
+
+
+def misspell_class(images):
+    os.rename(images / "cartoon/dog", images / "cartoon/zebra")
+
+
+def empty_domain(images):
+    for folder in (images / "cartoon").iterdir():
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+
+def add_spelling(images):
+    write_images(images / "cartoon/Dog", ["x.jpg"])
+
+
+def add_domain(images):
+    write_images(images / "Car_Toon/dog", ["x.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_domain, r"no folder for cartoon\. Found: art_painting, photo, sketch"),
+        (misspell_class, r"class folders of cartoon .* Missing: dog\. Unknown: zebra"),
+        (empty_domain, "cartoon of SPG_PACS .* the class folders hold no images"),
+        (add_spelling, "two folders for the class 'dog': Dog and dog"),
+        (add_domain, "Two folders are the domain cartoon"),
+    ],
+)
+def test_folders_that_do_not_fit_raise(damage, message, pacs):
+    damage(pacs / "PACS/images")
+    with pytest.raises(UserError, match=message):
+        SPG_PACS(config(pacs, ["s"]))
+
+
+def test_classes_of_the_folders_must_agree(tmp_path):
+    folder = make_set(tmp_path, SPG_OfficeHome, SPG_OfficeHome.layouts[1], 2)
+    shutil.rmtree(folder / "Art/TV")
+    with pytest.raises(UserError, match=r"of art .* Missing: tv\. Unknown: none"):
+        SPG_OfficeHome(config(tmp_path, ["r"]))
+    write_images(folder / "Art/Television", ["x.jpg"])
+    with pytest.raises(UserError, match=r"has 65 classes.*folders for 66. In one domain only: television"):
+        SPG_OfficeHome(config(tmp_path, ["r"]))
+
+
+def test_class_that_a_location_lacks_keeps_its_label(tmp_path, capsys):
+    folder = make_set(tmp_path, SPG_TerraIncognita, SPG_TerraIncognita.layouts[0])
+    shutil.rmtree(folder / "location_38/cat")
+    assert SPG_TerraIncognita(config(tmp_path, ["1"])).num_classes == 10
+    assert f"location_38 of SPG_TerraIncognita in {folder} has no images of: cat" in capsys.readouterr().out
+
+
+def test_folder_that_cannot_be_read_raises(pacs, monkeypatch):
+    def scandir(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match="Cannot read the folder .*dog: Permission denied"):
+        SPG_PACS(config(pacs, ["s"]))
+
+
+def test_loaders_have_labels_and_domains(pacs):
+    write_images(pacs / "PACS/images/photo/dog", ["gray.png"])
+    cfg = config(pacs, ["p"])
+    cfg.DATASET.NAME, cfg.DATALOADER.NUM_WORKERS, cfg.INPUT.SIZE = "SPG_PACS", 0, (8, 8)
+    manager = DataManager(cfg)
+    assert (manager.num_classes, manager.lab2cname[0]) == (7, "dog")
+    batch = next(iter(manager.train_loader_x))
+    assert batch["img"].shape[1:] == (3, 8, 8) and set(batch["domain"].tolist()) <= {0, 1, 3}
+    assert sum(len(batch["label"]) for batch in manager.test_loader) == 71
