@@ -23,7 +23,7 @@ from trainers.modules.prompt_tokens import tokenize_context
 
 if TYPE_CHECKING:
     from trainers.base.trainer import PromptTrainer
-    from trainers.modules.tokenizers import Tokenizer
+    from trainers.modules.clip.tokenizer import Tokenizer
 
 METRICS = ("accuracy", "macro_f1", "perclass_accuracy")  # of Dassl's evaluator; higher is better
 

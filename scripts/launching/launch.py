@@ -34,7 +34,7 @@ from trainers.methods import Backbones, MethodError, find_method
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from trainers.modules.clip_backbone import Backbone
+    from trainers.modules.clip.backbone import Backbone
 
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 
@@ -57,9 +57,8 @@ class Launch:
         import trainers.all  # noqa: F401 (registers trainers)
         from datasets.known import EMBEDDED_DATASET
         from trainers.cross_checks import check_words
-        from trainers.modules.backbone_sources import source_of
-        from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
-        from trainers.modules.tokenizers import CLIP_TOKENIZER
+        from trainers.modules.clip.backbone import backbone_label, check_backbone, has_vit
+        from trainers.modules.clip.tokenizer import CLIP_TOKENIZER
 
         method, cross = find_method(trainer), request.protocol == "cross"
         method.check_protocol(request.protocol)
@@ -103,7 +102,7 @@ class Launch:
         try:
             trainer_class = TRAINER_REGISTRY.get(trainer)
             trainer_class.check_config(cfg)
-            if not source_of(self.backbone).prefix:  # else only the backbone has the tokenizer
+            if not self.backbone.startswith(("open_clip:", "hf:")):  # else only the backbone has the tokenizer
                 check_words(cfg, trainer_class, CLIP_TOKENIZER)
         except UserError as error:  # of a comparison others may do with these settings
             raise MethodError(str(error)) from error
@@ -185,7 +184,7 @@ class Launch:
         Args:
             on_gpu: whether they compute on a GPU, and so need one alone.
         """
-        from trainers.modules.clip_backbone import load_backbone
+        from trainers.modules.clip.backbone import load_backbone
 
         asked = asked_for()
         if asked is not None or on_gpu:

@@ -13,7 +13,7 @@ from trainers.authors_configs import merge_method_file
 from trainers.config import apply_settings, check_values, default_cfg, leaves, merge_file, set_key, value_of
 from trainers.cross_checks import check_words, settings_notes
 from trainers.methods import METHODS
-from trainers.modules.tokenizers import CLIP_TOKENIZER
+from trainers.modules.clip.tokenizer import CLIP_TOKENIZER
 from trainers.saved_run import build_run
 
 DEFAULTS = dict(leaves(default_cfg()))

@@ -24,7 +24,7 @@ from scripts.reporting.variability import measure
 from trainers.base.evaluation import Predictions
 from trainers.base.image_features import ImageFeatures
 from trainers.methods import METHODS
-from trainers.modules.clip_backbone import weights_fingerprint
+from trainers.modules.clip.backbone import weights_sha256
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.prompt_labels import LabelOrigin, save_prompt_label
@@ -418,6 +418,6 @@ def test_what_is_no_float_and_what_is_empty():
 def test_a_fingerprint_is_as_it_was():
     """The check of weights changes nothing of them."""
     model = tiny_clip()
-    before = weights_fingerprint(model)
+    before = weights_sha256(model)
     require_finite(model.state_dict(), "x", "y")
-    assert weights_fingerprint(model) == before
+    assert weights_sha256(model) == before

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.messages import some
 from common.run.history import read_history
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone
 from trainers.modules.finite import require_finite
 from trainers.modules.published_names import holds_whole_model
 

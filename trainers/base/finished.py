@@ -19,7 +19,7 @@ from datasets.base import DomainGeneralizationDataset
 from trainers.base.run_record import settings_of
 from trainers.base.trainer import PromptTrainer
 from trainers.config import COUNTED, field_of
-from trainers.modules.clip_backbone import read_backbone
+from trainers.modules.clip.backbone import load_backbone
 
 OTHERWISE = {
     "classnames": "other class names",
@@ -104,5 +104,5 @@ def _weights(folder: str | PathLike, cfg: CfgNode) -> str:
     there = read_identity(folder).get("backbone")
     if not there and not cfg.TEST.NO_TEST:  # methods that learn nothing write no identity
         there = read_results(Path(folder) / RESULTS_FILE)["backbone_sha256"]
-    differs = there and read_backbone(named.NAME, "cpu", "fp32", named.PATH).sha256 != there
+    differs = there and load_backbone(named.NAME, root=named.PATH).sha256 != there
     return "other backbone weights" if differs else ""

@@ -22,7 +22,7 @@ from common.threads import Threads, waiting
 from trainers.base.evaluation import Evaluation, accuracy_by_class, calibration_error, macro_f1
 from trainers.config import as_typed, value_of
 from trainers.methods import BATCH, method_of
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone, backbone_label
 
 UNKNOWN = "unknown"  # in results.json, of a model whose training is not on record
 OF_TRAINING = (
@@ -236,10 +236,10 @@ def write_test_files(
         trainer=cfg.TRAINER.NAME,
         config=cfg.TRAINER.CONFIG,
         dataset=label,
-        backbone=backbone.label,
+        backbone=backbone_label(backbone.name),
         backbone_sha256=backbone.sha256,
         backbone_name=backbone.name,
-        backbone_family=backbone.facts.family,
+        backbone_family=backbone.info.family,
         precision=backbone.precision,
         protocol=protocol_name(sources, dataset.target_domains, trained_on is not None, base_to_new),
         trained_on=trained_on,

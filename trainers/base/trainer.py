@@ -68,8 +68,8 @@ from trainers.base.run_threads import threads_of_run
 from trainers.config import SHARED_FOLDERS, set_key, value_of
 from trainers.cross_checks import check_settings, check_words, settings_notes
 from trainers.methods import method_of
-from trainers.modules.backbone_source import OF_IMAGES, Facts
-from trainers.modules.clip_backbone import Backbone, kept_backbone
+from trainers.modules.clip.backbone import Backbone, cached_backbone
+from trainers.modules.clip.info import BackboneInfo
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
@@ -199,9 +199,9 @@ class PromptTrainer(TrainerX):
 
     def _load_backbone(self) -> Backbone:
         named = self.cfg.MODEL.BACKBONE
-        backbone = kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        backbone = cached_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         if self.cfg.VERBOSE:
-            for note in backbone.notes:
+            for note in backbone.info.notes:
                 print(note)
             if not backbone.text.can_be_cut:
                 print(
@@ -214,7 +214,7 @@ class PromptTrainer(TrainerX):
         """The frozen config with the values that follow from the backbone and from other keys."""
         cfg, backbone = cfg.clone(), self.backbone
         cfg.defrost()
-        taken = follow_facts(cfg.INPUT, backbone.facts)
+        taken = follow_facts(cfg.INPUT, backbone.info)
         if taken and cfg.VERBOSE:
             print(f"Note: images are made as the backbone {backbone.name} expects them: {', '.join(taken)}.")
         _warn_of_other_images(cfg, backbone)
@@ -248,7 +248,7 @@ class PromptTrainer(TrainerX):
             any(warn_of_orientation(paths, images) for paths in by_domain.values())
         for loader in (self.val_loader, self.test_loader):
             if loader is not None:
-                follow_resize_mode(loader.dataset.transform, self.cfg.INPUT, self.backbone.facts)
+                follow_resize_mode(loader.dataset.transform, self.cfg.INPUT, self.backbone.info)
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         """The batches of training indices; `batch_sampler` is Dassl's."""
@@ -907,11 +907,10 @@ def _holds_objects(schedule: LRScheduler | None) -> bool:
 
 def _warn_of_other_images(cfg: CfgNode, backbone: Backbone) -> None:
     """Warn if images are normalised or resized in another way than the backbone expects."""
-    mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, backbone.facts
+    mean, std, facts = cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, backbone.info
     expected = [facts.pixel_mean, facts.pixel_std]
     mend = "The configs in configs/trainers/ have it right (--config-file)."
-    openais = Facts()
-    if any(getattr(facts, key) != getattr(openais, key) for key in OF_IMAGES):
+    if facts.preprocessing != BackboneInfo().preprocessing:
         mend = (
             "Leave INPUT.PIXEL_MEAN, PIXEL_STD and INTERPOLATION as the configs in configs/trainers/ have them: they "
             f"become the backbone's own, {list(facts.pixel_mean)}, {list(facts.pixel_std)} and {facts.interpolation}."

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from trainers.modules.clip.text_tower import FIRST, LAST, TextTower
 from trainers.modules.prompt_encoder import PromptEncoder, learns
 from trainers.modules.prompt_tokens import Slot, prompt_tails
-from trainers.modules.text_tower import FIRST, LAST, TextTower
 from trainers.modules.transformer_block import after_attention, layer_norm, project
 
 CPU_MEMORY_MB = 2048

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
+from trainers.modules.clip.text_tower import TextTower
 from trainers.modules.prompt_tokens import CLASS_TOKEN_POSITIONS, Slot, prompt_tails, tokenize_context
-from trainers.modules.text_tower import TextTower
 from trainers.modules.transformer_block import PROMPT_STD, after_attention, check_depth, layer_norm, project
 
 # Working set per token in multiples of the width D, measured: what one layer holds at a time without gradients,

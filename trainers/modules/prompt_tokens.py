@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from common.errors import UserError
 from common.files import is_utf8
 from common.messages import some, warn
-from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
+from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, Tokenizer
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.errors import UserError
-from trainers.modules.clip_model import activation_of
+from trainers.modules.clip.text_tower import activation_of
 
 # CLIP's QuickGELU x * sigmoid(1.702 x) is SiLU with its argument scaled by this and its value by the inverse.
 QUICK_GELU = 1.702
