@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from clip import available_models
 from clip.model import ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 
@@ -202,7 +203,12 @@ def effective_precision(precision: str, device: str | torch.device) -> str:
 
 def backbone_label(name: str) -> str:
     """Short name for folders and tables: "ViT-B/16" -> "ViT-B16", "x/tiny.pt" -> "tiny"."""
-    return _source(name).label(name)
+    if name in available_models():
+        return name.replace("/", "")
+    front, path = _front_and_path(name)
+    is_file = path.is_file() or path.suffix in (".pt", ".pth", ".bin", ".safetensors")
+    short = path.stem if is_file else path.resolve().name if path.is_dir() else str(path)
+    return (front.removeprefix("open_clip:").replace(":", "-") + short).replace("/", "-")
 
 
 def check_backbone(name: str) -> None:
@@ -211,15 +217,24 @@ def check_backbone(name: str) -> None:
 
 
 def has_vit(name: str) -> bool:
-    """Whether a backbone's image tower is a ViT that can have prompts, without loading the backbone."""
+    """Whether a backbone's image tower is a ViT that can have prompts; this loads the backbone if its name is open."""
     check_backbone(name)
-    return _source(name).has_vit(name)
+    if name in available_models() or name.startswith("hf:"):
+        return name.startswith(("ViT", "hf:"))
+    return load_backbone(name).is_vit
 
 
 def absolute_name(name: str) -> str:
     """The name with an absolute path, for processes with another working directory."""
-    front, path = re.fullmatch(r"(open_clip:(?:local-dir:|[^@]*@)|hf:|)(.*)", name, re.DOTALL).groups()  # type: ignore
-    return f"{front}{Path(path).expanduser().resolve()}" if path and Path(path).expanduser().exists() else name
+    front, path = _front_and_path(name)
+    return f"{front}{path.resolve()}" if path.exists() else name
+
+
+def _front_and_path(name: str) -> tuple[str, Path]:
+    """Split a name into the source, with an architecture, and a path, tag or id."""
+    front = re.match("open_clip:(local-dir:|hf-hub:|[^@]*@)|hf:|", name)
+    assert front is not None  # as the last alternative is empty
+    return front.group(), Path(name[front.end() :]).expanduser()
 
 
 def _source(name: str) -> ModuleType:

@@ -1,7 +1,7 @@
 """CLIPModels in Hugging Face's format: hf:<folder>, hf:<organisation>/<name>, hf:<organisation>/<name>@<revision>."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, LibraryTokenizer, To
 
 PACKAGE = "transformers"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-HUB_FILES, HUB_PICKLES = ["*.json", "merges.txt", "model*.safetensors"], ["pytorch_model*.bin"]
 # transformers' names of our activations.
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 RESAMPLES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -45,13 +44,6 @@ RENAMED = {
 }
 
 
-def label(name: str) -> str:
-    """Short name: hf-<folder>, or hf-<organisation>-<name>."""
-    rest = name.removeprefix("hf:")
-    folder = Path(rest).expanduser()
-    return f"hf-{folder.resolve().name if folder.is_dir() else rest.replace('/', '-')}"
-
-
 def check(name: str) -> None:
     """Raise UserError if transformers is missing, or the name is neither a CLIPModel's folder nor an id of the hub."""
     rest = name.removeprefix("hf:")
@@ -62,72 +54,56 @@ def check(name: str) -> None:
             "an id such as hf:openai/clip-vit-base-patch16."
         )
     with library_errors(name, PACKAGE):
-        from transformers import PretrainedConfig
-
-        # No class, so that no code beside the config can be asked for.
-        kind = PretrainedConfig.get_config_dict(folder)[0].get("model_type") if folder.is_dir() else "clip"
-    if kind != "clip":
-        raise UserError(f"Backbone {name}: model_type in config.json is {kind!r}. Accepted: 'clip' (CLIPModel).")
-
-
-def has_vit(name: str) -> bool:
-    """Whether the image tower is a ViT, as in each CLIPModel."""
-    return True
+        import transformers  # noqa: F401 (whether it is installed)
+    if folder.is_dir():
+        _check_kind(name)
 
 
 def load(name: str, root: str | PathLike) -> tuple[CLIP, BackboneInfo]:
     """Load a CLIPModel with transformers, and return it as a `clip.model.CLIP` with the same weights."""
-    rest = name.removeprefix("hf:")
+    _check_kind(name)
     with library_errors(name, PACKAGE):
         from transformers import CLIPModel
         from transformers.utils import logging
 
-        folder = Path(rest).expanduser()
-        if not folder.is_dir():
-            folder = hub_folder(rest, HUB_FILES, HUB_PICKLES)
-            check(f"hf:{folder}")
         logging.disable_progress_bar()
-        found: Any = CLIPModel.from_pretrained(folder, output_loading_info=True)
-        model, config, missing = found[0], found[0].config, sorted(found[1]["missing_keys"])
-        if missing:
-            raise UserError(f"Backbone {name}: its weights lack {some(missing, 3)}. Get them again.")
-        clip = build_clip(_openai_names(model.state_dict()), _kind(config.vision_config), _kind(config.text_config))
-        tokenizer = _tokenizer(name, folder, config.text_config)
-        info = _info(name, folder, config.vision_config.image_size, tokenizer)
-    # The image size need not be a multiple of the patch size.
-    clip.visual.input_resolution = config.vision_config.image_size
-    if config.text_config.eos_token_id != ARGMAX_EOS:
-        clip.text_pool_type, clip.text_eos_id = "eos", config.text_config.eos_token_id
+        model, found = _from_pretrained(CLIPModel.from_pretrained, name, output_loading_info=True)
+        text, vision = model.config.text_config, model.config.vision_config
+        if found["missing_keys"]:
+            raise UserError(f"Backbone {name}: its weights lack {some(sorted(found['missing_keys']), 3)}.")
+        clip = build_clip(_openai_names(model.state_dict()), _kind(vision), _kind(text))
+        info = _info(name, vision.image_size, _tokenizer(name, text))
+    clip.visual.input_resolution = vision.image_size  # need not be a multiple of the patch size
+    if text.eos_token_id != ARGMAX_EOS:
+        clip.text_pool_type, clip.text_eos_id = "eos", text.eos_token_id
     return clip, info
 
 
-def hub_folder(name: str, files: Sequence[str], pickles: Sequence[str]) -> Path:
-    """The folder of a model in the hub's cache, downloaded if the cache lacks it.
+def _from_pretrained(method: Callable[..., Any], name: str, **how: Any) -> Any:
+    """Call a from_pretrained, without asking the hub if its cache has the files: runs of a comparison share a version.
 
-    A complete copy is used without asking the hub, so that all runs of a comparison have one backbone.
-
-    Args:
-        name: <organisation>/<name>, or <organisation>/<name>@<revision>.
-        files: patterns of the files to download; the last one matches the weights.
-        pickles: patterns of weights in repositories without safetensors.
+    Raises:
+        OSError: there are no such files.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    rest = name.removeprefix("hf:")
+    folder = Path(rest).expanduser()
+    place, _, revision = (str(folder), "", "") if folder.is_dir() else rest.partition("@")
+    try:
+        return method(place, revision=revision or "main", local_files_only=True, **how)
+    except OSError:
+        if folder.is_dir():
+            raise
+        return method(place, revision=revision or "main", **how)
 
-    repository, _, revision = name.partition("@")
-    for offline in (True, False):
-        for patterns in ([*files], [*files, *pickles]):
-            try:
-                found = snapshot_download(
-                    repository, revision=revision or None, allow_patterns=patterns, local_files_only=offline
-                )
-            except LocalEntryNotFoundError:
-                if offline:
-                    continue
-                raise
-            if any(path for pattern in (files[-1], *pickles) for path in Path(found).glob(pattern)):
-                return Path(found)
-    raise UserError(f"Backbone {name}: its repository has no weights.")
+
+def _check_kind(name: str) -> None:
+    with library_errors(name, PACKAGE):
+        from transformers import PretrainedConfig
+
+        # Not AutoConfig, which can ask for code beside the config.
+        kind = _from_pretrained(PretrainedConfig.get_config_dict, name)[0].get("model_type")
+    if kind != "clip":
+        raise UserError(f"Backbone {name}: model_type in config.json is {kind!r}. Accepted: 'clip' (CLIPModel).")
 
 
 def _kind(config: Any) -> TowerKind:
@@ -150,36 +126,42 @@ def _openai_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _tokenizer(name: str, folder: Path, config: Any) -> Tokenizer:
-    """The folder's tokenizer; OpenAI's if the folder has none and the vocabulary is as large."""
+def _tokenizer(name: str, config: Any) -> Tokenizer:
+    """The model's tokenizer; OpenAI's if it has none and the vocabulary is as large."""
     from transformers import CLIPTokenizer
 
-    # transformers makes an empty tokenizer if files are missing.
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+    def read(place: str, **how: Any) -> Any:
+        found = CLIPTokenizer.from_pretrained(place, **how)
+        if len(found) <= 2:  # without files, transformers returns a tokenizer without words
+            raise OSError("It has no tokenizer. Add tokenizer.json, or vocab.json and merges.txt.")
+        return found
+
+    try:
+        inner = _from_pretrained(read, name)
+    except OSError:
         if config.vocab_size == CLIP_TOKENIZER.size:
             return CLIP_TOKENIZER
-        raise UserError(f"Backbone {name} has no tokenizer. Add tokenizer.json, or vocab.json and merges.txt.")
-    inner: Any = CLIPTokenizer.from_pretrained(folder)
+        raise
     if inner.get_vocab() == openai_bpe.encoder:
         return CLIP_TOKENIZER
     row = inner(LibraryTokenizer.SAMPLE, padding="max_length", max_length=config.max_position_embeddings).input_ids
     return LibraryTokenizer(inner, lambda text: inner(text, add_special_tokens=False).input_ids, row, name)
 
 
-def _info(name: str, folder: Path, image_size: int, tokenizer: Tokenizer) -> BackboneInfo:
-    """Facts with the preprocessing of the folder's image processor; OpenAI's if the folder has none."""
+def _info(name: str, image_size: int, tokenizer: Tokenizer) -> BackboneInfo:
+    """Facts with the preprocessing of the model's image processor; OpenAI's if it has none."""
     from transformers import CLIPImageProcessor
 
-    files = tuple(sorted(folder.glob("*.*")))
-    if not any((folder / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
+    square, shortest, note = {"height": image_size, "width": image_size}, {"shortest_edge": image_size}, ""
+    try:
+        images = _from_pretrained(CLIPImageProcessor.from_pretrained, name)
+    except OSError:
+        images = CLIPImageProcessor(size=shortest)
         note = f"Note: {name} has no preprocessor_config.json. Images are made as for OpenAI's CLIPs."
-        return BackboneInfo("Hugging Face", tokenizer=tokenizer, files=files, notes=(note,))
-    images = CLIPImageProcessor.from_pretrained(folder)
-    size, square = dict(images.size or {}), {"height": image_size, "width": image_size}
+    size = dict(images.size or {})
     squash = images.do_resize and size == square and (not images.do_center_crop or dict(images.crop_size) == square)
-    notes = []
-    if not squash and not (images.do_resize and images.do_center_crop and size == {"shortest_edge": image_size}):
-        notes = [f"Note: {name} resizes images to {size}. Here the shorter side becomes {image_size}, then a crop."]
+    if not squash and not (images.do_resize and images.do_center_crop and size == shortest):
+        note = f"Note: {name} resizes images to {size}. Here the shorter side becomes {image_size}, then a crop."
     # Their pixels may have another range than 0 to 1.
     scale = 255 * images.rescale_factor if images.do_rescale else 255
     mean, std = (images.image_mean, images.image_std) if images.do_normalize else ([0.0] * 3, [1.0] * 3)
@@ -190,6 +172,6 @@ def _info(name: str, folder: Path, image_size: int, tokenizer: Tokenizer) -> Bac
         RESAMPLES[int(images.resample)],
         "squash" if squash else "shortest",
         tokenizer=tokenizer,
-        files=files,
-        notes=tuple(notes),
+        files=tuple(sorted(Path(name.removeprefix("hf:")).expanduser().glob("*.*"))),
+        notes=(note,) if note else (),
     )

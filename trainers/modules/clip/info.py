@@ -44,7 +44,7 @@ class BackboneInfo:
 
 
 @contextlib.contextmanager
-def library_errors(name: str, package: str) -> Iterator[None]:
+def library_errors(name: str, package: str, task: str = "load it") -> Iterator[None]:
     """Turn errors of a package into a UserError: a line with the backbone's name, then the package's own words."""
     try:
         yield
@@ -54,5 +54,4 @@ def library_errors(name: str, package: str) -> Iterator[None]:
         missing = error.name if error.name and error.name != "open_clip" else package
         raise UserError(f"Backbone {name} needs the package {missing}: pip install {missing}\n{error}") from error
     except Exception as error:  # of the package, the network, the disk
-        words = str(error).strip() or type(error).__name__
-        raise UserError(f"Backbone {name}: {package} cannot load it.\n{words[:1500]}") from error
+        raise UserError(f"Backbone {name}: {package} cannot {task}.\n{(str(error) or repr(error))[:1500]}") from error

@@ -11,7 +11,6 @@ from torch import nn
 
 from common.errors import UserError
 from common.messages import some
-from trainers.modules.clip.hugging_face import hub_folder
 from trainers.modules.clip.info import BackboneInfo, library_errors
 from trainers.modules.clip.openai import TowerKind, build_image_tower
 from trainers.modules.clip.text_tower import activation_of
@@ -19,19 +18,9 @@ from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, LibraryTokenizer, To
 
 PACKAGE = "open_clip_torch"
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-HUB_FILES, HUB_PICKLES = ["*.json", "*.txt", "*.model", "open_clip*.safetensors"], ["open_clip*.bin"]
 # Keys of image towers that one of OpenAI's classes computes.
 OPENAI_KEYS = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "norm_kwargs"}
 RECORDED = ("mean", "std", "interpolation", "resize_mode", "fill_color", "quick_gelu")  # facts of a tag
-
-
-def label(name: str) -> str:
-    """Short name: ViT-B-32@<tag>, ViT-B-32@<file without suffix>, local-dir-<folder>."""
-    architecture, weights = _split(name)
-    if architecture.startswith(LOCAL_DIR):
-        return f"local-dir-{Path(architecture.removeprefix(LOCAL_DIR)).resolve().name}"
-    weights = Path(weights).stem if os.path.exists(weights) or "/" in weights else weights
-    return f"{architecture}@{weights}" if weights else architecture.replace(":", "-").replace("/", "-")
 
 
 def check(name: str) -> None:
@@ -40,25 +29,15 @@ def check(name: str) -> None:
     with library_errors(name, PACKAGE):
         import open_clip
     if weights:
-        known, path = open_clip.list_models(), Path(weights)
+        known = open_clip.list_models()
         if architecture not in known:
             close = some(difflib.get_close_matches(architecture, known, cutoff=0.5))
             raise UserError(f"Backbone {name}: open_clip has no architecture {architecture!r}. Close to it: {close}.")
-        if not open_clip.is_pretrained_cfg(architecture, weights) and not path.is_file():
+        if not open_clip.is_pretrained_cfg(architecture, weights) and not os.path.isfile(weights):
             tags = some(open_clip.list_pretrained_tags_by_model(architecture))
             raise UserError(f"Backbone {name}: {weights} is neither a file nor a tag of {architecture}. Tags: {tags}.")
-        if (path.parent / "open_clip_config.json").is_file() and path.is_file():
-            raise UserError(
-                f"Backbone {name}: the file has a config beside it. Name open_clip:local-dir:{path.parent}."
-            )
     if not architecture.startswith(HF_HUB):
         _config(name, architecture)
-
-
-def has_vit(name: str) -> bool:
-    """Whether the image tower is a ViT with OpenAI's layout, which can have prompts."""
-    vision = _config(name, _split(name)[0])["vision_cfg"]
-    return _has_openai_layout(vision) and isinstance(vision.get("layers", 12), int)
 
 
 def load(name: str, root: str | PathLike) -> tuple[nn.Module, BackboneInfo]:
@@ -75,7 +54,7 @@ def load(name: str, root: str | PathLike) -> tuple[nn.Module, BackboneInfo]:
         if tag:
             path = _weights_of_tag(tag)
         elif architecture.startswith(HF_HUB):
-            place = f"{LOCAL_DIR}{hub_folder(architecture.removeprefix(HF_HUB), HUB_FILES, HUB_PICKLES)}"
+            place = _cached_folder(architecture)
         config = _config(name, place)
         quick_gelu = bool(facts.pop("quick_gelu", False)) or config.get("quick_gelu", False)
         model = open_clip.create_model(
@@ -149,12 +128,21 @@ def _weights_of_tag(tag: dict[str, Any]) -> str:
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     repository, file = os.path.split(tag.get("hf_hub") or "")
-    safe = HF_SAFE_WEIGHTS_NAME if file in ("", HF_WEIGHTS_NAME) else str(Path(file).with_suffix(".safetensors"))
-    for candidate in (safe, file or HF_WEIGHTS_NAME):
-        cached = try_to_load_from_cache(repository, candidate) if repository else None
-        if isinstance(cached, str):
-            return cached
-    return open_clip.download_pretrained(tag)
+    file = file or HF_WEIGHTS_NAME
+    safe = HF_SAFE_WEIGHTS_NAME if file == HF_WEIGHTS_NAME else Path(file).with_suffix(".safetensors").name
+    found = [try_to_load_from_cache(repository, name) for name in (safe, file)] if repository else []
+    return next((path for path in found if isinstance(path, str)), None) or open_clip.download_pretrained(tag)
+
+
+def _cached_folder(architecture: str) -> str:
+    """hf-hub:<id> -> local-dir:<its folder in the hub's cache>, if its weights are there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = architecture.removeprefix(HF_HUB)
+    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"):
+        if isinstance(path := try_to_load_from_cache(repository, name), str):
+            return f"{LOCAL_DIR}{Path(path).parent}"
+    return architecture
 
 
 def _tokenizer(name: str, architecture: str, config: dict[str, Any]) -> Tokenizer:
