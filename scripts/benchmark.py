@@ -106,10 +106,10 @@ def tiny_clips() -> "list[tuple[str, CLIP]]":
         UserError: there is none.
     """
     from scripts.benchmarks.spg import MINI_CLIP, SHARED
-    from trainers.modules.clip_backbone import load_clip
+    from trainers.modules.clip.backbone import load_backbone
 
     files = sorted((SHARED / "clip").glob("*.pt")) or [MINI_CLIP]
-    return [(path.stem, load_clip(str(path))) for path in files]
+    return [(path.stem, load_backbone(str(path)).model) for path in files]
 
 
 def text_rows(amounts: "TextAmounts", quick: bool) -> "Iterator[Row]":

@@ -28,8 +28,8 @@ from common.files import write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainers.modules.text_tower import TextTower
-    from trainers.modules.tokenizers import Tokenizer
+    from trainers.modules.clip.text_tower import TextTower
+    from trainers.modules.clip.tokenizer import Tokenizer
     from trainers.predictor import Predictor
 
 MEND = "Accepted: prompt labels (.pt), checkpoints of a prompt learner, and folders of runs with contexts."
@@ -89,7 +89,7 @@ def vocabulary(tokenizer: "Tokenizer | None" = None) -> list[str]:
     """The V tokens of a tokenizer, OpenAI's unless given, as words; those that only begin or continue a word end in a
     hyphen.
     """
-    from trainers.modules.tokenizers import CLIP_TOKENIZER
+    from trainers.modules.clip.tokenizer import CLIP_TOKENIZER
 
     return (tokenizer or CLIP_TOKENIZER).words()
 
@@ -97,7 +97,7 @@ def vocabulary(tokenizer: "Tokenizer | None" = None) -> list[str]:
 @functools.lru_cache(maxsize=1)
 def text_tower(backbone: str) -> "TextTower":
     """The text tower of a CLIP."""
-    from trainers.modules.clip_backbone import load_backbone
+    from trainers.modules.clip.backbone import load_backbone
 
     return load_backbone(backbone).text
 

@@ -224,7 +224,7 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
 
 
 def test_the_loss_scale_is_kept(train, tmp_path, monkeypatch):
-    from trainers.modules import clip_backbone
+    from trainers.modules.clip import backbone as clip_backbone
 
     monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
     # So that the scale grows with every second step, and a fresh one would be another.

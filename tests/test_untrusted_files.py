@@ -17,7 +17,7 @@ from common.run.predictions import read_predictions
 from common.run.results import read_results, write_results
 from datasets import names
 from datasets.splits import read_split
-from trainers.modules.clip_backbone import load_clip
+from trainers.modules.clip.backbone import load_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.prompt_labels import load_prompt_label, save_prompt_label
 
@@ -46,7 +46,7 @@ def checkpoint(folder):
 def clip(folder, clip_file):
     path = folder / "clip.pt"
     path.write_bytes(clip_file.read_bytes())
-    return path, lambda: load_clip(str(path)).text_projection
+    return path, lambda: load_backbone(str(path)).model.text_projection
 
 
 def results(folder):

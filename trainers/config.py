@@ -23,7 +23,7 @@ from common.files import read_text
 
 if TYPE_CHECKING:
     from trainers.base.trainer import PromptTrainer
-    from trainers.modules.tokenizers import Tokenizer
+    from trainers.modules.clip.tokenizer import Tokenizer
 
 SECTIONS: dict[str, type["Section"]] = {}
 

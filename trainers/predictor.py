@@ -68,7 +68,7 @@ class Predictor:
                 model_dir, classnames, backbone, opts, trainer_name=trainer, config_file=config_file
             )
             transform = build_transform(self.trainer.cfg, is_train=False)
-            self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.facts)
+            self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.info)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
         prepare_loader_workers(self.workers)

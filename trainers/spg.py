@@ -57,7 +57,7 @@ from trainers.modules.cgan import (
     GradientNorms,
     clip_gradients,
 )
-from trainers.modules.clip_backbone import backbone_label
+from trainers.modules.clip.backbone import backbone_label
 from trainers.modules.finite import require_finite
 from trainers.modules.noise import image_noise
 from trainers.modules.prompt_encoder import PromptEncoder

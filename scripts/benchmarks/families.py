@@ -27,7 +27,7 @@ from scripts.benchmarks.text import (
     relative_difference,
 )
 from scripts.benchmarks.timing import Row, difference, median_pair
-from trainers.modules.clip_backbone import Backbone, load_backbone
+from trainers.modules.clip.backbone import Backbone, load_backbone
 from trainers.modules.prompt_encoder import build_prompt_encoder
 
 TOLERANCE = 1e-5

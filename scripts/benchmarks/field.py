@@ -23,7 +23,7 @@ from trainers.dpspg import DPSPG_TRANSFORMER
 from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.methods import find_method
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone
 from trainers.promptsrc import PromptSRC
 
 BATCH = 4  # of MaPLe's and PromptSRC's repositories

@@ -104,7 +104,7 @@ def work(name: str, how: str, steps: int) -> dict[str, float]:
     import torch.nn.functional as F
 
     from scripts.benchmarks.text import CLASSES, random_clip
-    from trainers.modules.clip_backbone import Backbone
+    from trainers.modules.clip.backbone import Backbone
     from trainers.modules.prompt_encoder import PromptEncoder
 
     load = next(load for load in LOADS if load.name == name)

@@ -69,11 +69,10 @@ class Comparison:
 
     def _try_models(self) -> None:
         """Refuse methods with open runs whose model cannot be built, where the backbone is here without a download."""
-        from trainers.modules.backbone_sources import source_of
-        from trainers.modules.clip_backbone import load_backbone
+        from trainers.modules.clip.backbone import load_backbone
 
         to_do = [one for one in self.launches if not all(is_finished(run.folder, run.test) for run in one.runs)]
-        if not to_do or not source_of(to_do[0].backbone).is_here(to_do[0].backbone, to_do[0].clips):
+        if not to_do or not Path(to_do[0].backbone).exists():
             return
         backbone = load_backbone(to_do[0].backbone, root=to_do[0].clips)
         for one in to_do:

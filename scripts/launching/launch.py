@@ -34,7 +34,7 @@ from trainers.methods import MethodError, find_method
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
-    from trainers.modules.clip_backbone import Backbone
+    from trainers.modules.clip.backbone import Backbone
 
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 
@@ -53,13 +53,13 @@ class Launch:
 
     def __init__(self, request: Request, trainer: str) -> None:
         from dassl.engine import TRAINER_REGISTRY
+        from trainers.modules.backbone_sources import source_of
 
         import trainers.all  # noqa: F401 (registers trainers)
         from datasets.known import EMBEDDED_DATASET
         from trainers.config import check_words
-        from trainers.modules.backbone_sources import source_of
-        from trainers.modules.clip_backbone import backbone_label, check_backbone, has_vit
-        from trainers.modules.tokenizers import CLIP_TOKENIZER
+        from trainers.modules.clip.backbone import backbone_label, check_backbone, has_vit
+        from trainers.modules.clip.tokenizer import CLIP_TOKENIZER
 
         method, cross = find_method(trainer), request.protocol == "cross"
         method.check_protocol(request.protocol)
@@ -185,7 +185,7 @@ class Launch:
         Args:
             on_gpu: whether they compute on a GPU, and so need one alone.
         """
-        from trainers.modules.clip_backbone import load_backbone
+        from trainers.modules.clip.backbone import load_backbone
 
         asked = asked_threads()
         if asked is not None or on_gpu:

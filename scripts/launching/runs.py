@@ -82,9 +82,9 @@ def check_same_run(folder: Path, asked: dict[str, Any]) -> None:
 
 def resolved(backbone: str) -> str:
     """A backbone's name, with the whole path of its file or folder."""
-    from trainers.modules.backbone_sources import source_of
+    from trainers.modules.clip.backbone import absolute_name
 
-    return source_of(backbone).resolved(backbone)
+    return absolute_name(backbone)
 
 
 def settings_that_matter(opts: Sequence[str]) -> dict[str, str]:

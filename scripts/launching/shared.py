@@ -283,25 +283,24 @@ class _Looking:
         from dassl.data.transforms import build_transform
 
         from trainers.base.image_features import ImageFeatures, follow_facts, follow_resize_mode
-        from trainers.modules.backbone_sources import source_of
-        from trainers.modules.clip_backbone import read_backbone
+        from trainers.modules.clip.backbone import load_backbone
 
         on_gpu = torch.cuda.is_available() if self.on_gpu is None else self.on_gpu
         device = "cuda" if on_gpu and cfg.USE_CUDA else "cpu"
         named = cfg.MODEL.BACKBONE
-        if not self.writes and not source_of(named.NAME).is_here(named.NAME, named.PATH):
+        if not self.writes and not Path(named.NAME).exists():
             return unknown
         what = named.NAME, device, cfg.TRAINER[trainer.SETTINGS].PREC, named.PATH
         if what not in self.backbones:
-            self.backbones[what] = read_backbone(*what)
+            self.backbones[what] = load_backbone(*what)
         backbone = self.backbones[what]
         dataset = self._dataset(cfg)
         cfg = cfg.clone()
         cfg.defrost()
-        follow_facts(cfg.INPUT, backbone.facts)
+        follow_facts(cfg.INPUT, backbone.info)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         features = ImageFeatures(backbone, cfg.INPUT.dump(), normalised=trainer.normalises(cfg))
-        testing = follow_resize_mode(build_transform(cfg, is_train=False), cfg.INPUT, backbone.facts)
+        testing = follow_resize_mode(build_transform(cfg, is_train=False), cfg.INPUT, backbone.info)
         transforms = build_transform(cfg, is_train=True), testing
         return _Look(unknown.cache, "", dataset, features, transforms, cfg.TRAINER.FEATURES.TRAIN_VIEWS)
 
@@ -332,7 +331,7 @@ class _Looking:
             return Entry(f"unknown-{digest[:16]}", domain, split, 0)
         features, transform = look.features, look.transforms[split != "views"]
         leading = (look.n_views,) if split == "views" else ()
-        how = features.backbone.image_sha256, features.inputs, features.normalised, repr(transform), leading
+        how = features.backbone.sha256, features.inputs, features.normalised, repr(transform), leading
         what = id(look.dataset), split, domain, how
         if what not in self.known:
             of_split = {"views": look.dataset.train_x, "val": look.dataset.val, "test": look.dataset.test}[split]

@@ -7,11 +7,11 @@ import torch
 from common.files import read_json
 from scripts import interpret_prompt
 from scripts.interpret_prompt import main, nearest_words, vocabulary, word_distance
-from trainers.modules.clip_backbone import load_clip
+from trainers.modules.clip.backbone import load_backbone
 
 
 def test_words_are_found_at_distance_zero(clip_file, tmp_path, capsys):
-    embeddings = load_clip(str(clip_file)).token_embedding.weight
+    embeddings = load_backbone(str(clip_file)).model.token_embedding.weight
     tokens = clip.tokenize("a photo of cats")[0, 1:5]
     torch.save(embeddings[tokens].half(), tmp_path / "PACS_CoOp_a.pt")  # as the published labels are
     out = tmp_path / "words.json"
@@ -39,7 +39,7 @@ def test_vocabulary_shows_parts_of_words():
 
 
 def test_whole_words_only(clip_file, tmp_path, monkeypatch, capsys):
-    embeddings, words = load_clip(str(clip_file)).token_embedding.weight, vocabulary()[:2000]
+    embeddings, words = load_backbone(str(clip_file)).model.token_embedding.weight, vocabulary()[:2000]
     monkeypatch.setattr(interpret_prompt, "vocabulary", lambda tokenizer: words)  # all of them take seconds
     tokens = [words.index(word) for word in ("photo", "photo-", ",")]
     torch.save(embeddings[tokens], tmp_path / "label.pt")
@@ -62,7 +62,7 @@ def test_distance_from_word_to_word():
 @pytest.mark.parametrize("shape", [(4, 64), (2, 4, 64)])
 def test_checkpoints_of_coop(clip_file, tmp_path, capsys, shape):
     tokens = clip.tokenize("a photo of cats")[0, 1:5]
-    ctx = load_clip(str(clip_file)).token_embedding.weight[tokens].expand(shape).clone()
+    ctx = load_backbone(str(clip_file)).model.token_embedding.weight[tokens].expand(shape).clone()
     state = {"ctx": ctx, "token_prefix": torch.zeros(2, 1, 64), "token_suffix": torch.zeros(2, 72, 64)}
     torch.save({"state_dict": state, "epoch": 50}, tmp_path / "model.pth.tar-50")
     assert main([str(tmp_path / "model.pth.tar-50"), "--backbone", str(clip_file)]) == 0

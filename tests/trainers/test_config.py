@@ -21,7 +21,7 @@ from trainers.config import (
     value_of,
 )
 from trainers.methods import METHODS
-from trainers.modules.tokenizers import CLIP_TOKENIZER
+from trainers.modules.clip.tokenizer import CLIP_TOKENIZER
 from trainers.saved_run import build_run
 
 DEFAULTS = dict(leaves(default_cfg()))

@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.run.record import RunRecord, read_run_record
 from common.run.results import read_results
 from trainers.config import extend_cfg
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone
 from trainers.saved_run import build_run
 
 CLASSES = ["across", "down"]

@@ -14,7 +14,7 @@ from reference import logits_of, plain_text_features, tiny_clip, unit
 import train as command
 from trainers.config import as_typed, default_cfg, value_of
 from trainers.methods import METHODS, MethodError
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone
 from trainers.predictor import Predictor
 from trainers.promptsrc import PromptSRC
 from trainers.saved_run import build_run

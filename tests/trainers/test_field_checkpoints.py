@@ -12,7 +12,7 @@ from torch import nn
 
 from common.errors import UserError
 from trainers.base.checkpoints import check_clip
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 

@@ -26,7 +26,7 @@ from trainers.base.image_features import ImageFeatures
 from trainers.methods import METHODS
 from trainers.modules import prompt_encoder
 from trainers.modules.cgan import Generator
-from trainers.modules.clip_backbone import PRECISIONS, load_backbone
+from trainers.modules.clip.backbone import PRECISIONS, load_backbone
 
 TRAINERS = [method.trainer for method in METHODS]
 STEPWISE = [method.trainer for method in METHODS if method.learns and method.trainer != "LinearProbe"]
@@ -68,7 +68,7 @@ everywhere = pytest.mark.parametrize(
 @pytest.fixture(autouse=True)
 def as_asked_for(monkeypatch):
     """Each precision is what it is called: on a CPU none becomes fp32, and on a GPU no fp32 is less than that."""
-    monkeypatch.setattr("trainers.modules.clip_backbone.effective_precision", lambda precision, device: precision)
+    monkeypatch.setattr("trainers.modules.clip.backbone.effective_precision", lambda precision, device: precision)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     make_deterministic()
     before = torch.get_autocast_dtype("cpu")

@@ -295,13 +295,13 @@ def test_the_words_themselves_are_zero_shot_clip(clip_model):
 
 
 def test_bfloat16_and_autocast_stay_close(clip_model):
-    from trainers.modules.clip_backbone import _convert
+    from trainers.modules.clip.backbone import to_half
 
     names = random_names(12, seed=8)
     ctx = torch.randn(3, 4, 64)
     expected = PromptEncoder(clip_model, names, 4)(ctx)
     half = tiny_clip()
-    _convert(half, torch.bfloat16)
+    to_half(half, torch.bfloat16)
     features = PromptEncoder(half, names, 4)(ctx)
     assert features.dtype == torch.bfloat16
     assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.995
@@ -311,11 +311,11 @@ def test_bfloat16_and_autocast_stay_close(clip_model):
 
 
 def test_float16(clip_model):
-    from trainers.modules.clip_backbone import _convert
+    from trainers.modules.clip.backbone import to_half
 
     names = random_names(12, seed=8)
     half = tiny_clip()
-    _convert(half, torch.float16)
+    to_half(half, torch.float16)
     ctx = torch.randn(4, 64, requires_grad=True)
     features = PromptEncoder(half, names, 4)(ctx)
     expected = PromptEncoder(clip_model, names, 4)(ctx)

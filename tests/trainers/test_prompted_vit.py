@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from reference import plain_image_features, tiny_clip
 
 from common.errors import UserError
-from trainers.modules.clip_backbone import _convert
+from trainers.modules.clip.backbone import to_half
 from trainers.modules.prompted_vit import PromptedViT
 
 
@@ -49,7 +49,7 @@ def test_other_precisions_stay_close(clip_model, precision):
             features = tower(images, tokens, deep)
     else:
         half = tiny_clip(vision=4, vit_width=128)
-        _convert(half, precision)
+        to_half(half, precision)
         features = PromptedViT(half.visual)(images, tokens, deep)
         assert features.dtype == precision
     assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.995

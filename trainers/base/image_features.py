@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Subset
 from yacs.config import CfgNode
 
 from common.errors import UserError
-from trainers.modules.backbone_source import Facts
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone
+from trainers.modules.clip.info import BackboneInfo
 from trainers.modules.features import FeatureCache, Shard, encode_dataset, features_key, shard_key
 from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiViewDataset, SeededDataset
 
@@ -219,18 +219,16 @@ class ImageFeatures:
         if not self.normalised:
             more = (*more, "not normalised")
         # The repr of Dassl's own transforms leaves out their settings, which `inputs` has.
-        return features_key(
-            self.backbone.image_sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more
-        )
+        return features_key(self.backbone.sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more)
 
 
-def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
+def follow_facts(inputs: CfgNode, facts: BackboneInfo) -> list[str]:
     """Put a backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do.
 
     Returns:
         the keys that changed, with their values, and the resize mode, for which there is no key.
     """
-    openais, taken = Facts(), []
+    openais, taken = BackboneInfo(), []
     for key, in_configs, own in (
         ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
         ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
@@ -244,7 +242,7 @@ def follow_facts(inputs: CfgNode, facts: Facts) -> list[str]:
     return taken
 
 
-def follow_resize_mode(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
+def follow_resize_mode(transform: Any, inputs: CfgNode, facts: BackboneInfo) -> Any:
     """Change one of Dassl's transforms for testing to the resize mode of a backbone, and return it."""
     resize = transform.transforms[0]
     if facts.resize_mode == "squash":
@@ -260,7 +258,7 @@ def follow_resize_mode(transform: Any, inputs: CfgNode, facts: Facts) -> Any:
     return transform
 
 
-def warn_of_preprocessing(inputs: CfgNode, backbone: str, facts: Facts) -> None:
+def warn_of_preprocessing(inputs: CfgNode, backbone: str, facts: BackboneInfo) -> None:
     """Warn if images are normalised or resized in another way than the backbone expects."""
     expected = {"PIXEL_MEAN": facts.pixel_mean, "PIXEL_STD": facts.pixel_std, "INTERPOLATION": facts.interpolation}
     others = [f"INPUT.{key} {value}" for key, value in expected.items() if not _alike(inputs[key], value)]

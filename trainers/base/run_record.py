@@ -18,7 +18,7 @@ from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
 from trainers.config import COUNTED, SECTIONS, as_typed, value_of
 from trainers.methods import BATCH, method_of
-from trainers.modules.clip_backbone import read_backbone
+from trainers.modules.clip.backbone import load_backbone
 
 if TYPE_CHECKING:
     pass
@@ -88,7 +88,7 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False)
         asked = _with_images(cfg, asked)
     if places["weights"] != record.places.get("weights"):
         named = cfg.MODEL.BACKBONE
-        asked["backbone weights"] = read_backbone(named.NAME, "cpu", "fp32", named.PATH).sha256
+        asked["backbone weights"] = load_backbone(named.NAME, root=named.PATH).sha256
     if differences := record.differences(asked):
         raise UserError(
             f"{folder} holds a finished run with other settings or data: {differences}. Delete it, or name another "

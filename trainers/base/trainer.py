@@ -77,7 +77,7 @@ from trainers.base.run_record import (
 )
 from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key, settings_notes, value_of
 from trainers.methods import method_of
-from trainers.modules.clip_backbone import Backbone, kept_backbone
+from trainers.modules.clip.backbone import Backbone, backbone_label, cached_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import require_finite
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
@@ -226,9 +226,9 @@ class PromptTrainer(TrainerX):
 
     def _load_backbone(self) -> Backbone:
         named = self.cfg.MODEL.BACKBONE
-        backbone = kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        backbone = cached_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         if self.cfg.VERBOSE:
-            for note in backbone.notes:
+            for note in backbone.info.notes:
                 print(note)
             if not backbone.text.can_be_cut:
                 print(
@@ -241,10 +241,10 @@ class PromptTrainer(TrainerX):
         """The frozen config with the values that follow from the backbone and from other keys."""
         cfg, backbone = cfg.clone(), self.backbone
         cfg.defrost()
-        changed = follow_facts(cfg.INPUT, backbone.facts)
+        changed = follow_facts(cfg.INPUT, backbone.info)
         if changed and cfg.VERBOSE:
             print(f"Note: images are preprocessed as the backbone {backbone.name} expects: {', '.join(changed)}.")
-        warn_of_preprocessing(cfg.INPUT, backbone.name, backbone.facts)
+        warn_of_preprocessing(cfg.INPUT, backbone.name, backbone.info)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
@@ -275,7 +275,7 @@ class PromptTrainer(TrainerX):
             any(warn_of_orientation(paths, images) for paths in by_domain.values())
         for loader in (self.val_loader, self.test_loader):
             if loader is not None:
-                follow_resize_mode(loader.dataset.transform, self.cfg.INPUT, self.backbone.facts)
+                follow_resize_mode(loader.dataset.transform, self.cfg.INPUT, self.backbone.info)
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         """The batches of training indices; `batch_sampler` is Dassl's."""
@@ -924,7 +924,7 @@ class PromptTrainer(TrainerX):
             trainer=cfg.TRAINER.NAME,
             config=cfg.TRAINER.CONFIG,
             dataset=label,
-            backbone=self.backbone.label,
+            backbone=backbone_label(self.backbone.name),
             backbone_sha256=self.backbone.sha256,
             backbone_name=self.backbone.name,
             precision=self.backbone.precision,

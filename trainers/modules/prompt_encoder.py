@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
+from trainers.modules.clip.text_tower import FIRST, LAST, TextTower
 from trainers.modules.prompt_tokens import CLASS_TOKEN_POSITIONS, WORD, tokenize_prompts, tokenize_words
-from trainers.modules.text_tower import FIRST, LAST, TextTower
 from trainers.modules.transformer_block import PROMPT_STD, after_attention, check_depth, layer_norm, project
 
 # Measured memory of a token, in multiples of the width D: of one layer without gradients, and of one layer that is

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from common.errors import UserError, some, warn
 from common.files import is_utf8
-from trainers.modules.tokenizers import CLIP_TOKENIZER, Tokenizer
+from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, Tokenizer
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 WORD = -1

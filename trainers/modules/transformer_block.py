@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from trainers.modules.clip_model import activation_of
+from trainers.modules.clip.text_tower import activation_of
 
 QUICK_GELU = 1.702  # x * sigmoid(1.702 x) is SiLU(1.702 x) / 1.702
 PROMPT_STD = 0.02  # of random prompts, in CoOp and in all methods with deep prompts

@@ -15,7 +15,7 @@ from common.kept import Kept
 from scripts import kill_trial
 from trainers.methods import METHODS
 from trainers.modules import clip_backbone
-from trainers.modules.clip_backbone import kept_backbone, load_backbone
+from trainers.modules.clip.backbone import cached_backbone, load_backbone
 
 HERE = "cpu", "fp32", ""
 
@@ -50,7 +50,7 @@ def state_of_chance():
 
 
 def test_a_single_run_keeps_nothing(clip_file):
-    assert kept_backbone(str(clip_file), *HERE) is not kept_backbone(str(clip_file), *HERE)
+    assert cached_backbone(str(clip_file), *HERE) is not cached_backbone(str(clip_file), *HERE)
 
 
 def test_loading_draws_no_random_numbers(clip_file, vit_file):
@@ -78,23 +78,23 @@ def test_loading_an_architecture_of_open_clips_draws_no_random_numbers(tmp_path)
 
 def test_a_folder_in_hugging_faces_layout_that_has_changed_is_loaded_anew(tmp_path, keeping):
     folder = save_hugging_face(tiny_clip(vision=2), tmp_path / "mine")
-    first = kept_backbone(f"hf:{folder}", *HERE)
+    first = cached_backbone(f"hf:{folder}", *HERE)
     (tmp_path / "beside").touch()
     (folder / "README.md").touch()
-    assert kept_backbone(f"hf:{folder}", *HERE) is first
+    assert cached_backbone(f"hf:{folder}", *HERE) is first
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"quick_gelu"', '"gelu"'))
-    second = kept_backbone(f"hf:{folder}", *HERE)
+    second = cached_backbone(f"hf:{folder}", *HERE)
     assert second is not first and second.sha256 != first.sha256
     (folder / "preprocessor_config.json").unlink()
-    assert kept_backbone(f"hf:{folder}", *HERE) is not second
+    assert cached_backbone(f"hf:{folder}", *HERE) is not second
 
 
 def test_what_lies_beside_weights_is_not_looked_at(tmp_path, keeping):
     folder = save_hugging_face(tiny_clip(vision=2), tmp_path / "mine")
     (folder / "gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    assert kept_backbone(f"hf:{folder}", *HERE) is kept_backbone(f"hf:{folder}", *HERE)
+    assert cached_backbone(f"hf:{folder}", *HERE) is cached_backbone(f"hf:{folder}", *HERE)
 
 
 @pytest.mark.parametrize("vit", [False, True])
@@ -118,23 +118,23 @@ def test_runs_that_share_a_clip_come_to_the_same_numbers(
 def test_a_clip_that_has_changed_is_loaded_anew(tmp_path, clip_file, vit_file, keeping):
     path = tmp_path / "clip.pt"
     shutil.copy(clip_file, path)
-    first = kept_backbone(str(path), *HERE)
-    assert kept_backbone(str(path), *HERE) is first
+    first = cached_backbone(str(path), *HERE)
+    assert cached_backbone(str(path), *HERE) is first
     shutil.copy(vit_file, path)
-    second = kept_backbone(str(path), *HERE)
+    second = cached_backbone(str(path), *HERE)
     assert second.is_vit and not first.is_vit
     with torch.no_grad():
         second.model.positional_embedding.add_(1)  # a run that did that
-    third = kept_backbone(str(path), *HERE)
+    third = cached_backbone(str(path), *HERE)
     assert third is not second
     third.model.requires_grad_(True)
-    assert kept_backbone(str(path), *HERE) is not third
+    assert cached_backbone(str(path), *HERE) is not third
 
 
 def test_one_clip_is_kept_and_no_more(clip_file, vit_file, keeping):
-    first = kept_backbone(str(clip_file), *HERE)
-    kept_backbone(str(vit_file), *HERE)
-    assert kept_backbone(str(clip_file), *HERE) is not first
+    first = cached_backbone(str(clip_file), *HERE)
+    cached_backbone(str(vit_file), *HERE)
+    assert cached_backbone(str(clip_file), *HERE) is not first
 
 
 def test_what_is_kept_longest_unused_goes_first(monkeypatch):

@@ -13,7 +13,7 @@ from scripts.launching.configs import config_digest, method_config, named_backbo
 from scripts.launching.request import Request
 from scripts.launching.runs import anchored, resolved, settings_that_matter
 from trainers.methods import METHODS, find_method
-from trainers.modules import clip_backbone
+from trainers.modules.clip import backbone as clip_backbone
 
 QUICK = ["OPTIM.MAX_EPOCH", "2", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 2]", "DATALOADER.NUM_WORKERS", "0"]
 OTHER_SET = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]  # what shows only once there is a data set

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.errors import UserError
 from trainers.base.context_trainer import ContextTrainer
 from trainers.base.image_features import ImageFeatures
-from trainers.modules.clip_backbone import Backbone
+from trainers.modules.clip.backbone import Backbone
 from trainers.modules.features import FeatureCache
 
 CPU = torch.device("cpu")

@@ -1,0 +1,330 @@
+"""Files, downloads and names of backbones: what loads, what is refused, and that no code in a file runs."""
+
+import hashlib
+import http.server
+import json
+import pickle
+import threading
+import warnings
+import zipfile
+
+import clip
+import open_clip
+import pytest
+import torch
+from quick_run import command_line, run_train
+from reference import tiny_clip
+from safetensors.torch import save_file
+from torch import nn
+
+from common.errors import UserError
+from common.run.results import CIRCUMSTANCES, read_results
+from trainers.modules.clip.backbone import absolute_name, backbone_label, cached_backbone, has_vit, load_backbone
+
+STATE = tiny_clip(vision=2).state_dict()
+TINY = {
+    "embed_dim": 32,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "text_cfg": {"width": 64, "heads": 1, "layers": 3},
+}
+
+
+class RunsCode:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code of the file has run')",)
+
+
+def archive(state, path):
+    """Save a TorchScript archive, as OpenAI does; its program is empty."""
+    root = nn.Module()
+    for key, value in state.items():
+        module, *names = root, *key.split(".")
+        for name in names[:-1]:
+            if not hasattr(module, name):
+                module.add_module(name, nn.Module())
+            module = getattr(module, name)
+        module.register_buffer(names[-1], value)
+    root.register_buffer("input_resolution", torch.tensor(224))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(root).save(str(path))
+
+
+def prefixed(prefix):
+    return {prefix + key: value for key, value in STATE.items()}
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Names of one CLIP by source: a file, a folder of open_clip, a CLIPModel's folder."""
+    torch.save(STATE, tmp_path / "clip.pt")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
+    save_file(STATE, tmp_path / "folder/open_clip_model.safetensors")
+    found = {"openai": str(tmp_path / "clip.pt"), "open_clip": f"open_clip:local-dir:{tmp_path / 'folder'}"}
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / "tiny-vit.json")
+    found["open_clip file"] = f"open_clip:tiny-vit@{tmp_path / 'clip.pt'}"
+    return found
+
+
+# ---- files in OpenAI's format ----
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": STATE, "optimizer": {"state": {}}},
+        {"model_state_dict": prefixed("module.model."), "args": {"lr": 0.1}},
+        {**STATE, "input_resolution": torch.tensor(32), "visual.attn_mask": torch.zeros(2)},
+    ],
+)
+def test_weights_in_a_training_loops_checkpoint_load(content, places, tmp_path):
+    torch.save(content, tmp_path / "other.pt")
+    assert load_backbone(str(tmp_path / "other.pt")).sha256 == load_backbone(places["openai"]).sha256
+
+
+def test_archive_and_safetensors_load_like_a_state_dict(places, tmp_path):
+    archive(STATE, tmp_path / "archive.pt")
+    save_file(STATE, tmp_path / "clip.safetensors")
+    first = load_backbone(places["openai"])
+    assert "QuickGELU" in first.info.notes[0] and has_vit(first.name)
+    for file in ("archive.pt", "clip.safetensors"):
+        assert load_backbone(str(tmp_path / file)).sha256 == first.sha256
+    assert load_backbone(str(tmp_path / "archive.pt")).info.notes == ()
+
+
+@pytest.mark.parametrize("source", ["openai", "open_clip file"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"this is not a model", ""),
+        (b"", ""),
+        ({"weight": torch.zeros(2)}, ""),
+        ([torch.zeros(2)], ""),
+        ({**STATE, "token_embedding.weight": RunsCode()}, "might run code|eights.only"),
+        ({key: value for key, value in STATE.items() if key != "ln_final.bias"}, "ln_final.bias"),
+        ({**STATE, "logit_scale": torch.tensor(float("nan"))}, "logit_scale are not finite"),
+        (prefixed("ema."), ""),
+    ],
+)
+def test_file_that_is_no_clip_is_refused_by_name(source, content, message, places, tmp_path):
+    if source == "openai" and isinstance(content, dict) and "ema.logit_scale" in content:
+        content = {**content, "step": torch.zeros(1)}
+    if isinstance(content, bytes):
+        (tmp_path / "clip.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "clip.pt")
+    with pytest.raises(UserError, match=message) as error:
+        load_backbone(places[source])
+    assert "clip.pt" in str(error.value).splitlines()[0]
+
+
+def test_program_of_an_archive_does_not_run(tmp_path):
+    archive(STATE, tmp_path / "archive.pt")
+    evil = pickle.dumps(RunsCode(), protocol=2)
+    with zipfile.ZipFile(tmp_path / "archive.pt") as old, zipfile.ZipFile(tmp_path / "evil.pt", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, evil if name.endswith("/data.pkl") else old.read(name))
+    with pytest.raises(UserError, match="evil.pt .* might run code: __builtin__.exec is neither a tensor"):
+        load_backbone(str(tmp_path / "evil.pt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 1, "name": "ViT-B-32", "state_dict": STATE}, "OpenCLIP's training. Name open_clip:<architecture>@"),
+        (tiny_clip(vision=1, vit_width=1280).state_dict(), "larger than OpenAI's.* Name open_clip:<architecture>@"),
+        ({"vision_model.embeddings.class_embedding": torch.zeros(2)}, "Hugging Face's format. Name its folder"),
+    ],
+)
+def test_file_of_another_library_names_the_way_to_load_it(content, message, tmp_path):
+    torch.save(content, tmp_path / "clip.pt")
+    with pytest.raises(UserError, match=message):
+        load_backbone(str(tmp_path / "clip.pt"))
+
+
+# ---- Hugging Face's folders and the hub ----
+
+
+@pytest.fixture
+def hf_folder(tmp_path):
+    """A small CLIPModel's folder."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers, which loads hf: backbones")
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config=sizes, vision_config=vision, projection_dim=32)
+    config.text_config.eos_token_id = 49407
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("damage", ["pickle that runs code", "cut", "another model", "missing weight", "no config"])
+def test_damaged_or_foreign_folder_is_refused_by_name(damage, hf_folder):
+    weights, config = hf_folder / "model.safetensors", hf_folder / "config.json"
+    if damage == "pickle that runs code":
+        weights.unlink()
+        torch.save({"logit_scale": RunsCode()}, hf_folder / "pytorch_model.bin")
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:10000])
+    elif damage == "another model":
+        config.write_text(config.read_text().replace('"model_type": "clip"', '"model_type": "siglip"'))
+    elif damage == "missing weight":
+        config.write_text(config.read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+    else:
+        config.unlink()
+    with pytest.raises(UserError) as error:
+        load_backbone(f"hf:{hf_folder}")
+    assert str(error.value).startswith(f"Backbone hf:{hf_folder}")
+
+
+def put_in_cache(folder, cache, repository):
+    """Move a folder to where the hub's cache has a repository."""
+    storage = cache / f"models--{repository.replace('/', '--')}"
+    (storage / "refs").mkdir(parents=True)
+    (storage / "refs/main").write_text("0" * 40)
+    (storage / "snapshots").mkdir()
+    folder.rename(storage / "snapshots" / ("0" * 40))
+
+
+def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    expected = [load_backbone(f"hf:{hf_folder}").sha256, *[load_backbone(places["open_clip"]).sha256] * 2]
+    put_in_cache(hf_folder, tmp_path / "cache", "org/hf")
+    put_in_cache(tmp_path / "folder", tmp_path / "cache", "org/tiny")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("socket.socket.connect", lambda *where: pytest.fail("the network is used"))
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-vit", {"tag": {"hf_hub": "org/tiny/"}})
+    names = ["hf:org/hf", "open_clip:hf-hub:org/tiny", "open_clip:tiny-vit@tag"]
+    assert [load_backbone(name).sha256 for name in names] == expected
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name in ("hf:org/other", "open_clip:hf-hub:org/other"):
+        with pytest.raises(UserError, match=f"^Backbone {name}"):
+            load_backbone(name)
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("RN51", "'RN51' is neither a file nor one of OpenAI's names: RN50, .*ViT-L/14@336px"),
+        ("openai/clip-vit-base-patch16", "Is hf:openai/clip-vit-base-patch16 meant?"),
+        ("no/such.pt", "neither a file nor"),
+        ("open_clip:ViT-B-32", "does not name architecture and weights"),
+        ("open_clip:ViT-B-23@laion2b_s34b_b79k", "has no architecture 'ViT-B-23'. Close to it: ViT-B-32"),
+        ("open_clip:ViT-L-14@laion2b", "laion2b is neither a file nor a tag of ViT-L-14. Tags: openai, "),
+        ("open_clip:roberta-ViT-B-32@laion2b_s12b_b32k", "its text tower is not CLIP's"),
+        ("open_clip:coca_ViT-B-32@laion2b_s13b_b90k", "its text tower is not CLIP's"),
+        ("hf:x", "neither a folder nor an id"),
+        ("hf:no/folder/here", "neither a folder nor an id"),
+    ],
+)
+def test_unknown_name_is_refused_with_the_known_ones(name, message):
+    with pytest.raises(UserError, match=message):
+        load_backbone(name)
+
+
+def test_missing_packages_are_named(monkeypatch):
+    for package, name, pip in (
+        ("transformers", "hf:org/name", "transformers"),
+        ("open_clip", "open_clip:ViT-B-32@openai", "open_clip_torch"),
+    ):
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+        with pytest.raises(UserError, match=f"needs the package {pip}: pip install {pip}"):
+            load_backbone(name)
+
+
+def test_labels_and_absolute_names(tmp_path, monkeypatch):
+    names = {
+        "ViT-L/14@336px": "ViT-L14@336px",
+        "weights/tiny_rn.pt": "tiny_rn",
+        "open_clip:ViT-B-32@laion2b_s34b_b79k": "ViT-B-32@laion2b_s34b_b79k",
+        "open_clip:ViT-B/32@some/folder/weights.safetensors": "ViT-B-32@weights",
+        "open_clip:hf-hub:org/small": "hf-hub-org-small",
+        "hf:org/name": "hf-org-name",
+    }
+    assert {name: backbone_label(name) for name in names} == names
+    assert {name: absolute_name(name) for name in names} == {name: name for name in names}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").touch()
+    for front in ("", "hf:", "open_clip:a@", "open_clip:local-dir:"):
+        assert absolute_name(f"{front}here") == f"{front}{tmp_path}/here"
+
+
+def test_openai_name_is_downloaded_checked_and_cached(tmp_path, monkeypatch):
+    torch.save(STATE, tmp_path / "RN50.pt")
+    checksum = hashlib.sha256((tmp_path / "RN50.pt").read_bytes()).hexdigest()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return str(tmp_path / path.rpartition("/")[2])
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setitem(clip.clip._MODELS, "RN50", f"http://127.0.0.1:{server.server_port}/{checksum}/RN50.pt")
+    try:
+        first = load_backbone("RN50", root=tmp_path / "cache")
+        assert first.sha256 == load_backbone(str(tmp_path / "RN50.pt")).sha256
+        (tmp_path / "RN50.pt").write_bytes(b"damaged")
+        assert load_backbone("RN50", root=tmp_path / "cache").sha256 == first.sha256
+        for damage in (lambda: None, (tmp_path / "RN50.pt").unlink):
+            damage()
+            with pytest.raises(UserError, match="(?s)^Backbone RN50: clip-anytorch cannot download http.*(SHA256|404)"):
+                load_backbone("RN50", root=tmp_path / "other")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# ---- the cache of a process, and runs ----
+
+
+def test_cached_backbone_is_loaded_again_if_it_or_its_file_changed(places, tmp_path):
+    where = "cpu", "fp32", ""
+    first = cached_backbone(places["openai"], *where)
+    assert cached_backbone(places["openai"], *where) is first
+    with torch.no_grad():
+        first.model.positional_embedding.add_(1)
+    second = cached_backbone(places["openai"], *where)
+    assert second is not first and second.sha256 == load_backbone(places["openai"]).sha256
+    torch.save({**STATE, "logit_scale": torch.tensor(1.0)}, tmp_path / "clip.pt")
+    assert cached_backbone(places["openai"], *where).sha256 != second.sha256
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe", "SPG"])
+def test_runs_with_one_clip_have_equal_numbers_from_each_source(trainer, places, image_folder, tmp_path, monkeypatch):
+    opts = ("TRAINER.MAPLE.PROMPT_DEPTH", "2") if trainer == "MaPLe" else ()
+    results = {}
+    for source, name in places.items():
+        (tmp_path / source).mkdir()
+        monkeypatch.chdir(tmp_path / source)
+        assert run_train(command_line(trainer, "red", *opts, root=image_folder, clip=name)) == 0
+        results[source] = read_results("run/results.json")
+    labels = {"openai": "clip", "open_clip": "local-dir-folder", "open_clip file": "tiny-vit@clip"}
+    assert {source: found["backbone"] for source, found in results.items()} == labels
+    may_differ = {"backbone", "backbone_name", "backbone_family", *CIRCUMSTANCES}
+    for found in results.values():
+        assert {key for key in found if found[key] != results["openai"][key]} <= may_differ
+
+
+def test_run_resizes_images_and_predicts_as_the_backbone_asks(places, image_folder, tmp_path, monkeypatch, capsys):
+    from predict import Predictor
+
+    said = {"mean": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    (tmp_path / "folder/open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": said}))
+    monkeypatch.chdir(tmp_path)
+    assert run_train(command_line("CoOp", "red", root=image_folder, clip=places["open_clip"])) == 0
+    out = capsys.readouterr().out
+    assert "INPUT.PIXEL_MEAN [0.5, 0.5, 0.5]" in out and "resize mode squash" in out
+    resize, *_, normalize = Predictor(tmp_path / "run").transform.transforms
+    assert (list(resize.size), resize.interpolation.value, list(normalize.mean)) == ([32, 32], "bilinear", [0.5] * 3)
+    own = ("INPUT.PIXEL_MEAN", "(0.1, 0.1, 0.1)", "OUTPUT_DIR", "own")
+    assert run_train(command_line("CoOp", "red", *own, root=image_folder, clip=places["open_clip"])) == 0
+    assert "Warning: CLIP expects images normalised by its own mean" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Backbones: frozen CLIPs of the packages clip, open_clip and transformers."""

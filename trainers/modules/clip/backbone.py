@@ -1,0 +1,263 @@
+"""A frozen CLIP from any source, with everything that the methods need to know of it."""
+
+import contextlib
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from clip import available_models
+from clip.model import ModifiedResNet, VisionTransformer
+from torch import Tensor, nn
+
+from common.errors import UserError
+from trainers.modules.clip import hugging_face, open_clip, openai
+from trainers.modules.clip.info import BackboneInfo
+from trainers.modules.clip.text_tower import TextTower, architecture_of
+from trainers.modules.clip.tokenizer import LibraryTokenizer
+from trainers.modules.finite import require_finite
+
+PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+DEFAULT_ROOT = "~/.cache/clip"
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen CLIP.
+
+    Attributes:
+        model: in eval mode, without gradients: a `clip.model.CLIP`, or a model of open_clip.
+        name: as in `load_backbone`.
+        precision: one of PRECISIONS.
+        fp32_sha256: `sha256` before the weights were rounded; None: they were not.
+    """
+
+    model: Any
+    name: str
+    precision: str
+    device: torch.device
+    info: BackboneInfo = BackboneInfo()
+    fp32_sha256: str | None = None
+
+    @property
+    def visual(self) -> Any:
+        """The image tower."""
+        return self.model.visual
+
+    @cached_property
+    def text(self) -> TextTower:
+        """The text tower."""
+        return TextTower.of(self.model, self.info.tokenizer)
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image in pixels."""
+        size = self.visual.input_resolution if self._has_openai_tower else self.visual.image_size
+        return size if isinstance(size, int) else size[0]
+
+    @property
+    def feature_size(self) -> int:
+        """E, the size of a feature."""
+        return self.text.feature_size
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of everything that features depend on; equal in every precision and file format."""
+        openai_preprocessing, tokenizer = BackboneInfo().preprocessing, self.info.tokenizer
+        more = [f"image {self._image_architecture}"] if self._image_architecture else []
+        more += [self.text.architecture] if self.text.architecture else []
+        more += [
+            f"{key} {value}" for key, value in self.info.preprocessing.items() if value != openai_preprocessing[key]
+        ]
+        more += [tokenizer.sha256()] if isinstance(tokenizer, LibraryTokenizer) else []
+        return self.fp32_sha256 or weights_sha256(self.model, "; ".join(more))
+
+    @property
+    def n_tower_weights(self) -> int:
+        """Number of weights without the token embedding, which the time of a step depends on."""
+        return sum(weight.numel() for weight in self.model.parameters()) - self.text.token_embedding.weight.numel()
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether the image tower is a ViT that can have prompts (see `PromptedViT`)."""
+        return isinstance(self.visual, VisionTransformer)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Factor of the cosines."""
+        return self.model.logit_scale.exp().float()
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """Term that is added to all logits, as in SigLIP."""
+        bias = getattr(self.model, "logit_bias", None)
+        return None if bias is None else bias.float()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, H) images -> (B, E) features, not normalised."""
+        if self._has_openai_tower:
+            return self.visual(images.type(self.visual.conv1.weight.dtype))
+        # Only OpenAI's layer norms compute in fp32 by themselves.
+        half = HALVES.get(self.precision)
+        with torch.autocast(self.device.type, half) if half else contextlib.nullcontext():
+            return self.visual(images)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Autocast under precision amp."""
+        return torch.autocast(self.device.type, enabled=self.precision == "amp")
+
+    @property
+    def _has_openai_tower(self) -> bool:
+        return isinstance(self.visual, (VisionTransformer, ModifiedResNet))
+
+    @property
+    def _image_architecture(self) -> str:
+        """How the image tower computes, if its weights do not say it; "" for OpenAI's way."""
+        if self.is_vit:
+            return architecture_of(self.visual.transformer.resblocks)
+        if not self._has_openai_tower:
+            return self.info.image_architecture
+        pool = self.visual.attnpool
+        return "" if pool.num_heads == pool.q_proj.in_features // 64 else f"{pool.num_heads} heads"
+
+
+def load_backbone(
+    name: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = DEFAULT_ROOT
+) -> Backbone:
+    """Load a frozen CLIP.
+
+    Args:
+        name: "RN50", "ViT-B/16", ..., a file in OpenAI's format, open_clip:... or hf:... (see BACKBONES.md).
+        precision: "fp16" and "bf16" convert matrices and convolutions; "amp" is for use under autocast. On a CPU all
+            become fp32, and a line says so.
+        root: folder for downloads of OpenAI's models.
+
+    Raises:
+        UserError: there is no such backbone, or it cannot be used.
+    """
+    check_backbone(name)
+    device, precision = torch.device(device), effective_precision(precision, device)
+    with torch.random.fork_rng(devices=[]):  # libraries initialise models at random before they load weights
+        model, info = _source(name).load(name, root)
+    model.eval().requires_grad_(False)
+    backbone = Backbone(model, name, precision, device, info)
+    _ = backbone.text  # raises if text tower or tokenizer do not fit
+    advice = "Get the weights again: the file is damaged, or training diverged."
+    if precision in HALVES:
+        backbone = replace(backbone, fp32_sha256=backbone.sha256)
+        to_half(model, HALVES[precision])
+        advice += f" Or they are too large for {precision}: set PREC fp32."
+    if device.type == "cpu":
+        # Convolutions on a CPU are up to twice as fast in this layout; the numbers are the same.
+        backbone.visual.to(memory_format=torch.channels_last)
+    model.to(device)
+    require_finite(model.state_dict(), f"Backbone {name}", advice)
+    return backbone
+
+
+_cached: dict[tuple, tuple[Backbone, list]] = {}  # the last backbone of this process
+
+
+def cached_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
+    """As `load_backbone`, but a process that runs one job after another loads a CLIP once.
+
+    It is loaded again if its files or its weights have changed.
+    """
+    key = name, str(device), precision, str(root)
+    backbone, state = _cached.get(key, (None, []))
+    if backbone is not None and state == _state(backbone):
+        effective_precision(precision, device)  # prints its line in each log
+        return backbone
+    _cached.clear()  # before the next one takes memory
+    backbone = load_backbone(name, device, precision, root)
+    _cached[key] = backbone, _state(backbone)
+    return backbone
+
+
+def _state(backbone: Backbone) -> list:
+    """Size and time of the files, and the versions of the weights, which count changes in place."""
+    stats = [path.stat() for path in backbone.info.files if path.is_file()]
+    weights = [(id(weight), weight._version, weight.requires_grad) for weight in backbone.model.parameters()]
+    return [*((stat.st_size, stat.st_mtime_ns) for stat in stats), *weights]
+
+
+def effective_precision(precision: str, device: str | torch.device) -> str:
+    """The precision on a device: on a CPU it is fp32, and a line says so.
+
+    Raises:
+        UserError: it is not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"Precision (PREC) is {precision!r}; accepted: {', '.join(PRECISIONS)}.")
+    if precision != "fp32" and torch.device(device).type == "cpu":
+        print(f"Precision {precision} needs a GPU; on this CPU the computation runs in fp32.")
+        return "fp32"
+    return precision
+
+
+def backbone_label(name: str) -> str:
+    """Short name for folders and tables: "ViT-B/16" -> "ViT-B16", "x/tiny.pt" -> "tiny"."""
+    if name in available_models():
+        return name.replace("/", "")
+    front, path = _front_and_path(name)
+    is_file = path.is_file() or path.suffix in (".pt", ".pth", ".bin", ".safetensors")
+    short = path.stem if is_file else path.resolve().name if path.is_dir() else str(path)
+    return (front.removeprefix("open_clip:").replace(":", "-") + short).replace("/", "-")
+
+
+def check_backbone(name: str) -> None:
+    """Raise UserError if there is no such backbone, as far as one can tell without reading weights."""
+    _source(name).check(name)
+
+
+def has_vit(name: str) -> bool:
+    """Whether a backbone's image tower is a ViT that can have prompts; this loads the backbone if its name is open."""
+    check_backbone(name)
+    if name in available_models() or name.startswith("hf:"):
+        return name.startswith(("ViT", "hf:"))
+    return load_backbone(name).is_vit
+
+
+def absolute_name(name: str) -> str:
+    """The name with an absolute path, for processes with another working directory."""
+    front, path = _front_and_path(name)
+    return f"{front}{path.resolve()}" if path.exists() else name
+
+
+def _front_and_path(name: str) -> tuple[str, Path]:
+    """Split a name into the source, with an architecture, and a path, tag or id."""
+    front = re.match("open_clip:(local-dir:|hf-hub:|[^@]*@)|hf:|", name)
+    assert front is not None  # as the last alternative is empty
+    return front.group(), Path(name[front.end() :]).expanduser()
+
+
+def _source(name: str) -> ModuleType:
+    """The module that loads backbones with such a name."""
+    return {"open_clip": open_clip, "hf": hugging_face}.get(name.partition(":")[0], openai)
+
+
+def weights_sha256(module: nn.Module, more: str = "") -> str:
+    """SHA-256 (hex) of a module's parameters and buffers (names, shapes, types, values) and of `more`."""
+    digest = hashlib.sha256(more.encode())
+    # open_clip puts some text towers into a module of their own.
+    for name, tensor in sorted((name.removeprefix("text."), tensor) for name, tensor in module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def to_half(model: Any, dtype: torch.dtype) -> None:
+    """Convert matrices and convolutions to half precision, as OpenAI's convert_weights does for fp16."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention)):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    for owner, name in ((getattr(model, "text", model), "text_projection"), (model.visual, "proj")):
+        if isinstance(getattr(owner, name, None), nn.Parameter):
+            getattr(owner, name).data = getattr(owner, name).data.to(dtype)
