@@ -1,6 +1,5 @@
 """The base of all domain generalization datasets: from names of domains to lists of images."""
 
-import hashlib
 import math
 import os
 import random
@@ -13,7 +12,6 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import is_writable
-from common.kept import Kept
 from common.messages import some, warn
 from common.progress import progress
 from datasets import names
@@ -26,8 +24,6 @@ from datasets.splits import Image, match_split, read_split, seeded_split, write_
 
 TEST_SUBSETS = ("all", "published")
 CLASS_SUBSETS = ("all", "base", "new")  # all classes, the first half of them, the rest
-# Of the domains of a data set or two: splits, and the listing that they were matched with.
-_KEPT_SPLITS: Kept[tuple[tuple[list[Image], list[Image]], dict[ClassFolder, list[str]]]] = Kept(at_most=8)
 KNOWN_TO_BE_WRONG = "known to be wrong"
 
 
@@ -417,15 +413,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         return path.parent / str(seed) / path.name
 
     def _read_split(self, path, domain, images):
-        place = str(self._domain_dirs[domain]), tuple(self.domains)
-        try:
-            content = hashlib.sha256(path.read_bytes()).digest()
-        except OSError:  # `read_split` says why
-            content = b""
-        key = type(self), *place, str(path), content
-        (train, val), _ = _KEPT_SPLITS.get(
-            key, lambda: (self._matched(path, domain, images), images), lambda kept: kept[1] == images
-        )
+        train, val = self._matched(path, domain, images)
         if both := set(train) & set(val):
             warn(f"the split file {path} lists {len(both):,} images for both train and val.")
         unlisted = sum(map(len, images.values())) - len({*train, *val})

@@ -19,15 +19,19 @@ from pathlib import Path
 from common.config_keys import split_at_key
 from common.errors import UserError
 from common.interruption import Interrupted
-from scripts.launching.comparison import launch
-from scripts.launching.engines import ENGINES
-from scripts.launching.request import DEFAULT_BACKBONE, TESTED_ON, TRAINED_ON, Request
+from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON, Request
 from trainers.methods import METHODS, PROTOCOLS, trainer_name
 
 USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]
        bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
        bash scripts/compare.sh [flags] [dataset] [backbone] [KEY VALUE ...]"""
 METHOD_LINES = "\n".join(f"  {one.name:18}{one.trainer:18}{one.what}" for one in METHODS)
+SLURM = {
+    "slurm_partition": ("NAME", "of slurm: partition (default: SLURM's)"),
+    "slurm_time": ("TIME", "of slurm: time limit of each job, 8:00:00; the job is requeued and resumes (default: 60)"),
+    "slurm_gpus": ("N", "of slurm: GPUs of each run (default: none)"),
+    "slurm_options": ("OPTIONS", 'of slurm: more options of sbatch, "--qos=long --mem=32G"'),
+}
 WORDS = f"""words:
   METHODS          of the methods below, with commas between; by short names or trainers
   dataset          a name of configs/datasets/ or a folder <domain>/<class>/<image> (default: mini_digits; of cross:
@@ -66,6 +70,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_flag("ENGINE", "NAME", f"what does the runs: {' or '.join(ENGINES)} (default: local, this machine)", "local")
     add_flag("RAY_ADDRESS", "ADDRESS", "of ray: auto or <host>:<port> of a cluster (default: one is started here)", "")
     add_flag("TASK_GPUS", "N", "of ray: GPUs of each run, 0.5 for half a one (default: 1 where there are any)", "")
+    for name, (metavar, what) in SLURM.items():
+        add_flag(name.upper(), metavar, what, "")
     add_flag("DATA", "FOLDER", "where the data sets are (default: data)", "data")
     add_flag("OUTPUT", "FOLDER", "where results go (default: output)", "output")
     add_flag("SEEDS", "NUMBERS", 'with spaces between (default: "1 2 3"; 1 where no data set is named)')
@@ -117,7 +123,7 @@ def parse_args(argv: list[str] | None = None) -> Request:
         jobs=args.jobs,
         task_gpus=args.task_gpus,
         ray_address=args.ray_address,
-        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        **{name: getattr(args, name) for name in SLURM},
         only_print=args.print,
     )
 
@@ -125,6 +131,8 @@ def parse_args(argv: list[str] | None = None) -> Request:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 with one message or a list of what failed, or 130 and 143 if it was interrupted."""
     request = parse_args(argv)
+    from scripts.launching.comparison import launch  # processes for runs import this file, but not that one
+
     try:
         return min(1, launch(request))
     except UserError as error:

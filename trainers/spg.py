@@ -5,6 +5,7 @@ conditional GAN that generates a prompt from an image feature (Sec. 3.3, Algorit
 missing label, then stage II.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,7 @@ from common.errors import UserError
 from common.files import make_output_folder
 from common.held import held
 from common.interruption import check_interruption
+from common.locks import InUse
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
 from common.run.names import class_subset, dataset_label
 from datasets.known import known_domains
@@ -320,10 +322,12 @@ class StageTwoTrainer(PromptTrainer):
                 f"TEST.FINAL_MODEL is best_val, but the source domain {small[0]} is too small for a validation split. "
                 "Add images to it, or set TEST.FINAL_MODEL last_step."
             )
-        for domain in dataset.source_domains:
-            if not self.has_label(domain):
-                make_output_folder(self.label_folders()[-1].label_dir)
-                with held(self.label_folders()[-1].file_for(domain), f"the prompt label of {domain}"):
+        folder = self.label_folders()[-1]
+        for wait in (False, True):  # labels that other runs are learning come last
+            for domain in [domain for domain in dataset.source_domains if not self.has_label(domain)]:
+                make_output_folder(folder.label_dir)
+                lock = held(folder.file_for(domain), f"the prompt label of {domain}", wait)
+                with contextlib.suppress(InUse), lock:
                     if not self.has_label(domain):
                         self.learn_label(domain)
 

@@ -1,31 +1,29 @@
-"""What a launcher does: plan the runs of each method, do those that are not finished, show the results."""
+"""A launcher: plan the jobs of all methods, run the unfinished ones, print the tables."""
 
+import contextlib
 import gc
+import io
+import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
+from common.failures import user_errors
 from common.files import make_output_folder
-from common.messages import show_warnings
 from common.progress import progress
 from common.run.folder import is_finished
 from common.this_python import print_names
-from scripts.launching.conduct import Conduct
-from scripts.launching.demand import Demand
-from scripts.launching.engines import make_engine
-from scripts.launching.launch import Launch
-from scripts.launching.plan import Task, carry_out
-from scripts.launching.planned import note_planned
-from scripts.launching.plans import Run
-from scripts.launching.printed import printed_commands
-from scripts.launching.request import Request, check_request
-from scripts.launching.sets import note_names
-from scripts.launching.shared import Plan, Shared, plan_shared
+from common.threads import plan_threads, share_cores, usable_cores
+from scripts.launching import ray, slurm
+from scripts.launching.jobs import ENGINES, Job, Plan, Request, check_finished_job, check_request, plan_jobs
+from scripts.launching.local import LocalEngine, local_gpus
+from scripts.launching.schedule import Report, run_jobs
+from scripts.launching.sets import save_names
+from scripts.launching.status import save_plan
 from scripts.reporting.finished import find_results
 from scripts.reporting.tables import method_name
 from scripts.reporting.text import results_tables
@@ -33,205 +31,258 @@ from trainers.methods import BackboneError, MethodError, trainer_name
 
 
 class Comparison:
-    """The runs of all methods that were asked for.
+    """The jobs of all methods of a request. All are planned before the first one starts.
 
-    All of them are planned before the first begins, so that a mistake shows at once. One method that cannot be run as
-    asked is an error; of several, the others go on, and its trainer is among those `refused`. One that only cannot take
-    the backbone that is compared on is left out, with a line that says so.
+    A method that cannot run as requested is an error. In a comparison of several, the others run.
+
+    Attributes:
+        plans: of the methods that can run.
+        refused: names of the methods that cannot.
+        not_run: messages on methods that do not run, for the report.
     """
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.launches: list[Launch] = []
+        self.plans: list[Plan] = []
         self.refused: list[str] = []
-        self.not_run: list[str] = []  # why methods are left out, or refused: lines
-        self.told: set[str] = set()  # errors, which several methods may share
+        self.not_run: list[str] = []
         check_request(request)
+        self._check_engine()
         for trainer in request.trainers:
-            try:
-                self.launches.append(Launch(request, trainer))
-            except BackboneError as error:
-                if len(request.trainers) == 1:
-                    raise
-                print(f"Left out: {error}", file=sys.stderr)
-                self.not_run.append(f"Left out: {error}")
-            except MethodError as error:
-                self._refuse(trainer, error)
-        if not self.launches and not self.refused:
-            raise UserError("None of these methods takes the backbone.")
-        backbones = {one.backbone for one in self.launches}
+            with self._refusing(trainer):
+                plan = plan_jobs(request, trainer)
+                self._check_config(plan)
+                self.plans.append(plan)
+        if not self.plans and not self.refused:
+            raise UserError("None of these methods accepts the backbone.")
+        backbones = {plan.backbone for plan in self.plans}
         if len(backbones) > 1:
             raise UserError(
-                f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not "
-                "compare: name one for all, after the data set."
+                f"The configs of these methods name different backbones ({', '.join(sorted(backbones))}). Name one for "
+                "all, after the data set."
             )
-        self._tell_notes()
+        self._print_notes()
+        for plan in list(self.plans):
+            with self._refusing(plan.trainer):
+                for job in plan.jobs:
+                    if job.is_finished():
+                        check_finished_job(job)
         self._try_models()
 
-    def _try_models(self) -> None:
-        """Refuse methods with open runs whose model cannot be built, where the backbone is here without a download."""
+    def _check_engine(self) -> None:
+        request = self.request
+        if request.engine not in ENGINES:
+            raise UserError(f"ENGINE is {request.engine!r}; accepted: {', '.join(ENGINES)}.")
+        if request.task_gpus and request.engine != "ray":
+            raise UserError(
+                f"TASK_GPUS is {request.task_gpus!r}, but ENGINE is {request.engine}. It is for ENGINE=ray."
+            )
+        if not request.only_print and request.engine == "ray":
+            ray.check_request(request)
+        if not request.only_print and request.engine == "slurm":
+            slurm.check_request(request)
+
+    @contextlib.contextmanager
+    def _refusing(self, trainer: str) -> Any:
+        """Within the block, a MethodError ends the jobs of this method alone, if there are other methods."""
+        try:
+            yield
+        except MethodError as error:
+            if len(self.request.trainers) == 1:
+                raise
+            self.plans = [plan for plan in self.plans if plan.trainer != trainer]
+            is_left_out = isinstance(error, BackboneError)
+            text = f"Left out: {error}" if is_left_out else f"Error: {error}"
+            message = text if is_left_out else f"{trainer} is not run to the end. {error}"
+            if not any(other.endswith(str(error)) for other in self.not_run):  # methods may share an error
+                print(text, file=sys.stderr)
+            self.not_run.append(message)
+            self.refused += [] if is_left_out else [trainer]
+
+    def _check_config(self, plan: Plan) -> None:
+        from dassl.engine import TRAINER_REGISTRY
+
+        import trainers.all  # noqa: F401 (registers trainers)
+        from trainers.cross_checks import check_words
         from trainers.modules.backbone_sources import source_of
-        from trainers.modules.clip_backbone import load_backbone
+        from trainers.modules.tokenizers import CLIP_TOKENIZER
 
-        to_do = [one for one in self.launches if not all(is_finished(run.folder, run.test) for run in one.runs)]
-        if not to_do or not source_of(to_do[0].backbone).is_here(to_do[0].backbone, to_do[0].clips):
-            return
-        backbone = load_backbone(to_do[0].backbone, root=to_do[0].clips)
-        for one in to_do:
-            try:
-                one.try_model(backbone)
-            except MethodError as error:
-                self.launches.remove(one)
-                self._refuse(one.trainer, error)
-        del backbone
-        gc.collect()  # trainers go in circles, and hold the CLIP in memory as long as the launcher lives
+        trainer = TRAINER_REGISTRY.get(plan.trainer)
+        try:
+            trainer.check_config(plan.cfg)
+            if not source_of(plan.backbone).prefix:  # others have their own tokenizer
+                check_words(plan.cfg, trainer, CLIP_TOKENIZER)
+        except UserError as error:
+            raise MethodError(str(error)) from error
 
-    def _tell_notes(self) -> None:
-        """Say what there is to say of settings, each once with the methods that it holds for."""
+    def _print_notes(self) -> None:
+        """Print notes on settings, each once for all methods."""
         from trainers.authors_configs import merge_method_file
         from trainers.config import default_cfg
         from trainers.cross_checks import settings_notes
 
-        cfg = Path(self.request.cfg).stem
-        files = {one.trainer: one.method_file.stem for one in self.launches}
-        if cfg and (others := [f"{name} (runs by {stem})" for name, stem in files.items() if stem != cfg]):
-            print(f"Note: CFG is {cfg}, a config that these do not have: {', '.join(others)}.", file=sys.stderr)
-        configs = [one.config(one.runs[0]) for one in self.launches]
-        authors = {merge_method_file(default_cfg(), one.method_file, one.trainer): None for one in self.launches}
-        for line in filter(None, (*authors, *settings_notes(*configs))):
+        cfg = os.path.splitext(os.path.basename(self.request.cfg))[0]
+        others = [f"{plan.trainer} ({plan.method_file.stem})" for plan in self.plans if plan.method_file.stem != cfg]
+        if cfg and others:
+            print(
+                f"Note: these methods have no config {cfg} and use another one: {', '.join(others)}.", file=sys.stderr
+            )
+        authors = {merge_method_file(default_cfg(), plan.method_file, plan.trainer): None for plan in self.plans}
+        for line in filter(None, (*authors, *settings_notes(*(plan.cfg for plan in self.plans)))):
             print(line, file=sys.stderr)
 
-    def _refuse(self, trainer: str, error: MethodError) -> None:
-        if len(self.request.trainers) == 1:
-            raise error
-        if str(error) not in self.told:
-            print(f"Error: {error}", file=sys.stderr)
-        self.told.add(str(error))
-        self.refused.append(trainer)
-        self.not_run.append(f"{trainer} is not run to the end. {error}")
+    def _try_models(self) -> None:
+        """Build the model of each method once, without data, if the weights are on this machine."""
+        from dassl.engine import TRAINER_REGISTRY
+
+        from trainers.modules.backbone_sources import source_of
+        from trainers.modules.clip_backbone import load_backbone
+
+        plans = [plan for plan in self.plans if not all(job.is_finished() for job in plan.jobs)]
+        named = plans[0].cfg.MODEL.BACKBONE if plans else None
+        if named is None or not source_of(named.NAME).is_here(named.NAME, named.PATH):
+            return
+        backbone = load_backbone(named.NAME, root=named.PATH)
+        for plan in plans:
+            cfg, trainer = plan.cfg.clone(), TRAINER_REGISTRY.get(plan.trainer)
+            cfg.defrost()
+            cfg.VERBOSE = cfg.USE_CUDA = False
+            if cfg.TRAINER[trainer.SETTINGS].get("CSC"):  # such weights are for the class names of the data set
+                cfg.MODEL.INIT_WEIGHTS = ""
+            cfg.freeze()
+            with self._refusing(plan.trainer):
+                try:
+                    with contextlib.redirect_stdout(io.StringIO()):
+                        trainer(cfg, backbone, ["class", "other"])
+                except user_errors() as error:
+                    raise MethodError(str(error)) from error
+        del backbone
+        gc.collect()  # trainers have reference cycles
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs, with numbered titles."""
+        jobs = [job for plan in self.plans for job in plan.jobs]
+        return [replace(job, title=f"[{i}/{len(jobs)}] {job.title}") for i, job in enumerate(jobs, start=1)]
+
+    def threads(self) -> int:
+        """Number of threads of each run on a CPU."""
+        from trainers.modules.clip_backbone import load_backbone
+
+        named = self.plans[0].cfg.MODEL.BACKBONE
+        return plan_threads(load_backbone(named.NAME, root=named.PATH).n_tower_weights, 0).alone
 
     def print_commands(self) -> None:
-        """Print the train.py commands of all that is not done, see `printed_commands`."""
+        """Print the command of each unfinished job; tests across data sets come after their trainings."""
         print_names(sys.stdout)
-        for line in printed_commands(self._open_pairs(quiet=False)):
-            print(line)
+        jobs = [job for job in self.jobs if not job.is_finished()]
+        tests = [job for job in jobs if job.needs]
+        trainings = [job for job in jobs if not job.needs]
+        for job in trainings:
+            print(shlex.join(job.command))
+        if tests and trainings:
+            print("# the commands below need the models of those above")
+        for job in tests:
+            print(shlex.join(job.command))
 
-    def _open_pairs(self, quiet: bool = True) -> list[tuple[Launch, Run]]:
-        """The runs that are to be done, each with its launch.
+    def run(self) -> list[str]:
+        """Run all unfinished jobs, then print the tables; returns the failures."""
+        jobs, request = self.jobs, self.request
+        engine, workers = None, max((plan.cfg.DATALOADER.NUM_WORKERS for plan in self.plans), default=0)
+        description = (
+            self.plans[0].jobs[0].title.partition(",")[0] if len(self.plans) == 1 else f"{len(self.plans)} methods"
+        )
+        for folder in (request.output, *(plan.folder for plan in self.plans)):
+            make_output_folder(folder)
+        save_names([one for plan in self.plans for one in plan.sets], request.output)
+        save_plan(request.output, jobs)
+        with progress(total=len(jobs), description=description, unit="run") as bar:
+            report = Report(bar)
+            for job in jobs:
+                if job.is_finished():
+                    report.skip(job)
+            todo = [job for job in jobs if not job.is_finished()]
+            if not todo:
+                pass
+            elif request.engine == "slurm":
+                slurm.run_jobs(todo, request, workers, report)
+            else:
+                make = self._ray_engine if request.engine == "ray" else self._local_engine
+                engine, workers = make(workers)
+                try:
+                    run_jobs([_with_workers(job, workers) for job in todo], engine, report)
+                finally:
+                    engine.close()
+        return self._show(report)
 
-        Args:
-            quiet: whether nothing is said of those that cannot be, which shows again when they are to begin.
-        """
-        pairs: list[tuple[Launch, Run]] = []
-        for one in self.launches:
-            try:
-                pairs += [(one, run) for run in one.open_runs()]
-            except MethodError as error:
-                if not quiet:
-                    self._refuse(one.trainer, error)
-        return pairs
+    def _local_engine(self, workers: int) -> tuple[LocalEngine, int]:
+        """The engine, and the number of loader workers of each run: all threads together fit on the cores."""
+        wanted = self.request.n_jobs or 1
+        uses_cuda = any(plan.cfg.USE_CUDA for plan in self.plans)
+        if wanted == 1:
+            return LocalEngine(1), workers
+        gpus = local_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "")) if uses_cuda else []
+        threads = 1 if gpus else self.threads()
+        share = share_cores(wanted, threads)
+        if share.runs < wanted:
+            print(
+                f"Note: JOBS is {wanted}, but a run computes with {threads} threads on {usable_cores()} cores: "
+                f"{share.runs} at once.",
+                file=sys.stderr,
+            )
+        return LocalEngine(share.runs, gpus), workers if share.runs == 1 else min(workers, share.workers)
 
-    def go(self) -> list[str]:
-        """Do all runs that are not finished, then show the results; returns what failed.
+    def _ray_engine(self, workers: int) -> tuple[ray.RayEngine, int]:
+        uses_cuda = any(plan.cfg.USE_CUDA for plan in self.plans)
+        roots = {one.root for plan in self.plans for one in plan.sets if os.path.isdir(one.root)}
+        engine = ray.RayEngine(self.request, self.threads, sorted(map(os.path.abspath, roots)), workers, uses_cuda)
+        return engine, engine.workers
 
-        Raises:
-            MethodError: a folder holds another run than the one method's that was asked for.
-            Interrupted: a run was.
-        """
-        pairs = [(one, run) for one in self.launches for run in one.runs]
-        total = len(pairs)
-        name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
-        say = _each_warning_once(lambda line: bar.write(line, file=sys.stderr))
-        with progress(total=total, description=name, unit="run") as bar, show_warnings(say):
-            engine = make_engine(self.request.engine, self._demand(), say)
-            for folder in (self.request.output, *(one.folder for one in self.launches)):
-                make_output_folder(folder)
-            note_names([one for launch in self.launches for one in launch.sets], self.request.output)
-            note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
-            # One after another, a run finds what the one before has made.
-            plan = plan_shared(self._open_pairs(), True, engine.on_gpu) if engine.several else Plan([], {})
-            workers = engine.workers_each
-            of_shared: dict[Task, Shared] = {}
-            for thing in plan.shared:
-                of_shared[thing.launch.task(thing.run, thing.what, workers, thing.needs, thing.flags)] = thing
-            of_task: dict[Task, tuple[Launch, Run]] = {}
-            for i, (one, run) in enumerate(pairs, start=1):
-                title, needs = f"[{i}/{total}] {one.name}, {run.title}", plan.needs.get(run.folder, ())
-                of_task[one.task(run, title, workers, needs)] = one, run
-            conduct = Conduct(of_task, of_shared, self._refuse, self.refused, bar)
-            try:
-                carry_out([*of_shared, *of_task], engine, conduct.begin, conduct.end, conduct.block)
-            finally:
-                engine.close()
-                conduct.close()
-        return self._show(conduct.failed, total)
-
-    def _show(self, failed: list[str], total: int) -> list[str]:
-        """Show results, and what failed of so many runs; returns that, with the report if it did."""
-        # Those of these runs alone: another protocol may have its own beside them.
-        folders = [run.folder for one in self.launches for run in one.runs if run.test]
+    def _show(self, report: Report) -> list[str]:
+        """Print tables and failures, and write the report; returns the failures."""
+        folders = [job.folder for job in self.jobs if job.tested]
         results = find_results([folder for folder in folders if is_finished(folder)])
-        baseline = baseline_of(self.request.baseline, results) if self.request.report else ""
+        baseline = _baseline(self.request.baseline, results) if self.request.report else ""
         if results:
             print("\n" + results_tables(results, baseline=baseline))
+        failed = [f"{job.title}: {reason}" for job, reason in report.failed.items()]
         if failed:
-            print(f"\n{len(failed)} of {total} runs failed:", *failed, sep="\n  ")
+            print(f"\n{len(failed)} of {len(self.jobs)} runs failed:", *failed, sep="\n  ")
         if self.refused:
             print(f"\nNot run to the end, see the errors above: {', '.join(self.refused)}")
-        if self.request.report and results and not self._report(baseline):
+        if self.request.report and results and not self._write_report(baseline):
             failed.append("report")
         return failed
 
-    def _demand(self) -> Demand:
-        """What these runs ask of the engine that does them."""
-        reads = {path for one in self.launches for path in one.reads()}
-        return replace(
-            self.request.demand(),
-            reads=tuple(sorted(reads)),
-            threads=self.launches[0].threads if self.launches else lambda on_gpu: 1,
-            workers=max((one.workers for one in self.launches), default=0),
-            uses_cuda=any(one.uses_cuda for one in self.launches),
-        )
-
-    def _report(self, baseline: str) -> bool:
-        """Write the report of the data set's output folder; returns whether that succeeded."""
-        folder = self.launches[0].folder
+    def _write_report(self, baseline: str) -> bool:
+        folder = self.plans[0].folder
         command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
         command += [f"--not-run={line}" for line in self.not_run]
         sys.stdout.flush()
         return subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode == 0
 
 
-def _each_warning_once(write: Callable[[str], None]) -> Callable[[str], None]:
-    """As `write`, but without warnings that were written before: several runs of a data set have the same."""
-    warned = set[str]()
-
-    def say(line: str) -> None:
-        if line not in warned:
-            write(line)
-        if line.startswith("Warning: "):
-            warned.add(line)
-
-    return say
+def _with_workers(job: Job, workers: int) -> Job:
+    """The job with at most this number of loader workers, which is no setting that changes numbers."""
+    return replace(job, arguments=(*job.arguments, "DATALOADER.NUM_WORKERS", str(workers)))
 
 
-def baseline_of(chosen: str | None, results: list[dict[str, Any]]) -> str:
-    """The method that differences are to: the one chosen, or zero-shot CLIP where it is among the results."""
+def _baseline(chosen: str | None, results: list[dict[str, Any]]) -> str:
+    """The method to compare with: the chosen one, else zero-shot CLIP if it has results."""
     if chosen is not None:
         return trainer_name(chosen)
     return next((method_name(result) for result in results if result["trainer"] == "ZeroshotCLIP"), "")
 
 
 def launch(request: Request) -> int:
-    """Do, or print, what was asked for; returns how many runs and methods failed.
+    """Run or print the jobs of a request; returns the number of failures.
 
     Raises:
-        UserError: it cannot be done so.
-        Interrupted: a run was.
+        UserError: nothing can run.
+        Interrupted: by SIGINT or SIGTERM.
     """
     comparison = Comparison(request)
+    failed = [] if request.only_print else comparison.run()
     if request.only_print:
         comparison.print_commands()
-        return len(comparison.refused)
-    failed = comparison.go()
     return len(failed) + len(comparison.refused)

@@ -1,85 +1,104 @@
-"""How far the runs in a folder have come, by the files that they keep."""
+"""The plan and the state of the runs in an output folder, from the files there."""
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from common.held import held
 from common.run.folder import is_finished
 from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, holder
-from common.run.records import read_record
-from scripts.launching.planned import FAILED_FILE, PLAN_FILE, read_planned
-from scripts.launching.runs import ASKED, SHARED_FOLDER
+from common.run.records import read_record, write_record
+from scripts.launching.run_job import FAILED_FILE
 
+if TYPE_CHECKING:
+    from scripts.launching.jobs import Job
+
+PLAN_FILE = "plan.json"  # in OUTPUT: the runs that launchers planned
 DONE, RUNNING, WAITING, FAILED = "done", "running", "waiting", "failed"
 
 
 @dataclass(frozen=True)
-class State:
-    """Of one run.
+class Planned:
+    """A planned run: whether it ends with a test, and the id of its SLURM job or ""."""
 
-    Attributes:
-        folder: its own.
-        what: DONE, RUNNING, WAITING or FAILED.
-        detail: what there is to say of that; "": nothing.
-    """
+    tested: bool = True
+    slurm: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a run: its folder, DONE, RUNNING, WAITING or FAILED, and details or ""."""
 
     folder: Path
     what: str
     detail: str
 
 
-def find_states(folder: Path) -> list[State]:
-    """States of all runs below a folder (a whole path): those planned there or above, and those that began.
-
-    Of what is made for several runs, only that which is being made, or failed.
-    """
-    runs: dict[Path, bool] = {}
-    shared: list[State] = []
-    for lock in folder.rglob(LOCK_FILE):
-        if SHARED_FOLDER in lock.parts:  # no run, but what several need
-            shared.append(state_of(lock.parent))
-        else:
-            runs[lock.parent] = not is_finished(lock.parent, tested=False)
-    plans = [path.parent for path in folder.rglob(PLAN_FILE)]
-    for output in [*(above for above in folder.parents if (above / PLAN_FILE).is_file()), *plans]:
-        runs |= {run: tested for run, tested in read_planned(output).items() if run.is_relative_to(folder)}
-    told = [state for state in shared if state.what in (RUNNING, FAILED)]
-    return sorted([*told, *(state_of(run, tested) for run, tested in runs.items())], key=lambda state: state.folder)
-
-
-def state_of(run: Path, tested: bool = True) -> State:
-    """State of the run in a folder; `tested`: whether it ends with a test."""
-    process = holder(run)
-    if process is not None:
-        return State(run, RUNNING, ", ".join(filter(None, [progress_of(run), process])))
-    if is_finished(run, tested):
-        return State(run, DONE, "")
+def plan_of(output: Path) -> dict[Path, Planned]:
+    """The planned runs of an output folder by their folders; {} if there is no readable plan."""
     try:
-        failure = read_record(run / ASKED / FAILED_FILE)
-        code, error = failure["exit_code"], " ".join(failure.get("error", "").split())
+        runs = read_record(output / PLAN_FILE)["runs"]
+        return {output / name: Planned(**values) for name, values in runs.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+
+
+def save_plan(output: Path, jobs: Iterable["Job"], slurm: Mapping[Path, str] | None = None) -> None:
+    """Add jobs to the plan of an output folder; `slurm`: ids of SLURM jobs by folder."""
+    output = output.absolute()
+    with held(output / PLAN_FILE, "the plan"):
+        known = plan_of(output)
+        ids = {**{folder: run.slurm for folder, run in known.items()}, **(slurm or {})}
+        runs = {**known, **{job.folder: Planned(job.tested, ids.get(job.folder, "")) for job in jobs}}
+        if runs != known:
+            named = {folder.relative_to(output).as_posix(): asdict(run) for folder, run in runs.items()}
+            write_record(output / PLAN_FILE, {"runs": named})
+
+
+def find_states(folder: Path) -> list[State]:
+    """States of all runs below a folder (absolute), planned or started."""
+    from scripts.launching.slurm import queued_jobs
+
+    runs = {lock.parent: Planned(not is_finished(lock.parent, tested=False)) for lock in folder.rglob(LOCK_FILE)}
+    for output in [*folder.parents, *(path.parent for path in folder.rglob(PLAN_FILE))]:
+        runs |= {run: planned for run, planned in plan_of(output).items() if run.is_relative_to(folder)}
+    queue = queued_jobs() if any(run.slurm for run in runs.values()) else {}
+    return [_state_of(run, planned, queue) for run, planned in sorted(runs.items())]
+
+
+def _state_of(run: Path, planned: Planned, queue: Mapping[str, str]) -> State:
+    job = f"SLURM job {planned.slurm} {queue[planned.slurm]}" if planned.slurm in queue else ""
+    process = holder(run)
+    progress = _progress_of(run)
+    if process is not None:
+        return State(run, RUNNING, ", ".join(filter(None, [progress, process, job])))
+    if is_finished(run, planned.tested):
+        return State(run, DONE, "")
+    if job:
+        return State(run, RUNNING if " RUNNING" in job else WAITING, ", ".join(filter(None, [progress, job])))
+    try:
+        failure = read_record(run / FAILED_FILE)
+        code, reason = failure["exit_code"], " ".join(failure["reason"].split())
     except (OSError, ValueError, KeyError):
-        return State(run, WAITING, progress_of(run))
-    return State(run, FAILED, f"exit code {code}{f': {error}' if error else f'; its log ends: {last_line(run)}'}")
+        return State(run, WAITING, progress)
+    return State(run, FAILED, f"exit code {code}: {reason or f'its log ends: {_last_line(run)}'}")
 
 
-def progress_of(run: Path) -> str:
-    """How many epochs a run has completed: "3 epochs", of SPG's stage I "stage I of art, 3 epochs"; "": none."""
-    found = [run / HISTORY_FILE, *run.glob(f"stage1/*/{HISTORY_FILE}")]
-    newest = max((path for path in found if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        return ""
-    n_epochs = 0
-    with contextlib.suppress(OSError, ValueError, KeyError):  # it may just be replaced
-        n_epochs = len(read_record(newest)["epochs"])
-    stage = "" if newest.parent == run else f"stage I of {newest.parent.name}, "
-    return f"{stage}{n_epochs} epochs"
+def _progress_of(run: Path) -> str:
+    """The number of completed epochs: "3 epochs", in stage I "stage I of art, 3 epochs"; "" before the first."""
+    found = [path for path in (run / HISTORY_FILE, *run.glob(f"stage1/*/{HISTORY_FILE}")) if path.is_file()]
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a process may just replace it
+        newest = max(found, key=lambda path: path.stat().st_mtime)
+        stage = "" if newest.parent == run else f"stage I of {newest.parent.name}, "
+        return f"{stage}{len(read_record(newest)['epochs'])} epochs"
+    return ""
 
 
-def last_line(run: Path) -> str:
-    """The last line that is not empty of a run's newest log."""
+def _last_line(run: Path) -> str:
+    """The last line of a run's newest log that is not empty."""
     logs = sorted(run.glob("log.txt*"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return "(there is none)"
-    lines = logs[-1].read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "(it is empty)")
+    lines = logs[-1].read_text(encoding="utf-8", errors="replace").split("\n") if logs else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "(no log)")

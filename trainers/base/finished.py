@@ -20,6 +20,7 @@ from trainers.base.run_record import settings_of
 from trainers.base.trainer import PromptTrainer
 from trainers.config import COUNTED, field_of
 from trainers.modules.clip_backbone import read_backbone
+from trainers.spg import read_stage1_config
 
 OTHERWISE = {
     "classnames": "other class names",
@@ -28,10 +29,11 @@ OTHERWISE = {
 }
 
 
-def check_finished(folder: str | PathLike, cfg: CfgNode, weights: bool = False) -> None:
+def check_finished(folder: str | PathLike, cfg: CfgNode, images: bool = True, weights: bool = False) -> None:
     """Compare the finished run in a folder with a config.
 
     Args:
+        images: whether to compare class names and images, which takes listing the data set.
         weights: whether to compare the weights of the backbone, too, which takes loading them.
 
     Raises:
@@ -39,7 +41,7 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, weights: bool = False) 
             record are not compared, nor images that are no longer there.
     """
     settings = [_settings(folder, cfg), _domains(folder, cfg)]
-    data = [_images(folder, cfg), _weights(folder, cfg) if weights else ""]
+    data = [_images(folder, cfg) if images else "", _weights(folder, cfg) if weights else ""]
     for what, found in (("with other settings", settings), ("on other data", data)):
         if differences := ", ".join(filter(None, found)):
             raise UserError(
@@ -53,6 +55,9 @@ def _settings(folder: str | PathLike, cfg: CfgNode) -> str:
     if not issubclass(trainer, PromptTrainer) or not found:
         return ""
     asked = {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
+    if getattr(trainer, "LEARNS_LABELS", False):
+        stage1 = read_stage1_config(cfg, trainer.SETTINGS).OPTIM
+        asked |= {f"stage I: OPTIM.{key}": value for key, value in stage1.items()}
     fields = {key: field_of(key) for key in asked if key in found}
     # Tokens of words override a number of context vectors.
     known = {key: asked[key] for key, field in fields.items() if not (field and COUNTED in field.metadata)}

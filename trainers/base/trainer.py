@@ -69,7 +69,7 @@ from trainers.config import SHARED_FOLDERS, set_key, value_of
 from trainers.cross_checks import check_settings, check_words, settings_notes
 from trainers.methods import method_of
 from trainers.modules.backbone_source import OF_IMAGES, Facts
-from trainers.modules.clip_backbone import Backbone, kept_backbone
+from trainers.modules.clip_backbone import Backbone, load_backbone
 from trainers.modules.features import FeatureCache
 from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.full_prompt_encoder import memory_budget_mb, prompt_encoder
@@ -199,7 +199,7 @@ class PromptTrainer(TrainerX):
 
     def _load_backbone(self) -> Backbone:
         named = self.cfg.MODEL.BACKBONE
-        backbone = kept_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
+        backbone = load_backbone(named.NAME, self.device, self.settings.PREC, named.PATH)
         if self.cfg.VERBOSE:
             for note in backbone.notes:
                 print(note)

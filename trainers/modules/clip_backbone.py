@@ -13,7 +13,6 @@ from clip.model import ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.kept import Kept
 from trainers.modules.backbone_source import Facts
 from trainers.modules.backbone_sources import source_of
 from trainers.modules.finite import require_finite
@@ -22,10 +21,6 @@ from trainers.modules.text_tower import TextTower
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 DEFAULT_ROOT = "~/.cache/clip"
-
-
-# A process has room for one.
-_KEPT: "Kept[tuple[Backbone, list]]" = Kept(at_most=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,42 +156,6 @@ def load_backbone(
     require_finite(backbone.model.state_dict(), f"Backbone {name} ({backbone.where})", f"{cause}.")
     _ = backbone.text  # or the error that says why its tokenizer does not fit
     return backbone
-
-
-def kept_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
-    """As `load_backbone`; a process that does several runs keeps the last one, for runs with the same."""
-    made: list[Backbone] = []
-
-    def make() -> tuple[Backbone, list]:
-        made.append(load_backbone(name, device, precision, root))
-        return made[0], _state_of(made[0])
-
-    key = name, str(device), precision, str(root)
-    backbone, _ = _KEPT.get(key, make, lambda kept: _state_of(kept[0]) == kept[1])
-    if not made:
-        effective_precision(precision, device)  # which says in each log what becomes of it
-    return backbone
-
-
-def _state_of(backbone: Backbone) -> list[tuple]:
-    """What shows whether a backbone's files have changed, or a run the model, in place or by what hangs on it."""
-    model = backbone.model
-    modules = [(name, module.training, len(module._forward_hooks)) for name, module in model.named_modules()]
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return [
-        *map(_stamp, backbone.files),
-        *modules,
-        *((name, id(tensor), tensor._version, tensor.requires_grad) for name, tensor in tensors),
-    ]
-
-
-def _stamp(path: Path) -> tuple:
-    """What shows whether a file has changed, or come, or gone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return path, None, None
-    return path, status.st_size, status.st_mtime_ns
 
 
 def read_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:

@@ -1,0 +1,74 @@
+"""Run one job in this process, which may run others before and after it."""
+
+import contextlib
+import functools
+import gc
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from common.dassl_path import use_dassl
+from common.files import make_output_folder
+from common.messages import show_warnings
+from common.run.lock import holder
+from common.run.records import write_record
+
+FAILED_FILE = "failed.json"  # in the folder of a run that failed: "exit_code" and "reason"
+BUSY, CRASHED = 75, 70  # exit codes: another process runs this job; an exception that train.py does not expect
+
+
+class Outcome(NamedTuple):
+    """The end of a job.
+
+    Args:
+        code: exit code of train.py, BUSY or CRASHED.
+        reason: why it failed, or "".
+        warnings: of the run.
+    """
+
+    code: int
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def run_job(arguments: Sequence[str], folder: Path) -> Outcome:
+    """Run train.py with these arguments; `folder` is its output folder."""
+    use_dassl()
+    import train
+    from trainers.base import trainer
+
+    if not hasattr(trainer.load_backbone, "cache_info"):  # the next job of this process uses the same CLIP
+        trainer.load_backbone = functools.lru_cache(maxsize=1)(trainer.load_backbone)
+    warnings: list[str] = []
+    stdout = sys.stdout
+    try:
+        args = train.parse_args(list(arguments))
+    except SystemExit:
+        return save_failure(folder, Outcome(2, "train.py does not accept its arguments"))
+    (folder / FAILED_FILE).unlink(missing_ok=True)
+    try:
+        with show_warnings(warnings.append):
+            outcome = Outcome(*train.execute(args), tuple(warnings))
+    except Exception as error:
+        traceback.print_exc()
+        outcome = Outcome(CRASHED, "".join(traceback.format_exception_only(error)).strip(), tuple(warnings))
+    finally:
+        sys.stdout = stdout  # Dassl's logger replaces it
+        gc.collect()  # frees memory before the next job
+        gc.freeze()  # the packages stay: the next collection need not look at them
+        if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    if outcome.code == 1 and (owner := holder(folder)):
+        return Outcome(BUSY, owner, outcome.warnings)
+    return save_failure(folder, outcome)
+
+
+def save_failure(folder: Path, outcome: Outcome) -> Outcome:
+    """Write failed.json for `scripts/status.py`, unless the run was interrupted; returns the outcome."""
+    if outcome.code in (1, 2, CRASHED):
+        with contextlib.suppress(OSError):  # a full disk may be the reason
+            make_output_folder(folder)
+            write_record(folder / FAILED_FILE, {"exit_code": outcome.code, "reason": outcome.reason})
+    return outcome
