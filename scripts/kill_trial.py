@@ -23,7 +23,7 @@ from pathlib import Path
 
 from common.dassl_path import REPOSITORY
 from common.run.results import TIMES, read_results
-from scripts.launching.quick_run import arguments, make_images
+from scripts.benchmarks.quick_run import arguments, make_images
 from trainers.methods import METHODS, Backbones, find_method
 
 # What may differ between two runs that agree.

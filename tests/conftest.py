@@ -111,7 +111,7 @@ def clip_for(clip_file, vit_file):
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """30 images: 3 domains (blue, green, red) x 2 classes (across, down) x 5."""
-    from scripts.launching.quick_run import make_images
+    from scripts.benchmarks.quick_run import make_images
 
     root = tmp_path_factory.mktemp("data") / "stripes"
     make_images(root)

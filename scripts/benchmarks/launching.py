@@ -20,6 +20,7 @@ from common.dassl_path import REPOSITORY
 from common.files import atomic_write
 from common.progress import progress
 from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from scripts.benchmarks.quick_run import arguments, make_images
 from scripts.benchmarks.timing import Row
 from scripts.launching.conduct import Conduct
 from scripts.launching.demand import Demand
@@ -27,7 +28,6 @@ from scripts.launching.engines import make_engine
 from scripts.launching.launch import Launch
 from scripts.launching.local import LocalEngine
 from scripts.launching.plan import Ended, Engine, Task, carry_out
-from scripts.launching.quick_run import arguments, make_images
 from scripts.launching.request import Request
 
 SPEED_GOAL = 1.6  # of one warm process to fresh ones, and of two at once to one

@@ -7,21 +7,21 @@ import os
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.failures import user_errors
 from common.files import make_output_folder
 from common.progress import progress
-from common.run.folder import is_finished
 from common.this_python import print_names
 from common.threads import plan_threads, share_cores, usable_cores
 from scripts.launching import ray, slurm
-from scripts.launching.jobs import ENGINES, Job, Plan, Request, check_finished_job, check_request, plan_jobs
+from scripts.launching.jobs import Job, Plan, check_args, job_command, job_config, plan_jobs
 from scripts.launching.local import LocalEngine, local_gpus
-from scripts.launching.schedule import Report, run_jobs
+from scripts.launching.schedule import Engine, Report, run_jobs
 from scripts.launching.sets import save_names
 from scripts.launching.status import save_plan
 from scripts.reporting.finished import find_results
@@ -31,7 +31,7 @@ from trainers.methods import BackboneError, MethodError, trainer_name
 
 
 class Comparison:
-    """The jobs of all methods of a request. All are planned before the first one starts.
+    """The jobs of all methods of a command line, planned before the first one starts.
 
     A method that cannot run as requested is an error. In a comparison of several, the others run.
 
@@ -41,79 +41,45 @@ class Comparison:
         not_run: messages on methods that do not run, for the report.
     """
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, args: Namespace) -> None:
+        self.args = args
         self.plans: list[Plan] = []
         self.refused: list[str] = []
         self.not_run: list[str] = []
-        check_request(request)
-        self._check_engine()
-        for trainer in request.trainers:
+        check_args(args)
+        if not args.print and args.engine != "local":
+            {"ray": ray.check_args, "slurm": slurm.check_args}[args.engine](args)
+        for trainer in args.trainers:
             with self._refusing(trainer):
-                plan = plan_jobs(request, trainer)
-                self._check_config(plan)
-                self.plans.append(plan)
-        if not self.plans and not self.refused:
+                self.plans.append(plan := plan_jobs(args, trainer))
+                _check_plan(plan)
+        backbones = {plan.cfg.MODEL.BACKBONE.NAME for plan in self.plans}
+        if not backbones and not self.refused:
             raise UserError("None of these methods accepts the backbone.")
-        backbones = {plan.backbone for plan in self.plans}
         if len(backbones) > 1:
             raise UserError(
                 f"The configs of these methods name different backbones ({', '.join(sorted(backbones))}). Name one for "
                 "all, after the data set."
             )
         self._print_notes()
-        for plan in list(self.plans):
-            with self._refusing(plan.trainer):
-                for job in plan.jobs:
-                    if job.is_finished():
-                        check_finished_job(job)
         self._try_models()
-
-    def _check_engine(self) -> None:
-        request = self.request
-        if request.engine not in ENGINES:
-            raise UserError(f"ENGINE is {request.engine!r}; accepted: {', '.join(ENGINES)}.")
-        if request.task_gpus and request.engine != "ray":
-            raise UserError(
-                f"TASK_GPUS is {request.task_gpus!r}, but ENGINE is {request.engine}. It is for ENGINE=ray."
-            )
-        if not request.only_print and request.engine == "ray":
-            ray.check_request(request)
-        if not request.only_print and request.engine == "slurm":
-            slurm.check_request(request)
+        jobs = [job for plan in self.plans for job in plan.jobs]
+        self.jobs = [replace(job, title=f"[{i}/{len(jobs)}] {job.title}") for i, job in enumerate(jobs, start=1)]
 
     @contextlib.contextmanager
-    def _refusing(self, trainer: str) -> Any:
-        """Within the block, a MethodError ends the jobs of this method alone, if there are other methods."""
+    def _refusing(self, trainer: str) -> Iterator[None]:
+        """Within the block, a MethodError drops this method, unless it is the only one."""
         try:
             yield
         except MethodError as error:
-            if len(self.request.trainers) == 1:
+            if len(self.args.trainers) == 1:
                 raise
             self.plans = [plan for plan in self.plans if plan.trainer != trainer]
             is_left_out = isinstance(error, BackboneError)
-            text = f"Left out: {error}" if is_left_out else f"Error: {error}"
-            message = text if is_left_out else f"{trainer} is not run to the end. {error}"
-            if not any(other.endswith(str(error)) for other in self.not_run):  # methods may share an error
-                print(text, file=sys.stderr)
-            self.not_run.append(message)
+            if not any(line.endswith(str(error)) for line in self.not_run):  # methods may share an error
+                print(f"{'Left out' if is_left_out else 'Error'}: {error}", file=sys.stderr)
+            self.not_run.append(f"{'Left out:' if is_left_out else f'{trainer} is not run to the end.'} {error}")
             self.refused += [] if is_left_out else [trainer]
-
-    def _check_config(self, plan: Plan) -> None:
-        from dassl.engine import TRAINER_REGISTRY
-
-        import trainers.all  # noqa: F401 (registers trainers)
-        from trainers.cross_checks import check_words
-        from trainers.modules.backbone_sources import source_of
-        from trainers.modules.tokenizers import CLIP_TOKENIZER
-
-        trainer = TRAINER_REGISTRY.get(plan.trainer)
-        try:
-            trainer.check_config(plan.cfg)
-            if not source_of(plan.backbone).prefix:  # others have their own tokenizer
-                check_words(plan.cfg, trainer, CLIP_TOKENIZER)
-        except UserError as error:
-            raise MethodError(str(error)) from error
 
     def _print_notes(self) -> None:
         """Print notes on settings, each once for all methods."""
@@ -121,12 +87,10 @@ class Comparison:
         from trainers.config import default_cfg
         from trainers.cross_checks import settings_notes
 
-        cfg = os.path.splitext(os.path.basename(self.request.cfg))[0]
+        cfg = os.path.splitext(os.path.basename(self.args.cfg))[0]
         others = [f"{plan.trainer} ({plan.method_file.stem})" for plan in self.plans if plan.method_file.stem != cfg]
         if cfg and others:
-            print(
-                f"Note: these methods have no config {cfg} and use another one: {', '.join(others)}.", file=sys.stderr
-            )
+            print(f"Note: these methods have no {cfg} and use another config: {', '.join(others)}.", file=sys.stderr)
         authors = {merge_method_file(default_cfg(), plan.method_file, plan.trainer): None for plan in self.plans}
         for line in filter(None, (*authors, *settings_notes(*(plan.cfg for plan in self.plans)))):
             print(line, file=sys.stderr)
@@ -150,20 +114,10 @@ class Comparison:
             if cfg.TRAINER[trainer.SETTINGS].get("CSC"):  # such weights are for the class names of the data set
                 cfg.MODEL.INIT_WEIGHTS = ""
             cfg.freeze()
-            with self._refusing(plan.trainer):
-                try:
-                    with contextlib.redirect_stdout(io.StringIO()):
-                        trainer(cfg, backbone, ["class", "other"])
-                except user_errors() as error:
-                    raise MethodError(str(error)) from error
+            with self._refusing(plan.trainer), _method_errors(), contextlib.redirect_stdout(io.StringIO()):
+                trainer(cfg, backbone, ["class", "other"])
         del backbone
         gc.collect()  # trainers have reference cycles
-
-    @property
-    def jobs(self) -> list[Job]:
-        """All jobs, with numbered titles."""
-        jobs = [job for plan in self.plans for job in plan.jobs]
-        return [replace(job, title=f"[{i}/{len(jobs)}] {job.title}") for i, job in enumerate(jobs, start=1)]
 
     def threads(self) -> int:
         """Number of threads of each run on a CPU."""
@@ -176,73 +130,65 @@ class Comparison:
         """Print the command of each unfinished job; tests across data sets come after their trainings."""
         print_names(sys.stdout)
         jobs = [job for job in self.jobs if not job.is_finished()]
-        tests = [job for job in jobs if job.needs]
-        trainings = [job for job in jobs if not job.needs]
-        for job in trainings:
-            print(shlex.join(job.command))
-        if tests and trainings:
-            print("# the commands below need the models of those above")
-        for job in tests:
-            print(shlex.join(job.command))
+        for job in sorted(jobs, key=lambda job: job.needs is not None):
+            print(shlex.join(job_command(job)))
 
     def run(self) -> list[str]:
         """Run all unfinished jobs, then print the tables; returns the failures."""
-        jobs, request = self.jobs, self.request
-        engine, workers = None, max((plan.cfg.DATALOADER.NUM_WORKERS for plan in self.plans), default=0)
-        description = (
-            self.plans[0].jobs[0].title.partition(",")[0] if len(self.plans) == 1 else f"{len(self.plans)} methods"
-        )
-        for folder in (request.output, *(plan.folder for plan in self.plans)):
+        name = self.plans[0].trainer if len(self.plans) == 1 else f"{len(self.plans)} methods"
+        for folder in (self.args.output, *(plan.folder for plan in self.plans)):
             make_output_folder(folder)
-        save_names([one for plan in self.plans for one in plan.sets], request.output)
-        save_plan(request.output, jobs)
-        with progress(total=len(jobs), description=description, unit="run") as bar:
+        save_names([one for plan in self.plans for one in plan.sets], self.args.output)
+        save_plan(self.args.output, self.jobs)
+        todo = [job for job in self.jobs if not job.is_finished()]
+        done = len(self.jobs) - len(todo)
+        with progress(total=len(self.jobs), initial=done, description=name, unit="run") as bar:
             report = Report(bar)
-            for job in jobs:
-                if job.is_finished():
-                    report.skip(job)
-            todo = [job for job in jobs if not job.is_finished()]
-            if not todo:
-                pass
-            elif request.engine == "slurm":
-                slurm.run_jobs(todo, request, workers, report)
-            else:
-                make = self._ray_engine if request.engine == "ray" else self._local_engine
-                engine, workers = make(workers)
-                try:
-                    run_jobs([_with_workers(job, workers) for job in todo], engine, report)
-                finally:
-                    engine.close()
+            for job in self.jobs:
+                if job not in todo:
+                    report.say(f"{job.title}: finished before, in {job.folder}")
+            if todo:
+                self._run_jobs(todo, report)
         return self._show(report)
 
-    def _local_engine(self, workers: int) -> tuple[LocalEngine, int]:
-        """The engine, and the number of loader workers of each run: all threads together fit on the cores."""
-        wanted = self.request.n_jobs or 1
+    def _run_jobs(self, jobs: list[Job], report: Report) -> None:
+        workers = max(plan.cfg.DATALOADER.NUM_WORKERS for plan in self.plans)
         uses_cuda = any(plan.cfg.USE_CUDA for plan in self.plans)
-        if wanted == 1:
+        engine: Engine
+        if self.args.engine == "slurm":
+            slurm.run_jobs(jobs, self.args, workers, report)
+            return
+        if self.args.engine == "ray":
+            roots = {os.path.abspath(one.root) for plan in self.plans for one in plan.sets if os.path.isdir(one.root)}
+            engine = ray.RayEngine(self.args, sorted(roots), self.threads, workers, uses_cuda)
+            workers = engine.workers
+        else:
+            engine, workers = self._local_engine(workers, uses_cuda)
+        jobs = [replace(job, arguments=(*job.arguments, "DATALOADER.NUM_WORKERS", str(workers))) for job in jobs]
+        try:
+            run_jobs(jobs, engine, report)
+        finally:
+            engine.close()
+
+    def _local_engine(self, workers: int, uses_cuda: bool) -> tuple[LocalEngine, int]:
+        """The engine, and the number of loader workers of each run: all threads together fit on the cores."""
+        n_jobs = int(self.args.jobs or 1)
+        if n_jobs == 1:
             return LocalEngine(1), workers
         gpus = local_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "")) if uses_cuda else []
         threads = 1 if gpus else self.threads()
-        share = share_cores(wanted, threads)
-        if share.runs < wanted:
-            print(
-                f"Note: JOBS is {wanted}, but a run computes with {threads} threads on {usable_cores()} cores: "
-                f"{share.runs} at once.",
-                file=sys.stderr,
-            )
+        share = share_cores(n_jobs, threads)
+        if share.runs < n_jobs:
+            text = f"Note: JOBS is {n_jobs}, but a run has {threads} threads, and {usable_cores()} cores have room for"
+            print(f"{text} {share.runs}.", file=sys.stderr)
         return LocalEngine(share.runs, gpus), workers if share.runs == 1 else min(workers, share.workers)
-
-    def _ray_engine(self, workers: int) -> tuple[ray.RayEngine, int]:
-        uses_cuda = any(plan.cfg.USE_CUDA for plan in self.plans)
-        roots = {one.root for plan in self.plans for one in plan.sets if os.path.isdir(one.root)}
-        engine = ray.RayEngine(self.request, self.threads, sorted(map(os.path.abspath, roots)), workers, uses_cuda)
-        return engine, engine.workers
 
     def _show(self, report: Report) -> list[str]:
         """Print tables and failures, and write the report; returns the failures."""
-        folders = [job.folder for job in self.jobs if job.tested]
-        results = find_results([folder for folder in folders if is_finished(folder)])
-        baseline = _baseline(self.request.baseline, results) if self.request.report else ""
+        results = find_results([job.folder for job in self.jobs if job.tested and job.is_finished()])
+        baseline = trainer_name(self.args.baseline or "") if self.args.report else ""
+        if self.args.report and self.args.baseline is None:
+            baseline = next((method_name(one) for one in results if one["trainer"] == "ZeroshotCLIP"), "")
         if results:
             print("\n" + results_tables(results, baseline=baseline))
         failed = [f"{job.title}: {reason}" for job, reason in report.failed.items()]
@@ -250,39 +196,46 @@ class Comparison:
             print(f"\n{len(failed)} of {len(self.jobs)} runs failed:", *failed, sep="\n  ")
         if self.refused:
             print(f"\nNot run to the end, see the errors above: {', '.join(self.refused)}")
-        if self.request.report and results and not self._write_report(baseline):
-            failed.append("report")
+        if self.args.report and results:
+            folder = self.plans[0].folder
+            command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
+            command += [*(f"--not-run={line}" for line in self.not_run), "--out", str(folder / "report.html")]
+            sys.stdout.flush()
+            failed += ["report"] if subprocess.run(command, check=False).returncode else []
         return failed
 
-    def _write_report(self, baseline: str) -> bool:
-        folder = self.plans[0].folder
-        command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
-        command += [f"--not-run={line}" for line in self.not_run]
-        sys.stdout.flush()
-        return subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode == 0
+
+def _check_plan(plan: Plan) -> None:
+    """Raise MethodError if the config is wrong, or a finished run in one of the folders is another run."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    import trainers.all  # noqa: F401 (registers trainers and data sets)
+    from trainers.base.finished import check_finished
+
+    with _method_errors():
+        TRAINER_REGISTRY.get(plan.trainer).check_config(plan.cfg)
+        for job in plan.jobs:
+            if job.is_finished():
+                check_finished(job.folder, job_config(job), quick=True)
 
 
-def _with_workers(job: Job, workers: int) -> Job:
-    """The job with at most this number of loader workers, which is no setting that changes numbers."""
-    return replace(job, arguments=(*job.arguments, "DATALOADER.NUM_WORKERS", str(workers)))
+@contextlib.contextmanager
+def _method_errors() -> Iterator[None]:
+    try:
+        yield
+    except user_errors() as error:
+        raise MethodError(str(error)) from error
 
 
-def _baseline(chosen: str | None, results: list[dict[str, Any]]) -> str:
-    """The method to compare with: the chosen one, else zero-shot CLIP if it has results."""
-    if chosen is not None:
-        return trainer_name(chosen)
-    return next((method_name(result) for result in results if result["trainer"] == "ZeroshotCLIP"), "")
-
-
-def launch(request: Request) -> int:
-    """Run or print the jobs of a request; returns the number of failures.
+def launch(args: Namespace) -> int:
+    """Run or print the jobs of a command line; returns the number of failures.
 
     Raises:
         UserError: nothing can run.
         Interrupted: by SIGINT or SIGTERM.
     """
-    comparison = Comparison(request)
-    failed = [] if request.only_print else comparison.run()
-    if request.only_print:
+    comparison = Comparison(args)
+    if args.print:
         comparison.print_commands()
-    return len(failed) + len(comparison.refused)
+        return len(comparison.refused)
+    return len(comparison.run()) + len(comparison.refused)

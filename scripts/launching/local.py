@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 
 from common.errors import UserError
@@ -14,11 +14,7 @@ from scripts.launching.run_job import CRASHED, Outcome, run_job
 
 
 def local_gpus(visible: str) -> list[str]:
-    """The GPUs for runs: those in CUDA_VISIBLE_DEVICES, or all.
-
-    Raises:
-        UserError: it names more GPUs than there are.
-    """
+    """The GPUs for runs: those in CUDA_VISIBLE_DEVICES, or all; UserError if it names more than there are."""
     import torch
 
     n, named = torch.cuda.device_count(), [name.strip() for name in visible.split(",") if name.strip()]
@@ -28,8 +24,8 @@ def local_gpus(visible: str) -> list[str]:
         return []
     if n < len(named):
         raise UserError(
-            f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}. Name GPUs that `nvidia-smi "
-            "-L` lists, or unset it."
+            f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}. Name GPUs that "
+            "`nvidia-smi -L` lists, or unset it."
         )
     return named
 
@@ -49,11 +45,11 @@ class LocalEngine:
         self.workers: list[_Worker] = []
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Start a job; at most `slots` jobs run at once."""
+        """See `Engine`."""
         for worker in [worker for worker in self.workers if worker.is_unfit()]:
             self.workers.remove(worker)
             worker.pool.shutdown()
-        idle = next((worker for worker in self.workers if worker.job.done()), None)
+        idle = next((worker for worker in self.workers if worker.job is None or worker.job.done()), None)
         if idle is None:
             used = [worker.gpu for worker in self.workers]
             idle = _Worker(min(self.gpus, key=used.count) if self.gpus else None)
@@ -62,61 +58,44 @@ class LocalEngine:
         return idle.job
 
     def interrupt(self, number: int) -> None:
-        """Send a signal to every running job."""
+        """See `Engine`."""
         for worker in self.workers:
-            if not worker.job.done():
+            if worker.job is not None and not worker.job.done():
                 with contextlib.suppress(Exception):  # it may just have died
                     os.kill(worker.pid.result(), number)
 
     def close(self) -> None:
-        """End the processes."""
+        """See `Engine`."""
         for worker in self.workers:
             worker.pool.shutdown()
 
 
 class _Worker:
-    """A process and its current job."""
+    """A process, and its current job."""
 
     def __init__(self, gpu: str | None) -> None:
-        self.gpu, self.job = gpu, Future[Outcome]()
-        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare_process)
-        # The launcher has the progress bar.
-        changes = {"TQDM_DISABLE": "1", **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})}
-        with _environment(changes), _blocked(signal.SIGINT):
-            self.pid = self.pool.submit(os.getpid)
+        self.gpu = gpu
+        self.job: Future[Outcome] | None = None
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare_process, (gpu,))
+        # Ctrl-C of the terminal must not reach a process that is just starting.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self.pid = self.pool.submit(os.getpid)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def is_unfit(self) -> bool:
         """Whether the process has died, or an unexpected exception may have left something behind."""
-        return self.job.done() and (self.job.exception() is not None or self.job.result().code == CRASHED)
+        job = self.job
+        return job is not None and job.done() and (job.exception() is not None or job.result().code == CRASHED)
 
 
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Change variables within the block, for a process that starts there."""
-    before = {**os.environ}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _blocked(number: int) -> Iterator[None]:
-    """Block a signal within the block, also in processes that start there."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _prepare_process() -> None:
+def _prepare_process(gpu: str | None) -> None:
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ["TQDM_DISABLE"] = "1"  # the launcher has the progress bar
     os.setsid()  # Ctrl-C of the terminal reaches the launcher alone, which passes it on
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    multiprocessing.set_start_method(None, force=True)  # loader workers fork, as in train.py
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    multiprocessing.set_start_method(None, force=True)  # loader workers fork, as in train.py
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # the log of each run has its output
     threading.Thread(target=_end_with_launcher, daemon=True).start()

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
@@ -16,133 +17,133 @@ from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.run.results import versions
 from common.threads import usable_cores
-from scripts.launching.jobs import Job, Request
+from scripts.launching.jobs import Job
 from scripts.launching.run_job import CRASHED, Outcome, run_job
 
-RETRIES = 5  # of a job whose process or node is lost
+RETRIES = 5  # of a job that loses its process or node
 OUTPUT_ID = ".output_id"  # a file in OUTPUT: nodes that read the same text see the same folder
-# Variables that processes need from the launcher.
+# Variables of the launcher that its runs need.
 PASSED_ON = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "SPG_", "HF_", "XDG_CACHE_")
 
 
-def check_request(request: Request) -> None:
-    """Raise UserError if Ray is missing, a variable is wrong, or nothing listens at the address."""
+def check_args(args: Namespace) -> None:
+    """Raise UserError if Ray is missing, TASK_GPUS is wrong, or nothing listens at RAY_ADDRESS."""
     if find_spec("ray") is None:
         raise UserError(f"ENGINE is ray, but Ray is missing: pip install -r {REPOSITORY / 'requirements-cluster.txt'}")
-    _gpus(request)
-    host, _, port = request.ray_address.rpartition(":")
-    if request.ray_address in ("", "auto"):
+    _gpus(args.task_gpus)
+    if args.ray_address in ("", "auto"):
         return
+    host, _, port = args.ray_address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), 3).close()
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(
-            f"RAY_ADDRESS is {request.ray_address!r}, and no Ray answers there ({error}). Set auto, or the <host>:<port> "
-            "that `ray start --head` prints, or leave it out for a local Ray."
+            f"RAY_ADDRESS is {args.ray_address!r}, and no Ray answers there ({error}). Set auto, or the <host>:<port> "
+            "that `ray start --head` prints, or unset it for a local Ray."
         ) from error
 
 
-def _gpus(request: Request) -> float | None:
+def _gpus(text: str) -> float:
     try:
-        gpus = float(request.task_gpus) if request.task_gpus else None
+        gpus = float(text or 0)
     except ValueError:
         gpus = -1.0
-    if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) > 1):
-        raise UserError(f"TASK_GPUS is {request.task_gpus!r}; accepted: GPUs of each run, 2, 1 or a part of one (0.5).")
+    if not (0 <= gpus <= 1 or gpus.is_integer() and gpus > 1):
+        raise UserError(f"TASK_GPUS is {text!r}; accepted: the number of GPUs of each run, or a part of one, 0.5.")
     return gpus
 
 
 class RayEngine:
-    """Runs jobs as Ray tasks: Ray places them, and retries those of lost processes and nodes.
+    """Runs jobs as Ray tasks: Ray places them, and retries them if a process or node is lost.
 
     Args:
-        threads: returns the number of threads of a run on a CPU.
         roots: data folders, absolute.
+        threads: returns the number of threads of a run on a CPU.
         workers: loader workers of each run, at most.
 
     Raises:
-        UserError: no Ray answers, a node differs, or no node is large enough.
+        UserError: no Ray answers, a node differs from this machine, or no node is large enough.
     """
 
     def __init__(
-        self, request: Request, threads: Callable[[], int], roots: Sequence[str], workers: int, uses_cuda: bool
+        self, args: Namespace, roots: Sequence[str], threads: Callable[[], int], workers: int, uses_cuda: bool
     ) -> None:
-        self.ray, self.n_jobs = _connect(request.ray_address), request.n_jobs
+        self.ray, self.n_jobs = _connect(args.ray_address), int(args.jobs or 10**6)
         self.refs: list[Any] = []
+        self.workers = 0
         try:
-            self.expected = node_facts(str(request.output.absolute()), tuple(roots))
+            output = str(args.output.absolute())
+            Path(output, OUTPUT_ID).write_text(secrets.token_hex(16), encoding="utf-8")
+            self.expected = node_facts(output, tuple(roots))
             self._check_nodes()
-            gpus = _gpus(request)
-            if gpus is None:
-                gpus = 1.0 if uses_cuda and self.ray.cluster_resources().get("GPU") else 0.0
-            # On GPUs a run computes with one thread.
-            self.gpus, self.threads, self.workers = gpus, 1 if gpus else threads(), 0
-            sizes = [(fit, node.get("CPU", 0)) for node in self._nodes() if (fit := self._fit(node))]
-            if not sizes:
-                raise UserError(
-                    f"A run needs {self.threads} CPUs and {gpus:g} GPUs, and no node of the cluster has them."
-                )
-            self.workers = max(
-                0, min(workers, *(int(cpus // min(n, self.n_jobs or n)) - self.threads for n, cpus in sizes))
-            )
+            has_gpus = uses_cuda and self.ray.cluster_resources().get("GPU", 0) > 0
+            self.gpus = _gpus(args.task_gpus) if args.task_gpus else float(has_gpus)
+            self.threads = 1 if self.gpus else threads()
+            fits = [(node.get("CPU", 0), fit) for node in self._nodes() if (fit := self._fit(node))]
+            if not fits:
+                text = f"A run needs {self.threads} CPUs and {self.gpus:g} GPUs"
+                raise UserError(f"{text}, and no node of the cluster has them. See `ray status`.")
+            spare = (int(cpus // min(fit, self.n_jobs)) - self.threads for cpus, fit in fits)
+            self.workers = min(workers, *spare)
         except BaseException:
             self.ray.shutdown()
             raise
-        options = {"num_cpus": self.threads + self.workers, "num_gpus": gpus, "max_retries": RETRIES}
-        self.task = self.ray.remote(**options)(_run_job)
+        needs = {"num_cpus": self.threads + self.workers, "num_gpus": self.gpus, "max_retries": RETRIES}
+        self.task = self.ray.remote(**needs)(_run_on_node)
 
     @property
     def slots(self) -> int:
-        """The number of jobs that fit on the nodes."""
-        return max(1, min(sum(map(self._fit, self._nodes())), self.n_jobs or 10**6))
+        """See `Engine`."""
+        return max(1, min(sum(map(self._fit, self._nodes())), self.n_jobs))
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Start a job."""
-        self.refs.append(self.task.options(name=job.title).remote(job.arguments, job.folder, self.expected, os.environ.get("OMP_NUM_THREADS")))
+        """See `Engine`."""
+        place = os.getcwd(), os.environ.get("OMP_NUM_THREADS")
+        self.refs.append(self.task.options(name=job.title).remote(job.arguments, job.folder, self.expected, *place))
         return self.refs[-1].future()
 
     def interrupt(self, number: int) -> None:
-        """Make every running job finish its step and end; Ray knows only SIGINT."""
+        """See `Engine`; Ray raises SIGINT in the process of a task."""
         for ref in self.refs:
             self.ray.cancel(ref)
 
     def close(self) -> None:
-        """Disconnect; a local Ray ends."""
+        """See `Engine`; a local Ray ends."""
         self.ray.shutdown()
 
     def _nodes(self) -> list[Mapping[str, float]]:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def _fit(self, node: Mapping[str, float]) -> int:
+        """The number of runs that fit on a node."""
         by_cpus = int(node.get("CPU", 0) // (self.threads + self.workers))
         return min(by_cpus, int(node.get("GPU", 0) / self.gpus + 1e-9)) if self.gpus else by_cpus
 
     def _check_nodes(self) -> None:
-        """Compare every node with this one by one task on each."""
+        """Run one task on every node that compares it with this machine."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        look, found = self.ray.remote(num_cpus=0, max_retries=0)(_differences), {}
+        look, refs = self.ray.remote(num_cpus=0, max_retries=0)(node_differences), {}
         for node in self.ray.nodes():
             if node["Alive"]:
                 on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                name = f"{node['NodeManagerHostname']} ({node['NodeName']})"
-                found[name] = look.options(scheduling_strategy=on_node).remote(self.expected)
+                refs[f"{node['NodeManagerHostname']} ({node['NodeName']})"] = look.options(
+                    scheduling_strategy=on_node
+                ).remote(self.expected)
         lines = []
-        for name, ref in found.items():
+        for name, ref in refs.items():
             try:
-                differences = self.ray.get(ref, timeout=120)
-            except Exception as error:
-                differences = f"no answer: {str(error).strip().splitlines()[-1]}"
-            lines += [f"  {name}: {differences}"] if differences else []
+                found = self.ray.get(ref, timeout=120)
+            except self.ray.exceptions.RayError as error:
+                found = f"it cannot run the code in {REPOSITORY}: {str(error).strip().splitlines()[-1]}"
+            lines += [f"  {name}: {found}"] if found else []
         if lines:
-            raise UserError(
-                "Nodes of the Ray cluster differ from this machine:\n" + "\n".join(lines) + "\nAll nodes need the same "
-                "code, packages, data and OUTPUT at the same paths."
-            )
+            text = "All nodes need the same code, packages, data and OUTPUT at the same paths."
+            raise UserError("\n".join(["Nodes of the Ray cluster differ from this machine:", *lines, text]))
 
 
 def _connect(address: str) -> Any:
-    """Connect to a Ray cluster, or start a local one that nobody else can use."""
+    """Connect to a Ray cluster, or start a local one that has its own token."""
     if not address:  # Ray reads these when it is imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
     import ray
@@ -156,50 +157,42 @@ def _connect(address: str) -> Any:
         ray.init(address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         ray.shutdown()
-        raise UserError(f"RAY_ADDRESS is {address!r}, and Ray does not start: {error}") from error
+        raise UserError(f"RAY_ADDRESS is {address!r}, and Ray does not answer: {error}") from error
     return ray
 
 
 def node_facts(output: str, roots: tuple[str, ...]) -> dict[str, str]:
-    """Everything that must be equal on all nodes, by name."""
-    code = hashlib.sha256()
+    """The facts that must be equal on all nodes: versions, code, OUTPUT and data; "" for a missing folder."""
+    code, identity = hashlib.sha256(), Path(output, OUTPUT_ID)
     for folder in ("common", "compat", "configs", "datasets", "scripts", "trainers"):
-        for path in sorted(path for path in (REPOSITORY / folder).rglob("*") if path.suffix in (".py", ".yaml")):
-            code.update(path.read_bytes())
-    path = Path(output, OUTPUT_ID)
-    if not path.exists() and os.path.isdir(output):
-        path.write_text(secrets.token_hex(16))
-    facts = {name: str(version) for name, version in versions().items()}
-    facts |= {
-        f"code in {REPOSITORY}": code.hexdigest()[:8],
-        "OUTPUT " + output: path.read_text() if path.exists() else "",
-    }
-    return facts | {
-        f"data in {root}": ",".join(sorted(os.listdir(root))) if os.path.isdir(root) else "" for root in roots
-    }
+        for path in sorted((REPOSITORY / folder).rglob("*")):
+            code.update(path.read_bytes() if path.suffix in (".py", ".yaml") else b"")
+    facts = {name: str(version) for name, version in versions().items()} | {"code": code.hexdigest()[:8]}
+    facts[output] = identity.read_text(encoding="utf-8") if identity.is_file() else ""
+    return facts | {root: ", ".join(sorted(os.listdir(root))) if os.path.isdir(root) else "" for root in roots}
 
 
-@functools.lru_cache
-def _differences_of(expected: tuple[tuple[str, str], ...]) -> str:
-    names = [name for name, _ in expected]
-    output = next(name for name in names if name.startswith("OUTPUT ")).removeprefix("OUTPUT ")
-    roots = [name.removeprefix("data in ") for name in names if name.startswith("data in ")]
-    here = node_facts(output, tuple(roots))
-    return ", ".join(
-        f"{name} differs ({here.get(name) or 'missing'})" for name, value in expected if here.get(name) != value
-    )
+def node_differences(expected: dict[str, str]) -> str:
+    """The facts that differ on the node that this runs on, "torch is 2.6, not 2.7"; "" if none does."""
+    here = _facts_here(tuple(path for path in expected if os.path.isabs(path)))
+    differing = [name for name, fact in expected.items() if here[name] != fact]
+    texts = (f"is {here[name] or 'missing'}, not {expected[name]}"[:200] for name in differing)
+    return "; ".join(f"{name} {text}" for name, text in zip(differing, texts, strict=True))
 
 
-def _differences(expected: dict[str, str]) -> str:
-    """The facts that differ on this node; "" if none does."""
-    return _differences_of(tuple(expected.items()))
+@functools.lru_cache(maxsize=1)
+def _facts_here(paths: tuple[str, ...]) -> dict[str, str]:
+    return node_facts(paths[0], paths[1:])
 
 
-def _run_job(arguments: Sequence[str], folder: Path, expected: dict[str, str], threads: str | None) -> Outcome:
-    if differences := _differences(expected):  # a node that joined after the check
-        return Outcome(CRASHED, f"node {socket.gethostname()} differs from the launcher: {differences}")
-    if str(REPOSITORY) != sys.path[0]:  # before the folder of the launcher, which Ray puts first
+def _run_on_node(
+    arguments: Sequence[str], folder: Path, expected: dict[str, str], cwd: str, omp_threads: str | None
+) -> Outcome:
+    if differences := node_differences(expected):  # of a node that joined after the check
+        return Outcome(CRASHED, f"{socket.gethostname()} differs from the launcher's machine: {differences}")
+    os.chdir(cwd)
+    if sys.path[0] != str(REPOSITORY):  # Ray puts the folder of the launcher first
         sys.path.insert(0, str(REPOSITORY))
-    if threads is None:
-        os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it, and numbers depend on it
+    if omp_threads is None:
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it, and the last digits depend on it
     return run_job(arguments, folder)

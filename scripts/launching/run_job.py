@@ -16,17 +16,11 @@ from common.run.lock import holder
 from common.run.records import write_record
 
 FAILED_FILE = "failed.json"  # in the folder of a run that failed: "exit_code" and "reason"
-BUSY, CRASHED = 75, 70  # exit codes: another process runs this job; an exception that train.py does not expect
+CRASHED, BUSY = 70, 75  # exit codes: an exception that train.py does not expect; another process runs this job
 
 
 class Outcome(NamedTuple):
-    """The end of a job.
-
-    Args:
-        code: exit code of train.py, BUSY or CRASHED.
-        reason: why it failed, or "".
-        warnings: of the run.
-    """
+    """The end of a job: exit code, the reason of a failure or "", and warnings."""
 
     code: int
     reason: str = ""
@@ -40,7 +34,7 @@ def run_job(arguments: Sequence[str], folder: Path) -> Outcome:
     from trainers.base import trainer
 
     if not hasattr(trainer.load_backbone, "cache_info"):  # the next job of this process uses the same CLIP
-        trainer.load_backbone = functools.lru_cache(maxsize=1)(trainer.load_backbone)
+        setattr(trainer, "load_backbone", functools.lru_cache(maxsize=1)(trainer.load_backbone))  # noqa: B010
     warnings: list[str] = []
     stdout = sys.stdout
     try:
@@ -50,19 +44,19 @@ def run_job(arguments: Sequence[str], folder: Path) -> Outcome:
     (folder / FAILED_FILE).unlink(missing_ok=True)
     try:
         with show_warnings(warnings.append):
-            outcome = Outcome(*train.execute(args), tuple(warnings))
+            code, reason = train.execute(args)
     except Exception as error:
         traceback.print_exc()
-        outcome = Outcome(CRASHED, "".join(traceback.format_exception_only(error)).strip(), tuple(warnings))
+        code, reason = CRASHED, "".join(traceback.format_exception_only(error)).strip()
     finally:
         sys.stdout = stdout  # Dassl's logger replaces it
         gc.collect()  # frees memory before the next job
         gc.freeze()  # the packages stay: the next collection need not look at them
         if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-    if outcome.code == 1 and (owner := holder(folder)):
-        return Outcome(BUSY, owner, outcome.warnings)
-    return save_failure(folder, outcome)
+    if code == 1 and (owner := holder(folder)):
+        return Outcome(BUSY, owner, tuple(warnings))
+    return save_failure(folder, Outcome(code, reason, tuple(warnings)))
 
 
 def save_failure(folder: Path, outcome: Outcome) -> Outcome:

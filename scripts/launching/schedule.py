@@ -1,10 +1,10 @@
-"""Run jobs in parallel: start each one when it is ready, retry it if its process dies, skip what others run."""
+"""Run jobs in parallel: start each when it is ready, retry it if its process dies, skip those of other launchers."""
 
 import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from typing import Any, Protocol
 
@@ -27,55 +27,48 @@ class Engine(Protocol):
         """Start a job. Its future raises BrokenExecutor if its process dies."""
 
     def interrupt(self, number: int) -> None:
-        """Make every running job finish its step and end; a second time, end at once."""
+        """Send a signal: every running job finishes its step and ends, a second time at once."""
+
+    def close(self) -> None:
+        """End the processes."""
 
 
 class Report:
-    """Lines and progress bar of a launcher.
+    """Prints the lines of a launcher above its progress bar.
 
     Attributes:
-        failed: titles of the jobs that failed, with the reason.
+        failed: jobs that failed or were skipped, with the reason.
     """
 
     def __init__(self, bar: Any) -> None:
-        self.bar, self.failed, self.warned = bar, dict[Job, str](), set[str]()
-        self.started: dict[Job, float] = {}
+        self.bar, self.failed, self.started, self.warned = bar, dict[Job, str](), dict[Job, float](), set[str]()
 
-    def say(self, line: str, error: bool = False) -> None:
-        """Print a line above the bar."""
-        self.bar.write(line, file=sys.stderr if error else sys.stdout)
+    def say(self, line: str, stream: Any = None) -> None:
+        """Print a line."""
+        self.bar.write(line, file=stream or sys.stdout)
         sys.stdout.flush()
 
-    def skip(self, job: Job) -> None:
-        """Report a job that was finished before this launcher started."""
-        self.say(f"{job.title}: already finished, in {job.folder}")
-        self.bar.initial += 1  # it must not change the remaining time
-        self.bar.n += 1
-        self.bar.refresh()
-
     def start(self, job: Job) -> None:
-        """Report the start of a job."""
-        log = job.folder / "log.txt"  # Dassl adds the time to the name of a second log
-        self.started[job] = time.time()
-        self.say(f"{job.title}: {f'resumed, log in the newest {log}-*' if log.is_file() else f'log in {log}'}")
+        """Report the start of a job, once."""
+        if job not in self.started:
+            self.started[job] = time.time()
+            self.say(f"{job.title}: started, log in {job.folder}")
 
-    def end(self, job: Job, outcome: Outcome | None = None) -> None:
-        """Report the end of a job; no outcome: another launcher ran it."""
-        for line in outcome.warnings if outcome else ():
+    def end(self, job: Job, outcome: Outcome) -> None:
+        """Report the end of a job."""
+        for line in outcome.warnings:
             if line not in self.warned:  # runs on one data set have the same warnings
                 self.warned.add(line)
-                self.say(line, error=True)
-        if outcome is None:
-            self.say(f"{job.title}: finished by another process, in {job.folder}")
-        elif outcome.code:
+                self.say(line, sys.stderr)
+        if outcome.code:
             self.fail(job, f"failed with exit code {outcome.code}: {outcome.reason}")
             return
-        else:
-            self.say(f"{job.title}: done in {time.time() - self.started.get(job, time.time()):.0f} s")
+        seconds = time.time() - self.started.get(job, time.time())
+        self.say(f"{job.title}: {outcome.reason or f'done in {seconds:.0f} s'}")
         self.bar.update()
 
     def fail(self, job: Job, reason: str) -> None:
-        """Report a job that failed, or was skipped."""
+        """Report a job that failed or was skipped."""
         self.failed[job] = reason
         self.say(f"{job.title}: {reason}")
         self.bar.update()
@@ -84,71 +77,69 @@ class Report:
 def run_jobs(jobs: Sequence[Job], engine: Engine, report: Report) -> None:
     """Run jobs by an engine, in their order where possible.
 
-    A job that another process runs is looked at again when no other job is left to start.
+    Jobs that another process runs come last; if that process dies, this launcher runs them.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came, and all running jobs have ended.
     """
     waiting, running = list(jobs), dict[Future[Outcome], Job]()
-    elsewhere: dict[Job, float] = {}  # when it was last looked at
+    looked: dict[Job, float] = {}  # when another process was found to run it
     retried: set[Job] = set()
-    passed_on = 0
+
+    def skip(job: Job, owner: str) -> None:
+        if job not in looked:
+            report.say(f"{job.title}: skipped for now, {owner} runs it")
+        looked[job] = time.monotonic()
+
     with _received_signals() as received:
+        passed_on = 0
         while running or (waiting and not received):
             while not received and len(running) < engine.slots:
-                job = _next_job(waiting, running.values(), elsewhere, report)
+                job = _next_job(waiting, running.values(), looked, report)
                 if job is None:
                     break
                 if owner := holder(job.folder):
-                    if job not in elsewhere:
-                        report.say(f"{job.title}: {owner} runs it; skipped for now")
-                    elsewhere[job] = time.monotonic()
+                    skip(job, owner)
                     continue
                 waiting.remove(job)
                 if job.is_finished():
-                    report.end(job)
+                    report.end(job, Outcome(0, "finished by another process"))
                     continue
-                if job not in report.started:
-                    report.start(job)
+                report.start(job)
                 running[engine.submit(job)] = job
             for number in received[passed_on:]:
                 engine.interrupt(number)
                 passed_on += 1
             if not running:
                 time.sleep(SECONDS_BETWEEN_LOOKS / 4)
-                continue
             for future in wait(running, SECONDS_BETWEEN_LOOKS / 4, FIRST_COMPLETED).done:
-                job = running.pop(future)
-                outcome = _outcome(future)
+                job, outcome = running.pop(future), _outcome(future)
+                has_died = outcome.code < 0
                 if received and outcome.code:
                     report.say(f"{job.title}: interrupted; the same command resumes it")
                 elif outcome.code == BUSY:
-                    elsewhere[job] = time.monotonic()
-                    report.say(f"{job.title}: {outcome.reason} runs it; skipped for now")
+                    skip(job, outcome.reason)
                     waiting.append(job)
-                elif outcome.code < 0 and job not in retried:
+                elif has_died and job not in retried:
+                    report.say(f"{job.title}: {outcome.reason}; one retry")
                     retried.add(job)
-                    report.say(f"{job.title}: {outcome.reason}; it is resumed once")
                     waiting.insert(0, job)
                 else:
-                    if outcome.code < 0 or outcome.code == CRASHED:
-                        save_failure(job.folder, outcome := outcome._replace(code=CRASHED))
-                    report.end(job, outcome)
+                    report.end(job, save_failure(job.folder, outcome._replace(code=CRASHED)) if has_died else outcome)
     if received:
         raise Interrupted(received[0])
 
 
-def _next_job(waiting: list[Job], running: Any, elsewhere: dict[Job, float], report: Report) -> Job | None:
-    """The next job that can start; jobs of other processes come last. Skips jobs whose training failed."""
+def _next_job(waiting: list[Job], running: Collection[Job], looked: dict[Job, float], report: Report) -> Job | None:
+    """The next job that can start, if any; drops tests whose training failed."""
     unfinished = {job.folder for job in (*waiting, *running)}
-    for job in [job for job in waiting if job.needs and job.needs not in unfinished]:
-        failed = [other.title for other in report.failed if other.folder == job.needs]
-        if failed:
+    for failed in list(report.failed):
+        for job in [job for job in waiting if job.needs == failed.folder]:
             waiting.remove(job)
-            report.fail(job, f"skipped: it depends on {failed[0]}, which failed")
+            report.fail(job, f"skipped: it depends on {failed.title}, which failed")
     recent = time.monotonic() - SECONDS_BETWEEN_LOOKS
-    ready = [job for job in waiting if job.needs not in unfinished and elsewhere.get(job, 0) < recent]
-    return min(ready, key=lambda job: elsewhere.get(job, 0), default=None)
+    ready = [job for job in waiting if job.needs not in unfinished and looked.get(job, 0.0) < recent]
+    return min(ready, key=lambda job: looked.get(job, 0.0), default=None)
 
 
 def _outcome(future: Future[Outcome]) -> Outcome:
@@ -159,17 +150,15 @@ def _outcome(future: Future[Outcome]) -> Outcome:
     except BaseException as error:  # KeyboardInterrupt comes from a process that was just starting
         text = str(error).strip() or type(error).__name__
         print(text, file=sys.stderr)
-        return Outcome(CRASHED, text.splitlines()[-1])
+        return Outcome(-1, text.splitlines()[-1])
 
 
 @contextlib.contextmanager
 def _received_signals() -> Iterator[list[int]]:
     """A list of the SIGINTs and SIGTERMs that arrive within the block."""
     received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
     try:
         yield received
     finally:

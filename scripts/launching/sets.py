@@ -45,7 +45,7 @@ class Set:
         return str(Path(self.root).resolve()) if is_folder else f"configs/datasets/{self.config.name}"
 
 
-def find_set(name: str, data: str, chosen: str = "", offer: bool = True) -> Set:
+def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
     """Find a data set by its name in configs/datasets/ or by its folder.
 
     Args:
@@ -95,17 +95,12 @@ def _chosen_domains(text: str, dataset: "type[DomainGeneralizationDataset]", roo
 
 
 def name_sets(sets: Sequence[Set], output: Path) -> list[Set]:
-    """Give the sets different names, which no other data set has in OUTPUT.
-
-    Of two folders with one name, the second is called by more of its path: "y_test" for y/test.
-    """
+    """Give the sets names that no other data set has in OUTPUT; the second "test" is called "y_test" for y/test."""
     taken = _read_names(output)
-    new = {one.place: _candidates(one) for one in sets if one.place not in taken.values()}
-    for place, names in sorted(new.items(), key=lambda item: os.path.isabs(item[0])):  # folders last
-        others = [other for other in new if other != place and os.path.isabs(place) and os.path.isabs(other)]
-        rivals = {name.casefold() for other in others for name in new[other]}
-        free = (name for name in names if name.casefold() not in rivals and _is_free(name, place, taken))
-        taken[next(free, names[-1])] = place
+    for one in sorted(sets, key=lambda one: os.path.isabs(one.place)):  # known sets first
+        if one.place not in taken.values():
+            names = _possible_names(one)
+            taken[next((name for name in names if _is_free(name, one.place, taken)), names[-1])] = one.place
     names_by_place = {place: name for name, place in taken.items()}
     named = [(one, names_by_place[one.place]) for one in sets]
     return [replace(one, name=name, label="" if name == one.name else name) for one, name in named]
@@ -127,14 +122,13 @@ def _read_names(output: Path) -> dict[str, str]:
         return {}
 
 
-def _candidates(one: Set) -> list[str]:
-    """Possible names of a data set, the preferred one first."""
+def _possible_names(one: Set) -> list[str]:
     from datasets.known import dataset_class
 
-    place = Path(one.place)
-    if not place.is_absolute():
+    parts = Path(one.place).parts
+    if not os.path.isabs(one.place):
         return [one.name, dataset_class(one.config).__name__]
-    return ["_".join(place.parts[-n:]) for n in range(1, len(place.parts))] or [one.name]
+    return ["_".join(parts[-n:]) for n in range(1, len(parts))] or [one.name]
 
 
 def _is_free(name: str, place: str, taken: dict[str, str]) -> bool:

@@ -1,13 +1,11 @@
-"""Jobs on a SLURM cluster, by submitit: arrays of jobs, which SLURM requeues and which then resume."""
+"""Jobs on a SLURM cluster, by submitit: arrays of jobs, which resume after preemption and time limits."""
 
-import getpass
 import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,28 +16,28 @@ from common.errors import UserError
 from common.interruption import Interrupted
 from common.run.lock import holder
 from common.run.records import read_record
-from scripts.launching.jobs import Job, Request
+from scripts.launching.jobs import Job
 from scripts.launching.run_job import BUSY, FAILED_FILE, Outcome, run_job
 from scripts.launching.schedule import Report
-from scripts.launching.status import plan_of, save_plan
+from scripts.launching.status import queued_jobs, read_plan, save_plan
 
 CLUSTER = "slurm"  # of submitit; tests use "local"
 FOLDER = ".slurm"  # in OUTPUT, for files of submitit
 SECONDS_BETWEEN_LOOKS = 2.0
-TIMEOUTS = 1000  # how often a job may run out of time
-TIME = re.compile(r"(?:(?P<d>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
+MISSING_LOOKS = 3  # after which a job that is not in the queue has ended
+TIMEOUTS = 1000  # how often a job may reach its time limit
+TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
-def check_request(request: Request) -> None:
+def check_args(args: Namespace) -> None:
     """Raise UserError if submitit or SLURM is missing, or a variable is wrong."""
     if find_spec("submitit") is None:
-        raise UserError(
-            f"ENGINE is slurm, but submitit is missing: pip install -r {REPOSITORY / 'requirements-cluster.txt'}"
-        )
+        path = REPOSITORY / "requirements-cluster.txt"
+        raise UserError(f"ENGINE is slurm, but submitit is missing: pip install -r {path}")
     if CLUSTER == "slurm" and shutil.which("sbatch") is None:
         raise UserError("ENGINE is slurm, but there is no sbatch. Start the launcher on a login node of the cluster.")
-    _minutes(request.slurm_time)
-    _options(request.slurm_options)
+    _minutes(args.slurm_time)
+    _options(args.slurm_options)
 
 
 def _minutes(text: str) -> int:
@@ -47,14 +45,13 @@ def _minutes(text: str) -> int:
     found = TIME.fullmatch(text or "60")
     if found is None:
         raise UserError(f"SLURM_TIME is {text!r}; accepted: minutes, <hours>:<minutes>:<seconds> or <days>-<hours>.")
-    days, a, b, c = (int(found[name] or 0) for name in "dabc")
-    if found["d"] is not None:
-        return 1440 * days + 60 * a + b
-    return 60 * a + b if found["c"] else a
+    days, first, second, third = found.groups()
+    is_hours = days is not None or third is not None
+    return 1440 * int(days or 0) + int(first) * (60 if is_hours else 1) + int(is_hours and second or 0)
 
 
 def _options(text: str) -> dict[str, Any]:
-    """More options of sbatch: "--qos=long --exclusive" or "qos=long"."""
+    """Options of sbatch by name: "--qos=long --exclusive" gives {"qos": "long", "exclusive": True}."""
     words = [word.lstrip("-").partition("=") for word in shlex.split(text)]
     if wrong := [name for name, _, _ in words if not re.fullmatch(r"[a-z][a-z-]*", name)]:
         raise UserError(f"SLURM_OPTIONS has {wrong[0]!r}; accepted: options of sbatch as --name=value, --qos=long.")
@@ -62,106 +59,94 @@ def _options(text: str) -> dict[str, Any]:
 
 
 class SlurmJob:
-    """The function of a SLURM job. submitit calls `checkpoint` before it requeues the job."""
+    """The function of a SLURM job; submitit calls `checkpoint` before it requeues the job."""
 
     def __call__(self, job: Job) -> None:
         outcome = run_job(job.arguments, job.folder)
-        if outcome.code in (130, 143):  # SLURM ends or requeues the job: no result
+        print(*outcome.warnings, sep="\n")
+        if outcome.code in (130, 143):  # SLURM ends or requeues the job, so it has no result
             raise SystemExit(outcome.code)
-        for line in outcome.warnings:
-            print(line)
-        if outcome.code and outcome.code != BUSY:
+        if outcome.code not in (0, BUSY):
             raise RuntimeError(outcome.reason)
 
     def checkpoint(self, job: Job) -> Any:
-        """The same call again: train.py resumes after its last checkpoint."""
+        """The same call again: train.py resumes after its last completed epoch."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
-def run_jobs(jobs: Sequence[Job], request: Request, workers: int, report: Report) -> None:
-    """Submit jobs that are not in SLURM's queue, and wait until all have ended.
+def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, report: Report) -> None:
+    """Submit the jobs that are not in SLURM's queue, and wait until all have ended.
 
     Raises:
-        Interrupted: the user stopped waiting; the jobs go on.
+        Interrupted: the user stopped the launcher; the SLURM jobs continue.
     """
-    output = request.output.absolute()
-    planned, queue = plan_of(output), queued_jobs()
-    ids = {job: planned[job.folder].slurm for job in jobs if planned[job.folder].slurm in queue}
+    planned, queue = read_plan(args.output.absolute()), queued_jobs()
+    ids = {job: planned[job.folder]["slurm"] for job in jobs if planned[job.folder]["slurm"] in queue}
     new = [job for job in jobs if job not in ids and holder(job.folder) is None]
+    failures = {job: _failure_time(job) for job in jobs}
     try:
-        ids |= _submit(new, ids, request, workers)
+        for group, found in _submit(new, ids, args, workers):
+            ids |= zip(group, found, strict=True)
     finally:
-        save_plan(output, jobs, {job.folder: found for job, found in ids.items()})
-    numbers = sorted({found.partition("_")[0] for found in ids.values()})
-    report.say(f"{len(new)} jobs submitted to SLURM, {len(jobs) - len(new)} in its queue before: {' '.join(numbers)}")
+        save_plan(args.output, jobs, ids)
+    numbers = " ".join(dict.fromkeys(found.partition("_")[0] for found in ids.values()))
+    report.say(f"{len(new)} jobs submitted to SLURM, {len(jobs) - len(new)} were there before: {numbers}")
     try:
-        _wait(jobs, ids, output, report)
-    except KeyboardInterrupt:
+        _wait(jobs, ids, failures, args.output.absolute() / FOLDER, report)
+    except KeyboardInterrupt as error:
         report.say(
-            "SLURM goes on with the jobs. The same command waits for them again and prints the tables; "
-            f"`python scripts/status.py {request.output}` shows their state; `scancel {' '.join(numbers)}` ends them."
+            "The SLURM jobs continue. The same command waits for them again and prints the tables.\n"
+            f"  state: python scripts/status.py {args.output}\n  end: scancel {numbers}"
         )
-        raise Interrupted(2) from None
+        raise Interrupted(2) from error
 
 
-def _submit(jobs: Sequence[Job], known: dict[Job, str], request: Request, workers: int) -> dict[Job, str]:
-    """Submit an array of the independent jobs, then one for the tests of each model; returns their ids."""
+def _submit(jobs: Sequence[Job], known: dict[Job, str], args: Namespace, workers: int) -> Any:
+    """Submit an array of the independent jobs, then one of the tests of each model; yields jobs and their ids."""
     import submitit
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ["TQDM_DISABLE"] = "1"
-    executor = submitit.AutoExecutor(request.output.absolute() / FOLDER, CLUSTER, slurm_max_num_timeout=TIMEOUTS)
-    gpus = {"gpus": request.slurm_gpus} if request.slurm_gpus else {}
-    options = {"requeue": True, **gpus, **_options(request.slurm_options)}
-    parameters: dict[str, Any] = {"timeout_min": _minutes(request.slurm_time), "slurm_job_name": "spg"}
-    parameters |= {"slurm_array_parallelism": request.n_jobs or 1000, "cpus_per_task": 1 + workers}
-    parameters |= {"slurm_partition": request.slurm_partition} if request.slurm_partition else {}
-    ids = dict(known)
-    for needs in dict.fromkeys(job.needs for job in jobs):  # None comes first: trainings precede their tests
-        training = next((found for job, found in ids.items() if job.folder == needs), None)
-        after = {"dependency": f"afterok:{training}", "kill-on-invalid-dep": "yes"} if training else {}
-        executor.update_parameters(**parameters, slurm_additional_parameters={**options, **after})
+    executor = submitit.AutoExecutor(args.output.absolute() / FOLDER, CLUSTER, slurm_max_num_timeout=TIMEOUTS)
+    gpus = {"gpus": args.slurm_gpus} if args.slurm_gpus else {}
+    options = {"requeue": True, **gpus, **_options(args.slurm_options)}
+    executor.update_parameters(timeout_min=_minutes(args.slurm_time), cpus_per_task=1 + workers, slurm_job_name="spg")
+    executor.update_parameters(slurm_array_parallelism=int(args.jobs or 1000))
+    if args.slurm_partition:
+        executor.update_parameters(slurm_partition=args.slurm_partition)
+    ids = {job.folder: found for job, found in known.items()}
+    for needs in dict.fromkeys(job.needs for job in jobs):  # trainings, which need nothing, come first
         group = [job for job in jobs if job.needs == needs]
-        submitted = executor.map_array(SlurmJob(), group)
-        ids |= {job: handle.job_id for job, handle in zip(group, submitted, strict=True)}
-    return ids
+        after = {"dependency": f"afterok:{ids[needs]}", "kill-on-invalid-dep": "yes"} if needs in ids else {}
+        executor.update_parameters(slurm_additional_parameters={**options, **after})
+        found = [handle.job_id for handle in executor.map_array(SlurmJob(), group)]
+        ids |= {job.folder: one for job, one in zip(group, found, strict=True)}
+        yield group, found
 
 
-def queued_jobs() -> dict[str, str]:
-    """States of this user's jobs in SLURM's queue, by their ids: {"12_3": "PENDING (Priority)"}."""
-    if shutil.which("squeue") is None:
-        return {}
-    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i|%T|%r"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-    rows = [line.split("|") for line in lines if line.count("|") == 2]
-    return {found.strip(): state if reason in ("None", "") else f"{state} ({reason})" for found, state, reason in rows}
-
-
-def _wait(jobs: Sequence[Job], ids: dict[Job, str], output: Path, report: Report) -> None:
-    waiting, missing = list(jobs), dict[Job, int]()
-    before = {job: _failure_time(job) for job in jobs}
+def _wait(jobs: Sequence[Job], ids: dict[Job, str], failures: dict[Job, float], logs: Path, report: Report) -> None:
+    """Report jobs as they start and end; `failures` are times of failed.json before they were submitted."""
+    waiting, missing = list(jobs), dict.fromkeys(jobs, 0)
     while waiting:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         queue = queued_jobs()
         for job in list(waiting):
-            # Files last: a job writes them before it leaves the queue.
-            is_running, is_queued = holder(job.folder) is not None, ids.get(job) in queue
-            if is_running and job not in report.started:
+            is_running = holder(job.folder) is not None
+            if is_running:
                 report.start(job)
-            missing[job] = 0 if is_running or is_queued else missing.get(job, 0) + 1
+            missing[job] = 0 if is_running or ids.get(job) in queue else missing[job] + 1
             if job.is_finished():
                 report.end(job, Outcome(0))
-            elif _failure_time(job) != before[job] and not is_running:
+            elif not is_running and _failure_time(job) != failures[job]:
                 failure = read_record(job.folder / FAILED_FILE)
                 report.end(job, Outcome(failure["exit_code"], failure["reason"]))
-            elif missing[job] > 2 and CLUSTER == "slurm":
-                report.fail(job, f"its SLURM job {ids.get(job)} ended without results; its log is in {output / FOLDER}")
+            elif missing[job] >= MISSING_LOOKS and CLUSTER == "slurm":
+                report.fail(job, f"SLURM job {ids.get(job)} ended without results, its log is in {logs}")
             else:
                 continue
             waiting.remove(job)
-        sys.stdout.flush()
 
 
 def _failure_time(job: Job) -> float:

@@ -1,10 +1,12 @@
-"""The plan and the state of the runs in an output folder, from the files there."""
+"""The plan and the states of the runs in an output folder, from the files there and SLURM's queue."""
 
 import contextlib
+import getpass
+import shutil
+import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.held import held
 from common.run.folder import is_finished
@@ -16,81 +18,79 @@ from scripts.launching.run_job import FAILED_FILE
 if TYPE_CHECKING:
     from scripts.launching.jobs import Job
 
-PLAN_FILE = "plan.json"  # in OUTPUT: the runs that launchers planned
+PLAN_FILE = "plan.json"  # in OUTPUT: "tested" and "slurm", the id of the SLURM job, by the folder of each planned run
 DONE, RUNNING, WAITING, FAILED = "done", "running", "waiting", "failed"
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A planned run: whether it ends with a test, and the id of its SLURM job or ""."""
-
-    tested: bool = True
-    slurm: str = ""
-
-
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The state of a run: its folder, DONE, RUNNING, WAITING or FAILED, and details or ""."""
 
     folder: Path
     what: str
-    detail: str
+    detail: str = ""
 
 
-def plan_of(output: Path) -> dict[Path, Planned]:
+def read_plan(output: Path) -> dict[Path, dict[str, Any]]:
     """The planned runs of an output folder by their folders; {} if there is no readable plan."""
     try:
-        runs = read_record(output / PLAN_FILE)["runs"]
-        return {output / name: Planned(**values) for name, values in runs.items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {output / name: planned for name, planned in read_record(output / PLAN_FILE)["runs"].items()}
+    except (OSError, ValueError, KeyError):
         return {}
 
 
-def save_plan(output: Path, jobs: Iterable["Job"], slurm: Mapping[Path, str] | None = None) -> None:
-    """Add jobs to the plan of an output folder; `slurm`: ids of SLURM jobs by folder."""
+def save_plan(output: Path, jobs: Iterable["Job"], slurm: Mapping["Job", str] | None = None) -> None:
+    """Add jobs to the plan of an output folder; `slurm`: ids of their SLURM jobs."""
     output = output.absolute()
     with held(output / PLAN_FILE, "the plan"):
-        known = plan_of(output)
-        ids = {**{folder: run.slurm for folder, run in known.items()}, **(slurm or {})}
-        runs = {**known, **{job.folder: Planned(job.tested, ids.get(job.folder, "")) for job in jobs}}
+        runs = known = read_plan(output)
+        for job in jobs:
+            before = known.get(job.folder, {}).get("slurm", "")
+            runs = {**runs, job.folder: {"tested": job.tested, "slurm": (slurm or {}).get(job, before)}}
         if runs != known:
-            named = {folder.relative_to(output).as_posix(): asdict(run) for folder, run in runs.items()}
+            named = {folder.relative_to(output).as_posix(): planned for folder, planned in runs.items()}
             write_record(output / PLAN_FILE, {"runs": named})
+
+
+def queued_jobs() -> dict[str, str]:
+    """States of this user's jobs in SLURM's queue by their ids: {"12_3": "PENDING (Priority)"}."""
+    if shutil.which("squeue") is None:
+        return {}
+    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i|%T|%r"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    rows = [line.split("|") for line in lines if line.count("|") == 2]
+    return {found.strip(): state if reason == "None" else f"{state} ({reason})" for found, state, reason in rows}
 
 
 def find_states(folder: Path) -> list[State]:
     """States of all runs below a folder (absolute), planned or started."""
-    from scripts.launching.slurm import queued_jobs
-
-    runs = {lock.parent: Planned(not is_finished(lock.parent, tested=False)) for lock in folder.rglob(LOCK_FILE)}
+    runs = {lock.parent: {"tested": not is_finished(lock.parent, tested=False)} for lock in folder.rglob(LOCK_FILE)}
     for output in [*folder.parents, *(path.parent for path in folder.rglob(PLAN_FILE))]:
-        runs |= {run: planned for run, planned in plan_of(output).items() if run.is_relative_to(folder)}
-    queue = queued_jobs() if any(run.slurm for run in runs.values()) else {}
+        runs |= {run: planned for run, planned in read_plan(output).items() if run.is_relative_to(folder)}
+    queue = queued_jobs() if any(planned.get("slurm") for planned in runs.values()) else {}
     return [_state_of(run, planned, queue) for run, planned in sorted(runs.items())]
 
 
-def _state_of(run: Path, planned: Planned, queue: Mapping[str, str]) -> State:
-    job = f"SLURM job {planned.slurm} {queue[planned.slurm]}" if planned.slurm in queue else ""
-    process = holder(run)
-    progress = _progress_of(run)
-    if process is not None:
-        return State(run, RUNNING, ", ".join(filter(None, [progress, process, job])))
-    if is_finished(run, planned.tested):
-        return State(run, DONE, "")
-    if job:
-        return State(run, RUNNING if " RUNNING" in job else WAITING, ", ".join(filter(None, [progress, job])))
+def _state_of(run: Path, planned: Mapping[str, Any], queue: Mapping[str, str]) -> State:
+    in_queue = queue.get(planned.get("slurm", ""), "")
+    slurm = f"SLURM job {planned['slurm']} {in_queue}" if in_queue else ""
+    process, progress = holder(run) or "", _progress_of(run)
+    details = ", ".join(filter(None, [progress, process, slurm]))
+    if not process and is_finished(run, planned["tested"]):
+        return State(run, DONE)
+    if process or in_queue:
+        return State(run, RUNNING if process or in_queue.startswith("RUNNING") else WAITING, details)
     try:
         failure = read_record(run / FAILED_FILE)
-        code, reason = failure["exit_code"], " ".join(failure["reason"].split())
+        reason = " ".join(failure["reason"].split()) or f"its log ends: {_last_line(run)}"
+        return State(run, FAILED, f"exit code {failure['exit_code']}: {reason}")
     except (OSError, ValueError, KeyError):
-        return State(run, WAITING, progress)
-    return State(run, FAILED, f"exit code {code}: {reason or f'its log ends: {_last_line(run)}'}")
+        return State(run, WAITING, details)
 
 
 def _progress_of(run: Path) -> str:
     """The number of completed epochs: "3 epochs", in stage I "stage I of art, 3 epochs"; "" before the first."""
     found = [path for path in (run / HISTORY_FILE, *run.glob(f"stage1/*/{HISTORY_FILE}")) if path.is_file()]
-    with contextlib.suppress(OSError, ValueError, KeyError):  # a process may just replace it
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no file, or its process just replaces it
         newest = max(found, key=lambda path: path.stat().st_mtime)
         stage = "" if newest.parent == run else f"stage I of {newest.parent.name}, "
         return f"{stage}{len(read_record(newest)['epochs'])} epochs"
@@ -98,7 +98,6 @@ def _progress_of(run: Path) -> str:
 
 
 def _last_line(run: Path) -> str:
-    """The last line of a run's newest log that is not empty."""
     logs = sorted(run.glob("log.txt*"), key=lambda path: path.stat().st_mtime)
     lines = logs[-1].read_text(encoding="utf-8", errors="replace").split("\n") if logs else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "(no log)")

@@ -143,8 +143,9 @@ def test_a_model_is_tested_under_its_own_name(finished, refused, train):
 
 
 def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
-    from scripts.launching.comparison import Comparison
     from scripts.launching.request import Request
+
+    from scripts.launching.comparison import Comparison
 
     monkeypatch.chdir(tmp_path)
     trainers, opts = ["CoOp", "VP", "MaPLe"], ["TRAINER.FEATURES.TRAIN_VIEWS", "3"]
@@ -177,8 +178,9 @@ def test_runs_that_are_killed_on_trial_take_no_views_where_the_image_tower_learn
 
 
 def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
-    from scripts.launching.comparison import Comparison
     from scripts.launching.request import Request
+
+    from scripts.launching.comparison import Comparison
 
     monkeypatch.chdir(tmp_path)
     request = Request(["ZeroshotCLIP", "MaPLe", "VPT"], dataset=str(image_folder), backbone=str(clip_file))

@@ -4,13 +4,16 @@ import contextlib
 import io
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.failures import user_errors
+from common.files import read_text
 from common.run.identity import TRAINED_FILE, identity_differences, read_identity
 from common.run.records import read_record
 from common.run.results import RESULTS_FILE, read_results
@@ -29,17 +32,20 @@ OTHERWISE = {
 }
 
 
-def check_finished(folder: str | PathLike, cfg: CfgNode, images: bool = True, weights: bool = False) -> None:
+def check_finished(folder: str | PathLike, cfg: CfgNode, quick: bool = False) -> None:
     """Compare the finished run in a folder with a config.
 
     Args:
-        images: whether to compare class names and images, which takes listing the data set.
-        weights: whether to compare the weights of the backbone, too, which takes loading them.
+        quick: compare class names and images only if the settings of the data set differ.
 
     Raises:
         UserError: the run had other settings, another seed, other domains, images or weights. Values that are not on
-            record are not compared, nor images that are no longer there.
+            record are not compared, nor images that are no longer there, nor weights of a backbone of the same name.
     """
+    there = _written(folder)
+    images = not quick or there.get("DATASET") != yaml.safe_load(cfg.DATASET.dump())
+    weights = there.get("MODEL", {}).get("BACKBONE") != yaml.safe_load(cfg.MODEL.BACKBONE.dump())
+
     settings = [_settings(folder, cfg), _domains(folder, cfg)]
     data = [_images(folder, cfg) if images else "", _weights(folder, cfg) if weights else ""]
     for what, found in (("with other settings", settings), ("on other data", data)):
@@ -48,6 +54,14 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, images: bool = True, we
                 f"{folder} holds a finished run {what}: {differences}. Delete it to run anew, or name another "
                 "--output-dir."
             )
+
+
+def _written(folder: str | PathLike) -> dict[str, Any]:
+    """The config.yaml of a run; {} if it cannot be read."""
+    try:
+        return yaml.load(read_text(Path(folder) / "config.yaml"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
 
 
 def _settings(folder: str | PathLike, cfg: CfgNode) -> str:

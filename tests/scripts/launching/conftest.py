@@ -31,9 +31,10 @@ def bash(tmp_path):
 @pytest.fixture
 def runs_here(monkeypatch):
     """What a launcher starts, train.py and report.py, runs in this process."""
+    from scripts.launching.plan import Ended
+
     from scripts import report
     from scripts.launching import comparison
-    from scripts.launching.plan import Ended
 
     class Here:
         slots, workers_each, several, on_gpu = 1, 99, False, None

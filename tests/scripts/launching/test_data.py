@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from dataset_trees import write_images
+from scripts.launching.plans import Set
 from test_launch import QUICK
 
 from common.run.results import read_results
 from datasets.contents import images_below
 from datasets.known import CONFIGS
-from scripts.launching.plans import Set
 from scripts.launching.sets import named_apart, note_names
 
 

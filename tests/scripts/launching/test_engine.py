@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from quick_run import REPOSITORY
+from scripts.launching.plan import Ended, Task, carry_out
+from scripts.launching.worker import do
 from test_launch import QUICK
 from waiting import MINUTES, wait_for
 
@@ -19,8 +21,6 @@ from common.interruption import Interrupted
 from scripts import kill_trial
 from scripts.launching import local
 from scripts.launching.local import LocalEngine, local_devices
-from scripts.launching.plan import Ended, Task, carry_out
-from scripts.launching.worker import do
 
 # In the place of a run: its arguments are what it does, in Python.
 STAND_IN = """

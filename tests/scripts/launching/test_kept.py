@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from common.kept import Kept
 from hf_folders import save_hugging_face
 from reference import tiny_clip
 
 from common import kept
-from common.kept import Kept
 from datasets import base
 from scripts import kill_trial
 from trainers.methods import METHODS

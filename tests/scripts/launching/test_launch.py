@@ -5,13 +5,13 @@ import shutil
 import weakref
 
 import pytest
+from scripts.launching.configs import config_digest, method_config, named_backbone
+from scripts.launching.request import Request
+from scripts.launching.runs import anchored, resolved, settings_that_matter
 
 from common.errors import UserError
 from scripts import launch
 from scripts.launching.comparison import Comparison
-from scripts.launching.configs import config_digest, method_config, named_backbone
-from scripts.launching.request import Request
-from scripts.launching.runs import anchored, resolved, settings_that_matter
 from trainers.methods import METHODS, find_method
 from trainers.modules import clip_backbone
 

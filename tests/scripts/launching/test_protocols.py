@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 from quick_run import REPOSITORY
+from scripts.launching.plans import Set, cross_dataset, multi_source, single_source
+from scripts.launching.runs import run_command
 from test_launch import OTHER_SET, QUICK
 from waiting import MINUTES, wait_for
 
 from common.run.records import read_record
 from common.run.results import read_results
 from scripts import launch
-from scripts.launching.plans import Set, cross_dataset, multi_source, single_source
-from scripts.launching.runs import run_command
 
 ABC = Set("letters", Path("letters.yaml"), "data", ("a", "b", "c"), ("a", "c"))
 

@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 from quick_run import REPOSITORY
+from scripts.launching.demand import Demand
+from scripts.launching.engines import check_engine, make_engine
+from scripts.launching.plan import Ended
+from scripts.launching.ray_needs import Needs, plan_needs
 from test_engine import STAND_IN, done, task
 from test_launch import QUICK
 from waiting import MINUTES, wait_for
@@ -25,10 +29,6 @@ from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, holder
 from scripts import kill_trial
 from scripts.launching import ray_connection, ray_engine, ray_node, ray_place
-from scripts.launching.demand import Demand
-from scripts.launching.engines import check_engine, make_engine
-from scripts.launching.plan import Ended
-from scripts.launching.ray_needs import Needs, plan_needs
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="needs Ray, an optional requirement: pip install -r requirements-cluster.txt"

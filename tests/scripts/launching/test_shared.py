@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quick_run import run_train
+from scripts.launching.launch import Launch
+from scripts.launching.plan import Ended
+from scripts.launching.request import Request
 from test_launch import QUICK
 
 from common.run.identity import write_identity
 from scripts import kill_trial, launch
 from scripts.launching import comparison, conduct, shared
-from scripts.launching.launch import Launch
-from scripts.launching.plan import Ended
-from scripts.launching.request import Request
 from trainers.modules.features import Shard
 
 DOMAINS = ("blue", "green", "red")

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 from quick_run import REPOSITORY
+from scripts.launching.planned import FAILED_FILE, note_planned, read_planned
+from scripts.launching.runs import ASKED
 
 from common.run.history import write_history
 from common.run.identity import TRAINED_FILE
 from common.run.lock import LOCK_FILE, holder, owned
 from common.run.records import write_record
 from scripts import status
-from scripts.launching.planned import FAILED_FILE, note_planned, read_planned
-from scripts.launching.runs import ASKED
 
 HOLD = """
 import sys; sys.path.insert(0, {repository!r})

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 from quick_run import REPOSITORY
+from scripts.launching.conduct import LAUNCHER_LOCK
+from scripts.launching.runs import ASKED
 from test_launch import QUICK
 from waiting import MINUTES, wait_for
 
 from common.run.history import HISTORY_FILE
 from common.run.lock import LOCK_FILE, owned
 from scripts import kill_trial
-from scripts.launching.conduct import LAUNCHER_LOCK
-from scripts.launching.runs import ASKED
 
 WAITS = "does it, so its result is waited for"
 

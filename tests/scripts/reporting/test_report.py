@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from made_contexts import DOMAINS, some_contexts
 from PIL import Image
+from scripts.launching.planned import FAILED_FILE, note_planned
 from waiting import MINUTES
 
 from common.run.contexts import Contexts, read_contexts, write_contexts
@@ -17,7 +18,6 @@ from common.run.predictions import accuracy_by_domain, write_predictions
 from common.run.records import write_record
 from common.run.results import write_results
 from common.run.variability import Spread, Variability, write_variability
-from scripts.launching.planned import FAILED_FILE, note_planned
 from scripts.report import main
 from scripts.reporting import pictures
 from scripts.reporting.finished import find_results, read_folders
