@@ -15,19 +15,15 @@ from common.errors import UserError, explain, user_errors
 from common.files import make_output_folder
 from common.interruption import Interrupted, end_after_step, interruption
 from common.loader_workers import prepare_loader_workers
-from common.locks import RUN_LOCK, file_lock
+from common.locks import run_lock
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
 from common.run.record import is_finished
 from common.threads import loader_workers
 from trainers.methods import METHODS
 
-SECONDS_TO_WAIT = 2  # for another process in the output folder
-
 if TYPE_CHECKING:
     from yacs.config import CfgNode
-
-    from trainers.modules.features import Shard
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,20 +50,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-dir", default="", help="folder of the trained run for --eval-only")
     parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint (default: the best)")
     parser.add_argument("--no-train", action="store_true", help="build everything, but do not train")
-    parser.add_argument(
-        "--encode",
-        default="",
-        metavar="SPLITS",
-        help="only encode images of these domains for runs to come: some of val,test,views (of TRAIN_VIEWS)",
-    )
-    parser.add_argument(
-        "--part", default="", metavar="I/N", help="of --encode: one of N parts, which the same without --part joins"
-    )
-    parser.add_argument(
-        "--learn-labels",
-        action="store_true",
-        help="of SPG and DPSPG: only learn the prompt labels of these source domains that are missing (stage I)",
-    )
     parser.add_argument("--no-feature-cache", action="store_true", help="do not keep image features on disk")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, such as OPTIM.MAX_EPOCH 10"
@@ -158,26 +140,6 @@ def check_names(cfg: "CfgNode") -> None:
         raise UserError('No backbone is named: pass --backbone, for example "ViT-B/16" or the path of a CLIP file.')
 
 
-def splits_of(args: argparse.Namespace) -> "tuple[list[str], Shard | None]":
-    """What --encode and --part name: splits, and which part of each; ([], None) for neither.
-
-    Raises:
-        UserError: they name something else.
-    """
-    from trainers.base.encoding import SPLITS
-    from trainers.modules.features import Shard
-
-    splits = args.encode.split(",") if args.encode else []
-    if strange := [split for split in splits if split not in SPLITS]:
-        raise UserError(f"--encode names {strange[0]!r}; accepted: some of {', '.join(SPLITS)}, with commas between.")
-    if not args.part:
-        return splits, None
-    number, _, of = args.part.partition("/")
-    if not splits or not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise UserError(f"--part is {args.part!r}; accepted: I/N beside --encode, such as 1/3, 2/3 and 3/3.")
-    return splits, Shard(int(number), int(of))
-
-
 def build(args: argparse.Namespace, cfg: "CfgNode") -> Any:
     """Seed the random generators, start the log and build the trainer."""
     from dassl.engine import build_trainer
@@ -196,33 +158,13 @@ def build(args: argparse.Namespace, cfg: "CfgNode") -> Any:
     return build_trainer(cfg)
 
 
-def make_shared(args: argparse.Namespace, cfg: "CfgNode") -> None:
-    """Do what --encode and --learn-labels say, in an output folder that is there for the log."""
-    from trainers.base.encoding import encode_splits
-
-    splits, shard = splits_of(args)
-    trainer = build(args, cfg)
-    if splits:
-        encode_splits(trainer, splits, shard)
-    if args.learn_labels and not getattr(trainer, "LEARNS_LABELS", False):
-        raise UserError(
-            f"--learn-labels is for trainers of two stages, SPG and DPSPG; --trainer is {cfg.TRAINER.NAME}."
-        )
-    if args.learn_labels:
-        trainer.begin_record()
-        trainer.learn_labels()
-
-
 def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     cfg = setup_cfg(args)
     if os.path.isfile(cfg.OUTPUT_DIR):
         raise UserError(f"--output-dir {cfg.OUTPUT_DIR} is a file; name a folder.")
-    shared = bool(args.encode or args.part or args.learn_labels)
     finished = is_finished(cfg.OUTPUT_DIR, tested=not cfg.TEST.NO_TEST)
     in_place = args.eval_only and os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(args.model_dir)
-    if shared and (finished or args.eval_only):
-        raise UserError("--encode and --learn-labels go without --eval-only, and with an --output-dir of their own.")
     if args.eval_only and finished and not in_place:
         raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")
     if args.eval_only and not args.model_dir:
@@ -239,12 +181,9 @@ def run(args: argparse.Namespace) -> None:
         return
     make_output_folder(cfg.OUTPUT_DIR)
     # A test in the folder of its model leaves that run's files as they are, so it may share it.
-    lock = file_lock(os.path.join(cfg.OUTPUT_DIR, RUN_LOCK), "uses this folder", SECONDS_TO_WAIT)
-    with contextlib.nullcontext() if in_place else lock:
-        if shared:
-            make_shared(args, cfg)
-        else:
-            run_trainer(args, cfg, in_place)
+    with contextlib.nullcontext() if in_place else run_lock(cfg.OUTPUT_DIR):
+        if in_place or finished or not is_finished(cfg.OUTPUT_DIR, tested=not cfg.TEST.NO_TEST):
+            run_trainer(args, cfg, in_place)  # else another process has just finished it
 
 
 def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> None:
@@ -261,19 +200,14 @@ def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> Non
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 with one message, or 130 and 143 if it was interrupted."""
-    return attempt(argv)[0]
-
-
-def attempt(argv: list[str] | None = None) -> tuple[int, str]:
-    """As `main`; returns the message as well ("": none), which is said."""
-    code, message = _outcome(parse_args(argv))
+    code, message = execute(parse_args(argv))
     if message:
         print(f"Error: {message}" if code == 1 else message, file=sys.stderr)
-    return code, message
+    return code
 
 
-def _outcome(args: argparse.Namespace) -> tuple[int, str]:
-    """Do what the command line says; returns exit code and message."""
+def execute(args: argparse.Namespace) -> tuple[int, str]:
+    """Run a parsed command line; returns the exit code of `main`, and the error message or ""."""
     prepare_imports()
     try:
         with end_after_step(), lines_above_bars():

@@ -21,9 +21,13 @@ class UserError(Exception):
     """
 
 
+recent_warnings: list[str] = []  # of this process; a launcher shows the warnings of its runs
+
+
 def warn(message: str) -> None:
     """Print a warning, which Dassl's log file records."""
     print(f"Warning: {message}")
+    recent_warnings.append(f"Warning: {message}")
 
 
 def some(items: Iterable[str], at_most: int = 8) -> str:

@@ -66,6 +66,22 @@ def _acquire(lock, path, task, seconds):
         check_interruption()
 
 
+def creation_lock(path: str | PathLike, task: str, wait: bool = True) -> contextlib.AbstractContextManager[None]:
+    """The lock on a file that one process creates; with `wait` False it raises InUse if another process holds it."""
+    path = Path(path)
+    return file_lock(path.with_name(f".{path.name}.lock"), task, None if wait else 0)
+
+
+def run_lock(folder: str | PathLike) -> contextlib.AbstractContextManager[None]:
+    """The lock on the output folder of a run."""
+    return file_lock(Path(folder) / RUN_LOCK, "uses this folder", seconds=2)
+
+
+def run_owner(folder: str | PathLike) -> str | None:
+    """The process that runs in an output folder; None: no process does."""
+    return lock_owner(Path(folder) / RUN_LOCK)
+
+
 def lock_owner(path: str | PathLike) -> str | None:
     """The process that holds a lock, "process 12 on host a since ..."; None: no process does."""
     path = Path(path).absolute()

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from common.run.results import TIMES, read_results
 from common.startup import REPOSITORY
-from scripts.launching.quick_run import arguments, make_images
-from trainers.methods import METHODS
+from scripts.benchmarks.quick_run import arguments, make_images
+from trainers.methods import METHODS, Backbones, find_method
 
 # What may differ between two runs that agree.
 ASIDE = (*TIMES, "revision")
@@ -34,7 +34,9 @@ SETTINGS = {
     "3 views encoded once": ["TRAINER.FEATURES.TRAIN_VIEWS", "3"],
 }
 # Those that take the embedded CLIP, whose image tower is a ResNet.
-TRAINERS = [method.trainer for method in METHODS if method.learns and method.launchers and not method.needs_vit]
+TRAINERS = [
+    method.trainer for method in METHODS if method.learns and method.launchers and method.backbones is Backbones.ANY
+]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,7 +121,7 @@ def undisturbed(command: list[str], output: Path) -> tuple[dict, float]:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0 if every run that was killed ended as the undisturbed one."""
     args = parse_args(argv)
-    learns = args.trainer in ("VP", "VPT", "MaPLe", "PromptSRC")  # image towers, so nothing can be encoded once
+    learns = find_method(args.trainer).image_tower_learns  # then nothing can be encoded once
     settings = [name for name, opts in SETTINGS.items() if not (learns and "TRAINER.FEATURES.TRAIN_VIEWS" in opts)]
     rng, expected = random.Random(args.seed), {}
     places: Counter[str] = Counter()

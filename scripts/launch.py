@@ -19,15 +19,19 @@ from pathlib import Path
 from common.errors import UserError
 from common.interruption import Interrupted
 from common.startup import split_at_key
-from scripts.launching.comparison import launch
-from scripts.launching.engines import ENGINES
-from scripts.launching.request import DEFAULT_BACKBONE, TESTED_ON, TRAINED_ON, Request
+from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON
 from trainers.methods import METHODS, PROTOCOLS, trainer_name
 
 USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]
        bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
        bash scripts/compare.sh [flags] [dataset] [backbone] [KEY VALUE ...]"""
 METHOD_LINES = "\n".join(f"  {one.name:18}{one.trainer:18}{one.summary}" for one in METHODS)
+SLURM = {
+    "slurm_partition": ("NAME", "of slurm: partition (default: SLURM's)"),
+    "slurm_time": ("TIME", "of slurm: time limit of each job, 8:00:00; the job is requeued and resumes (default: 60)"),
+    "slurm_gpus": ("N", "of slurm: GPUs of each run (default: none)"),
+    "slurm_options": ("OPTIONS", 'of slurm: more options of sbatch, "--qos=long --mem=32G"'),
+}
 WORDS = f"""words:
   METHODS          of the methods below, with commas between; by short names or trainers
   dataset          a name of configs/datasets/ or a folder <domain>/<class>/<image> (default: mini_digits; of cross:
@@ -66,6 +70,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_flag("ENGINE", "NAME", f"what does the runs: {' or '.join(ENGINES)} (default: local, this machine)", "local")
     add_flag("RAY_ADDRESS", "ADDRESS", "of ray: auto or <host>:<port> of a cluster (default: one is started here)", "")
     add_flag("TASK_GPUS", "N", "of ray: GPUs of each run, 0.5 for half a one (default: 1 where there are any)", "")
+    for name, (metavar, what) in SLURM.items():
+        add_flag(name.upper(), metavar, what, "")
     add_flag("DATA", "FOLDER", "where the data sets are (default: data)", "data")
     add_flag("OUTPUT", "FOLDER", "where results go (default: output)", "output")
     add_flag("SEEDS", "NUMBERS", 'with spaces between (default: "1 2 3"; 1 where no data set is named)')
@@ -77,56 +83,47 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_args(argv: list[str] | None = None) -> Request:
-    """What a command line asks for."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; the result also has `trainers`, the words of the protocol, `domains` and `opts`."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    protocol = args.protocol or "multi"
-    if protocol not in PROTOCOLS:
-        parser.error(f"--protocol is {protocol}; accepted: {', '.join(PROTOCOLS)}")
-    for flag, its_protocol in (("targets", "multi"), ("sources", "single")):
-        if protocol != its_protocol and getattr(args, flag) != parser.get_default(flag):
-            parser.error(f"--{flag} goes with --protocol {its_protocol}")
-    words, opts = split_at_key(args.words)
+    args.protocol = args.protocol or "multi"
+    if args.protocol not in PROTOCOLS:
+        parser.error(f"--protocol is {args.protocol}; accepted: {', '.join(PROTOCOLS)}")
+    for flag, protocol in (("targets", "multi"), ("sources", "single")):
+        if protocol != args.protocol and getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} goes with --protocol {protocol}")
+    words, args.opts = split_at_key(args.words)
     if late := [word for word in words if word.startswith("--")]:
         parser.error(f"flags come before all words; found after them: {' '.join(late)}")
     methods = args.methods
     if args.compare and not methods:
-        compared = (one.name for one in METHODS if one.compared and protocol in one.protocols)
+        compared = (one.name for one in METHODS if one.compared and args.protocol in one.protocols)
         methods = args.compared or ",".join(compared)
     if not methods:
         if not words:
             parser.error(f"name a method: {', '.join(one.name for one in METHODS)}")
         methods, *words = words
-    places = ["dataset", "tested", "backbone"] if protocol == "cross" else ["dataset", "backbone"]
+    places = ["dataset", "tested", "backbone"] if args.protocol == "cross" else ["dataset", "backbone"]
     if len(words) > len(places):
         parser.error(f"expected at most {' '.join(places)} and KEY VALUE pairs, found: {' '.join(words)}")
-    return Request(
-        trainers=list(dict.fromkeys(map(trainer_name, methods.replace(",", " ").split()))),
-        protocol=protocol,
-        **dict(zip(places, words, strict=False)),
-        opts=opts,
-        data=args.data,
-        output=Path(args.output),
-        seeds=args.seeds,
-        domains={"multi": args.targets, "single": args.sources}.get(protocol, ""),
-        cfg=args.cfg,
-        baseline=args.baseline,
-        report=args.report or args.compare,
-        engine=args.engine or "local",
-        jobs=args.jobs,
-        task_gpus=args.task_gpus,
-        ray_address=args.ray_address,
-        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-        only_print=args.print,
-    )
+    args.dataset = args.tested = args.backbone = None
+    for place, word in zip(places, words, strict=False):
+        setattr(args, place, word)
+    args.trainers = list(dict.fromkeys(map(trainer_name, methods.replace(",", " ").split())))
+    args.domains = {"multi": args.targets, "single": args.sources}.get(args.protocol, "")
+    args.output, args.engine = Path(args.output), args.engine or "local"
+    args.report = args.report or args.compare
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 with one message or a list of what failed, or 130 and 143 if it was interrupted."""
-    request = parse_args(argv)
+    args = parse_args(argv)
+    from scripts.launching.comparison import launch  # processes for runs import this file, but not that one
+
     try:
-        return min(1, launch(request))
+        return min(1, launch(args))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

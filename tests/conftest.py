@@ -23,24 +23,6 @@ settings.register_profile("same", derandomize=True, deadline=None, suppress_heal
 settings.load_profile("same")
 
 SHARED = REPOSITORY.parent / "shared"
-# Whose tests share what takes long to make, so that one process does them all.
-TOGETHER = ("test_ray_engine.py",)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Where there are several processes, which test is whose: each goes to one that is free, but those of TOGETHER.
-
-    Not pytest-xdist's own groups, which it marks in ids that pytest 9.2 no longer lets it change.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Together(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            path = nodeid.partition("::")[0]
-            return path if path.endswith(TOGETHER) else nodeid
-
-    return Together(config, log)
 
 
 def pytest_runtest_setup(item):
@@ -111,7 +93,7 @@ def clip_for(clip_file, vit_file):
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """30 images: 3 domains (blue, green, red) x 2 classes (across, down) x 5."""
-    from scripts.launching.quick_run import make_images
+    from scripts.benchmarks.quick_run import make_images
 
     root = tmp_path_factory.mktemp("data") / "stripes"
     make_images(root)

@@ -9,7 +9,7 @@ MADE = ("run", "prompt_labels", "feature_cache")  # folders that a quick run may
 
 def command_line(trainer, target, *opts, flags=(), root="data", clip="tiny.pt"):
     """Arguments of train.py for a quick run on a folder of images; the run's folder is "run"."""
-    from scripts.launching.quick_run import arguments  # conftest.py, which takes this module first, makes a way to it
+    from scripts.benchmarks.quick_run import arguments  # conftest.py, which takes this module first, makes a way to it
 
     return arguments(trainer, target, root, clip, "run", *opts, flags=flags)
 

@@ -17,7 +17,7 @@ from waiting import MINUTES
 from common.files import read_json
 from common.run.results import read_results
 from scripts import kill_trial
-from scripts.launching.quick_run import make_images
+from scripts.benchmarks.quick_run import make_images
 from trainers.modules.features import FeatureCache
 
 results = kill_trial.outcome

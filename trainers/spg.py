@@ -27,7 +27,7 @@ from common.content_hashes import content_hashes
 from common.errors import UserError
 from common.files import make_output_folder
 from common.interruption import check_interruption
-from common.locks import file_lock
+from common.locks import InUse, creation_lock
 from common.run.contexts import Contexts, evenly_spaced, write_contexts
 from common.run.names import class_subset, dataset_label
 from common.startup import REPOSITORY
@@ -103,11 +103,6 @@ def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
     return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
-def label_lock(path: Path) -> contextlib.AbstractContextManager[None]:
-    """The lock on a label file: one process learns a label, others wait. Stage I may enter the lock of SPG again."""
-    return file_lock(path.with_name(f".{path.name}.lock"), f"learns the prompt label of {path.stem}")
-
-
 def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgNode | None) -> dict[str, Any]:
     """Everything that a prompt label for this run depends on.
 
@@ -171,7 +166,7 @@ class SPG_CoOp(ContextTrainer):
         # One process at a time learns a label. The lock is re-entrant: SPG holds it here already.
         *_, last = self.label_files().values()
         make_output_folder(label_folder(self.cfg, self.SETTINGS).label_dir)
-        with label_lock(last):
+        with creation_lock(last, f"learns the prompt label of {last.stem}"):
             super().train()
 
     def after_train(self) -> None:
@@ -316,10 +311,12 @@ class StageTwoTrainer(PromptTrainer):
                 f"TEST.FINAL_MODEL is best_val, but the source domain {small[0]} is too small for a validation split. "
                 "Add images to it, or set TEST.FINAL_MODEL last_step."
             )
-        for domain in dataset.source_domains:
-            if not self.has_label(domain):
-                make_output_folder(self.label_folders()[-1].label_dir)
-                with label_lock(self.label_folders()[-1].file_for(domain)):
+        folder = self.label_folders()[-1]
+        for wait in (False, True):  # labels that other runs are learning come last
+            for domain in [domain for domain in dataset.source_domains if not self.has_label(domain)]:
+                make_output_folder(folder.label_dir)
+                lock = creation_lock(folder.file_for(domain), f"learns the prompt label of {domain}", wait)
+                with contextlib.suppress(InUse), lock:
                     if not self.has_label(domain):
                         self.learn_label(domain)
 
@@ -370,12 +367,13 @@ class StageTwoTrainer(PromptTrainer):
         cfg.freeze()
         return cfg
 
-    def run_settings(self) -> dict[str, Any]:
-        settings = super().run_settings()
-        if not self.LEARNS_LABELS:
+    @classmethod
+    def config_settings(cls, cfg: CfgNode) -> dict[str, Any]:
+        settings = super().config_settings(cfg)
+        if not cls.LEARNS_LABELS:
             return settings
         # The optimisation of stage I counts, not the file and the pairs that it comes from.
-        stage1 = read_stage1_config(self.cfg, self.SETTINGS).OPTIM
+        stage1 = read_stage1_config(cfg, cls.SETTINGS).OPTIM
         return {**settings, **{f"stage I: OPTIM.{key}": value for key, value in stage1.items()}}
 
     def n_trained(self) -> list[int]:

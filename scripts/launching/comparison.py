@@ -1,30 +1,27 @@
-"""What a launcher does: plan the runs of each method, do those that are not finished, show the results."""
+"""A launcher: plan the jobs of all methods, run the unfinished ones, print the tables."""
 
+import contextlib
 import gc
+import io
+import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from common.run.folder import is_finished
-
-from common.errors import UserError, show_warnings
+from common.errors import UserError, user_errors
 from common.files import make_output_folder
 from common.progress import progress
 from common.startup import REPOSITORY, print_file_names
-from scripts.launching.conduct import Conduct
-from scripts.launching.demand import Demand
-from scripts.launching.engines import make_engine
-from scripts.launching.launch import Launch
-from scripts.launching.plan import Task, carry_out
-from scripts.launching.planned import note_planned
-from scripts.launching.plans import Run
-from scripts.launching.printed import printed_commands
-from scripts.launching.request import Request, check_request
-from scripts.launching.sets import note_names
-from scripts.launching.shared import Plan, Shared, plan_shared
+from common.threads import plan_threads, share_cores, usable_cores
+from scripts.launching import ray, slurm
+from scripts.launching.jobs import Job, Plan, check_args, job_command, job_config, plan_jobs
+from scripts.launching.local import LocalEngine, local_gpus
+from scripts.launching.schedule import Engine, Report, run_jobs
+from scripts.launching.sets import save_names
+from scripts.launching.status import save_plan
 from scripts.reporting.finished import find_results
 from scripts.reporting.tables import method_name
 from scripts.reporting.text import results_tables
@@ -32,203 +29,211 @@ from trainers.methods import BackboneError, MethodError, trainer_name
 
 
 class Comparison:
-    """The runs of all methods that were asked for.
+    """The jobs of all methods of a command line, planned before the first one starts.
 
-    All of them are planned before the first begins, so that a mistake shows at once. One method that cannot be run as
-    asked is an error; of several, the others go on, and its trainer is among those `refused`. One that only cannot take
-    the backbone that is compared on is left out, with a line that says so.
+    A method that cannot run as requested is an error. In a comparison of several, the others run.
+
+    Attributes:
+        plans: of the methods that can run.
+        refused: names of the methods that cannot.
+        not_run: messages on methods that do not run, for the report.
     """
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.launches: list[Launch] = []
+    def __init__(self, args: Namespace) -> None:
+        self.args = args
+        self.plans: list[Plan] = []
         self.refused: list[str] = []
-        self.not_run: list[str] = []  # why methods are left out, or refused: lines
-        self.told: set[str] = set()  # errors, which several methods may share
-        check_request(request)
-        for trainer in request.trainers:
-            try:
-                self.launches.append(Launch(request, trainer))
-            except BackboneError as error:
-                if len(request.trainers) == 1:
-                    raise
-                print(f"Left out: {error}", file=sys.stderr)
-                self.not_run.append(f"Left out: {error}")
-            except MethodError as error:
-                self._refuse(trainer, error)
-        if not self.launches and not self.refused:
-            raise UserError("None of these methods takes the backbone.")
-        backbones = {one.backbone for one in self.launches}
+        self.not_run: list[str] = []
+        check_args(args)
+        if not args.print and args.engine != "local":
+            {"ray": ray.check_args, "slurm": slurm.check_args}[args.engine](args)
+        for trainer in args.trainers:
+            with self._refusing(trainer):
+                self.plans.append(plan := plan_jobs(args, trainer))
+                _check_plan(plan)
+        backbones = {plan.cfg.MODEL.BACKBONE.NAME for plan in self.plans}
+        if not backbones and not self.refused:
+            raise UserError("None of these methods accepts the backbone.")
         if len(backbones) > 1:
             raise UserError(
-                f"These methods' configs name different backbones ({', '.join(sorted(backbones))}), which do not "
-                "compare: name one for all, after the data set."
+                f"The configs of these methods name different backbones ({', '.join(sorted(backbones))}). Name one for "
+                "all, after the data set."
             )
-        self._tell_notes()
+        self._print_notes()
         self._try_models()
+        jobs = [job for plan in self.plans for job in plan.jobs]
+        self.jobs = [replace(job, title=f"[{i}/{len(jobs)}] {job.title}") for i, job in enumerate(jobs, start=1)]
 
-    def _try_models(self) -> None:
-        """Refuse methods with open runs whose model cannot be built, where the backbone is here without a download."""
-        from trainers.modules.clip.backbone import load_backbone
+    @contextlib.contextmanager
+    def _refusing(self, trainer: str) -> Iterator[None]:
+        """Within the block, a MethodError drops this method, unless it is the only one."""
+        try:
+            yield
+        except MethodError as error:
+            if len(self.args.trainers) == 1:
+                raise
+            self.plans = [plan for plan in self.plans if plan.trainer != trainer]
+            is_left_out = isinstance(error, BackboneError)
+            if not any(line.endswith(str(error)) for line in self.not_run):  # methods may share an error
+                print(f"{'Left out' if is_left_out else 'Error'}: {error}", file=sys.stderr)
+            self.not_run.append(f"{'Left out:' if is_left_out else f'{trainer} is not run to the end.'} {error}")
+            self.refused += [] if is_left_out else [trainer]
 
-        to_do = [one for one in self.launches if not all(is_finished(run.folder, run.test) for run in one.runs)]
-        if not to_do or not Path(to_do[0].backbone).exists():
-            return
-        backbone = load_backbone(to_do[0].backbone, root=to_do[0].clips)
-        for one in to_do:
-            try:
-                one.try_model(backbone)
-            except MethodError as error:
-                self.launches.remove(one)
-                self._refuse(one.trainer, error)
-        del backbone
-        gc.collect()  # trainers go in circles, and hold the CLIP in memory as long as the launcher lives
+    def _print_notes(self) -> None:
+        """Print notes on settings, each once for all methods."""
+        from trainers.cross_checks import settings_notes
 
-    def _tell_notes(self) -> None:
-        """Say what there is to say of settings, each once with the methods that it holds for."""
         from trainers.authors_configs import merge_method_file
-        from trainers.config import default_cfg, settings_notes
+        from trainers.config import default_cfg
 
-        cfg = Path(self.request.cfg).stem
-        files = {one.trainer: one.method_file.stem for one in self.launches}
-        if cfg and (others := [f"{name} (runs by {stem})" for name, stem in files.items() if stem != cfg]):
-            print(f"Note: CFG is {cfg}, a config that these do not have: {', '.join(others)}.", file=sys.stderr)
-        configs = [one.config(one.runs[0]) for one in self.launches]
-        authors = {merge_method_file(default_cfg(), one.method_file, one.trainer): None for one in self.launches}
-        for line in filter(None, (*authors, *(line for cfg in configs for line in settings_notes(cfg)))):
+        cfg = os.path.splitext(os.path.basename(self.args.cfg))[0]
+        others = [f"{plan.trainer} ({plan.method_file.stem})" for plan in self.plans if plan.method_file.stem != cfg]
+        if cfg and others:
+            print(f"Note: these methods have no {cfg} and use another config: {', '.join(others)}.", file=sys.stderr)
+        authors = {merge_method_file(default_cfg(), plan.method_file, plan.trainer): None for plan in self.plans}
+        for line in filter(None, (*authors, *settings_notes(*(plan.cfg for plan in self.plans)))):
             print(line, file=sys.stderr)
 
-    def _refuse(self, trainer: str, error: MethodError) -> None:
-        if len(self.request.trainers) == 1:
-            raise error
-        if str(error) not in self.told:
-            print(f"Error: {error}", file=sys.stderr)
-        self.told.add(str(error))
-        self.refused.append(trainer)
-        self.not_run.append(f"{trainer} is not run to the end. {error}")
+    def _try_models(self) -> None:
+        """Build the model of each method once, without data, if the weights are on this machine."""
+        from dassl.engine import TRAINER_REGISTRY
+
+        from trainers.modules.clip.backbone import load_backbone
+
+        plans = [plan for plan in self.plans if not all(job.is_finished() for job in plan.jobs)]
+        named = plans[0].cfg.MODEL.BACKBONE if plans else None
+        if named is None or not os.path.exists(named.NAME):
+            return
+        backbone = load_backbone(named.NAME, root=named.PATH)
+        for plan in plans:
+            cfg, trainer = plan.cfg.clone(), TRAINER_REGISTRY.get(plan.trainer)
+            cfg.defrost()
+            cfg.VERBOSE = cfg.USE_CUDA = False
+            if cfg.TRAINER[trainer.SETTINGS].get("CSC"):  # such weights are for the class names of the data set
+                cfg.MODEL.INIT_WEIGHTS = ""
+            cfg.freeze()
+            with self._refusing(plan.trainer), _method_errors(), contextlib.redirect_stdout(io.StringIO()):
+                trainer(cfg, backbone, ["class", "other"])
+        del backbone
+        gc.collect()  # trainers have reference cycles
+
+    def threads(self) -> int:
+        """Number of threads of each run on a CPU."""
+        from trainers.modules.clip.backbone import load_backbone
+
+        named = self.plans[0].cfg.MODEL.BACKBONE
+        return plan_threads(load_backbone(named.NAME, root=named.PATH).n_tower_weights, 0).alone
 
     def print_commands(self) -> None:
-        """Print the train.py commands of all that is not done, see `printed_commands`."""
+        """Print the command of each unfinished job; tests across data sets come after their trainings."""
         print_file_names(sys.stdout)
-        for line in printed_commands(self._open_pairs(quiet=False)):
-            print(line)
+        jobs = [job for job in self.jobs if not job.is_finished()]
+        for job in sorted(jobs, key=lambda job: job.needs is not None):
+            print(shlex.join(job_command(job)))
 
-    def _open_pairs(self, quiet: bool = True) -> list[tuple[Launch, Run]]:
-        """The runs that are to be done, each with its launch.
+    def run(self) -> list[str]:
+        """Run all unfinished jobs, then print the tables; returns the failures."""
+        name = self.plans[0].trainer if len(self.plans) == 1 else f"{len(self.plans)} methods"
+        for folder in (self.args.output, *(plan.folder for plan in self.plans)):
+            make_output_folder(folder)
+        save_names([one for plan in self.plans for one in plan.sets], self.args.output)
+        save_plan(self.args.output, self.jobs)
+        todo = [job for job in self.jobs if not job.is_finished()]
+        done = len(self.jobs) - len(todo)
+        with progress(total=len(self.jobs), initial=done, description=name, unit="run") as bar:
+            report = Report(bar)
+            for job in self.jobs:
+                if job not in todo:
+                    report.say(f"{job.title}: finished before, in {job.folder}")
+            if todo:
+                self._run_jobs(todo, report)
+        return self._show(report)
 
-        Args:
-            quiet: whether nothing is said of those that cannot be, which shows again when they are to begin.
-        """
-        pairs: list[tuple[Launch, Run]] = []
-        for one in self.launches:
-            try:
-                pairs += [(one, run) for run in one.open_runs()]
-            except MethodError as error:
-                if not quiet:
-                    self._refuse(one.trainer, error)
-        return pairs
+    def _run_jobs(self, jobs: list[Job], report: Report) -> None:
+        workers = max(plan.cfg.DATALOADER.NUM_WORKERS for plan in self.plans)
+        uses_cuda = any(plan.cfg.USE_CUDA for plan in self.plans)
+        engine: Engine
+        if self.args.engine == "slurm":
+            slurm.run_jobs(jobs, self.args, workers, report)
+            return
+        if self.args.engine == "ray":
+            roots = {os.path.abspath(one.root) for plan in self.plans for one in plan.sets if os.path.isdir(one.root)}
+            engine = ray.RayEngine(self.args, sorted(roots), self.threads, workers, uses_cuda)
+            workers = engine.workers
+        else:
+            engine, workers = self._local_engine(workers, uses_cuda)
+        jobs = [replace(job, arguments=(*job.arguments, "DATALOADER.NUM_WORKERS", str(workers))) for job in jobs]
+        try:
+            run_jobs(jobs, engine, report)
+        finally:
+            engine.close()
 
-    def go(self) -> list[str]:
-        """Do all runs that are not finished, then show the results; returns what failed.
+    def _local_engine(self, workers: int, uses_cuda: bool) -> tuple[LocalEngine, int]:
+        """The engine, and the number of loader workers of each run: all threads together fit on the cores."""
+        n_jobs = int(self.args.jobs or 1)
+        if n_jobs == 1:
+            return LocalEngine(1), workers
+        gpus = local_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "")) if uses_cuda else []
+        threads = 1 if gpus else self.threads()
+        n_runs, most_workers = share_cores(n_jobs, threads)
+        if n_runs < n_jobs:
+            text = f"Note: JOBS is {n_jobs}, but a run has {threads} threads, and {usable_cores()} cores have room for"
+            print(f"{text} {n_runs}.", file=sys.stderr)
+        return LocalEngine(n_runs, gpus), workers if n_runs == 1 else min(workers, most_workers)
 
-        Raises:
-            MethodError: a folder holds another run than the one method's that was asked for.
-            Interrupted: a run was.
-        """
-        pairs = [(one, run) for one in self.launches for run in one.runs]
-        total = len(pairs)
-        name = self.launches[0].name if len(self.launches) == 1 else f"{len(self.launches)} methods"
-        say = _each_warning_once(lambda line: bar.write(line, file=sys.stderr))
-        with progress(total=total, description=name, unit="run") as bar, show_warnings(say):
-            engine = make_engine(self.request.engine, self._demand(), say)
-            for folder in (self.request.output, *(one.folder for one in self.launches)):
-                make_output_folder(folder)
-            note_names([one for launch in self.launches for one in launch.sets], self.request.output)
-            note_planned(self.request.output, {run.folder: run.test for _, run in pairs})
-            # One after another, a run finds what the one before has made.
-            plan = plan_shared(self._open_pairs(), True, engine.on_gpu) if engine.several else Plan([], {})
-            workers = engine.workers_each
-            of_shared: dict[Task, Shared] = {}
-            for thing in plan.shared:
-                of_shared[thing.launch.task(thing.run, thing.what, workers, thing.needs, thing.flags)] = thing
-            of_task: dict[Task, tuple[Launch, Run]] = {}
-            for i, (one, run) in enumerate(pairs, start=1):
-                title, needs = f"[{i}/{total}] {one.name}, {run.title}", plan.needs.get(run.folder, ())
-                of_task[one.task(run, title, workers, needs)] = one, run
-            conduct = Conduct(of_task, of_shared, self._refuse, self.refused, bar)
-            try:
-                carry_out([*of_shared, *of_task], engine, conduct.begin, conduct.end, conduct.block)
-            finally:
-                engine.close()
-                conduct.close()
-        return self._show(conduct.failed, total)
-
-    def _show(self, failed: list[str], total: int) -> list[str]:
-        """Show results, and what failed of so many runs; returns that, with the report if it did."""
-        # Those of these runs alone: another protocol may have its own beside them.
-        folders = [run.folder for one in self.launches for run in one.runs if run.test]
-        results = find_results([folder for folder in folders if is_finished(folder)])
-        baseline = baseline_of(self.request.baseline, results) if self.request.report else ""
+    def _show(self, report: Report) -> list[str]:
+        """Print tables and failures, and write the report; returns the failures."""
+        results = find_results([job.folder for job in self.jobs if job.tested and job.is_finished()])
+        baseline = trainer_name(self.args.baseline or "") if self.args.report else ""
+        if self.args.report and self.args.baseline is None:
+            baseline = next((method_name(one) for one in results if one["trainer"] == "ZeroshotCLIP"), "")
         if results:
             print("\n" + results_tables(results, baseline=baseline))
+        failed = [f"{job.title}: {reason}" for job, reason in report.failed.items()]
         if failed:
-            print(f"\n{len(failed)} of {total} runs failed:", *failed, sep="\n  ")
+            print(f"\n{len(failed)} of {len(self.jobs)} runs failed:", *failed, sep="\n  ")
         if self.refused:
             print(f"\nNot run to the end, see the errors above: {', '.join(self.refused)}")
-        if self.request.report and results and not self._report(baseline):
-            failed.append("report")
+        if self.args.report and results:
+            folder = self.plans[0].folder
+            command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
+            command += [*(f"--not-run={line}" for line in self.not_run), "--out", str(folder / "report.html")]
+            sys.stdout.flush()
+            failed += ["report"] if subprocess.run(command, check=False).returncode else []
         return failed
 
-    def _demand(self) -> Demand:
-        """What these runs ask of the engine that does them."""
-        reads = {path for one in self.launches for path in one.reads()}
-        return replace(
-            self.request.demand(),
-            reads=tuple(sorted(reads)),
-            threads=self.launches[0].threads if self.launches else lambda on_gpu: 1,
-            workers=max((one.workers for one in self.launches), default=0),
-            uses_cuda=any(one.uses_cuda for one in self.launches),
-        )
 
-    def _report(self, baseline: str) -> bool:
-        """Write the report of the data set's output folder; returns whether that succeeded."""
-        folder = self.launches[0].folder
-        command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
-        command += [f"--not-run={line}" for line in self.not_run]
-        sys.stdout.flush()
-        return subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode == 0
+def _check_plan(plan: Plan) -> None:
+    """Raise MethodError if the config is wrong, or a finished run in one of the folders is another run."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    import trainers.all  # noqa: F401 (registers trainers and data sets)
+    from trainers.base.run_record import check_finished
+
+    with _method_errors():
+        TRAINER_REGISTRY.get(plan.trainer).check_config(plan.cfg)
+        for job in plan.jobs:
+            if job.is_finished():
+                check_finished(job.folder, job_config(job), is_quick=True)
 
 
-def _each_warning_once(write: Callable[[str], None]) -> Callable[[str], None]:
-    """As `write`, but without warnings that were written before: several runs of a data set have the same."""
-    warned = set[str]()
-
-    def say(line: str) -> None:
-        if line not in warned:
-            write(line)
-        if line.startswith("Warning: "):
-            warned.add(line)
-
-    return say
+@contextlib.contextmanager
+def _method_errors() -> Iterator[None]:
+    try:
+        yield
+    except user_errors() as error:
+        raise MethodError(str(error)) from error
 
 
-def baseline_of(chosen: str | None, results: list[dict[str, Any]]) -> str:
-    """The method that differences are to: the one chosen, or zero-shot CLIP where it is among the results."""
-    if chosen is not None:
-        return trainer_name(chosen)
-    return next((method_name(result) for result in results if result["trainer"] == "ZeroshotCLIP"), "")
-
-
-def launch(request: Request) -> int:
-    """Do, or print, what was asked for; returns how many runs and methods failed.
+def launch(args: Namespace) -> int:
+    """Run or print the jobs of a command line; returns the number of failures.
 
     Raises:
-        UserError: it cannot be done so.
-        Interrupted: a run was.
+        UserError: nothing can run.
+        Interrupted: by SIGINT or SIGTERM.
     """
-    comparison = Comparison(request)
-    if request.only_print:
+    comparison = Comparison(args)
+    if args.print:
         comparison.print_commands()
         return len(comparison.refused)
-    failed = comparison.go()
-    return len(failed) + len(comparison.refused)
+    return len(comparison.run()) + len(comparison.refused)

@@ -142,13 +142,13 @@ def test_a_model_is_tested_under_its_own_name(finished, refused, train):
 
 
 def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
+    from scripts import launch
     from scripts.launching.comparison import Comparison
-    from scripts.launching.request import Request
 
     monkeypatch.chdir(tmp_path)
-    trainers, opts = ["CoOp", "VP", "MaPLe"], ["TRAINER.FEATURES.TRAIN_VIEWS", "3"]
-    comparison = Comparison(Request(trainers, dataset=str(image_folder), backbone=str(vit_file), opts=opts))
-    assert [one.trainer for one in comparison.launches] == ["CoOp"] and comparison.refused == ["VP", "MaPLe"]
+    words = ["coop,vp,maple", str(image_folder), str(vit_file), "TRAINER.FEATURES.TRAIN_VIEWS", "3"]
+    comparison = Comparison(launch.parse_args(words))
+    assert [one.trainer for one in comparison.plans] == ["CoOp"] and comparison.refused == ["VP", "MaPLe"]
     assert "the image tower of VP learns" in capsys.readouterr().err
 
 
@@ -167,17 +167,16 @@ def test_runs_that_are_killed_on_trial_take_no_views_where_the_image_tower_learn
 
 
 def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
+    from scripts import launch
     from scripts.launching.comparison import Comparison
-    from scripts.launching.request import Request
 
     monkeypatch.chdir(tmp_path)
-    request = Request(["ZeroshotCLIP", "MaPLe", "VPT"], dataset=str(image_folder), backbone=str(clip_file))
-    comparison = Comparison(request)
-    assert [one.trainer for one in comparison.launches] == ["ZeroshotCLIP"] and comparison.refused == []
+    comparison = Comparison(launch.parse_args(["zsclip,maple,vpt", str(image_folder), str(clip_file)]))
+    assert [one.trainer for one in comparison.plans] == ["ZeroshotCLIP"] and comparison.refused == []
     said = capsys.readouterr().err
     assert said.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in said
     with pytest.raises(MethodError, match="has to be a ViT"):
-        Comparison(Request(["VPT"], dataset=str(image_folder), backbone=str(clip_file)))
+        Comparison(launch.parse_args(["vpt", str(image_folder), str(clip_file)]))
 
 
 def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):

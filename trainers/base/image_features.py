@@ -1,5 +1,6 @@
 """Image features: cached for a frozen image tower, recomputed for a learned one."""
 
+import contextlib
 import copy
 import functools
 import itertools
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 from dassl.utils import read_image
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from common.errors import UserError
+from common.locks import InUse
 from trainers.modules.clip.backbone import Backbone
 from trainers.modules.clip.info import BackboneInfo
-from trainers.modules.features import FeatureCache, Shard, encode_dataset, features_key, shard_key
+from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiViewDataset, SeededDataset
 
 
@@ -29,14 +31,14 @@ class _Encoding(NamedTuple):
         leading: sizes of the features before the images': (), or (K,) of K views.
         batch_size: images at a time.
         description: for messages.
-        encode: called with a domain of the data set, which n of its images, and an array (*leading, n, E) to fill.
+        encode: called with a domain of the data set, and an array (*leading, n, E) to fill.
     """
 
     dataset: ImageData
     leading: tuple[int, ...]
     batch_size: int
     description: str
-    encode: Callable[[ImageData, range, np.ndarray], None]
+    encode: Callable[[ImageData, np.ndarray], None]
 
 
 class ImageFeatures:
@@ -120,25 +122,17 @@ class ImageFeatures:
         views = self._by_domain(self._views(dataset, n_views, batch_size))
         return FeatureLoader(views, dataset.data_source, batches)
 
-    def keep_shard(self, loader: DataLoader, description: str, shard: Shard) -> None:
-        """Encode some of each domain's images of a deterministic loader, for whoever needs all of them later."""
-        self._keep_shard(self._split(loader, description), shard)
-
-    def keep_shard_of_views(self, dataset: ImageData, n_views: int, batch_size: int, shard: Shard) -> None:
-        """Encode random views of some of each domain's training images, see `views` and `keep_shard`."""
-        self._keep_shard(self._views(dataset, n_views, batch_size), shard)
-
     def _split(self, loader: DataLoader, description: str) -> "_Encoding":
         dataset: Any = loader.dataset
         batch_size = loader.batch_size or 64
 
-        def encode(dataset, rows, out):
-            place = itertools.count(rows.start)
+        def encode(dataset, out):
+            place = itertools.count()
 
             def encode_next(images):
                 return self.encode(images, [next(place) for _ in images] if self.drawing else None)
 
-            encode_dataset(Subset(dataset, rows), encode_next, out, batch_size, self.workers, description)
+            encode_dataset(dataset, encode_next, out, batch_size, self.workers, description)
 
         return _Encoding(dataset, (), batch_size, description, encode)
 
@@ -148,8 +142,8 @@ class ImageFeatures:
         def encode_views(images):
             return self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
-        def encode(dataset, rows, out):
-            views = Subset(MultiViewDataset(dataset, n_views, read_image), rows)
+        def encode(dataset, out):
+            views = MultiViewDataset(dataset, n_views, read_image)
             encode_dataset(views, encode_views, out.swapaxes(0, 1), size, self.workers, description)
 
         return _Encoding(dataset, (n_views,), size, description, encode)
@@ -163,38 +157,17 @@ class ImageFeatures:
         if self.learning:
             n = len(what.dataset.data_source)
             features = np.empty((*what.leading, n, self.backbone.feature_size), np.float32)
-            what.encode(what.dataset, range(n), features)
+            what.encode(what.dataset, features)
             return features
         kept = self._kept.setdefault(what.dataset, {})
         if what.leading not in kept:
-            parts = []
-            for domain in self._domains(what.dataset):
-                key, shape, name = self._entry(domain, what)
-                is_new = not self.cache.holds(key)
-                parts.append(self.cache.get(key, shape, functools.partial(self._fill, key, domain, what), name))
-                if is_new:
-                    self.cache.remove_shards(key)
+            entries = [self._entry(domain, what) for domain in self._domains(what.dataset)]
+            for entry in entries:  # features that another process encodes come last
+                with contextlib.suppress(InUse):
+                    self.cache.get(*entry, wait=False)
+            parts = [self.cache.get(*entry) for entry in entries]
             kept[what.leading] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(what.leading))
         return kept[what.leading]
-
-    def _keep_shard(self, what: "_Encoding", shard: Shard) -> None:
-        for domain in self._domains(what.dataset):
-            key, (*leading, n, size), name = self._entry(domain, what)
-            rows = shard.rows(n, what.batch_size)
-            if rows and not self.cache.holds(key):
-                encode = functools.partial(what.encode, domain, rows)
-                self.cache.get(shard_key(key, rows), (*leading, len(rows), size), encode, f"{name}, {shard}")
-
-    def _fill(self, key: str, domain: ImageData, what: "_Encoding", out: np.ndarray) -> None:
-        """Fill the array (*leading, n, E) of a domain: from the shards that others have encoded, and the rest anew."""
-        done = 0
-        shards = self.cache.shards(key, out.shape)
-        for rows, features in [*shards, (range(out.shape[-2], out.shape[-2]), None)]:
-            if rows.start > done:
-                what.encode(domain, range(done, rows.start), out[..., done : rows.start, :])
-            if features is not None:
-                out[..., rows.start : rows.stop, :] = features
-            done = max(done, rows.stop)
 
     def _domains(self, dataset: ImageData) -> Iterator[ImageData]:
         """Each domain's images in a data set, which has them one after another."""
@@ -205,11 +178,14 @@ class ImageFeatures:
             domain.data_source = items[indices[0] : indices[-1] + 1]
             yield domain
 
-    def _entry(self, domain: ImageData, what: "_Encoding") -> tuple[str, tuple[int, ...], str]:
-        """The cache's key, shape and name of a domain's features."""
+    def _entry(
+        self, domain: ImageData, what: "_Encoding"
+    ) -> tuple[str, tuple[int, ...], Callable[[np.ndarray], None], str]:
+        """Arguments of `FeatureCache.get` for a domain's features."""
         items = domain.data_source
         name = f"{self.domains[items[0].domain]}, {what.description}"
-        return self.key(domain, *what.leading), (*what.leading, len(items), self.backbone.feature_size), name
+        shape = (*what.leading, len(items), self.backbone.feature_size)
+        return self.key(domain, *what.leading), shape, functools.partial(what.encode, domain), name
 
     def key(self, dataset: ImageData, *more: object) -> str:
         """The cache's name for a data set's features; `more`: what else they depend on, e.g. the number of views."""

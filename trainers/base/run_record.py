@@ -81,9 +81,9 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False)
     the data set has another location. Images that are gone are not compared.
     """
     record, trainer = read_run_record(folder), TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    if record is None or not hasattr(trainer, "SETTINGS"):
+    if record is None or not hasattr(trainer, "config_settings"):
         return
-    places, asked = places_of(cfg), {**settings_of(cfg, trainer.SETTINGS), "SEED": cfg.SEED}
+    places, asked = places_of(cfg), {**trainer.config_settings(cfg), "SEED": cfg.SEED}
     if not is_quick or places["data"] != record.places.get("data"):
         asked = _with_images(cfg, asked)
     if places["weights"] != record.places.get("weights"):

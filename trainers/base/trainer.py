@@ -870,9 +870,14 @@ class PromptTrainer(TrainerX):
         networks = [self._models[name] for name in self.get_model_names()]
         return [sum(weights.numel() for network in networks for weights in network.parameters())] if networks else []
 
+    @classmethod
+    def config_settings(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The settings of a config that change numbers."""
+        return settings_of(cfg, cls.SETTINGS)
+
     def run_settings(self) -> dict[str, Any]:
         """The settings that change this run's numbers."""
-        settings = settings_of(self.asked_cfg, self.SETTINGS)
+        settings = self.config_settings(self.asked_cfg)
         return {**settings, "MODEL.INIT_WEIGHTS": self.init_prompts_hash} if self.init_prompts_hash else settings
 
     def identity(self) -> dict[str, Any]:

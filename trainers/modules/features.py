@@ -7,10 +7,8 @@ once and read back by every epoch, seed and trainer. An entry of the cache is tw
     <key>.json   its checksum and what it is
 
 where the key hashes everything the features depend on: weights, precision, transform, and the contents of the images
-in their order. An entry that does not check out is computed again.
-
-A large entry may be made by several processes, each of which encodes some of its rows: a shard, an entry of its own
-called <key>-<first row>-<end>. Whoever needs the whole puts it together from the shards that are there.
+in their order. An entry that does not check out is computed again. Of several processes one computes an entry, under a
+lock, and the others wait for it.
 """
 
 import contextlib
@@ -23,7 +21,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,26 +31,12 @@ from common.content_hashes import content_hashes
 from common.errors import UserError
 from common.files import atomic_write, is_writable, make_output_folder
 from common.interruption import check_interruption
+from common.locks import creation_lock
 from common.progress import progress
 from trainers.modules.finite import all_finite
 
 CACHE_VERSION = 1
 CHECKSUM_BYTES = 2**24  # how much of an entry is checksummed at a time
-
-
-class Shard(NamedTuple):
-    """One of `of` parts of a domain's images, counted from 1."""
-
-    number: int
-    of: int
-
-    def __str__(self) -> str:
-        return f"part {self.number} of {self.of}"
-
-    def rows(self, n: int, batch_size: int) -> range:
-        """Which of n images: whole batches, so that each image is encoded beside the same others as without shards."""
-        size = -(-n // (self.of * batch_size)) * batch_size
-        return range(min(n, (self.number - 1) * size), min(n, self.number * size))
 
 
 class _NotEncoded(Exception):
@@ -76,7 +59,12 @@ class FeatureCache:
         self._opened: dict[str, np.ndarray] = {}
 
     def get(
-        self, key: str, shape: tuple[int, ...], compute: Callable[[np.ndarray], None], description: str
+        self,
+        key: str,
+        shape: tuple[int, ...],
+        compute: Callable[[np.ndarray], None],
+        description: str,
+        wait: bool = True,
     ) -> np.ndarray:
         """The features of an entry, computed if they are not there.
 
@@ -85,51 +73,40 @@ class FeatureCache:
             shape: shape of the features, e.g. (N, E).
             compute: called with a float32 array of that shape to fill.
             description: what the features are of, for the messages.
+            wait: whether to wait for another process that computes them.
 
         Returns:
             float32 array of that shape, memory-mapped when on disk.
+
+        Raises:
+            InUse: another process computes them, and `wait` is False.
         """
         if key not in self._opened:
-            array = self._read(key, shape)
+            array, fault = self._read(key, shape)
             if array is None:
-                try:
-                    array = self._write(key, shape, compute, description)
-                except _NotEncoded as failure:
-                    raise failure.__cause__ or failure from None
+                with self._lock(key, description, wait):
+                    array, fault = self._read(key, shape)  # another process may have computed it by now
+                    if fault:
+                        print(f"Feature cache {self.folder}/{key}.npy: {fault}; computed again.")
+                    try:
+                        array = self._write(key, shape, compute, description) if array is None else array
+                    except _NotEncoded as failure:
+                        raise failure.__cause__ or failure from None
             self._opened[key] = array
         return self._opened[key]
 
-    def holds(self, key: str) -> bool:
-        """Whether there is an entry, which need not be sound."""
-        return self.folder is not None and (self.folder / f"{key}.json").is_file()
-
-    def shards(self, key: str, shape: tuple[int, ...]) -> list[tuple[range, np.ndarray]]:
-        """The rows of an entry of that shape that shards hold, in order, and their features."""
-        found: list[tuple[range, np.ndarray]] = []
-        for rows in self._shards_of(key):
-            features = self._read(shard_key(key, rows), (*shape[:-2], len(rows), shape[-1]))
-            if features is not None and (not found or found[-1][0].stop <= rows.start):
-                found.append((rows, features))
-        return found
-
-    def remove_shards(self, key: str) -> None:
-        """Remove what is of no use any more, since the whole entry is there."""
-        for rows in self._shards_of(key):
-            for end in ("json", "npy"):
-                with contextlib.suppress(OSError):
-                    Path(self.folder or "", f"{shard_key(key, rows)}.{end}").unlink()
-
-    def _shards_of(self, key: str) -> list[range]:
-        paths = () if self.folder is None else self.folder.glob(f"{key}-*-*.json")
-        ends = (path.stem.split("-")[1:] for path in paths)
-        return sorted((range(int(start), int(stop)) for start, stop in ends), key=lambda rows: (rows.start, rows.stop))
+    def _lock(self, key: str, description: str, wait: bool) -> contextlib.AbstractContextManager:
+        if self.folder is None or not is_writable(self.folder):
+            return contextlib.nullcontext()
+        return creation_lock(self.folder / f"{key}.npy", f"encodes {description}", wait)
 
     def _read(self, key, shape):
+        """The entry or None, and why an entry that is there cannot be used or ""."""
         if self.folder is None:
-            return None
+            return None, ""
         data, about = self.folder / f"{key}.npy", self.folder / f"{key}.json"
         if not about.is_file():
-            return None
+            return None, ""
         try:
             record = json.loads(about.read_text(encoding="utf-8"))
             array = np.load(data, mmap_mode="r", allow_pickle=False)
@@ -141,11 +118,10 @@ class FeatureCache:
                 reason = "not finite"
             else:
                 self.oldest_read = min(self.oldest_read, about.stat().st_mtime)
-                return array
+                return array, ""
         except Exception as error:  # NumPy's reader of damaged headers fails in many ways
             reason = f"damaged ({type(error).__name__})"
-        print(f"Feature cache {data}: {reason}; computed again.")
-        return None
+        return None, reason
 
     def _write(self, key, shape, compute, description):
         if self.folder is not None and not is_writable(self.folder):
@@ -188,11 +164,6 @@ class FeatureCache:
             f"{n_images / max(seconds, 1e-9):,.0f} images/s; {array.nbytes / 2**20:.1f} MB {place}"
         )
         return array
-
-
-def shard_key(key: str, rows: range) -> str:
-    """The name of an entry that has some rows of another."""
-    return f"{key}-{rows.start}-{rows.stop}"
 
 
 def features_key(

@@ -264,18 +264,3 @@ def test_embedded_images_where_nothing_lies_beside(tmp_path, monkeypatch, clip_f
     monkeypatch.setattr(spg, "MINI_CLIP", clip_file)
     images = spg.choose_images(tmp_path)
     assert images.dataset_file.stem == "mini_digits" and images.backbone == clip_file and not images.goals
-
-
-def test_launches_are_measured(tmp_path, image_folder, monkeypatch):
-    from scripts.benchmarks import launching
-
-    monkeypatch.setattr(launching, "CYCLE", ("ZeroshotCLIP",))
-    (tmp_path / "images").symlink_to(image_folder)
-    row = launching.task_row("local", 10, tmp_path)
-    assert row.unit == "ms" and row.ours > 0 and row.goal == 10
-    files = launching.files_row(3, tmp_path)
-    assert "3 tasks" in files.note and len(list((tmp_path / "files").rglob("launch/identity.json"))) == 3
-    (memory,) = launching.memory_rows(2, tmp_path)
-    assert 1 <= memory.ours < 1.5
-    runs = launching.outcomes(tmp_path)
-    assert len(runs) == 3 and runs["cycle0/ZeroshotCLIP"]["accuracy"] == runs["cycle1/ZeroshotCLIP"]["accuracy"]

@@ -1,80 +1,119 @@
-"""Launchers, as a user types them: as processes, and where these are not the point in the process of the tests."""
+"""Launchers as processes, and in the process of the tests where processes are not the point."""
 
 import contextlib
+import io
+import json
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from quick_run import REPOSITORY, run_train
+from quick_run import REPOSITORY
+from waiting import MINUTES, wait_for
+
+CLIP = str(REPOSITORY / "assets/mini_clip.pt")
+QUICK = [
+    *("DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "8", "OPTIM.MAX_EPOCH", "2"),
+    *("TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH',2]"),
+]
+
+
+class Launcher:
+    """A launcher in a process group of its own; `text()` is its output so far."""
+
+    def __init__(self, log, command, environment):
+        self.log = log
+        with open(log, "wb") as handle:
+            streams = {"stdout": handle, "stderr": handle}
+            self.process = subprocess.Popen(command, cwd=log.parent, env=environment, start_new_session=True, **streams)
+
+    def text(self):
+        return self.log.read_text(encoding="utf-8")
+
+    def wait_for(self, condition):
+        wait_for(condition, lambda: self.process.poll() is None, self.text)
+
+    def end(self):
+        """Wait for the end; returns exit code and output."""
+        return self.process.wait(timeout=MINUTES), self.text()
 
 
 @pytest.fixture
-def bash(tmp_path):
-    """Run a script in tmp_path: bash("spg/single.sh", words ..., NAME="value") -> finished process."""
+def start(tmp_path):
+    """start("coop/main.sh", words ..., NAME="value") -> Launcher in tmp_path."""
+    launchers = []
 
     def run(script, *words, **environment):
-        return subprocess.run(
-            ["bash", str(REPOSITORY / "scripts" / script), *map(str, words)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHON": sys.executable, "SEEDS": "1", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {**os.environ, "PYTHON": sys.executable, "SEEDS": "1", "OMP_NUM_THREADS": "1", **environment}
+        command = ["bash", str(REPOSITORY / "scripts" / script), *map(str, words)]
+        launchers.append(Launcher(tmp_path / f"launcher{len(launchers)}.log", command, environment))
+        return launchers[-1]
 
-    return run
+    yield run
+    for launcher in launchers:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.process.pid, signal.SIGKILL)
+        launcher.process.wait()
 
 
-@pytest.fixture
-def runs_here(monkeypatch):
-    """What a launcher starts, train.py and report.py, runs in this process."""
-    from scripts import report
-    from scripts.launching import comparison
-    from scripts.launching.plan import Ended
+class Here:
+    """An engine that runs jobs in this process."""
 
-    class Here:
-        slots, workers_each, several, on_gpu = 1, 99, False, None
+    slots, workers = 1, 0
 
-        def submit(self, task):
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-                self.ended = Ended(task, run_train(list(task.arguments)))
+    def submit(self, job):
+        from scripts.launching.run_job import run_job
 
-        def next_end(self):
-            return self.ended
+        future = Future()
+        with contextlib.redirect_stdout(io.StringIO()):
+            future.set_result(run_job(job.arguments, job.folder))
+        return future
 
-        def interrupt(self, number):
-            pass
+    def interrupt(self, number):
+        pass
 
-        def rest(self):
-            pass
-
-        def close(self):
-            pass
-
-    def do_report(command, **options):
-        return subprocess.CompletedProcess(command, report.main(command[2:]))
-
-    monkeypatch.setattr(comparison, "make_engine", lambda *_: Here())
-    monkeypatch.setattr(comparison, "subprocess", SimpleNamespace(run=do_report))
+    def close(self):
+        pass
 
 
 @pytest.fixture
-def launched(tmp_path, monkeypatch, capsys, runs_here):
-    """As bash, in this process: launch.py's main by the arguments that the script gives it."""
+def launched(tmp_path, monkeypatch, capsys):
+    """Run a launcher in this process: launched("coop/main.sh", words ..., NAME="value") -> (code, output, errors)."""
     from scripts import launch
+    from scripts.launching import comparison
+    from trainers.base import trainer
 
     def run(script, *words, **environment):
         protocol, method = Path(script).stem.replace("main", "multi"), Path(script).parent.name
-        arguments = ["--protocol", protocol, "--methods", method] if method else ["--compare"]
+        words = [*(["--protocol", protocol, "--methods", method] if method else ["--compare"]), *map(str, words)]
         capsys.readouterr()
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
+            patch.setattr(comparison, "LocalEngine", lambda *args: Here())
+            patch.setattr(trainer, "load_backbone", trainer.load_backbone)  # run_job puts a cache in its place
             for name, value in {"SEEDS": "1", **environment}.items():
                 patch.setenv(name, value)
-            code = launch.main([*arguments, *map(str, words)])
-        return subprocess.CompletedProcess([script, *words], code, *capsys.readouterr())
+            code = launch.main(words)
+        return code, *capsys.readouterr()
 
     return run
+
+
+def numbers(output):
+    """Everything in the results of an output folder that has to repeat, by the folder of each run."""
+    keys, found = ("accuracy", "macro_f1", "accuracy_by_domain", "val_history", "loss_history"), {}
+    for path in Path(output).rglob("results.json"):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        files = [(path.parent / name).read_bytes() for name in ("logits.npy", "predictions.csv")]
+        found[path.parent.relative_to(output).as_posix()] = [results[key] for key in keys] + files
+    return found
+
+
+def encodings(output):
+    """The lines of all logs that report images encoded or a prompt label learned."""
+    lines = [line for path in Path(output).rglob("log.txt*") for line in path.read_text(encoding="utf-8").split("\n")]
+    labels = [line for line in lines if line.startswith("Stage I: learning the prompt label of ")]
+    return [line for line in lines if line.startswith("Encoded ")], labels

@@ -12,11 +12,12 @@ from made_contexts import DOMAINS, some_contexts
 from PIL import Image
 from waiting import MINUTES
 
-from common.files import write_json
 from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
 from common.run.results import write_results
-from scripts.launching.planned import FAILED_FILE, note_planned
+from scripts.launching.jobs import Job
+from scripts.launching.run_job import Outcome, save_failure
+from scripts.launching.status import save_plan
 from scripts.report import main
 from scripts.reporting import pictures
 from scripts.reporting.finished import find_results, read_folders
@@ -343,9 +344,9 @@ def test_methods_come_in_the_order_of_a_comparison(runs):
 def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
     shutil.copytree(runs / "SPG-0", tmp_path / "output/SPG/RN50/default/art")
     base = tmp_path / "output/CoOp/RN50/default"
-    note_planned(tmp_path / "output", {tmp_path / "output/SPG/RN50/default/art/seed1": True})
-    note_planned(tmp_path / "output", {base / "art" / f"seed{seed}": True for seed in (1, 2)})
-    write_json(base / "art/seed2/launch" / FAILED_FILE, {"exit_code": 1})
+    folders = [tmp_path / "output/SPG/RN50/default/art/seed1", base / "art/seed1", base / "art/seed2"]
+    save_plan(tmp_path / "output", [Job("title", (), folder) for folder in folders])
+    save_failure(base / "art/seed2", Outcome(1))
     (base / "art/seed2/log.txt").write_text("Stage I\nError: <no> images\n")
     arguments = [
         str(tmp_path / "output"),
@@ -356,7 +357,7 @@ def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
     assert main(arguments) == 0
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     told = page.text[page.text.index("Not finished") : page.text.index("Accuracy by target")]
-    failed = "art/seed2: exit code 1; its log ends: Error: <no> images"
+    failed = "art/seed2: exit code 1: its log ends: Error: <no> images"
     assert f"{base}: 0 of 2 runs done, 1 failed, 1 waiting ({failed})." in told
     assert "VPT is left out. It takes a ViT." in told and "SPG/RN50" not in told
     assert main([str(tmp_path / "output/SPG"), "--out", str(tmp_path / "r.html")]) == 0

@@ -1,0 +1,172 @@
+"""The process pool for real: equal numbers, lost processes, signals, two launchers, features made once."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, encodings, numbers
+from waiting import wait_for
+
+from common.errors import UserError
+from common.locks import run_lock, run_owner
+from scripts.launching import local
+from scripts.launching.jobs import Job
+from scripts.launching.local import LocalEngine, local_gpus
+from scripts.launching.run_job import CRASHED
+
+LONG = [*QUICK, "OPTIM.MAX_EPOCH", "60"]
+RUN = "output/stripes/CoOp/tiny/default/red/seed1"
+
+
+@pytest.fixture
+def long_run(start, tmp_path, image_folder, clip_file):
+    """long_run(NAME="value") -> a launcher of one CoOp run that has completed an epoch."""
+
+    def run(*opts, **environment):
+        launcher = start("coop/main.sh", image_folder, clip_file, *LONG, *opts, **{"TARGETS": "red", **environment})
+        launcher.wait_for((tmp_path / RUN / "history.json").is_file)
+        return launcher
+
+    return run
+
+
+def process_of(tmp_path):
+    (lock,) = (path for path in (tmp_path / RUN).glob("*.lock"))
+    return json.loads(lock.read_text(encoding="utf-8"))["pid"]
+
+
+def test_jobs_change_no_number_and_make_features_and_labels_once(start, launched, tmp_path, image_folder, clip_file):
+    words = ("compare.sh", image_folder, clip_file, *QUICK)
+    code, output = start(*words, METHODS="zsclip,coop,spg", JOBS="2", OUTPUT="both").end()
+    assert code == 0 and output.count(": done in ") == 9, output
+    assert launched(*words, METHODS="zsclip,coop,spg", OUTPUT="single")[0] == 0
+    assert len(numbers(tmp_path / "single")) == 9
+    assert numbers(tmp_path / "both") == numbers(tmp_path / "single")
+    images, labels = encodings(tmp_path / "both")
+    assert len(images) == len(list((tmp_path / "both/feature_cache").glob("*.npy"))) > 0
+    assert sorted(line.split()[-1] for line in labels) == ["blue", "green", "red"]
+
+
+def test_a_lost_process_costs_its_run_one_retry(long_run, launched, tmp_path, image_folder, clip_file):
+    launcher = long_run(TARGETS="red,blue", JOBS="2")
+    first = process_of(tmp_path)
+    os.kill(first, signal.SIGKILL)
+    code, output = launcher.end()
+    assert code == 0, output
+    assert output.count("its process died") == 1 and output.count(": done in ") == 2
+    assert launched("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
+    assert len(list((tmp_path / RUN).parents[1].glob("blue/seed1/log.txt*"))) == 1  # the other run went on
+
+
+def test_a_run_whose_process_dies_twice_has_failed(long_run, start, tmp_path):
+    launcher = long_run()
+    first = process_of(tmp_path)
+    os.kill(first, signal.SIGKILL)
+    launcher.wait_for(lambda: run_owner(tmp_path / RUN) and process_of(tmp_path) != first)
+    os.kill(process_of(tmp_path), signal.SIGKILL)
+    code, output = launcher.end()
+    assert code == 1 and "failed with exit code 70: its process died" in output
+    assert json.loads((tmp_path / RUN / "failed.json").read_text())["exit_code"] == CRASHED
+
+
+@pytest.mark.parametrize(
+    ("send", "number", "code"),
+    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)],
+)
+def test_a_signal_ends_runs_after_their_step(long_run, tmp_path, send, number, code):
+    launcher = long_run("OPTIM.MAX_EPOCH", "2000")
+    send(launcher.process.pid, number)  # Ctrl-C of a terminal reaches the whole group
+    found, output = launcher.end()
+    assert found == code and "interrupted; the same command resumes it" in output and "Traceback" not in output
+    assert output.count("ending after this step") == 1 and run_owner(tmp_path / RUN) is None
+
+
+def test_a_second_signal_ends_at_once(long_run, tmp_path):
+    launcher = long_run("OPTIM.MAX_EPOCH", "2000")
+    os.kill(process_of(tmp_path), signal.SIGSTOP)  # it cannot finish its step
+    os.kill(launcher.process.pid, signal.SIGINT)
+    os.kill(launcher.process.pid, signal.SIGINT)
+    os.kill(process_of(tmp_path), signal.SIGCONT)
+    code, output = launcher.end()
+    assert code == 130 and "interrupted" in output
+
+
+def test_processes_end_with_a_killed_launcher(long_run, tmp_path):
+    launcher = long_run("OPTIM.MAX_EPOCH", "100000", "DATALOADER.NUM_WORKERS", "1")
+    pid = process_of(tmp_path)
+    launcher.process.kill()
+    wait_for(lambda: run_owner(tmp_path / RUN) is None)
+    wait_for(lambda: not Path(f"/proc/{pid}/cmdline").is_file() or not Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def test_a_second_launcher_shares_the_runs_and_takes_over(long_run, start, launched, tmp_path, image_folder, clip_file):
+    first = long_run()
+    os.kill(process_of(tmp_path), signal.SIGSTOP)
+    second = start("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue")
+    second.wait_for(lambda: "skipped for now, process " in second.text() and ": done in " in second.text())
+    first.process.send_signal(signal.SIGKILL)
+    os.kill(process_of(tmp_path), signal.SIGCONT)
+    code, output = second.end()
+    assert code == 0 and output.count("skipped for now") == 1 and output.count("| CoOp ") == 1, output
+    assert launched("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
+
+
+def test_a_waiting_launcher_can_be_interrupted(start, tmp_path, image_folder, clip_file):
+    run = tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/blue/seed1"
+    run.mkdir(parents=True)
+    with run_lock(run):
+        launcher = start("zsclip/main.sh", image_folder, clip_file, TARGETS="blue")
+        launcher.wait_for(lambda: f"skipped for now, process {os.getpid()} on " in launcher.text())
+        launcher.process.send_signal(signal.SIGTERM)
+        code, output = launcher.end()
+    assert code == 143 and "Traceback" not in output
+
+
+def test_a_failed_run_tells_its_reason_and_each_warning_is_shown_once(start, tmp_path, image_folder, clip_file):
+    root = shutil.copytree(image_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    (root / "blue/down/notes.txt").write_text("x")
+    (root / "red/down/0.png").write_bytes(b"no image")
+    launcher = start("zsclip/main.sh", root, clip_file, *QUICK, JOBS="2")
+    code, output = launcher.end()
+    reason = f"failed with exit code 1: Cannot read the image {root}/red/down/0.png"
+    assert code == 1 and f"[3/3] ZeroshotCLIP on mine, target red, seed 1: {reason}" in output
+    assert "1 of 3 runs failed:\n" in output and output.count("1 with other extensions (.txt)") == 1, output
+
+
+def _pid_and_gpu(arguments, folder):
+    if arguments == ("exception",):
+        raise RuntimeError("a bug")
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_processes_are_warm_are_replaced_after_a_bug_and_share_gpus(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "run_job", _pid_and_gpu)
+    monkeypatch.setattr(local._Worker, "is_unfit", lambda self: self.job.done() and self.job.exception() is not None)
+    engine = LocalEngine(2, ["5", "7"])
+
+    def run(*words):
+        return engine.submit(Job("title", words, tmp_path))
+
+    try:
+        both = [run(), run()]
+        (first, gpu), (_, other) = (future.result() for future in both)
+        assert {gpu, other} == {"5", "7"}
+        assert run().result()[0] == first
+        with pytest.raises(RuntimeError, match="a bug"):
+            run("exception").result()
+        assert run().result()[0] != first
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(("visible", "expected"), [("", ["0", "1"]), ("1", ["1"]), ("1, 0", ["1", "0"]), ("-1", [])])
+def test_gpus_are_those_that_are_visible(monkeypatch, visible, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert local_gpus(visible) == expected
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is '0,1,2', 3 GPUs, but PyTorch finds 2"):
+        local_gpus("0,1,2")

@@ -1,0 +1,91 @@
+"""Jobs by submitit: its local executor runs them for real, and the files for SLURM are looked at."""
+
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, numbers
+
+from common.errors import UserError
+from scripts.launching import slurm
+from scripts.launching.jobs import Job
+from scripts.launching.run_job import Outcome
+
+submitit = pytest.importorskip("submitit")
+
+
+def test_submitit_changes_no_number(launched, tmp_path, monkeypatch, image_folder, clip_file):
+    monkeypatch.setattr(slurm, "CLUSTER", "local")
+    words = ("compare.sh", image_folder, clip_file, *QUICK)
+    code, output, errors = launched(*words, METHODS="zsclip,coop", TARGETS="red,blue", ENGINE="slurm", OUTPUT="slurm")
+    assert code == 0 and "4 jobs submitted to SLURM" in output and output.count(": done in ") == 4, errors
+    assert launched(*words, METHODS="zsclip,coop", TARGETS="red,blue", OUTPUT="local")[0] == 0
+    assert numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
+    wrong = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]
+    code, output, _ = launched("spg/main.sh", *words[1:], *wrong, TARGETS="red", ENGINE="slurm", OUTPUT="slurm")
+    assert code == 1 and "failed with exit code 1: TRAINER.SPG.GRAD_CLIP_OFF_TARGETS names purple" in output
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A stand-in for sbatch that keeps what is submitted: the texts, in order."""
+    texts = []
+
+    def submit(self, command):
+        texts.append(self._make_submission_file_text(command, "id"))
+        return submitit.SlurmJob(self.folder, str(100 + len(texts)), tasks=[0])
+
+    monkeypatch.setattr(submitit.SlurmExecutor, "_submit_command", submit)
+    monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    monkeypatch.setattr("submitit.core.utils.JobPaths.move_temporary_file", lambda *args, **options: None)
+    return texts
+
+
+def test_arrays_and_dependencies(tmp_path, sbatch):
+    trainings = [Job(f"train {i}", (), tmp_path / f"train{i}", tested=False) for i in range(3)]
+    tests = [Job(f"test {i}", (), tmp_path / f"test{i}", needs=tmp_path / f"train{i // 2}") for i in range(4)]
+    args = Namespace(output=tmp_path, jobs="2", slurm_time="1-12", slurm_gpus="1", slurm_partition="gpu")
+    args.slurm_options = "--qos=long --exclusive"
+    submitted = list(slurm._submit([*trainings, *tests], {}, args, workers=3))
+    assert [len(group) for group, _ in submitted] == [3, 2, 2]
+    array, first, second = sbatch
+    options = dict(re.findall(r"#SBATCH --([a-z-]+)=?(.*)", array))
+    assert (options["array"], options["time"], options["gpus"]) == ("0-2%2", "2160", "1")
+    assert (options["partition"], options["qos"], options["exclusive"]) == ("gpu", "long", "")
+    assert "requeue" in options and options["cpus-per-task"] == "4" and "dependency" not in options
+    assert "--dependency=afterok:101_0" in first and "--dependency=afterok:101_1" in second
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("", 60), ("90", 90), ("8:00:00", 480), ("1-12", 2160), ("1-1:30", 1530)]
+)
+def test_times_are_those_of_sbatch(text, minutes):
+    assert slurm._minutes(text) == minutes
+
+
+@pytest.mark.parametrize(("name", "value"), [("slurm_time", "soon"), ("slurm_options", "qos:long")])
+def test_wrong_variables_are_an_error(monkeypatch, name, value):
+    monkeypatch.setattr(slurm, "CLUSTER", "local")
+    with pytest.raises(UserError, match=f"{name.upper()} "):
+        slurm.check_args(Namespace(**{"slurm_time": "", "slurm_options": "", name: value}))
+
+
+def test_an_interrupted_job_has_no_result_and_a_requeued_one_is_the_same_call(monkeypatch, tmp_path):
+    job, function = Job("title", ("words",), tmp_path), slurm.SlurmJob()
+    outcomes = {143: SystemExit, 1: RuntimeError, 0: None}
+    for code, error in outcomes.items():
+        monkeypatch.setattr(slurm, "run_job", lambda *args, code=code: Outcome(code, "why"))
+        with pytest.raises(error) if error else pytest.MonkeyPatch.context():
+            function(job)
+    again = function.checkpoint(job)
+    assert again.args == (job,) and isinstance(again.function, slurm.SlurmJob)
+
+
+def test_queue_is_read_from_squeue(tmp_path, monkeypatch):
+    (tmp_path / "squeue").write_text('#!/bin/sh\necho "12_3|PENDING|Priority"\necho "12_4|RUNNING|None"\n')
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm.queued_jobs() == {"12_3": "PENDING (Priority)", "12_4": "RUNNING"}
+    monkeypatch.setenv("PATH", str(Path("/nowhere")))
+    assert slurm.queued_jobs() == {}
