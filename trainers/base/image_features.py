@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from common.errors import UserError
 from common.locks import InUse
 from trainers.modules.clip.backbone import Backbone
 from trainers.modules.clip.info import BackboneInfo
@@ -24,37 +23,32 @@ from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiVi
 
 
 class _Encoding(NamedTuple):
-    """How features of a data set are made.
+    """The computation of a data set's features.
 
     Args:
-        dataset: of the images.
-        leading: sizes of the features before the images': (), or (K,) of K views.
-        batch_size: images at a time.
-        description: for messages.
-        encode: called with a domain of the data set, and an array (*leading, n, E) to fill.
+        views: (), or (K,) for K views of each image.
+        encode: fills an array (*views, n, E) with the features of n images.
     """
 
     dataset: ImageData
-    leading: tuple[int, ...]
-    batch_size: int
+    views: tuple[int, ...]
     description: str
     encode: Callable[[ImageData, np.ndarray], None]
 
 
 class ImageFeatures:
-    """Features (B, E) of images, L2-normalised unless asked for otherwise.
+    """Computes features (B, E) of images, and caches those of a frozen tower.
 
     Args:
-        backbone: whose image tower it is.
-        inputs: all settings of the image transforms, as text: part of the cache's key.
-        domains: names of the data set's domains, by index.
-        cache: where features of a tower that stays as it is are kept.
-        workers: loader workers that decode images.
-        tower: images (B, 3, H, W) -> features (B, E), where it is not the backbone's own.
-        learning: whether training changes what the tower computes. Then gradients flow through it, and nothing is kept,
-            neither on disk nor in memory.
-        normalised: whether features are L2-normalised.
-        drawing: whether the tower takes the images' indices, too, by which it draws; None in training.
+        backbone: the CLIP.
+        inputs: all settings of the image transforms as text, a part of the cache key.
+        domains: names of the data set's domains.
+        cache: features on disk.
+        workers: number of loader workers that decode images.
+        tower: images (B, 3, H, W) -> features (B, E); None: the backbone's.
+        is_learned: training changes the tower. Gradients flow through it, and nothing is cached.
+        is_normalised: features are L2-normalised.
+        has_draws: the tower also takes the images' indices, as seeds of its draws; None in training.
     """
 
     def __init__(
@@ -65,112 +59,94 @@ class ImageFeatures:
         cache: FeatureCache | None = None,
         workers: int = 0,
         tower: Callable[..., Tensor] | None = None,
-        learning: bool = False,
-        drawing: bool = False,
-        normalised: bool = True,
+        is_learned: bool = False,
+        has_draws: bool = False,
+        is_normalised: bool = True,
     ) -> None:
         self.backbone, self.inputs, self.domains, self.workers = backbone, inputs, domains, workers
         self.cache = cache or FeatureCache()
         self.tower: Callable[..., Tensor] = tower or backbone.encode_image
-        self.learning, self.drawing, self.normalised = learning, drawing, normalised
-        self._kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {leading: features}
+        self.is_learned, self.has_draws, self.is_normalised = is_learned, has_draws, is_normalised
+        self._in_memory: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {views: features}
 
     def encode(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
-        """(B, 3, H, W) images -> (B, E) features in single precision.
+        """Images (B, 3, H, W) -> features (B, E) in single precision.
 
         Args:
-            images: as the loaders give them.
-            indices: B indices that what is drawn for an image goes by; None: of a training batch.
+            indices: B indices of the images within their split; None: a training batch.
         """
-        with torch.set_grad_enabled(self.learning and torch.is_grad_enabled()), self.backbone.autocast():
+        with torch.set_grad_enabled(self.is_learned and torch.is_grad_enabled()), self.backbone.autocast():
             images = images.to(self.backbone.device, non_blocking=True)
-            features = self.tower(images, indices) if self.drawing else self.tower(images)
+            features = self.tower(images, indices) if self.has_draws else self.tower(images)
             features = features.float()
-            return features / features.norm(dim=-1, keepdim=True) if self.normalised else features
+            return features / features.norm(dim=-1, keepdim=True) if self.is_normalised else features
 
-    def of_batch(self, batch: dict) -> Tensor:
-        """Features (B, E) of a training batch: encoded now, or those that it brings from a `FeatureLoader`."""
+    def of_batch(self, batch: dict[str, Any]) -> Tensor:
+        """Features (B, E) of a training batch, which has images or, from a `FeatureLoader`, features."""
         return self.encode(batch["img"]) if "img" in batch else batch["features"].to(self.backbone.device)
 
     def of_split(self, loader: DataLoader, description: str) -> np.ndarray:
-        """Features (N, E) of a deterministic loader's images in the data set's order."""
-        return self._by_domain(self._split(loader, description))
+        """Features (N, E) of a deterministic loader's images, in the data set's order."""
+        dataset: Any = loader.dataset
+
+        def encode(dataset: Any, out: np.ndarray) -> None:
+            numbers = itertools.count()
+
+            def encode_batch(images: Tensor) -> Tensor:
+                return self.encode(images, [next(numbers) for _ in images] if self.has_draws else None)
+
+            encode_dataset(dataset, encode_batch, out, loader.batch_size or 64, self.workers, description)
+
+        return self._by_domain(_Encoding(dataset, (), description, encode))
 
     def of_augmented(self, items: SeededDataset, batch_size: int, description: str) -> np.ndarray:
-        """Features (N, E) of one augmented look at each training image; not kept, as every seed has its own."""
+        """Features (N, E) of one augmented view of each training image; not cached, since each seed has its own."""
         features = np.empty((len(items), self.backbone.feature_size), np.float32)
         encode_dataset(items, self.encode, features, batch_size, self.workers, description)
         return features
 
     def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> FeatureLoader:
-        """A loader of features drawn from random views of each training image, encoded once.
+        """A loader of features that draws from K = `n_views` cached random views of each training image.
 
         Args:
-            dataset: of training images, with their random transform.
-            n_views: K, how many of each image.
-            batch_size: images at a time when they are encoded.
-            batches: batch sampler that the loader draws by.
-
-        Raises:
-            UserError: the tower learns.
+            dataset: training images with their random transform.
+            batch_size: number of views that are encoded at once.
+            batches: batch sampler of the loader.
         """
-        if self.learning:
-            raise UserError(
-                "TRAINER.FEATURES.TRAIN_VIEWS encodes training images once, but this method's image tower learns, so "
-                "their features change with every step. Set it to 0."
-            )
-        views = self._by_domain(self._views(dataset, n_views, batch_size))
-        return FeatureLoader(views, dataset.data_source, batches)
-
-    def _split(self, loader: DataLoader, description: str) -> "_Encoding":
-        dataset: Any = loader.dataset
-        batch_size = loader.batch_size or 64
-
-        def encode(dataset, out):
-            place = itertools.count()
-
-            def encode_next(images):
-                return self.encode(images, [next(place) for _ in images] if self.drawing else None)
-
-            encode_dataset(dataset, encode_next, out, batch_size, self.workers, description)
-
-        return _Encoding(dataset, (), batch_size, description, encode)
-
-    def _views(self, dataset: ImageData, n_views: int, batch_size: int) -> "_Encoding":
         description, size = f"train, {n_views} views", max(1, batch_size // n_views)
 
-        def encode_views(images):
+        def encode_views(images: Tensor) -> Tensor:
             return self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
 
-        def encode(dataset, out):
+        def encode(dataset: ImageData, out: np.ndarray) -> None:
             views = MultiViewDataset(dataset, n_views, read_image)
             encode_dataset(views, encode_views, out.swapaxes(0, 1), size, self.workers, description)
 
-        return _Encoding(dataset, (n_views,), size, description, encode)
+        features = self._by_domain(_Encoding(dataset, (n_views,), description, encode))
+        return FeatureLoader(features, dataset.data_source, batches)
 
-    def _by_domain(self, what: "_Encoding") -> np.ndarray:
-        """Features (*leading, N, E) of a data set.
+    def _by_domain(self, encoding: _Encoding) -> np.ndarray:
+        """Features (*views, N, E) of a data set.
 
-        Each domain is an entry of the cache by itself, so that stage I, every stage II and every choice of targets
-        share what is encoded of a domain.
+        Each domain has its own cache entry, which stage I, every stage II and every choice of targets share.
         """
-        if self.learning:
-            n = len(what.dataset.data_source)
-            features = np.empty((*what.leading, n, self.backbone.feature_size), np.float32)
-            what.encode(what.dataset, features)
+        dataset, views = encoding.dataset, encoding.views
+        if self.is_learned:
+            features = np.empty((*views, len(dataset.data_source), self.backbone.feature_size), np.float32)
+            encoding.encode(dataset, features)
             return features
-        kept = self._kept.setdefault(what.dataset, {})
-        if what.leading not in kept:
-            entries = [self._entry(domain, what) for domain in self._domains(what.dataset)]
-            for entry in entries:  # features that another process encodes come last
+        in_memory = self._in_memory.setdefault(dataset, {})
+        if views not in in_memory:
+            entries = [self._entry(domain, encoding) for domain in self._domains(dataset)]
+            for entry in entries:  # domains that another process encodes come last
                 with contextlib.suppress(InUse):
                     self.cache.get(*entry, wait=False)
             parts = [self.cache.get(*entry) for entry in entries]
-            kept[what.leading] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(what.leading))
-        return kept[what.leading]
+            in_memory[views] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(views))
+        return in_memory[views]
 
     def _domains(self, dataset: ImageData) -> Iterator[ImageData]:
-        """Each domain's images in a data set, which has them one after another."""
+        """The images of each domain; a data set has its domains one after another."""
         items = dataset.data_source
         for _, run in itertools.groupby(range(len(items)), key=lambda i: items[i].domain):
             indices = list(run)
@@ -179,70 +155,68 @@ class ImageFeatures:
             yield domain
 
     def _entry(
-        self, domain: ImageData, what: "_Encoding"
+        self, domain: ImageData, encoding: _Encoding
     ) -> tuple[str, tuple[int, ...], Callable[[np.ndarray], None], str]:
-        """Arguments of `FeatureCache.get` for a domain's features."""
+        """Arguments of `FeatureCache.get` for a domain."""
         items = domain.data_source
-        name = f"{self.domains[items[0].domain]}, {what.description}"
-        shape = (*what.leading, len(items), self.backbone.feature_size)
-        return self.key(domain, *what.leading), shape, functools.partial(what.encode, domain), name
+        name = f"{self.domains[items[0].domain]}, {encoding.description}"
+        shape = (*encoding.views, len(items), self.backbone.feature_size)
+        return self.key(domain, *encoding.views), shape, functools.partial(encoding.encode, domain), name
 
     def key(self, dataset: ImageData, *more: object) -> str:
-        """The cache's name for a data set's features; `more`: what else they depend on, e.g. the number of views."""
+        """The cache key of a data set's features; `more`: other values that they depend on."""
         paths = [item.impath for item in dataset.data_source]
         if self.backbone.device.type != "cpu":  # which rounds otherwise
             more = (*more, self.backbone.device.type)
-        if not self.normalised:
+        if not self.is_normalised:
             more = (*more, "not normalised")
-        # The repr of Dassl's own transforms leaves out their settings, which `inputs` has.
+        # The repr of Dassl's own transforms lacks their settings, which `inputs` has.
         return features_key(self.backbone.sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more)
 
 
-def follow_facts(inputs: CfgNode, facts: BackboneInfo) -> list[str]:
-    """Put a backbone's mean, standard deviation and interpolation where INPUT has OpenAI's, as configs do.
+def follow_facts(inputs: CfgNode, info: BackboneInfo) -> list[str]:
+    """Replace OpenAI's mean, standard deviation and interpolation in INPUT by those of a backbone.
 
     Returns:
-        the keys that changed, with their values, and the resize mode, for which there is no key.
+        the changed keys with their values.
     """
-    openais, taken = BackboneInfo(), []
-    for key, in_configs, own in (
-        ("PIXEL_MEAN", openais.pixel_mean, list(facts.pixel_mean)),
-        ("PIXEL_STD", openais.pixel_std, list(facts.pixel_std)),
-        ("INTERPOLATION", openais.interpolation, facts.interpolation),
+    openais, changed = BackboneInfo(), []
+    for key, default, own in (
+        ("PIXEL_MEAN", openais.pixel_mean, list(info.pixel_mean)),
+        ("PIXEL_STD", openais.pixel_std, list(info.pixel_std)),
+        ("INTERPOLATION", openais.interpolation, info.interpolation),
     ):
-        if _alike(inputs[key], in_configs) and not _alike(inputs[key], own):
+        if _is_close(inputs[key], default) and not _is_close(inputs[key], own):
             inputs[key] = own
-            taken.append(f"INPUT.{key} {own}")
-    if facts.resize_mode != openais.resize_mode:
-        taken.append(f"resize mode {facts.resize_mode} at validation and test")
-    return taken
+            changed.append(f"INPUT.{key} {own}")
+    return changed + ([f"resize mode {info.resize_mode}"] if info.resize_mode != openais.resize_mode else [])
 
 
-def follow_resize_mode(transform: Any, inputs: CfgNode, facts: BackboneInfo) -> Any:
-    """Change one of Dassl's transforms for testing to the resize mode of a backbone, and return it."""
+def follow_resize_mode(transform: Any, inputs: CfgNode, info: BackboneInfo) -> Any:
+    """Set the resize mode of a backbone in one of Dassl's test transforms, and return the transform."""
     resize = transform.transforms[0]
-    if facts.resize_mode == "squash":
+    if info.resize_mode == "squash":
         resize.size = list(inputs.SIZE)
-    elif facts.resize_mode == "longest":  # which only open_clip's models have
+    elif info.resize_mode == "longest":  # only open_clip's models
         from open_clip.transform import CenterCropOrPad, ResizeKeepRatio
 
         size = tuple(inputs.SIZE)
         transform.transforms[:2] = [
             ResizeKeepRatio(size, longest=1, interpolation=resize.interpolation),
-            CenterCropOrPad(size, fill=facts.fill_color),
+            CenterCropOrPad(size, fill=info.fill_color),
         ]
     return transform
 
 
-def warn_of_preprocessing(inputs: CfgNode, backbone: str, facts: BackboneInfo) -> None:
+def warn_of_preprocessing(inputs: CfgNode, backbone: str, info: BackboneInfo) -> None:
     """Warn if images are normalised or resized in another way than the backbone expects."""
-    expected = {"PIXEL_MEAN": facts.pixel_mean, "PIXEL_STD": facts.pixel_std, "INTERPOLATION": facts.interpolation}
-    others = [f"INPUT.{key} {value}" for key, value in expected.items() if not _alike(inputs[key], value)]
+    expected = {"PIXEL_MEAN": info.pixel_mean, "PIXEL_STD": info.pixel_std, "INTERPOLATION": info.interpolation}
+    others = [f"INPUT.{key} {value}" for key, value in expected.items() if not _is_close(inputs[key], value)]
     others += [] if "normalize" in inputs.TRANSFORMS else ["normalize in INPUT.TRANSFORMS"]
     if others:
         print(f"Warning: {backbone} expects {', '.join(others)}. Accuracies will suffer: leave out these keys.")
 
 
-def _alike(a, b):
-    """Whether two values of a key, texts or numbers, are the same as far as configs write them out."""
+def _is_close(a: Any, b: Any) -> bool:
+    """Whether two values of a config key are equal up to rounding."""
     return a == b if isinstance(a, str) else np.allclose(a, b, atol=1e-3)

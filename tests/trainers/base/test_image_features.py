@@ -64,7 +64,7 @@ class Tower(nn.Module):
 def features_of(backbone, tmp_path, learning):
     tower = Tower(backbone.model)
     cache = FeatureCache(tmp_path / "cache")
-    return tower, ImageFeatures(backbone, "inputs", ("a", "b"), cache, tower=tower, learning=learning)
+    return tower, ImageFeatures(backbone, "inputs", ("a", "b"), cache, tower=tower, is_learned=learning)
 
 
 def test_they_are_those_of_the_plain_tower(backbone):
