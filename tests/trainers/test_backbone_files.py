@@ -12,6 +12,7 @@ import clip
 import open_clip
 import pytest
 import torch
+from clip.clip import _tokenizer as bpe
 from quick_run import command_line, run_train
 from reference import tiny_clip
 from safetensors.torch import save_file
@@ -92,26 +93,22 @@ def test_archive_and_safetensors_load_like_a_state_dict(places, tmp_path):
     assert "QuickGELU" in first.info.notes[0] and has_vit(first.name)
     for file in ("archive.pt", "clip.safetensors"):
         assert load_backbone(str(tmp_path / file)).sha256 == first.sha256
-    assert load_backbone(str(tmp_path / "archive.pt")).info.notes == ()
 
 
 @pytest.mark.parametrize("source", ["openai", "open_clip file"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"this is not a model", ""),
-        (b"", ""),
-        ({"weight": torch.zeros(2)}, ""),
-        ([torch.zeros(2)], ""),
+        (b"this is not a model", "."),
+        (b"", "."),
+        ({"weight": torch.zeros(2)}, "."),
+        ([torch.zeros(2)], "."),
         ({**STATE, "token_embedding.weight": RunsCode()}, "might run code|eights.only"),
         ({key: value for key, value in STATE.items() if key != "ln_final.bias"}, "ln_final.bias"),
         ({**STATE, "logit_scale": torch.tensor(float("nan"))}, "logit_scale are not finite"),
-        (prefixed("ema."), ""),
     ],
 )
 def test_file_that_is_no_clip_is_refused_by_name(source, content, message, places, tmp_path):
-    if source == "openai" and isinstance(content, dict) and "ema.logit_scale" in content:
-        content = {**content, "step": torch.zeros(1)}
     if isinstance(content, bytes):
         (tmp_path / "clip.pt").write_bytes(content)
     else:
@@ -134,14 +131,14 @@ def test_program_of_an_archive_does_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 1, "name": "ViT-B-32", "state_dict": STATE}, "OpenCLIP's training. Name open_clip:<architecture>@"),
-        (tiny_clip(vision=1, vit_width=1280).state_dict(), "larger than OpenAI's.* Name open_clip:<architecture>@"),
-        ({"vision_model.embeddings.class_embedding": torch.zeros(2)}, "Hugging Face's format. Name its folder"),
+        ({"epoch": 1, "name": "ViT-B-32", "state_dict": STATE}, "not a CLIP in OpenAI's format"),
+        (tiny_clip(vision=1, vit_width=1280).state_dict(), "larger than OpenAI's"),
+        ({"vision_model.embeddings.class_embedding": torch.zeros(2)}, "not a CLIP in OpenAI's format"),
     ],
 )
 def test_file_of_another_library_names_the_way_to_load_it(content, message, tmp_path):
     torch.save(content, tmp_path / "clip.pt")
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{message}.* Name open_clip:<architecture>@<file> .*, hf:<folder>"):
         load_backbone(str(tmp_path / "clip.pt"))
 
 
@@ -189,8 +186,11 @@ def put_in_cache(folder, cache, repository):
 
 
 def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_path, monkeypatch):
+    import transformers
     from huggingface_hub import constants
 
+    transformers.CLIPTokenizer(bpe.encoder, [*bpe.bpe_ranks]).save_pretrained(hf_folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(hf_folder)
     expected = [load_backbone(f"hf:{hf_folder}").sha256, *[load_backbone(places["open_clip"]).sha256] * 2]
     put_in_cache(hf_folder, tmp_path / "cache", "org/hf")
     put_in_cache(tmp_path / "folder", tmp_path / "cache", "org/tiny")

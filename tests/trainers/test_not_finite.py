@@ -96,7 +96,7 @@ def spoiled_clip(tmp_path, clip_file):
 def test_a_backbone_with_one_weight_that_is_no_number(trainer, begin, clip_for, tmp_path, capsys):
     assert begin(trainer, flags=spoiled_clip(tmp_path, clip_for(trainer))) == 1
     message = capsys.readouterr().err
-    assert "broken.pt): 1 of the 64 numbers of ln_final.weight are not finite (NaN or infinite). The file is" in message
+    assert "broken.pt: 1 of the 64 numbers of ln_final.weight are not finite" in message
     assert not (tmp_path / "run/results.json").exists() and not (tmp_path / "feature_cache").exists()
 
 
