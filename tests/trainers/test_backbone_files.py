@@ -12,6 +12,7 @@ import clip
 import open_clip
 import pytest
 import torch
+from clip.clip import _tokenizer as bpe
 from quick_run import command_line, run_train
 from reference import tiny_clip
 from safetensors.torch import save_file
@@ -92,26 +93,22 @@ def test_archive_and_safetensors_load_like_a_state_dict(places, tmp_path):
     assert "QuickGELU" in first.info.notes[0] and has_vit(first.name)
     for file in ("archive.pt", "clip.safetensors"):
         assert load_backbone(str(tmp_path / file)).sha256 == first.sha256
-    assert load_backbone(str(tmp_path / "archive.pt")).info.notes == ()
 
 
 @pytest.mark.parametrize("source", ["openai", "open_clip file"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"this is not a model", ""),
-        (b"", ""),
-        ({"weight": torch.zeros(2)}, ""),
-        ([torch.zeros(2)], ""),
+        (b"this is not a model", "."),
+        (b"", "."),
+        ({"weight": torch.zeros(2)}, "."),
+        ([torch.zeros(2)], "."),
         ({**STATE, "token_embedding.weight": RunsCode()}, "might run code|eights.only"),
         ({key: value for key, value in STATE.items() if key != "ln_final.bias"}, "ln_final.bias"),
         ({**STATE, "logit_scale": torch.tensor(float("nan"))}, "logit_scale are not finite"),
-        (prefixed("ema."), ""),
     ],
 )
 def test_file_that_is_no_clip_is_refused_by_name(source, content, message, places, tmp_path):
-    if source == "openai" and isinstance(content, dict) and "ema.logit_scale" in content:
-        content = {**content, "step": torch.zeros(1)}
     if isinstance(content, bytes):
         (tmp_path / "clip.pt").write_bytes(content)
     else:
@@ -131,17 +128,9 @@ def test_program_of_an_archive_does_not_run(tmp_path):
         load_backbone(str(tmp_path / "evil.pt"))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"epoch": 1, "name": "ViT-B-32", "state_dict": STATE}, "OpenCLIP's training. Name open_clip:<architecture>@"),
-        (tiny_clip(vision=1, vit_width=1280).state_dict(), "larger than OpenAI's.* Name open_clip:<architecture>@"),
-        ({"vision_model.embeddings.class_embedding": torch.zeros(2)}, "Hugging Face's format. Name its folder"),
-    ],
-)
-def test_file_of_another_library_names_the_way_to_load_it(content, message, tmp_path):
-    torch.save(content, tmp_path / "clip.pt")
-    with pytest.raises(UserError, match=message):
+def test_larger_towers_than_openais_are_sent_to_open_clip(tmp_path):
+    torch.save(tiny_clip(vision=1, vit_width=1280).state_dict(), tmp_path / "clip.pt")
+    with pytest.raises(UserError, match="larger than OpenAI's.* Name open_clip:<architecture>@<file>"):
         load_backbone(str(tmp_path / "clip.pt"))
 
 
@@ -189,8 +178,11 @@ def put_in_cache(folder, cache, repository):
 
 
 def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_path, monkeypatch):
+    import transformers
     from huggingface_hub import constants
 
+    transformers.CLIPTokenizer(bpe.encoder, [*bpe.bpe_ranks]).save_pretrained(hf_folder)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(hf_folder)
     expected = [load_backbone(f"hf:{hf_folder}").sha256, *[load_backbone(places["open_clip"]).sha256] * 2]
     put_in_cache(hf_folder, tmp_path / "cache", "org/hf")
     put_in_cache(tmp_path / "folder", tmp_path / "cache", "org/tiny")
@@ -218,8 +210,6 @@ def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_
         ("open_clip:ViT-B-23@laion2b_s34b_b79k", "has no architecture 'ViT-B-23'. Close to it: ViT-B-32"),
         ("open_clip:ViT-L-14@laion2b", "laion2b is neither a file nor a tag of ViT-L-14. Tags: openai, "),
         ("open_clip:roberta-ViT-B-32@laion2b_s12b_b32k", "its text tower is not CLIP's"),
-        ("open_clip:coca_ViT-B-32@laion2b_s13b_b90k", "its text tower is not CLIP's"),
-        ("hf:x", "neither a folder nor an id"),
         ("hf:no/folder/here", "neither a folder nor an id"),
     ],
 )
@@ -266,21 +256,16 @@ def test_openai_name_is_downloaded_checked_and_cached(tmp_path, monkeypatch):
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setitem(clip.clip._MODELS, "RN50", f"http://127.0.0.1:{server.server_port}/{checksum}/RN50.pt")
-    try:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setitem(clip.clip._MODELS, "RN50", f"http://127.0.0.1:{server.server_port}/{checksum}/RN50.pt")
         first = load_backbone("RN50", root=tmp_path / "cache")
         assert first.sha256 == load_backbone(str(tmp_path / "RN50.pt")).sha256
         (tmp_path / "RN50.pt").write_bytes(b"damaged")
         assert load_backbone("RN50", root=tmp_path / "cache").sha256 == first.sha256
-        for damage in (lambda: None, (tmp_path / "RN50.pt").unlink):
-            damage()
-            with pytest.raises(UserError, match="(?s)^Backbone RN50: clip-anytorch cannot download http.*(SHA256|404)"):
-                load_backbone("RN50", root=tmp_path / "other")
-    finally:
+        with pytest.raises(UserError, match="(?s)^Backbone RN50: clip-anytorch cannot download http.*SHA256"):
+            load_backbone("RN50", root=tmp_path / "other")
         server.shutdown()
-        server.server_close()
 
 
 # ---- the cache of a process, and runs ----
@@ -298,7 +283,7 @@ def test_cached_backbone_is_loaded_again_if_it_or_its_file_changed(places, tmp_p
     assert cached_backbone(places["openai"], *where).sha256 != second.sha256
 
 
-@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe", "SPG"])
+@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe"])
 def test_runs_with_one_clip_have_equal_numbers_from_each_source(trainer, places, image_folder, tmp_path, monkeypatch):
     opts = ("TRAINER.MAPLE.PROMPT_DEPTH", "2") if trainer == "MaPLe" else ()
     results = {}
@@ -314,17 +299,13 @@ def test_runs_with_one_clip_have_equal_numbers_from_each_source(trainer, places,
         assert {key for key in found if found[key] != results["openai"][key]} <= may_differ
 
 
-def test_run_resizes_images_and_predicts_as_the_backbone_asks(places, image_folder, tmp_path, monkeypatch, capsys):
+def test_run_and_prediction_make_images_as_the_backbone_asks(places, image_folder, tmp_path, monkeypatch, capsys):
     from predict import Predictor
 
     said = {"mean": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     (tmp_path / "folder/open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": said}))
     monkeypatch.chdir(tmp_path)
     assert run_train(command_line("CoOp", "red", root=image_folder, clip=places["open_clip"])) == 0
-    out = capsys.readouterr().out
-    assert "INPUT.PIXEL_MEAN [0.5, 0.5, 0.5]" in out and "resize mode squash" in out
+    assert "INPUT.PIXEL_MEAN [0.5, 0.5, 0.5]" in capsys.readouterr().out
     resize, *_, normalize = Predictor(tmp_path / "run").transform.transforms
     assert (list(resize.size), resize.interpolation.value, list(normalize.mean)) == ([32, 32], "bilinear", [0.5] * 3)
-    own = ("INPUT.PIXEL_MEAN", "(0.1, 0.1, 0.1)", "OUTPUT_DIR", "own")
-    assert run_train(command_line("CoOp", "red", *own, root=image_folder, clip=places["open_clip"])) == 0
-    assert "Warning: CLIP expects images normalised by its own mean" in capsys.readouterr().out

@@ -24,7 +24,6 @@ from trainers.modules.finite import require_finite
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-DEFAULT_ROOT = "~/.cache/clip"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +32,6 @@ class Backbone:
 
     Attributes:
         model: in eval mode, without gradients: a `clip.model.CLIP`, or a model of open_clip.
-        name: as in `load_backbone`.
-        precision: one of PRECISIONS.
         fp32_sha256: `sha256` before the weights were rounded; None: they were not.
     """
 
@@ -58,7 +55,7 @@ class Backbone:
     @property
     def image_size(self) -> int:
         """Side of an image in pixels."""
-        size = self.visual.input_resolution if self._has_openai_tower else self.visual.image_size
+        size = getattr(self.visual, "input_resolution", None) or self.visual.image_size
         return size if isinstance(size, int) else size[0]
 
     @property
@@ -69,14 +66,9 @@ class Backbone:
     @cached_property
     def sha256(self) -> str:
         """Hash of everything that features depend on; equal in every precision and file format."""
-        openai_preprocessing, tokenizer = BackboneInfo().preprocessing, self.info.tokenizer
-        more = [f"image {self._image_architecture}"] if self._image_architecture else []
-        more += [self.text.architecture] if self.text.architecture else []
-        more += [
-            f"{key} {value}" for key, value in self.info.preprocessing.items() if value != openai_preprocessing[key]
-        ]
-        more += [tokenizer.sha256()] if isinstance(tokenizer, LibraryTokenizer) else []
-        return self.fp32_sha256 or weights_sha256(self.model, "; ".join(more))
+        tokens = self.info.tokenizer.sha256() if isinstance(self.info.tokenizer, LibraryTokenizer) else ""
+        more = self._image_architecture, self.text.architecture, self.info.preprocessing, tokens
+        return self.fp32_sha256 or weights_sha256(self.model, repr(more))
 
     @property
     def n_tower_weights(self) -> int:
@@ -101,7 +93,7 @@ class Backbone:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, H) images -> (B, E) features, not normalised."""
-        if self._has_openai_tower:
+        if isinstance(self.visual, (VisionTransformer, ModifiedResNet)):
             return self.visual(images.type(self.visual.conv1.weight.dtype))
         # Only OpenAI's layer norms compute in fp32 by themselves.
         half = HALVES.get(self.precision)
@@ -113,22 +105,13 @@ class Backbone:
         return torch.autocast(self.device.type, enabled=self.precision == "amp")
 
     @property
-    def _has_openai_tower(self) -> bool:
-        return isinstance(self.visual, (VisionTransformer, ModifiedResNet))
-
-    @property
     def _image_architecture(self) -> str:
-        """How the image tower computes, if its weights do not say it; "" for OpenAI's way."""
-        if self.is_vit:
-            return architecture_of(self.visual.transformer.resblocks)
-        if not self._has_openai_tower:
-            return self.info.image_architecture
-        pool = self.visual.attnpool
-        return "" if pool.num_heads == pool.q_proj.in_features // 64 else f"{pool.num_heads} heads"
+        """How the image tower computes, as far as its weights do not say it."""
+        return architecture_of(self.visual.transformer.resblocks) if self.is_vit else self.info.image_architecture
 
 
 def load_backbone(
-    name: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = DEFAULT_ROOT
+    name: str, device: str | torch.device = "cpu", precision: str = "fp32", root: str | PathLike = "~/.cache/clip"
 ) -> Backbone:
     """Load a frozen CLIP.
 
@@ -137,9 +120,6 @@ def load_backbone(
         precision: "fp16" and "bf16" convert matrices and convolutions; "amp" is for use under autocast. On a CPU all
             become fp32, and a line says so.
         root: folder for downloads of OpenAI's models.
-
-    Raises:
-        UserError: there is no such backbone, or it cannot be used.
     """
     check_backbone(name)
     device, precision = torch.device(device), effective_precision(precision, device)
@@ -165,10 +145,7 @@ _cached: dict[tuple, tuple[Backbone, list]] = {}  # the last backbone of this pr
 
 
 def cached_backbone(name: str, device: str | torch.device, precision: str, root: str | PathLike) -> Backbone:
-    """As `load_backbone`, but a process that runs one job after another loads a CLIP once.
-
-    It is loaded again if its files or its weights have changed.
-    """
+    """As `load_backbone`, but runs one after another load a CLIP once, unless its files or weights have changed."""
     key = name, str(device), precision, str(root)
     backbone, state = _cached.get(key, (None, []))
     if backbone is not None and state == _state(backbone):
@@ -188,11 +165,7 @@ def _state(backbone: Backbone) -> list:
 
 
 def effective_precision(precision: str, device: str | torch.device) -> str:
-    """The precision on a device: on a CPU it is fp32, and a line says so.
-
-    Raises:
-        UserError: it is not one of PRECISIONS.
-    """
+    """The precision on a device: on a CPU it is fp32, and a line says so."""
     if precision not in PRECISIONS:
         raise UserError(f"Precision (PREC) is {precision!r}; accepted: {', '.join(PRECISIONS)}.")
     if precision != "fp32" and torch.device(device).type == "cpu":
@@ -203,9 +176,9 @@ def effective_precision(precision: str, device: str | torch.device) -> str:
 
 def backbone_label(name: str) -> str:
     """Short name for folders and tables: "ViT-B/16" -> "ViT-B16", "x/tiny.pt" -> "tiny"."""
+    front, path = _front_and_path(name)
     if name in available_models():
         return name.replace("/", "")
-    front, path = _front_and_path(name)
     is_file = path.is_file() or path.suffix in (".pt", ".pth", ".bin", ".safetensors")
     short = path.stem if is_file else path.resolve().name if path.is_dir() else str(path)
     return (front.removeprefix("open_clip:").replace(":", "-") + short).replace("/", "-")
@@ -217,11 +190,10 @@ def check_backbone(name: str) -> None:
 
 
 def has_vit(name: str) -> bool:
-    """Whether a backbone's image tower is a ViT that can have prompts; this loads the backbone if its name is open."""
+    """Whether a backbone's image tower is a ViT that can have prompts; some names need their weights for that."""
     check_backbone(name)
-    if name in available_models() or name.startswith("hf:"):
-        return name.startswith(("ViT", "hf:"))
-    return load_backbone(name).is_vit
+    is_known = name in available_models() or name.startswith("hf:")
+    return name.startswith(("ViT", "hf:")) if is_known else load_backbone(name).is_vit
 
 
 def absolute_name(name: str) -> str:
@@ -232,9 +204,8 @@ def absolute_name(name: str) -> str:
 
 def _front_and_path(name: str) -> tuple[str, Path]:
     """Split a name into the source, with an architecture, and a path, tag or id."""
-    front = re.match("open_clip:(local-dir:|hf-hub:|[^@]*@)|hf:|", name)
-    assert front is not None  # as the last alternative is empty
-    return front.group(), Path(name[front.end() :]).expanduser()
+    front = re.findall("^(?:open_clip:(?:local-dir:|hf-hub:|[^@]*@)|hf:|)", name)[0]
+    return front, Path(name.removeprefix(front)).expanduser()
 
 
 def _source(name: str) -> ModuleType:

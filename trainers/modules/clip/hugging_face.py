@@ -46,26 +46,26 @@ RENAMED = {
 def check(name: str) -> None:
     """Raise UserError if transformers is missing, or the name is neither a CLIPModel's folder nor an id of the hub."""
     rest = name.removeprefix("hf:")
-    folder = Path(rest).expanduser()
-    if not folder.is_dir() and not HUB_ID.fullmatch(rest):
+    if not Path(rest).expanduser().is_dir() and not HUB_ID.fullmatch(rest):
         raise UserError(
             f"Backbone {name} is neither a folder nor an id of Hugging Face's hub. Name a folder with config.json, or "
             "an id such as hf:openai/clip-vit-base-patch16."
         )
     with library_errors(name, PACKAGE):
         import transformers  # noqa: F401 (whether it is installed)
-    if folder.is_dir():
-        _check_kind(name)
 
 
 def load(name: str, root: str | PathLike) -> tuple[CLIP, BackboneInfo]:
     """Load a CLIPModel with transformers, and return it as a `clip.model.CLIP` with the same weights."""
-    _check_kind(name)
     with library_errors(name, PACKAGE):
-        from transformers import CLIPModel
+        from transformers import CLIPModel, PretrainedConfig
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        # Not by AutoConfig, which can ask for code beside the config.
+        kind = _from_pretrained(PretrainedConfig.get_config_dict, name)[0].get("model_type")
+        if kind != "clip":
+            raise UserError(f"Backbone {name}: model_type in config.json is {kind!r}. Accepted: 'clip' (CLIPModel).")
         model, found = _from_pretrained(CLIPModel.from_pretrained, name, output_loading_info=True)
         text, vision = model.config.text_config, model.config.vision_config
         if found["missing_keys"]:
@@ -79,11 +79,7 @@ def load(name: str, root: str | PathLike) -> tuple[CLIP, BackboneInfo]:
 
 
 def _from_pretrained(method: Callable[..., Any], name: str, **how: Any) -> Any:
-    """Call a from_pretrained, without asking the hub if its cache has the files: runs of a comparison share a version.
-
-    Raises:
-        OSError: there are no such files.
-    """
+    """Call a from_pretrained, without asking the hub if its cache has the files, so that runs share one version."""
     rest = name.removeprefix("hf:")
     folder = Path(rest).expanduser()
     place, _, revision = (str(folder), "", "") if folder.is_dir() else rest.partition("@")
@@ -93,16 +89,6 @@ def _from_pretrained(method: Callable[..., Any], name: str, **how: Any) -> Any:
         if folder.is_dir():
             raise
         return method(place, revision=revision or "main", **how)
-
-
-def _check_kind(name: str) -> None:
-    with library_errors(name, PACKAGE):
-        from transformers import PretrainedConfig
-
-        # Not AutoConfig, which can ask for code beside the config.
-        kind = _from_pretrained(PretrainedConfig.get_config_dict, name)[0].get("model_type")
-    if kind != "clip":
-        raise UserError(f"Backbone {name}: model_type in config.json is {kind!r}. Accepted: 'clip' (CLIPModel).")
 
 
 def _kind(config: Any) -> TowerKind:

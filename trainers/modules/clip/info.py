@@ -15,14 +15,11 @@ class BackboneInfo:
     """Facts of a CLIP beside its weights; the defaults are OpenAI's.
 
     Attributes:
-        family: publisher of such models, for results.json.
         pixel_mean, pixel_std: for each channel, of pixels between 0 and 1.
         interpolation: in the words of INPUT.INTERPOLATION.
         resize_mode: "shortest" (resize the shorter side, crop), "longest" (resize the longer side, pad) or "squash".
-        fill_color: of the padding.
-        image_architecture: how an image tower computes that is not one of OpenAI's classes.
+        image_architecture: how an image tower computes that is not one of OpenAI's ViTs.
         files: the files that the CLIP was read from.
-        notes: lines for the log.
     """
 
     family: str = "OpenAI"

@@ -51,26 +51,26 @@ def load(name: str, root: str | PathLike) -> tuple[nn.Module, BackboneInfo]:
         tag = open_clip.get_pretrained_cfg(architecture, weights)
         facts, path, place = _facts(architecture, tag), weights, architecture
         if tag:
-            path = _weights_of_tag(tag)
-        elif architecture.startswith(HF_HUB):
-            place = _cached_folder(architecture)
+            path = _cached(*os.path.split(tag.get("hf_hub") or "")) or open_clip.download_pretrained(tag)
+        elif architecture.startswith(HF_HUB) and (cached := _cached(architecture.removeprefix(HF_HUB), "")):
+            place = f"{LOCAL_DIR}{os.path.dirname(cached)}"
         config = _config(name, place)
+        vision, text = config["vision_cfg"], config["text_cfg"]
         quick_gelu = bool(facts.pop("quick_gelu", False)) or config.get("quick_gelu", False)
         model = open_clip.create_model(
             place, path, force_quick_gelu=quick_gelu, force_preprocess_cfg=facts, require_pretrained=True
         )
-        tokenizer = _tokenizer(name, architecture, config["text_cfg"])
+        tokenizer = _tokenizer(name, architecture if text.get("hf_tokenizer_name") else place, text)
         images = open_clip.get_model_preprocess_cfg(model)
     model.logit_scale.data = model.logit_scale.data.reshape(())
-    image_architecture = json.dumps([config["vision_cfg"], quick_gelu])
-    if _has_openai_layout(config["vision_cfg"]):
+    image_architecture = json.dumps([vision, quick_gelu])
+    if {key for key, value in vision.items() if value and (key, value) != ("pool_type", "tok")} <= OPENAI_KEYS:
         model.visual, image_architecture = _openai_tower(model.visual), ""
-    activation = "QuickGELU" if quick_gelu else "GELU"
-    note = f"Note: {name} is computed with {activation}, and images with mean {images['mean']}."
+    note = f"Note: {name} is computed with {'Quick' * quick_gelu}GELU, and images with mean {images['mean']}."
     info = BackboneInfo(
         "OpenCLIP",
-        tuple(images["mean"]),
-        tuple(images["std"]),
+        tuple(map(float, images["mean"])),
+        tuple(map(float, images["std"])),
         images["interpolation"].replace("random", "bicubic"),
         images["resize_mode"],
         images["fill_color"],
@@ -98,16 +98,13 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _config(name: str, architecture: str) -> dict[str, Any]:
-    """Config of an architecture, if its text tower is CLIP's and its images are squares."""
+    """Config of an architecture, if its text tower is CLIP's."""
     import open_clip
 
     with library_errors(name, PACKAGE):
         config = open_clip.get_model_config(architecture)
-        size = config["vision_cfg"].get("image_size", 224)
-        if config["text_cfg"].get("hf_model_name") or "multimodal_cfg" in config:
-            raise UserError(f"Backbone {name}: its text tower is not CLIP's transformer. Name another architecture.")
-        if not isinstance(size, int) and len(set(size)) > 1:
-            raise UserError(f"Backbone {name}: its images are no squares ({size}). Name another architecture.")
+    if config["text_cfg"].get("hf_model_name") or "multimodal_cfg" in config:
+        raise UserError(f"Backbone {name}: its text tower is not CLIP's transformer. Name another architecture.")
     return config
 
 
@@ -120,28 +117,14 @@ def _facts(architecture: str, tag: dict[str, Any]) -> dict[str, Any]:
     return {key: tags[0].get(key) for key in RECORDED if tags and all(one.get(key) == tags[0].get(key) for one in tags)}
 
 
-def _weights_of_tag(tag: dict[str, Any]) -> str:
-    """The file of a tag: from the hub's cache without asking the hub, else by open_clip's download."""
-    import open_clip
+def _cached(repository: str, file: str) -> str | None:
+    """The weights of a repository in the hub's cache, so that open_clip need not ask the hub."""
     from huggingface_hub import try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-    repository, file = os.path.split(tag.get("hf_hub") or "")
-    file = file or HF_WEIGHTS_NAME
-    safe = HF_SAFE_WEIGHTS_NAME if file == HF_WEIGHTS_NAME else Path(file).with_suffix(".safetensors").name
-    found = [try_to_load_from_cache(repository, name) for name in (safe, file)] if repository else []
-    return next((path for path in found if isinstance(path, str)), None) or open_clip.download_pretrained(tag)
-
-
-def _cached_folder(architecture: str) -> str:
-    """hf-hub:<id> -> local-dir:<its folder in the hub's cache>, if its weights are there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repository = architecture.removeprefix(HF_HUB)
-    for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"):
-        if isinstance(path := try_to_load_from_cache(repository, name), str):
-            return f"{LOCAL_DIR}{Path(path).parent}"
-    return architecture
+    names = [Path(file).with_suffix(".safetensors").name, file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    found = [try_to_load_from_cache(repository, name) for name in names] if repository else []
+    return next((path for path in found if isinstance(path, str)), None)
 
 
 def _tokenizer(name: str, architecture: str, config: dict[str, Any]) -> Tokenizer:
@@ -159,11 +142,6 @@ def _tokenizer(name: str, architecture: str, config: dict[str, Any]) -> Tokenize
     return LibraryTokenizer(inner, lambda text: inner(clean(text), add_special_tokens=False).input_ids, row, name)
 
 
-def _has_openai_layout(vision: dict[str, Any]) -> bool:
-    """Whether one of OpenAI's classes computes the same as the image tower of a config."""
-    return {key for key, value in vision.items() if value and (key, value) != ("pool_type", "tok")} <= OPENAI_KEYS
-
-
 def _openai_tower(visual: Any) -> Any:
     """An image tower as one of OpenAI's classes, which PromptedViT knows; it shares the weights."""
     if hasattr(visual, "transformer"):
@@ -172,6 +150,5 @@ def _openai_tower(visual: Any) -> Any:
     else:
         kind = TowerKind(heads=visual.attnpool.num_heads)
     tower: Any = build_image_tower(visual.state_dict(), kind)
-    # The image size need not be a multiple of the patch size.
-    tower.input_resolution = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+    tower.input_resolution = visual.image_size  # need not be a multiple of the patch size
     return tower

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ MARK = "token_embedding.weight"  # in the state_dict of every CLIP
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of training loops
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # in OpenAI's archives
 FORMATS = "Accepted: a state_dict of clip.model.CLIP (torch.save or safetensors), or OpenAI's TorchScript archive."
+OTHERS = "Name open_clip:<architecture>@<file> for weights of OpenCLIP, hf:<folder> for a CLIPModel of Hugging Face."
 ASSETS = Path(__file__).resolve().parents[3] / "assets"
 STORAGES = {f"{kind}Storage": getattr(torch, kind.lower()) for kind in ("Float", "Half", "BFloat16", "Long", "Int")}
 
@@ -32,9 +34,6 @@ class TowerKind(NamedTuple):
     activation: str = "quick_gelu"
     heads: int | None = None
     eps: float = 1e-5
-
-
-OPENAI = TowerKind()
 
 
 def check(name: str) -> None:
@@ -58,62 +57,40 @@ def load(name: str, root: str | PathLike) -> tuple[CLIP, BackboneInfo]:
     with library_errors(f"file {path}", "clip-anytorch", "build a CLIP in OpenAI's format from it"):
         model = build_clip(weights)
     note = f"Note: {path} is computed with QuickGELU. For weights of OpenCLIP name open_clip:<architecture>@{path}."
-    is_openai = is_torchscript(path) or path.resolve().parent == ASSETS
+    is_openai = url or path.resolve().parent == ASSETS
     return model, BackboneInfo(files=(path,), notes=() if is_openai else (note,))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read weights in OpenAI's format, by their names in `clip.model.CLIP`; no code in the file runs.
-
-    Raises:
-        UserError: the file is damaged, or something else.
-    """
-    what = f"Backbone file {path}"
-    content = _read_torchscript(path) if is_torchscript(path) else read_tensors(path, "Backbone file", FORMATS)
-    elsewhere = f"Name open_clip:<architecture>@{path}."
-    if isinstance(content, Mapping) and {"epoch", "name", "state_dict"} <= content.keys():
-        raise UserError(f"{what} is a checkpoint of OpenCLIP's training. {elsewhere}")
+    """Read weights in OpenAI's format, by their names in `clip.model.CLIP`; no code in the file runs."""
+    content = _read_torchscript(path) or read_tensors(path, "Backbone file", FORMATS)
+    is_open_clip = isinstance(content, Mapping) and {"epoch", "name", "state_dict"} <= content.keys()
     while isinstance(content, Mapping) and (keys := [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]):
         content = content[keys[0]]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{what} holds something other than tensors by name ({type(content).__name__}). {FORMATS}")
-    weights = {str(key): value for key, value in content.items() if str(key).rpartition(".")[2] not in NOT_WEIGHTS}
-    if any(key.startswith("vision_model.") for key in weights):
-        raise UserError(f"{what} is in Hugging Face's format. Name its folder, with config.json: hf:{path.parent}.")
+    weights = {str(key): value for key, value in content.items()} if isinstance(content, Mapping) else {}
+    weights = {key: value for key, value in weights.items() if key.rpartition(".")[2] not in NOT_WEIGHTS}
     prefix = next((key.removesuffix(MARK) for key in weights if key.endswith(MARK)), None)
-    if prefix is None:
-        raise UserError(f"{what} is not a CLIP in OpenAI's format: it holds {some(weights, 3)}. {FORMATS}")
+    if is_open_clip or prefix is None or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"Backbone file {path} is not a CLIP in OpenAI's format: it holds {some(weights, 3)}. {OTHERS}")
     weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     if "visual.proj" in weights and weights["visual.proj"].shape[0] > LARGEST_WIDTH:
-        raise UserError(f"{what} has an image tower larger than OpenAI's, with other heads. {elsewhere}")
+        raise UserError(f"Backbone file {path} has an image tower larger than OpenAI's, with other heads. {OTHERS}")
     return weights
 
 
-# ---- TorchScript archives, the format of OpenAI's downloads ----
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive."""
+def _read_torchscript(path: Path) -> dict[str, Tensor] | None:
+    """All tensors in the module tree of a TorchScript archive, whose program does not run; None for other files."""
     if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    """All tensors in the module tree of an archive, whose program does not run."""
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
-            tree = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(tree) as handle:
-                return dict(_tensors(_Unpickler(handle, archive, tree.removesuffix(".pkl")).load()))
+            names = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" not in names:
+                return None
+            with archive.open(names["data.pkl"]) as handle:
+                return dict(_tensors(_Unpickler(handle, archive, names["data.pkl"].removesuffix(".pkl")).load()))
     except Exception as error:  # a damaged pickle ends in any kind of exception
         raise UserError(f"Backbone file {path} is damaged, or might run code: {error}. {FORMATS}") from error
-
-
-class _Module:
-    def __setstate__(self, state: Any) -> None:
-        self.attributes = state if isinstance(state, dict) else {}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -125,7 +102,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
-            return _Module
+            return SimpleNamespace
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         if module == "torch.jit._pickle":  # build_intlist and the like
@@ -143,21 +120,19 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensors(module, prefix=""):
-    for name, value in module.attributes.items():
+    for name, value in vars(module).items():
         if isinstance(value, Tensor):
             yield prefix + name, value
-        elif isinstance(value, _Module):
+        elif isinstance(value, SimpleNamespace):
             yield from _tensors(value, f"{prefix}{name}.")
 
 
-# ---- models from weights ----
-
-
-def build_clip(weights: Mapping[str, Tensor], image: TowerKind = OPENAI, text: TowerKind = OPENAI) -> CLIP:
+def build_clip(weights: Mapping[str, Tensor], image: TowerKind | None = None, text: TowerKind | None = None) -> CLIP:
     """Build a CLIP of any size; it shares the fp32 tensors among the weights.
 
     `clip.model.build_model` rounds weights to fp16, and knows only OpenAI's heads, MLPs and activation.
     """
+    image, text = image or TowerKind(), text or TowerKind()
     length, width = weights["positional_embedding"].shape
     vocabulary, feature_size = weights[MARK].shape[0], weights["text_projection"].shape[1]
     layers = _count(weights, "transformer.resblocks.")

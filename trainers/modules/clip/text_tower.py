@@ -39,11 +39,7 @@ class TextTower:
 
     @classmethod
     def of(cls, model: Any, tokenizer: Tokenizer = CLIP_TOKENIZER) -> "TextTower":
-        """Text tower of a `clip.model.CLIP` or an open_clip model; a TextTower is returned as it is.
-
-        Raises:
-            UserError: the text tower is no CLIP transformer, or the tokenizer belongs to another model.
-        """
+        """Text tower of a `clip.model.CLIP` or an open_clip model; a TextTower is returned as it is."""
         if isinstance(model, cls):
             return model
         text = getattr(model, "text", model)
@@ -53,8 +49,7 @@ class TextTower:
         if not is_clip or pool not in POOLS or getattr(text, "cls_emb", None) is not None:
             raise UserError("The text tower of this backbone is not CLIP's transformer. Name another architecture.")
         causal = getattr(text, "attn_mask", model) is not None  # OpenAI's models have no such attribute
-        embedding, projection = text.token_embedding, text.text_projection
-        position = text.positional_embedding
+        embedding, position, projection = text.token_embedding, text.positional_embedding, text.text_projection
         eos = getattr(model, "text_eos_id", getattr(text, "eos_id", None)) if pool == "eos" else tokenizer.size - 1
         if tokenizer.size > embedding.num_embeddings or (POOLS[pool] == EOS and eos != tokenizer.after[0]):
             raise UserError(
@@ -92,11 +87,8 @@ class TextTower:
 
     @property
     def architecture(self) -> str:
-        """How the tower computes, if weights alone do not say it; "" for OpenAI's way."""
-        found = [architecture_of(self.blocks)]
-        found += [] if self.causal else ["not causal"]
-        found += [] if self.pool == EOS else [f"read at the {self.pool} position"]
-        return ", ".join(filter(None, found))
+        """How the tower computes, as far as weights do not say it."""
+        return f"{architecture_of(self.blocks)}, causal {self.causal}, read at {self.pool}"
 
     def project(self, x: Tensor) -> Tensor:
         """Output of the last layer norm (..., D) -> features (..., E)."""
@@ -115,7 +107,6 @@ def activation_of(block: Any) -> str:
 
 
 def architecture_of(blocks: Sequence[Any]) -> str:
-    """Activation, heads and epsilon of a transformer; "" for OpenAI's."""
+    """Activation, heads and epsilon of a transformer."""
     block = blocks[0]
-    found = activation_of(block), block.attn.num_heads, block.ln_1.eps
-    return "" if found == ("quick_gelu", block.attn.embed_dim // 64, 1e-5) else "{}, {} heads, eps {}".format(*found)
+    return f"{activation_of(block)}, {block.attn.num_heads} heads, eps {block.ln_1.eps}"

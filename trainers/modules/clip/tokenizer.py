@@ -21,8 +21,6 @@ class Tokenizer:
         size: number of tokens; all ids are smaller.
     """
 
-    LEAD = "a"  # a word that another word can follow
-
     before: tuple[int, ...] = (openai_bpe.encoder["<|startoftext|>"],)
     after: tuple[int, ...] = (openai_bpe.encoder["<|endoftext|>"],)
     pad: int = 0
@@ -35,7 +33,7 @@ class Tokenizer:
     def encode_behind(self, text: str) -> list[int]:
         """Ids of the words of a text that follows another word."""
         # Some tokenizers mark the space in front of a word, except for the first word of a text.
-        lead, both = self.encode(self.LEAD), self.encode(f"{self.LEAD} {text}")
+        lead, both = self.encode("a"), self.encode(f"a {text}")
         return both[len(lead) :] if both[: len(lead)] == lead else self.encode(text)
 
     def words(self) -> list[str]:
@@ -68,10 +66,9 @@ class LibraryTokenizer(Tokenizer):
         if start is None or len(row) < start + len(words) + 2 or row[-1] != row[-2]:
             raise UserError(f"Backbone {name}: its tokenizer does not end texts with an end token and padding: {row}.")
         self.before, self.pad, behind = tuple(row[:start]), row[-1], row[start + len(words) :]
-        # If end and padding are the same token, the first one is the end.
-        ends = [i for i, token in enumerate(behind) if token != self.pad]
-        self.after = tuple(behind[: ends[-1] + 1 if ends else 1])
-        self.size = len(inner)
+        while len(behind) > 1 and behind[-1] == self.pad:  # end and padding can be the same token
+            behind.pop()
+        self.after, self.size = tuple(behind), len(inner)
 
     def encode(self, text: str) -> list[int]:
         return self._encode(text)
