@@ -36,7 +36,7 @@ def held_elsewhere(path):
 
 def owner_seen_elsewhere(path):
     """Who has the lock on a file, as another process sees it: "process <pid> on <host> since ...", or "None"."""
-    code = "import sys; from pathlib import Path; from common.locks import lock_owner; print(lock_owner(Path(sys.argv[1])))"
+    code = "import sys; from common.locks import lock_owner; print(lock_owner(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(path)]
     environment = {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()

@@ -105,9 +105,9 @@ def _work_folder(source: Source, root: Path) -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work / source.title, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        lock_file.unlink()
-        work.rmdir()
+            with contextlib.suppress(OSError):
+                lock_file.unlink()
+                work.rmdir()  # unless an archive is there
 
 
 def _install(

@@ -23,7 +23,13 @@ UNUSED = [
     *(("cat/pipe.jpg", None), "lost.jpg", "cat/run/.spg_output", "cat/run/1.jpg"),
 ]
 USED = [
-    *("cat/more/1.jpg", "cat/a/b/c/1.JPEG", "dog/folder.jpg/1.jpg", "cat/größe 1.png", ("cat/link.jpg", "../dog/1.jpg")),
+    *(
+        "cat/more/1.jpg",
+        "cat/a/b/c/1.JPEG",
+        "dog/folder.jpg/1.jpg",
+        "cat/größe 1.png",
+        ("cat/link.jpg", "../dog/1.jpg"),
+    ),
     *(f"cat/x{extension.upper()}" for extension in IMAGE_EXTENSIONS),
 ]
 

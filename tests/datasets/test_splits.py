@@ -214,7 +214,10 @@ GOOD = [["PACS/images/art_painting/dog/pic_000.jpg", 0, 0, "dog"]]
         ({"train": GOOD, "val": ["PACS/images/art_painting/dog/pic_000.jpg"]}, r"val\[0\] is"),
         ({"train": GOOD, "val": [["art_painting/dog/pic_000.jpg", True, 0, "dog"]]}, r"val\[0\] is"),
         ({"train": GOOD, "val": [["x", 0, 0, "dog"]]}, "lists 2 images, of which 1"),
-        ({"train": GOOD, "val": [["PACS/images/sketch/dog/pic_000.jpg", 0, 3, "dog"]]}, "of which 1 .* in art_painting"),
+        (
+            {"train": GOOD, "val": [["PACS/images/sketch/dog/pic_000.jpg", 0, 3, "dog"]]},
+            "of which 1 .* in art_painting",
+        ),
         ({"train": GOOD, "val": [["PACS/images/art_painting/dog/pic_999.jpg", 0, 0, "dog"]]}, "first is .*pic_999"),
     ],
     ids=lambda value: str(value)[:40],
