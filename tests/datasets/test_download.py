@@ -417,12 +417,6 @@ def test_wrong_words_raise(run, words, message):
     failed(run(*words, mirror=None), message)
 
 
-def test_several_sets_name_the_one_that_failed(run, pacs):
-    result = run("vlcs", "pacs")
-    failed(result, "404 Client Error", "Failed: VLCS.\n")
-    assert "PACS is there" in result[1]
-
-
 def test_list_shows_addresses_and_places(run, server, pacs, data):
     make_set(data, SPG_DomainNet, SPG_DomainNet.layouts[0], per_class=1, domains=["real"])
     done(run("pacs"))
