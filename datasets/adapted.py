@@ -22,12 +22,7 @@ SPLITS = ("train_x", "val", "test")
 
 
 class AdaptedDataset(Fingerprints):
-    """A `DatasetBase` with domains and fingerprints; its Datum.domain is an index into `domains`.
-
-    Args:
-        name: DATASET.NAME.
-        sources, targets: DATASET.SOURCE_DOMAINS and TARGET_DOMAINS; may be empty.
-    """
+    """A `DatasetBase` with domains and fingerprints; its Datum.domain is an index into `domains`."""
 
     test_subset = "all"
 
@@ -40,12 +35,16 @@ class AdaptedDataset(Fingerprints):
         self.classnames, self.num_classes = list(dataset.classnames), dataset.num_classes
         self.lab2cname = dataset.lab2cname
         self.domains = list(dataset.domains) or [name]
-        if not dataset.domains:
-            self._check_one_domain(splits, sorted({*sources, *targets} - {name}))
-            sources = targets = ()
-        unknown = sorted({*sources, *targets} - set(self.domains))
-        if unknown:
-            raise UserError(f"{name} has no domain {unknown[0]}; it has {', '.join(self.domains)}.")
+        if not dataset.domains and any(item.domain for items in splits.values() for item in items):
+            raise UserError(
+                f"{name} has images of several domains (Datum.domain), but no names for them: give its class "
+                '`domains = ["art", "photo", ...]`.'
+            )
+        if unknown := sorted({*sources, *targets} - set(self.domains)):
+            raise UserError(
+                f"{name} has no domain {unknown[0]}; it has {', '.join(self.domains)}. Set other --source-domains and "
+                "--target-domains, or leave them out."
+            )
         names = self._domain_names(splits, sources, targets)
         self.train_x, self.val, self.test = (self._renumber(splits[split], names[split]) for split in SPLITS)
         self.source_domains = list(sources) or self._domains_in(self.train_x)
@@ -70,18 +69,6 @@ class AdaptedDataset(Fingerprints):
                     'classname="dog").'
                 )
 
-    def _check_one_domain(self, splits: dict[str, list[Datum]], chosen: Sequence[str]) -> None:
-        if chosen:
-            raise UserError(
-                f"{self.name} names no domains, but DATASET.SOURCE_DOMAINS or TARGET_DOMAINS name {some(chosen)}. "
-                "Leave these out (--source-domains, --target-domains), or give the class of the data set `domains`."
-            )
-        if any(item.domain for items in splits.values() for item in items):
-            raise UserError(
-                f"{self.name} has images of several domains (Datum.domain), but no names for them: give its class "
-                '`domains = ["art", "photo", ...]`.'
-            )
-
     def _domain_names(
         self, splits: dict[str, list[Datum]], sources: Sequence[str], targets: Sequence[str]
     ) -> dict[str, Sequence[str]]:
@@ -102,13 +89,10 @@ class AdaptedDataset(Fingerprints):
         return dict.fromkeys(splits, self.domains)
 
     def _renumber(self, items: list[Datum], names: Sequence[str]) -> list[Datum]:
+        if list(names) == self.domains:
+            return items
         index = [self.domains.index(name) for name in names]
-        return [
-            item  # Datum() looks for the file again
-            if index[item.domain] == item.domain
-            else Datum(item.impath, item.label, index[item.domain], item.classname)
-            for item in items
-        ]
+        return [Datum(item.impath, item.label, index[item.domain], item.classname) for item in items]
 
     def _domains_in(self, items: list[Datum]) -> list[str]:
         return [self.domains[index] for index in sorted({item.domain for item in items})]

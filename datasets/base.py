@@ -201,9 +201,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             if missing and not self.classes and self.n_classes is None:
                 there = some(other for other in found if missing[0] in found[other])
                 fix = (
-                    f"{missing[0]} is there in {there}: rename it if it is misspelled, or move it away if it is no "
-                    f"class. If {domain} has no such images, make an empty folder: "
-                    f"mkdir {shlex.quote(str(self._domain_dirs[domain] / missing[0]))}"
+                    f"{missing[0]} is there in {there}: rename or move misspelled folders. If {domain} has no such "
+                    f"images, make an empty folder: mkdir {shlex.quote(str(self._domain_dirs[domain] / missing[0]))}"
                 )
             if unknown or (missing and not self.has_absent_classes):
                 raise UserError(
@@ -323,10 +322,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             warn(f"the split file {path} lists {len(both):,} images for both train and val.")
         n_unlisted = n_images - len(set(matched))
         if n_unlisted and self.splits_cover_all:
-            warn(
-                f"{n_unlisted:,} images of {place} are not in the split file {path} and are not used. If it is of "
-                "another version of the set, move it away to get a new split."
-            )
+            warn(f"{n_unlisted:,} images of {place} are not in the split file {path} and are not used.")
         return train, val
 
     def _rows(self, domain: str, images: list[Image]) -> list[list]:
@@ -352,13 +348,12 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         if num_shots < 1:
             return data
         state = random.getstate()
-        try:
-            if seed >= 0:
-                random.seed(seed)
-            return self.generate_fewshot_dataset(data, num_shots=num_shots)
-        finally:
-            if seed >= 0:
-                random.setstate(state)
+        if seed >= 0:
+            random.seed(seed)
+        shots = self.generate_fewshot_dataset(data, num_shots=num_shots)
+        if seed >= 0:
+            random.setstate(state)
+        return shots
 
     # --- classes ---
 
@@ -396,11 +391,10 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 f"the source domains of {self._name} ({some(self.source_domains)}) are too small to validate on, so no "
                 "epoch can be chosen by that: set TEST.FINAL_MODEL last_step."
             )
-        untrained = sorted({item.label for item in test} - {item.label for item in train_x})
-        if untrained:
+        if untrained := sorted({item.classname for item in test} - {item.classname for item in train_x}):
             warn(
-                f"no source domain of {self._name} has training images of "
-                f"{some(self._class_names[label] for label in untrained)}, but the target domains are tested on them."
+                f"no source domain of {self._name} has training images of {some(untrained)}, but the target domains "
+                "are tested on them."
             )
 
 

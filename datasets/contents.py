@@ -36,16 +36,11 @@ class Content(NamedTuple):
 
 
 class ClassFolder(NamedTuple):
-    """One folder of images.
+    """One folder of images."""
 
-    Args:
-        part: folder between domain and class ("train", "full", ...), or "".
-        path: relative to the domain's folder.
-    """
-
-    part: str
+    part: str  # folder between domain and class ("train", "full", ...), or ""
     classname: str
-    path: str
+    path: str  # relative to the domain's folder
 
 
 def read_folder(folder: str | Path) -> Content:
@@ -59,11 +54,15 @@ def read_folder(folder: str | Path) -> Content:
                     continue
                 if name[name.rfind(".") :].lower() in _EXTENSIONS and _is(entry.is_file):
                     images.append(name)
-                elif name not in _IGNORED_FOLDERS and _is(entry.is_dir) and not _is_output(entry.path):
+                elif name not in _IGNORED_FOLDERS and _is(entry.is_dir):
                     folders.append(name)
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}. Check its permissions.") from error
-    return Content(sorted(images), sorted(folders))
+    return Content(sorted(images), sorted(name for name in folders if not _is_output(os.path.join(folder, name))))
+
+
+def _is_output(folder: str) -> bool:
+    return os.path.exists(os.path.join(folder, OUTPUT_MARK))
 
 
 def _is(check: Callable[[], bool]) -> bool:
@@ -71,10 +70,6 @@ def _is(check: Callable[[], bool]) -> bool:
         return check()
     except OSError:  # a link to itself
         return False
-
-
-def _is_output(folder: str) -> bool:
-    return os.path.exists(os.path.join(folder, OUTPUT_MARK))
 
 
 def list_folders(folder: str | Path) -> list[str]:
@@ -102,15 +97,7 @@ def _walk(folder: str, inside: str, above: frozenset[str]) -> Iterator[str]:
 
 
 def class_folders(domain_dir: Path, parts: Iterable[str], class_name: Callable[[str], str]) -> list[ClassFolder]:
-    """List the class folders of one domain.
-
-    Args:
-        parts: folders between domain and class, or `("",)`.
-        class_name: from the name of a folder to the name of its class.
-
-    Raises:
-        UserError: a part is missing, or two folders are one class.
-    """
+    """List the class folders of one domain, in its parts or, for `("",)`, in the domain itself."""
     folders = []
     for part in parts:
         part_dir = domain_dir / part
@@ -139,18 +126,9 @@ def list_images(domain_dir: Path, folders: Sequence[ClassFolder]) -> dict[ClassF
 
 
 def same_images(one: str, other: str, at_most: int = 200) -> bool:
-    """Whether two folders hold the same images, or one is gone.
-
-    Args:
-        at_most: compare the contents of this many images, evenly spread.
-    """
+    """Whether two folders hold the same images, by names and the contents of some, or one is gone."""
     if not (os.path.isdir(one) and os.path.isdir(other)):
         return True
-    try:
-        paths = images_below(one)
-        return paths == images_below(other) and all(
-            filecmp.cmp(os.path.join(one, path), os.path.join(other, path), shallow=False)
-            for path in paths[:: -(-len(paths) // at_most) or 1]
-        )
-    except (OSError, UserError):  # a folder of another user
-        return False
+    paths = images_below(one)
+    sample = paths[:: -(-len(paths) // at_most) or 1]
+    return paths == images_below(other) and filecmp.cmpfiles(one, other, sample, shallow=False)[0] == sample

@@ -26,12 +26,7 @@ def known_domains() -> set[str]:
 
 
 def dataset_config(name: str, data: str) -> tuple[Path, str]:
-    """Find the config file and the data root of a set or folder.
-
-    Args:
-        name: of configs/datasets/, in any letter case, or a folder.
-        data: the data root of known sets.
-    """
+    """Find the config file and the data root of a known set, below `data`, or of a folder."""
     if name.lower() in (*known_names(), FOLDER):
         return CONFIGS / f"{name.lower()}.yaml", data
     if Path(name).is_dir():

@@ -19,21 +19,13 @@ class SetNotFound(UserError):
 
 @dataclass(frozen=True)
 class Layout:
-    """`<root>/<folder>/[<images>/]<domain>/[<part>/]<class>/`.
+    """`<root>/<folder>/[<images>/]<domain>/[<part>/]<class>/`."""
 
-    Args:
-        name: its users, for messages.
-        folder: the set's own folder, in any letter case.
-        images: folder that holds the domains, "" if `folder` does.
-        parts: folders between domain and class, each with its use: TRAIN, VAL or SPLIT.
-        domain_folders: names of the domain folders, if they are not spellings of the domains.
-    """
-
-    name: str
-    folder: str
-    images: str = ""
-    parts: dict[str, str] = field(default_factory=lambda: {"": SPLIT})
-    domain_folders: tuple[str, ...] = ()
+    name: str  # its users, for messages
+    folder: str  # the set's own folder, in any letter case
+    images: str = ""  # folder that holds the domains, "" if `folder` does
+    parts: dict[str, str] = field(default_factory=lambda: {"": SPLIT})  # with the use of their images
+    domain_folders: tuple[str, ...] = ()  # if they are not spellings of the domains
 
     def __str__(self) -> str:
         between = "" if "" in self.parts else "{" + ",".join(self.parts) + "}/"
@@ -74,17 +66,9 @@ def check_root(root: str | Path) -> Path:
 def locate(
     root: Path, dataset: str, domains: Sequence[str], layouts: Sequence[Layout], verbose: bool = True
 ) -> Location:
-    """Find a set below `root`, or in `root` itself.
+    """Find a set below `root`, or in `root` itself; raise SetNotFound if no layout has a domain there.
 
     Of several layouts it takes the one with most domains, then one with split files, then the first in `layouts`.
-
-    Args:
-        dataset: its name, for messages.
-        verbose: print which of several layouts is used.
-
-    Raises:
-        SetNotFound: no layout has a domain there.
-        UserError: two folders are one domain, or a folder cannot be read.
     """
     present = list_folders(root)
     own = [(layout, name) for layout in layouts for name in present if name.lower() == layout.folder.lower()]

@@ -32,12 +32,7 @@ def find_domain(
     codes: Sequence[str] = (),
     aliases: Iterable[tuple[str, str]] = (),
 ) -> str | None:
-    """Find the domain that a name, a code or a similar spelling means; exact spellings come first.
-
-    Args:
-        codes: one code for each domain, or none at all.
-        aliases: pairs of another name and its domain.
-    """
+    """Find the domain that a name, a code or a similar spelling means; aliases are pairs of a name and its domain."""
     name = str(name)
     known = [*zip(domains, domains), *zip(codes, domains), *aliases]  # noqa: B905 (codes may be empty)
     for other, domain in known:
@@ -55,17 +50,7 @@ def resolve_domains(
     sources: Sequence[str | int],
     targets: Sequence[str | int],
 ) -> tuple[list[str], list[str]]:
-    """Find the full names of source and target domains.
-
-    Args:
-        dataset: its name, for messages.
-        domains, codes, aliases: see `find_domain`.
-        sources: DATASET.SOURCE_DOMAINS; empty: all domains but the targets.
-        targets: DATASET.TARGET_DOMAINS.
-
-    Raises:
-        UserError: no target, no source, an unknown domain, or a domain twice.
-    """
+    """Find the full names of source and target domains; no sources mean all domains but the targets."""
     listed = (name if code == name else f"{name} ({code})" for name, code in zip(domains, codes, strict=True))
     accepted = f"Accepted: {', '.join(listed)}."
 

@@ -35,15 +35,9 @@ def seeded_split(
     domain: str,
     split_sizes: Callable[[int], tuple[int, int]],
 ) -> tuple[list[Image], list[Image]]:
-    """Split the images of one domain class by class, by hashes of their names.
+    """Split the images of one domain class by class, by hashes of their names; see `Layout` for `parts`.
 
     The split does not depend on the order of listing, and a few images more or less hardly change it.
-
-    Args:
-        images: names of the images in each class folder.
-        parts: use of each part, see `Layout`.
-        domain: full name.
-        split_sizes: from the number of images of a class to those for train and val.
     """
     train: list[Image] = []
     val: list[Image] = []
@@ -73,11 +67,7 @@ def write_split(path: Path, train: list[list], val: list[list]) -> None:
 
 
 def read_split(path: Path) -> tuple[list[str], list[str]]:
-    """Read the impaths of a split file for train and for val.
-
-    Raises:
-        UserError: the file cannot be read, or has another format.
-    """
+    """Read the impaths of a split file for train and for val."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -106,9 +96,7 @@ def match_images(
     """Find the images of one domain that a split file lists; None for a missing image.
 
     Args:
-        images: names of the images in each class folder.
         is_domain: whether a folder name means the domain.
-        class_name: from the name of a class folder to the name of the class.
         parts: all folders that may lie between domain and class, in any layout.
     """
     is_domain, class_name = functools.cache(is_domain), functools.cache(class_name)

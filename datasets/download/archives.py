@@ -57,7 +57,7 @@ def extract(archive: Path, target: Path, places: Mapping[str, list[str]] | None 
         with archive.open("rb") as handle:
             is_page = b"<html" in handle.read(1000).lower()
         hint = "; it is a web page, perhaps of a proxy or a login" if is_page else ""
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0].rstrip(".:") or type(error).__name__
         raise BadArchive(f"Cannot extract {archive}: {reason}{hint}.") from error
     except OSError as error:
         raise UserError(f"Cannot extract {archive} to {target}: {error}.") from error

@@ -2,15 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from common.errors import UserError
+from datasets.benchmarks import SPG_TerraIncognita as Terra
 
 
-def select_images(
-    folder: Path, domains: Collection[str], classes: Collection[str], source: Path
-) -> dict[str, list[str]]:
+def select_images(folder: Path, source: Path) -> dict[str, list[str]]:
     """Map names of pictures to their places "<domain>/<class>/<file name>", by all annotation files below a folder.
 
     The files are in the format COCO Camera Traps. A picture that shows animals of two classes has two places.
@@ -33,7 +31,7 @@ def select_images(
             for annotation in content["annotations"]:
                 domain, name = pictures[annotation["image_id"]]
                 category = categories[annotation["category_id"]]
-                if domain in domains and category in classes:
+                if domain in Terra.domains and category in Terra.classes:
                     places[name].add(f"{domain}/{category}/{name}")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(

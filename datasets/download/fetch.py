@@ -34,7 +34,7 @@ def fetch(url: str, path: Path, known_hash: str | None = None, by_hand: str = ""
             def report(so_far, total):
                 if total and bar.total != total:
                     bar.total = total
-                    _check_space(path, so_far, total)
+                    _check_space(path, int(SPACE_PER_BYTE * total) - so_far)
                 bar.update(so_far - bar.n)
 
             gdown.download(
@@ -50,11 +50,10 @@ def fetch(url: str, path: Path, known_hash: str | None = None, by_hand: str = ""
         if "did not honor" in reason:  # the server cannot resume, or has another file now
             for part in _parts(incoming):
                 part.unlink()
-        so_far = _size_so_far(incoming)
-        again = f"The same command resumes after {size_text(so_far)}" if so_far else "Run the same command again"
         raise UserError(
-            f"Cannot download {path.name} from {url}: {reason} {again}; behind a proxy, set HTTPS_PROXY. Google Drive "
-            f"refuses a file for about a day after many downloads. {by_hand}"
+            f"Cannot download {path.name} from {url}: {reason} Run the same command again, which resumes after "
+            f"{size_text(_size_so_far(incoming))}; behind a proxy, set HTTPS_PROXY. Google Drive refuses a file for "
+            f"about a day after many downloads. {by_hand}"
         ) from error
     except ValueError as error:  # another hash
         raise UserError(f"{path}: {' '.join(str(error).split())} Run the same command again.") from error
@@ -70,10 +69,10 @@ def _size_so_far(incoming: Path) -> int:
     return sum(part.stat().st_size for part in _parts(incoming))
 
 
-def _check_space(path: Path, so_far: int, total: int) -> None:
-    free, needed = shutil.disk_usage(path.parent).free, int(SPACE_PER_BYTE * total) - so_far
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise UserError(
-            f"{path.name} has {size_text(total)} and needs {size_text(needed)} of space with its content, but only "
-            f"{size_text(free)} are free on the disk of {path.parent}. Make space, or name another --root."
+            f"{path.name} and its content need {size_text(needed)}, but only {size_text(free)} are free on the disk of "
+            f"{path.parent}. Make space, or name another --root."
         )

@@ -29,13 +29,9 @@ def get(
 ) -> None:
     """Download a set, unless it is below `root`.
 
-    Archives go to `<root>/.download/`, are extracted beside that, counted and renamed into place, DomainNet one domain
-    after the other. A second call resumes an interrupted one.
-
-    Args:
-        mirror: a folder, or the address of one, with the archives by their names.
-        archives: files that the user has.
-        any_counts: accept other numbers of images than the known ones.
+    Archives go to `<root>/.download/`, are extracted there, counted and renamed into place, DomainNet one domain after
+    the other. A second call resumes an interrupted one. `archives` are files of the user, `mirror` is a folder or the
+    address of one with archives by their names, and `any_counts` accepts too few images.
     """
     root = Path(os.path.abspath(os.path.expanduser(root)))
     location, missing = locate_set(source, root)
@@ -45,7 +41,7 @@ def get(
         return
     by_domain = all(archive.domain for archive in source.archives)
     if not by_domain or not location:
-        _check_place(source, root, location, missing)
+        _check_nothing_there(source, root)
     own = _match_archives(source, archives)
     with _work_folder(source, root) as work:
         print(f"{source.title} goes to {root}. For its terms of use and citation see DATASETS.md.")
@@ -60,19 +56,14 @@ def get(
     print(f"{source.title} is there: {_summary(source, location)}.")
 
 
-def _check_place(source: Source, root: Path, location: Location | None, missing: Sequence[str]) -> None:
+def _check_nothing_there(source: Source, root: Path) -> None:
     """Raise UserError if files of the user would be overwritten; split files may be there first."""
-    if location:
-        raise UserError(
-            f"{source.title} in {location.folder} has no folder for {', '.join(missing)}: half-extracted? Move it "
-            "away, and run this again."
-        )
     own = {layout.folder.lower() for layout in source.dataset.layouts}
     for name in list_folders(root) if root.is_dir() else []:
         if name.lower() in own and list_folders(root / name):
             raise UserError(
-                f"{root / name} is there, but is no layout of {source.title} (accepted ones: DATASETS.md): "
-                "half-extracted? Move it away, and run this again."
+                f"{root / name} is there, but is no complete {source.title} (layouts: DATASETS.md): half-extracted? "
+                "Move it away, and run this again."
             )
 
 
@@ -104,9 +95,9 @@ def _work_folder(source: Source, root: Path) -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work / source.title, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        lock_file.unlink()
-        work.rmdir()
+            with contextlib.suppress(OSError):
+                lock_file.unlink()
+                work.rmdir()  # unless an archive is there
 
 
 def _install(
@@ -137,8 +128,7 @@ def _install(
     else:
         place = there.images_dir if there else root / source.dataset.layouts[0].folder
         place.mkdir(exist_ok=True)
-        for domain in domains:
-            _move(location.domain_dirs[domain], place / domain)
+        _move(location.domain_dirs[domains[0]], place / domains[0])
     for file in files:
         if file.parent == work:
             file.unlink()
@@ -158,27 +148,20 @@ def _obtain(source: Source, archive: Archive, work: Path, mirror: str, own: dict
     if not file.is_file():
         size = f" ({size_text(archive.about)})" if archive.about else ""
         print(f"{source.title}: downloading {archive.name}{size} from {url}", flush=True)
-    by_hand = (
-        f"Or open {archive.url} in a browser, save the file as {file}, and run the same command again. For a file "
-        "elsewhere use --archive FILE, for a copy of the server --mirror."
-    )
-    fetch(url, file, archive.known_hash, by_hand)
+    fetch(url, file, archive.known_hash, f"Or open {archive.url} in a browser, save the file as {file}, and try again.")
     return file
 
 
 def _extract(source: Source, files: Sequence[Path], scratch: Path, work: Path) -> None:
     """Extract archives into `scratch/<folder of the set>`, since a folder of that name may hold a single domain."""
-    folder, file = scratch / source.dataset.layouts[0].folder, files[0]
+    folder, file, places = scratch / source.dataset.layouts[0].folder, files[-1], None
     try:
         if source.dataset is SPG_TerraIncognita:
+            file = files[0]
             extract(file, scratch / ".annotations")
-            places = select_images(
-                scratch / ".annotations", source.dataset.domains, source.dataset.classes or (), source=file
-            )
+            places = select_images(scratch / ".annotations", file)
             file = files[1]
-            extract(file, folder, places)
-        else:
-            extract(file, folder)
+        extract(file, folder, places)
     except BadArchive as error:
         if file.parent != work:
             raise UserError(f"{error} Get it again from where it came.") from error
@@ -194,8 +177,8 @@ def _find_extracted(source: Source, scratch: Path, file: Path, domains: Sequence
         if location and not set(domains) & set(missing):
             return location
     raise UserError(
-        f"{file} is no archive of {source.title}: it should hold the domains {', '.join(domains)}. {file.name} was "
-        "not deleted; delete it to download it again."
+        f"{file} is no archive of {source.title}: it should hold the domains {', '.join(domains)}. Delete it to "
+        "download it again."
     )
 
 

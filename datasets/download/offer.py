@@ -16,11 +16,7 @@ def download_command(dataset_name: str, root: str | Path) -> str:
 
 
 def offer_download(dataset_name: str, root: str | Path) -> bool:
-    """Ask on a terminal whether to download a missing set; return whether the set is there now.
-
-    Args:
-        dataset_name: of configs/datasets/, or of a class.
-    """
+    """Ask on a terminal whether to download a missing set; return whether the set is there now."""
     try:
         source = find_source(dataset_name)
     except UserError:

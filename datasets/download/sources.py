@@ -13,20 +13,13 @@ from datasets.layouts import Location
 
 @dataclass(frozen=True)
 class Archive:
-    """One file to download.
+    """One file to download."""
 
-    Args:
-        name: file name, also on a mirror.
-        about: rough number of bytes, for messages.
-        known_hash: "sha256:..." or "md5:...".
-        domain: the domain that it holds, "" if it holds all.
-    """
-
-    name: str
+    name: str  # also on a mirror
     url: str
-    about: int | None = None
-    known_hash: str | None = None
-    domain: str = ""
+    about: int | None = None  # rough number of bytes, for messages
+    known_hash: str | None = None  # "sha256:..." or "md5:..."
+    domain: str = ""  # the domain that it holds, "" if it holds all
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tarfile
@@ -134,8 +135,7 @@ def test_pictures_are_selected_by_location_and_class(tmp_path):
     second = camera_trap_annotations({"a.jpg": (38, ("dog",)), "g.jpg": (46, ("rabbit",))}, ("rabbit", "dog"))
     for number, content in enumerate((first, second)):
         (tmp_path / f"{number}.json").write_text(json.dumps(content))
-    terra = SPG_TerraIncognita.domains, SPG_TerraIncognita.classes, Path("a.tar.gz")
-    assert select_images(tmp_path, *terra) == {
+    assert select_images(tmp_path, Path("a.tar.gz")) == {
         "a.jpg": ["location_38/dog/a.jpg"],
         "b.jpg": ["location_38/cat/b.jpg", "location_38/dog/b.jpg"],
         "e.jpg": ["location_43/bird/e.jpg"],
@@ -144,7 +144,7 @@ def test_pictures_are_selected_by_location_and_class(tmp_path):
     for content in ("{", "[]", '{"images": []}', '{"categories": [], "images": [], "annotations": [1]}'):
         (tmp_path / "0.json").write_text(content)
         with pytest.raises(UserError, match="0.json in a.tar.gz is no annotation file in the format COCO"):
-            select_images(tmp_path, *terra)
+            select_images(tmp_path, Path("a.tar.gz"))
 
 
 def test_domainnet_gets_only_the_missing_domains(run, server, tmp_path, data, expect):
@@ -164,9 +164,7 @@ def test_domainnet_gets_only_the_missing_domains(run, server, tmp_path, data, ex
 
 def test_half_extracted_set_is_not_touched(run, server, pacs, data):
     tree = make_set(data, SPG_PACS, SPG_PACS.layouts[0], per_class=1, domains=["photo"])
-    failed(run("pacs"), f"PACS in {tree} has no folder for art_painting, cartoon, sketch: half-extracted? Move it")
-    (tree / "images/photo").rename(tree / "stuff")
-    failed(run("pacs"), f"{tree} is there, but is no layout of PACS")
+    failed(run("pacs"), f"{tree} is there, but is no complete PACS (layouts: DATASETS.md): half-extracted? Move it")
     assert len(files_below(tree)) == 7 and not server.requests
 
 
@@ -211,7 +209,7 @@ def large_pacs(server, tmp_path, expect):
 
 def test_broken_transfer_is_resumed_by_the_next_run(run, server, large_pacs, data):
     server.breaks = [("last", 2 * PIECE)]
-    failed(run("pacs"), "The same command resumes after 1 MB")
+    failed(run("pacs"), "Run the same command again, which resumes after 1 MB")
     (part,) = (data / ".download").glob("pacs.zip*.part")
     assert part.stat().st_size == 2 * PIECE and not (data / "pacs").exists()
     server.down = False
@@ -270,7 +268,7 @@ def test_missing_network_names_other_ways(run, server, data):
 
 def test_too_little_space_raises_before_the_transfer(run, pacs, data, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, 5000))
-    failed(run("pacs"), "of space with its content, but only 5 kB are free", "--root")
+    failed(run("pacs"), "but only 5 kB are free", "--root")
     assert not (data / "pacs").exists()
 
 
@@ -303,7 +301,7 @@ def flip(content):
     [
         (flip, "Bad CRC-32"),
         (lambda content: content[: len(content) // 2], "file could not be opened successfully"),
-        (lambda content: b"", "empty file"),
+        (lambda content: b"", "file could not be opened successfully"),
         (lambda content: b"<!DOCTYPE html><html><body>Log in", "it is a web page, perhaps of a proxy or a login"),
     ],
 )
@@ -385,8 +383,9 @@ def test_archive_that_does_not_fit_raises(run, tmp_path, data, kind, monkeypatch
 
 
 def test_encrypted_and_foreign_archives_and_a_full_disk_raise(run, pacs, tmp_path, data, monkeypatch):
-    content = bytearray(pacs.read_bytes())
-    content[content.index(b"PK\x01\x02") + 8] |= 1  # flags of the first entry
+    content = pacs.read_bytes()
+    for entry in re.finditer(b"PK\x01\x02", content):  # in the table of contents; the flags follow
+        content = content[: entry.start() + 8] + b"\1" + content[entry.start() + 9 :]
     (tmp_path / "locked.zip").write_bytes(content)
     failed(run("pacs", "--archive", tmp_path / "locked.zip", mirror=None), "is encrypted")
     failed(run("vlcs", "--archive", pacs), f"{pacs} is no archive of VLCS: it should hold the domains caltech, labelme")
@@ -416,12 +415,6 @@ def test_encrypted_and_foreign_archives_and_a_full_disk_raise(run, pacs, tmp_pat
 )
 def test_wrong_words_raise(run, words, message):
     failed(run(*words, mirror=None), message)
-
-
-def test_several_sets_name_the_one_that_failed(run, pacs):
-    result = run("vlcs", "pacs")
-    failed(result, "404 Client Error", "Failed: VLCS.\n")
-    assert "PACS is there" in result[1]
 
 
 def test_list_shows_addresses_and_places(run, server, pacs, data):

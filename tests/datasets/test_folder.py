@@ -53,14 +53,6 @@ def test_class_of_one_domain_needs_empty_folders(folder, tmp_path, capsys):
     assert FolderDG(config(folder, ["Ölgemälde"], ["drawn by hand"], output=tmp_path)).num_classes == 3
 
 
-def test_one_domain_may_be_source_and_target(folder, tmp_path):
-    for name in ("cat", "dog"):
-        write_images(folder / "single/all" / name, PICTURES)
-    with pytest.raises(UserError, match="names every domain of FolderDG"):
-        FolderDG(config(folder / "single", ["all"], output=tmp_path))
-    assert len(FolderDG(config(folder / "single", ["all"], ["all"], output=tmp_path)).test) == 10
-
-
 def test_one_class_raises_before_a_split_is_written(folder, tmp_path):
     for domain in DOMAINS:
         shutil.rmtree(folder / domain / "Snow_Owl")

@@ -126,12 +126,6 @@ def test_images_in_a_read_only_root_are_used(tmp_path, few):
         assert MiniDigits(config(tmp_path / "data", ["h"])).dataset_dir == str(tmp_path / "data/mini_digits")
 
 
-def test_root_that_is_a_file_raises(tmp_path):
-    (tmp_path / "data").touch()
-    with pytest.raises(UserError, match="data is a file"):
-        MiniDigits(config(tmp_path / "data", ["h"], output=tmp_path))
-
-
 # --- the CLIP ---
 
 
