@@ -89,7 +89,7 @@ def _domains(folder: str | PathLike, cfg: CfgNode) -> str:
         return ""
     differing = []
     for key, names in zip(("source_domains", "target_domains"), domains, strict=True):
-        if sorted(found[key]) != sorted(names):
+        if sorted(found[key]) != sorted(names) and (key == "target_domains" or not found.get("model_dir")):
             differing.append(f"{key} {found[key]} there and {names} here")
     return ", ".join(differing)
 
