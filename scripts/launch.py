@@ -30,7 +30,7 @@ SLURM = {
     "slurm_partition": ("NAME", "of slurm: partition (default: SLURM's)"),
     "slurm_time": ("TIME", "of slurm: time limit of each job, 8:00:00; the job is requeued and resumes (default: 60)"),
     "slurm_gpus": ("N", "of slurm: GPUs of each run (default: none)"),
-    "slurm_options": ("OPTIONS", 'of slurm: more options of sbatch, "--qos=long --mem=32G"'),
+    "slurm_options": ("OPTIONS", 'of slurm: more options of sbatch, "qos=long mem=32G"'),
 }
 WORDS = f"""words:
   METHODS          of the methods below, with commas between; by short names or trainers

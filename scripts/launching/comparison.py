@@ -31,12 +31,7 @@ from trainers.methods import BackboneError, MethodError, trainer_name
 class Comparison:
     """The jobs of all methods of a command line, planned before the first one starts.
 
-    A method that cannot run as requested is an error. In a comparison of several, the others run.
-
-    Attributes:
-        plans: of the methods that can run.
-        refused: names of the methods that cannot.
-        not_run: messages on methods that do not run, for the report.
+    A method that cannot run as requested is an error. In a comparison of several, it is `refused` and the others run.
     """
 
     def __init__(self, args: Namespace) -> None:
@@ -45,8 +40,10 @@ class Comparison:
         self.refused: list[str] = []
         self.not_run: list[str] = []
         check_args(args)
-        if not args.print and args.engine != "local":
-            {"ray": ray.check_args, "slurm": slurm.check_args}[args.engine](args)
+        if not args.print and args.engine == "ray":
+            ray.check_args(args)
+        if not args.print and args.engine == "slurm":
+            slurm.check_args()
         for trainer in args.trainers:
             with self._refusing(trainer):
                 self.plans.append(plan := plan_jobs(args, trainer))
@@ -226,12 +223,7 @@ def _method_errors() -> Iterator[None]:
 
 
 def launch(args: Namespace) -> int:
-    """Run or print the jobs of a command line; returns the number of failures.
-
-    Raises:
-        UserError: nothing can run.
-        Interrupted: by SIGINT or SIGTERM.
-    """
+    """Run or print the jobs of a command line; returns the number of failures."""
     comparison = Comparison(args)
     if args.print:
         comparison.print_commands()

@@ -26,15 +26,7 @@ TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # 
 
 @dataclass(frozen=True)
 class Job:
-    """One call of train.py.
-
-    Attributes:
-        title: for messages.
-        arguments: of train.py.
-        folder: output folder, absolute.
-        needs: folder of the job that trains the model of this test; None: this job trains its own.
-        tested: whether the run ends with a test.
-    """
+    """One call of train.py; `needs` is the folder of the job that trains its model, if it is a test of another run."""
 
     title: str
     arguments: tuple[str, ...]
@@ -43,7 +35,6 @@ class Job:
     tested: bool = True
 
     def is_finished(self) -> bool:
-        """Whether the run has ended."""
         return is_finished(self.folder, self.tested)
 
 
@@ -93,15 +84,7 @@ def check_args(args: Namespace) -> None:
 
 
 def plan_jobs(args: Namespace, trainer: str) -> Plan:
-    """Plan the jobs of a method.
-
-    Args:
-        args: the command line, see scripts/launch.py.
-
-    Raises:
-        MethodError: the method is unknown, or cannot run with these settings.
-        UserError: no method can.
-    """
+    """Plan the jobs of a method; MethodError if it cannot run with these settings, UserError if no method can."""
     from datasets.known import EMBEDDED_DATASET
     from trainers.authors_configs import merge_method_file
     from trainers.config import default_cfg

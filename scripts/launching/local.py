@@ -23,29 +23,19 @@ def local_gpus(visible: str) -> list[str]:
     if named[0] == "-1":  # CUDA's name for no GPU
         return []
     if n < len(named):
-        raise UserError(
-            f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}. Name GPUs that "
-            "`nvidia-smi -L` lists, or unset it."
-        )
+        text = f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}."
+        raise UserError(f"{text} Name GPUs that `nvidia-smi -L` lists, or unset it.")
     return named
 
 
 class LocalEngine:
-    """Runs jobs in processes of this machine, each of which runs one job after another.
-
-    Each process is a pool of its own: if it dies, no other run notices.
-
-    Args:
-        slots: number of parallel runs.
-        gpus: GPUs that the processes share; []: each process sees all GPUs of this one.
-    """
+    """Runs jobs in warm processes, which share the GPUs. Each is a pool of its own: if one dies, no other notices."""
 
     def __init__(self, slots: int, gpus: Sequence[str] = ()) -> None:
         self.slots, self.gpus = slots, gpus
         self.workers: list[_Worker] = []
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """See `Engine`."""
         for worker in [worker for worker in self.workers if worker.is_unfit()]:
             self.workers.remove(worker)
             worker.pool.shutdown()
@@ -58,14 +48,12 @@ class LocalEngine:
         return idle.job
 
     def interrupt(self, number: int) -> None:
-        """See `Engine`."""
         for worker in self.workers:
             if worker.job is not None and not worker.job.done():
                 with contextlib.suppress(Exception):  # it may just have died
                     os.kill(worker.pid.result(), number)
 
     def close(self) -> None:
-        """See `Engine`."""
         for worker in self.workers:
             worker.pool.shutdown()
 

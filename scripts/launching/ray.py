@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import re
 import secrets
 import socket
 import sys
@@ -30,7 +31,10 @@ def check_args(args: Namespace) -> None:
     """Raise UserError if Ray is missing, TASK_GPUS is wrong, or nothing listens at RAY_ADDRESS."""
     if find_spec("ray") is None:
         raise UserError(f"ENGINE is ray, but Ray is missing: pip install -r {REPOSITORY / 'requirements-cluster.txt'}")
-    _gpus(args.task_gpus)
+    if args.task_gpus and not re.fullmatch(r"0?\.\d+|\d+", args.task_gpus):
+        raise UserError(
+            f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or a part of one, 0.5."
+        )
     if args.ray_address in ("", "auto"):
         return
     host, _, port = args.ray_address.rpartition(":")
@@ -43,16 +47,6 @@ def check_args(args: Namespace) -> None:
         ) from error
 
 
-def _gpus(text: str) -> float:
-    try:
-        gpus = float(text or 0)
-    except ValueError:
-        gpus = -1.0
-    if not (0 <= gpus <= 1 or gpus.is_integer() and gpus > 1):
-        raise UserError(f"TASK_GPUS is {text!r}; accepted: the number of GPUs of each run, or a part of one, 0.5.")
-    return gpus
-
-
 class RayEngine:
     """Runs jobs as Ray tasks: Ray places them, and retries them if a process or node is lost.
 
@@ -60,9 +54,6 @@ class RayEngine:
         roots: data folders, absolute.
         threads: returns the number of threads of a run on a CPU.
         workers: loader workers of each run, at most.
-
-    Raises:
-        UserError: no Ray answers, a node differs from this machine, or no node is large enough.
     """
 
     def __init__(
@@ -77,7 +68,7 @@ class RayEngine:
             self.expected = node_facts(output, tuple(roots))
             self._check_nodes()
             has_gpus = uses_cuda and self.ray.cluster_resources().get("GPU", 0) > 0
-            self.gpus = _gpus(args.task_gpus) if args.task_gpus else float(has_gpus)
+            self.gpus = float(args.task_gpus or has_gpus)
             self.threads = 1 if self.gpus else threads()
             fits = [(node.get("CPU", 0), fit) for node in self._nodes() if (fit := self._fit(node))]
             if not fits:
@@ -93,22 +84,18 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        """See `Engine`."""
         return max(1, min(sum(map(self._fit, self._nodes())), self.n_jobs))
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """See `Engine`."""
         place = os.getcwd(), os.environ.get("OMP_NUM_THREADS")
         self.refs.append(self.task.options(name=job.title).remote(job.arguments, job.folder, self.expected, *place))
         return self.refs[-1].future()
 
     def interrupt(self, number: int) -> None:
-        """See `Engine`; Ray raises SIGINT in the process of a task."""
         for ref in self.refs:
             self.ray.cancel(ref)
 
     def close(self) -> None:
-        """See `Engine`; a local Ray ends."""
         self.ray.shutdown()
 
     def _nodes(self) -> list[Mapping[str, float]]:

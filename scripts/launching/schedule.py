@@ -17,45 +17,34 @@ SECONDS_BETWEEN_LOOKS = 1.0  # at a job of another process
 
 
 class Engine(Protocol):
-    """Runs jobs in other processes."""
+    """Runs jobs in other processes, at most `slots` at once; a future raises BrokenExecutor if the process dies.
+
+    `interrupt` makes every running job finish its step and end, a second time end at once.
+    """
 
     @property
-    def slots(self) -> int:
-        """Number of parallel jobs."""
-
-    def submit(self, job: Job) -> Future[Outcome]:
-        """Start a job. Its future raises BrokenExecutor if its process dies."""
-
-    def interrupt(self, number: int) -> None:
-        """Send a signal: every running job finishes its step and ends, a second time at once."""
-
-    def close(self) -> None:
-        """End the processes."""
+    def slots(self) -> int: ...
+    def submit(self, job: Job) -> Future[Outcome]: ...
+    def interrupt(self, number: int) -> None: ...
+    def close(self) -> None: ...
 
 
 class Report:
-    """Prints the lines of a launcher above its progress bar.
-
-    Attributes:
-        failed: jobs that failed or were skipped, with the reason.
-    """
+    """Prints the lines of a launcher above its progress bar; `failed` has the reasons of failures by job."""
 
     def __init__(self, bar: Any) -> None:
         self.bar, self.failed, self.started, self.warned = bar, dict[Job, str](), dict[Job, float](), set[str]()
 
     def say(self, line: str, stream: Any = None) -> None:
-        """Print a line."""
         self.bar.write(line, file=stream or sys.stdout)
         sys.stdout.flush()
 
     def start(self, job: Job) -> None:
-        """Report the start of a job, once."""
         if job not in self.started:
             self.started[job] = time.time()
             self.say(f"{job.title}: started, log in {job.folder}")
 
     def end(self, job: Job, outcome: Outcome) -> None:
-        """Report the end of a job."""
         for line in outcome.warnings:
             if line not in self.warned:  # runs on one data set have the same warnings
                 self.warned.add(line)
@@ -68,7 +57,6 @@ class Report:
         self.bar.update()
 
     def fail(self, job: Job, reason: str) -> None:
-        """Report a job that failed or was skipped."""
         self.failed[job] = reason
         self.say(f"{job.title}: {reason}")
         self.bar.update()

@@ -18,16 +18,7 @@ NAMES_FILE = "datasets.json"  # in OUTPUT: the paths of data sets by their names
 
 @dataclass(frozen=True)
 class Set:
-    """A data set.
-
-    Attributes:
-        name: in folders and titles.
-        config: its config file.
-        root: DATASET.ROOT.
-        domains: full names of all domains.
-        chosen: the domains that the user chose.
-        label: DATASET.LABEL if `name` is not the name of the folder; else "".
-    """
+    """A data set: `label` is DATASET.LABEL if `name` is not the name of its folder, `chosen` are domains to run."""
 
     name: str
     config: Path
@@ -52,9 +43,6 @@ def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
         data: the data root.
         chosen: domains by names or codes; "": all.
         offer: whether to offer a download if the set is missing.
-
-    Raises:
-        UserError: the set is unknown or missing.
     """
     from datasets.download.offer import download_command, offer_download
     from datasets.known import EMBEDDED_DATASET, FOLDER, dataset_class, dataset_config
@@ -76,10 +64,7 @@ def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
 
 
 def _chosen_domains(text: str, dataset: "type[DomainGeneralizationDataset]", root: str) -> list[str]:
-    """Full names of the domains in a text, with commas between, or with spaces if there is no comma.
-
-    Names may contain both, so the whole text is tried first.
-    """
+    """Full names of the domains in a text with commas or spaces between; names may contain them, too."""
     text = text.strip()
     if not text:
         return []

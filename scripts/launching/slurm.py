@@ -1,7 +1,6 @@
 """Jobs on a SLURM cluster, by submitit: arrays of jobs, which resume after preemption and time limits."""
 
 import os
-import re
 import shlex
 import shutil
 import time
@@ -26,36 +25,15 @@ FOLDER = ".slurm"  # in OUTPUT, for files of submitit
 SECONDS_BETWEEN_LOOKS = 2.0
 MISSING_LOOKS = 3  # after which a job that is not in the queue has ended
 TIMEOUTS = 1000  # how often a job may reach its time limit
-TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
-def check_args(args: Namespace) -> None:
-    """Raise UserError if submitit or SLURM is missing, or a variable is wrong."""
+def check_args() -> None:
+    """Raise UserError if submitit or SLURM is missing."""
     if find_spec("submitit") is None:
         path = REPOSITORY / "requirements-cluster.txt"
         raise UserError(f"ENGINE is slurm, but submitit is missing: pip install -r {path}")
     if CLUSTER == "slurm" and shutil.which("sbatch") is None:
         raise UserError("ENGINE is slurm, but there is no sbatch. Start the launcher on a login node of the cluster.")
-    _minutes(args.slurm_time)
-    _options(args.slurm_options)
-
-
-def _minutes(text: str) -> int:
-    """Minutes of a time as sbatch accepts it: 90, 8:00:00, 1-12, 1-12:30."""
-    found = TIME.fullmatch(text or "60")
-    if found is None:
-        raise UserError(f"SLURM_TIME is {text!r}; accepted: minutes, <hours>:<minutes>:<seconds> or <days>-<hours>.")
-    days, first, second, third = found.groups()
-    is_hours = days is not None or third is not None
-    return 1440 * int(days or 0) + int(first) * (60 if is_hours else 1) + int(is_hours and second or 0)
-
-
-def _options(text: str) -> dict[str, Any]:
-    """Options of sbatch by name: "--qos=long --exclusive" gives {"qos": "long", "exclusive": True}."""
-    words = [word.lstrip("-").partition("=") for word in shlex.split(text)]
-    if wrong := [name for name, _, _ in words if not re.fullmatch(r"[a-z][a-z-]*", name)]:
-        raise UserError(f"SLURM_OPTIONS has {wrong[0]!r}; accepted: options of sbatch as --name=value, --qos=long.")
-    return {name: value if sign else True for name, sign, value in words}
 
 
 class SlurmJob:
@@ -110,18 +88,29 @@ def _submit(jobs: Sequence[Job], known: dict[Job, str], args: Namespace, workers
     os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ["TQDM_DISABLE"] = "1"
     executor = submitit.AutoExecutor(args.output.absolute() / FOLDER, CLUSTER, slurm_max_num_timeout=TIMEOUTS)
-    gpus = {"gpus": args.slurm_gpus} if args.slurm_gpus else {}
-    options = {"requeue": True, **gpus, **_options(args.slurm_options)}
-    executor.update_parameters(timeout_min=_minutes(args.slurm_time), cpus_per_task=1 + workers, slurm_job_name="spg")
+    # The limit goes to sbatch as it is: submitit knows only minutes.
+    options = {
+        "requeue": True,
+        "time": args.slurm_time or "60",
+        "gpus": args.slurm_gpus,
+        "partition": args.slurm_partition,
+    }
+    words = [word.lstrip("-").partition("=") for word in shlex.split(args.slurm_options)]
+    options |= {name: value if sign else True for name, sign, value in words}
+    options = {name: value for name, value in options.items() if value}
+    executor.update_parameters(cpus_per_task=1 + workers, slurm_job_name="spg")
     executor.update_parameters(slurm_array_parallelism=int(args.jobs or 1000))
-    if args.slurm_partition:
-        executor.update_parameters(slurm_partition=args.slurm_partition)
     ids = {job.folder: found for job, found in known.items()}
     for needs in dict.fromkeys(job.needs for job in jobs):  # trainings, which need nothing, come first
         group = [job for job in jobs if job.needs == needs]
         after = {"dependency": f"afterok:{ids[needs]}", "kill-on-invalid-dep": "yes"} if needs in ids else {}
         executor.update_parameters(slurm_additional_parameters={**options, **after})
-        found = [handle.job_id for handle in executor.map_array(SlurmJob(), group)]
+        try:
+            found = [handle.job_id for handle in executor.map_array(SlurmJob(), group)]
+        except submitit.core.utils.FailedJobError as error:
+            raise UserError(
+                f"SLURM: sbatch failed. {' '.join(str(error).split())} Check the SLURM_ variables."
+            ) from error
         ids |= {job.folder: one for job, one in zip(group, found, strict=True)}
         yield group, found
 

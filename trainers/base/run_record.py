@@ -84,6 +84,8 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False)
     if record is None or not hasattr(trainer, "config_settings"):
         return
     places, asked = places_of(cfg), {**trainer.config_settings(cfg), "SEED": cfg.SEED}
+    if not is_quick:
+        asked["tested model"] = "its own"
     if not is_quick or places["data"] != record.places.get("data"):
         asked = _with_images(cfg, asked)
     if places["weights"] != record.places.get("weights"):
@@ -106,7 +108,7 @@ def _with_images(cfg: CfgNode, asked: dict[str, Any]) -> dict[str, Any]:
         kind = type(kind.__name__, (kind,), {"writes": False})
     gone: tuple[type[BaseException], ...] = (*user_errors(), OSError, ValueError)
     with contextlib.suppress(*gone), contextlib.redirect_stdout(io.StringIO()):  # the run gave the same warnings
-        asked = {**identity_of(cfg, asked, adapted(kind(quiet), cfg), None), "tested model": "its own"}
+        asked = identity_of(cfg, asked, adapted(kind(quiet), cfg), None)
     return asked
 
 

@@ -26,7 +26,7 @@ VARIABLES = {
     "SLURM_PARTITION": "gpu",
     "SLURM_TIME": "8:00:00",
     "SLURM_GPUS": "1",
-    "SLURM_OPTIONS": "--qos=long",
+    "SLURM_OPTIONS": "qos=long",
     "DATA": "sets",
     "OUTPUT": "elsewhere",
     "SEEDS": "4 5",

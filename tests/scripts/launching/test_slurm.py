@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, numbers
 
-from common.errors import UserError
 from scripts.launching import slurm
 from scripts.launching.jobs import Job
 from scripts.launching.run_job import Outcome
@@ -51,24 +50,10 @@ def test_arrays_and_dependencies(tmp_path, sbatch):
     assert [len(group) for group, _ in submitted] == [3, 2, 2]
     array, first, second = sbatch
     options = dict(re.findall(r"#SBATCH --([a-z-]+)=?(.*)", array))
-    assert (options["array"], options["time"], options["gpus"]) == ("0-2%2", "2160", "1")
+    assert (options["array"], options["time"], options["gpus"]) == ("0-2%2", "1-12", "1")
     assert (options["partition"], options["qos"], options["exclusive"]) == ("gpu", "long", "")
     assert "requeue" in options and options["cpus-per-task"] == "4" and "dependency" not in options
     assert "--dependency=afterok:101_0" in first and "--dependency=afterok:101_1" in second
-
-
-@pytest.mark.parametrize(
-    ("text", "minutes"), [("", 60), ("90", 90), ("8:00:00", 480), ("1-12", 2160), ("1-1:30", 1530)]
-)
-def test_times_are_those_of_sbatch(text, minutes):
-    assert slurm._minutes(text) == minutes
-
-
-@pytest.mark.parametrize(("name", "value"), [("slurm_time", "soon"), ("slurm_options", "qos:long")])
-def test_wrong_variables_are_an_error(monkeypatch, name, value):
-    monkeypatch.setattr(slurm, "CLUSTER", "local")
-    with pytest.raises(UserError, match=f"{name.upper()} "):
-        slurm.check_args(Namespace(**{"slurm_time": "", "slurm_options": "", name: value}))
 
 
 def test_an_interrupted_job_has_no_result_and_a_requeued_one_is_the_same_call(monkeypatch, tmp_path):
