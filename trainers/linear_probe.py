@@ -78,6 +78,7 @@ class LinearProbe(PromptTrainer):
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model(self.NETWORK, self.model)
+        self.max_epoch = 1
 
     @classmethod
     def normalises(cls, cfg: CfgNode) -> bool:
@@ -86,15 +87,6 @@ class LinearProbe(PromptTrainer):
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
         """Without TRAIN_VIEWS: each image is used once."""
         return loader
-
-    def train(self) -> None:
-        if self.val_loader is None:
-            raise UserError(
-                "The source domains have too few images for a validation split, which chooses C of a linear probe. Add "
-                "images to a class of them."
-            )
-        self.max_epoch = 1
-        super().train()
 
     def run_epoch(self) -> None:
         """Fit a classifier for each C, and take the best on val; the lowest loss decides between equal accuracies."""
@@ -122,10 +114,8 @@ class LinearProbe(PromptTrainer):
             logits = F.linear(val_x, weight, bias)
             accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
             scores[c] = accuracy, -F.cross_entropy(logits, val_y).item()
-            stopped = (
-                "" if regression.n_iter_.max() < MAX_ITERATIONS else f", stopped after {MAX_ITERATIONS} iterations"
-            )
-            print(f"C {c:g}: {accuracy:.2f} % on val, loss {-scores[c][1]:.3f}{stopped}")
+            iterations = f"{regression.n_iter_.max()} of at most {MAX_ITERATIONS} iterations"
+            print(f"C {c:g}: {accuracy:.2f} % on val, loss {-scores[c][1]:.3f}, {iterations}")
             yield scores[c], c, (weight, bias)
 
     def grid(self, scores: dict[float, tuple[float, float]]) -> Iterator[float]:

@@ -24,7 +24,7 @@ SUM = "sum_of_"
 class IndependentPrompts(nn.Module):
     """Prompts of the text tower, `ctx` (n, D) and `deep_ctx`, and of the image tower, `vctx` (m, W) and `deep_vctx`.
 
-    Buffers `sum_of_<name>` hold the Gaussian-weighted sum of the weights over the epochs so far. Checkpoints include
+    Buffers `sum_of_<name>` have the Gaussian-weighted sum of the weights over the epochs so far. Checkpoints include
     them, so a resumed run continues the sum.
     """
 
