@@ -142,12 +142,12 @@ def run(args: argparse.Namespace) -> list[str]:
         args.model_dir,
         classnames,
         args.backbone or None,
-        args.seed,
-        args.n_prompts,
-        args.batch_size,
-        args.workers if len(images) > args.batch_size else 0,
-        args.trainer,
-        args.config_file,
+        seed=args.seed,
+        n_prompts=args.n_prompts,
+        batch_size=args.batch_size,
+        workers=args.workers if len(images) > args.batch_size else 0,
+        trainer=args.trainer,
+        config_file=args.config_file,
     )
     found, unreadable = predictor.predict_readable(images, args.top_k)
     text = formatted([(images[i], found[i]) for i in sorted(found)], args.format)

@@ -186,10 +186,10 @@ def test_mistakes(finished, images, tmp_path, refused):
     assert "--list nowhere.txt cannot be read" in refused("--model-dir", folder, "--list", "nowhere.txt")
     assert "@nowhere.txt cannot be read" in refused("--model-dir", folder, "--classnames", "@nowhere.txt", images[0])
     assert "given twice: cat" in refused("--model-dir", folder, "--classnames", "cat,dog,cat", images[0])
-    assert "name 2 of 3 is empty" in refused("--model-dir", folder, "--classnames", "cat,,dog", images[0])
+    assert "Class name '' has no word in it" in refused("--model-dir", folder, "--classnames", "cat,,dog", images[0])
     message = refused("--model-dir", folder, "--classnames", "One,one,two", images[0])
     assert "Class names 'One' and 'one': they have the same tokens" in message
-    assert "at least two class names" in refused("--model-dir", folder, "--classnames", "cat", images[0])
+    assert "there is only cat" in refused("--model-dir", folder, "--classnames", "cat", images[0])
     assert "numbers from 1" in refused("--model-dir", folder, "--top-k", "0", images[0])
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused("--model-dir", folder, "--out", tmp_path / "file" / "x", images[0])
@@ -268,12 +268,12 @@ def test_a_folder_of_checkpoints_alone(finished, images, tmp_path, clip_file, re
     words = ["--model-dir", tmp_path / "theirs", images[0]]
     assert "--trainer, --config-file, --backbone, --classnames" in refused(*words)
     flags = ["--trainer", trainer, "--backbone", clip_file]
-    assert "which classes to choose from; name them (--classnames" in refused(*words, *flags)
+    assert "which classes to choose from. Name them (--classnames" in refused(*words, *flags)
     classes = ["--classnames", "across,down"]
     assert main(list(map(str, [*words, *flags, *classes]))) == 0
     assert "across" in capsys.readouterr().out
     assert "Unknown trainer 'Other'" in refused(*words, "--trainer", "Other", *classes)
-    assert "needs --trainer as well" in refused(*words, "--config-file", "a.yaml", *classes)
-    assert "says itself what it is" in refused("--model-dir", folder, images[0], *flags)
+    assert "add --trainer." in refused(*words, "--config-file", "a.yaml", *classes)
+    assert "leave these out" in refused("--model-dir", folder, images[0], *flags)
     wrong = "CoCoOp" if trainer == "CoOp" else "CoOp"
     assert "is of another method" in refused(*words, "--trainer", wrong, "--backbone", clip_file, *classes)

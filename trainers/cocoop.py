@@ -11,14 +11,7 @@ from trainers.config import NCtx, Precision, Section
 
 
 class MetaNet(nn.Sequential):
-    """Image feature -> shift of the context (Zhou et al., CVPR 2022, Sec. 3.3): Linear, ReLU, Linear.
-
-    Keys of the state_dict are the published ones (`linear1.weight`, ...).
-
-    Args:
-        feat_dim: E; the bottleneck is a sixteenth of it.
-        ctx_dim: D.
-    """
+    """Image feature (E) -> shift of the context (D) (Zhou et al., CVPR 2022, Sec. 3.3), with the published keys."""
 
     def __init__(self, feat_dim: int, ctx_dim: int) -> None:
         hidden = max(1, feat_dim // 16)

@@ -89,19 +89,6 @@ class InputKeys(Section, node="INPUT"):
     PIXEL_STD: Annotated[tuple[PositiveFloat, ...], Field(min_length=3, max_length=3)]
     CROP_PADDING: NonNegativeInt
     RRCROP_SCALE: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=2, max_length=2)]
-    CUTOUT_N: NonNegativeInt
-    CUTOUT_LEN: NonNegativeInt
-    GN_MEAN: float
-    GN_STD: NonNegativeFloat
-    RANDAUGMENT_N: NonNegativeInt
-    RANDAUGMENT_M: Annotated[int, Field(ge=0, le=30)]
-    COLORJITTER_B: NonNegativeFloat
-    COLORJITTER_C: NonNegativeFloat
-    COLORJITTER_S: NonNegativeFloat
-    COLORJITTER_H: Annotated[float, Field(ge=0, le=0.5)]
-    RGS_P: Share
-    GB_P: Share
-    GB_K: PositiveInt
 
 
 class DatasetKeys(Section, node="DATASET"):

@@ -1,7 +1,7 @@
 """DPL (Zhang et al., Domain Prompt Learning for Efficiently Adapting CLIP to Unseen Domains, 2021).
 
-A prediction depends on the images that it comes with: the context is a mean over their batch. For single images, as
-predict.py has them, the mean over the source domains' training images takes its place; a checkpoint has it.
+A prediction depends on the other images of its batch: the context is a mean over the batch. predict.py uses the mean
+over the source domains' training images instead, which is in the checkpoint.
 """
 
 from collections.abc import Sequence
@@ -19,29 +19,20 @@ from trainers.config import PositiveInt, Precision, Section
 
 SOURCE = "source_context"
 WIDTH, DROPOUT = 512, 0.1
-BIAS = 0.01  # at the start, in the original
+BIAS = 0.01  # initial, with XAVIER
 
 
 class DPLKeys(Section, node="TRAINER.DPL"):
     N_CTX: PositiveInt = 4
-    XAVIER: bool = False  # True: start from Xavier's weights, as the original; False: PyTorch's, as SPG's authors
+    XAVIER: bool = False  # initial weights: Xavier's, as the original, or PyTorch's, as SPG's authors
     BY_DOMAIN: bool = False  # True: one context for the images of each domain in training, as in the original
     PREC: Precision = "fp16"
 
 
 class ContextMLP(nn.Module):
-    """Image features (B, E), not normalised -> contexts (B, n_ctx, D).
+    """Image features (B, E), not normalised -> contexts (B, n_ctx, D)."""
 
-    Args:
-        feat_dim: E.
-        shape: (n_ctx, D).
-        xavier: start from Xavier's weights, as the original, and not from PyTorch's.
-
-    Attributes:
-        source_context: (n_ctx, D) mean over the source domains' training images; NaN before there is one.
-    """
-
-    source_context: Tensor
+    source_context: Tensor  # (n_ctx, D), mean over the source domains' training images; NaN before the first epoch
 
     def __init__(self, feat_dim: int, shape: tuple[int, int], xavier: bool) -> None:
         super().__init__()
@@ -92,13 +83,13 @@ class DPL(PromptTrainer):
         return super().logits(F.normalize(features, dim=-1), text_features)
 
     def classifier(self) -> Classifier:
-        """By batches of a split; where there is no data set, by the context of the source domains."""
+        """By batches of a split, or without a data set by the context of the source domains."""
         if self.classnames is None:
             return self.predict
         if not torch.isfinite(self.model.source_context).all():
             raise UserError(
-                "This model of DPL has no mean context of the source domains, by which images are classified one by "
-                "one. Models that are trained here have it; others can be tested by train.py --eval-only."
+                "This checkpoint of DPL has no mean context of the source domains, which predict.py needs. Test it by "
+                "train.py --eval-only, or train the model here."
             )
         with torch.no_grad(), self.backbone.autocast():
             text_features = self.encoder(self.model.source_context)

@@ -41,7 +41,7 @@ class DPSPGKeys(Section, node="TRAINER.DPSPG"):
 
 
 class TwoContexts(nn.Module):
-    """A positive context `ctx_pos` (n_ctx, D) and a negative one `ctx_neg`."""
+    """A positive context (n_ctx, D) and a negative one."""
 
     def __init__(self, positive: Tensor, negative: Tensor) -> None:
         super().__init__()
@@ -75,9 +75,8 @@ class DPSPG_CoOp(SPG_CoOp):
         positive, negative = logits.chunk(2, dim=-1)
         others = 1 - F.one_hot(labels, self.num_classes).to(negative)
         weight = torch.tensor(self.num_classes - 1.0, device=logits.device)
-        return F.cross_entropy(positive, labels) + F.binary_cross_entropy_with_logits(
-            negative, others, pos_weight=weight
-        )
+        binary = F.binary_cross_entropy_with_logits(negative, others, pos_weight=weight)
+        return F.cross_entropy(positive, labels) + binary
 
     def classifier(self) -> Classifier:
         """Positive minus negative logits."""
@@ -106,12 +105,11 @@ class FeatureTransformer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         if self.training:
-            x = self.transformer_encoder(features.unsqueeze(0)).squeeze(0)
+            features = self.transformer_encoder(features.unsqueeze(0)).squeeze(0)
         else:
-            x = features
             for layer in self.transformer_encoder.layers:
-                x = encode_one_token(layer, x)
-        return self.fc(x).unflatten(-1, self.shape)
+                features = encode_one_token(layer, features)
+        return self.fc(features).unflatten(-1, self.shape)
 
 
 def encode_one_token(layer: Any, x: Tensor) -> Tensor:
@@ -146,14 +144,13 @@ class DPSPG_TRANSFORMER(StageTwoTrainer):
         late = self.for_targets("LATE")
         if late >= self.max_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
             raise UserError(
-                f"TRAINER.DPSPG.LATE is {late}, so validation chooses among later epochs, but the last one is "
-                f"{self.max_epoch}; accepted: 0 to {self.max_epoch - 1}. Set TRAINER.DPSPG.LATE 0, or OPTIM.MAX_EPOCH "
-                "and TRAINER.DPSPG.EARLY higher."
+                f"TRAINER.DPSPG.LATE is {late}, so validation selects later epochs, but the last one is "
+                f"{self.max_epoch}. Set TRAINER.DPSPG.LATE to 0 to {self.max_epoch - 1}."
             )
         super().train()
 
     def for_targets(self, key: str) -> int:
-        """EARLY or LATE if the key is for all target domains of the run, else 0."""
+        """EARLY or LATE if the key applies to all target domains of the run, else 0."""
         targets, named = self.dm.dataset.target_domains, self.settings[f"{key}_TARGETS"]
         return self.settings[key] if not named or (targets and set(targets) <= set(named)) else 0
 

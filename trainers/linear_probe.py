@@ -18,29 +18,27 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from common.progress import progress
 from trainers.base.trainer import STEP_KEYS, PromptTrainer
 from trainers.config import NonNegativeInt, PositiveFloat, Precision, Section
 from trainers.modules.finite import require_finite
-from trainers.modules.sampling import Item
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
-TOLERANCE = 1e-6  # of the gradient
+TOLERANCE = 1e-6  # of the gradient; with scikit-learn's own, weak penalties would not be fitted at all
 
 
 class LinearProbeKeys(Section, node="TRAINER.LINEAR_PROBE"):
     PREC: Precision = "fp16"
-    # Inverse strengths of the L2 penalty to choose from, as in scikit-learn's LogisticRegression; one: no choice.
+    # Inverse strengths of the L2 penalty, as in scikit-learn's LogisticRegression; validation selects one.
     C: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
         *(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0),
     )
-    HALVINGS: NonNegativeInt = 0  # how often C half way from the best to its neighbours are tried as well
+    HALVINGS: NonNegativeInt = 0  # how often to try the values of C half way from the best to its neighbours
     NORMALISED: bool = True  # L2-normalise features
     AUGMENTED: bool = False  # fit one augmented view of each training image, not the image itself
 
 
 class Probe(nn.Linear):
-    """Image features (B, E) -> logits (B, C); its state_dict holds the class names, too."""
+    """Image features (B, E) -> logits (B, C); its state_dict also holds class names and the selected C."""
 
     def __init__(self, feat_dim: int, classnames: Sequence[str]) -> None:
         super().__init__(feat_dim, len(classnames))
@@ -49,30 +47,29 @@ class Probe(nn.Linear):
         self.c: float | None = None
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The class names, and the C that was chosen."""
         return {"classnames": self.classnames, "C": self.c}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Raise UserError if the state is that of other classes."""
+        """Raise UserError if the state is for other classes."""
         if state["classnames"] != self.classnames:
             raise UserError(
                 "A linear probe knows only the classes that it was trained on: this one "
                 f"{', '.join(state['classnames'])}, not {', '.join(self.classnames)}. Train one on these, or use a "
-                "method that goes by class names (ZeroshotCLIP, CoOp, CoCoOp, SPG)."
+                "method with class names as its input (ZeroshotCLIP, CoOp, CoCoOp, SPG)."
             )
         self.c = state["C"]
 
 
 @TRAINER_REGISTRY.register()
 class LinearProbe(PromptTrainer):
-    """Logistic regression on the train splits of the source domains; of several C, the best on their val splits.
+    """Logistic regression on the train splits of the source domains; their val splits select C.
 
-    Each image is looked at once, by the test transform or augmented. To Dassl's loop this is a training of one epoch.
+    For Dassl's loop, this is a training with one epoch.
     """
 
     SETTINGS = "LINEAR_PROBE"
     UNREAD = (*PromptTrainer.UNREAD, *STEP_KEYS, "TEST.MEMORY_MB")
-    FINAL_MODELS = ("best_val",)  # it has no epochs: validation chooses C
+    FINAL_MODELS = ("best_val",)  # validation selects C
     NETWORK = "linear_probe"
     TEST_KEYS = ("NORMALISED",)
     MINUS_INFINITY = ("bias",)
@@ -81,76 +78,57 @@ class LinearProbe(PromptTrainer):
         probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
         self.model = probe.to(self.device)
         self.register_model(self.NETWORK, self.model)
-
-    @classmethod
-    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
-        return tuple(split for split in super().splits_encoded(cfg) if split != "views")
+        self.max_epoch = 1
 
     @classmethod
     def normalises(cls, cfg: CfgNode) -> bool:
         return cfg.TRAINER[cls.SETTINGS].NORMALISED
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
-        """Images are looked at once, so TRAINER.FEATURES.TRAIN_VIEWS does not matter."""
+        """Without TRAIN_VIEWS: each image is used once."""
         return loader
 
-    def train(self) -> None:
-        if self.val_loader is None:
-            raise UserError(
-                "The source domains have too few images for a validation split, which chooses C of a linear probe. Add "
-                "images to a class of them."
-            )
-        self.max_epoch = 1
-        super().train()
-
     def run_epoch(self) -> None:
-        """Fit a classifier for each C and keep the one that is best on val; of several, that with the lowest loss."""
+        """Fit a classifier for each C, and take the best on val; the lowest loss decides between equal accuracies."""
         with self.threads.all():
-            best = self.fit_all()
-        (accuracy, _), self.model.c, (weight, bias) = best
+            _, self.model.c, (weight, bias) = max(self.fit_all(), key=lambda fitted: fitted[0])
         self.model.weight.copy_(weight)
         self.model.bias.copy_(bias)
         if len(self.settings.C) > 1:
-            print(f"C {self.model.c:g} is the best on the source domains' val splits ({accuracy:.2f} %)")
+            print(f"C {self.model.c:g} is the best on the source domains' val splits")
 
-    def fit_all(self) -> tuple[tuple[float, float], float, tuple[Tensor, Tensor]]:
-        """The best classifier: (accuracy on val in percent, -loss there), C, (weight (C, E), bias (C,))."""
-        train, val = self.dm.dataset.train_x, self.dm.dataset.val
-        x, y = np.array(self.training_features(), np.float64), labels_of(train)
+    def fit_all(self) -> Iterator[tuple[tuple[float, float], float, tuple[Tensor, Tensor]]]:
+        """Yield (accuracy on val in percent, -loss on val), C, (weight (C, E), bias (C,)) of each classifier."""
+        x, y = np.array(self.training_features(), np.float64), _labels(self.dm.dataset.train_x)
         val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
-        val_y = torch.from_numpy(labels_of(val))
+        val_y = torch.from_numpy(_labels(self.dm.dataset.val))
         if len(set(y)) < 2:
             raise UserError(
                 "The training images of the source domains are all of one class; a linear probe needs at least two."
             )
         scores: dict[float, tuple[float, float]] = {}
-        best: tuple[tuple[float, float], float, tuple[Tensor, Tensor]] | None = None
-        for c, regression in fits(x, y, progress(self.grid(scores), description="Fitting", unit="C")):
+        for c, regression in fits(x, y, self.grid(scores)):
             weight, bias = linear_map(regression, self.num_classes)
-            mend = "Leave this C out of TRAINER.LINEAR_PROBE.C."
-            require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", mend, self.MINUS_INFINITY)
+            fix = "Leave this C out of TRAINER.LINEAR_PROBE.C."
+            require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", fix, self.MINUS_INFINITY)
             logits = F.linear(val_x, weight, bias)
             accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
-            score = scores[c] = accuracy, -F.cross_entropy(logits, val_y).item()
-            ended = "" if regression.n_iter_.max() < MAX_ITERATIONS else f", stopped after {MAX_ITERATIONS} iterations"
-            print(f"C {c:g}: {accuracy:.2f} % on val, loss {-score[1]:.3f}{ended}")
-            if best is None or score > best[0]:
-                best = score, c, (weight, bias)
-        assert best is not None  # an empty grid is refused at the start
-        return best
+            scores[c] = accuracy, -F.cross_entropy(logits, val_y).item()
+            iterations = f"{regression.n_iter_.max()} of at most {MAX_ITERATIONS} iterations"
+            print(f"C {c:g}: {accuracy:.2f} % on val, loss {-scores[c][1]:.3f}, {iterations}")
+            yield scores[c], c, (weight, bias)
 
     def grid(self, scores: dict[float, tuple[float, float]]) -> Iterator[float]:
-        """The C to fit: those of the settings, then, HALVINGS times, those half way to the neighbours of the best.
+        """The values of C to fit: those of the config, then HALVINGS times those half way to the best one's neighbours.
 
-        Args:
-            scores: (accuracy, -loss) of each C that was fitted, as far as they are known.
+        `scores` has (accuracy, -loss) of each C that was fitted.
         """
         yield from sorted(set(self.settings.C))
         for _ in range(self.settings.HALVINGS):
             tried = sorted(scores)
-            place = tried.index(max(tried, key=scores.__getitem__))
-            for neighbour in tried[max(0, place - 1) : place] + tried[place + 1 : place + 2]:
-                yield float(np.sqrt(tried[place] * neighbour))
+            best = tried.index(max(tried, key=scores.__getitem__))
+            for neighbour in tried[max(0, best - 1) : best] + tried[best + 1 : best + 2]:
+                yield float(np.sqrt(tried[best] * neighbour))
 
     def training_features(self) -> np.ndarray:
         """Features (N, E) of the train splits' images, in their order."""
@@ -164,19 +142,17 @@ class LinearProbe(PromptTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         TrainerX.load_model(self, directory, epoch=epoch)
-        cause = "The training that wrote it was broken by then: use another epoch (--load-epoch) or run."
-        require_finite(self.model.state_dict(), f"{self.NETWORK} in {directory}", cause, self.MINUS_INFINITY)
+        fix = "The training that wrote it broke: use another epoch (--load-epoch) or run."
+        require_finite(self.model.state_dict(), f"{self.NETWORK} in {directory}", fix, self.MINUS_INFINITY)
 
 
-def labels_of(items: Iterable[Item]) -> np.ndarray:
-    """Labels (N,) of a split's items."""
+def _labels(items):
     return np.array([item.label for item in items])
 
 
 def fits(x: np.ndarray, y: np.ndarray, grid: Iterable[float]) -> Iterator[tuple[float, LogisticRegression]]:
-    """Fit labels y (N,) to features x (N, E) for each C of a rising grid; yields C and the one regression, fitted."""
-    # From strong to weak penalties, each from the solution before. With scikit-learn's own tolerance weak penalties,
-    # whose gradients are small, would not be fitted at all.
+    """Fit labels y (N,) to features x (N, E) for each C of a rising grid; yields C and the regression."""
+    # From strong to weak penalties, each fit starts from the solution before.
     regression = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True)
     for c in grid:
         check_interruption()
@@ -187,9 +163,9 @@ def fits(x: np.ndarray, y: np.ndarray, grid: Iterable[float]) -> Iterator[tuple[
 
 
 def linear_map(regression: LogisticRegression, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Weight (C, E) and bias (C,) whose softmax is a fitted regression's; a class without images gets probability 0."""
+    """Weight (C, E) and bias (C,) of a fitted regression; a class without training images gets probability 0."""
     coef, intercept = regression.coef_, regression.intercept_
-    if len(coef) == 1:  # of two classes, scikit-learn keeps one row
+    if len(coef) == 1:  # scikit-learn has one row for two classes
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     weight, bias = np.zeros((n_classes, coef.shape[1])), np.full(n_classes, -np.inf)
     weight[regression.classes_], bias[regression.classes_] = coef, intercept

@@ -21,20 +21,14 @@ class MaPLeKeys(Section, node="TRAINER.MAPLE"):
 
 
 class CoupledPrompts(nn.Module):
-    """Prompts of the text tower, and linear maps that make those of the image tower of them.
-
-    Args:
-        ctx: (n, D) input vectors.
-        deep: (depth - 1, n, D) vectors of layers 2 to depth.
-        width: W, of the image tower.
-    """
+    """Prompts of the text tower, ctx (n, D) and deep (depth - 1, n, D), and linear maps of them to the image tower."""
 
     def __init__(self, ctx: Tensor, deep: Tensor, width: int) -> None:
         super().__init__()
         self.ctx = nn.Parameter(ctx)
         self.proj = nn.Linear(ctx.shape[-1], width)
         self.compound_prompts_text = nn.ParameterList([nn.Parameter(vectors.clone()) for vectors in deep])
-        # All start as one, as in MaPLe's code.
+        # All start equal, as in MaPLe's code.
         first = nn.Linear(ctx.shape[-1], width)
         self.compound_prompt_projections = nn.ModuleList([copy.deepcopy(first) for _ in deep])
 

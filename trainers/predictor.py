@@ -1,4 +1,4 @@
-"""Class names with probabilities for images, by the model of a run; no data set is needed."""
+"""Classify images by the model of a run; no data set is needed."""
 
 import contextlib
 import hashlib
@@ -23,6 +23,8 @@ from trainers.base.evaluation import classify
 from trainers.base.image_features import follow_resize_mode
 from trainers.saved_run import build_run
 
+Images = Sequence[str | PathLike | Image.Image]
+
 
 class Predictor:
     """Classifies images by a trained run of any trainer.
@@ -30,21 +32,18 @@ class Predictor:
         predictor = Predictor("output/pacs/SPG/ViT-B16/pacs/sketch/seed1")
         predictor(["dog.jpg", "horse.png"])  # [[("dog", 0.98), ("horse", 0.01), ...], ...]
 
-    An image's noise follows from its pixels, so its prediction depends on nothing but run, seed and image.
+    The noise of an image is a function of its pixels, so a prediction depends on run, seed and image alone.
 
     Args:
         model_dir: the run's folder.
-        classnames: other class names than the run's, where its model does without them (contexts for all classes).
-        backbone: where CLIP's weights are now, if not where they were.
+        classnames: other class names, if the model has one context for all classes.
+        backbone: new place of CLIP's weights.
         seed: of the generators' noise; None: the run's.
         n_prompts: contexts generated for each image; None: the run's.
         batch_size: images at a time.
         workers: processes that decode images; 0: none.
-        trainer, config_file: of a folder that holds checkpoints alone, as CoOp's do: the method, and its config if it
-            was not the default; class names and backbone are needed as well.
-
-    Raises:
-        UserError: the folder holds no usable run, or class names do not fit.
+        trainer, config_file: method and config (default: the method's) of a folder of checkpoints alone, as CoOp's.
+            It needs class names and a backbone as well.
     """
 
     def __init__(
@@ -52,6 +51,7 @@ class Predictor:
         model_dir: str | PathLike,
         classnames: Sequence[str] | None = None,
         backbone: str | PathLike | None = None,
+        *,
         seed: int | None = None,
         n_prompts: int | None = None,
         batch_size: int = 100,
@@ -59,31 +59,24 @@ class Predictor:
         trainer: str = "",
         config_file: str = "",
     ) -> None:
-        if classnames is not None:
-            check_classnames(classnames)
+        if isinstance(classnames, str):
+            raise UserError(f"Class names are a list of names, not the text {classnames!r}.")
+        if repeated := sorted({name for name in classnames or () if list(classnames or ()).count(name) > 1}):
+            raise UserError(f"Class names are given twice: {', '.join(repeated)}.")
         opts: list[Any] = [] if seed is None else ["SEED", seed]
         opts += [] if n_prompts is None else ["TEST.N_PROMPTS", n_prompts]
-        with contextlib.redirect_stdout(io.StringIO()):  # what trainers say while they are built
-            self.trainer = build_run(
-                model_dir, classnames, backbone, opts, trainer_name=trainer, config_file=config_file
-            )
+        with contextlib.redirect_stdout(io.StringIO()):  # the trainer and Dassl's transforms print while they are built
+            self.trainer = build_run(model_dir, classnames, backbone, opts, trainer=trainer, config_file=config_file)
             transform = build_transform(self.trainer.cfg, is_train=False)
-            self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.info)
+        self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.info)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
         prepare_loader_workers(self.workers)
         self.trainer.threads.use(self.workers)
         self.classifier = self.trainer.classifier()
 
-    def __call__(self, images: Sequence[str | PathLike | Image.Image], top_k: int = 5) -> list[list[tuple[str, float]]]:
-        """The most probable classes of each image.
-
-        Args:
-            images: paths or PIL images.
-            top_k: how many classes.
-
-        Returns:
-            a list of (class name, probability) for each image, the most probable first.
+    def __call__(self, images: Images, top_k: int = 5) -> list[list[tuple[str, float]]]:
+        """The most probable classes of each image, as (class name, probability).
 
         Raises:
             UserError: an image cannot be read, or the model is broken.
@@ -96,75 +89,43 @@ class Predictor:
         return [found[i] for i in range(len(found))]
 
     def predict_readable(
-        self, images: Sequence[str | PathLike | Image.Image], top_k: int = 5
+        self, images: Images, top_k: int = 5
     ) -> tuple[dict[int, list[tuple[str, float]]], dict[int, str]]:
-        """As a call, but images that cannot be read are told apart.
-
-        Returns:
-            ({position: list of (class name, probability)}, {position: message}).
-        """
-        images = list(images)
-        top_k = min(top_k, len(self.classnames))
-        loader = DataLoader(
-            _Images(images, self.transform), self.batch_size, num_workers=self.workers, collate_fn=_collate
-        )
+        """Predictions by the image's number, and messages of the images that cannot be read."""
+        dataset, n_classes = _Images(list(images), self.transform), min(top_k, len(self.classnames))
+        loader = DataLoader(dataset, self.batch_size, num_workers=self.workers, collate_fn=_collate)
         found: dict[int, list[tuple[str, float]]] = {}
         unreadable: dict[int, str] = {}
-        bar = progress(total=len(images), description="Predicting", unit="img")
-        positions_of_batches: list[list[int]] = []
-
-        def batches():
-            for positions, batch, indices, messages in loader:
+        with progress(total=len(dataset), description="Predicting", unit="img") as bar:
+            for numbers, batch, indices, messages in loader:
                 unreadable.update(messages)
-                if positions:
-                    positions_of_batches.append(positions)
-                    yield self.trainer.image_features.encode(batch, indices), indices
-                bar.update(len(positions) + len(messages))
-
-        def describe(indices: list[int]) -> str:
-            batch = positions_of_batches[-1]
-            return some([f"image {i + 1}" if isinstance(images[i], Image.Image) else str(images[i]) for i in batch])
-
-        device, unseen = self.trainer.device, bool(self.trainer.MINUS_INFINITY)
-        with bar:
-            for _, logits in classify(batches(), self.classifier, device, describe, unseen):
-                # By logits, as tests of runs: of two nearly equal ones the probabilities may be the same number.
-                labels = logits.topk(top_k, dim=-1).indices
-                values = logits.softmax(dim=-1).gather(-1, labels)
-                for position, row, which in zip(
-                    positions_of_batches.pop(), values.tolist(), labels.tolist(), strict=True
-                ):
-                    found[position] = [(self.classnames[label], value) for label, value in zip(which, row, strict=True)]
+                if numbers:
+                    features = self.trainer.image_features.encode(batch, indices)
+                    logits = self._logits(features, indices, some(dataset.name(i) for i in numbers))
+                    # By logits, as tests of runs: probabilities of two nearly equal logits may be the same number.
+                    labels = logits.topk(n_classes, dim=-1).indices
+                    values = logits.softmax(dim=-1).gather(-1, labels)
+                    for i, row, top in zip(numbers, values.tolist(), labels.tolist(), strict=True):
+                        found[i] = [(self.classnames[label], value) for label, value in zip(top, row, strict=True)]
+                bar.update(len(numbers) + len(messages))
         return found, unreadable
 
-    def encode(self, images: Sequence[str | PathLike | Image.Image]) -> tuple[Tensor, list[int]]:
-        """Image features (B, E) and the indices of their noise.
+    def _logits(self, features: Tensor, indices: list[int], names: str) -> Tensor:
+        batches, has_unseen = [(features, indices)], bool(self.trainer.MINUS_INFINITY)
+        ((_, logits),) = classify(batches, self.classifier, self.trainer.device, lambda _: names, has_unseen)
+        return logits
 
-        Raises:
-            UserError: an image cannot be read.
-        """
-        _, batch, indices, messages = _collate([_Images(images, self.transform)[i] for i in range(len(images))])
+    def encode(self, images: Images) -> tuple[Tensor, list[int]]:
+        """Image features (B, E) and the indices of their noise; raises UserError for an image that cannot be read."""
+        dataset = _Images(list(images), self.transform)
+        _, batch, indices, messages = _collate([dataset[i] for i in range(len(dataset))])
         if messages:
             raise UserError("\n".join(messages.values()))
         return self.trainer.image_features.encode(batch, indices), indices
 
 
-def check_classnames(classnames: Sequence[str]) -> None:
-    """Raise UserError unless these are two or more different names."""
-    if isinstance(classnames, str):
-        raise UserError(f"Class names are a list of names, not the text {classnames!r}.")
-    empty = [i for i, name in enumerate(classnames, start=1) if not str(name).strip()]
-    if empty:
-        raise UserError(f"Class name {empty[0]} of {len(classnames)} is empty.")
-    twice = sorted({name for name in classnames if list(classnames).count(name) > 1})
-    if twice:
-        raise UserError(f"Class names are given twice: {', '.join(twice)}.")
-    if len(classnames) < 2:
-        raise UserError(f"It takes at least two class names to choose from; {len(classnames)} given.")
-
-
 class _Images(Dataset):
-    """(position, transformed image or None, index of its noise, message or None) of each image."""
+    """(number, transformed image or None, index of its noise, message or None) of each image."""
 
     def __init__(self, images, transform):
         self.images, self.transform = images, transform
@@ -172,28 +133,33 @@ class _Images(Dataset):
     def __len__(self):
         return len(self.images)
 
-    def __getitem__(self, position):
-        image = self.images[position]
+    def name(self, number):
+        image = self.images[number]
+        return f"image {number + 1}" if isinstance(image, Image.Image) else os.fspath(image)
+
+    def __getitem__(self, number):
         try:
-            if not isinstance(image, Image.Image):
-                image = os.fspath(image)
-                if not os.path.isfile(image):
-                    return position, None, None, f"Image not found: {image}"
-                image = read_image(image)
-            elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
-                message = (
-                    f"A PIL image of mode {image.mode} would be clipped at 255: make it RGB first, or name its file."
-                )
-                return position, None, None, message
-            image = image.convert("RGB")
-        except Exception as error:  # whatever Pillow makes of a damaged file; the message names it
-            return position, None, None, str(error)
+            image = _read(self.images[number])
+        except Exception as error:  # Pillow raises errors of any kind for damaged files
+            return number, None, None, str(error)
         digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-        return position, self.transform(image), int.from_bytes(digest[:4], "big"), None
+        return number, self.transform(image), int.from_bytes(digest[:4], "big"), None
+
+
+def _read(image):
+    if not isinstance(image, Image.Image):
+        if not os.path.isfile(image):
+            raise UserError(f"Image not found: {os.fspath(image)}")
+        image = read_image(os.fspath(image))
+    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        raise UserError(
+            f"A PIL image of mode {image.mode} would be clipped at 255: make it RGB first, or name its file."
+        )
+    return image.convert("RGB")
 
 
 def _collate(rows):
-    """Positions, images (B, 3, H, W) and noise indices of those that could be read, and messages of the others."""
+    """Numbers, images (B, 3, H, W) and noise indices of readable images, and messages of the others."""
     good = [row for row in rows if row[3] is None]
     batch = torch.stack([row[1] for row in good]) if good else None
     messages = {row[0]: row[3] for row in rows if row[3] is not None}

@@ -24,7 +24,7 @@ SUM = "sum_of_"
 class IndependentPrompts(nn.Module):
     """Prompts of the text tower, `ctx` (n, D) and `deep_ctx`, and of the image tower, `vctx` (m, W) and `deep_vctx`.
 
-    Buffers `sum_of_<name>` hold the Gaussian-weighted sum of the weights over the epochs so far. Checkpoints include
+    Buffers `sum_of_<name>` have the Gaussian-weighted sum of the weights over the epochs so far. Checkpoints include
     them, so a resumed run continues the sum.
     """
 
@@ -135,17 +135,16 @@ class PromptSRC(PromptTrainer):
             self.model.take_sum()
 
     def epoch_weights(self) -> list[float]:
-        """The weight of each epoch in the mean, by a Gaussian over their numbers from 1."""
+        """The weight of each epoch in the mean: a Gaussian of its number, counted from 1."""
         epochs = torch.arange(1, self.max_epoch + 1, dtype=torch.float64)
         distance = (epochs - self.settings.GPA_MEAN) / self.settings.GPA_STD
         return (-(distance**2) / 2).softmax(dim=0).tolist()
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
-        if not {"ctx", "vctx"} <= learned.keys():
+        towers = {"TEXT": "ctx", "VISION": "vctx"}
+        if not learned.keys() >= set(towers.values()):
             return {}
-        found = {}
-        for tower, ctx in (("TEXT", "ctx"), ("VISION", "vctx")):
-            found[f"N_CTX_{tower}"] = len(learned[ctx])
-            found[f"PROMPT_DEPTH_{tower}"] = 1 + len(learned.get(f"deep_{ctx}", ()))
-        return found
+        n_vectors = {f"N_CTX_{tower}": len(learned[ctx]) for tower, ctx in towers.items()}
+        depths = {f"PROMPT_DEPTH_{tower}": 1 + len(learned.get(f"deep_{ctx}", ())) for tower, ctx in towers.items()}
+        return n_vectors | depths

@@ -1,4 +1,4 @@
-"""The folder of a run: its config, its checkpoints, and its trainer, built again."""
+"""Build the trainer of a run's folder again: its config, its classes, its model."""
 
 import sys
 from collections.abc import Sequence
@@ -19,64 +19,40 @@ from trainers.config import apply_settings, check_values, default_cfg, merge_fil
 from trainers.methods import find_method
 
 
-def read_config(folder: str | PathLike) -> CfgNode:
-    """The config, not yet frozen, that a run's folder holds.
-
-    Raises:
-        UserError: there is no such folder, or no usable config.yaml in it.
-    """
-    folder = Path(folder)
+def read_config(folder: Path) -> CfgNode:
+    """The config in a run's folder, not frozen."""
     path = folder / "config.yaml"
     if not path.is_file():
-        what = "is a file" if folder.exists() else "is not there"
-        what = "has no config.yaml, so it is no folder of a run" if folder.is_dir() else what
-        mend = "Name the folder that train.py wrote (--output-dir)"
+        fix = "Name the folder that train.py wrote (--output-dir)"
+        problem = "is a file" if folder.exists() else "is not there"
         if folder.is_dir():
-            mend += ", or say what checkpoints alone do not: --trainer, --config-file, --backbone, --classnames"
-        raise UserError(f"{folder} {what}. {mend}.")
+            problem = "has no config.yaml, so it is no folder of a run"
+            fix += ", or add --trainer, --config-file, --backbone, --classnames for checkpoints alone"
+        raise UserError(f"{folder} {problem}. {fix}.")
     cfg = default_cfg()
     merge_file(cfg, path, "Config of a run")
     return cfg
 
 
-def bare_config(folder: str | PathLike, trainer: str, config_file: str = "", backbone: str | PathLike = "") -> CfgNode:
-    """The config, not yet frozen, for a folder that holds checkpoints of CoOp's kind alone.
-
-    Args:
-        folder: it.
-        trainer: the method's name.
-        config_file: that it was trained with; "": the method's default.
-        backbone: CLIP's name or file; "": the config file's.
-
-    Raises:
-        UserError: there is no such method or file, no backbone, or no checkpoint in the folder.
-    """
-    cfg = default_cfg()
-    method = find_method(trainer)
+def bare_config(folder: Path, trainer: str, config_file: str, backbone: str | PathLike) -> CfgNode:
+    """The config, not frozen, for a folder with checkpoints of CoOp's kind and no config.yaml."""
+    cfg, method = default_cfg(), find_method(trainer)
     merge_method_file(cfg, config_file or method.config_file("default"), method.trainer)
     cfg.TRAINER.NAME = method.trainer
     cfg.MODEL.BACKBONE.NAME = str(backbone or cfg.MODEL.BACKBONE.NAME)
     if not cfg.MODEL.BACKBONE.NAME:
-        raise UserError(f"{folder} does not say which CLIP its model is for; name it (--backbone ViT-B/16).")
-    # How many vectors there are, in how many layers, and of what, is in the file.
-    of_method = TRAINER_REGISTRY.get(method.trainer)
-    if Path(folder, of_method.NETWORK).is_dir():
-        saved, _ = read_prompts(find_checkpoint(folder, of_method.NETWORK))
-        told = of_method.sizes_in(of_method.learned_in(saved))
-        node = cfg.TRAINER[of_method.SETTINGS]
-        node.update({key: value for key, value in told.items() if key in node})
+        raise UserError(f"{folder} does not say which CLIP its model is for. Name it (--backbone ViT-B/16).")
+    # The tensors show the number of vectors and of layers.
+    trainer_class = TRAINER_REGISTRY.get(method.trainer)
+    if (folder / trainer_class.NETWORK).is_dir():
+        saved, _ = read_prompts(find_checkpoint(folder, trainer_class.NETWORK))
+        sizes, node = trainer_class.sizes_in(trainer_class.learned_in(saved)), cfg.TRAINER[trainer_class.SETTINGS]
+        node.update({key: value for key, value in sizes.items() if key in node})
     return cfg
 
 
-def read_run(folder: str | PathLike) -> dict[str, Any]:
-    """What a run was: its results.json, or of an unfinished run the values of run.json.
-
-    Keys: classnames, backbone_sha256; of a finished run all others of results.json.
-
-    Raises:
-        UserError: neither is there.
-    """
-    folder = Path(folder)
+def read_run(folder: Path) -> dict[str, Any]:
+    """The results.json of a finished run; of another run, classnames and backbone_sha256 of run.json."""
     if (folder / RESULTS_FILE).is_file():
         return read_results(folder / RESULTS_FILE)
     record = read_run_record(folder)
@@ -94,32 +70,32 @@ def build_run(
     backbone: str | PathLike | None = None,
     opts: Sequence[Any] = (),
     with_data: bool = False,
-    trainer_name: str = "",
+    trainer: str = "",
     config_file: str = "",
 ) -> PromptTrainer:
     """The trainer of a run with its model loaded, in evaluation mode.
 
     Args:
-        folder: of the run.
-        classnames: other classes than the run's; only without data.
-        backbone: where CLIP's weights are now, if not where they were.
+        classnames: other classes than the run's; without data alone.
+        backbone: new place of CLIP's weights.
         opts: KEY VALUE pairs on top of the run's config.
         with_data: build its data set and loaders, too.
-        trainer_name, config_file: of a folder that holds checkpoints alone, see `bare_config`; classnames has to be
-            given as well.
+        trainer, config_file: method and config of a folder of checkpoints alone; it needs `classnames`.
 
     Raises:
-        UserError: the folder holds no usable run, the backbone is another one, or the data are others than it tested.
+        UserError: the folder holds no usable run, or the backbone or the data have changed.
     """
-    _register()
-    is_bare = not Path(folder, "config.yaml").is_file()
-    if is_bare and trainer_name:
+    import trainers.all  # noqa: F401 (registers trainers and data sets)
+
+    folder = Path(folder)
+    is_bare = not (folder / "config.yaml").is_file()
+    if is_bare and trainer:
         if classnames is None:
-            raise UserError(f"{folder} does not say which classes to choose from; name them (--classnames cat,dog).")
-        cfg, record = bare_config(folder, trainer_name, config_file, backbone or ""), {"classnames": list(classnames)}
-    elif trainer_name or config_file:
-        what = "needs --trainer as well" if is_bare else "says itself what it is, in config.yaml; leave these out"
-        raise UserError(f"--trainer and --config-file are for a folder of checkpoints alone; {folder} {what}.")
+            raise UserError(f"{folder} does not say which classes to choose from. Name them (--classnames cat,dog).")
+        cfg, record = bare_config(folder, trainer, config_file, backbone or ""), {"classnames": list(classnames)}
+    elif trainer or config_file:
+        fix = "add --trainer" if is_bare else "leave these out, since its config.yaml has both"
+        raise UserError(f"--trainer and --config-file are for a folder of checkpoints alone; for {folder} {fix}.")
     else:
         cfg, record = read_config(folder), read_run(folder)
     if backbone:
@@ -128,34 +104,24 @@ def build_run(
     check_values(cfg)
     cfg.freeze()
     if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
-        raise UserError(f"{folder} is a run of {cfg.TRAINER.NAME!r}, a trainer that is not here.")
+        raise UserError(f"{folder} is a run of the unknown trainer {cfg.TRAINER.NAME!r}.")
     names = None if with_data else list(record["classnames"] if classnames is None else classnames)
-    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names, is_rebuilt=True)
-    if trainer.backbone.sha256 != record.get("backbone_sha256", trainer.backbone.sha256):
+    built = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names, is_rebuilt=True)
+    if built.backbone.sha256 != record.get("backbone_sha256", built.backbone.sha256):
         raise UserError(
             f"{cfg.MODEL.BACKBONE.NAME} holds other weights than the CLIP that {folder} was trained with. Name the "
             "right file (--backbone)."
         )
-    if with_data:
-        _check_data(folder, record, trainer)
-    if not trainer_name and not is_finished(folder) and not is_finished(folder, tested=False):
-        print(f"Note: the run in {folder} has not ended; what it has so far is used.", file=sys.stderr)
-    # A run that only tested keeps no model of its own.
-    trainer.load_model(record.get("model_dir") or str(folder), epoch=record.get("load_epoch"))
-    trainer.set_model_mode("eval")
-    return trainer
-
-
-def _check_data(folder, record, trainer):
-    dataset = trainer.dm.dataset
-    found = {"classnames": list(dataset.classnames), "test_fingerprint": dataset.test_fingerprint}
-    if any(record.get(key, value) != value for key, value in found.items()):
+    dataset = built.dm.dataset
+    data = {"classnames": list(dataset.classnames), "test_fingerprint": dataset.test_fingerprint} if with_data else {}
+    if any(record.get(key, value) != value for key, value in data.items()):
         raise UserError(
-            f"{trainer.cfg.DATASET.NAME} under {trainer.cfg.DATASET.ROOT or '.'} has other test images or classes than "
-            f"those that {folder} was tested on. Give the run its images back, or name the folder where they are now "
-            "(--root)."
+            f"{cfg.DATASET.NAME} under {cfg.DATASET.ROOT or '.'} has other test images or classes than {folder} was "
+            "tested on. Give the run its images back, or name the folder where they are now (--root)."
         )
-
-
-def _register():
-    import trainers.all  # noqa: F401 (registers trainers and data sets)
+    if not trainer and not is_finished(folder) and not is_finished(folder, tested=False):
+        print(f"Note: the run in {folder} has not ended; its newest checkpoint is used.", file=sys.stderr)
+    # A run that only tested has no model of its own.
+    built.load_model(record.get("model_dir") or str(folder), epoch=record.get("load_epoch"))
+    built.set_model_mode("eval")
+    return built

@@ -1,14 +1,14 @@
 """SPG (Bai et al., Soft Prompt Generation for Domain Generalization, ECCV 2024): both stages.
 
 Stage I, `SPG_CoOp`, learns the prompt label of one source domain by CoOp (Sec. 3.2). Stage II, `SPG_CGAN`, trains a
-conditional GAN that generates a prompt from an image feature (Sec. 3.3, Algorithm 1). `SPG` runs stage I for every
-missing label, then stage II.
+conditional GAN that generates a prompt from an image feature (Sec. 3.3, Algorithm 1). `SPG` runs stage I for each
+missing label, then stage II. `StageTwoTrainer` has the part of stage II that DPSPG shares: reading and learning labels.
 """
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from os import PathLike
 from pathlib import Path
@@ -33,7 +33,7 @@ from common.run.names import class_subset, dataset_label
 from common.startup import REPOSITORY
 from datasets.known import known_domains
 from trainers.authors_configs import merge_method_file
-from trainers.base.checkpoints import find_checkpoint, read_model
+from trainers.base.checkpoints import find_checkpoint
 from trainers.base.context_trainer import ContextTrainer
 from trainers.base.trainer import PromptTrainer
 from trainers.config import (
@@ -58,7 +58,6 @@ from trainers.modules.cgan import (
     clip_gradients,
 )
 from trainers.modules.clip.backbone import backbone_label
-from trainers.modules.finite import require_finite
 from trainers.modules.noise import image_noise
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, load_prompt_label, save_prompt_label
@@ -74,8 +73,8 @@ class SPGKeys(Section, node="TRAINER.SPG"):
     PREC: Precision = "fp16"
     CLASS_TOKEN_POSITION: ClassTokenPosition = "end"
     LATENT_DIM: PositiveInt = 100  # length of the generator's noise vector
-    # Largest gradient norm of each parameter tensor in stage II: discriminator's weights, biases, first and last
-    # Linear; generator's weights, biases, biases of its last BatchNorm and last Linear.
+    # Largest gradient norm of each parameter tensor in stage II. Discriminator: weights, biases, first and last Linear.
+    # Generator: weights, biases, biases of the last BatchNorm and the last Linear.
     GRAD_CLIP: bool = True
     D_WEIGHT_NORM: NonNegativeFloat = 5e-2
     D_BIAS_NORM: NonNegativeFloat = 5e-1
@@ -84,15 +83,16 @@ class SPGKeys(Section, node="TRAINER.SPG"):
     G_BIAS_NORM: NonNegativeFloat = 5e-8
     G_LAST_BIAS_NORM: NonNegativeFloat = 1.0
     GRAD_CLIP_OFF_TARGETS: tuple[str, ...] = ()  # target domains (full names) without clipping
-    LABEL_DIR: str = ""  # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": prompt_labels next to OUTPUT_DIR
+    # <LABEL_DIR>/<dataset>/<backbone>/seed_<k>/<domain>.pt; "": prompt_labels next to OUTPUT_DIR. A run without a seed
+    # has its own in OUTPUT_DIR.
+    LABEL_DIR: str = ""
     LABEL_SEED: Seed = -1  # seed of the prompt labels; -1: SEED (the published labels have seed 1)
-    # The OPTIM section of stage I inside the trainer SPG: this file, then these KEY VALUE pairs. The other sections
-    # are those of stage II.
+    # OPTIM section of stage I inside the trainer SPG: this file, then KEY VALUE pairs. Other sections are stage II's.
     STAGE1_CONFIG_FILE: str = "configs/trainers/SPG_CoOp/default.yaml"
     STAGE1_OPTS: tuple[Any, ...] = ()
 
 
-# ---- prompt labels of a run ----
+# ---- prompt labels ----
 
 
 def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
@@ -103,15 +103,14 @@ def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
     return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
-def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgNode | None) -> dict[str, Any]:
+def label_origin(trainer: PromptTrainer, items: Sequence[Item], optim: CfgNode | None) -> dict[str, Any]:
     """Everything that a prompt label for this run depends on.
 
     Args:
         trainer: any trainer of SPG or DPSPG.
         items: training images of the label's domain.
-        stage1_cfg: config of stage I; None: unknown.
+        optim: OPTIM section of stage I; None: settings of stage I are unknown.
     """
-    items = list(items)
     hashes = content_hashes([item.impath for item in items])
     entries = sorted(f"{item.label}/{content}\n" for item, content in zip(items, hashes, strict=True))
     origin: dict[str, Any] = {
@@ -120,16 +119,34 @@ def label_origin(trainer: PromptTrainer, items: Iterable[Item], stage1_cfg: CfgN
         "CLASS_TOKEN_POSITION": trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
         "training images": hashlib.sha256("".join(entries).encode()).hexdigest(),
     }
-    if stage1_cfg is not None:
-        node = f"TRAINER.{trainer.SETTINGS}"
-        keys = [f"OPTIM.{key}" for key in stage1_cfg.OPTIM]
-        keys += ["INPUT.TRANSFORMS", "INPUT.INTERPOLATION", "INPUT.RRCROP_SCALE", "DATALOADER.TRAIN_X.BATCH_SIZE"]
+    if optim is not None:
+        keys = ["INPUT.TRANSFORMS", "INPUT.INTERPOLATION", "INPUT.RRCROP_SCALE", "DATALOADER.TRAIN_X.BATCH_SIZE"]
         keys += ["TRAINER.FEATURES.TRAIN_VIEWS", "TEST.FINAL_MODEL"]
-        keys += [f"{node}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
-        values = {key: value_of(stage1_cfg, key) for key in keys}
+        keys += [f"TRAINER.{trainer.SETTINGS}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
+        values = {f"OPTIM.{key}": value for key, value in optim.items()} | {k: value_of(trainer.cfg, k) for k in keys}
         origin |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         origin["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
     return origin
+
+
+def read_stage1_optim(cfg: CfgNode, node: str) -> tuple[CfgNode, str]:
+    """The OPTIM section of stage I, from STAGE1_CONFIG_FILE and STAGE1_OPTS of a method's node.
+
+    The second value is the note of `merge_method_file`.
+    """
+    path, opts = cfg.TRAINER[node].STAGE1_CONFIG_FILE, cfg.TRAINER[node].STAGE1_OPTS
+    stage1, key = default_cfg(), f"TRAINER.{node}.STAGE1_CONFIG_FILE"
+    if not os.path.isfile(path) and (REPOSITORY / path).is_file():
+        path = REPOSITORY / path
+    note = merge_method_file(stage1, path, f"{node}_CoOp", key)
+    try:
+        if others := [name for name in opts[::2] if not str(name).startswith("OPTIM.")]:
+            raise UserError(f"{others[0]} is not a key of OPTIM. Give pairs such as \"['OPTIM.MAX_EPOCH', 5]\".")
+        apply_settings(stage1, opts)
+        check_values(stage1)
+    except UserError as error:
+        raise UserError(f"Stage I ({key} {path}, STAGE1_OPTS {list(opts)}): {error}") from error
+    return stage1.OPTIM, note
 
 
 # ---- stage I ----
@@ -146,15 +163,14 @@ class SPG_CoOp(ContextTrainer):
         super().build_data_loader()
         domains = self.dm.dataset.source_domains
         if self.classnames is None and len(domains) != 1:
-            what = "prompt label" if len(self.SIGNS) == 1 else "prompt labels"
             raise UserError(
-                f"{type(self).__name__} learns the {what} of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
-                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {self.SETTINGS}, "
-                "which trains the labels of all source domains."
+                f"{type(self).__name__} learns the prompt label of one domain; DATASET.SOURCE_DOMAINS names "
+                f"{len(domains)}: {', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer "
+                f"{self.SETTINGS}, which trains the labels of all source domains."
             )
 
     def label_files(self) -> dict[str, Path]:
-        """The label file of each sign."""
+        """Sign -> label file."""
         (domain,) = self.dm.dataset.source_domains
         return {sign: label_folder(self.cfg, self.SETTINGS, sign).file_for(domain) for sign in self.SIGNS}
 
@@ -163,9 +179,9 @@ class SPG_CoOp(ContextTrainer):
         return self.model.ctx
 
     def train(self) -> None:
-        # One process at a time learns a label. The lock is re-entrant: SPG holds it here already.
+        # One process at a time learns a label. The lock is re-entrant: SPG holds it already.
         *_, last = self.label_files().values()
-        make_output_folder(label_folder(self.cfg, self.SETTINGS).label_dir)
+        make_output_folder(self.settings.LABEL_DIR)
         with creation_lock(last, f"learns the prompt label of {last.stem}"):
             super().train()
 
@@ -173,7 +189,7 @@ class SPG_CoOp(ContextTrainer):
         super().after_train()
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)
-        origin = label_origin(self, self.dm.dataset.train_x, self.cfg)
+        origin = label_origin(self, self.dm.dataset.train_x, self.cfg.OPTIM)
         for sign, path in self.label_files().items():
             save_prompt_label(path, self.learned_label(sign), origin, self.train_seconds)
             print(f"Prompt label written to {path}")
@@ -183,9 +199,9 @@ class SPG_CoOp(ContextTrainer):
 
 
 class StageTwoTrainer(PromptTrainer):
-    """Base class of stage II: trains networks with the prompt labels of the source domains.
+    """Trains networks with the prompt labels of the source domains: the base of stage II of SPG and DPSPG.
 
-    With `LEARNS_LABELS` it first runs stage I for each source domain without a label (`learn_labels`).
+    With LEARNS_LABELS it first runs stage I for each source domain without a label.
     """
 
     STAGE1: type[SPG_CoOp]
@@ -194,102 +210,81 @@ class StageTwoTrainer(PromptTrainer):
     encoder: PromptEncoder
     # (signs, domains, n_ctx, D), NaN for all domains but the sources; None before training.
     prompt_labels: Tensor | None = None
-    learned: tuple[str, ...] = ()  # domains with a label that this run learned
     label_seconds: dict[str, float | None]  # domain -> training time of its label; None: unknown
+    learned: tuple[str, ...] = ()  # domains with a label from this run
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         super().check_config(cfg)
-        if not cls.LEARNS_LABELS:
-            return
-        read_stage1_config(cfg, cls.SETTINGS)
-        if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
-            raise UserError(
-                f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage; "
-                "pass --seed."
-            )
-
-    def build_data_loader(self) -> None:
-        if self.LEARNS_LABELS and self.cfg.VERBOSE and not self.is_rebuilt:
-            read_stage1_config(self.cfg, self.SETTINGS, show=True)
-        super().build_data_loader()
+        if cls.LEARNS_LABELS:
+            read_stage1_optim(cfg, cls.SETTINGS)
+            if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
+                raise UserError(
+                    f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage. "
+                    "Pass --seed."
+                )
 
     def complete_cfg(self, cfg: CfgNode) -> CfgNode:
         cfg = super().complete_cfg(cfg)
         settings = cfg.TRAINER[self.SETTINGS]
         if self.LEARNS_LABELS and cfg.SEED < 0 and settings.LABEL_SEED < 0:
-            # Runs without a seed are independent of each other, and so are their labels.
-            own = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
-            if self.asked_cfg.TRAINER[self.SETTINGS].LABEL_DIR not in ("", own) and cfg.VERBOSE:
-                print(
-                    f"Note: the prompt labels in TRAINER.{self.SETTINGS}.LABEL_DIR {settings.LABEL_DIR} are left "
-                    "aside, since a run without a seed learns its own. Pass --seed, or name theirs by "
-                    f"TRAINER.{self.SETTINGS}.LABEL_SEED."
-                )
+            # Runs without a seed are independent, so each learns labels of its own.
             cfg.defrost()
-            settings.LABEL_DIR = own
+            settings.LABEL_DIR = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
             cfg.freeze()
         return cfg
 
+    @classmethod
+    def label_folders_of(cls, cfg: CfgNode) -> list[LabelFolder]:
+        """The label folders of a run, one for each sign."""
+        return [label_folder(cfg, cls.SETTINGS, sign) for sign in cls.STAGE1.SIGNS]
+
+    def find_labels(self, domain: str) -> list[Path | None]:
+        """The label file of each sign, or None."""
+        return [folder.find(domain, self.dm.dataset.code(domain)) for folder in self.label_folders_of(self.cfg)]
+
     def before_train(self) -> None:
-        # Before super(): resuming compares `identity`, which hashes the labels.
         self.label_seconds = {}
+        # Before super(): resuming compares `identity`, which hashes the labels.
         self.prompt_labels = self.load_labels()
         super().before_train()
 
     def load_labels(self) -> Tensor:
-        """Prompt labels of the source domains, (signs, domains, n_ctx, D), after stage I for the missing ones."""
+        """Learn the missing prompt labels of the source domains, then read all: (signs, domains, n_ctx, D)."""
         if self.LEARNS_LABELS:
             self.learn_labels()
             print("Stage II: training the generator")
-        return torch.stack([self.read_labels(folder) for folder in self.label_folders()])
+        dataset, node = self.dm.dataset, f"TRAINER.{self.SETTINGS}"
+        folders, shape = self.label_folders_of(self.cfg), (self.encoder.n_ctx, self.encoder.ctx_dim)
+        labels = torch.full((len(folders), len(dataset.domains), *shape), float("nan"))
+        optim = self.stage1_optim() if self.LEARNS_LABELS else None
+        for domain in dataset.source_domains:
+            index = list(dataset.domains).index(domain)
+            items = [item for item in dataset.train_x if item.domain == index]
+            origin = label_origin(self, items, optim)
+            for sign, path in enumerate(self.find_labels(domain)):
+                if path is None:
+                    raise UserError(
+                        f"The prompt label of source domain {domain} is missing: no {folders[sign].file_for(domain)}. "
+                        f"Train it with --trainer {self.STAGE1.__name__} --source-domains {domain} --target-domains "
+                        f"{domain}, use --trainer {self.SETTINGS}, which trains the missing ones, or name another "
+                        f"folder or seed ({node}.LABEL_DIR, LABEL_SEED)."
+                    )
+                labels[sign, index], self.label_seconds[domain] = load_prompt_label(path, *shape, origin, node)
+                print(f"Prompt label of {domain}: {path}")
+        return labels.to(self.device)
 
     def check_targets(self, key: str, empty: str) -> None:
-        """Raise UserError if a key names a domain that no data set has; `empty` says what an empty key means.
+        """Raise UserError if a key names a domain that no data set has; `empty` is the meaning of an empty key.
 
         A published config may name domains of one data set, and serves all of them.
         """
         domains = self.dm.dataset.domains
-        if strange := sorted(set(self.settings[key]) - {*domains, *known_domains()}):
+        if unknown := sorted(set(self.settings[key]) - {*domains, *known_domains()}):
             raise UserError(
-                f"TRAINER.{self.SETTINGS}.{key} names {', '.join(strange)}, which {self.cfg.DATASET.NAME} does not "
+                f"TRAINER.{self.SETTINGS}.{key} names {', '.join(unknown)}, which {self.cfg.DATASET.NAME} does not "
                 f'have. Accepted: {", ".join(domains)}; or "()", {empty}.'
             )
-
-    @classmethod
-    def label_folders_of(cls, cfg: CfgNode) -> list[LabelFolder]:
-        """The label folders of a run with this config, one for each sign."""
-        return [label_folder(cfg, cls.SETTINGS, sign) for sign in cls.STAGE1.SIGNS]
-
-    def label_folders(self) -> list[LabelFolder]:
-        """The label folders of this run, one for each sign."""
-        return self.label_folders_of(self.cfg)
-
-    def read_labels(self, folder: LabelFolder) -> Tensor:
-        """Prompt labels of the source domains: (domains, n_ctx, D), NaN for every other domain.
-
-        Raises:
-            UserError: a label is missing or does not fit this run.
-        """
-        dataset, encoder, node = self.dm.dataset, self.encoder, f"TRAINER.{self.SETTINGS}"
-        labels = torch.full((len(dataset.domains), encoder.n_ctx, encoder.ctx_dim), float("nan"))
-        for domain in dataset.source_domains:
-            path = folder.find(domain, dataset.code(domain))
-            if path is None:
-                raise UserError(
-                    f"The prompt label of source domain {domain} is missing: no {folder.file_for(domain)}. Train it "
-                    f"with --trainer {self.STAGE1.__name__} --source-domains {domain} --target-domains {domain}, use "
-                    f"--trainer {self.SETTINGS}, which trains the missing ones, or name another folder or seed "
-                    f"({node}.LABEL_DIR, LABEL_SEED)."
-                )
-            index = list(dataset.domains).index(domain)
-            items = [item for item in dataset.train_x if item.domain == index]
-            origin = label_origin(self, items, self.stage1_cfg(domain) if self.LEARNS_LABELS else None)
-            labels[index], self.label_seconds[domain] = load_prompt_label(
-                path, encoder.n_ctx, encoder.ctx_dim, origin, node
-            )
-            print(f"Prompt label of {domain}: {path}")
-        return labels.to(self.device)
 
     def identity(self) -> dict[str, Any]:
         labels = None if self.prompt_labels is None else self.prompt_labels.cpu().numpy().tobytes()
@@ -298,49 +293,29 @@ class StageTwoTrainer(PromptTrainer):
     # ---- stage I for missing labels ----
 
     def learn_labels(self) -> None:
-        """Run stage I for each source domain without a label. Of several runs one learns it, and the others wait.
-
-        Raises:
-            UserError: a domain has no validation images to select an epoch by; no label is learned then.
-        """
-        dataset = self.dm.dataset
-        validated = {dataset.domains[item.domain] for item in dataset.val}
-        small = [name for name in dataset.source_domains if name not in validated and not self.has_label(name)]
-        if small and self.cfg.TEST.FINAL_MODEL == "best_val":
-            raise UserError(
-                f"TEST.FINAL_MODEL is best_val, but the source domain {small[0]} is too small for a validation split. "
-                "Add images to it, or set TEST.FINAL_MODEL last_step."
-            )
-        folder = self.label_folders()[-1]
+        """Run stage I for each source domain without a label. If several runs need a label, one learns it."""
+        missing = [domain for domain in self.dm.dataset.source_domains if None in self.find_labels(domain)]
+        _, note = read_stage1_optim(self.cfg, self.SETTINGS)
+        if missing and note:
+            print(note)
+        folder = self.label_folders_of(self.cfg)[-1]
+        make_output_folder(self.settings.LABEL_DIR)
         for wait in (False, True):  # labels that other runs are learning come last
-            for domain in [domain for domain in dataset.source_domains if not self.has_label(domain)]:
-                make_output_folder(folder.label_dir)
+            for domain in [domain for domain in missing if None in self.find_labels(domain)]:
                 lock = creation_lock(folder.file_for(domain), f"learns the prompt label of {domain}", wait)
                 with contextlib.suppress(InUse), lock:
-                    if not self.has_label(domain):
+                    if None in self.find_labels(domain):  # else another run has just learned it
                         self.learn_label(domain)
 
-    def has_label(self, domain: str) -> bool:
-        """Whether a domain has a label of each sign."""
-        code = self.dm.dataset.code(domain)
-        return all(folder.find(domain, code) is not None for folder in self.label_folders())
-
     def learn_label(self, domain: str) -> None:
-        """Run stage I for a domain, which writes its label.
-
-        Raises:
-            UserError: a foreign label of one sign is there without the other.
-        """
-        folders = self.label_folders()
-        found = [folder.find(domain, self.dm.dataset.code(domain)) for folder in folders]
-        # A run of ours that was killed between two signs leaves the first alone.
-        if any(path is not None and path != folders[0].file_for(domain) for path in found):
-            there = next(path for path in found if path is not None)
-            missing = folders[found.index(None)].file_for(domain)
+        """Run stage I for a domain, which writes its labels of all signs."""
+        folders, found = self.label_folders_of(self.cfg), self.find_labels(domain)
+        # Our own label of the first sign may be alone: a run was killed before it wrote the second.
+        if alone := [path for path in found if path not in (None, folders[0].file_for(domain))]:
             raise UserError(
-                f"The prompt label of {domain} is there for one sign alone: {there}, and no {missing}. Put the other "
-                f"there, name a folder that has both (TRAINER.{self.SETTINGS}.LABEL_DIR), or delete the one to have "
-                "both learned."
+                f"The prompt label of {domain} is there for one sign alone: {alone[0]}, and no "
+                f"{folders[found.index(None)].file_for(domain)}. Put the other there, or delete the one to have both "
+                "learned."
             )
         print(f"Stage I: learning the prompt label of {domain}")
         cfg = self.stage1_cfg(domain)
@@ -352,15 +327,19 @@ class StageTwoTrainer(PromptTrainer):
         stage1.train()
         self.learned = (*self.learned, domain)
 
+    def stage1_optim(self) -> CfgNode:
+        """The OPTIM section of stage I."""
+        return read_stage1_optim(self.cfg, self.SETTINGS)[0]
+
     def stage1_cfg(self, domain: str) -> CfgNode:
-        """This run's config for stage I on a domain: OPTIM of `read_stage1_config`, label seed, own folder, no test."""
+        """This run's config for stage I on a domain: OPTIM of stage I, label seed, own folder, no test."""
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.OPTIM = read_stage1_config(cfg, self.SETTINGS).OPTIM
+        cfg.OPTIM = self.stage1_optim()
         cfg.TRAINER.NAME = self.STAGE1.__name__
         cfg.DATASET.SOURCE_DOMAINS = cfg.DATASET.TARGET_DOMAINS = (domain,)
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "stage1", domain)
-        cfg.SEED = self.label_folders()[0].seed
+        cfg.SEED = self.label_folders_of(cfg)[0].seed
         cfg.TEST.NO_TEST = True
         cfg.RESUME = ""
         cfg.VERBOSE = False
@@ -370,11 +349,11 @@ class StageTwoTrainer(PromptTrainer):
     @classmethod
     def config_settings(cls, cfg: CfgNode) -> dict[str, Any]:
         settings = super().config_settings(cfg)
-        if not cls.LEARNS_LABELS:
-            return settings
-        # The optimisation of stage I counts, not the file and the pairs that it comes from.
-        stage1 = read_stage1_config(cfg, cls.SETTINGS).OPTIM
-        return {**settings, **{f"stage I: OPTIM.{key}": value for key, value in stage1.items()}}
+        if cls.LEARNS_LABELS:
+            # The optimisation of stage I counts, not the file and the pairs that it comes from.
+            stage1, _ = read_stage1_optim(cfg, cls.SETTINGS)
+            settings |= {f"stage I: OPTIM.{key}": value for key, value in stage1.items()}
+        return settings
 
     def n_trained(self) -> list[int]:
         if not self.LEARNS_LABELS:
@@ -390,36 +369,6 @@ class StageTwoTrainer(PromptTrainer):
             known = [seconds for seconds in times if seconds is not None]
             reused["prompt labels"] = sum(known) if len(known) == len(times) else None
         return reused
-
-
-def read_stage1_config(cfg: CfgNode, node: str, show: bool = False) -> CfgNode:
-    """A config with the OPTIM section of stage I: STAGE1_CONFIG_FILE, then STAGE1_OPTS, of a method's node.
-
-    Args:
-        cfg: config of both stages.
-        node: the method's under cfg.TRAINER.
-        show: print the values of the file that its authors' code overrides.
-
-    Raises:
-        UserError: the file is neither here nor in the repository, or a setting is wrong.
-    """
-    path, opts = cfg.TRAINER[node].STAGE1_CONFIG_FILE, cfg.TRAINER[node].STAGE1_OPTS
-    found = [candidate for candidate in (path, REPOSITORY / path) if os.path.isfile(candidate)]
-    stage1, key = default_cfg(), f"TRAINER.{node}.STAGE1_CONFIG_FILE"
-    if not found:
-        default = value_of(stage1, key)
-        raise UserError(f"{key} {path} is not there, nor in {REPOSITORY}. The default is {key} {default}.")
-    line = merge_method_file(stage1, found[0], f"{node}_CoOp", key)
-    if show and line:
-        print(line)
-    try:
-        if strange := [name for name in opts[::2] if not str(name).startswith("OPTIM.")]:
-            raise UserError(f"{strange[0]} is not a key of OPTIM. Give pairs such as \"['OPTIM.MAX_EPOCH', 5]\".")
-        apply_settings(stage1, opts)
-        check_values(stage1)
-    except UserError as error:
-        raise UserError(f"TRAINER.{node}.STAGE1_OPTS is {list(opts)}: {error}") from error
-    return stage1
 
 
 @TRAINER_REGISTRY.register()
@@ -522,18 +471,7 @@ class SPG_CGAN(StageTwoTrainer):
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
         """Load the generator of a run, ours or the authors'; a test needs no discriminator."""
-        path = find_checkpoint(directory, "generator", epoch)
-        checkpoint = read_model(path)
-        try:
-            self.generator.load_state_dict(checkpoint["state_dict"])
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise UserError(
-                f"{path} holds no generator for this run (TRAINER.SPG.N_CTX {self.encoder.n_ctx}, LATENT_DIM "
-                f"{self.settings.LATENT_DIM}, text width {self.encoder.ctx_dim}, feature size "
-                f"{self.backbone.feature_size}): {' '.join(str(error).split())} Set these, and name the backbone "
-                "(--backbone), as it was trained."
-            ) from error
-        print(f"Generator loaded from {path} (epoch {checkpoint.get('epoch')})")
+        self.load_prompts(self.generator, find_checkpoint(directory, "generator", epoch), directory)
 
     def write_results(self) -> None:
         """Write contexts.npz first, since results.json marks the run as finished."""
@@ -542,18 +480,16 @@ class SPG_CGAN(StageTwoTrainer):
 
     @torch.no_grad()
     def sample_contexts(self) -> Contexts:
-        """Contexts of at most 200 images of each domain, and the prompt labels.
+        """Generated contexts for at most 200 images of each domain, and the prompt labels.
 
-        Source domains give validation images. A test of another run's model has no labels and takes target domains
-        alone.
+        Source domains give validation images. A test of another run's model has no labels, and target domains alone.
         """
         domains = np.array(self.dm.dataset.domains)
         trained = self.prompt_labels is not None
-        loaders = {"val": self.val_loader if trained else None, "test": self.test_loader}
         contexts: list[np.ndarray] = []
         names: list[str] = []
         splits: list[str] = []
-        for split, loader in loaders.items():
+        for split, loader in {"val": self.val_loader if trained else None, "test": self.test_loader}.items():
             if loader is None:
                 continue
             features = self.image_features.of_split(loader, split)
@@ -562,11 +498,7 @@ class SPG_CGAN(StageTwoTrainer):
                 indices = np.flatnonzero(of_image == domain)
                 indices = indices[evenly_spaced(len(indices), CONTEXTS_PER_DOMAIN)]
                 chosen = torch.from_numpy(np.array(features[indices])).to(self.device)
-                generated = self.contexts(chosen, indices.tolist()).float()
-                what = f"Generated for images of {domains[domain]} ({split})"
-                # In half precision, as the file stores them.
-                require_finite({"the contexts": generated.half()}, what, "Most likely OPTIM.LR is too high.")
-                contexts.append(generated.cpu().numpy())
+                contexts.append(self.contexts(chosen, indices.tolist()).float().cpu().numpy())
                 names += [domains[domain]] * len(indices)
                 splits += [split] * len(indices)
         shape = (0, self.encoder.n_ctx, self.encoder.ctx_dim)

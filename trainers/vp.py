@@ -1,7 +1,7 @@
 """VP (Bahng et al., Exploring Visual Prompts for Adapting Large-Scale Models, 2022): learned pixels.
 
-A patch or a frame is added to every image. The place of a "random" patch is drawn for each batch in training; in
-evaluation it is a function of the seed and the image alone.
+A patch or a frame is added to every image. Training draws the place of a "random" patch for each batch. In evaluation
+it is a function of seed and image.
 """
 
 from collections.abc import Sequence
@@ -43,8 +43,7 @@ class Frame(nn.Module):
 
     def __init__(self, size: int, image_size: int) -> None:
         super().__init__()
-        inner = image_size - 2 * size
-        self.inner = inner
+        self.inner = inner = image_size - 2 * size
         self.pad_up = nn.Parameter(torch.randn(1, 3, size, image_size))
         self.pad_down = nn.Parameter(torch.randn(1, 3, size, image_size))
         self.pad_left = nn.Parameter(torch.randn(1, 3, inner, size))
@@ -72,19 +71,18 @@ class VP(PromptTrainer):
         largest = (image_size - 1) // 2 if pads else image_size
         if size > largest:
             raise UserError(
-                f"TRAINER.VP.PROMPT_SIZE is {size}, but the images of {self.cfg.MODEL.BACKBONE.NAME} have "
-                f"{image_size} x {image_size} pixels; accepted with TRAINER.VP.METHOD {self.settings.METHOD}: 1 to "
-                f"{largest}. Set TRAINER.VP.PROMPT_SIZE {min(10, largest)}."
+                f"TRAINER.VP.PROMPT_SIZE is {size}, but {self.cfg.MODEL.BACKBONE.NAME} takes {image_size} x "
+                f"{image_size} pixels. With TRAINER.VP.METHOD {self.settings.METHOD}, set it to 1 to {largest}."
             )
         self.model = self.register_network(self.NETWORK, Frame(size, image_size) if pads else Patch(size))
         self.fixed_features = self.encode_template(TEMPLATE)
 
     def image_tower(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
-        """Features (B, E); `indices` of the images, by which places are drawn, or None: one for this batch."""
+        """Features (B, E). `indices` of the images seed their places; None draws one place for the batch."""
         return self.backbone.encode_image(self.model(images, self.places(indices)))
 
     def places(self, indices: Sequence[int] | None) -> list[list[int]]:
-        """Where patches go, (x, y) from the upper left: one for each index, or one for a whole batch."""
+        """Upper left corners (x, y) of patches: one for each index, or one for the batch."""
         if self.settings.METHOD != "random":
             return [[0, 0]]
         end = max(1, self.backbone.image_size - self.settings.PROMPT_SIZE)

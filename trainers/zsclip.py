@@ -8,7 +8,6 @@ from os import PathLike
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
-from yacs.config import CfgNode
 
 from trainers.base.trainer import STEP_KEYS, PromptTrainer
 from trainers.modules.templates import SELECTED_TEMPLATES, TEMPLATE
@@ -31,10 +30,6 @@ class ZeroshotCLIP(PromptTrainer):
         # Each prompt counts alike, whatever the length of its feature.
         features = reduce(torch.add, map(self.encode_template, self.TEMPLATES))
         self.template_features = features / features.norm(dim=-1, keepdim=True)
-
-    @classmethod
-    def splits_encoded(cls, cfg: CfgNode) -> tuple[str, ...]:
-        return () if cfg.TEST.NO_TEST else ("test",)
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.template_features

@@ -60,7 +60,7 @@ def test_places_of_patches_in_evaluation_follow_from_seed_and_image(build):
 @pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
 def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
     message = refused(trainer, "red", flags=["--backbone", str(clip_file)])
-    assert "has to be a ViT" in message and "ViT-B/16" in message and "vp" in message
+    assert "must be a ViT" in message and "ViT-B/16" in message and "vp" in message
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
         (
             "DPSPG",
             ["TRAINER.DPSPG.LATE", "2"],
-            "LATE is 2, so validation chooses among later epochs, but the last",
+            "LATE is 2, so validation selects later epochs, but the last",
         ),
         ("DPL", ["DATALOADER.TEST.BATCH_SIZE", "1"], "is 1, but its context is a mean over the images of a batch"),
         ("VP", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of VP learns"),
         ("VPT", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "Set TRAINER.FEATURES.TRAIN_VIEWS 0."),
         ("MaPLe", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of MaPLe learns"),
         ("PromptSRC", ["TRAINER.FEATURES.TRAIN_VIEWS", "3"], "the image tower of PromptSRC learns"),
-        ("VP", ["TRAINER.VP.PROMPT_SIZE", "33"], "accepted with TRAINER.VP.METHOD random: 1 to 32"),
-        ("VP", ["TRAINER.VP.PROMPT_SIZE", "16", "TRAINER.VP.METHOD", "pad"], "METHOD pad: 1 to 15"),
+        ("VP", ["TRAINER.VP.PROMPT_SIZE", "33"], "With TRAINER.VP.METHOD random, set it to 1 to 32"),
+        ("VP", ["TRAINER.VP.PROMPT_SIZE", "16", "TRAINER.VP.METHOD", "pad"], "METHOD pad, set it to 1 to 15"),
     ],
 )
 def test_settings_that_do_not_fit(refused, trainer, opts, said):
@@ -175,7 +175,7 @@ def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_f
     assert [one.trainer for one in comparison.plans] == ["ZeroshotCLIP"] and comparison.refused == []
     said = capsys.readouterr().err
     assert said.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in said
-    with pytest.raises(MethodError, match="has to be a ViT"):
+    with pytest.raises(MethodError, match="must be a ViT"):
         Comparison(launch.parse_args(["vpt", str(image_folder), str(clip_file)]))
 
 

@@ -233,7 +233,7 @@ def test_a_generator_of_another_size_is_refused(build, tmp_path):
     folder = tmp_path / "theirs" / "generator"
     folder.mkdir(parents=True)
     torch.save({"state_dict": state, "epoch": 12}, folder / "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"holds no generator for this run \(TRAINER.SPG.N_CTX 4, LATENT_DIM 100"):
+    with pytest.raises(UserError, match=r"does not fit this backbone.* model.11.bias \(2048,\)"):
         trainer.load_model(str(tmp_path / "theirs"))
 
 
@@ -365,10 +365,9 @@ def test_zero_shot(finished, tmp_path):
     assert found["best_epoch"] is None
 
 
-def test_a_domain_without_validation_images_is_refused_before_a_label_is_learned(refused, tmp_path, image_folder):
+def test_a_domain_without_validation_images_is_refused(refused, tmp_path, image_folder):
     root = shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     for path in root.glob("green/*/[1-4].png"):
         path.unlink()
     message = refused("SPG", "red", flags=["--root", str(root)])
-    assert "the source domain green is too small for a validation split" in message
-    assert not list((tmp_path / "prompt_labels").rglob("*.pt"))
+    assert "the source domains are too small for a validation split" in message
