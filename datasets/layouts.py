@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
+from common.messages import some
 from datasets.contents import SPLIT_FOLDER, list_folders
 from datasets.names import find_domain
 
@@ -137,16 +138,10 @@ def _not_found(
 ) -> SetNotFound:
     own = {layout.folder.lower() for layout in layouts}
     incomplete = [name for name in present if name.lower() in own]
-    note = f"\n{', '.join(incomplete)} has no domain at those places: half-extracted?" if incomplete else ""
-    shown = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
+    note = f" {', '.join(incomplete)} has no domain at those places: half-extracted?" if incomplete else ""
     return SetNotFound(
-        "\n".join(
-            [
-                f"{dataset} was not found under DATASET.ROOT {root}. Looked for, in any letter case:",
-                *(f"  {layout}" for layout in layouts),
-                f"with the domains {', '.join(domains)}.",
-                f"Folders found there: {shown or 'none'}.{note}",
-                "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder.",
-            ]
-        )
+        f"{dataset} was not found under DATASET.ROOT {root}. Looked for, in any letter case:\n"
+        + "".join(f"  {layout}\n" for layout in layouts)
+        + f"with the domains {', '.join(domains)}. Folders found there: {some(present)}.{note}\n"
+        "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder."
     )

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 from reference import plain_image_features, tiny_clip
-from trainers.modules.full_prompt_encoder import prompt_encoder
+from trainers.modules.prompt_encoder import build_prompt_encoder
 
 from common.errors import UserError
 from trainers.base.image_features import ImageFeatures
@@ -126,7 +126,7 @@ def test_features_and_gradients_equal_open_clips(models, name):
     assert backbone.image_size == ALL[name]["vision_cfg"]["image_size"]
     images = torch.randn(2, 3, backbone.image_size, backbone.image_size)
     torch.testing.assert_close(backbone.encode_image(images), own.encode_image(images), atol=1e-5, rtol=0)
-    encoder = prompt_encoder(backbone.text, NAMES, n_ctx=4)
+    encoder = build_prompt_encoder(backbone.text, NAMES, n_ctx=4)
     assert (type(encoder) is PromptEncoder) == (name in CUT)
     ctx = (10 * encoder.initial_context()).requires_grad_()
     assert_equal(encoder(ctx), own_text_features(own, open_clip.get_tokenizer(name), ctx), ctx)
@@ -140,10 +140,10 @@ def test_contexts_of_classes_images_and_layers_equal_open_clips(models, name, po
     own, path = models(name)
     tower, tokenizer = load_backbone(path).text, open_clip.get_tokenizer(name)
     torch.manual_seed(1)
-    encoder = prompt_encoder(tower, NAMES, class_specific=True, n_ctx=3, class_token_position=position)
+    encoder = build_prompt_encoder(tower, NAMES, class_specific=True, n_ctx=3, class_token_position=position)
     ctx = (10 * encoder.initial_context()).requires_grad_()
     assert_equal(encoder(ctx), own_text_features(own, tokenizer, ctx, position), ctx)
-    encoder = prompt_encoder(tower, NAMES, n_ctx=3, class_token_position=position, memory_mb=2)
+    encoder = build_prompt_encoder(tower, NAMES, n_ctx=3, class_token_position=position, memory_mb=2)
     ctx = torch.randn(3, 3, tower.width, requires_grad=True)
     assert_equal(encoder(ctx), torch.stack([own_text_features(own, tokenizer, c, position) for c in ctx]), ctx)
     if position == "end":
@@ -191,13 +191,13 @@ def test_precisions_stay_close_to_fp32(models, monkeypatch, name, device, precis
     images = torch.randn(2, 3, single.image_size, single.image_size)
     features = [ImageFeatures(backbone).encode(images).cpu() for backbone in (single, other)]
     torch.testing.assert_close(*features, atol=1e-5 if precision == "fp32" else 0.03, rtol=0)
-    encoder = prompt_encoder(other.text, NAMES, ctx_init="a photo of a")
+    encoder = build_prompt_encoder(other.text, NAMES, ctx_init="a photo of a")
     ctx = encoder.initial_context().requires_grad_()
     with other.autocast():
         texts = encoder(ctx).float().cpu()
     texts.sum().backward()
     assert ctx.grad.isfinite().all() and ctx.grad.abs().max() > 0
-    encoder = prompt_encoder(single.text, NAMES, ctx_init="a photo of a")
+    encoder = build_prompt_encoder(single.text, NAMES, ctx_init="a photo of a")
     torch.testing.assert_close(texts, encoder(encoder.initial_context()), atol=0.03, rtol=0)
 
 
@@ -233,7 +233,7 @@ def test_features_equal_those_of_transformers(saved, act):
     images = torch.randn(2, 3, 35, 35)
     theirs = own.get_image_features(images).pooler_output
     torch.testing.assert_close(backbone.encode_image(images), theirs, atol=1e-5, rtol=0)
-    encoder = prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
+    encoder = build_prompt_encoder(backbone.text, NAMES, ctx_init="a photo of a")
     ids = open_clip.tokenize([f"a photo of a {name.replace('_', ' ')}." for name in NAMES])
     theirs = torch.nn.functional.normalize(own.get_text_features(ids).pooler_output, dim=-1)
     torch.testing.assert_close(encoder(encoder.initial_context()), theirs, atol=1e-5, rtol=0)
@@ -256,7 +256,7 @@ def test_preprocessing_and_vocabulary_of_a_folder_are_used(saved):
     assert (info.pixel_mean, info.interpolation, info.resize_mode) == ((0.5,) * 3, "bilinear", "squash")
     tokenizer = backbone.text.tokenizer
     assert (tokenizer.before, tokenizer.after, tokenizer.encode("dog")) == ((0,), (1,), [words.index("dog</w>")])
-    encoder = prompt_encoder(backbone.text, ["dog", "god"], ctx_init="a dog")
+    encoder = build_prompt_encoder(backbone.text, ["dog", "god"], ctx_init="a dog")
     ids = CLIPTokenizer.from_pretrained(folder)(["a dog dog.", "a dog god."], padding=True, return_tensors="pt")
     theirs = torch.nn.functional.normalize(own.get_text_features(**ids).pooler_output, dim=-1)
     torch.testing.assert_close(encoder(encoder.initial_context()), theirs, atol=1e-5, rtol=0)
@@ -285,7 +285,7 @@ def test_tokenizer_of_transformers_in_an_open_clip_model(tmp_path, kind):
     torch.save(own.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
     backbone = load_backbone(f"open_clip:local-dir:{tmp_path}")
     assert backbone.info.pixel_mean == (0.5,) * 3 and backbone.text.can_be_cut == (kind == "worldwide")
-    encoder = prompt_encoder(backbone.text, ["dog", "black_guitar"], ctx_init="a photo of a")
+    encoder = build_prompt_encoder(backbone.text, ["dog", "black_guitar"], ctx_init="a photo of a")
     ids = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(["a photo of a dog.", "a photo of a black guitar."])
     theirs = own.encode_text(ids, normalize=True)
     torch.testing.assert_close(encoder(encoder.initial_context()), theirs, atol=1e-5, rtol=0)

@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from common.run.history import write_history
 from quick_run import REPOSITORY
 
 from common.locks import run_owner
+from common.run.record import RunRecord
 from scripts import status
 from scripts.launching import status as states
 from scripts.launching.jobs import Job
@@ -48,7 +48,7 @@ def test_every_state(tmp_path, capsys, hold, monkeypatch):
     states.save_plan(output, jobs.values())  # another launcher keeps the id
     (jobs["done"].folder / "results.json").write_text("{}")
     save_failure(jobs["fails"].folder, Outcome(1, "There is no folder data."))
-    write_history(jobs["runs"].folder, [{}, {}])
+    RunRecord({}, history=[{}, {}]).write(jobs["runs"].folder)
     pid = hold(jobs["runs"].folder)
     assert run_owner(jobs["runs"].folder).startswith(f"process {pid} on ")
     monkeypatch.setattr(states, "queued_jobs", lambda: {"12_3": "PENDING (Priority)"})
