@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.errors import UserError
-from common.messages import some
+from common.errors import UserError, some
 from datasets.contents import SPLIT_FOLDER, list_folders
 from datasets.names import find_domain
 

@@ -7,12 +7,11 @@ import open_clip
 import pytest
 import torch
 from reference import plain_image_features, tiny_clip
-from trainers.modules.prompt_encoder import build_prompt_encoder
 
 from common.errors import UserError
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.clip.backbone import PRECISIONS, has_vit, load_backbone
-from trainers.modules.prompt_encoder import PromptEncoder
+from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder
 from trainers.modules.prompted_vit import PromptedViT
 
 NAMES = ["dog", "giraffe", "hockey_puck", "black and white guitar", "elephant"]
