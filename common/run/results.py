@@ -30,7 +30,7 @@ class Result:
 
     Attributes:
         trainer, config: the method and its config file, together a row of a table.
-        backbone, backbone_name: the CLIP in folders and tables, and as the user named it.
+        backbone, backbone_name, backbone_family: the CLIP in tables, as the user named it, and its publisher.
         protocol: "multi-source", "single-source", "cross-dataset", "base-to-new" or "in-domain".
         trained_on: data set of the training, if the test uses another one; else None.
         model_dir, load_epoch: run and epoch of the tested model; None: this run's own.
@@ -58,6 +58,7 @@ class Result:
     backbone: str
     backbone_sha256: str = _shared("table", "other backbone weights under the same name")
     backbone_name: str
+    backbone_family: str
     precision: str = _shared("table", "another precision")
     protocol: str
     trained_on: str | None

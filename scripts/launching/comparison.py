@@ -78,7 +78,7 @@ class Comparison:
 
     def _print_notes(self) -> None:
         """Print notes on settings, each once for all methods."""
-        from trainers.cross_checks import settings_notes
+        from trainers.config import settings_notes
 
         from trainers.authors_configs import merge_method_file
         from trainers.config import default_cfg

@@ -932,6 +932,7 @@ class PromptTrainer(TrainerX):
             backbone=backbone_label(self.backbone.name),
             backbone_sha256=self.backbone.sha256,
             backbone_name=self.backbone.name,
+            backbone_family=self.backbone.info.family,
             precision=self.backbone.precision,
             protocol=protocol_name(sources, dataset.target_domains, trained_on != label, base_to_new),
             trained_on=None if trained_on == label else trained_on,
