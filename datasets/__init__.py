@@ -1,3 +1,5 @@
-"""Domain generalization datasets. Importing this package registers them with Dassl."""
+"""Domain generalization data sets. Importing this package registers them with Dassl."""
 
-import datasets.all  # noqa: F401
+import datasets.benchmarks
+import datasets.folder
+import datasets.mini_digits  # noqa: F401

@@ -1,6 +1,6 @@
 """Imports every trainer and every data set, which registers them."""
 
-import datasets.all
+import datasets
 import trainers.cocoop
 import trainers.coop
 import trainers.dpl

@@ -78,10 +78,8 @@ class Comparison:
 
     def _print_notes(self) -> None:
         """Print notes on settings, each once for all methods."""
-        from trainers.config import settings_notes
-
         from trainers.authors_configs import merge_method_file
-        from trainers.config import default_cfg
+        from trainers.config import default_cfg, settings_notes
 
         cfg = os.path.splitext(os.path.basename(self.args.cfg))[0]
         others = [f"{plan.trainer} ({plan.method_file.stem})" for plan in self.plans if plan.method_file.stem != cfg]

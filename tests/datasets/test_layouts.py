@@ -9,7 +9,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dataset_trees import CLASS_FOLDERS, SETS, config, make_set, paths, write_images
 from quick_run import REPOSITORY
 
-import datasets.all  # noqa: F401 (registers)
+import datasets  # noqa: F401 (registers)
 from common.errors import UserError
 from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome, SPG_TerraIncognita
 

@@ -5,6 +5,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,6 @@ from clip.model import ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
-from trainers.modules.clip import hugging_face, open_clip, openai
 from trainers.modules.clip.info import BackboneInfo
 from trainers.modules.clip.text_tower import TextTower, architecture_of
 from trainers.modules.clip.tokenizer import LibraryTokenizer
@@ -210,7 +210,8 @@ def _front_and_path(name: str) -> tuple[str, Path]:
 
 def _source(name: str) -> ModuleType:
     """The module that loads backbones with such a name."""
-    return {"open_clip": open_clip, "hf": hugging_face}.get(name.partition(":")[0], openai)
+    module = {"open_clip": "open_clip", "hf": "hugging_face"}.get(name.partition(":")[0], "openai")
+    return import_module(f"trainers.modules.clip.{module}")
 
 
 def weights_sha256(module: nn.Module, more: str = "") -> str:

@@ -1,5 +1,0 @@
-"""Imports every data set, which registers them."""
-
-import datasets.benchmarks
-import datasets.folder
-import datasets.mini_digits  # noqa: F401
