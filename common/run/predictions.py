@@ -83,10 +83,13 @@ def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
     """
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as handle:
-            rows: list[dict[str, Any]] = list(csv.DictReader(handle))
+            reader = csv.DictReader(handle)
+            rows: list[dict[str, Any]] = list(reader)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"its columns are {reader.fieldnames}")
         for row in rows:
             row["confidence"] = float(row["confidence"])
-            if row.keys() != set(COLUMNS) or not math.isfinite(row["confidence"]):
+            if not math.isfinite(row["confidence"]):
                 raise ValueError(f"{row} is no prediction")
         return rows
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:

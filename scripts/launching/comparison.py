@@ -86,7 +86,9 @@ class Comparison:
         if cfg and others:
             print(f"Note: these methods have no {cfg} and use another config: {', '.join(others)}.", file=sys.stderr)
         authors = {merge_method_file(default_cfg(), plan.method_file, plan.trainer): None for plan in self.plans}
-        for line in filter(None, (*authors, *settings_notes(*(plan.cfg for plan in self.plans)))):
+        for line in filter(
+            None, (*authors, *dict.fromkeys(line for plan in self.plans for line in settings_notes(plan.cfg)))
+        ):
             print(line, file=sys.stderr)
 
     def _try_models(self) -> None:

@@ -12,6 +12,7 @@ from waiting import wait_for
 
 from common.errors import UserError
 from common.locks import run_lock, run_owner
+from common.run.record import read_run_record
 from scripts.launching import local
 from scripts.launching.jobs import Job
 from scripts.launching.local import LocalEngine, local_gpus
@@ -27,7 +28,7 @@ def long_run(start, tmp_path, image_folder, clip_file):
 
     def run(*opts, **environment):
         launcher = start("coop/main.sh", image_folder, clip_file, *LONG, *opts, **{"TARGETS": "red", **environment})
-        launcher.wait_for((tmp_path / RUN / "history.json").is_file)
+        launcher.wait_for(lambda: (record := read_run_record(tmp_path / RUN)) and record.history)
         return launcher
 
     return run

@@ -6,6 +6,7 @@ import signal
 import pytest
 from conftest import QUICK, numbers
 
+from common.run.record import read_run_record
 from scripts.launching import ray as engine
 
 pytest.importorskip("ray")
@@ -23,7 +24,7 @@ def test_ray_changes_no_number(start, launched, tmp_path, image_folder, clip_fil
 def test_an_interrupted_ray_run_resumes(start, launched, tmp_path, image_folder, clip_file):
     words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "200")
     launcher = start(*words, TARGETS="red", ENGINE="ray")
-    launcher.wait_for((tmp_path / RUN / "history.json").is_file)
+    launcher.wait_for(lambda: (record := read_run_record(tmp_path / RUN)) and record.history)
     os.kill(launcher.process.pid, signal.SIGINT)
     code, output = launcher.end()
     assert code == 130 and "interrupted; the same command resumes it" in output and "Traceback" not in output
