@@ -21,7 +21,7 @@ class RunRecord:
 
     Attributes:
         identity: settings, data, weights, seed: values that must be equal to continue the run; None: unknown.
-        places: locations of data and weights.
+        places: settings of the data set, and location of the weights.
         threads: numbers of threads, as in common.threads.Threads.
         versions: of Python and packages.
         history: an entry for each completed epoch.
@@ -29,7 +29,7 @@ class RunRecord:
     """
 
     identity: dict[str, Any]
-    places: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Any] = field(default_factory=dict)
     threads: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str | None] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -65,20 +65,19 @@ def identity_of(cfg: CfgNode, settings: dict[str, Any], dataset: Any, backbone_s
     }
 
 
-def places_of(cfg: CfgNode) -> dict[str, str]:
-    """The locations of data and weights: the contents are compared if a location has changed."""
-    root, backbone = cfg.DATASET.ROOT, cfg.MODEL.BACKBONE.NAME
-    return {
-        "data": os.path.abspath(root),
-        "weights": os.path.abspath(backbone) if os.path.exists(backbone) else backbone,
-    }
+def places_of(cfg: CfgNode) -> dict[str, Any]:
+    """Settings of data set and backbone: the contents are compared if these have changed."""
+    data = {key: list(value) if isinstance(value, tuple) else value for key, value in cfg.DATASET.items()}
+    weights = cfg.MODEL.BACKBONE.NAME
+    weights = os.path.abspath(weights) if os.path.exists(weights) else weights
+    return {"data": {**data, "ROOT": os.path.abspath(cfg.DATASET.ROOT)}, "weights": weights}
 
 
 def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False) -> None:
     """Raise UserError if the finished run in a folder is another run than that of a config.
 
     Weights are compared if the backbone has another location. Images are compared as well, with `is_quick` only if
-    the data set has another location. Images that are gone are not compared.
+    settings of the data set differ. Images that are gone are not compared.
     """
     record, trainer = read_run_record(folder), TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if record is None or not hasattr(trainer, "config_settings"):

@@ -84,7 +84,6 @@ def launched(tmp_path, monkeypatch, capsys):
     """Run a launcher in this process: launched("coop/main.sh", words ..., NAME="value") -> (code, output, errors)."""
     from scripts import launch
     from scripts.launching import comparison
-    from trainers.base import trainer
 
     def run(script, *words, **environment):
         protocol, method = Path(script).stem.replace("main", "multi"), Path(script).parent.name
@@ -93,7 +92,6 @@ def launched(tmp_path, monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
             patch.setattr(comparison, "LocalEngine", lambda *args: Here())
-            patch.setattr(trainer, "load_backbone", trainer.load_backbone)  # run_job puts a cache in its place
             for name, value in {"SEEDS": "1", **environment}.items():
                 patch.setenv(name, value)
             code = launch.main(words)

@@ -216,10 +216,10 @@ def test_compare_runs_the_methods_that_can_and_reports_the_others(launched, tmp_
     assert "Difference to" not in launched(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="")[1]
 
 
-def test_settings_without_effect_are_noted_once(launched, image_folder, clip_file):
+def test_settings_without_effect_are_noted_once_for_each_method(launched, image_folder, clip_file):
     words = ("compare.sh", image_folder, clip_file, *QUICK)
     _, _, errors = launched(*words, METHODS="zsclip,zsclip2", TARGETS="red")
-    assert errors.count("Note: without effect on ZeroshotCLIP, ZeroshotCLIP2: ") == 1
+    assert errors.count("Note: without effect on ") == 2
 
 
 def test_an_impossible_model_is_an_error_before_the_first_run(launched, tmp_path, image_folder, clip_file):
