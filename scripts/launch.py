@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from common.config_keys import split_at_key
+from common.dassl_path import REPOSITORY
 from common.errors import UserError
 from common.interruption import Interrupted
 from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON
@@ -114,6 +115,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.domains = {"multi": args.targets, "single": args.sources}.get(args.protocol, "")
     args.output, args.engine = Path(args.output), args.engine or "local"
     args.report = args.report or args.compare
+    args.visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    args.python_path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     return args
 
 
