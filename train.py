@@ -18,7 +18,7 @@ from common.loader_workers import prepare_loader_workers
 from common.locks import run_lock
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
-from common.run.record import is_finished
+from common.run.record import is_finished, read_run_record
 from common.threads import loader_workers
 from trainers.methods import METHODS
 
@@ -167,6 +167,9 @@ def run(args: argparse.Namespace) -> None:
     in_place = args.eval_only and os.path.realpath(cfg.OUTPUT_DIR) == os.path.realpath(args.model_dir)
     if args.eval_only and finished and not in_place:
         raise UserError(f"{cfg.OUTPUT_DIR} holds the results of another run; name another --output-dir for this test.")
+    record = read_run_record(cfg.OUTPUT_DIR)
+    if args.eval_only and not in_place and record and record.identity.get("tested model") == "its own":
+        raise UserError(f"{cfg.OUTPUT_DIR} holds an unfinished run; name another --output-dir for this test.")
     if args.eval_only and not args.model_dir:
         raise UserError("--eval-only needs --model-dir, the folder of the trained run to test.")
 

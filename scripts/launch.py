@@ -16,6 +16,11 @@ import signal
 import sys
 from pathlib import Path
 
+<<<<<<< HEAD
+=======
+from common.startup import split_at_key
+from common.startup import REPOSITORY
+>>>>>>> launch
 from common.errors import UserError
 from common.interruption import Interrupted
 from common.startup import split_at_key
@@ -114,6 +119,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.domains = {"multi": args.targets, "single": args.sources}.get(args.protocol, "")
     args.output, args.engine = Path(args.output), args.engine or "local"
     args.report = args.report or args.compare
+    args.visible_gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    args.python_path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     return args
 
 

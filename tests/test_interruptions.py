@@ -292,25 +292,27 @@ def test_a_damaged_history(cut, capsys, damage):
     assert "raining from scratch" in capsys.readouterr().out
 
 
-def _encode_together(folder, barrier, found):
+def _encode_together(folder, barrier, n_encoded, found):
     def compute(out):
-        barrier.wait(MINUTES)  # so that both do it
+        with n_encoded.get_lock():
+            n_encoded.value += 1
         out[:] = np.arange(20).reshape(5, 4)
 
+    barrier.wait(MINUTES)
     found.put(float(FeatureCache(folder).get("key", (5, 4), compute, "test").sum()))
 
 
 def test_two_processes_want_one_feature_cache(tmp_path):
     context = multiprocessing.get_context("fork")
-    barrier, found = context.Barrier(2), context.SimpleQueue()
-    arguments = (tmp_path / "cache", barrier, found)
+    barrier, n_encoded, found = context.Barrier(2), context.Value("i", 0), context.SimpleQueue()
+    arguments = (tmp_path / "cache", barrier, n_encoded, found)
     processes = [context.Process(target=_encode_together, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(MINUTES)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert found.get() == found.get() == 190.0
+    assert found.get() == found.get() == 190.0 and n_encoded.value == 1
     kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
     assert kept.sum() == 190.0
     assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]

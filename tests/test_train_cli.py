@@ -102,7 +102,7 @@ def test_backbone_files(refused, tmp_path):
     (tmp_path / "notes.pt").write_text("no weights")
     assert "notes.pt cannot be read" in refused("SPG", "red", flags=["--backbone", "notes.pt"])
     torch.save({"weight": torch.zeros(3)}, tmp_path / "net.pt")
-    assert "net.pt is no CLIP in OpenAI's format" in refused("SPG", "red", flags=["--backbone", "net.pt"])
+    assert "net.pt is not a CLIP in OpenAI's format" in refused("SPG", "red", flags=["--backbone", "net.pt"])
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Imports every trainer and every data set, which registers them."""
 
-import datasets
+import datasets.all
 import trainers.cocoop
 import trainers.coop
 import trainers.dpl

@@ -170,7 +170,7 @@ class Comparison:
         n_jobs = int(self.args.jobs or 1)
         if n_jobs == 1:
             return LocalEngine(1), workers
-        gpus = local_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", "")) if uses_cuda else []
+        gpus = local_gpus(self.args.visible_gpus) if uses_cuda else []
         threads = 1 if gpus else self.threads()
         n_runs, most_workers = share_cores(n_jobs, threads)
         if n_runs < n_jobs:

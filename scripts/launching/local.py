@@ -78,8 +78,8 @@ class _Worker:
 
 def _prepare_process(gpu: str | None) -> None:
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    os.environ["TQDM_DISABLE"] = "1"  # the launcher has the progress bar
+        os.environ.update(CUDA_VISIBLE_DEVICES=gpu)
+    os.environ.update(TQDM_DISABLE="1")  # the launcher has the progress bar
     os.setsid()  # Ctrl-C of the terminal reaches the launcher alone, which passes it on
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -59,7 +59,10 @@ class RayEngine:
     def __init__(
         self, args: Namespace, roots: Sequence[str], threads: Callable[[], int], workers: int, uses_cuda: bool
     ) -> None:
-        self.ray, self.n_jobs = _connect(args.ray_address), int(args.jobs or 10**6)
+        variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+        self.omp_threads = variables.get("OMP_NUM_THREADS")
+        variables |= {"PYTHONPATH": args.python_path, "PYTHONUTF8": "1", "TQDM_DISABLE": "1"}
+        self.ray, self.n_jobs = _connect(args.ray_address, variables), int(args.jobs or 10**6)
         self.refs: list[Any] = []
         self.workers = 0
         try:
@@ -87,7 +90,7 @@ class RayEngine:
         return max(1, min(sum(map(self._fit, self._nodes())), self.n_jobs))
 
     def submit(self, job: Job) -> Future[Outcome]:
-        place = os.getcwd(), os.environ.get("OMP_NUM_THREADS")
+        place = os.getcwd(), self.omp_threads
         self.refs.append(self.task.options(name=job.title).remote(job.arguments, job.folder, self.expected, *place))
         return self.refs[-1].future()
 
@@ -129,14 +132,12 @@ class RayEngine:
             raise UserError("\n".join(["Nodes of the Ray cluster differ from this machine:", *lines, text]))
 
 
-def _connect(address: str) -> Any:
+def _connect(address: str, variables: dict[str, str]) -> Any:
     """Connect to a Ray cluster, or start a local one that has its own token."""
     if not address:  # Ray reads these when it is imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
     import ray
 
-    variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    variables |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUTF8": "1", "TQDM_DISABLE": "1"}
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
     if not address:
         options |= {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}

@@ -85,8 +85,7 @@ def _submit(jobs: Sequence[Job], known: dict[Job, str], args: Namespace, workers
     """Submit an array of the independent jobs, then one of the tests of each model; yields jobs and their ids."""
     import submitit
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ["TQDM_DISABLE"] = "1"
+    os.environ.update(PYTHONPATH=args.python_path, TQDM_DISABLE="1")
     executor = submitit.AutoExecutor(args.output.absolute() / FOLDER, CLUSTER, slurm_max_num_timeout=TIMEOUTS)
     # The limit goes to sbatch as it is: submitit knows only minutes.
     options = {

@@ -156,7 +156,7 @@ def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_n
         read_predictions(path)
     for wrong in ([NAN, 0], [INF, 0], [-INF, -INF]):
         write_logits(tmp_path, np.array([[1, 2], wrong]))
-        with pytest.raises(UserError, match="some are no numbers"):
+        with pytest.raises(UserError, match="some are not finite"):
             read_logits(tmp_path / "logits.npy")
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
@@ -19,9 +19,6 @@ from datasets.base import DomainGeneralizationDataset
 from trainers.config import COUNTED, SECTIONS, as_typed, value_of
 from trainers.methods import BATCH, method_of
 from trainers.modules.clip.backbone import load_backbone
-
-if TYPE_CHECKING:
-    pass
 
 # The location of prompt labels has no effect, and their content is a part of the identity.
 WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")

@@ -504,6 +504,11 @@ class PromptTrainer(TrainerX):
         self.restore_threads(found)
         if found and self._is_same_run(self.output_dir, found):
             self.record = found
+            if self.cfg.RESUME and any(Path(self.output_dir).glob("*/model.pth.tar-*")):
+                # A run that began with --resume continues from its own folder.
+                self.cfg.defrost()
+                self.cfg.RESUME = ""
+                self.cfg.freeze()
             return
         if Path(self.output_dir, RECORD_FILE).exists():
             print(f"{self.output_dir}/{RECORD_FILE} is damaged or of other settings; training from scratch")
@@ -723,8 +728,6 @@ class PromptTrainer(TrainerX):
         Raises:
             UserError: the folder holds checkpoints of a run with other settings, data or weights.
         """
-        if self.record.history:  # a run that began with --resume continues from its own folder
-            directory = self.output_dir
         found, self.record.history = read_run_record(directory) or RunRecord({}), []
         if not self._is_same_run(directory, found):
             return 0

@@ -130,13 +130,13 @@ def test_a_waiting_launcher_can_be_interrupted(start, tmp_path, image_folder, cl
 
 def test_a_failed_run_tells_its_reason_and_each_warning_is_shown_once(start, tmp_path, image_folder, clip_file):
     root = shutil.copytree(image_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("spg_coop_splits"))
-    (root / "blue/down/notes.txt").write_text("x")
+    shutil.copy(root / "blue/down/1.png", root / "blue/stray.png")
     (root / "red/down/0.png").write_bytes(b"no image")
     launcher = start("zsclip/main.sh", root, clip_file, *QUICK, JOBS="2")
     code, output = launcher.end()
     reason = f"failed with exit code 1: Cannot read the image {root}/red/down/0.png"
     assert code == 1 and f"[3/3] ZeroshotCLIP on mine, target red, seed 1: {reason}" in output
-    assert "1 of 3 runs failed:\n" in output and output.count("1 with other extensions (.txt)") == 1, output
+    assert "1 of 3 runs failed:\n" in output and output.count("they are in no class folder") == 1, output
 
 
 def _pid_and_gpu(arguments, folder):

@@ -45,7 +45,7 @@ def test_arrays_and_dependencies(tmp_path, sbatch):
     trainings = [Job(f"train {i}", (), tmp_path / f"train{i}", tested=False) for i in range(3)]
     tests = [Job(f"test {i}", (), tmp_path / f"test{i}", needs=tmp_path / f"train{i // 2}") for i in range(4)]
     args = Namespace(output=tmp_path, jobs="2", slurm_time="1-12", slurm_gpus="1", slurm_partition="gpu")
-    args.slurm_options = "--qos=long --exclusive"
+    args.slurm_options, args.python_path = "--qos=long --exclusive", ""
     submitted = list(slurm._submit([*trainings, *tests], {}, args, workers=3))
     assert [len(group) for group, _ in submitted] == [3, 2, 2]
     array, first, second = sbatch

@@ -11,7 +11,6 @@ from reference import tiny_clip
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from common.errors import UserError
 from trainers.base.context_trainer import ContextTrainer
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.clip.backbone import Backbone
@@ -113,12 +112,6 @@ def test_of_a_tower_that_learns_nothing_is_kept(backbone, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_views_of_a_tower_that_learns_are_refused(backbone, tmp_path):
-    _, features = features_of(backbone, tmp_path, learning=True)
-    with pytest.raises(UserError, match="TRAIN_VIEWS"):
-        features.views(Pictures(tmp_path), 2, 8, None)
-
-
 def test_a_data_set_that_is_gone_leaves_nothing_to_another(backbone, tmp_path):
     _, features = features_of(backbone, tmp_path, learning=False)
     for n in (3, 4, 5):
@@ -126,7 +119,7 @@ def test_a_data_set_that_is_gone_leaves_nothing_to_another(backbone, tmp_path):
         assert len(features.of_split(DataLoader(dataset), "val")) == n
         del dataset
         gc.collect()
-    assert len(features._kept) == 0
+    assert len(features._in_memory) == 0
 
 
 @pytest.mark.parametrize(
