@@ -16,14 +16,9 @@ import signal
 import sys
 from pathlib import Path
 
-<<<<<<< HEAD
-=======
-from common.startup import split_at_key
-from common.startup import REPOSITORY
->>>>>>> launch
 from common.errors import UserError
 from common.interruption import Interrupted
-from common.startup import split_at_key
+from common.startup import REPOSITORY, split_at_key
 from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON
 from trainers.methods import METHODS, PROTOCOLS, trainer_name
 
