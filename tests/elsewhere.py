@@ -1,6 +1,7 @@
-"""Locks that another process holds."""
+"""Locks that another process holds, and a job for processes that cannot import the tests' conftest.py."""
 
 import contextlib
+import os
 import subprocess
 import sys
 
@@ -40,3 +41,10 @@ def owner_seen_elsewhere(path):
     command = [sys.executable, "-c", code, str(path)]
     environment = {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def pid_and_gpu(arguments, folder):
+    """A job that returns its process and its GPU; the argument "exception" raises an error."""
+    if arguments == ("exception",):
+        raise RuntimeError("a bug")
+    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -185,14 +185,15 @@ class SPG_CoOp(ContextTrainer):
         with creation_lock(last, f"learns the prompt label of {last.stem}"):
             super().train()
 
-    def after_train(self) -> None:
-        super().after_train()
+    def write_records(self) -> None:
+        """Write the label first: the records mark the run as finished."""
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)
         origin = label_origin(self, self.dm.dataset.train_x, self.cfg.OPTIM)
         for sign, path in self.label_files().items():
             save_prompt_label(path, self.learned_label(sign), origin, self.train_seconds)
             print(f"Prompt label written to {path}")
+        super().write_records()
 
 
 # ---- stage II ----

@@ -328,8 +328,9 @@ def test_tag_sets_activation_and_preprocessing(models, monkeypatch):
 
 
 def test_loading_draws_no_random_numbers(models, clip_file):
+    names = str(clip_file), models("sigmoid")[1]
     state = torch.get_rng_state()
-    for name in (str(clip_file), models("sigmoid")[1]):
+    for name in names:
         load_backbone(name)
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -56,6 +56,7 @@ def identity_of(cfg: CfgNode, settings: dict[str, Any], dataset: Any, backbone_s
         "source domains": list(dataset.source_domains),
         "target domains": list(dataset.target_domains) if is_tested else None,
         "class names": list(dataset.classnames),
+        "DATASET.NUM_SHOTS": cfg.DATASET.NUM_SHOTS,
         "training images": None if is_drawn else dataset.fingerprint,
         "test images": dataset.test_fingerprint if is_tested else None,
         "backbone weights": backbone_sha256,

@@ -880,8 +880,7 @@ class PromptTrainer(TrainerX):
 
     def run_settings(self) -> dict[str, Any]:
         """The settings that change this run's numbers."""
-        settings = self.config_settings(self.asked_cfg)
-        return {**settings, "MODEL.INIT_WEIGHTS": self.init_prompts_hash} if self.init_prompts_hash else settings
+        return {**self.config_settings(self.asked_cfg), "MODEL.INIT_WEIGHTS": self.init_prompts_hash}
 
     def identity(self) -> dict[str, Any]:
         """Everything that must be equal when the run is resumed: settings, data, weights."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK, encodings, numbers
+from elsewhere import pid_and_gpu
 from waiting import wait_for
 
 from common.errors import UserError
-from common.locks import run_lock, run_owner
+from common.locks import RUN_LOCK, run_lock, run_owner
 from common.run.record import read_run_record
 from scripts.launching import local
 from scripts.launching.jobs import Job
@@ -35,8 +36,8 @@ def long_run(start, tmp_path, image_folder, clip_file):
 
 
 def process_of(tmp_path):
-    (lock,) = (path for path in (tmp_path / RUN).glob("*.lock"))
-    return json.loads(lock.read_text(encoding="utf-8"))["pid"]
+    text = (tmp_path / RUN / RUN_LOCK).read_text(encoding="utf-8")
+    return json.loads(text)["pid"] if text else None  # the next process has just emptied it
 
 
 def test_jobs_change_no_number_and_make_features_and_labels_once(start, launched, tmp_path, image_folder, clip_file):
@@ -67,7 +68,7 @@ def test_a_run_whose_process_dies_twice_has_failed(long_run, start, tmp_path):
     launcher = long_run()
     first = process_of(tmp_path)
     os.kill(first, signal.SIGKILL)
-    launcher.wait_for(lambda: run_owner(tmp_path / RUN) and process_of(tmp_path) != first)
+    launcher.wait_for(lambda: run_owner(tmp_path / RUN) and process_of(tmp_path) not in (None, first))
     os.kill(process_of(tmp_path), signal.SIGKILL)
     code, output = launcher.end()
     assert code == 1 and "failed with exit code 70: its process died" in output
@@ -139,14 +140,8 @@ def test_a_failed_run_tells_its_reason_and_each_warning_is_shown_once(start, tmp
     assert "1 of 3 runs failed:\n" in output and output.count("they are in no class folder") == 1, output
 
 
-def _pid_and_gpu(arguments, folder):
-    if arguments == ("exception",):
-        raise RuntimeError("a bug")
-    return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
 def test_processes_are_warm_are_replaced_after_a_bug_and_share_gpus(monkeypatch, tmp_path):
-    monkeypatch.setattr(local, "run_job", _pid_and_gpu)
+    monkeypatch.setattr(local, "run_job", pid_and_gpu)
     monkeypatch.setattr(local._Worker, "is_unfit", lambda self: self.job.done() and self.job.exception() is not None)
     engine = LocalEngine(2, ["5", "7"])
 
