@@ -14,7 +14,6 @@ if __name__ == "__main__":
 from common.errors import UserError, explain, user_errors
 from common.files import make_output_folder
 from common.interruption import Interrupted, end_after_step, interruption
-from common.loader_workers import prepare_loader_workers
 from common.locks import run_lock
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
@@ -80,7 +79,6 @@ def setup_cfg(args: argparse.Namespace) -> "CfgNode":
     apply_flags(cfg, args)
     apply_settings(cfg, args.opts)
     cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
-    prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
     cfg.freeze()
     return cfg
 
@@ -185,7 +183,7 @@ def run(args: argparse.Namespace) -> None:
     make_output_folder(cfg.OUTPUT_DIR)
     # A test in the folder of its model leaves that run's files as they are, so it may share it.
     with contextlib.nullcontext() if in_place else run_lock(cfg.OUTPUT_DIR):
-        if in_place or finished or not is_finished(cfg.OUTPUT_DIR, tested=not cfg.TEST.NO_TEST):
+        if in_place or not is_finished(cfg.OUTPUT_DIR, tested=not cfg.TEST.NO_TEST):
             run_trainer(args, cfg, in_place)  # else another process has just finished it
 
 
@@ -195,7 +193,7 @@ def run_trainer(args: argparse.Namespace, cfg: "CfgNode", in_place: bool) -> Non
     if args.eval_only:
         trainer.test_run(args.model_dir, args.load_epoch)
         if not in_place:
-            trainer.write_json()
+            trainer.write_run_record()
             trainer.write_results()
     elif not args.no_train:
         trainer.train()

@@ -86,9 +86,8 @@ class Comparison:
         if cfg and others:
             print(f"Note: these methods have no {cfg} and use another config: {', '.join(others)}.", file=sys.stderr)
         authors = {merge_method_file(default_cfg(), plan.method_file, plan.trainer): None for plan in self.plans}
-        for line in filter(
-            None, (*authors, *dict.fromkeys(line for plan in self.plans for line in settings_notes(plan.cfg)))
-        ):
+        notes = dict.fromkeys(line for plan in self.plans for line in settings_notes(plan.cfg))
+        for line in filter(None, (*authors, *notes)):
             print(line, file=sys.stderr)
 
     def _try_models(self) -> None:

@@ -248,8 +248,7 @@ class PromptTrainer(TrainerX):
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        self.word_counts = check_words(cfg, type(self), backbone.text.tokenizer)
-        for key, n in self.word_counts.items():
+        for key, n in check_words(cfg, type(self), backbone.text.tokenizer).items():
             if value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, the number of tokens of CTX_INIT.")
             set_key(cfg, key, n)
@@ -515,7 +514,7 @@ class PromptTrainer(TrainerX):
             for path in Path(self.output_dir).glob(CHECKPOINTS):
                 path.unlink()
         self.record = RunRecord({})
-        self.write_json()
+        self.write_run_record()
 
     def _is_same_run(self, folder: str | PathLike, record: RunRecord) -> bool:
         """Whether the record of a folder is of this run; raises UserError if the folder has checkpoints of another."""
@@ -530,7 +529,7 @@ class PromptTrainer(TrainerX):
         print(f"The unfinished run in {folder} had other settings: {differences}")
         return False
 
-    def write_json(self) -> None:
+    def write_run_record(self) -> None:
         """Write run.json and config.yaml."""
         self.record.identity, self.record.threads = self.identity(), asdict(self.threads)
         self.record.places, self.record.versions = places_of(self.asked_cfg), versions()
@@ -561,7 +560,7 @@ class PromptTrainer(TrainerX):
             self.started = time.time() - history[-1]["seconds"]
             if self.scaler is not None:
                 self.scaler.load_state_dict(history[-1]["scaler"])
-        self.write_json()
+        self.write_run_record()
         self.epoch_bar = progress(
             total=self.max_epoch,
             initial=self.start_epoch,
@@ -907,7 +906,7 @@ class PromptTrainer(TrainerX):
     def write_records(self) -> None:
         """Write run.json of a completed training, and the results of its test."""
         self.record.training = self.training_facts()
-        self.record.write(self.output_dir)
+        self.write_run_record()
         if "test" in self.evaluations:
             self.write_results()
 
