@@ -371,7 +371,7 @@ def check_settings(cfg: CfgNode, trainer: "type[PromptTrainer]") -> None:
 
 def _contradictions(cfg: CfgNode, trainer: "type[PromptTrainer]") -> Iterator[str]:
     name, optim, given = cfg.TRAINER.NAME, cfg.OPTIM, cfg.MODEL.INIT_WEIGHTS
-    if (views := cfg.TRAINER.FEATURES.TRAIN_VIEWS) and trainer.IMAGE_TOWER_LEARNS:
+    if (views := cfg.TRAINER.FEATURES.TRAIN_VIEWS) and trainer.image_tower_learns():
         key = "TRAINER.FEATURES.TRAIN_VIEWS"
         yield f"{key} is {views}, but the image tower of {name} learns, so its features change. Set {key} 0."
     for loader, (least, reason) in trainer.LEAST_BATCH.items():

@@ -59,8 +59,11 @@ class DPL(PromptTrainer):
     SETTINGS = "DPL"
     LEAST_BATCH = dict.fromkeys(("TRAIN_X", "TEST"), (2, "its context is a mean over the images of a batch"))
     NETWORK = "mlp_model"
-    NORMALISED_FEATURES = False
     OPTIONAL_KEYS = (SOURCE,)
+
+    @property
+    def normalises_features(self) -> bool:
+        return False
 
     def build_prompt_model(self) -> None:
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX)

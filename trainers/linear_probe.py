@@ -14,7 +14,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.interruption import check_interruption
@@ -80,9 +79,9 @@ class LinearProbe(PromptTrainer):
         self.register_model(self.NETWORK, self.model)
         self.max_epoch = 1
 
-    @classmethod
-    def normalises(cls, cfg: CfgNode) -> bool:
-        return cfg.TRAINER[cls.SETTINGS].NORMALISED
+    @property
+    def normalises_features(self) -> bool:
+        return self.settings.NORMALISED
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader:
         """Without TRAIN_VIEWS: each image is used once."""

@@ -46,7 +46,6 @@ class MaPLe(PromptTrainer):
     TAKES_INIT_WEIGHTS = True
     TEST_KEYS = ("CTX_INIT",)
     NETWORK = "MultiModalPromptLearner"
-    IMAGE_TOWER_LEARNS = True
     PUBLISHED_NAMES = {}
 
     def build_prompt_model(self) -> None:

@@ -67,8 +67,8 @@ class Predictor:
         opts += [] if n_prompts is None else ["TEST.N_PROMPTS", n_prompts]
         with contextlib.redirect_stdout(io.StringIO()):  # the trainer and Dassl's transforms print while they are built
             self.trainer = build_run(model_dir, classnames, backbone, opts, trainer=trainer, config_file=config_file)
-            transform = build_transform(self.trainer.cfg, is_train=False)
-        self.transform = follow_resize_mode(transform, self.trainer.cfg.INPUT, self.trainer.backbone.info)
+            self.transform = build_transform(self.trainer.cfg, is_train=False)
+        follow_resize_mode(self.transform, self.trainer.cfg.INPUT, self.trainer.backbone.info)
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
         prepare_loader_workers(self.workers)

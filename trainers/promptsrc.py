@@ -74,7 +74,6 @@ class PromptSRC(PromptTrainer):
     SETTINGS = "PROMPTSRC"
     TEST_KEYS = ("CTX_INIT",)
     NETWORK = "VLPromptLearner"
-    IMAGE_TOWER_LEARNS = True
     PUBLISHED_NAMES = VISION | TEXT
     OPTIONAL_KEYS = (SUM,)
     UNUSED_KEYS = ("ZS_image_encoder.",)

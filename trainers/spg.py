@@ -175,7 +175,6 @@ class SPG_CoOp(ContextTrainer):
         return {sign: label_folder(self.cfg, self.SETTINGS, sign).file_for(domain) for sign in self.SIGNS}
 
     def learned_label(self, sign: str) -> Tensor:
-        """The label (n_ctx, D) of a sign."""
         return self.model.ctx
 
     def train(self) -> None:
@@ -235,14 +234,13 @@ class StageTwoTrainer(PromptTrainer):
             cfg.freeze()
         return cfg
 
-    @classmethod
-    def label_folders_of(cls, cfg: CfgNode) -> list[LabelFolder]:
-        """The label folders of a run, one for each sign."""
-        return [label_folder(cfg, cls.SETTINGS, sign) for sign in cls.STAGE1.SIGNS]
+    @property
+    def label_folders(self) -> list[LabelFolder]:
+        return [label_folder(self.cfg, self.SETTINGS, sign) for sign in self.STAGE1.SIGNS]
 
     def find_labels(self, domain: str) -> list[Path | None]:
         """The label file of each sign, or None."""
-        return [folder.find(domain, self.dm.dataset.code(domain)) for folder in self.label_folders_of(self.cfg)]
+        return [folder.find(domain, self.dm.dataset.code(domain)) for folder in self.label_folders]
 
     def before_train(self) -> None:
         self.label_seconds = {}
@@ -256,9 +254,9 @@ class StageTwoTrainer(PromptTrainer):
             self.learn_labels()
             print("Stage II: training the generator")
         dataset, node = self.dm.dataset, f"TRAINER.{self.SETTINGS}"
-        folders, shape = self.label_folders_of(self.cfg), (self.encoder.n_ctx, self.encoder.ctx_dim)
+        folders, shape = self.label_folders, (self.encoder.n_ctx, self.encoder.ctx_dim)
         labels = torch.full((len(folders), len(dataset.domains), *shape), float("nan"))
-        optim = self.stage1_optim() if self.LEARNS_LABELS else None
+        optim = read_stage1_optim(self.cfg, self.SETTINGS)[0] if self.LEARNS_LABELS else None
         for domain in dataset.source_domains:
             index = list(dataset.domains).index(domain)
             items = [item for item in dataset.train_x if item.domain == index]
@@ -299,7 +297,7 @@ class StageTwoTrainer(PromptTrainer):
         _, note = read_stage1_optim(self.cfg, self.SETTINGS)
         if missing and note:
             print(note)
-        folder = self.label_folders_of(self.cfg)[-1]
+        folder = self.label_folders[-1]
         make_output_folder(self.settings.LABEL_DIR)
         for wait in (False, True):  # labels that other runs are learning come last
             for domain in [domain for domain in missing if None in self.find_labels(domain)]:
@@ -310,7 +308,7 @@ class StageTwoTrainer(PromptTrainer):
 
     def learn_label(self, domain: str) -> None:
         """Run stage I for a domain, which writes its labels of all signs."""
-        folders, found = self.label_folders_of(self.cfg), self.find_labels(domain)
+        folders, found = self.label_folders, self.find_labels(domain)
         # Our own label of the first sign may be alone: a run was killed before it wrote the second.
         if alone := [path for path in found if path not in (None, folders[0].file_for(domain))]:
             raise UserError(
@@ -328,19 +326,15 @@ class StageTwoTrainer(PromptTrainer):
         stage1.train()
         self.learned = (*self.learned, domain)
 
-    def stage1_optim(self) -> CfgNode:
-        """The OPTIM section of stage I."""
-        return read_stage1_optim(self.cfg, self.SETTINGS)[0]
-
     def stage1_cfg(self, domain: str) -> CfgNode:
         """This run's config for stage I on a domain: OPTIM of stage I, label seed, own folder, no test."""
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.OPTIM = self.stage1_optim()
+        cfg.OPTIM, _ = read_stage1_optim(cfg, self.SETTINGS)
         cfg.TRAINER.NAME = self.STAGE1.__name__
         cfg.DATASET.SOURCE_DOMAINS = cfg.DATASET.TARGET_DOMAINS = (domain,)
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "stage1", domain)
-        cfg.SEED = self.label_folders_of(cfg)[0].seed
+        cfg.SEED = self.label_folders[0].seed
         cfg.TEST.NO_TEST = True
         cfg.RESUME = ""
         cfg.VERBOSE = False

@@ -63,7 +63,6 @@ class VP(PromptTrainer):
     SETTINGS = "VP"
     TEST_KEYS = ("METHOD",)
     NETWORK = "prompter"
-    IMAGE_TOWER_LEARNS = True
     IMAGE_TOWER_DRAWS = True
 
     def build_prompt_model(self) -> None:

@@ -36,7 +36,6 @@ class VPT(PromptTrainer):
 
     SETTINGS = "VPT"
     TEST_KEYS = ("CTX_INIT",)
-    IMAGE_TOWER_LEARNS = True
     PUBLISHED_NAMES = VISION
 
     def build_prompt_model(self) -> None:

@@ -54,7 +54,7 @@ def test_epoch_with_a_broken_last_step_is_not_saved(trainer, final_model, stoppe
     monkeypatch.setattr(cls, "model_update", break_it)
     message = stopped(trainer, "TEST.FINAL_MODEL", final_model)
     assert " after epoch 2 of 2: 1 of the " in message and "OPTIM.LR" in message
-    assert "The checkpoint of epoch 1 is kept." in message
+    assert "The checkpoint of epoch 1 remains." in message
     names = {"model.pth.tar-1", *(["model-best.pth.tar"] if final_model == "best_val" else [])}
     assert {path.name for path in (tmp_path / "run").glob("*/model*")} == names
     assert len(read_run_record(tmp_path / "run").history) == 1

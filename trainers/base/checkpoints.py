@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from dassl.utils import load_checkpoint
 from torch import Tensor, nn
 
@@ -32,11 +31,7 @@ TOKEN_BUFFERS = ("token_prefix", "token_suffix")
 
 
 def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None = None) -> Path:
-    """The checkpoint file of a network: of an epoch, else the best one, else the last one.
-
-    Raises:
-        UserError: the file is missing.
-    """
+    """The checkpoint file of a network: of an epoch, else the best one, else the last one."""
     folder = Path(directory) / network
     path = folder / (BEST if epoch is None else f"model.pth.tar-{epoch}")
     epochs, record = sorted(saved_epochs(folder)), read_run_record(directory)
@@ -53,17 +48,12 @@ def find_checkpoint(directory: str | PathLike, network: str, epoch: int | None =
 
 
 def saved_epochs(folder: Path) -> set[int]:
-    """Epochs of the checkpoints in a network's folder."""
     found = (re.fullmatch(r"model\.pth\.tar-(\d+)", path.name) for path in folder.glob("model.pth.tar-*"))
     return {int(match[1]) for match in found if match}
 
 
 def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any]:
-    """Read a checkpoint file; tensors named in `minus_infinity` may hold -inf.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds a number that is not finite.
-    """
+    """Read a checkpoint file with finite numbers; tensors named in `minus_infinity` may hold -inf."""
     checkpoint = load_checkpoint(str(path))
     if isinstance(checkpoint, dict):
         saved = checkpoint.get("state_dict", checkpoint)  # published files may hold the state_dict alone
@@ -73,11 +63,7 @@ def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any
 
 
 def read_prompts(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], int | None]:
-    """The tensors of a prompt learner's checkpoint, and its epoch; `bare` also accepts a state_dict alone.
-
-    Raises:
-        UserError: the file holds something else.
-    """
+    """The tensors of a prompt learner's checkpoint, and its epoch; `bare` also accepts a state_dict alone."""
     checkpoint = read_model(path)
     saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
@@ -87,7 +73,6 @@ def read_prompts(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], int
 
 
 def remove_checkpoint(folder: str | PathLike, networks: Iterable[str], epoch: int) -> None:
-    """Remove an epoch's checkpoints from a run's folder."""
     for name in networks:
         Path(folder, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
 
@@ -110,17 +95,9 @@ def load_newest(
     selects_by: str | None,
     minus_infinity: Container[str] = (),
 ) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Read the newest intact checkpoints of a run.
+    """Read the newest intact checkpoints of a run: number of completed epochs, checkpoint of each network.
 
-    Args:
-        directory: the run's folder.
-        networks: names of its networks.
-        history: an entry for each of its epochs.
-        selects_by: metric of the best epoch, whose model must be intact too; None: the run selects no epoch.
-        minus_infinity: see `read_model`.
-
-    Returns:
-        number of completed epochs, checkpoint of each network; (0, {}) to train from scratch.
+    It is (0, {}) if there are none. `selects_by` is the metric of the best epoch, whose model must be intact too.
     """
     saved = [saved_epochs(Path(directory) / name) for name in networks]
     epochs = sorted(set.intersection(*saved), reverse=True) if saved else []
@@ -177,10 +154,8 @@ def fit_prompts(
     """The tensors of a file, ours or a published one, as a network's state_dict.
 
     Args:
-        path: the file, for messages.
-        saved: its tensors.
-        own: tensors of the network, by their own names.
-        trainer: method, config and backbone of the network.
+        saved: the file's tensors.
+        own: the network's tensors, by their own names.
         trained_for: class names of the training run, if known.
 
     Raises:
@@ -256,11 +231,7 @@ def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None
 def _is_equal_but_rounding(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.shape != ours.shape:
         return False
-    half = not {torch.float16, torch.bfloat16}.isdisjoint((theirs.dtype, ours.dtype))
-    theirs, ours = theirs.float(), ours.float()
-    if not half:
-        return torch.allclose(theirs, ours, rtol=1e-5)
     # PromptSRC's files hold CLIP as its weighted sum over up to 50 epochs in half precision: single numbers end up
     # far from their start, but not the norm of all of them.
-    rounding = 4e-3 * ours.norm() + 1e-5 * ours.numel() ** 0.5
-    return bool((theirs - ours).norm() <= rounding)
+    theirs, ours = theirs.float(), ours.float()
+    return bool((theirs - ours).norm() <= 4e-3 * ours.norm() + 1e-5 * ours.numel() ** 0.5)

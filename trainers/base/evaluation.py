@@ -30,20 +30,12 @@ def classify(
     describe: Callable[[Indices], str],
     unseen_classes: bool = False,
 ) -> Iterator[tuple[Indices, Tensor]]:
-    """Classify images by their features.
+    """Yield indices and logits (B, C) of each batch; raise UserError if logits are not finite.
 
     Args:
         batches: features (B, E) and the B indices that seed the images' noise.
-        classifier: see `Classifier`.
-        device: device of the computation.
         describe: names the images of a batch, "images 1 to 100 of the test split", for errors.
-        unseen_classes: whether logits may be -inf, as a linear probe's for classes without training images.
-
-    Yields:
-        indices and logits (B, C) of each batch.
-
-    Raises:
-        UserError: logits are not finite.
+        unseen_classes: logits may be -inf, for instance a linear probe's for classes without training images.
     """
     for features, indices in batches:
         check_interruption()
@@ -64,21 +56,14 @@ def feature_batches(features: np.ndarray, batch_size: int) -> Iterator[tuple[Ten
 
 @dataclass
 class Predictions:
-    """Predictions for N images, in the data set's order.
+    """Predictions for N images, in the data set's order."""
 
-    Attributes:
-        labels: (N,) predicted labels.
-        confidence: (N,) their probabilities.
-        logits: (N, C) minus each row's maximum, in half precision.
-    """
-
-    labels: Tensor
-    confidence: Tensor
-    logits: Tensor
+    labels: Tensor  # (N,)
+    confidence: Tensor  # (N,) probabilities of these labels
+    logits: Tensor  # (N, C) minus each row's maximum, in half precision
 
     @classmethod
     def of(cls, logits: Tensor) -> "Predictions":
-        """The predictions of logits (B, C)."""
         # By the logits, as the evaluator predicts: the probabilities of two nearly equal logits may be equal.
         predicted = logits.argmax(dim=-1)
         # In half precision large logits tie. Their differences to the row's maximum do not: the prediction has 0, and
@@ -91,7 +76,6 @@ class Predictions:
 
     @classmethod
     def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """The predictions of all batches, on the CPU."""
         columns = zip(*((part.labels, part.confidence, part.logits) for part in parts), strict=True)
         return cls(*(torch.cat(column).cpu() for column in columns))
 
@@ -104,18 +88,11 @@ class Evaluation:
     predictions: Predictions
 
 
-def measured(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """The finite metrics of an evaluator's result; accuracy and macro F1 are added if missing.
-
-    Raises:
-        UserError: the evaluator returned something else than a dict.
-    """
+def finite_metrics(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The finite metrics of an evaluator's result; accuracy and macro F1 are added if missing."""
     if not isinstance(found, Mapping):
-        raise UserError(
-            f"The evaluator (TEST.EVALUATOR) returned a {type(found).__name__}; evaluate() has to return a dict from "
-            "the names of metrics to numbers."
-        )
-    metrics: dict[str, float] = {}
+        raise UserError(f"TEST.EVALUATOR: evaluate() returned a {type(found).__name__}. Return a dict of numbers.")
+    metrics = {"accuracy": 100 * float(accuracy_score(labels, predicted)), "macro_f1": macro_f1(labels, predicted)}
     for name, value in found.items():
         try:
             number = float(value)
@@ -124,11 +101,7 @@ def measured(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dict[str,
         if math.isfinite(number):
             metrics[str(name)] = number
         else:
-            print(f"Note: the metric {name} is no finite number ({type(value).__name__}), so it is not recorded.")
-    if "accuracy" not in metrics:
-        metrics["accuracy"] = 100 * float(accuracy_score(labels, predicted))
-    if "macro_f1" not in metrics:
-        metrics["macro_f1"] = macro_f1(labels, predicted)
+            print(f"Note: the metric {name} is no finite number, so it is not recorded.")
     return metrics
 
 
@@ -147,12 +120,7 @@ def accuracy_by_class(labels: np.ndarray, predicted: np.ndarray, classnames: lis
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error in percent: |accuracy - confidence| over 15 equal bins (Guo et al., 2017).
-
-    Args:
-        confidence: (N,) probabilities of the predictions.
-        right: (N,) whether each prediction is right.
-    """
+    """Expected calibration error in percent: |accuracy - confidence| over 15 equal bins (Guo et al., 2017)."""
     accuracies, confidences = calibration_curve(right, confidence, n_bins=CALIBRATION_BINS)  # of bins with images
     inner = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
     counts = np.bincount(np.searchsorted(inner, confidence), minlength=CALIBRATION_BINS)

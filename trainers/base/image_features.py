@@ -6,7 +6,7 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,32 +22,14 @@ from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiViewDataset, SeededDataset
 
 
-class _Encoding(NamedTuple):
-    """The computation of a data set's features.
-
-    Args:
-        views: (), or (K,) for K views of each image.
-        encode: fills an array (*views, n, E) with the features of n images.
-    """
-
-    dataset: ImageData
-    views: tuple[int, ...]
-    description: str
-    encode: Callable[[ImageData, np.ndarray], None]
-
-
 class ImageFeatures:
     """Computes features (B, E) of images, and caches those of a frozen tower.
 
     Args:
-        backbone: the CLIP.
         inputs: all settings of the image transforms as text, a part of the cache key.
         domains: names of the data set's domains.
-        cache: features on disk.
-        workers: number of loader workers that decode images.
         tower: images (B, 3, H, W) -> features (B, E); None: the backbone's.
         is_learned: training changes the tower. Gradients flow through it, and nothing is cached.
-        is_normalised: features are L2-normalised.
         has_draws: the tower also takes the images' indices, as seeds of its draws; None in training.
     """
 
@@ -70,11 +52,7 @@ class ImageFeatures:
         self._in_memory: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {views: features}
 
     def encode(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
-        """Images (B, 3, H, W) -> features (B, E) in single precision.
-
-        Args:
-            indices: B indices of the images within their split; None: a training batch.
-        """
+        """Images (B, 3, H, W) -> features (B, E) in single precision; `indices`: see `has_draws`."""
         with torch.set_grad_enabled(self.is_learned and torch.is_grad_enabled()), self.backbone.autocast():
             images = images.to(self.backbone.device, non_blocking=True)
             features = self.tower(images, indices) if self.has_draws else self.tower(images)
@@ -97,7 +75,7 @@ class ImageFeatures:
 
             encode_dataset(dataset, encode_batch, out, loader.batch_size or 64, self.workers, description)
 
-        return self._by_domain(_Encoding(dataset, (), description, encode))
+        return self._of_data_set(dataset, (), description, encode)
 
     def of_augmented(self, items: SeededDataset, batch_size: int, description: str) -> np.ndarray:
         """Features (N, E) of one augmented view of each training image; not cached, since each seed has its own."""
@@ -106,13 +84,7 @@ class ImageFeatures:
         return features
 
     def views(self, dataset: ImageData, n_views: int, batch_size: int, batches: Batches) -> FeatureLoader:
-        """A loader of features that draws from K = `n_views` cached random views of each training image.
-
-        Args:
-            dataset: training images with their random transform.
-            batch_size: number of views that are encoded at once.
-            batches: batch sampler of the loader.
-        """
+        """A loader of features that draws from `n_views` cached random views of each training image."""
         description, size = f"train, {n_views} views", max(1, batch_size // n_views)
 
         def encode_views(images: Tensor) -> Tensor:
@@ -122,46 +94,43 @@ class ImageFeatures:
             views = MultiViewDataset(dataset, n_views, read_image)
             encode_dataset(views, encode_views, out.swapaxes(0, 1), size, self.workers, description)
 
-        features = self._by_domain(_Encoding(dataset, (n_views,), description, encode))
+        features = self._of_data_set(dataset, (n_views,), description, encode)
         return FeatureLoader(features, dataset.data_source, batches)
 
-    def _by_domain(self, encoding: _Encoding) -> np.ndarray:
+    def _of_data_set(
+        self,
+        dataset: ImageData,
+        views: tuple[int, ...],
+        description: str,
+        encode: Callable[[ImageData, np.ndarray], None],
+    ) -> np.ndarray:
         """Features (*views, N, E) of a data set.
 
         Each domain has its own cache entry, which stage I, every stage II and every choice of targets share.
+
+        Args:
+            views: (), or (K,) for K views of each image.
+            encode: fills an array (*views, n, E) with the features of n images.
         """
-        dataset, views = encoding.dataset, encoding.views
+        size = self.backbone.feature_size
         if self.is_learned:
-            features = np.empty((*views, len(dataset.data_source), self.backbone.feature_size), np.float32)
-            encoding.encode(dataset, features)
+            features = np.empty((*views, len(dataset.data_source), size), np.float32)
+            encode(dataset, features)
             return features
         in_memory = self._in_memory.setdefault(dataset, {})
         if views not in in_memory:
-            entries = [self._entry(domain, encoding) for domain in self._domains(dataset)]
+            entries = []
+            for domain in split_domains(dataset):
+                items = domain.data_source
+                name = f"{self.domains[items[0].domain]}, {description}"
+                fill = functools.partial(encode, domain)
+                entries.append((self.key(domain, *views), (*views, len(items), size), fill, name))
             for entry in entries:  # domains that another process encodes come last
                 with contextlib.suppress(InUse):
                     self.cache.get(*entry, wait=False)
             parts = [self.cache.get(*entry) for entry in entries]
             in_memory[views] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=len(views))
         return in_memory[views]
-
-    def _domains(self, dataset: ImageData) -> Iterator[ImageData]:
-        """The images of each domain; a data set has its domains one after another."""
-        items = dataset.data_source
-        for _, run in itertools.groupby(range(len(items)), key=lambda i: items[i].domain):
-            indices = list(run)
-            domain: Any = copy.copy(dataset)
-            domain.data_source = items[indices[0] : indices[-1] + 1]
-            yield domain
-
-    def _entry(
-        self, domain: ImageData, encoding: _Encoding
-    ) -> tuple[str, tuple[int, ...], Callable[[np.ndarray], None], str]:
-        """Arguments of `FeatureCache.get` for a domain."""
-        items = domain.data_source
-        name = f"{self.domains[items[0].domain]}, {encoding.description}"
-        shape = (*encoding.views, len(items), self.backbone.feature_size)
-        return self.key(domain, *encoding.views), shape, functools.partial(encoding.encode, domain), name
 
     def key(self, dataset: ImageData, *more: object) -> str:
         """The cache key of a data set's features; `more`: other values that they depend on."""
@@ -174,26 +143,38 @@ class ImageFeatures:
         return features_key(self.backbone.sha256, self.backbone.precision, dataset.transform, paths, self.inputs, *more)
 
 
-def follow_facts(inputs: CfgNode, info: BackboneInfo) -> list[str]:
-    """Replace OpenAI's mean, standard deviation and interpolation in INPUT by those of a backbone.
-
-    Returns:
-        the changed keys with their values.
-    """
-    openais, changed = BackboneInfo(), []
-    for key, default, own in (
-        ("PIXEL_MEAN", openais.pixel_mean, list(info.pixel_mean)),
-        ("PIXEL_STD", openais.pixel_std, list(info.pixel_std)),
-        ("INTERPOLATION", openais.interpolation, info.interpolation),
-    ):
-        if _is_close(inputs[key], default) and not _is_close(inputs[key], own):
-            inputs[key] = own
-            changed.append(f"INPUT.{key} {own}")
-    return changed + ([f"resize mode {info.resize_mode}"] if info.resize_mode != openais.resize_mode else [])
+def split_domains(dataset: ImageData) -> Iterator[ImageData]:
+    """The images of each domain; a data set has its domains one after another."""
+    items = dataset.data_source
+    for _, run in itertools.groupby(range(len(items)), key=lambda i: items[i].domain):
+        indices = list(run)
+        domain: Any = copy.copy(dataset)
+        domain.data_source = items[indices[0] : indices[-1] + 1]
+        yield domain
 
 
-def follow_resize_mode(transform: Any, inputs: CfgNode, info: BackboneInfo) -> Any:
-    """Set the resize mode of a backbone in one of Dassl's test transforms, and return the transform."""
+def follow_preprocessing(cfg: CfgNode, backbone: Backbone) -> None:
+    """Replace OpenAI's preprocessing in cfg.INPUT by that of the backbone; warn if cfg.INPUT has a third one."""
+    inputs, info, openais = cfg.INPUT, backbone.info, BackboneInfo()
+    changed = [f"resize mode {info.resize_mode}"] if info.resize_mode != openais.resize_mode else []
+    differing = [] if "normalize" in inputs.TRANSFORMS else ["normalize in INPUT.TRANSFORMS"]
+    for key, fact in (("PIXEL_MEAN", "pixel_mean"), ("PIXEL_STD", "pixel_std"), ("INTERPOLATION", "interpolation")):
+        expected = getattr(info, fact)
+        if _is_close(inputs[key], expected):
+            continue
+        if _is_close(inputs[key], getattr(openais, fact)):
+            inputs[key] = expected if isinstance(expected, str) else list(expected)
+            changed.append(f"INPUT.{key} {inputs[key]}")
+        else:
+            differing.append(f"INPUT.{key} {expected}")
+    if changed and cfg.VERBOSE:
+        print(f"Note: images are preprocessed as the backbone {backbone.name} expects: {', '.join(changed)}.")
+    if differing:
+        print(f"Warning: {backbone.name} expects {', '.join(differing)}. Accuracies will suffer: leave out these keys.")
+
+
+def follow_resize_mode(transform: Any, inputs: CfgNode, info: BackboneInfo) -> None:
+    """Set the resize mode of a backbone in one of Dassl's test transforms."""
     resize = transform.transforms[0]
     if info.resize_mode == "squash":
         resize.size = list(inputs.SIZE)
@@ -205,16 +186,6 @@ def follow_resize_mode(transform: Any, inputs: CfgNode, info: BackboneInfo) -> A
             ResizeKeepRatio(size, longest=1, interpolation=resize.interpolation),
             CenterCropOrPad(size, fill=info.fill_color),
         ]
-    return transform
-
-
-def warn_of_preprocessing(inputs: CfgNode, backbone: str, info: BackboneInfo) -> None:
-    """Warn if images are normalised or resized in another way than the backbone expects."""
-    expected = {"PIXEL_MEAN": info.pixel_mean, "PIXEL_STD": info.pixel_std, "INTERPOLATION": info.interpolation}
-    others = [f"INPUT.{key} {value}" for key, value in expected.items() if not _is_close(inputs[key], value)]
-    others += [] if "normalize" in inputs.TRANSFORMS else ["normalize in INPUT.TRANSFORMS"]
-    if others:
-        print(f"Warning: {backbone} expects {', '.join(others)}. Accuracies will suffer: leave out these keys.")
 
 
 def _is_close(a: Any, b: Any) -> bool:

@@ -13,7 +13,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError, user_errors
-from common.run.record import read_run_record, settings_sha256
+from common.run.record import read_run_record
 from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
 from trainers.config import COUNTED, SECTIONS, as_typed, value_of
@@ -72,10 +72,9 @@ def places_of(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False) -> None:
-    """Raise UserError if the finished run in a folder is another run than that of a config.
+    """Raise UserError if the finished run in a folder has other settings, weights or images than a config.
 
-    Weights are compared if the backbone has another location. Images are compared as well, with `is_quick` only if
-    settings of the data set differ. Images that are gone are not compared.
+    With `is_quick`, images are compared only if settings of the data set differ.
     """
     record, trainer = read_run_record(folder), TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if record is None or not hasattr(trainer, "config_settings"):
@@ -96,7 +95,6 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False)
 
 
 def _with_images(cfg: CfgNode, asked: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a run with these settings; without the data if its images are gone."""
     kind, quiet = DATASET_REGISTRY.get(cfg.DATASET.NAME), cfg.clone()
     quiet.defrost()
     quiet.VERBOSE = False
@@ -112,13 +110,9 @@ def _with_images(cfg: CfgNode, asked: dict[str, Any]) -> dict[str, Any]:
 def check_trained_as(folder: str | PathLike, cfg: CfgNode, node: str, keys: Iterable[str]) -> None:
     """Raise UserError if a test would use the model of a run in another way than its training did.
 
-    Args:
-        folder: the run's; published folders have no record and pass.
-        cfg: config of the test, as asked for.
-        node: the method's under cfg.TRAINER, which the stages of a method share.
-        keys: config keys that must be equal in training and test, "TRAINER.COOP.CLASS_TOKEN_POSITION".
+    `keys` must be equal in training and test; `node` is the method's under cfg.TRAINER.
     """
-    if (record := read_run_record(folder)) is None:
+    if (record := read_run_record(folder)) is None:  # a published folder
         return
     trained = record.identity
     if not any(key.startswith(f"TRAINER.{node}.") for key in trained):
@@ -134,7 +128,6 @@ def check_trained_as(folder: str | PathLike, cfg: CfgNode, node: str, keys: Iter
 
 
 def domain_fingerprints(cfg: CfgNode, dataset: Any, trained: bool) -> dict[str, str]:
-    """Hashes of the images of each domain of a run; see `Result`."""
     if not getattr(dataset, "covers_domains", False) or cfg.DATASET.NUM_SHOTS > 0:
         return {}
     return dataset.domain_fingerprints(("train_x", "val", "test") if trained else ("test",))
@@ -144,10 +137,3 @@ def is_split_by_seed(cfg: CfgNode, dataset: Any) -> bool:
     """Whether the training split depends on the seed: few shots, or a split file for each seed."""
     files = getattr(dataset, "split_files", {}).values()
     return cfg.DATASET.NUM_SHOTS > 0 or any(Path(path).parent.name.isdigit() for path in files)
-
-
-def tested_settings_sha256(settings: dict[str, Any], training: dict[str, Any] | None) -> str:
-    """Hash of the settings of a test; `training`: how the model of another run was trained."""
-    if training is None:
-        return settings_sha256(settings)
-    return settings_sha256({**settings, "training of the model": training.get("settings_sha256", "unknown")})

@@ -8,12 +8,12 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -63,9 +63,9 @@ from trainers.base.evaluation import (
     calibration_error,
     classify,
     feature_batches,
-    measured,
+    finite_metrics,
 )
-from trainers.base.image_features import ImageFeatures, follow_facts, follow_resize_mode, warn_of_preprocessing
+from trainers.base.image_features import ImageFeatures, follow_preprocessing, follow_resize_mode
 from trainers.base.run_record import (
     check_trained_as,
     domain_fingerprints,
@@ -73,7 +73,6 @@ from trainers.base.run_record import (
     is_split_by_seed,
     places_of,
     settings_of,
-    tested_settings_sha256,
 )
 from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key, settings_notes, value_of
 from trainers.methods import method_of
@@ -93,54 +92,47 @@ STEP_KEYS = (
 )
 
 
-@dataclass
-class TestedModel:
-    """The model of another run, which a test loads.
+# results.json of a test of a published checkpoint, which has no record of its training.
+UNKNOWN_TRAINING = {
+    "num_shots": "unknown",
+    "data_fingerprint": "unknown",
+    "split_by_seed": False,
+    "selection": None,
+    "settings_sha256": "unknown",
+    "n_trained": None,
+    "train_seconds": None,
+    "train_reused": [],
+}
 
-    Attributes:
-        folder: of that run.
-        epoch: of its checkpoint, if the user named one.
-        training: keys of results.json that describe its training, as far as the folder has them.
-    """
+
+class TestedModel(NamedTuple):
+    """The model of another run: its folder, an epoch that the user named, and `PromptTrainer.training_facts`."""
 
     folder: str
     epoch: int | None
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any]
 
 
 class PromptTrainer(TrainerX):
     """Adapts a frozen CLIP to the source domains and tests it on the target domains.
 
     A method overrides `build_prompt_model` (its networks), `text_features` (the classifier's weights) and, where it
-    does not minimise cross-entropy, `loss` or `forward_backward`. A method with a learned image tower sets
-    `IMAGE_TOWER_LEARNS` and overrides `image_tower`.
+    does not minimise cross-entropy, `loss` or `forward_backward`. A method with a learned image tower
+    overrides `image_tower`; its image features are never cached.
 
     Dassl's constructor calls `check_cfg`, then `build_data_loader`, which also loads the CLIP and completes cfg, then
     `build_model`, which calls `build_prompt_model`.
 
     Args:
         cfg: frozen config with the keys of trainers.config.
-        backbone: a loaded CLIP to share between trainers; None loads the one of cfg.
+        backbone: a loaded CLIP; None loads cfg.MODEL.BACKBONE.
         classnames: classes of a trainer without a data set; None builds cfg's data set.
-        is_rebuilt: the trainer rebuilds a saved run: without validation of cfg, notes and MODEL.INIT_WEIGHTS.
-
-    Attributes:
-        asked_cfg: cfg without the values that follow from the backbone.
-        image_features: encodes and caches features of images.
-        batches: batch sampler of training indices.
-        threads: numbers of threads of this run.
-        record: the content of run.json, with the history of epochs.
-        best_epoch: the selected epoch, from 1; None: no epoch was selected.
-        started: time.time() at the start of training, less the time before interruptions.
-        evaluations: split -> result of its last evaluation.
-        tested_model: the model of another run that this run tests; None: its own.
+        is_rebuilt: the trainer loads a saved run. It neither validates cfg nor reads MODEL.INIT_WEIGHTS.
     """
 
     SETTINGS = ""  # node of the method under cfg.TRAINER
     NETWORK = PROMPT_LEARNER  # folder of the checkpoints of a method with one network
-    IMAGE_TOWER_LEARNS = False  # True: training changes image features, so they are never cached
     IMAGE_TOWER_DRAWS = False  # True: `image_tower` also takes the images' indices, as seeds of its draws
-    NORMALISED_FEATURES = True
     # Own name -> published name of a method that publishes the whole model: see `publish_names`.
     PUBLISHED_NAMES: Mapping[str, str] | None = None
     OPTIONAL_KEYS: tuple[str, ...] = ()  # prefixes of tensors that published files may lack
@@ -174,13 +166,13 @@ class PromptTrainer(TrainerX):
         is_rebuilt: bool = False,
     ) -> None:
         self.given_backbone, self.classnames, self.is_rebuilt = backbone, classnames, is_rebuilt
-        self.asked_cfg = cfg
+        self.asked_cfg = cfg  # without the values that follow from the backbone
         self.record = RunRecord({})
-        self.best_epoch: int | None = None
+        self.best_epoch: int | None = None  # from 1; None: no epoch was selected
         self.num_batches = 0
-        self.started = time.time()
-        self.evaluations: dict[str, Evaluation] = {}
-        self.tested_model: TestedModel | None = None
+        self.started = time.time()  # of the training; less the time before interruptions
+        self.evaluations: dict[str, Evaluation] = {}  # the last one of each split
+        self.tested_model: TestedModel | None = None  # None: the run's own model
         super().__init__(cfg)
 
     # ---- build ----
@@ -196,7 +188,7 @@ class PromptTrainer(TrainerX):
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        """Raise UserError if a config is wrong for this trainer, as far as that is known without the backbone."""
+        """Raise UserError if a config is wrong for this trainer; the backbone is not needed."""
         check_settings(cfg, cls)
 
     def build_data_loader(self) -> None:
@@ -241,10 +233,7 @@ class PromptTrainer(TrainerX):
         """The frozen config with the values that follow from the backbone and from other keys."""
         cfg, backbone = cfg.clone(), self.backbone
         cfg.defrost()
-        changed = follow_facts(cfg.INPUT, backbone.info)
-        if changed and cfg.VERBOSE:
-            print(f"Note: images are preprocessed as the backbone {backbone.name} expects: {', '.join(changed)}.")
-        warn_of_preprocessing(cfg.INPUT, backbone.name, backbone.info)
+        follow_preprocessing(cfg, backbone)
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
@@ -277,7 +266,7 @@ class PromptTrainer(TrainerX):
                 follow_resize_mode(loader.dataset.transform, self.cfg.INPUT, self.backbone.info)
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
-        """The batches of training indices; `batch_sampler` is Dassl's."""
+        """The batches of training indices: those of Dassl's sampler."""
         return batch_sampler
 
     def _seeded_loader(self, loader: DataLoader) -> DataLoader:
@@ -296,11 +285,6 @@ class PromptTrainer(TrainerX):
         )
 
     def build_model(self) -> None:
-        if type(self).image_tower is not PromptTrainer.image_tower and not self.IMAGE_TOWER_LEARNS:
-            raise TypeError(
-                f"{type(self).__name__} has an image tower of its own, so it must set IMAGE_TOWER_LEARNS = True: "
-                "else its features would be cached as those of the backbone."
-            )
         amp = self.backbone.precision == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if amp else None
         self.build_prompt_model()
@@ -312,9 +296,9 @@ class PromptTrainer(TrainerX):
             FeatureCache(features.CACHE_DIR if features.CACHE else None),
             self.cfg.DATALOADER.NUM_WORKERS,
             self.image_tower,
-            self.IMAGE_TOWER_LEARNS,
+            self.image_tower_learns(),
             self.IMAGE_TOWER_DRAWS,
-            self.normalises(self.cfg),
+            self.normalises_features,
         )
 
     def build_prompt_model(self) -> None:
@@ -351,22 +335,17 @@ class PromptTrainer(TrainerX):
         return encoder(encoder.initial_context()).float()
 
     def prompt_depth(self, key: str, default: int, **n_layers: int) -> int:
-        """The number of layers with prompts that a key of the method names.
+        """The number of layers with prompts by a config key; 0 is `default`, or all layers of a smaller tower.
 
         Args:
-            key: of the method's node; 0 stands for `default`, or all layers of a smaller tower.
-            default: depth of the published method.
             n_layers: layers of each prompted tower, text=12, image=24.
-
-        Raises:
-            UserError: a tower has fewer layers.
         """
         tower = min(n_layers, key=n_layers.__getitem__)
         most, depth, name = n_layers[tower], self.settings[key], f"TRAINER.{self.SETTINGS}.{key}"
         if depth > most:
             raise UserError(
-                f"{name} is {depth}, but the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME} has {most} layers; "
-                f"accepted: 1 (prompts at the input alone) to {most}. Set {name} {most}."
+                f"{name} is {depth}, but the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME} has {most} layers. Set "
+                f"{name} to 1 (prompts at the input alone) to {most}."
             )
         if depth == 0:
             depth = min(default, most)
@@ -377,25 +356,22 @@ class PromptTrainer(TrainerX):
 
     # ---- logits ----
 
+    @property
+    def normalises_features(self) -> bool:
+        """Whether image features are L2-normalised."""
+        return True
+
     @classmethod
-    def normalises(cls, cfg: CfgNode) -> bool:
-        """Whether a run with this config L2-normalises the features of images."""
-        return cls.NORMALISED_FEATURES
+    def image_tower_learns(cls) -> bool:
+        """Whether training changes image features."""
+        return cls.image_tower is not PromptTrainer.image_tower
 
     def image_tower(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, E) features before L2 normalisation."""
         return self.backbone.encode_image(images)
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
-        """Text features of the classes.
-
-        Args:
-            features: (B, E) image features.
-            indices: B indices of the images within their split.
-
-        Returns:
-            (C, E) for all images, or (B, C, E).
-        """
+        """Text features (C, E), or (B, C, E) for image features (B, E) with B indices within their split."""
         raise NotImplementedError
 
     def logits(self, features: Tensor, text_features: Tensor) -> Tensor:
@@ -415,14 +391,11 @@ class PromptTrainer(TrainerX):
         return self.logits(features, text_features)
 
     def classifier(self) -> Classifier:
-        """The function (features, indices) -> logits of one evaluation: `predict`.
-
-        Methods with the same text features for all images return `one_text_classifier()`.
-        """
+        """The function (features, indices) -> logits of an evaluation."""
         return self.predict
 
     def one_text_classifier(self) -> Classifier:
-        """A classifier that encodes the classes once, for methods with the same text features for all images."""
+        """A classifier for methods with the same text features for all images: it encodes the classes once."""
         no_image: Any = None
         with torch.no_grad(), self.backbone.autocast():
             text_features = self.text_features(no_image, no_image)
@@ -442,7 +415,6 @@ class PromptTrainer(TrainerX):
         return {"loss": loss.item(), "acc": compute_accuracy(logits, labels)[0].item()}
 
     def training_text_features(self, features: Tensor, batch: dict[str, Any]) -> Tensor:
-        """`text_features` of a training batch with image features (B, E)."""
         return self.text_features(features, batch["index"])
 
     def loss(self, logits: Tensor, labels: Tensor, text_features: Tensor) -> Tensor:
@@ -470,12 +442,11 @@ class PromptTrainer(TrainerX):
         )
 
     def _last_checkpoint(self) -> str:
-        return f"The checkpoint of epoch {self.epoch} is kept. " if self.epoch else ""
+        return f"The checkpoint of epoch {self.epoch} remains. " if self.epoch else ""
 
     # ---- epochs: validate and select ----
 
     def set_threads(self, threads: Threads) -> None:
-        """Compute with these numbers of threads."""
         self.threads = threads
         threads.use(self.cfg.DATALOADER.NUM_WORKERS)
 
@@ -494,11 +465,7 @@ class PromptTrainer(TrainerX):
             print(f"Threads: {alone}, beside loader workers {beside} ({wait_policy()}); cores: {usable_cores()}")
 
     def begin_record(self) -> None:
-        """Read run.json of the output folder, or write it for a new run.
-
-        Raises:
-            UserError: the folder holds another run.
-        """
+        """Read run.json of the output folder, or write it for a new run. Raise UserError if it is of another run."""
         found = read_run_record(self.output_dir)
         self.restore_threads(found)
         if found and self._is_same_run(self.output_dir, found):
@@ -572,7 +539,6 @@ class PromptTrainer(TrainerX):
             self.threads.use(workers=0)
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader | FeatureLoader:
-        """A loader of features drawn from TRAIN_VIEWS cached views of each training image."""
         n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE
         items: Any = loader.dataset
         return self.image_features.views(items.dataset, n_views, batch_size, self.batches)
@@ -653,9 +619,6 @@ class PromptTrainer(TrainerX):
         # Loader workers end here. A process that forks later would wait for them otherwise.
         self.train_loader_x = None
         self._remove_checkpoint(self.max_epoch - 1)
-        folders = [Path(self.output_dir, name) for name in self.get_model_names()]
-        n_bytes = sum(path.stat().st_size for folder in folders for path in folder.glob("model*"))
-        print(f"Checkpoints take {n_bytes / 2**20:.1f} MB in {self.output_dir}")
         super().after_train()
         self.write_records()
 
@@ -676,11 +639,7 @@ class PromptTrainer(TrainerX):
             remove_checkpoint(self.output_dir, self.get_model_names(), epoch)
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the prompts of a run or of a published checkpoint into `model`.
-
-        Raises:
-            UserError: the checkpoint is missing, damaged or does not fit.
-        """
+        """Load the prompts of a run or of a published checkpoint into `model`."""
         self.load_prompts(self.model, find_checkpoint(directory, self.NETWORK, epoch), directory)
 
     def load_prompts(self, network: nn.Module, path: Path, directory: str | PathLike) -> None:
@@ -722,11 +681,7 @@ class PromptTrainer(TrainerX):
         return {"N_CTX": ctx.shape[-2], "CTX_INIT": "", "CSC": ctx.dim() == 3}
 
     def resume_model_if_exist(self, directory: str | PathLike) -> int:
-        """Load the newest intact checkpoints of this run and return the number of completed epochs.
-
-        Raises:
-            UserError: the folder holds checkpoints of a run with other settings, data or weights.
-        """
+        """Load the newest intact checkpoints of this run and return the number of completed epochs."""
         found, self.record.history = read_run_record(directory) or RunRecord({}), []
         if not self._is_same_run(directory, found):
             return 0
@@ -765,11 +720,7 @@ class PromptTrainer(TrainerX):
     # ---- test ----
 
     def test(self, split: str | None = None) -> float:
-        """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT) and return the metric TEST.SELECT_BY.
-
-        Raises:
-            UserError: logits are not finite, or the evaluator has no finite metric of that name.
-        """
+        """Evaluate on a split ("val" or "test", default cfg.TEST.SPLIT) and return the metric TEST.SELECT_BY."""
         split = split or self.cfg.TEST.SPLIT
         print(f"Evaluate on the *{split}* set")
         if split == "test":
@@ -788,7 +739,6 @@ class PromptTrainer(TrainerX):
         return metrics[select_by]
 
     def _evaluate(self, split: str) -> None:
-        """Classify the images of a split and fill `evaluations`."""
         self.set_model_mode("eval")
         self.evaluator.reset()
         loader = self.val_loader if split == "val" else self.test_loader
@@ -809,14 +759,10 @@ class PromptTrainer(TrainerX):
                 self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
                 predictions.append(Predictions.of(logits))
         metrics, joined = self.evaluator.evaluate(), Predictions.joined(predictions)
-        self.evaluations[split] = Evaluation(measured(metrics, labels.numpy(), joined.labels.numpy()), joined)
+        self.evaluations[split] = Evaluation(finite_metrics(metrics, labels.numpy(), joined.labels.numpy()), joined)
 
     def test_run(self, model_dir: str, epoch: int | None = None) -> None:
-        """Test the model of another run.
-
-        Raises:
-            UserError: the model needs another backbone, method or config, or cannot be loaded.
-        """
+        """Test the model of another run, or of a folder with published checkpoints."""
         names, found = self.get_model_names(), read_run_record(model_dir)
         if found and found.identity.get("backbone weights") not in (None, self.backbone.sha256):
             raise UserError(
@@ -852,7 +798,6 @@ class PromptTrainer(TrainerX):
 
     @property
     def seconds(self) -> float:
-        """Seconds since training started, without the time between interruptions."""
         return round(time.time() - self.started, 1)
 
     @property
@@ -874,7 +819,6 @@ class PromptTrainer(TrainerX):
 
     @classmethod
     def config_settings(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The settings of a config that change numbers."""
         return settings_of(cfg, cls.SETTINGS)
 
     def run_settings(self) -> dict[str, Any]:
@@ -914,19 +858,28 @@ class PromptTrainer(TrainerX):
         """Write predictions.csv, logits.npy and, last, results.json, which marks the run as finished."""
         cfg, dataset, evaluation, model = self.cfg, self.dm.dataset, self.evaluations["test"], self.tested_model
         dataset.check_unchanged()
-        metrics, predictions, history = evaluation.metrics, evaluation.predictions, self.record.history
+        predictions, history = evaluation.predictions, self.record.history
         rows = prediction_rows(dataset, cfg.DATASET.ROOT, predictions.labels.tolist(), predictions.confidence.tolist())
         write_predictions(self.output_dir, rows)
         if cfg.TEST.KEEP_LOGITS:
             write_logits(self.output_dir, predictions.logits.numpy())
         labels, predicted = np.array([item.label for item in dataset.test]), predictions.labels.numpy()
-        training = self.training_facts() if model is None else model.training
-        label, sources = dataset_label(cfg), training.get("source_domains", list(dataset.source_domains))
-        trained_on = training.get("dataset", label)
-        learns, subset = training.get("selection") is not None, class_subset(cfg)
-        base_to_new = subset != "all" and (not learns or training.get("class_subset") == "base")
+        label, subset = dataset_label(cfg), class_subset(cfg)
+        if model is None:
+            training = self.training_facts()
+        else:
+            training = {"source_domains": list(dataset.source_domains), **UNKNOWN_TRAINING, **model.training}
+            settings = {**self.run_settings(), "training of the model": training["settings_sha256"]}
+            training["settings_sha256"] = settings_sha256(settings)
+        trained_on, trained_classes = training.pop("dataset", label), training.pop("class_subset", None)
+        learns = training["selection"] is not None
+        is_base_to_new = subset != "all" and (not learns or trained_classes == "base")
+        protocol = protocol_name(
+            training["source_domains"], dataset.target_domains, trained_on != label, is_base_to_new
+        )
         best = None if self.best_epoch is None else history[self.best_epoch - 1]
         result = Result(
+            **training,
             trainer=cfg.TRAINER.NAME,
             config=cfg.TRAINER.CONFIG,
             dataset=label,
@@ -935,38 +888,29 @@ class PromptTrainer(TrainerX):
             backbone_name=self.backbone.name,
             backbone_family=self.backbone.info.family,
             precision=self.backbone.precision,
-            protocol=protocol_name(sources, dataset.target_domains, trained_on != label, base_to_new),
+            protocol=protocol,
             trained_on=None if trained_on == label else trained_on,
             model_dir=None if model is None else model.folder,
             load_epoch=None if model is None else model.epoch,
-            source_domains=sources,
             target_domains=list(dataset.target_domains),
             class_subset=subset,
             test_subset=dataset.test_subset,
-            num_shots=training.get("num_shots", "unknown"),
             classnames=list(dataset.classnames),
-            data_fingerprint=training.get("data_fingerprint", "unknown"),
             test_fingerprint=dataset.test_fingerprint,
             domain_fingerprints=domain_fingerprints(cfg, dataset, trained=model is None and learns),
-            split_by_seed=training.get("split_by_seed", False),
-            settings_sha256=tested_settings_sha256(self.run_settings(), None if model is None else model.training),
-            selection=training.get("selection"),
             seed=cfg.SEED,
-            accuracy=metrics["accuracy"],
-            macro_f1=metrics["macro_f1"],
+            accuracy=evaluation.metrics["accuracy"],
+            macro_f1=evaluation.metrics["macro_f1"],
             accuracy_by_domain=accuracy_by_domain(rows),
             accuracy_by_class=accuracy_by_class(labels, predicted, dataset.classnames),
             calibration_error=calibration_error(predictions.confidence.numpy(), predicted == labels),
-            metrics=metrics,
+            metrics=evaluation.metrics,
             n_test=len(dataset.test),
             val_accuracy=None if best is None else best["val_accuracy"],
             best_epoch=self.best_epoch,
             val_history=[] if best is None else [epoch["val_accuracy"] for epoch in history],
             loss_history=[epoch["losses"] for epoch in history],
-            n_trained=training.get("n_trained"),
             seconds=self.seconds,
-            train_seconds=training.get("train_seconds"),
-            train_reused=training.get("train_reused", []),
             threads=torch.get_num_threads(),
             threads_alone=self.threads.alone,
             threads_beside_workers=self.threads.beside_workers,

@@ -149,7 +149,6 @@ def shifted():
     @TRAINER_REGISTRY.register(force=True)
     class ShiftedCoOp(ContextTrainer):
         SETTINGS = "COOP"
-        IMAGE_TOWER_LEARNS = True
 
         def build_prompt_model(self):
             super().build_prompt_model()
@@ -183,9 +182,3 @@ def test_a_method_whose_image_tower_learns(train, tmp_path, shifted, monkeypatch
     assert not (tmp_path / "feature_cache").exists()
     views = ("TRAINER.FEATURES.TRAIN_VIEWS", "2", "OUTPUT_DIR", "other")
     assert "the image tower of ShiftedCoOp learns" in refused("ShiftedCoOp", "green", *views)
-
-
-def test_a_tower_of_ones_own_has_to_say_that_it_learns(train, shifted, monkeypatch):
-    monkeypatch.setattr(shifted, "IMAGE_TOWER_LEARNS", False)
-    with pytest.raises(TypeError, match="IMAGE_TOWER_LEARNS = True"):
-        train("ShiftedCoOp", "red")
