@@ -54,7 +54,7 @@ class ContextMLP(nn.Module):
 
 @TRAINER_REGISTRY.register()
 class DPL(PromptTrainer):
-    """A context for each batch: the mean of what an MLP makes of its images; cross-entropy."""
+    """A context for each batch: the mean of an MLP's outputs for its images; cross-entropy."""
 
     SETTINGS = "DPL"
     LEAST_BATCH = dict.fromkeys(("TRAIN_X", "TEST"), (2, "its context is a mean over the images of a batch"))

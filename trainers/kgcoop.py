@@ -20,7 +20,7 @@ class KgCoOpKeys(Section, node="TRAINER.KGCOOP"):
 
 @TRAINER_REGISTRY.register()
 class KgCoOp(ContextTrainer):
-    """CoOp's context, with text features kept near those of "a photo of a <class>."."""
+    """CoOp's context, regularised towards the text features of "a photo of a <class>."."""
 
     SETTINGS = "KGCOOP"
     UNUSED_KEYS = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")

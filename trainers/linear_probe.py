@@ -118,7 +118,7 @@ class LinearProbe(PromptTrainer):
             yield scores[c], c, (weight, bias)
 
     def grid(self, scores: dict[float, tuple[float, float]]) -> Iterator[float]:
-        """The values of C to fit: those of the config, then HALVINGS times those half way to the best one's neighbours.
+        """The values of C to fit: the config's, then HALVINGS times the midpoints of the best one and its neighbours.
 
         `scores` has (accuracy, -loss) of each C that was fitted.
         """

@@ -33,14 +33,14 @@ class CoupledPrompts(nn.Module):
         self.compound_prompt_projections = nn.ModuleList([copy.deepcopy(first) for _ in deep])
 
     def visual(self) -> tuple[Tensor, list[Tensor]]:
-        """Tokens (n, W) of the image tower, and those of its layers 2 to depth."""
+        """Tokens (n, W) of the image tower, and tokens of its layers 2 to depth."""
         maps, texts = self.compound_prompt_projections, self.compound_prompts_text
         return self.proj(self.ctx), [project(vectors) for project, vectors in zip(maps, texts, strict=True)]
 
 
 @TRAINER_REGISTRY.register()
 class MaPLe(PromptTrainer):
-    """Prompts in both towers, those of the image tower made from those of the text tower; cross-entropy."""
+    """Prompts in both towers: linear maps of the text tower's prompts are the image tower's; cross-entropy."""
 
     SETTINGS = "MAPLE"
     TAKES_INIT_WEIGHTS = True

@@ -40,7 +40,7 @@ class Method:
         learns: training has steps. Other methods select no model and use no shots.
         launchers: scripts/<name>/ has a launcher for each protocol.
         compared: scripts/compare.sh runs it by default.
-        depends_on: what a prediction depends on besides image and model; "": nothing.
+        depends_on: further inputs of a prediction besides image and model; "": none.
         last_model: the model of the last step, if it is not the last epoch's, so that no epoch is selected.
     """
 
@@ -96,15 +96,15 @@ METHODS = (
     ),
     Method("coop", "CoOp", "one context for all source domains"),
     Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net"),
-    Method("kgcoop", "KgCoOp", "CoOp, kept near the text features of fixed prompts"),
-    Method("dpl", "DPL", "a context for each batch, the mean of what an MLP makes of its images", depends_on=BATCH),
+    Method("kgcoop", "KgCoOp", "CoOp, regularised towards the text features of fixed prompts"),
+    Method("dpl", "DPL", "a context for each batch: the mean of an MLP's outputs for its images", depends_on=BATCH),
     Method("vp", "VP", "learned pixels, added to all images", depends_on=PLACE),
     Method("vpt", "VPT", "learned tokens in the image tower, a ViT", needs_vit=True),
     Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", needs_vit=True),
     Method(
         "promptsrc",
         "PromptSRC",
-        "prompts in both towers, the image tower a ViT, kept near the frozen CLIP",
+        "prompts in both towers, the image tower a ViT, regularised towards the frozen CLIP",
         needs_vit=True,
         last_model="a weighted mean over its epochs",
     ),

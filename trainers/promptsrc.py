@@ -69,7 +69,7 @@ class PromptSRCKeys(Section, node="TRAINER.PROMPTSRC"):
 
 @TRAINER_REGISTRY.register()
 class PromptSRC(PromptTrainer):
-    """Prompts in both towers, kept near the frozen CLIP; the model is a Gaussian-weighted mean over the epochs."""
+    """Prompts in both towers, regularised towards the frozen CLIP; the model is a Gaussian mean over the epochs."""
 
     SETTINGS = "PROMPTSRC"
     TEST_KEYS = ("CTX_INIT",)

@@ -154,7 +154,7 @@ def split_domains(dataset: ImageData) -> Iterator[ImageData]:
 
 
 def follow_preprocessing(cfg: CfgNode, backbone: Backbone) -> None:
-    """Replace OpenAI's preprocessing in cfg.INPUT by that of the backbone; warn if cfg.INPUT has a third one."""
+    """Replace OpenAI's preprocessing in cfg.INPUT by the backbone's; warn if cfg.INPUT has a third one."""
     inputs, info, openais = cfg.INPUT, backbone.info, BackboneInfo()
     changed = [f"resize mode {info.resize_mode}"] if info.resize_mode != openais.resize_mode else []
     differing = [] if "normalize" in inputs.TRANSFORMS else ["normalize in INPUT.TRANSFORMS"]

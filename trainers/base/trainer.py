@@ -266,7 +266,7 @@ class PromptTrainer(TrainerX):
                 follow_resize_mode(loader.dataset.transform, self.cfg.INPUT, self.backbone.info)
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
-        """The batches of training indices: those of Dassl's sampler."""
+        """The batches of training indices, by default Dassl's."""
         return batch_sampler
 
     def _seeded_loader(self, loader: DataLoader) -> DataLoader:
@@ -611,8 +611,8 @@ class PromptTrainer(TrainerX):
             state, optimizer = dict(self._models[name].state_dict()), self._optims[name]
             if optimizer is not None:
                 state["optimizer"] = optimizer.state_dict()["state"]
-            what = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
-            require_finite(state, what, f"{LIKELY_CAUSES} {self._last_checkpoint()}", self.MINUS_INFINITY)
+            network = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
+            require_finite(state, network, f"{LIKELY_CAUSES} {self._last_checkpoint()}", self.MINUS_INFINITY)
 
     def after_train(self) -> None:
         self.epoch_bar.close()
@@ -844,7 +844,9 @@ class PromptTrainer(TrainerX):
             "settings_sha256": settings_sha256(self.run_settings()),
             "n_trained": n_trained,
             "train_seconds": self.train_seconds,
-            "train_reused": [what for what, known in history[-1]["reused"].items() if known is None] if history else [],
+            "train_reused": [name for name, seconds in history[-1]["reused"].items() if seconds is None]
+            if history
+            else [],
         }
 
     def write_records(self) -> None:

@@ -187,26 +187,24 @@ def test_accuracy_is_what_the_evaluator_says_where_it_measures_it(train, own, tm
     assert (result["accuracy"], result["macro_f1"]) == (12.5, 3.0)
 
 
-@pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), None, "good", [1, 2], torch.ones(2), np.ones((2, 2)), {"a": 1}], ids=repr
-)
-def test_what_is_no_number_is_left_out_and_told(value, train, own, tmp_path, capsys):
+@pytest.mark.parametrize("value", [float("nan"), None, "good", torch.ones(2), {"a": 1}], ids=repr)
+def test_evaluator_metric_without_finite_number_is_not_recorded(value, train, own, tmp_path, capsys):
     assert train("CoOp", "red", *own(right=n_right, odd=lambda *_: value)) == 0
     assert "odd" not in read_results(tmp_path / "run/results.json")["metrics"]
-    assert "Note: the metric odd is no finite number (" in capsys.readouterr().out
+    assert "Note: the metric odd is no finite number" in capsys.readouterr().out
 
 
 def test_what_is_no_number_cannot_select(refused, own):
     message = refused("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
     assert "TEST.SELECT_BY is 'odd', no finite metric of the evaluator Counter" in message
     message = refused("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
-    assert "no finite metric of the evaluator Counter; accepted: right, accuracy, macro_f1." in message
+    assert "no finite metric of the evaluator Counter; accepted: accuracy, macro_f1, right." in message
 
 
 def test_an_evaluator_that_returns_something_else(refused, own, monkeypatch):
     opts = own()
     monkeypatch.setattr(Counter, "evaluate", lambda self: 81.5)
-    assert "The evaluator (TEST.EVALUATOR) returned a float; evaluate() has to return a dict" in refused(
+    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in refused(
         "ZeroshotCLIP", "red", *opts
     )
 
