@@ -345,7 +345,7 @@ class PromptTrainer(TrainerX):
         if depth > most:
             raise UserError(
                 f"{name} is {depth}, but the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME} has {most} layers. Set "
-                f"{name} to 1 (prompts at the input alone) to {most}."
+                f"{name} {most}."
             )
         if depth == 0:
             depth = min(default, most)
