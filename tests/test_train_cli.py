@@ -12,11 +12,11 @@ from quick_run import REPOSITORY
 
 def test_unknown_names(refused):
     message = refused("SPQ", "red")
-    assert "Unknown trainer 'SPQ'; accepted: " in message
+    assert "TRAINER.NAME: unknown name 'SPQ'. Accepted: " in message
     names = ("CoCoOp", "CoOp", "LinearProbe", "SPG", "SPG_CGAN", "SPG_CoOp", "ZeroshotCLIP", "ZeroshotCLIP2")
     assert all(name in message for name in names)
     message = refused("SPG", "red", "DATASET.NAME", "Pacs")
-    assert "Unknown data set 'Pacs'; accepted: " in message
+    assert "DATASET.NAME: unknown name 'Pacs'. Accepted: " in message
     assert "SPG_PACS" in message
     assert "'RN51' is neither a file nor one of OpenAI's names: RN50" in refused(
         "SPG", "red", flags=["--backbone", "RN51"]
@@ -28,8 +28,8 @@ def test_unknown_names(refused):
 
 
 def test_nothing_named(refused):
-    assert "No trainer is named" in refused("", "red")
-    assert "No backbone is named" in refused("SPG", "red", "MODEL.BACKBONE.NAME", "")
+    assert "TRAINER.NAME: unknown name ''" in refused("", "red")
+    assert "no backbone is named" in refused("SPG", "red", "MODEL.BACKBONE.NAME", "")
 
 
 def test_settings(refused):
@@ -200,6 +200,5 @@ def test_help_needs_no_heavy_imports():
 def test_pairs_after_domains_are_settings():
     import train as command
 
-    args = command.parse_args(["--target-domains", "a", "b", "OPTIM.LR", "1", "SEED", "2"])
-    assert args.target_domains == ["a", "b"]
-    assert args.opts == ["OPTIM.LR", "1", "SEED", "2"]
+    cfg = command.setup_cfg(command.parse_args(["--target-domains", "a", "b", "OPTIM.LR", "1", "SEED", "2"]))
+    assert (cfg.DATASET.TARGET_DOMAINS, cfg.OPTIM.LR, cfg.SEED) == (("a", "b"), 1.0, 2)

@@ -1,6 +1,5 @@
 """Jobs on a Ray cluster, or on a local Ray if no address is given."""
 
-import functools
 import hashlib
 import os
 import re
@@ -8,7 +7,7 @@ import secrets
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from common.reproducible import versions
 from common.startup import REPOSITORY
 from common.threads import usable_cores
 from scripts.launching.jobs import Job
-from scripts.launching.run_job import CRASHED, Outcome, run_job
+from scripts.launching.local import CRASHED, Outcome, run_job
 
 RETRIES = 5  # of a job that loses its process or node
 OUTPUT_ID = ".output_id"  # a file in OUTPUT: nodes that read the same text see the same folder
@@ -32,19 +31,13 @@ def check_args(args: Namespace) -> None:
     if find_spec("ray") is None:
         raise UserError(f"ENGINE is ray, but Ray is missing: pip install -r {REPOSITORY / 'requirements-cluster.txt'}")
     if args.task_gpus and not re.fullmatch(r"0?\.\d+|\d+", args.task_gpus):
-        raise UserError(
-            f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or a part of one, 0.5."
-        )
-    if args.ray_address in ("", "auto"):
-        return
-    host, _, port = args.ray_address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), 3).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"RAY_ADDRESS is {args.ray_address!r}, and no Ray answers there ({error}). Set auto, or the <host>:<port> "
-            "that `ray start --head` prints, or unset it for a local Ray."
-        ) from error
+        raise UserError(f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or a part, 0.5.")
+    if ":" in args.ray_address:
+        host, _, port = args.ray_address.rpartition(":")
+        try:  # ray.init would try for a minute
+            socket.create_connection((host.strip("[]"), int(port)), 3).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise UserError(f"RAY_ADDRESS is {args.ray_address!r}, and no Ray answers there ({error}).") from error
 
 
 class RayEngine:
@@ -52,38 +45,33 @@ class RayEngine:
 
     Args:
         roots: data folders, absolute.
-        threads: returns the number of threads of a run on a CPU.
+        threads: number of threads of a run on a CPU.
         workers: loader workers of each run, at most.
     """
 
-    def __init__(
-        self, args: Namespace, roots: Sequence[str], threads: Callable[[], int], workers: int, uses_cuda: bool
-    ) -> None:
+    def __init__(self, args: Namespace, roots: Sequence[str], threads: int, workers: int, uses_cuda: bool) -> None:
         variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         self.omp_threads = variables.get("OMP_NUM_THREADS")
         variables |= {"PYTHONPATH": args.python_path, "PYTHONUTF8": "1", "TQDM_DISABLE": "1"}
         self.ray, self.n_jobs = _connect(args.ray_address, variables), int(args.jobs or 10**6)
         self.refs: list[Any] = []
-        self.workers = 0
         try:
             output = str(args.output.absolute())
             Path(output, OUTPUT_ID).write_text(secrets.token_hex(16), encoding="utf-8")
-            self.expected = node_facts(output, tuple(roots))
+            self.expected = node_facts(output, roots)
             self._check_nodes()
-            has_gpus = uses_cuda and self.ray.cluster_resources().get("GPU", 0) > 0
-            self.gpus = float(args.task_gpus or has_gpus)
-            self.threads = 1 if self.gpus else threads()
-            fits = [(node.get("CPU", 0), fit) for node in self._nodes() if (fit := self._fit(node))]
+            self.gpus = float(args.task_gpus or (uses_cuda and self.ray.cluster_resources().get("GPU", 0) > 0))
+            self.cpus = 1 if self.gpus else threads
+            fits = [(node["CPU"], min(fit, self.n_jobs)) for node in self._nodes() if (fit := self._fit(node))]
             if not fits:
-                text = f"A run needs {self.threads} CPUs and {self.gpus:g} GPUs"
+                text = f"A run needs {self.cpus} CPUs and {self.gpus:g} GPUs"
                 raise UserError(f"{text}, and no node of the cluster has them. See `ray status`.")
-            spare = (int(cpus // min(fit, self.n_jobs)) - self.threads for cpus, fit in fits)
-            self.workers = min(workers, *spare)
         except BaseException:
-            self.ray.shutdown()
+            self.close()
             raise
-        needs = {"num_cpus": self.threads + self.workers, "num_gpus": self.gpus, "max_retries": RETRIES}
-        self.task = self.ray.remote(**needs)(_run_on_node)
+        self.workers = min(workers, *(int(cpus // fit) - self.cpus for cpus, fit in fits))
+        self.cpus += self.workers
+        self.task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_run_on_node)
 
     @property
     def slots(self) -> int:
@@ -106,7 +94,7 @@ class RayEngine:
 
     def _fit(self, node: Mapping[str, float]) -> int:
         """The number of runs that fit on a node."""
-        by_cpus = int(node.get("CPU", 0) // (self.threads + self.workers))
+        by_cpus = int(node.get("CPU", 0) // self.cpus)
         return min(by_cpus, int(node.get("GPU", 0) / self.gpus + 1e-9)) if self.gpus else by_cpus
 
     def _check_nodes(self) -> None:
@@ -116,10 +104,8 @@ class RayEngine:
         look, refs = self.ray.remote(num_cpus=0, max_retries=0)(node_differences), {}
         for node in self.ray.nodes():
             if node["Alive"]:
-                on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                refs[f"{node['NodeManagerHostname']} ({node['NodeName']})"] = look.options(
-                    scheduling_strategy=on_node
-                ).remote(self.expected)
+                there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+                refs[f"{node['NodeManagerHostname']} ({node['NodeName']})"] = there.remote(self.expected)
         lines = []
         for name, ref in refs.items():
             try:
@@ -134,13 +120,12 @@ class RayEngine:
 
 def _connect(address: str, variables: dict[str, str]) -> Any:
     """Connect to a Ray cluster, or start a local one that has its own token."""
-    if not address:  # Ray reads these when it is imported
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
+    if not address:  # Ray reads these variables when it is imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
+        options |= {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
     import ray
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
-    if not address:
-        options |= {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
         ray.init(address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
@@ -149,7 +134,7 @@ def _connect(address: str, variables: dict[str, str]) -> Any:
     return ray
 
 
-def node_facts(output: str, roots: tuple[str, ...]) -> dict[str, str]:
+def node_facts(output: str, roots: Sequence[str]) -> dict[str, str]:
     """The facts that must be equal on all nodes: versions, code, OUTPUT and data; "" for a missing folder."""
     code, identity = hashlib.sha256(), Path(output, OUTPUT_ID)
     for folder in ("common", "compat", "configs", "datasets", "scripts", "trainers"):
@@ -162,15 +147,10 @@ def node_facts(output: str, roots: tuple[str, ...]) -> dict[str, str]:
 
 def node_differences(expected: dict[str, str]) -> str:
     """The facts that differ on the node that this runs on, "torch is 2.6, not 2.7"; "" if none does."""
-    here = _facts_here(tuple(path for path in expected if os.path.isabs(path)))
-    differing = [name for name, fact in expected.items() if here[name] != fact]
-    texts = (f"is {here[name] or 'missing'}, not {expected[name]}"[:200] for name in differing)
-    return "; ".join(f"{name} {text}" for name, text in zip(differing, texts, strict=True))
-
-
-@functools.lru_cache(maxsize=1)
-def _facts_here(paths: tuple[str, ...]) -> dict[str, str]:
-    return node_facts(paths[0], paths[1:])
+    output, *roots = (name for name in expected if os.path.isabs(name))
+    here = node_facts(output, roots)
+    different = {name: fact for name, fact in expected.items() if here[name] != fact}
+    return "; ".join(f"{name} is {here[name] or 'missing'}, not {fact}"[:200] for name, fact in different.items())
 
 
 def _run_on_node(

@@ -16,8 +16,7 @@ from common.interruption import Interrupted
 from common.locks import run_owner
 from common.startup import REPOSITORY
 from scripts.launching.jobs import Job
-from scripts.launching.run_job import BUSY, FAILED_FILE, Outcome, run_job
-from scripts.launching.schedule import Report
+from scripts.launching.local import BUSY, FAILED_FILE, Outcome, Report, run_job
 from scripts.launching.status import queued_jobs, read_plan, save_plan
 
 CLUSTER = "slurm"  # of submitit; tests use "local"
@@ -27,7 +26,7 @@ MISSING_LOOKS = 3  # after which a job that is not in the queue has ended
 TIMEOUTS = 1000  # how often a job may reach its time limit
 
 
-def check_args() -> None:
+def check_args(args: Namespace) -> None:
     """Raise UserError if submitit or SLURM is missing."""
     if find_spec("submitit") is None:
         path = REPOSITORY / "requirements-cluster.txt"
@@ -60,19 +59,18 @@ def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, report: Report)
     Raises:
         Interrupted: the user stopped the launcher; the SLURM jobs continue.
     """
-    planned, queue = read_plan(args.output.absolute()), queued_jobs()
+    output = args.output.absolute()
+    planned, queue = read_plan(output), queued_jobs()
     ids = {job: planned[job.folder]["slurm"] for job in jobs if planned[job.folder]["slurm"] in queue}
     new = [job for job in jobs if job not in ids and run_owner(job.folder) is None]
-    failures = {job: _failure_time(job) for job in jobs}
     try:
-        for group, found in _submit(new, ids, args, workers):
-            ids |= zip(group, found, strict=True)
+        _submit(new, ids, args, workers)
     finally:
-        save_plan(args.output, jobs, ids)
+        save_plan(output, jobs, ids)
     numbers = " ".join(dict.fromkeys(found.partition("_")[0] for found in ids.values()))
     report.say(f"{len(new)} jobs submitted to SLURM, {len(jobs) - len(new)} were there before: {numbers}")
     try:
-        _wait(jobs, ids, failures, args.output.absolute() / FOLDER, report)
+        _wait(jobs, ids, output / FOLDER, report)
     except KeyboardInterrupt as error:
         report.say(
             "The SLURM jobs continue. The same command waits for them again and prints the tables.\n"
@@ -81,41 +79,37 @@ def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, report: Report)
         raise Interrupted(2) from error
 
 
-def _submit(jobs: Sequence[Job], known: dict[Job, str], args: Namespace, workers: int) -> Any:
-    """Submit an array of the independent jobs, then one of the tests of each model; yields jobs and their ids."""
+def _submit(jobs: Sequence[Job], ids: dict[Job, str], args: Namespace, workers: int) -> None:
+    """Submit an array of the independent jobs, then one of the tests of each model; adds to the ids of SLURM jobs."""
     import submitit
 
     os.environ.update(PYTHONPATH=args.python_path, TQDM_DISABLE="1")
     executor = submitit.AutoExecutor(args.output.absolute() / FOLDER, CLUSTER, slurm_max_num_timeout=TIMEOUTS)
     # The limit goes to sbatch as it is: submitit knows only minutes.
-    options = {
-        "requeue": True,
-        "time": args.slurm_time or "60",
-        "gpus": args.slurm_gpus,
-        "partition": args.slurm_partition,
-    }
+    options = {"requeue": True, "time": args.slurm_time or "60"}
+    options |= {"gpus": args.slurm_gpus, "partition": args.slurm_partition}
     words = [word.lstrip("-").partition("=") for word in shlex.split(args.slurm_options)]
     options |= {name: value if sign else True for name, sign, value in words}
     options = {name: value for name, value in options.items() if value}
     executor.update_parameters(cpus_per_task=1 + workers, slurm_job_name="spg")
     executor.update_parameters(slurm_array_parallelism=int(args.jobs or 1000))
-    ids = {job.folder: found for job, found in known.items()}
     for needs in dict.fromkeys(job.needs for job in jobs):  # trainings, which need nothing, come first
         group = [job for job in jobs if job.needs == needs]
-        after = {"dependency": f"afterok:{ids[needs]}", "kill-on-invalid-dep": "yes"} if needs in ids else {}
+        before = next((found for job, found in ids.items() if job.folder == needs), None)
+        after = {"dependency": f"afterok:{before}", "kill-on-invalid-dep": "yes"} if before else {}
         executor.update_parameters(slurm_additional_parameters={**options, **after})
+        for job in group:
+            (job.folder / FAILED_FILE).unlink(missing_ok=True)
         try:
-            found = [handle.job_id for handle in executor.map_array(SlurmJob(), group)]
+            handles = executor.map_array(SlurmJob(), group)
         except submitit.core.utils.FailedJobError as error:
-            raise UserError(
-                f"SLURM: sbatch failed. {' '.join(str(error).split())} Check the SLURM_ variables."
-            ) from error
-        ids |= {job.folder: one for job, one in zip(group, found, strict=True)}
-        yield group, found
+            text = " ".join(str(error).split())
+            raise UserError(f"SLURM: sbatch failed. {text} Check the SLURM_ variables.") from error
+        ids |= {job: handle.job_id for job, handle in zip(group, handles, strict=True)}
 
 
-def _wait(jobs: Sequence[Job], ids: dict[Job, str], failures: dict[Job, float], logs: Path, report: Report) -> None:
-    """Report jobs as they start and end; `failures` are times of failed.json before they were submitted."""
+def _wait(jobs: Sequence[Job], ids: dict[Job, str], logs: Path, report: Report) -> None:
+    """Report jobs as they start and end."""
     waiting, missing = list(jobs), dict.fromkeys(jobs, 0)
     while waiting:
         time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -127,7 +121,7 @@ def _wait(jobs: Sequence[Job], ids: dict[Job, str], failures: dict[Job, float], 
             missing[job] = 0 if is_running or ids.get(job) in queue else missing[job] + 1
             if job.is_finished():
                 report.end(job, Outcome(0))
-            elif not is_running and _failure_time(job) != failures[job]:
+            elif not is_running and (job.folder / FAILED_FILE).is_file():
                 failure = read_json(job.folder / FAILED_FILE)
                 report.end(job, Outcome(failure["exit_code"], failure["reason"]))
             elif missing[job] >= MISSING_LOOKS and CLUSTER == "slurm":
@@ -135,8 +129,3 @@ def _wait(jobs: Sequence[Job], ids: dict[Job, str], failures: dict[Job, float], 
             else:
                 continue
             waiting.remove(job)
-
-
-def _failure_time(job: Job) -> float:
-    path = job.folder / FAILED_FILE
-    return path.stat().st_mtime if path.is_file() else 0.0

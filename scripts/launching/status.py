@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from common.files import read_json, write_json
 from common.locks import RUN_LOCK, creation_lock, run_owner
 from common.run.record import RECORD_FILE, is_finished, read_run_record
-from scripts.launching.run_job import FAILED_FILE
+from scripts.launching.local import FAILED_FILE
 
 if TYPE_CHECKING:
     from scripts.launching.jobs import Job

@@ -71,7 +71,9 @@ def places_of(cfg: CfgNode) -> dict[str, Any]:
     return {"data": {**data, "ROOT": os.path.abspath(cfg.DATASET.ROOT)}, "weights": weights}
 
 
-def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False) -> None:
+def check_finished(
+    folder: str | PathLike, cfg: CfgNode, tested_model: str = "its own", is_quick: bool = False
+) -> None:
     """Raise UserError if the finished run in a folder is another run than that of a config.
 
     Weights are compared if the backbone has another location. Images are compared as well, with `is_quick` only if
@@ -82,7 +84,7 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False)
         return
     places, asked = places_of(cfg), {**trainer.config_settings(cfg), "SEED": cfg.SEED}
     if not is_quick:
-        asked["tested model"] = "its own"
+        asked["tested model"] = tested_model
     if not is_quick or places["data"] != record.places.get("data"):
         asked = _with_images(cfg, asked)
     if places["weights"] != record.places.get("weights"):

@@ -11,7 +11,7 @@ from common.run.record import RunRecord
 from scripts import status
 from scripts.launching import status as states
 from scripts.launching.jobs import Job
-from scripts.launching.run_job import Outcome, save_failure
+from scripts.launching.local import Outcome, save_failure
 
 HOLD = """
 import sys; sys.path.insert(0, {repository!r})

@@ -16,7 +16,7 @@ from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
 from common.run.results import write_results
 from scripts.launching.jobs import Job
-from scripts.launching.run_job import Outcome, save_failure
+from scripts.launching.local import Outcome, save_failure
 from scripts.launching.status import save_plan
 from scripts.report import main
 from scripts.reporting import pictures
