@@ -16,13 +16,12 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
 from common.interruption import Interrupted
 from common.startup import REPOSITORY, print_file_names, split_at_key
-from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON, Job, plan_all, save_names
+from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON, Plan, plan_all, save_names
 from trainers.methods import METHODS, PROTOCOLS, BackboneError, trainer_name
 
 USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]
@@ -131,48 +130,42 @@ def launch(args: argparse.Namespace) -> int:
     # Processes of runs import this file, but not these modules.
     from common.files import make_output_folder
     from common.progress import progress
-    from scripts.launching import ray, slurm
     from scripts.launching.local import Report, run_by_engine
     from scripts.launching.status import save_plan
 
-    checks = {"ray": ray.check_args, "slurm": slurm.check_args}
-    if args.engine in checks and not args.print:
-        checks[args.engine](args)
-    plans, errors = plan_all(args)
-    jobs = [job for plan in plans for job in plan.jobs]
-    jobs = [replace(job, title=f"[{i}/{len(jobs)}] {job.title}") for i, job in enumerate(jobs, start=1)]
-    todo = [job for job in jobs if not job.is_finished()]
-    refused = [trainer for trainer, error in errors.items() if not isinstance(error, BackboneError)]
+    plan = plan_all(args)
+    jobs, todo = plan.jobs, [job for job in plan.jobs if not job.is_finished()]
+    refused = [trainer for trainer, error in plan.errors.items() if not isinstance(error, BackboneError)]
     if args.print:
         print_file_names(sys.stdout)
         for job in sorted(todo, key=lambda job: job.needs is not None):  # trainings come first
             print(shlex.join([sys.executable, str(REPOSITORY / "train.py"), *job.arguments]))
         return len(refused)
-    for folder in (args.output, *(plan.folder for plan in plans)):
+    for folder in (args.output, plan.folder):
         make_output_folder(folder)
-    save_names([one for plan in plans for one in plan.sets], args.output)
-    save_plan(args.output, jobs)
-    name = plans[0].trainer if len(plans) == 1 else f"{len(plans)} methods"
+    save_names(plan.sets, args.output)
+    save_plan(jobs)
+    name = next(iter(plan.configs)) if len(plan.configs) == 1 else f"{len(plan.configs)} methods"
     with progress(total=len(jobs), initial=len(jobs) - len(todo), description=name, unit="run") as bar:
         report = Report(bar)
         for job in jobs:
             if job not in todo:
                 report.say(f"{job.title}: finished before, in {job.folder}")
         if todo:
-            run_by_engine(todo, plans, args, report)
+            run_by_engine(todo, plan, args, report)
     failed = [f"{job.title}: {reason}" for job, reason in report.failed.items()]
     lines = [f"\n{len(failed)} of {len(jobs)} runs failed:", *(f"  {line}" for line in failed)] if failed else []
     lines += [f"\nNot run to the end, see the errors above: {', '.join(refused)}"] if refused else []
-    return len(failed) + len(refused) + show(args, jobs, lines, plans[0].folder, errors)
+    return len(failed) + len(refused) + show(args, plan, lines)
 
 
-def show(args: argparse.Namespace, jobs: list[Job], lines: list[str], folder: Path, errors: dict) -> int:
+def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> int:
     """Print tables and lines on failures, then write the report, if it is asked for; returns its exit code."""
     from scripts.reporting.finished import find_results
     from scripts.reporting.tables import method_name
     from scripts.reporting.text import results_tables
 
-    results = find_results([job.folder for job in jobs if job.tested and job.is_finished()])
+    results = find_results([job.folder for job in plan.jobs if job.tested and job.is_finished()])
     baseline = trainer_name(args.baseline or "") if args.report else ""
     if args.report and args.baseline is None:
         baseline = next((method_name(one) for one in results if one["trainer"] == "ZeroshotCLIP"), "")
@@ -182,12 +175,12 @@ def show(args: argparse.Namespace, jobs: list[Job], lines: list[str], folder: Pa
         print(line)
     if not args.report or not results:
         return 0
-    command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
-    for trainer, error in errors.items():
+    command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(plan.folder), "--baseline", baseline]
+    for trainer, error in plan.errors.items():
         left_out = isinstance(error, BackboneError)
         command += [f"--not-run={'Left out:' if left_out else f'{trainer} is not run to the end.'} {error}"]
     sys.stdout.flush()
-    return min(1, subprocess.run([*command, "--out", str(folder / "report.html")], check=False).returncode)
+    return min(1, subprocess.run([*command, "--out", str(plan.folder / "report.html")], check=False).returncode)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Every mistake on train.py's command line ends in one message and exit code 1."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -202,3 +203,49 @@ def test_pairs_after_domains_are_settings():
 
     cfg = command.setup_cfg(command.parse_args(["--target-domains", "a", "b", "OPTIM.LR", "1", "SEED", "2"]))
     assert (cfg.DATASET.TARGET_DOMAINS, cfg.OPTIM.LR, cfg.SEED) == (("a", "b"), 1.0, 2)
+
+
+# ---- folders that hold a run ----
+
+
+def test_a_finished_folder_with_an_unknown_target_is_an_error(finished, refused):
+    finished("CoOp")
+    assert "has no domain 'purple'" in refused("CoOp", "purple")
+
+
+def test_a_run_that_another_process_finishes_is_skipped(finished, train, tmp_path, monkeypatch, capsys):
+    finished("CoOp")
+    (tmp_path / "run").rename(tmp_path / "theirs")
+
+    @contextlib.contextmanager
+    def waited(folder):
+        (tmp_path / "theirs").rename(tmp_path / "moved")
+        shutil.copytree(tmp_path / "moved", folder, dirs_exist_ok=True)
+        yield
+
+    monkeypatch.setattr("train.run_lock", waited)
+    assert train("CoOp", "red") == 0
+    assert "run: skipped, finished by another process." in capsys.readouterr().out
+
+
+def test_a_repeated_test_is_skipped_and_another_one_is_an_error(finished, train, refused, tmp_path, capsys):
+    finished("CoOp")
+    shutil.copytree(tmp_path / "run", tmp_path / "twin")
+    test = ["--eval-only", "--output-dir", "tested", "--model-dir"]
+    assert train("CoOp", "red", flags=[*test, "run"]) == 0
+    written = (tmp_path / "tested/results.json").stat().st_mtime_ns
+    assert train("CoOp", "red", flags=[*test, "run"]) == 0
+    assert "tested holds a finished run; skipped" in capsys.readouterr().out
+    for other in ([*test, "twin"], [*test, "run", "--load-epoch", "2"]):
+        assert "tested holds the results of another run" in refused("CoOp", "red", flags=other)
+    assert "source domains" in refused("CoOp", "red", flags=[*test, "run", "--source-domains", "blue"])
+    assert "run holds the results of another run" in refused(
+        "CoOp", "red", flags=["--eval-only", "--model-dir", "twin", "--output-dir", "run"]
+    )
+    assert (tmp_path / "tested/results.json").stat().st_mtime_ns == written
+
+
+def test_a_label_folder_without_a_seed_is_a_warning(train, tmp_path, capsys):
+    assert train("SPG", "red", "TRAINER.SPG.LABEL_DIR", "labels", "SEED", "-1") == 0
+    assert "Warning: TRAINER.SPG.LABEL_DIR labels is not used" in capsys.readouterr().out
+    assert not list(tmp_path.glob("labels/**/*.pt")) and list(tmp_path.glob("run/prompt_labels/**/*.pt"))

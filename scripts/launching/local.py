@@ -14,23 +14,21 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from common.errors import UserError, recent_warnings
 from common.files import make_output_folder, write_json
 from common.interruption import Interrupted
 from common.locks import run_owner
 from common.startup import prepare_imports
-from common.threads import plan_threads, share_cores, usable_cores
+from common.threads import plan_threads, share_cores
 from scripts.launching.jobs import Job, Plan
+from scripts.launching.status import FAILED_FILE
 
-FAILED_FILE = "failed.json"  # in the folder of a run that failed: "exit_code" and "reason"
 # Exit codes: an exception that train.py does not expect; the process died; another process runs this job.
 CRASHED, DIED, BUSY = 70, 71, 75
-SECONDS_BETWEEN_LOOKS = 1.0  # at a job of another process
-
-
-# ---- one job ----
+SECONDS_BETWEEN_LOOKS = 0.5  # at jobs of other processes
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Outcome(NamedTuple):
@@ -62,7 +60,7 @@ def run_job(arguments: Sequence[str], folder: Path) -> Outcome:
         if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
     if code == 1 and (owner := run_owner(folder)):
-        return Outcome(BUSY, owner, tuple(recent_warnings))
+        return Outcome(BUSY, owner)
     return save_failure(folder, Outcome(code, reason, tuple(recent_warnings)))
 
 
@@ -75,77 +73,59 @@ def save_failure(folder: Path, outcome: Outcome) -> Outcome:
     return outcome
 
 
-# ---- many jobs ----
-
-
-class Engine(Protocol):
-    """Runs jobs in other processes; a future raises BrokenExecutor if the process dies."""
-
-    @property
-    def slots(self) -> int: ...  # jobs at once
-    def submit(self, job: Job) -> Future[Outcome]: ...
-    def interrupt(self, number: int) -> None: ...  # first: runs finish their step and end; second: they end at once
-    def close(self) -> None: ...
-
-
 class Report:
     """Prints the lines of a launcher above its progress bar; `failed` has the reasons of failures by job."""
 
     def __init__(self, bar: Any) -> None:
-        self.bar, self.failed, self.started, self.warned = bar, dict[Job, str](), dict[Job, float](), set[str]()
+        self.bar, self.failed, self.started, self.said = bar, dict[Job, str](), dict[Job, float](), set[str]()
 
     def say(self, line: str, stream: Any = None) -> None:
-        self.bar.write(line, file=stream or sys.stdout)
-        sys.stdout.flush()
+        """Print a line, unless it was printed before; runs on one data set have the same warnings."""
+        if line not in self.said:
+            self.said.add(line)
+            self.bar.write(line, file=stream or sys.stdout)
+            sys.stdout.flush()
 
     def start(self, job: Job) -> None:
-        if job not in self.started:
-            self.started[job] = time.time()
-            self.say(f"{job.title}: started, log in {job.folder}")
+        self.started.setdefault(job, time.time())
+        self.say(f"{job.title}: started, log in {job.folder}")
 
     def end(self, job: Job, outcome: Outcome) -> None:
         for line in outcome.warnings:
-            if line not in self.warned:  # runs on one data set have the same warnings
-                self.warned.add(line)
-                self.say(line, sys.stderr)
-        if outcome.code:
-            self.fail(job, f"failed with exit code {outcome.code}: {outcome.reason}")
-            return
+            self.say(line, sys.stderr)
         seconds = time.time() - self.started.get(job, time.time())
-        self.say(f"{job.title}: {outcome.reason or f'done in {seconds:.0f} s'}")
+        text = outcome.reason or f"done in {seconds:.0f} s"
+        if outcome.code:
+            text = self.failed[job] = f"failed with exit code {outcome.code}: {text}" if outcome.code > 0 else text
+        self.say(f"{job.title}: {text}")
         self.bar.update()
 
-    def fail(self, job: Job, reason: str) -> None:
-        self.failed[job] = reason
-        self.say(f"{job.title}: {reason}")
-        self.bar.update()
 
-
-def run_by_engine(jobs: list[Job], plans: Sequence[Plan], args: Namespace, report: Report) -> None:
-    """Run jobs by the engine that a command line names."""
-    from scripts.launching import ray, slurm
+def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, report: Report) -> None:
+    """Run jobs of a plan by the engine that a command line names."""
     from trainers.modules.clip.backbone import load_backbone
 
-    workers, uses_cuda = max(p.cfg.DATALOADER.NUM_WORKERS for p in plans), any(p.cfg.USE_CUDA for p in plans)
+    cfg, *others = plan.configs.values()
+    workers = max(one.DATALOADER.NUM_WORKERS for one in (cfg, *others))
     if args.engine == "slurm":
-        slurm.run_jobs(jobs, args, workers, report)
+        from scripts.launching.slurm import run_jobs as run_slurm_jobs
+
+        run_slurm_jobs(jobs, args, workers, report)
         return
-    n_jobs, named = int(args.jobs or 1), plans[0].cfg.MODEL.BACKBONE
-    gpus = local_gpus(args.visible_gpus) if uses_cuda and n_jobs > 1 else []
-    is_plain = args.engine == "local" and (n_jobs == 1 or gpus)  # threads do not matter
-    threads = 1 if is_plain else plan_threads(load_backbone(named.NAME, root=named.PATH).n_tower_weights, 0).alone
-    engine: Engine
-    if args.engine == "ray":
-        roots = {os.path.abspath(one.root) for plan in plans for one in plan.sets if os.path.isdir(one.root)}
-        engine = ray.RayEngine(args, sorted(roots), threads, workers, uses_cuda)
-        workers = engine.workers
-    else:
-        n_runs, most_workers = share_cores(n_jobs, threads)
-        if n_runs < n_jobs:
-            text = f"Note: JOBS is {n_jobs}, but a run has {threads} threads, and {usable_cores()} cores have room for"
-            print(f"{text} {n_runs}.", file=sys.stderr)
-        workers = workers if n_runs == 1 else min(workers, most_workers)
-        engine = LocalEngine(n_runs, gpus)
+    engine: Any = LocalEngine(1)
+    if args.engine == "ray" or args.jobs not in (None, "1"):
+        weights = load_backbone(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH).n_tower_weights
+        threads = plan_threads(weights, 0).alone
+        if args.engine == "ray":
+            from scripts.launching.ray import RayEngine
+
+            roots = sorted({os.path.abspath(one.root) for one in plan.sets if os.path.isdir(one.root)})
+            engine = RayEngine(args, roots, threads, workers, cfg.USE_CUDA)
+            workers = engine.workers
+        else:
+            gpus = local_gpus(args.visible_gpus) if cfg.USE_CUDA else []
+            n_runs, most_workers = share_cores(int(args.jobs), 1 if gpus else threads)
+            engine, workers = LocalEngine(n_runs, gpus), workers if n_runs == 1 else min(workers, most_workers)
     try:
         arguments = "DATALOADER.NUM_WORKERS", str(workers)
         run_jobs([replace(job, arguments=(*job.arguments, *arguments)) for job in jobs], engine, report)
@@ -153,16 +133,36 @@ def run_by_engine(jobs: list[Job], plans: Sequence[Plan], args: Namespace, repor
         engine.close()
 
 
-def run_jobs(jobs: Sequence[Job], engine: Engine, report: Report) -> None:
+def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None:
     """Run jobs by an engine, in their order where possible; raises Interrupted after a signal, when all have ended.
 
-    Jobs that another process runs come last; if that process dies, this launcher runs them.
+    Jobs that another process runs come last; if that process dies, this launcher runs them. Other engines have the
+    members of LocalEngine.
     """
-    signals: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in numbers}
+    waiting, running, signals = list(jobs), dict[Future[Outcome], Job](), list[int]()
+    retried, n_passed_on = set[Job](), 0
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in SIGNALS}
     try:
-        _run_jobs(list(jobs), engine, report, signals)
+        while running or (waiting and not signals):
+            if not signals:
+                _start_jobs(waiting, running, engine, report)
+            for number in signals[n_passed_on:]:
+                engine.interrupt(number)
+                n_passed_on += 1
+            if not running:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            for future in wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
+                job, outcome = running.pop(future), _outcome(future)
+                if signals and outcome.code:
+                    report.say(f"{job.title}: interrupted; the same command resumes it")
+                elif outcome.code == BUSY:
+                    waiting.append(job)
+                elif outcome.code == DIED and job not in retried:
+                    report.say(f"{job.title}: {outcome.reason}; one retry")
+                    retried.add(job)
+                    waiting.insert(0, job)
+                else:
+                    report.end(job, save_failure(job.folder, outcome))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -170,57 +170,24 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, report: Report) -> None:
         raise Interrupted(signals[0])
 
 
-def _run_jobs(waiting: list[Job], engine: Engine, report: Report, signals: Sequence[int]) -> None:
-    running: dict[Future[Outcome], Job] = {}
-    looked: dict[Job, float] = {}  # when another process was found to run it
-    retried: set[Job] = set()
-    n_passed_on = 0
-    while running or (waiting and not signals):
-        while not signals and len(running) < engine.slots and (job := _next_job(waiting, running, looked, report)):
-            if owner := run_owner(job.folder):
-                _skip(job, owner, looked, report)
-                continue
+def _start_jobs(waiting: list[Job], running: dict[Future[Outcome], Job], engine: "LocalEngine", report: Report) -> None:
+    """Start jobs that can run now, as many as fit; drop tests whose training failed."""
+    for job in list(waiting):
+        failed = next((one for one in report.failed if one.folder == job.needs), None)
+        if failed is not None:
+            waiting.remove(job)
+            report.end(job, Outcome(-1, f"skipped: it depends on {failed.title}, which failed"))
+        elif len(running) >= engine.slots or job.needs in {one.folder for one in (*waiting, *running.values())}:
+            continue
+        elif owner := run_owner(job.folder):
+            report.say(f"{job.title}: skipped for now, {owner} runs it")
+        else:
             waiting.remove(job)
             if job.is_finished():
                 report.end(job, Outcome(0, "skipped: finished by another process"))
             else:
                 report.start(job)
                 running[engine.submit(job)] = job
-        for number in signals[n_passed_on:]:
-            engine.interrupt(number)
-            n_passed_on += 1
-        if not running:
-            time.sleep(SECONDS_BETWEEN_LOOKS / 4)
-        for future in wait(running, SECONDS_BETWEEN_LOOKS / 4, FIRST_COMPLETED).done:
-            job, outcome = running.pop(future), _outcome(future)
-            if signals and outcome.code:
-                report.say(f"{job.title}: interrupted; the same command resumes it")
-            elif outcome.code == BUSY:
-                _skip(job, outcome.reason, looked, report)
-                waiting.append(job)
-            elif outcome.code == DIED and job not in retried:
-                report.say(f"{job.title}: {outcome.reason}; one retry")
-                retried.add(job)
-                waiting.insert(0, job)
-            else:
-                report.end(job, save_failure(job.folder, outcome))
-
-
-def _skip(job: Job, owner: str, looked: dict[Job, float], report: Report) -> None:
-    if job not in looked:
-        report.say(f"{job.title}: skipped for now, {owner} runs it")
-    looked[job] = time.monotonic()
-
-
-def _next_job(waiting: list[Job], running: dict, looked: dict[Job, float], report: Report) -> Job | None:
-    """The next job that can start, if any; drops tests whose training failed."""
-    for failed in list(report.failed):
-        for job in [job for job in waiting if job.needs == failed.folder]:
-            waiting.remove(job)
-            report.fail(job, f"skipped: it depends on {failed.title}, which failed")
-    unfinished, recent = {job.folder for job in (*waiting, *running.values())}, time.monotonic() - SECONDS_BETWEEN_LOOKS
-    ready = [job for job in waiting if job.needs not in unfinished and looked.get(job, 0.0) < recent]
-    return min(ready, key=lambda job: looked.get(job, 0.0), default=None)
 
 
 def _outcome(future: Future[Outcome]) -> Outcome:
@@ -234,16 +201,14 @@ def _outcome(future: Future[Outcome]) -> Outcome:
         return Outcome(DIED, text.splitlines()[-1])
 
 
-# ---- parallel processes of this machine ----
-
-
 def local_gpus(visible: str) -> list[str]:
     """The GPUs for runs: those in CUDA_VISIBLE_DEVICES, or all; UserError if it names more than there are."""
     import torch
 
-    n, named = torch.cuda.device_count(), [name.strip() for name in visible.split(",") if name.strip()]
-    if not named or named[0] == "-1":  # CUDA's name for no GPU
-        return [] if named else [str(i) for i in range(n)]
+    n = torch.cuda.device_count()
+    named = [name.strip() for name in visible.split(",") if name.strip()] or [str(i) for i in range(n)]
+    if named[:1] == ["-1"]:  # CUDA's name for no GPU
+        return []
     if n < len(named):
         text = f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}."
         raise UserError(f"{text} Name GPUs that `nvidia-smi -L` lists, or unset it.")
@@ -309,12 +274,11 @@ def _prepare_process(gpu: str | None) -> None:
     multiprocessing.set_start_method(None, force=True)  # loader workers fork, as in train.py
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # the log of each run has its output
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
-
-
-def _end_with_launcher() -> None:
-    """Wait until the launcher has ended, then end at once, loader workers included."""
     launcher = multiprocessing.parent_process()
     assert launcher is not None
-    launcher.join()
-    os.killpg(0, signal.SIGKILL)
+
+    def end_with_launcher() -> None:
+        launcher.join()
+        os.killpg(0, signal.SIGKILL)  # loader workers included
+
+    threading.Thread(target=end_with_launcher, daemon=True).start()

@@ -7,9 +7,9 @@ import secrets
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,6 @@ OUTPUT_ID = ".output_id"  # a file in OUTPUT: nodes that read the same text see 
 PASSED_ON = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "SPG_", "HF_", "XDG_CACHE_")
 
 
-def check_args(args: Namespace) -> None:
-    """Raise UserError if Ray is missing, TASK_GPUS is wrong, or nothing listens at RAY_ADDRESS."""
-    if find_spec("ray") is None:
-        raise UserError(f"ENGINE is ray, but Ray is missing: pip install -r {REPOSITORY / 'requirements-cluster.txt'}")
-    if args.task_gpus and not re.fullmatch(r"0?\.\d+|\d+", args.task_gpus):
-        raise UserError(f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or a part, 0.5.")
-    if ":" in args.ray_address:
-        host, _, port = args.ray_address.rpartition(":")
-        try:  # ray.init would try for a minute
-            socket.create_connection((host.strip("[]"), int(port)), 3).close()
-        except (OSError, ValueError, OverflowError) as error:
-            raise UserError(f"RAY_ADDRESS is {args.ray_address!r}, and no Ray answers there ({error}).") from error
-
-
 class RayEngine:
     """Runs jobs as Ray tasks: Ray places them, and retries them if a process or node is lost.
 
@@ -50,6 +36,8 @@ class RayEngine:
     """
 
     def __init__(self, args: Namespace, roots: Sequence[str], threads: int, workers: int, uses_cuda: bool) -> None:
+        if args.task_gpus and not re.fullmatch(r"0?\.\d+|\d+", args.task_gpus):
+            raise UserError(f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or 0.5.")
         variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         self.omp_threads = variables.get("OMP_NUM_THREADS")
         variables |= {"PYTHONPATH": args.python_path, "PYTHONUTF8": "1", "TQDM_DISABLE": "1"}
@@ -62,8 +50,7 @@ class RayEngine:
             self._check_nodes()
             self.gpus = float(args.task_gpus or (uses_cuda and self.ray.cluster_resources().get("GPU", 0) > 0))
             self.cpus = 1 if self.gpus else threads
-            fits = [(node["CPU"], min(fit, self.n_jobs)) for node in self._nodes() if (fit := self._fit(node))]
-            if not fits:
+            if not (fits := self._fits()):
                 text = f"A run needs {self.cpus} CPUs and {self.gpus:g} GPUs"
                 raise UserError(f"{text}, and no node of the cluster has them. See `ray status`.")
         except BaseException:
@@ -75,7 +62,7 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        return max(1, min(sum(map(self._fit, self._nodes())), self.n_jobs))
+        return max(1, min(sum(n for _, n in self._fits()), self.n_jobs))
 
     def submit(self, job: Job) -> Future[Outcome]:
         place = os.getcwd(), self.omp_threads
@@ -89,30 +76,27 @@ class RayEngine:
     def close(self) -> None:
         self.ray.shutdown()
 
-    def _nodes(self) -> list[Mapping[str, float]]:
-        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-
-    def _fit(self, node: Mapping[str, float]) -> int:
-        """The number of runs that fit on a node."""
-        by_cpus = int(node.get("CPU", 0) // self.cpus)
-        return min(by_cpus, int(node.get("GPU", 0) / self.gpus + 1e-9)) if self.gpus else by_cpus
+    def _fits(self) -> list[tuple[float, int]]:
+        """CPUs of each node where runs fit, and how many fit."""
+        found = []
+        for node in map(itemgetter("Resources"), filter(itemgetter("Alive"), self.ray.nodes())):
+            n = int(node.get("CPU", 0) // self.cpus)
+            n = min(n, int(node.get("GPU", 0) / self.gpus + 1e-9), self.n_jobs) if self.gpus else min(n, self.n_jobs)
+            found += [(node["CPU"], n)] if n else []
+        return found
 
     def _check_nodes(self) -> None:
         """Run one task on every node that compares it with this machine."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        look, refs = self.ray.remote(num_cpus=0, max_retries=0)(node_differences), {}
-        for node in self.ray.nodes():
-            if node["Alive"]:
-                there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-                refs[f"{node['NodeManagerHostname']} ({node['NodeName']})"] = there.remote(self.expected)
-        lines = []
-        for name, ref in refs.items():
+        look, lines = self.ray.remote(num_cpus=0, max_retries=0)(node_differences), []
+        for node in filter(itemgetter("Alive"), self.ray.nodes()):
+            there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
             try:
-                found = self.ray.get(ref, timeout=120)
+                found = self.ray.get(there.remote(self.expected), timeout=120)
             except self.ray.exceptions.RayError as error:
                 found = f"it cannot run the code in {REPOSITORY}: {str(error).strip().splitlines()[-1]}"
-            lines += [f"  {name}: {found}"] if found else []
+            lines += [f"  {node['NodeManagerHostname']} ({node['NodeName']}): {found}"] if found else []
         if lines:
             text = "All nodes need the same code, packages, data and OUTPUT at the same paths."
             raise UserError("\n".join(["Nodes of the Ray cluster differ from this machine:", *lines, text]))
@@ -120,6 +104,12 @@ class RayEngine:
 
 def _connect(address: str, variables: dict[str, str]) -> Any:
     """Connect to a Ray cluster, or start a local one that has its own token."""
+    if ":" in address:
+        host, _, port = address.rpartition(":")
+        try:  # ray.init would try for a minute
+            socket.create_connection((host.strip("[]"), int(port)), 3).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise UserError(f"RAY_ADDRESS is {address!r}, and no Ray answers there ({error}).") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": variables}}
     if not address:  # Ray reads these variables when it is imported
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")

@@ -6,18 +6,16 @@ import shutil
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+import submitit
 
 from common.errors import UserError
-from common.files import read_json
 from common.interruption import Interrupted
 from common.locks import run_owner
-from common.startup import REPOSITORY
 from scripts.launching.jobs import Job
-from scripts.launching.local import BUSY, FAILED_FILE, Outcome, Report, run_job
-from scripts.launching.status import queued_jobs, read_plan, save_plan
+from scripts.launching.local import BUSY, Outcome, Report, run_job
+from scripts.launching.status import FAILED_FILE, PLAN_FILE, queued_jobs, read_or_empty, save_plan
 
 CLUSTER = "slurm"  # of submitit; tests use "local"
 FOLDER = ".slurm"  # in OUTPUT, for files of submitit
@@ -26,17 +24,8 @@ MISSING_LOOKS = 3  # after which a job that is not in the queue has ended
 TIMEOUTS = 1000  # how often a job may reach its time limit
 
 
-def check_args(args: Namespace) -> None:
-    """Raise UserError if submitit or SLURM is missing."""
-    if find_spec("submitit") is None:
-        path = REPOSITORY / "requirements-cluster.txt"
-        raise UserError(f"ENGINE is slurm, but submitit is missing: pip install -r {path}")
-    if CLUSTER == "slurm" and shutil.which("sbatch") is None:
-        raise UserError("ENGINE is slurm, but there is no sbatch. Start the launcher on a login node of the cluster.")
-
-
-class SlurmJob:
-    """The function of a SLURM job; submitit calls `checkpoint` before it requeues the job."""
+class SlurmJob(submitit.helpers.Checkpointable):
+    """The function of a SLURM job. SLURM calls it again after a requeue, and train.py resumes the run."""
 
     def __call__(self, job: Job) -> None:
         outcome = run_job(job.arguments, job.folder)
@@ -46,31 +35,22 @@ class SlurmJob:
         if outcome.code not in (0, BUSY):
             raise RuntimeError(outcome.reason)
 
-    def checkpoint(self, job: Job) -> Any:
-        """The same call again: train.py resumes after its last completed epoch."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, job)
-
 
 def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, report: Report) -> None:
-    """Submit the jobs that are not in SLURM's queue, and wait until all have ended.
-
-    Raises:
-        Interrupted: the user stopped the launcher; the SLURM jobs continue.
-    """
-    output = args.output.absolute()
-    planned, queue = read_plan(output), queued_jobs()
-    ids = {job: planned[job.folder]["slurm"] for job in jobs if planned[job.folder]["slurm"] in queue}
+    """Submit the jobs that are not in SLURM's queue, and wait until all have ended; Ctrl-C ends the launcher alone."""
+    if CLUSTER == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("ENGINE is slurm, but there is no sbatch. Start the launcher on a login node of the cluster.")
+    queue = queued_jobs()
+    ids = {job: found for job in jobs if (found := read_or_empty(job.folder / PLAN_FILE).get("slurm")) in queue}
     new = [job for job in jobs if job not in ids and run_owner(job.folder) is None]
     try:
         _submit(new, ids, args, workers)
     finally:
-        save_plan(output, jobs, ids)
+        save_plan(jobs, ids)
     numbers = " ".join(dict.fromkeys(found.partition("_")[0] for found in ids.values()))
     report.say(f"{len(new)} jobs submitted to SLURM, {len(jobs) - len(new)} were there before: {numbers}")
     try:
-        _wait(jobs, ids, output / FOLDER, report)
+        _wait(jobs, ids, args.output.absolute() / FOLDER, report)
     except KeyboardInterrupt as error:
         report.say(
             "The SLURM jobs continue. The same command waits for them again and prints the tables.\n"
@@ -81,8 +61,6 @@ def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, report: Report)
 
 def _submit(jobs: Sequence[Job], ids: dict[Job, str], args: Namespace, workers: int) -> None:
     """Submit an array of the independent jobs, then one of the tests of each model; adds to the ids of SLURM jobs."""
-    import submitit
-
     os.environ.update(PYTHONPATH=args.python_path, TQDM_DISABLE="1")
     executor = submitit.AutoExecutor(args.output.absolute() / FOLDER, CLUSTER, slurm_max_num_timeout=TIMEOUTS)
     # The limit goes to sbatch as it is: submitit knows only minutes.
@@ -121,11 +99,10 @@ def _wait(jobs: Sequence[Job], ids: dict[Job, str], logs: Path, report: Report) 
             missing[job] = 0 if is_running or ids.get(job) in queue else missing[job] + 1
             if job.is_finished():
                 report.end(job, Outcome(0))
-            elif not is_running and (job.folder / FAILED_FILE).is_file():
-                failure = read_json(job.folder / FAILED_FILE)
+            elif not is_running and (failure := read_or_empty(job.folder / FAILED_FILE)):
                 report.end(job, Outcome(failure["exit_code"], failure["reason"]))
             elif missing[job] >= MISSING_LOOKS and CLUSTER == "slurm":
-                report.fail(job, f"SLURM job {ids.get(job)} ended without results, its log is in {logs}")
+                report.end(job, Outcome(-1, f"SLURM job {ids.get(job)} ended without results, its log is in {logs}"))
             else:
                 continue
             waiting.remove(job)

@@ -147,8 +147,8 @@ def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image
 
     monkeypatch.chdir(tmp_path)
     words = ["coop,vp,maple", str(image_folder), str(vit_file), "TRAINER.FEATURES.TRAIN_VIEWS", "3"]
-    plans, errors = plan_all(launch.parse_args(words))
-    assert [plan.trainer for plan in plans] == ["CoOp"] and list(errors) == ["VP", "MaPLe"]
+    plan = plan_all(launch.parse_args(words))
+    assert list(plan.configs) == ["CoOp"] and list(plan.errors) == ["VP", "MaPLe"]
     assert "the image tower of VP learns" in capsys.readouterr().err
 
 
@@ -171,8 +171,8 @@ def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_f
     from scripts.launching.jobs import plan_all
 
     monkeypatch.chdir(tmp_path)
-    plans, errors = plan_all(launch.parse_args(["zsclip,maple,vpt", str(image_folder), str(clip_file)]))
-    assert [plan.trainer for plan in plans] == ["ZeroshotCLIP"] and list(errors) == ["MaPLe", "VPT"]
+    plan = plan_all(launch.parse_args(["zsclip,maple,vpt", str(image_folder), str(clip_file)]))
+    assert list(plan.configs) == ["ZeroshotCLIP"] and list(plan.errors) == ["MaPLe", "VPT"]
     said = capsys.readouterr().err
     assert said.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in said
     with pytest.raises(MethodError, match="must be a ViT"):

@@ -152,6 +152,9 @@ def test_processes_are_warm_are_replaced_after_a_bug_and_share_gpus(monkeypatch,
         (first, gpu), (_, other) = (future.result() for future in both)
         assert {gpu, other} == {"5", "7"}
         assert run().result()[0] == first
+        os.kill(first, signal.SIGKILL)  # an idle process
+        wait_for(lambda: engine.workers[0].pool._broken)
+        first = run().result()[0]
         with pytest.raises(RuntimeError, match="a bug"):
             run("exception").result()
         assert run().result()[0] != first

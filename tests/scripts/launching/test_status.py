@@ -44,8 +44,8 @@ def test_every_state(tmp_path, capsys, hold, monkeypatch):
     jobs = {name: Job(name, (), output / "set" / name) for name in ("done", "fails", "queued", "runs", "waits")}
     for job in jobs.values():
         job.folder.mkdir(parents=True)
-    states.save_plan(output, jobs.values(), {jobs["queued"]: "12_3"})
-    states.save_plan(output, jobs.values())  # another launcher keeps the id
+    states.save_plan(jobs.values(), {jobs["queued"]: "12_3"})
+    states.save_plan(jobs.values())  # another launcher keeps the id
     (jobs["done"].folder / "results.json").write_text("{}")
     save_failure(jobs["fails"].folder, Outcome(1, "There is no folder data."))
     RunRecord({}, history=[{}, {}]).write(jobs["runs"].folder)

@@ -345,7 +345,7 @@ def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
     shutil.copytree(runs / "SPG-0", tmp_path / "output/SPG/RN50/default/art")
     base = tmp_path / "output/CoOp/RN50/default"
     folders = [tmp_path / "output/SPG/RN50/default/art/seed1", base / "art/seed1", base / "art/seed2"]
-    save_plan(tmp_path / "output", [Job("title", (), folder) for folder in folders])
+    save_plan([Job("title", (), folder) for folder in folders])
     save_failure(base / "art/seed2", Outcome(1))
     (base / "art/seed2/log.txt").write_text("Stage I\nError: <no> images\n")
     arguments = [
