@@ -97,8 +97,7 @@ def check_args(args: Namespace) -> None:
     if args.engine not in ENGINES:
         raise UserError(f"ENGINE is {args.engine!r}; accepted: {', '.join(ENGINES)}.")
     if find_spec(ENGINES[args.engine]) is None and not args.print:
-        path = REPOSITORY / "requirements-cluster.txt"
-        raise UserError(f"ENGINE is {args.engine}, but {ENGINES[args.engine]} is missing: pip install -r {path}")
+        raise UserError(f"ENGINE is {args.engine}: pip install -r {REPOSITORY / 'requirements-cluster.txt'} first.")
     if args.jobs is not None and (not args.jobs.isdecimal() or not int(args.jobs)):
         raise UserError(f"JOBS is {args.jobs!r}; accepted: the number of parallel runs, from 1.")
     if args.seeds is not None and not "".join(args.seeds.split()).isdecimal():
@@ -115,10 +114,9 @@ def find_sets(args: Namespace) -> list[Set]:
     """The data set of a command line, and in protocol cross the sets to test on."""
     from datasets.known import EMBEDDED_DATASET
 
-    if args.protocol == "cross":
-        names = [args.dataset or TRAINED_ON, *(args.tested or TESTED_ON).split(",")]
-    else:
-        names = [args.dataset or EMBEDDED_DATASET]
+    is_cross = args.protocol == "cross"
+    names = [args.dataset or (TRAINED_ON if is_cross else EMBEDDED_DATASET)]
+    names += (args.tested or TESTED_ON).split(",") if is_cross else []
     sets = [find_set(name, args.data, args.domains if name is names[0] else "", not args.print) for name in names]
     if len(sets) == 1 and len(sets[0].domains) < 2:
         raise UserError(f"{sets[0].root} has one domain, {sets[0].domains[0]}. Add another one to test on.")
@@ -135,6 +133,8 @@ def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
     dataset, folder = dataset_class(config), Path(root).resolve()
     if config.stem not in (FOLDER, EMBEDDED_DATASET):
         try:
+            if not folder.is_dir():
+                raise SetNotFound(f"There is no folder {root} (DATA names another).")
             dataset.locate(folder, verbose=False)
         except SetNotFound as error:
             if not offer or not offer_download(config.stem, root):

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from yacs.config import CfgNode
+
 from common.errors import UserError, recent_warnings
 from common.files import make_output_folder, write_json
 from common.interruption import Interrupted
@@ -28,7 +30,6 @@ from scripts.launching.status import FAILED_FILE
 # Exit codes: an exception that train.py does not expect; the process died; another process runs this job.
 CRASHED, DIED, BUSY = 70, 71, 75
 SECONDS_BETWEEN_LOOKS = 0.5  # at jobs of other processes
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Outcome(NamedTuple):
@@ -56,7 +57,7 @@ def run_job(arguments: Sequence[str], folder: Path) -> Outcome:
     finally:
         sys.stdout = stdout  # Dassl's logger replaces it
         gc.collect()  # frees memory before the next job
-        gc.freeze()  # the packages stay: the next collection need not look at them
+        gc.freeze()  # the next collection skips the packages
         if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
     if code == 1 and (owner := run_owner(folder)):
@@ -93,8 +94,7 @@ class Report:
     def end(self, job: Job, outcome: Outcome) -> None:
         for line in outcome.warnings:
             self.say(line, sys.stderr)
-        seconds = time.time() - self.started.get(job, time.time())
-        text = outcome.reason or f"done in {seconds:.0f} s"
+        text = outcome.reason or f"done in {time.time() - self.started.get(job, time.time()):.0f} s"
         if outcome.code:
             text = self.failed[job] = f"failed with exit code {outcome.code}: {text}" if outcome.code > 0 else text
         self.say(f"{job.title}: {text}")
@@ -103,8 +103,6 @@ class Report:
 
 def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, report: Report) -> None:
     """Run jobs of a plan by the engine that a command line names."""
-    from trainers.modules.clip.backbone import load_backbone
-
     cfg, *others = plan.configs.values()
     workers = max(one.DATALOADER.NUM_WORKERS for one in (cfg, *others))
     if args.engine == "slurm":
@@ -113,19 +111,16 @@ def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, report: Report) 
         run_slurm_jobs(jobs, args, workers, report)
         return
     engine: Any = LocalEngine(1)
-    if args.engine == "ray" or args.jobs not in (None, "1"):
-        weights = load_backbone(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH).n_tower_weights
-        threads = plan_threads(weights, 0).alone
-        if args.engine == "ray":
-            from scripts.launching.ray import RayEngine
+    if args.engine == "ray":
+        from scripts.launching.ray import RayEngine
 
-            roots = sorted({os.path.abspath(one.root) for one in plan.sets if os.path.isdir(one.root)})
-            engine = RayEngine(args, roots, threads, workers, cfg.USE_CUDA)
-            workers = engine.workers
-        else:
-            gpus = local_gpus(args.visible_gpus) if cfg.USE_CUDA else []
-            n_runs, most_workers = share_cores(int(args.jobs), 1 if gpus else threads)
-            engine, workers = LocalEngine(n_runs, gpus), workers if n_runs == 1 else min(workers, most_workers)
+        roots = sorted({os.path.abspath(one.root) for one in plan.sets if os.path.isdir(one.root)})
+        engine = RayEngine(args, roots, cfg, workers)
+        workers = engine.workers
+    elif args.jobs not in (None, "1"):
+        gpus = local_gpus(args.visible_gpus) if cfg.USE_CUDA else []
+        n_runs, most_workers = share_cores(int(args.jobs), 1 if gpus else count_threads(cfg))
+        engine, workers = LocalEngine(n_runs, gpus), workers if n_runs == 1 else min(workers, most_workers)
     try:
         arguments = "DATALOADER.NUM_WORKERS", str(workers)
         run_jobs([replace(job, arguments=(*job.arguments, *arguments)) for job in jobs], engine, report)
@@ -133,15 +128,20 @@ def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, report: Report) 
         engine.close()
 
 
-def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None:
-    """Run jobs by an engine, in their order where possible; raises Interrupted after a signal, when all have ended.
+def count_threads(cfg: CfgNode) -> int:
+    """The number of threads of a run on a CPU."""
+    from trainers.modules.clip.backbone import load_backbone
 
-    Jobs that another process runs come last; if that process dies, this launcher runs them. Other engines have the
-    members of LocalEngine.
-    """
+    backbone = load_backbone(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH)
+    return plan_threads(backbone.n_tower_weights, 0).alone
+
+
+def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None:
+    """Run jobs by an engine, in their order where possible; raises Interrupted after a signal, when all have ended."""
     waiting, running, signals = list(jobs), dict[Future[Outcome], Job](), list[int]()
     retried, n_passed_on = set[Job](), 0
-    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in SIGNALS}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in numbers}
     try:
         while running or (waiting and not signals):
             if not signals:
@@ -210,8 +210,7 @@ def local_gpus(visible: str) -> list[str]:
     if named[:1] == ["-1"]:  # CUDA's name for no GPU
         return []
     if n < len(named):
-        text = f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}."
-        raise UserError(f"{text} Name GPUs that `nvidia-smi -L` lists, or unset it.")
+        raise UserError(f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}. Name fewer.")
     return named
 
 

@@ -13,12 +13,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from yacs.config import CfgNode
+
 from common.errors import UserError
 from common.reproducible import versions
 from common.startup import REPOSITORY
 from common.threads import usable_cores
 from scripts.launching.jobs import Job
-from scripts.launching.local import CRASHED, Outcome, run_job
+from scripts.launching.local import CRASHED, Outcome, count_threads, run_job
 
 RETRIES = 5  # of a job that loses its process or node
 OUTPUT_ID = ".output_id"  # a file in OUTPUT: nodes that read the same text see the same folder
@@ -31,11 +33,10 @@ class RayEngine:
 
     Args:
         roots: data folders, absolute.
-        threads: number of threads of a run on a CPU.
         workers: loader workers of each run, at most.
     """
 
-    def __init__(self, args: Namespace, roots: Sequence[str], threads: int, workers: int, uses_cuda: bool) -> None:
+    def __init__(self, args: Namespace, roots: Sequence[str], cfg: CfgNode, workers: int) -> None:
         if args.task_gpus and not re.fullmatch(r"0?\.\d+|\d+", args.task_gpus):
             raise UserError(f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or 0.5.")
         variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
@@ -48,11 +49,10 @@ class RayEngine:
             Path(output, OUTPUT_ID).write_text(secrets.token_hex(16), encoding="utf-8")
             self.expected = node_facts(output, roots)
             self._check_nodes()
-            self.gpus = float(args.task_gpus or (uses_cuda and self.ray.cluster_resources().get("GPU", 0) > 0))
-            self.cpus = 1 if self.gpus else threads
+            self.gpus = float(args.task_gpus or (cfg.USE_CUDA and self.ray.cluster_resources().get("GPU", 0) > 0))
+            self.cpus = 1 if self.gpus else count_threads(cfg)
             if not (fits := self._fits()):
-                text = f"A run needs {self.cpus} CPUs and {self.gpus:g} GPUs"
-                raise UserError(f"{text}, and no node of the cluster has them. See `ray status`.")
+                raise UserError(f"No node has {self.cpus} CPUs and {self.gpus:g} GPUs for a run. See `ray status`.")
         except BaseException:
             self.close()
             raise
@@ -98,8 +98,8 @@ class RayEngine:
                 found = f"it cannot run the code in {REPOSITORY}: {str(error).strip().splitlines()[-1]}"
             lines += [f"  {node['NodeManagerHostname']} ({node['NodeName']}): {found}"] if found else []
         if lines:
-            text = "All nodes need the same code, packages, data and OUTPUT at the same paths."
-            raise UserError("\n".join(["Nodes of the Ray cluster differ from this machine:", *lines, text]))
+            lines.insert(0, "Nodes of the Ray cluster differ from this machine. Make them equal:")
+            raise UserError("\n".join(lines))
 
 
 def _connect(address: str, variables: dict[str, str]) -> Any:

@@ -81,8 +81,7 @@ def _submit(jobs: Sequence[Job], ids: dict[Job, str], args: Namespace, workers: 
         try:
             handles = executor.map_array(SlurmJob(), group)
         except submitit.core.utils.FailedJobError as error:
-            text = " ".join(str(error).split())
-            raise UserError(f"SLURM: sbatch failed. {text} Check the SLURM_ variables.") from error
+            raise UserError(f"sbatch failed: {' '.join(str(error).split())} Check the SLURM_ variables.") from error
         ids |= {job: handle.job_id for job, handle in zip(group, handles, strict=True)}
 
 

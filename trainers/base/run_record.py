@@ -71,9 +71,7 @@ def places_of(cfg: CfgNode) -> dict[str, Any]:
     return {"data": {**data, "ROOT": os.path.abspath(cfg.DATASET.ROOT)}, "weights": weights}
 
 
-def check_finished(
-    folder: str | PathLike, cfg: CfgNode, tested_model: str = "its own", is_quick: bool = False
-) -> None:
+def check_finished(folder: str | PathLike, cfg: CfgNode, tested_model: str = "its own", is_quick: bool = False) -> None:
     """Raise UserError if the finished run in a folder is another run than that of a config.
 
     Weights are compared if the backbone has another location. Images are compared as well, with `is_quick` only if
