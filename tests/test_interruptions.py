@@ -180,7 +180,7 @@ def test_signals_end_after_the_step(train, undisturbed, tmp_path, monkeypatch, c
         assert train("CoOp", "red") == code
     assert len(steps) == 3
     message = capsys.readouterr().err
-    assert f"Interrupted by {number.name}. The same command goes on after the last completed epoch." in message
+    assert f"Interrupted by {number.name}. The same command resumes after the last completed epoch." in message
     assert signal.getsignal(number) == handler
     assert train("CoOp", "red") == 0
     assert "Resuming after epoch 1" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 from yacs.config import CfgNode
 
 from common.content_hashes import content_hashes
-from common.errors import UserError
+from common.errors import UserError, warn
 from common.files import make_output_folder
 from common.interruption import check_interruption
 from common.locks import InUse, creation_lock
@@ -225,12 +225,16 @@ class StageTwoTrainer(PromptTrainer):
                 )
 
     def complete_cfg(self, cfg: CfgNode) -> CfgNode:
+        named, own = cfg.TRAINER[self.SETTINGS].LABEL_DIR, os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
         cfg = super().complete_cfg(cfg)
         settings = cfg.TRAINER[self.SETTINGS]
         if self.LEARNS_LABELS and cfg.SEED < 0 and settings.LABEL_SEED < 0:
             # Runs without a seed are independent, so each learns labels of its own.
+            if named not in ("", own):
+                key = f"TRAINER.{self.SETTINGS}.LABEL"
+                warn(f"{key}_DIR {named} is not used: a run without a seed learns its labels in {own}. Set {key}_SEED.")
             cfg.defrost()
-            settings.LABEL_DIR = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
+            settings.LABEL_DIR = own
             cfg.freeze()
         return cfg
 

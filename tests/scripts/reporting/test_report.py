@@ -16,7 +16,7 @@ from common.run.contexts import Contexts, read_contexts, write_contexts
 from common.run.predictions import accuracy_by_domain, write_predictions
 from common.run.results import write_results
 from scripts.launching.jobs import Job
-from scripts.launching.run_job import Outcome, save_failure
+from scripts.launching.local import Outcome, save_failure
 from scripts.launching.status import save_plan
 from scripts.report import main
 from scripts.reporting import pictures
@@ -345,7 +345,7 @@ def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
     shutil.copytree(runs / "SPG-0", tmp_path / "output/SPG/RN50/default/art")
     base = tmp_path / "output/CoOp/RN50/default"
     folders = [tmp_path / "output/SPG/RN50/default/art/seed1", base / "art/seed1", base / "art/seed2"]
-    save_plan(tmp_path / "output", [Job("title", (), folder) for folder in folders])
+    save_plan([Job("title", (), folder) for folder in folders])
     save_failure(base / "art/seed2", Outcome(1))
     (base / "art/seed2/log.txt").write_text("Stage I\nError: <no> images\n")
     arguments = [
