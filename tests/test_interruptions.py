@@ -69,7 +69,7 @@ def test_a_full_disk_at_every_file(train, undisturbed, tmp_path, monkeypatch, ca
             code = train(trainer, "red")
             printed = capsys.readouterr()
         # A cache that cannot be written is gone on without; for anything else the run ends and says why.
-        assert "The disk is full" in printed.err if code else "going on without it" in printed.out, files[number - 1]
+        assert "The disk is full" in printed.err if code else "continues without it" in printed.out, files[number - 1]
         assert not [path for path in tmp_path.rglob(".*.*") if path.is_file() and "run" in path.parts]
         if code:
             assert train(trainer, "red") == 0

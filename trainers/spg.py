@@ -56,9 +56,9 @@ from trainers.modules.cgan import (
     Generator,
     GradientNorms,
     clip_gradients,
+    image_noise,
 )
 from trainers.modules.clip.backbone import backbone_label
-from trainers.modules.noise import image_noise
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, load_prompt_label, save_prompt_label
 from trainers.modules.sampling import Batches, Item, PairedBatchSampler

@@ -32,7 +32,7 @@ from scripts.benchmarks.reference import (
 from scripts.benchmarks.text import relative_difference
 from scripts.benchmarks.timing import Row, difference, median_pair, median_seconds, timed
 from trainers.base.trainer import PromptTrainer
-from trainers.modules.noise import image_noise
+from trainers.modules.cgan import image_noise
 from trainers.spg import SPG, SPG_CoOp
 
 VIEWS = 8

@@ -17,8 +17,7 @@ from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME, PACS
 from scripts.benchmarks.reference import PublishedTextEncoder, cocoop_step, coop_step, image_features
 from scripts.benchmarks.timing import Row, difference, median_pair, median_seconds, peak_memory_gb
 from trainers.cocoop import MetaNet
-from trainers.modules.cgan import Generator
-from trainers.modules.noise import image_noise
+from trainers.modules.cgan import Generator, image_noise
 from trainers.modules.prompt_encoder import PromptEncoder
 
 N_CTX = 4

@@ -19,8 +19,8 @@ from common.run.record import RunRecord, read_run_record
 from trainers.base.evaluation import Predictions
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.features import FeatureCache
-from trainers.modules.finite import all_finite, require_finite
 from trainers.modules.prompt_labels import save_prompt_label
+from trainers.modules.tensor_files import all_finite, require_finite
 
 NAN, INF = float("nan"), float("inf")
 ONE_OF_EACH_KIND = ("CoOp", "SPG", "DPSPG", "VP", "LinearProbe")

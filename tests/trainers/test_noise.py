@@ -1,6 +1,6 @@
 import torch
 
-from trainers.modules.noise import image_noise
+from trainers.modules.cgan import image_noise
 
 
 def test_noise_depends_on_seed_index_and_draw_alone():

@@ -368,7 +368,7 @@ def test_a_depth_above_the_layers_is_refused(clip_model):
         ({"class_token_position": "start"}, "'start'. Set it to one of end, middle, front"),
         ({"n_ctx": 0}, "N_CTX is 0"),
         ({"ctx_init": "a photo of a", "n_learned": 5}, "N_CTX is 5. Set it to 1 to 4, the number of tokens"),
-        ({"memory_mb": 0}, r"too small for one prompt. Set TEST.MEMORY_MB \d+"),
+        ({"memory_mb": 0}, r"TEST.MEMORY_MB 0: too small for one prompt. Set it to \d+"),
     ],
 )
 def test_errors(clip_model, settings, message):

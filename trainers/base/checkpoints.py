@@ -14,8 +14,7 @@ from common.errors import UserError, some
 from common.run.record import read_run_record
 from trainers.config import as_typed
 from trainers.modules.clip.backbone import Backbone
-from trainers.modules.finite import require_finite
-from trainers.modules.published_names import holds_whole_model
+from trainers.modules.tensor_files import holds_whole_model, require_finite
 
 if TYPE_CHECKING:
     from trainers.base.trainer import PromptTrainer

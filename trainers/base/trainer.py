@@ -78,11 +78,10 @@ from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key
 from trainers.methods import method_of
 from trainers.modules.clip.backbone import Backbone, backbone_label, cached_backbone
 from trainers.modules.features import FeatureCache
-from trainers.modules.finite import require_finite
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
-from trainers.modules.published_names import extract_prompts, publish_names
 from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset
+from trainers.modules.tensor_files import extract_prompts, publish_names, require_finite
 
 Network = TypeVar("Network", bound=nn.Module)
 # Keys and sections that only steps of an optimiser read.

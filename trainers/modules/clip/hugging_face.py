@@ -12,7 +12,7 @@ from clip.model import CLIP
 from torch import Tensor
 
 from common.errors import UserError, some
-from trainers.modules.clip.info import BackboneInfo, library_errors
+from trainers.modules.clip.backbone import BackboneInfo, library_errors
 from trainers.modules.clip.openai import TowerKind, build_clip
 from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, LibraryTokenizer, Tokenizer
 
