@@ -30,7 +30,7 @@ PASSED_ON = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "SPG_", "HF_", "XDG_C
 def check_args(args: Namespace) -> None:
     """Raise UserError if Ray is missing, TASK_GPUS is wrong, or nothing listens at RAY_ADDRESS."""
     if find_spec("ray") is None:
-        raise UserError(f"ENGINE is ray, but Ray is missing: pip install -r {REPOSITORY / 'requirements-cluster.txt'}")
+        raise UserError("ENGINE is ray, but Ray is missing: pip install 'ray>=2.60'")
     if args.task_gpus and not re.fullmatch(r"0?\.\d+|\d+", args.task_gpus):
         raise UserError(
             f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or a part of one, 0.5."

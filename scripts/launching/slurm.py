@@ -14,7 +14,6 @@ from common.errors import UserError
 from common.files import read_json
 from common.interruption import Interrupted
 from common.locks import run_owner
-from common.startup import REPOSITORY
 from scripts.launching.jobs import Job
 from scripts.launching.run_job import BUSY, FAILED_FILE, Outcome, run_job
 from scripts.launching.schedule import Report
@@ -30,8 +29,7 @@ TIMEOUTS = 1000  # how often a job may reach its time limit
 def check_args() -> None:
     """Raise UserError if submitit or SLURM is missing."""
     if find_spec("submitit") is None:
-        path = REPOSITORY / "requirements-cluster.txt"
-        raise UserError(f"ENGINE is slurm, but submitit is missing: pip install -r {path}")
+        raise UserError("ENGINE is slurm, but submitit is missing: pip install 'submitit>=1.5'")
     if CLUSTER == "slurm" and shutil.which("sbatch") is None:
         raise UserError("ENGINE is slurm, but there is no sbatch. Start the launcher on a login node of the cluster.")
 
