@@ -18,7 +18,7 @@ from common.startup import REPOSITORY
 from scripts.launching.status import read_or_empty
 from trainers.methods import BackboneError, Method, MethodError, check_methods, find_method, trainer_name
 
-ENGINES = {"local": "concurrent", "ray": "ray", "slurm": "submitit"}  # and their packages
+ENGINES = {"local": "", "ray": "ray", "slurm": "submitit"}  # and the extra packages that they need
 DEFAULT_BACKBONE = "RN50"
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
 TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # cross, as published
@@ -96,8 +96,9 @@ def check_args(args: Namespace) -> None:
     check_methods(args.trainers)
     if args.engine not in ENGINES:
         raise UserError(f"ENGINE is {args.engine!r}; accepted: {', '.join(ENGINES)}.")
-    if find_spec(ENGINES[args.engine]) is None and not args.print:
-        raise UserError(f"ENGINE is {args.engine}: pip install -r {REPOSITORY / 'requirements-cluster.txt'} first.")
+    package = ENGINES[args.engine]
+    if package and find_spec(package) is None and not args.print:
+        raise UserError(f"ENGINE is {args.engine}, but the package {package} is missing. Run: pip install {package}")
     if args.jobs is not None and (not args.jobs.isdecimal() or not int(args.jobs)):
         raise UserError(f"JOBS is {args.jobs!r}; accepted: the number of parallel runs, from 1.")
     if args.seeds is not None and not "".join(args.seeds.split()).isdecimal():

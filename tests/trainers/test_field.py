@@ -152,20 +152,6 @@ def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image
     assert "the image tower of VP learns" in capsys.readouterr().err
 
 
-def test_runs_that_are_killed_on_trial_take_no_views_where_the_image_tower_learns(monkeypatch, capsys):
-    from scripts import kill_trial
-
-    asked = []
-    monkeypatch.setattr(kill_trial, "command_line", lambda *args: asked.append(args[-1]) or [])
-    monkeypatch.setattr(kill_trial, "undisturbed", lambda command, output: ({}, 1.0))
-    monkeypatch.setattr(kill_trial, "trial", lambda *args: ["at its start"])
-    monkeypatch.setattr(kill_trial, "outcome", lambda run: {})
-    for trainer in ("VP", "CoOp"):
-        asked.clear()
-        assert kill_trial.main(["--kills", "6", "--trainer", trainer]) == 0
-        assert any("TRAINER.FEATURES.TRAIN_VIEWS" in opts for opts in asked) == (trainer == "CoOp")
-
-
 def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
     from scripts import launch
     from scripts.launching.jobs import plan_all

@@ -13,7 +13,7 @@ import pytest
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
-from quick_run import command_line
+from quick_run import command_line, outcome
 from reference import tiny_clip
 from torch import nn
 
@@ -21,7 +21,6 @@ import train as command
 import trainers.all
 from common.reproducible import make_deterministic
 from common.run.predictions import read_predictions
-from scripts.kill_trial import outcome
 from trainers.base.image_features import ImageFeatures
 from trainers.methods import METHODS
 from trainers.modules import prompt_encoder
