@@ -46,21 +46,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def measure(part: str, quick: bool, folder: Path) -> "Iterator[Row]":
     """Yield the rows of one part; runs write into `folder`."""
-    from scripts.benchmarks import launching, memory, methods, neighbours, spg, text
+    from scripts.benchmarks import launching, memory, methods, neighbours, spg
 
-    if part == "text":
-        yield from text.text_rows(quick)
-        yield from methods.context_rows(quick, folder)
-    elif part == "field":
-        yield from methods.field_rows(quick, folder)
-    elif part == "spg":
-        yield from spg.spg_rows(quick, folder)
-    elif part == "memory":
-        yield from memory.memory_rows(quick)
-    elif part == "neighbours":
-        yield from neighbours.neighbour_rows(quick)
-    else:
-        yield from launching.launching_rows(quick, folder)
+    rows = {
+        "text": methods.text_rows,
+        "spg": spg.spg_rows,
+        "memory": memory.memory_rows,
+        "field": methods.field_rows,
+        "neighbours": neighbours.neighbour_rows,
+        "launching": launching.launching_rows,
+    }
+    return rows[part](quick, folder)
 
 
 def run(args: argparse.Namespace) -> "list[Row]":

@@ -55,38 +55,31 @@ def list_sources(root: str) -> str:
     return tabulate(rows, headers, disable_numparse=True)
 
 
-def download(args: argparse.Namespace) -> list[str]:
-    """Download the named sets; return those that failed."""
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
+    args = parse_args(argv)
     from datasets.download.install import get
     from datasets.download.sources import SOURCES, find_source
 
     if args.list:
         print(list_sources(args.root))
-        return []
-    names = list(SOURCES) if "all" in args.names else args.names
-    sources = list(dict.fromkeys(map(find_source, names)))
+        return 0
+    sources = list(dict.fromkeys(map(find_source, SOURCES if "all" in args.names else args.names)))
     if args.archive and len(sources) > 1:
         raise UserError("--archive goes with one data set at a time.")
     failed = []
-    for source in sources:
-        try:
-            get(source, args.root, args.mirror, args.archive, args.any_counts)
-        except UserError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            failed.append(source.title)
-    return failed
-
-
-@command
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
-    args = parse_args(argv)
     try:
-        failed = download(args)
+        for source in sources:
+            try:
+                get(source, args.root, args.mirror, args.archive, args.any_counts)
+            except UserError as error:
+                print(f"Error: {error}", file=sys.stderr)
+                failed.append(source.title)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command resumes the download.", file=sys.stderr)
         return 130
-    if failed and len(args.names) + ("all" in args.names) > 1:
+    if failed and len(sources) > 1:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
     return int(bool(failed))
 

@@ -12,7 +12,7 @@ from common.startup import REPOSITORY
 from scripts.benchmarks.timing import Row
 
 
-def memory_rows(quick: bool) -> Iterator[Row]:
+def memory_rows(quick: bool, folder: Path) -> Iterator[Row]:
     """Yield the rows of inference and of a step of CoOp."""
     batch = 4 if quick else 32
     note = "the whole process, with the weights of the text tower"

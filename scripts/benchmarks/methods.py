@@ -13,7 +13,7 @@ from clip.model import CLIP
 from torch import Tensor
 
 from common.startup import REPOSITORY
-from scripts.benchmarks.text import CLASSES, random_clip
+from scripts.benchmarks.text import CLASSES, FULL, QUICK, random_clip, text_row
 from scripts.benchmarks.timing import Row, difference, median_pair, timed
 from trainers.base.trainer import PromptTrainer
 from trainers.cocoop import CoCoOp
@@ -120,7 +120,7 @@ class MethodBench:
             return loss
 
         gaps = [abs(same.forward_backward(few)["loss"] - published(every))]
-        gaps += [difference(gradient(tensor), gradient(learned[key])) for key, tensor in learned_tensors(same).items()]
+        gaps += [difference(tensor.grad, learned[key].grad) for key, tensor in learned_tensors(same).items()]
         (seconds, _), (theirs, _) = median_pair(
             lambda: ours.forward_backward(batch), lambda: published(every), self.repeats
         )
@@ -153,7 +153,7 @@ class MethodBench:
         return Row(what, *times, "ms", goal, gap, note)
 
 
-def learned_tensors(trainer: PromptTrainer) -> dict[str, Tensor]:
+def learned_tensors(trainer: PromptTrainer) -> dict[str, Any]:
     """Learned tensors and statistics of batch norms by "<network>.<published name>", as the reference takes them."""
     found: dict[str, Tensor] = {}
     for name, network in trainer._models.items():
@@ -162,13 +162,7 @@ def learned_tensors(trainer: PromptTrainer) -> dict[str, Tensor]:
     return found
 
 
-def gradient(tensor: Tensor) -> Tensor:
-    """The gradient of a tensor that has one."""
-    assert tensor.grad is not None
-    return tensor.grad
-
-
-def copy_tensors(trainer: PromptTrainer) -> dict[str, Tensor]:
+def copy_tensors(trainer: PromptTrainer) -> dict[str, Any]:
     """Copies of `learned_tensors`."""
     tensors = learned_tensors(trainer)
     return {key: value.detach().clone().requires_grad_(value.requires_grad) for key, value in tensors.items()}
@@ -179,9 +173,11 @@ def vit_b16(quick: bool, folder: Path) -> MethodBench:
     return MethodBench(random_clip(image_tower=True), "ViT-B/16 size", folder, 1 if quick else 3)
 
 
-def context_rows(quick: bool, folder: Path) -> Iterator[Row]:
-    """Yield the steps of CoOp and CoCoOp."""
+def text_rows(quick: bool, folder: Path) -> Iterator[Row]:
+    """Yield the text tower alone by number of classes, and the steps of CoOp and CoCoOp."""
     bench = vit_b16(quick, folder)
+    for n_classes, amounts in (QUICK if quick else FULL).items():
+        yield text_row(bench.model, n_classes, amounts, bench.repeats, bench.name)
     yield bench.step(COOP, 65)
     yield bench.step(COCOOP, 65, n_reference=1 if quick else 2)
 

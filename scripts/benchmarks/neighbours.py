@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from common.startup import REPOSITORY, prepare_imports
@@ -37,7 +38,7 @@ class Load(NamedTuple):
 LOADS = {"tiny CLIP": Load(1500, 7, 8), "ViT-B/16 size": Load(6, 65, 4)}
 
 
-def neighbour_rows(quick: bool) -> Iterator[Row]:
+def neighbour_rows(quick: bool, folder: Path) -> Iterator[Row]:
     """Yield a row for each load and condition."""
     for name, load in LOADS.items():
         n_steps = load.steps // 2 if quick else load.steps

@@ -80,11 +80,11 @@ class OurRun:
     def __init__(self, images: Images, output: Path, views: int, n_epochs: int | None, opts: Sequence[str]) -> None:
         configs = REPOSITORY / "configs"
         words = ["--trainer", "SPG", "--root", images.root, "--seed", "1", "--backbone", images.backbone]
-        words += ["--dataset-config-file", configs / f"datasets/{images.dataset}.yaml", "--output-dir", output]
+        words += ["--dataset-config-file", configs / f"datasets/{images.dataset}.yaml"]
         words += ["--config-file", configs / f"trainers/SPG_CGAN/{images.config}.yaml"]
-        words += ["--target-domains", images.target, "TRAINER.SPG.LABEL_DIR", output / "labels", "USE_CUDA", "False"]
-        words += ["TRAINER.SPG.PREC", "fp32", "TRAINER.FEATURES.CACHE_DIR", output / "cache"]
-        words += ["TRAINER.FEATURES.TRAIN_VIEWS", views, *opts]
+        # Labels and caches lie beside the run's folder.
+        words += ["--target-domains", images.target, "--output-dir", output / "run", "USE_CUDA", "False"]
+        words += ["TRAINER.SPG.PREC", "fp32", "TRAINER.FEATURES.TRAIN_VIEWS", views, *opts]
         cfg = train.setup_cfg(train.parse_args(list(map(str, words))))
         stage1, _ = read_stage1_optim(cfg, "SPG")
         self.n_epochs = {"SPG_CoOp": stage1.MAX_EPOCH, "SPG": cfg.OPTIM.MAX_EPOCH}

@@ -1,6 +1,5 @@
 """The text tower alone, at the size of ViT-B/16, with a context for each image."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import reference
@@ -33,13 +32,6 @@ def random_clip(image_tower: bool = False) -> CLIP:
     """A CLIP of ViT-B/16's size with random weights; with a tiny image tower where only text is measured."""
     tower = {"vision": 12, "resolution": 224, "vit_width": 768, "patch": 16} if image_tower else {}
     return reference.tiny_clip(embed_dim=512, width=512, layers=12, **tower)
-
-
-def text_rows(quick: bool) -> Iterator[Row]:
-    """Yield a row for each number of classes."""
-    model = random_clip()
-    for n_classes, amounts in (QUICK if quick else FULL).items():
-        yield text_row(model, n_classes, amounts, 1 if quick else 3, "ViT-B/16 size")
 
 
 @torch.no_grad()
