@@ -22,9 +22,6 @@ from scripts.launching.local import LocalEngine, local_gpus
 from scripts.launching.schedule import Engine, Report, run_jobs
 from scripts.launching.sets import save_names
 from scripts.launching.status import save_plan
-from scripts.reporting.finished import find_results
-from scripts.reporting.tables import method_name
-from scripts.reporting.text import results_tables
 from trainers.methods import BackboneError, MethodError, trainer_name
 
 
@@ -179,18 +176,24 @@ class Comparison:
 
     def _show(self, report: Report) -> list[str]:
         """Print tables and failures, and write the report; returns the failures."""
-        results = find_results([job.folder for job in self.jobs if job.tested and job.is_finished()])
+        finished = [job.folder for job in self.jobs if job.tested and job.is_finished()]
         baseline = trainer_name(self.args.baseline or "") if self.args.report else ""
-        if self.args.report and self.args.baseline is None:
-            baseline = next((method_name(one) for one in results if one["trainer"] == "ZeroshotCLIP"), "")
-        if results:
-            print("\n" + results_tables(results, baseline=baseline))
+        if finished:
+            # Imported here, since pandas takes a second and the jobs come first.
+            from scripts.reporting.load import load_results
+            from scripts.reporting.tables import make_tables
+            from scripts.reporting.text import format_tables
+
+            results = load_results(finished)
+            if self.args.report and self.args.baseline is None:
+                baseline = next(iter(results.loc[results["trainer"] == "ZeroshotCLIP", "method"]), "")
+            print("\n" + format_tables(make_tables(results, baseline)))
         failed = [f"{job.title}: {reason}" for job, reason in report.failed.items()]
         if failed:
             print(f"\n{len(failed)} of {len(self.jobs)} runs failed:", *failed, sep="\n  ")
         if self.refused:
             print(f"\nNot run to the end, see the errors above: {', '.join(self.refused)}")
-        if self.args.report and results:
+        if self.args.report and finished:
             folder = self.plans[0].folder
             command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(folder), "--baseline", baseline]
             command += [*(f"--not-run={line}" for line in self.not_run), "--out", str(folder / "report.html")]
