@@ -51,8 +51,8 @@ def make_frame(runs: Iterable[dict[str, Any]]) -> pd.DataFrame:
         columns = accuracy_by_column(run)
         targets = next(iter(columns)) if len(columns) == 1 else f"{'+'.join(run['source_domains'])} → others"
         names = {"title": table_title(run), "method": method_name(run), "targets": targets}
-        names["classnames"] = tuple(run["classnames"])  # lists are no keys of groups
-        rows += [{**run, **names, "column": column, "value": value} for column, value in columns.items()]
+        run = {**run, **names, "classnames": tuple(run["classnames"])}  # a list cannot be the key of a group
+        rows += [{**run, "column": column, "value": value} for column, value in columns.items()]
     frame = pd.DataFrame(rows, dtype=object)  # None stays None, and integers stay integers
     return frame.astype({"value": float})
 

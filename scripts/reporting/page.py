@@ -90,7 +90,7 @@ class Report:
             "variability": self.variability(runs),
         }
         for method, own in runs.groupby("method", sort=False):
-            caption = f"{method}: accuracy on validation images of the source domains, and training losses."
+            caption = f"{method}: accuracy on training batches and, where it selects the epoch, on validation images."
             section["learning"] += self.figure(figures.draw_learning(own), f"{title} learning {method}", caption)
             for classnames, group in own.groupby("classnames", sort=False):
                 of_group = rows[rows["folder"].isin(group["folder"])]
