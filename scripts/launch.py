@@ -161,19 +161,20 @@ def launch(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> int:
     """Print tables and lines on failures, then write the report, if it is asked for; returns its exit code."""
-    from scripts.reporting.finished import find_results
-    from scripts.reporting.tables import method_name
-    from scripts.reporting.text import results_tables
+    from scripts.reporting.load import load_results
+    from scripts.reporting.tables import make_tables
+    from scripts.reporting.text import format_tables
 
-    results = find_results([job.folder for job in plan.jobs if job.tested and job.is_finished()])
+    finished = [job.folder for job in plan.jobs if job.tested and job.is_finished()]
     baseline = trainer_name(args.baseline or "") if args.report else ""
-    if args.report and args.baseline is None:
-        baseline = next((method_name(one) for one in results if one["trainer"] == "ZeroshotCLIP"), "")
-    if results:
-        print("\n" + results_tables(results, baseline=baseline))
+    if finished:
+        results = load_results(finished)
+        if args.report and args.baseline is None:
+            baseline = next(iter(results.loc[results["trainer"] == "ZeroshotCLIP", "method"]), "")
+        print("\n" + format_tables(make_tables(results, baseline)))
     for line in lines:
         print(line)
-    if not args.report or not results:
+    if not args.report or not finished:
         return 0
     command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(plan.folder), "--baseline", baseline]
     for trainer, error in plan.errors.items():
