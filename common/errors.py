@@ -30,7 +30,7 @@ def warn(message: str) -> None:
     recent_warnings.append(f"Warning: {message}")
 
 
-def some(items: Iterable[str], at_most: int = 8) -> str:
+def join_truncated(items: Iterable[str], at_most: int = 8) -> str:
     """A list for messages: "dog, horse and 5 more", or "none"."""
     items = list(items)
     more = f" and {len(items) - at_most} more" if len(items) > at_most else ""

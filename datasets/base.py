@@ -10,7 +10,7 @@ from pathlib import Path
 from dassl.data.datasets import DatasetBase, Datum
 from yacs.config import CfgNode
 
-from common.errors import UserError, some, warn
+from common.errors import UserError, join_truncated, warn
 from common.files import is_writable
 from common.progress import progress
 from datasets import names
@@ -112,7 +112,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         )
         both = set(self.source_domains) & set(self.target_domains)
         if both and self.source_domains != self.target_domains:
-            warn(f"{some(sorted(both))} is a source and a target domain: test images are trained on.")
+            warn(f"{join_truncated(sorted(both))} is a source and a target domain: test images are trained on.")
         used = [domain for domain in self.domains if domain in {*self.source_domains, *self.target_domains}]
 
         location = self.locate(root, cfg.VERBOSE)
@@ -178,7 +178,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 raise UserError(f"OUTPUT_DIR {output}: it is the folder of the domain {domain}. Name another.")
         missing = [domain for domain in used if domain not in location.domain_dirs]
         if missing:
-            found = some(sorted(path.name for path in location.domain_dirs.values()))
+            found = join_truncated(sorted(path.name for path in location.domain_dirs.values()))
             raise UserError(
                 f"{self._name}: {location.images_dir} has no folder for {', '.join(missing)}. Found: {found}. Looked "
                 f"for: {self.layout}. Extract the set again, or leave these domains out of DATASET.SOURCE_DOMAINS and "
@@ -194,12 +194,12 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             once = [name for name in classes if sum(name in there for there in found.values()) == 1]
             raise UserError(
                 f"{self._name} has {self.n_classes} classes, but in {self.dataset_dir} there are folders for "
-                f"{len(classes)}. In one domain only: {some(once)}. {fix}"
+                f"{len(classes)}. In one domain only: {join_truncated(once)}. {fix}"
             )
         for domain in used:
             missing, unknown = sorted(set(classes) - found[domain]), sorted(found[domain] - set(classes))
             if missing and not self.classes and self.n_classes is None:
-                there = some(other for other in found if missing[0] in found[other])
+                there = join_truncated(other for other in found if missing[0] in found[other])
                 fix = (
                     f"{missing[0]} is there in {there}: rename or move misspelled folders. If {domain} has no such "
                     f"images, make an empty folder: mkdir {shlex.quote(str(self._domain_dirs[domain] / missing[0]))}"
@@ -207,7 +207,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             if unknown or (missing and not self.has_absent_classes):
                 raise UserError(
                     f"{self._name}: the class folders of {domain} in {self._domain_dirs[domain]} are not those of the "
-                    f"set. Missing: {some(missing)}. Unknown: {some(unknown)}. {fix}"
+                    f"set. Missing: {join_truncated(missing)}. Unknown: {join_truncated(unknown)}. {fix}"
                 )
         return list(classes)
 
@@ -222,12 +222,12 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         place = f"{domain} of {self._name} in {self.dataset_dir}"
         if not any(images.values()):
             raise UserError(
-                f"{place}: the class folders hold no images: {some(folder.path for folder in folders)}. Extract the "
-                "set again, or leave this domain out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
+                f"{place}: the class folders hold no images: {join_truncated(folder.path for folder in folders)}. "
+                "Extract the set again, or leave this domain out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
             )
         there = {folder.classname for folder, listed in images.items() if listed}
         if empty := [classname for classname in self._class_names if classname not in there]:
-            warn(f"{place} has no images of: {some(empty)}.")
+            warn(f"{place} has no images of: {join_truncated(empty)}.")
         n_images = sum(map(len, images.values()))
         n_known = self.image_counts.get(domain, n_images + len(skipped)) - len(skipped)
         if n_images != n_known:
@@ -240,7 +240,10 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             folders |= {self._domain_dirs[domain], *(self._domain_dirs[domain] / part for part in self.layout.parts)}
         loose = [str(folder / name) for folder in sorted(folders) for name in read_folder(folder).images]
         if loose:
-            warn(f"{len(loose):,} images of {self._name} are not used, as they are in no class folder: {some(loose)}.")
+            warn(
+                f"{len(loose):,} images of {self._name} are not used, as they are in no class folder: "
+                f"{join_truncated(loose)}."
+            )
 
     # --- splits ---
 
@@ -363,7 +366,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         half = math.ceil(n / 2)
         labels = {"all": range(n), "base": range(half), "new": range(half, n)}[subset]
         if len(labels) < 2:
-            left = some(repr(self._class_names[label]) for label in labels)
+            left = join_truncated(repr(self._class_names[label]) for label in labels)
             raise UserError(
                 f"{self._name} in {self.dataset_dir}: DATASET.SUBSAMPLE_CLASSES {subset} leaves {len(labels)} of {n} "
                 f"classes ({left}), and a classifier needs two. Add class folders or use another subset."
@@ -388,13 +391,13 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 )
         if not val:
             warn(
-                f"the source domains of {self._name} ({some(self.source_domains)}) are too small to validate on, so no "
-                "epoch can be chosen by that: set TEST.FINAL_MODEL last_step."
+                f"the source domains of {self._name} ({join_truncated(self.source_domains)}) are too small to validate "
+                "on, so no epoch can be chosen by that: set TEST.FINAL_MODEL last_step."
             )
         if untrained := sorted({item.classname for item in test} - {item.classname for item in train_x}):
             warn(
-                f"no source domain of {self._name} has training images of {some(untrained)}, but the target domains "
-                "are tested on them."
+                f"no source domain of {self._name} has training images of {join_truncated(untrained)}, but the target "
+                "domains are tested on them."
             )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.errors import UserError, some
+from common.errors import UserError, join_truncated
 from datasets.contents import SPLIT_FOLDER, list_folders
 from datasets.names import find_domain
 
@@ -141,6 +141,6 @@ def _not_found(
     return SetNotFound(
         f"{dataset} was not found under DATASET.ROOT {root}. Looked for, in any letter case:\n"
         + "".join(f"  {layout}\n" for layout in layouts)
-        + f"with the domains {', '.join(domains)}. Folders found there: {some(present)}.{note}\n"
+        + f"with the domains {', '.join(domains)}. Folders found there: {join_truncated(present)}.{note}\n"
         "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder."
     )

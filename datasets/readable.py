@@ -8,7 +8,7 @@ from dassl.data.datasets import Datum
 from dassl.utils import read_image
 from PIL import Image
 
-from common.errors import some, warn
+from common.errors import join_truncated, warn
 from common.progress import progress
 from common.threads import usable_cores
 
@@ -35,7 +35,7 @@ def keep_readable(items: list[Datum], description: str) -> list[Datum]:
     """Drop the items whose image cannot be decoded, with a warning that names them."""
     unreadable = find_unreadable([item.impath for item in items], description)
     if unreadable:
-        warn(f"{len(unreadable):,} unreadable images of {description} are skipped: {some(unreadable)}.")
+        warn(f"{len(unreadable):,} unreadable images of {description} are skipped: {join_truncated(unreadable)}.")
     return [item for item in items if item.impath not in unreadable]
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from common.errors import UserError, command, some
+from common.errors import UserError, command, join_truncated
 
 
 class Found(NamedTuple):
@@ -78,9 +78,9 @@ def describe(found: Found, by_class: bool, fast: bool) -> str:
     text = f"{found.name}: {found.place}, {found.n_classes} classes\n\n"
     text += tabulate(texts, ["", *paths], tablefmt="github", disable_numparse=True, stralign="right") + "\n"
     if unreadable:
-        text += f"Unreadable: {some(f'{path} ({reason})' for path, reason in unreadable.items())}\n"
+        text += f"Unreadable: {join_truncated(f'{path} ({reason})' for path, reason in unreadable.items())}\n"
     if copies:
-        text += f"Copies: {some(' = '.join(group) for group in copies)}\n"
+        text += f"Copies: {join_truncated(' = '.join(group) for group in copies)}\n"
     return text
 
 
