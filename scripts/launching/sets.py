@@ -44,7 +44,7 @@ def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
         chosen: domains by names or codes; "": all.
         offer: whether to offer a download if the set is missing.
     """
-    from datasets.download.offer import download_command, offer_download
+    from datasets.download.install import download_command, offer_download
     from datasets.known import EMBEDDED_DATASET, FOLDER, dataset_class, dataset_config
     from datasets.layouts import SetNotFound
 

@@ -9,7 +9,7 @@ import yaml
 
 from common.errors import UserError
 from common.files import read_text
-from common.run.names import BASE_TO_NEW
+from common.run.results import BASE_TO_NEW
 from common.startup import REPOSITORY
 
 PUBLISHED = REPOSITORY / "configs" / "published"

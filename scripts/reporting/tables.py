@@ -27,8 +27,7 @@ from typing import Any
 from scipy import stats
 
 from common.errors import UserError
-from common.run.names import BASE_TO_NEW
-from common.run.results import SHARED
+from common.run.results import BASE_TO_NEW, SHARED
 from scripts.reporting.costs import Cost, cost_of
 from scripts.reporting.published import Figures
 from trainers.methods import method_of
