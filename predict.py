@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> list[str]:
     if args.top_k < 1 or args.batch_size < 1 or args.workers < 0:
         raise UserError("--top-k and --batch-size are numbers from 1, --workers from 0.")
     images, classnames = find_images(args.images, args.list), read_classnames(args.classnames)
-    from datasets.readable import warn_of_orientation
+    from datasets.contents import warn_of_orientation
     from trainers.predictor import Predictor
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout has the predictions

@@ -90,6 +90,6 @@ def _read_cache(path: Path) -> dict[bytes, bytes]:
 
 def _write_cache(path: Path, hashes: dict[bytes, bytes]) -> None:
     """Replace a cache file. A hash that another process adds at the same time may get lost."""
-    columns = {"keys": b"".join(hashes), "hashes": b"".join(hashes.values())}
+    keys, values = (np.frombuffer(b"".join(column), f"V{HASH_BYTES}") for column in (hashes, hashes.values()))
     with atomic_write(path) as handle:
-        np.savez(handle, **{name: np.frombuffer(column, f"V{HASH_BYTES}") for name, column in columns.items()})
+        np.savez(handle, keys=keys, hashes=values)

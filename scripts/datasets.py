@@ -87,7 +87,7 @@ def describe(found: Found, by_class: bool, fast: bool) -> str:
 def read_images(paths: Sequence[str]) -> tuple[dict[str, str], list[list[str]]]:
     """Reasons of images that cannot be decoded, and groups of the other images with the same content."""
     from common.content_hashes import content_hashes
-    from datasets.readable import find_unreadable
+    from datasets.contents import find_unreadable
 
     unreadable = find_unreadable(paths, "images")
     readable = [path for path in paths if path not in unreadable]

@@ -44,8 +44,9 @@ def fetch(url: str, path: Path, known_hash: str | None = None, by_hand: str = ""
                     check_space(path, path.parent, int(SPACE_PER_BYTE * total) - so_far)
                 bar.update(so_far - bar.n)
 
-            options = {"quiet": True, "resume": True, "progress": report, "timeout": TIMEOUT, "retries": RETRIES}
-            gdown.download(url, str(incoming), **options)
+            gdown.download(
+                url, str(incoming), quiet=True, resume=True, progress=report, timeout=TIMEOUT, retries=RETRIES
+            )
         os.replace(incoming, output)
 
     pooch.get_logger().setLevel("WARNING")

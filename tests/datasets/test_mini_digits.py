@@ -11,7 +11,7 @@ from quick_run import REPOSITORY
 from waiting import MINUTES
 
 from common.errors import UserError
-from datasets import mini_digits_render as drawing
+from datasets import mini_digits as drawing
 from datasets.mini_digits import VERSION_FILE, MiniDigits
 
 CLIP_FILE = REPOSITORY / "assets/mini_clip.pt"

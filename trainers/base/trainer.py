@@ -40,7 +40,7 @@ from common.run.record import RECORD_FILE, RunRecord, read_run_record, settings_
 from common.run.results import Result, class_subset, dataset_label, protocol_name, write_results
 from common.threads import Threads, asked_threads, loader_workers, plan_threads, usable_cores
 from datasets.adapted import adapted
-from datasets.readable import warn_of_orientation
+from datasets.contents import warn_of_orientation
 from trainers.base.checkpoints import (
     BEST,
     CHECKPOINTS,
