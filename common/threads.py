@@ -1,8 +1,4 @@
-"""The number of threads of a run, and how idle threads wait.
-
-PyTorch's threads spin while they wait for each other, which wastes a core that other processes need. Here they sleep:
-on 2 cores, an SPG run next to one busy loop takes 21 s instead of 401 s (`scripts/benchmark.py --only neighbours`).
-"""
+"""The number of threads of a run, and how idle threads wait: they sleep instead of spinning (RELIABILITY.md)."""
 
 import contextlib
 import functools

@@ -96,22 +96,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
     @classmethod
     def locate(cls, root: Path, verbose: bool = True) -> Location:
         """Find the set below `root`; raise UserError if it is not there."""
-        return locate(root, cls.__name__, cls.domains, cls.layouts, verbose)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, with or without training images."""
-        return len(self._class_names)
-
-    @property
-    def classnames(self) -> list[str]:
-        """Class names, in the order of the labels."""
-        return list(self._class_names)
-
-    @property
-    def lab2cname(self) -> dict[int, str]:
-        """Class names by label."""
-        return dict(enumerate(self._class_names))
+        return locate(root, cls, verbose)
 
     def code(self, domain: str) -> str:
         """Code of a domain."""
@@ -143,7 +128,10 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         if cfg.VERBOSE:
             print(f"{self._name}: {self._location.images_dir} ({self.layout.name} layout)")
         self._check_domain_folders(used)
-        folders = self._list_class_folders(used)
+        # Labels must not depend on the choice of domains, so unused domains count if the folders give the classes.
+        listed = used if self.classes else sorted(self._location.domain_dirs)
+        dirs = self._location.domain_dirs
+        folders = {domain: class_folders(dirs[domain], self.layout.parts, self.class_name) for domain in listed}
         self._class_names = self._check_classes(folders, used)
         self._labels = {classname: label for label, classname in enumerate(self._class_names)}
         labels = self._subset(class_subset)
@@ -155,9 +143,11 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         if getattr(cfg.DATASET, "SKIP_UNREADABLE", False):
             splits = {split: keep_readable(items, f"{self._name}, {split}") for split, items in splits.items()}
         splits = {split: _subsampled(items, labels) for split, items in splits.items()}
-        self._class_names = [self._class_names[label] for label in labels]
         self._check_splits(**splits)
         super().__init__(train_x=splits["train"], val=splits["val"], test=splits["test"])
+        # DatasetBase knows only classes with training images.
+        self._classnames = [self._class_names[label] for label in labels]
+        self._num_classes, self._lab2cname = len(labels), dict(enumerate(self._classnames))
 
     # ---- folders ----
 
@@ -172,12 +162,6 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 f"{join_truncated(sorted(path.name for path in found.values()))}. Looked for: {self.layout}. Extract "
                 "the set again, or leave these domains out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
             )
-
-    def _list_class_folders(self, used: list[str]) -> dict[str, list[ClassFolder]]:
-        # Labels must not depend on the choice of domains, so unused domains count if the folders give the classes.
-        domains = used if self.classes else sorted(self._location.domain_dirs)
-        dirs = self._location.domain_dirs
-        return {domain: class_folders(dirs[domain], self.layout.parts, self.class_name) for domain in domains}
 
     def _check_classes(self, folders: dict[str, list[ClassFolder]], used: list[str]) -> list[str]:
         """Class names in the order of their labels; raises UserError if folders are missing or unknown."""
@@ -201,8 +185,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 )
             if unknown or (missing and not self.has_absent_classes):
                 raise UserError(
-                    f"{self._name}: the class folders of {domain} in {folder} are not those of the set. Missing: "
-                    f"{join_truncated(missing)}. Unknown: {join_truncated(unknown)}. {fix}"
+                    f"{self._name}: the class folders of {domain} in {folder} differ from the classes of the set. "
+                    f"Missing: {join_truncated(missing)}. Unknown: {join_truncated(unknown)}. {fix}"
                 )
         return list(classes)
 
@@ -255,11 +239,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
     def _list_images(self, domain: str, folders: list[ClassFolder]) -> dict[ClassFolder, list[str]]:
         images = list_images(self._location.domain_dirs[domain], folders)
         skipped = {path for path in self.skipped if path.startswith(f"{domain}/")}
-        if skipped:
-            images = {
-                folder: [name for name in listed if f"{domain}/{folder.classname}/{name}" not in skipped]
-                for folder, listed in images.items()
-            }
+        for folder, listed in images.items() if skipped else ():
+            images[folder] = [name for name in listed if f"{domain}/{folder.classname}/{name}" not in skipped]
         place = f"{domain} of {self._name} in {self.dataset_dir}"
         if not any(images.values()):
             raise UserError(
@@ -284,7 +265,12 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             return self._read_split(path, domain, images)
         train, val = seeded_split(images, self.layout.parts, domain, self.split_sizes)
         if self.writes:
-            write_split(path, self._rows(domain, train), self._rows(domain, val))
+            start = os.path.join(Path(self.dataset_dir).parent, "")
+            rows = (
+                [[i.impath.removeprefix(start), i.label, i.domain, i.classname] for i in self._data(domain, part)]
+                for part in (train, val)
+            )
+            write_split(path, *rows)
             if cfg.VERBOSE:
                 print(f"{self._name}: split of {domain} (train {len(train):,}, val {len(val):,}) written to {path}")
         return train, val
@@ -319,15 +305,6 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             warn(f"the split file {path} lists {len(both):,} images for both train and val.")
         return train_images, val_images
 
-    def _rows(self, domain: str, images: list[Image]) -> list[list]:
-        """Rows of a split file."""
-        start = os.path.relpath(self._location.domain_dirs[domain], Path(self.dataset_dir).parent).replace(os.sep, "/")
-        index = self.domains.index(domain)
-        return [
-            [f"{start}/{folder.path}/{name}", self._labels[folder.classname], index, folder.classname]
-            for folder, name in images
-        ]
-
     def _data(self, domain: str, images: Iterable[Image]) -> list[Datum]:
         start, index = str(self._location.domain_dirs[domain]), self.domains.index(domain)
         return [
@@ -360,7 +337,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         if not val:
             warn(
                 f"the source domains of {self._name} ({join_truncated(self.source_domains)}) are too small to validate "
-                "on, so no epoch can be chosen by that: set TEST.FINAL_MODEL last_step."
+                "on: no epoch can be selected. Set TEST.FINAL_MODEL last_step."
             )
         if untrained := sorted({item.classname for item in test} - {item.classname for item in train}):
             warn(

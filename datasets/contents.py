@@ -27,7 +27,6 @@ IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
 )
-_EXTENSIONS = frozenset(IMAGE_EXTENSIONS)
 SPLIT_FOLDER = "spg_coop_splits"
 ORIENTATION = 274  # the tag of EXIF: 1 is upright
 # Our split files, and folders of Python, archive tools, file managers and network storage.
@@ -61,17 +60,14 @@ def read_folder(folder: str | Path) -> Content:
                 name = entry.name
                 if name[0] == ".":
                     continue
-                if name[name.rfind(".") :].lower() in _EXTENSIONS and _is(entry.is_file):
+                if name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and _is(entry.is_file):
                     images.append(name)
                 elif name not in _IGNORED_FOLDERS and _is(entry.is_dir):
                     folders.append(name)
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}. Check its permissions.") from error
-    return Content(sorted(images), sorted(name for name in folders if not _is_output(os.path.join(folder, name))))
-
-
-def _is_output(folder: str) -> bool:
-    return os.path.exists(os.path.join(folder, OUTPUT_MARK))
+    folders = [name for name in folders if not os.path.exists(os.path.join(folder, name, OUTPUT_MARK))]
+    return Content(sorted(images), sorted(folders))
 
 
 def _is(check: Callable[[], bool]) -> bool:

@@ -75,7 +75,7 @@ def get(
     by_domain = all(archive.domain for archive in source.archives)
     if not by_domain or not location:
         _check_nothing_there(source, root)
-    download = _Download(source, root, mirror, _match_archives(source, archives), any_counts)
+    download = _Download(source, root, root / WORK_FOLDER, mirror, _match_archives(source, archives), any_counts)
     with _work_folder(source, root):
         print(f"{source.title} goes to {root}. For its terms of use and citation see DATASETS.md.")
         if by_domain:
@@ -139,13 +139,10 @@ class _Download:
 
     source: Source
     root: Path
+    work: Path
     mirror: str
     own: dict[str, Path]
     any_counts: bool
-
-    @property
-    def work(self) -> Path:
-        return self.root / WORK_FOLDER
 
     def install(self, archives: Sequence[Archive], domains: Sequence[str]) -> None:
         """Download and extract archives, and rename the set or one domain of it into place."""
@@ -221,7 +218,7 @@ def _move(folder: Path, place: Path) -> None:
     try:
         os.rename(folder, place)
     except OSError as error:
-        raise UserError(f"Cannot move {folder} to {place}: {error.strerror}. Move away what is there.") from error
+        raise UserError(f"Cannot move {folder} to {place}: {error.strerror}. Move that file or folder.") from error
 
 
 def _count_images(source: Source, location: Location, domain: str) -> int:
@@ -243,16 +240,14 @@ def _check_counts(
         if not known - n_skipped <= found <= known:
             differing.append(f"{domain} {found:,} of {known:,}")
             too_few |= found < known  # more images, such as duplicates, are no sign of a broken archive
-    if not differing:
-        return
     message = f"{source.title} in {location.folder} has other image counts than the full set: {', '.join(differing)}."
-    if any_counts or not too_few:
+    if too_few and not any_counts:
+        raise UserError(
+            f"{message} It was not put into place. To use it all the same, run the same command with --any-counts; to "
+            f"download it again, delete {', '.join(map(str, files))}."
+        )
+    if differing:
         warn(message)
-        return
-    raise UserError(
-        f"{message} It was not put into place. To use it all the same, run the same command with --any-counts; to "
-        f"download it anew, delete {', '.join(map(str, files))}."
-    )
 
 
 def _summary(source: Source, location: Location) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.files import atomic_write, is_writable, read_json, write_json
+from common.files import atomic_write, read_json, write_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -51,10 +51,3 @@ def test_read_json_of_an_edited_file_raises(tmp_path):
     (tmp_path / "r.json").write_text((tmp_path / "r.json").read_text().replace("50.5", "60.5"))
     with pytest.raises(ValueError, match="was edited"):
         read_json(tmp_path / "r.json")
-
-
-def test_is_writable_asks_the_nearest_existing_folder(tmp_path):
-    assert is_writable(tmp_path / "a" / "b")
-    tmp_path.chmod(0o555)
-    assert not is_writable(tmp_path / "a" / "b")  # for root as well
-    tmp_path.chmod(0o755)

@@ -37,7 +37,7 @@ from datasets.download.install import download_command, offer_download
 from datasets.download.sources import SOURCES
 from scripts import download
 
-server, drive, run = download_site.server, download_site.drive, download_site.run
+server, run = download_site.server, download_site.run
 expect, pacs = download_site.expect, download_site.pacs
 
 PIECE = 512 * 1024
@@ -218,14 +218,6 @@ def test_broken_transfer_is_resumed_by_the_next_run(run, server, large_pacs, dat
     assert [request for request in server.requests if request[1]] == [("pacs.zip", f"bytes={2 * PIECE}-")]
 
 
-def test_transfer_that_breaks_now_and_then_arrives(run, server, large_pacs, monkeypatch):
-    monkeypatch.setattr(fetch, "RETRIES", 5)
-    monkeypatch.setattr(random, "uniform", lambda low, high: 0)  # gdown's waits
-    server.breaks = [("first", PIECE), ("range", 2 * PIECE), ("range", PIECE)]
-    done(run("pacs"))
-    assert [request[1] for request in server.requests if request[1]] == [f"bytes={k * PIECE}-" for k in (1, 3, 4)]
-
-
 def test_server_without_ranges_starts_anew(run, server, large_pacs):
     server.ranges, server.breaks = False, [("first", 2 * PIECE)]
     failed(run("pacs"), "Download is incomplete")
@@ -270,22 +262,6 @@ def test_too_little_space_raises_before_the_transfer(run, pacs, data, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, 5000))
     failed(run("pacs"), "but only 5.00kB are free", "--root")
     assert not (data / "pacs").exists()
-
-
-QUOTA_PAGE = '<html><body><p class="uc-error-subcaption">Too many users have viewed this file.</p></body></html>'
-WARNING_PAGE = (
-    '<html><body><form id="download-form" action="https://drive.usercontent.google.com/download" method="get">'
-    f'<input type="hidden" name="id" value="{FILE_ID}"><input type="hidden" name="confirm" value="t"></form></body>'
-)
-
-
-def test_google_drive_with_a_limit_and_with_a_warning(run, drive, pacs):
-    drive.pages[f"uc/{FILE_ID}"] = QUOTA_PAGE
-    failed(run("pacs", mirror=None), "Too many users have viewed", "refuses a file for about a day")
-    drive.pages[f"uc/{FILE_ID}"] = WARNING_PAGE
-    (drive.folder / "confirmed").mkdir()
-    pacs.rename(drive.folder / "confirmed" / FILE_ID)
-    done(run("pacs", mirror=None))
 
 
 # --- archives ---
