@@ -6,7 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 
@@ -62,12 +62,17 @@ def _folder_hashes(folder: str, paths: Sequence[str]) -> dict[str, bytes]:
 
 
 def _hash_files(paths: Sequence[str]) -> list[bytes]:
-    hashes = []
-    with ThreadPool(2 * usable_cores()) as pool:  # reading and hashing release Python's lock
-        found = pool.imap(_hash_file, paths, FILES_AT_A_TIME)
-        for value in progress(found, total=len(paths), description="Hashing images", unit="img"):
-            check_interruption()
-            hashes.append(value)
+    chunks = [paths[start : start + FILES_AT_A_TIME] for start in range(0, len(paths), FILES_AT_A_TIME)]
+    hashes: list[bytes] = []
+    pool = ThreadPoolExecutor(2 * usable_cores())  # reading and hashing release Python's lock
+    try:
+        with progress(total=len(paths), description="Hashing images", unit="img") as bar:
+            for chunk in pool.map(lambda chunk: [_hash_file(path) for path in chunk], chunks):
+                check_interruption()
+                hashes += chunk
+                bar.update(len(chunk))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return hashes
 
 
