@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     prepare_imports()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     images = find_images(args.images, args.list)
-    from datasets.readable import warn_of_orientation
+    from datasets.contents import warn_of_orientation
     from trainers.predictor import Predictor
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout has the predictions

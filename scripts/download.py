@@ -10,7 +10,6 @@ import argparse
 import sys
 
 from common.errors import UserError, command
-from common.files import size_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,6 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def list_sources(root: str) -> str:
     """Make the table for --list."""
     from tabulate import tabulate
+    from tqdm import tqdm
 
     from datasets.download.sources import SOURCES, locate_set
 
@@ -48,7 +48,7 @@ def list_sources(root: str) -> str:
             there = f"in part: {', '.join(missing)} missing"
         n_images = f"{sum(source.dataset.image_counts.values()):,}"
         for archive in source.archives:
-            size = size_text(archive.about) if archive.about else "?"
+            size = tqdm.format_sizeof(archive.about, "B") if archive.about else "?"
             rows.append([name, n_images, there, archive.name, size, archive.url])
             name = n_images = there = ""
     headers = ["name", "images", f"under {root}", "archive", "about", "from"]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from common.files import atomic_write
 from common.startup import REPOSITORY
-from datasets import mini_digits_render as drawing
+from datasets import mini_digits as drawing
 
 SEED = 7
 IMAGES = 7000

@@ -28,8 +28,8 @@ from common.errors import UserError, warn
 from common.files import make_output_folder
 from common.interruption import check_interruption
 from common.locks import InUse, creation_lock
-from common.run.contexts import Contexts, evenly_spaced, write_contexts
-from common.run.names import class_subset, dataset_label
+from common.run.contexts import Contexts, write_contexts
+from common.run.results import class_subset, dataset_label
 from common.startup import REPOSITORY
 from datasets.known import known_domains
 from trainers.authors_configs import merge_method_file
@@ -495,7 +495,9 @@ class SPG_CGAN(StageTwoTrainer):
             of_image = np.array([item.domain for item in loader.dataset.data_source])
             for domain in np.unique(of_image):
                 indices = np.flatnonzero(of_image == domain)
-                indices = indices[evenly_spaced(len(indices), CONTEXTS_PER_DOMAIN)]
+                indices = indices[
+                    np.linspace(0, len(indices) - 1, min(len(indices), CONTEXTS_PER_DOMAIN)).round().astype(int)
+                ]
                 chosen = torch.from_numpy(np.array(features[indices])).to(self.device)
                 contexts.append(self.contexts(chosen, indices.tolist()).float().cpu().numpy())
                 names += [domains[domain]] * len(indices)

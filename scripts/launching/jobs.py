@@ -126,7 +126,7 @@ def find_sets(args: Namespace) -> list[Set]:
 
 def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
     """Find a data set by its name below `data`, or by its folder; `chosen` are names or codes of domains."""
-    from datasets.download.offer import download_command, offer_download
+    from datasets.download.install import download_command, offer_download
     from datasets.known import EMBEDDED_DATASET, FOLDER, dataset_class, dataset_config
     from datasets.layouts import SetNotFound
 

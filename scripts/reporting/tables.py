@@ -17,8 +17,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import UserError
-from common.run.names import BASE_TO_NEW
-from common.run.results import SHARED
+from common.run.results import BASE_TO_NEW, SHARED
 from scripts.reporting.published import Figures
 from trainers.methods import method_of
 

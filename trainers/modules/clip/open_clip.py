@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from common.errors import UserError, some
+from common.errors import UserError, join_truncated
 from trainers.modules.clip.backbone import BackboneInfo, library_errors
 from trainers.modules.clip.openai import TowerKind, build_image_tower, fill
 from trainers.modules.clip.text_tower import activation_of
@@ -31,10 +31,10 @@ def check(name: str) -> None:
     if weights:
         known = open_clip.list_models()
         if architecture not in known:
-            close = some(difflib.get_close_matches(architecture, known, cutoff=0.5))
+            close = join_truncated(difflib.get_close_matches(architecture, known, cutoff=0.5))
             raise UserError(f"Backbone {name}: open_clip has no architecture {architecture!r}. Close to it: {close}.")
         if not open_clip.is_pretrained_cfg(architecture, weights) and not os.path.isfile(weights):
-            tags = some(open_clip.list_pretrained_tags_by_model(architecture))
+            tags = join_truncated(open_clip.list_pretrained_tags_by_model(architecture))
             raise UserError(f"Backbone {name}: {weights} is neither a file nor a tag of {architecture}. Tags: {tags}.")
     if not architecture.startswith(HF_HUB):
         with library_errors(name, PACKAGE):

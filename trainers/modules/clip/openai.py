@@ -13,7 +13,7 @@ from clip import clip as openai_clip
 from clip.model import CLIP, ModifiedResNet, QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
-from common.errors import UserError, some
+from common.errors import UserError, join_truncated
 from trainers.modules.clip.backbone import BackboneInfo, library_errors
 from trainers.modules.tensor_files import read_tensors
 
@@ -71,7 +71,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     weights = {key: value for key, value in weights.items() if key.rpartition(".")[2] not in NOT_WEIGHTS}
     prefix = next((key.removesuffix(MARK) for key in weights if key.endswith(MARK)), None)
     if is_open_clip or prefix is None or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"Backbone file {path} is not a CLIP in OpenAI's format: it holds {some(weights, 3)}. {OTHERS}")
+        raise UserError(
+            f"Backbone file {path} is not a CLIP in OpenAI's format: it holds {join_truncated(weights, 3)}. {OTHERS}"
+        )
     weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     if "visual.proj" in weights and weights["visual.proj"].shape[0] > LARGEST_WIDTH:
         raise UserError(f"Backbone file {path} has an image tower larger than OpenAI's, with other heads. {OTHERS}")
