@@ -125,7 +125,7 @@ def is_done(args: argparse.Namespace, cfg: CfgNode) -> bool:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Train or test as the command line says."""
     cfg = setup_cfg(args)
     folder = cfg.OUTPUT_DIR
     if os.path.isfile(folder):

@@ -456,11 +456,11 @@ class PromptTrainer(TrainerX):
         elif recorded != self.threads:
             print(
                 f"Note: OMP_NUM_THREADS is {asked_threads()}, but this run used {recorded.alone} threads so far "
-                f"({recorded.beside_workers} beside loader workers); the last digits may differ."
+                f"({recorded.beside_workers} with loader workers); the last digits may differ."
             )
         if self.cfg.VERBOSE:
             alone, beside = self.threads.alone, self.threads.beside_workers
-            print(f"Threads: {alone}, beside loader workers {beside}; cores: {usable_cores()}")
+            print(f"Threads: {alone}, with loader workers {beside}; cores: {usable_cores()}")
 
     def begin_record(self) -> None:
         """Read run.json of the output folder, or write it for a new run. Raise UserError if it is of another run."""
