@@ -79,7 +79,7 @@ def test_resumed_run_uses_its_recorded_threads_in_both_stages(train, tmp_path, c
     (tmp_path / "run").mkdir()
     RunRecord({}, threads={"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
     assert train("SPG", "red") == 0
-    assert "Threads: 3, beside loader workers 2" in capsys.readouterr().out
+    assert "Threads: 3, with loader workers 2" in capsys.readouterr().out
     found = read_results(tmp_path / "run/results.json")
     assert (found["threads_alone"], found["threads_beside_workers"]) == (3, 2)
     records = [read_run_record(path.parent).threads for path in tmp_path.rglob("run.json")]
