@@ -24,7 +24,7 @@ from common.run.contexts import Contexts
 from scripts.reporting.tables import Table
 
 WIDTH = 5.2  # inches: text is readable on the width of a phone
-RC: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # names may contain $
     "font.size": 10,
     "axes.spines.top": False,
@@ -35,21 +35,22 @@ RC: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "spg",  # equal figures are equal files
     "svg.fonttype": "none",
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
 }
-plt.rcParams.update(RC)
+plt.rcParams.update(STYLE)
 MARKERS = "osD^vP*X"
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write <folder>/<name>.png and .svg, close the figure, and return the PNG in base64."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=160, bbox_inches="tight")
-    figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    for suffix, content in (("png", png), ("svg", svg)):
+    for suffix in ("svg", "png"):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix, metadata={"Date": None})
         with atomic_write(folder / f"{name}.{suffix}") as handle:
             handle.write(content.getvalue())
-    return base64.b64encode(png.getvalue()).decode()
+    plt.close(figure)
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def shorten(text: str, length: int = 24) -> str:
@@ -99,10 +100,7 @@ def mean_by_epoch(histories: Iterable[Any]) -> pd.DataFrame:
 
 
 def draw_learning(runs: pd.DataFrame) -> Figure | None:
-    """Accuracy on validation images (a line for each target) and training losses of a method, as means over runs.
-
-    None if no run has two epochs.
-    """
+    """Validation accuracy by target and training losses, as means over runs; None if no run has two epochs."""
     validated = runs[runs["val_history"].astype(bool)].groupby("targets")["val_history"]
     curves = [mean_by_epoch({name: one} for one in histories) for name, histories in validated]
     losses = mean_by_epoch(history for history in runs["loss_history"] if history)

@@ -9,7 +9,6 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from common.errors import UserError
@@ -18,17 +17,9 @@ from common.progress import progress
 from common.run.contexts import CONTEXTS_FILE, read_contexts
 from common.run.results import Result
 from scripts.launching.status import DONE, find_states
-from scripts.reporting import figures
+from scripts.reporting import figures, text
 from scripts.reporting.predictions import count_confusions, load_predictions, most_confused, most_often_wrong
 from scripts.reporting.tables import Table, make_cells
-from scripts.reporting.text import (
-    STYLES,
-    accuracy_cells,
-    difference_cells,
-    difference_note,
-    format_mean,
-    table_legend,
-)
 from scripts.reporting.variability import read_variability
 from trainers.methods import method_of
 
@@ -37,12 +28,7 @@ LONG_KEYS = {"classnames", "accuracy_by_class", "val_history", "loss_history", "
 
 
 class Report:
-    """Collects the content of the page.
-
-    Attributes:
-        folder: gets the figures as files.
-        skipped: missing and damaged files, one line each.
-    """
+    """Collects the content of the page; writes figures into a folder; `skipped` lists missing and damaged files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,14 +56,14 @@ class Report:
         """The part of the page for a table."""
         runs = table.runs.drop_duplicates("folder")
         rows = load_predictions(runs, self.skipped)
-        html, title = STYLES["html"], table.title
+        html, title = text.STYLES["html"], table.title
         caption = "Mean over seeds; bars: standard deviation. The table above has the numbers."
         section: dict[str, Any] = {
             "table": table,
-            "cells": as_markup(accuracy_cells(table, html)),
-            "legend": [*table_legend(table), *input_notes(runs)],
-            "differences": as_markup(difference_cells(table, html)),
-            "difference_note": difference_note(table),
+            "cells": text.accuracy_cells(table, html),
+            "legend": [*text.table_legend(table), *input_notes(runs)],
+            "differences": text.difference_cells(table, html),
+            "difference_note": text.difference_note(table),
             "accuracy": self.figure(figures.draw_accuracy(table), f"{title} accuracy", caption),
             "calibration": calibration_table(runs),
             "classes": [(name, class_table(own)) for name, own in runs.groupby("dataset")],
@@ -122,10 +108,8 @@ class Report:
 
     def variability(self, runs: pd.DataFrame) -> pd.DataFrame:
         """A table of the runs that scripts/variability.py has measured; empty without any."""
-        rows = []
-        for run in runs.itertuples():
-            found = self.read(read_variability, run.folder) or []
-            rows += [{"method": run.method, "seed": run.seed, **row} for row in found]
+        found = [(run, self.read(read_variability, run.folder) or []) for run in runs.itertuples()]
+        rows = [{"method": run.method, "seed": run.seed, **row} for run, of_run in found for row in of_run]
         frame = pd.DataFrame(rows, dtype=object)
         return frame.where(frame.notna(), "-")
 
@@ -145,23 +129,18 @@ class Report:
         return {"name": name, "facts": pd.DataFrame(rows, columns=["key", "value"]), "config": config}
 
 
-def as_markup(cells: pd.DataFrame) -> pd.DataFrame:
-    """Tell Jinja that texts are escaped already."""
-    return cells.map(Markup).rename(columns=Markup)
-
-
 def calibration_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Expected calibration error (%) by method and targets: mean and standard deviation over seeds."""
     cells = make_cells(runs.assign(column=runs["targets"], value=runs["calibration_error"].astype(float)))
-    texts = cells.apply(lambda cell: format_mean(cell["mean"], cell["std"]), axis=1).unstack(fill_value="-")
+    texts = cells.apply(lambda cell: text.format_mean(cell["mean"], cell["std"]), axis=1).unstack(fill_value="-")
     return texts.loc[runs["method"].unique()].reset_index()
 
 
-def class_table(runs: pd.DataFrame) -> Markup:
+def class_table(runs: pd.DataFrame) -> str:
     """Accuracy (%) by class and method: mean over runs, as HTML."""
     accuracies = pd.DataFrame(runs["accuracy_by_class"].tolist(), runs["method"], dtype=float)
     means = accuracies.groupby(level=0, sort=False).mean().T.rename_axis(columns=None)
-    return Markup(means.to_html(float_format="{:.1f}".format, na_rep="-", border=0))  # it escapes names
+    return means.to_html(float_format="{:.1f}".format, na_rep="-", border=0)
 
 
 def input_notes(runs: pd.DataFrame) -> list[str]:
@@ -185,12 +164,9 @@ def unfinished(folders: Iterable[str | Path]) -> list[str]:
 def write_report(
     tables: Sequence[Table], folders: Sequence[str | Path], out: str | Path, not_run: Sequence[str] = ()
 ) -> list[str]:
-    """Write the page and its figures; returns lines on missing and damaged files.
+    """Write the page `out` and its figures, in <out>_files; returns lines on missing and damaged files.
 
-    Args:
-        folders: the page lists unfinished runs below them.
-        out: file of the page; the figures go to the folder <name>_files.
-        not_run: more lines for the list of unfinished runs.
+    The page lists unfinished runs below `folders` and the lines of `not_run`.
     """
     out = Path(out)
     runs = pd.concat([table.runs for table in tables]).drop_duplicates("folder")

@@ -100,7 +100,7 @@ def accuracy_cells(table: Table, style: Style) -> pd.DataFrame:
 
 
 def method_texts(table: Table) -> dict[str, list[str]]:
-    """The columns after the accuracies as texts, without those that no run knows."""
+    """The columns after the accuracies as texts, without unknown ones."""
     methods, found = table.methods, {}
     if table.ranked_over:
         found["rank"] = ["-" if math.isnan(rank) else f"{rank:.1f}" for rank in methods["rank"]]
@@ -154,9 +154,6 @@ def csv_lines(table: Table) -> pd.DataFrame:
     return pd.DataFrame(lines).assign(table=table.title).reindex(columns=CSV_COLUMNS).astype(types)
 
 
-# Notes under a table.
-
-
 def table_legend(table: Table) -> list[str]:
     """Explanations of the columns after the accuracies, and of published rows: one line each."""
     texts = method_texts(table)
@@ -201,9 +198,6 @@ def difference_note(table: Table) -> str:
         f"Difference to {table.baseline} in points over pairs of the same column and seed, and its 95 % confidence "
         f"interval: Student's t over the means of the {table.cluster}s."
     )
-
-
-# Numbers.
 
 
 def format_marks(marks: Iterable[int], style: Style) -> str:

@@ -1,14 +1,11 @@
 """How results depend on the noise of generated prompts."""
 
-import shutil
-
 import pytest
-import torch
 
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.run.results import read_results
-from scripts.reporting.variability import agreement, read_variability
+from scripts.reporting.variability import read_variability
 from scripts.variability import main
 
 FOUND = {
@@ -16,12 +13,6 @@ FOUND = {
     "by_domain": {"art": {"mean": 50.0, "std": 0.5, "min": 49.0, "max": 51.0, "agreement": 98.5}},
     "averaged": {1: {"art": 50.5}, 4: {"art": 52.0}},
 }
-
-
-def test_agreement_by_hand():
-    # Two images, three draws: all equal; then two of three equal, which is 1 of 3 pairs.
-    predicted = torch.tensor([[0, 0], [0, 1], [0, 0]])
-    assert agreement(predicted) == pytest.approx(100 * (1 + 1 / 3) / 2)
 
 
 def test_variability_of_a_run(finished, tmp_path, capsys):
@@ -55,18 +46,6 @@ def test_wrong_arguments_are_one_message(finished, tmp_path, capsys):
         capsys.readouterr()
         assert main(arguments) == 1
         assert message in capsys.readouterr().err
-
-
-def test_other_test_images_than_those_of_the_run_are_an_error(finished, tmp_path, image_folder, capsys):
-    finished("SPG")
-    shutil.copytree(image_folder, tmp_path / "stripes", ignore=shutil.ignore_patterns("spg_coop_splits"))
-    arguments = [str(tmp_path / "run"), "--draws", "2", "--root", str(tmp_path / "stripes")]
-    assert main(arguments) == 0
-    (tmp_path / "stripes/red/down/0.png").unlink()
-    shutil.rmtree(tmp_path / "stripes/spg_coop_splits")
-    capsys.readouterr()
-    assert main(arguments) == 1
-    assert "has other test images or classes than" in capsys.readouterr().err
 
 
 def test_variability_file_is_read_as_texts(tmp_path):
