@@ -17,13 +17,10 @@ def load_results(folders: Iterable[str | Path]) -> pd.DataFrame:
     """Load the results.json files below folders, in the order of trainers.methods.METHODS; see `make_frame`."""
     paths: dict[Path, Path] = {}
     for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: there is no such folder. Name the output folder of a launcher or of train.py.")
         found = sorted(folder.rglob(RESULTS_FILE))
         if not found:
-            raise UserError(
-                f"{folder}: no finished run (no {RESULTS_FILE}) is in it. Start its runs again to end them."
-            )
+            problem = f"no finished run (no {RESULTS_FILE}) is in it" if folder.is_dir() else "there is no such folder"
+            raise UserError(f"{folder}: {problem}. Name the output folder of a launcher or of train.py.")
         for path in found:
             paths.setdefault(path.resolve(), path)
     places = {method.trainer: place for place, method in enumerate(METHODS)}

@@ -164,10 +164,7 @@ def unfinished(folders: Iterable[str | Path]) -> list[str]:
 def write_report(
     tables: Sequence[Table], folders: Sequence[str | Path], out: str | Path, not_run: Sequence[str] = ()
 ) -> list[str]:
-    """Write the page `out` and its figures, in <out>_files; returns lines on missing and damaged files.
-
-    The page lists unfinished runs below `folders` and the lines of `not_run`.
-    """
+    """Write the page `out` and its figures, in <out>_files; returns lines on missing and damaged files."""
     out = Path(out)
     runs = pd.concat([table.runs for table in tables]).drop_duplicates("folder")
     report = Report(out.with_name(f"{out.stem}_files"))

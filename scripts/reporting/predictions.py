@@ -76,13 +76,11 @@ def most_often_wrong(rows: pd.DataFrame, n: int) -> pd.DataFrame:
 
 
 def make_thumbnail(folder: str, path: str) -> str | None:
-    """A small JPEG of a test image of a run in base64; None if the image cannot be read.
-
-    A relative DATASET.ROOT in the config of the run starts in this folder or in the repository.
-    """
+    """A small JPEG of a test image of a run in base64; None if the image cannot be read."""
     try:
         config = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))
         root = os.path.expanduser(config["DATASET"]["ROOT"])
+        # A relative DATASET.ROOT starts in this folder or in the repository.
         file = next(filter(os.path.isfile, (start / root / path for start in (Path.cwd(), REPOSITORY))))
         with Image.open(file) as opened:
             if opened.mode in ("I", "F") or opened.mode.startswith("I;16"):  # more than 8 bits

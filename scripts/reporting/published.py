@@ -54,9 +54,7 @@ def read_published(folder: Path = PUBLISHED) -> list[Figures]:
     """Read all YAML files of a folder, sorted by name; raises UserError if there is none or one is wrong."""
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
-        raise UserError(
-            f"{folder}: no *.yaml file is there. Add one like configs/published/spg.yaml of the repository."
-        )
+        raise UserError(f"{folder}: no *.yaml file is there. Add one like spg.yaml of the repository.")
     found = []
     for path in paths:
         try:

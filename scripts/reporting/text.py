@@ -128,16 +128,13 @@ def difference_cells(table: Table, style: Style) -> pd.DataFrame:
 
 
 def csv_lines(table: Table) -> pd.DataFrame:
-    """One line for each cell, difference, rank, cost, published number, and note on the whole table.
-
-    "mean" is the rank, the number of parameters or the time in s in lines of these; "published" is the paper.
-    """
+    """One line for each cell, difference, rank, cost, published number and note; "mean" is the value in each."""
     differences = table.differences.rename_axis("method").assign(column=f"difference to {table.baseline}")
     lines = [line for part in (table.cells, differences) for line in part.reset_index().to_dict("records")]
     for line in lines:
         notes = [line.get("reason"), *(table.notes[mark - 1] for mark in line["marks"])]
         line["notes"] = " ".join(filter(None, notes))
-    keys, more = ("method", "column", "mean", "notes", "published"), []
+    more: list[tuple] = []
     for method, about in table.methods.iterrows():
         reused = ", ".join(about["train_reused"])
         more.append((method, "rank", about["rank"], rank_note(table)))
@@ -149,7 +146,7 @@ def csv_lines(table: Table) -> pd.DataFrame:
         more += [(one.method, names.get(column, column), n, one.note, one.source) for column, n in one.accuracy.items()]
     more += [("", "", math.nan, note) for n, note in enumerate(table.notes, start=1) if n not in table.marked]
     more += [("", "", math.nan, note) for note in published_notes(table) if not table.published]
-    lines += [dict(zip(keys, line, strict=False)) for line in more]
+    lines += [dict(zip(("method", "column", "mean", "notes", "published"), line, strict=False)) for line in more]
     types = {"seeds": "Int64", "best": "Int64"} | dict.fromkeys(["mean", "std", "low", "high"], float)
     return pd.DataFrame(lines).assign(table=table.title).reindex(columns=CSV_COLUMNS).astype(types)
 

@@ -76,9 +76,7 @@ def read_variability(folder: str | Path) -> list[dict[str, str]]:
     try:
         return variability_rows(read_json(path)) if path.is_file() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: the file is damaged ({error}). Delete it and run scripts/variability.py again."
-        ) from error
+        raise UserError(f"{path}: the file is damaged ({error}). Run scripts/variability.py again.") from error
 
 
 def variability_rows(found: dict[str, Any]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 from made_results import COOP, RESULT, SPG, cells, coop, frame, grid, only_table, runs, text_of
 
 from common.errors import UserError
-from common.run.results import read_results, write_results
+from common.run.results import write_results
 from scripts.reporting.load import load_results
 from scripts.reporting.tables import AVERAGE, make_tables
 from scripts.results import main
@@ -343,13 +343,6 @@ def test_two_runs_of_a_cell_are_an_error_or_the_newest(tmp_path, capsys):
     assert f"the table shows the newest run, {new.parent}, and not {old.parent}" in printed
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"accuracy": NaN}'])
-def test_damaged_results(tmp_path, content):
-    (tmp_path / "results.json").write_text(content)
-    with pytest.raises(UserError, match=r"results.json"):
-        read_results(tmp_path / "results.json")
-
-
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -379,3 +372,7 @@ def test_command_line(tmp_path, capsys):
     assert "SPG (pacs)" in (tmp_path / "new/table.md").read_text(encoding="utf-8")
     assert main([str(tmp_path), "--out", str(tmp_path / "empty")]) == 1
     assert "empty" in capsys.readouterr().err
+    for content in ("", "{", "[]", '{"accuracy": NaN}'):
+        (tmp_path / "empty/results.json").write_text(content)
+        assert main([str(tmp_path)]) == 1
+        assert f"{tmp_path}/empty/results.json" in capsys.readouterr().err

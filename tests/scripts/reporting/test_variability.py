@@ -1,18 +1,14 @@
 """How results depend on the noise of generated prompts."""
 
+import shutil
+
 import pytest
 
 from common.errors import UserError
-from common.files import read_json, write_json
+from common.files import read_json
 from common.run.results import read_results
 from scripts.reporting.variability import read_variability
 from scripts.variability import main
-
-FOUND = {
-    "draws": 4,
-    "by_domain": {"art": {"mean": 50.0, "std": 0.5, "min": 49.0, "max": 51.0, "agreement": 98.5}},
-    "averaged": {1: {"art": 50.5}, 4: {"art": 52.0}},
-}
 
 
 def test_variability_of_a_run(finished, tmp_path, capsys):
@@ -48,15 +44,20 @@ def test_wrong_arguments_are_one_message(finished, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_variability_file_is_read_as_texts(tmp_path):
-    assert read_variability(tmp_path) == []
-    write_json(tmp_path / "variability.json", FOUND)
-    (row,) = read_variability(tmp_path)
-    assert list(row.values()) == ["art", "4", "50.0 ± 0.5", "49.0 to 51.0", "98.5", "50.5", "52.0"]
+def test_other_test_images_are_an_error(finished, tmp_path, image_folder, capsys):
+    finished("SPG")
+    shutil.copytree(image_folder, tmp_path / "stripes", ignore=shutil.ignore_patterns("spg_coop_splits"))
+    arguments = [str(tmp_path / "run"), "--draws", "2", "--root", str(tmp_path / "stripes")]
+    assert main(arguments) == 0
+    (tmp_path / "stripes/red/down/0.png").unlink()
+    shutil.rmtree(tmp_path / "stripes/spg_coop_splits")
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "has other test images or classes than" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"draws": 3}', '{"draws": 3, "by_domain": {"a": {}}}'])
 def test_damaged_variability_files_are_an_error(tmp_path, text):
     (tmp_path / "variability.json").write_text(text)
-    with pytest.raises(UserError, match=r"variability.json: the file is damaged .* run scripts/variability.py again"):
+    with pytest.raises(UserError, match=r"variability.json: the file is damaged .* Run scripts/variability.py again"):
         read_variability(tmp_path)
