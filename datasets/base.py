@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 from common.errors import UserError, join_truncated, warn
 from common.progress import progress
 from datasets import names
-from datasets.contents import ClassFolder, class_folders, keep_readable, list_images, read_folder
 from datasets.fingerprints import Fingerprints
+from datasets.image_files import ClassFolder, class_folders, keep_readable, list_images, read_folder
 from datasets.layouts import Layout, Location, check_root, locate
 from datasets.splits import Image, find_split_file, match_images, read_split, seeded_split, write_split
 

@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from common.errors import UserError, join_truncated, warn
 from datasets.base import DomainGeneralizationDataset
-from datasets.contents import list_folders, read_folder
+from datasets.image_files import list_folders, read_folder
 from datasets.layouts import TRAIN, VAL, Layout, Location, check_root
 from datasets.names import check_name
 

@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def find_set(name: str, root: str) -> Found:
     """List the images of a set, however incomplete."""
-    from datasets.contents import class_folders, list_images
+    from datasets.image_files import class_folders, list_images
     from datasets.known import FOLDER, dataset_class, dataset_config
     from datasets.layouts import check_root
 
@@ -87,7 +87,7 @@ def describe(found: Found, by_class: bool, fast: bool) -> str:
 def read_images(paths: Sequence[str]) -> tuple[dict[str, str], list[list[str]]]:
     """Reasons of images that cannot be decoded, and groups of the other images with the same content."""
     from common.content_hashes import content_hashes
-    from datasets.contents import find_unreadable
+    from datasets.image_files import find_unreadable
 
     unreadable = find_unreadable(paths, "images")
     readable = [path for path in paths if path not in unreadable]

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError, user_errors
-from common.run.predictions import read_predictions
-from common.run.results import read_results, write_results
+from common.image_results import read_predictions
+from common.run import read_results, write_results
 from datasets import names
 from datasets.splits import read_split
 from trainers.modules.clip.backbone import load_backbone

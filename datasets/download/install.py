@@ -15,10 +15,10 @@ from common.errors import UserError, warn
 from common.files import is_writable
 from common.locks import file_lock
 from datasets.benchmarks import SPG_TerraIncognita
-from datasets.contents import SPLIT_FOLDER, class_folders, list_folders, list_images
 from datasets.download.archives import BadArchive, extract, select_camera_traps
 from datasets.download.fetch import fetch
 from datasets.download.sources import Archive, Source, find_source, locate_set
+from datasets.image_files import SPLIT_FOLDER, class_folders, list_folders, list_images
 from datasets.layouts import Location
 
 WORK_FOLDER = ".download"  # in the data root, for archives and their content

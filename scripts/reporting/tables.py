@@ -4,7 +4,7 @@ Rows are methods, columns are tested domains or data sets. A cell is the mean ov
 
 - it lacks seeds that other cells have, or
 - one of its runs differs in a key that runs of the table, the column or the row must share; see
-  `common.run.results.Result`. The reference is the value of the baseline, else of most runs, else of the first run.
+  `common.run.Result`. The reference is the value of the baseline, else of most runs, else of the first run.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import UserError
-from common.run.results import BASE_TO_NEW, SHARED
+from common.run import BASE_TO_NEW, SHARED
 from scripts.reporting.published import Figures
 from trainers.methods import method_of
 

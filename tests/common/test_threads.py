@@ -9,8 +9,7 @@ import torch
 from quick_run import REPOSITORY
 
 from common import threads
-from common.run.record import RunRecord, read_run_record
-from common.run.results import read_results
+from common.run import RunRecord, read_results, read_run_record
 from common.threads import LARGE, Threads, asked_threads, loader_workers, plan_threads, use_sleeping_waits
 
 NAMES = ("OMP_NUM_THREADS", *threads.SLEEP, "OPENBLAS_THREAD_TIMEOUT")

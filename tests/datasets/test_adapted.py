@@ -7,8 +7,8 @@ import pytest
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from common.errors import UserError
-from common.run.predictions import read_predictions
-from common.run.results import read_results
+from common.image_results import read_predictions
+from common.run import read_results
 from datasets.adapted import AdaptedDataset, adapted
 from scripts import results as tables
 

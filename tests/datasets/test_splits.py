@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome
-from datasets.contents import ClassFolder
+from datasets.image_files import ClassFolder
 from datasets.layouts import SPLIT
 from datasets.splits import match_images, read_split, seeded_split, write_split
 

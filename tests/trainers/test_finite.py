@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import predict
 import trainers.all  # noqa: F401 (registers trainers)
 from common.errors import UserError
-from common.run.predictions import read_predictions
-from common.run.record import RunRecord, read_run_record
+from common.image_results import read_predictions
+from common.run import RunRecord, read_run_record
 from trainers.base.evaluation import Predictions
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.features import FeatureCache

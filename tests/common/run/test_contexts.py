@@ -5,7 +5,7 @@ import pytest
 from made_contexts import some_contexts
 
 from common.errors import UserError
-from common.run.contexts import Contexts, read_contexts, write_contexts
+from common.image_results import Contexts, read_contexts, write_contexts
 
 
 def test_contexts_come_back_as_they_were(tmp_path):

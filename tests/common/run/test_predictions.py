@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.run.predictions import read_predictions, write_predictions
+from common.image_results import read_predictions, write_predictions
 
 
 @settings(max_examples=40)

@@ -7,7 +7,7 @@ import torch
 
 from common.errors import UserError
 from common.files import read_json, write_json
-from common.run.results import read_results
+from common.run import read_results
 from scripts.reporting.variability import agreement, read_variability
 from scripts.variability import main
 

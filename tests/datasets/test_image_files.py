@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import predict
-from datasets.contents import IMAGE_EXTENSIONS, images_below, same_images
 from datasets.folder import FolderDG
+from datasets.image_files import IMAGE_EXTENSIONS, images_below, same_images
 from scripts.datasets import find_set
 
 PLAIN = {f"{name}/{i}.jpg" for name in ("cat", "dog") for i in (1, 2, 3)}
