@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError
 from common.files import atomic_write, cache_folder
 from common.interruption import check_interruption
 from common.progress import progress
@@ -25,20 +24,15 @@ MIN_AGE_NS = 2 * 10**9
 
 
 def content_hashes(files: Sequence[str | PathLike]) -> list[str]:
-    """Hexadecimal hashes of files, in their order; raises UserError if a file cannot be read."""
+    """Hexadecimal hashes of files, in their order."""
     here = os.getcwd()
     paths = [os.path.join(here, path) for path in files]
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         by_folder[path.rsplit(os.sep, 2)[0]].append(path)  # mostly a domain: one cache file for it
     hashes: dict[str, bytes] = {}
-    try:
-        for folder, inside in by_folder.items():
-            hashes |= _folder_hashes(folder, inside)
-    except OSError as error:
-        raise UserError(
-            f"Cannot read {error.filename}: {error.strerror}. Check DATASET.ROOT, or remove the file."
-        ) from error
+    for folder, inside in by_folder.items():
+        hashes |= _folder_hashes(folder, inside)
     return [hashes[path].hex() for path in paths]
 
 
