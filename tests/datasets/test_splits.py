@@ -117,7 +117,7 @@ def test_folder_of_a_seed_is_used_for_that_seed(pacs):
     found = {seed: SPG_PACS(config(pacs, ["a"], ["p"], seed=seed)) for seed in (1, 7)}
     assert paths(found[1].train_x) == paths(found[7].val) and paths(found[1].val) == paths(found[7].train_x)
     assert found[7].split_files["photo"] == str(folder / "7/p_train_val_split.json")
-    with pytest.raises(UserError, match=r"has splits of seed 1, 7, but none of 2: pass --seed 1, or take one .*: cp "):
+    with pytest.raises(UserError, match="has splits of seed 1, 7, but none of 2. Pass --seed 1, or copy the files"):
         SPG_PACS(config(pacs, ["a"], ["p"], seed=2))
 
 
@@ -163,7 +163,7 @@ def test_read_only_root_gets_splits_in_the_output(pacs, tmp_path_factory):
     with read_only(pacs):
         first, again = (SPG_PACS(config(pacs, ["s"], output=output)) for _ in range(2))
         (output / "file").touch()
-        with pytest.raises(UserError, match="Cannot write the split file .*set another OUTPUT_DIR"):
+        with pytest.raises(OSError, match="output.*/file"):
             SPG_PACS(config(pacs, ["s"], output=output / "file"))
     assert first.fingerprint == again.fingerprint == SPG_PACS(config(pacs, ["s"])).fingerprint
     for code in "acps":
@@ -187,7 +187,7 @@ def test_domains_too_small_to_validate_on_warn(tmp_path, capsys):
     make_set(tmp_path, SPG_PACS, AUTHORS, 1)
     found = SPG_PACS(config(tmp_path, ["s"]))
     assert (len(found.train_x), found.val) == (21, [])
-    assert "too small to validate on" in capsys.readouterr().out
+    assert "have no validation images: no epoch can be selected" in capsys.readouterr().out
 
 
 # --- split files that do not fit ---
@@ -198,8 +198,8 @@ GOOD = [["PACS/images/art_painting/dog/pic_000.jpg", 0, 0, "dog"]]
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
+        ("{", "Cannot read the split file"),
+        ("[" * 100_000, "Cannot read the split file"),
         ([], 'is not {"train"'),
         ({"train": {}, "val": []}, 'is not {"train"'),
         ({"train": GOOD, "val": ["PACS/images/art_painting/dog/pic_000.jpg"]}, r"val\[0\] is"),
@@ -289,5 +289,3 @@ def test_domainnet_tests_on_everything_or_on_the_published_part(tmp_path):
     part = SPG_DomainNet(config(tmp_path, ["s"], ["c"], TEST_SUBSET="published"))
     assert (len(part.train_x), len(part.val), len(part.test)) == (345, 345, 2 * 345)
     assert part.covers_domains and set(paths(part.test)) < set(paths(full.test))
-    with pytest.raises(UserError, match=r"DATASET.TEST_SUBSET is 'half'\. Accepted: all, published\."):
-        SPG_DomainNet(config(tmp_path, ["s"], TEST_SUBSET="half"))
