@@ -26,7 +26,9 @@ MIN_AGE_NS = 2 * 10**9
 def content_hashes(files: Sequence[str | PathLike]) -> list[str]:
     """Hexadecimal hashes of files, in their order."""
     here = os.getcwd()
-    paths = [os.path.join(here, path) for path in files]
+    texts = [os.fspath(path) for path in files]
+    # os.path.join for each of many paths takes long.
+    paths = [path if path.startswith(os.sep) else os.path.join(here, path) for path in texts]
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         by_folder[path.rsplit(os.sep, 2)[0]].append(path)  # mostly a domain: one cache file for it
@@ -40,16 +42,20 @@ def _folder_hashes(folder: str, paths: Sequence[str]) -> dict[str, bytes]:
     cache_file = cache_folder() / "image_hashes" / _hash(os.fsencode(folder)).hex()
     cached = _read_cache(cache_file)
     newest = time.time_ns() - MIN_AGE_NS
-    keys, is_old = {}, {}
+    keys: dict[str, bytes] = {}
+    recent = set()
     for path in paths:
         status = os.stat(path)
         # Copying tools and `touch` can restore the modification time, but not the change time.
         text = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
-        keys[path], is_old[path] = _hash(os.fsencode(text)), status.st_ctime_ns < newest
+        keys[path] = _hash(os.fsencode(text))
+        if status.st_ctime_ns >= newest:
+            recent.add(path)
     missing = [path for path, key in keys.items() if key not in cached]
-    new = dict(zip(missing, _hash_files(missing), strict=True)) if missing else {}
-    if new:
-        added = {keys[path]: content for path, content in new.items() if is_old[path]}
+    if not missing:
+        return {path: cached[key] for path, key in keys.items()}
+    new = dict(zip(missing, _hash_files(missing), strict=True))
+    if added := {keys[path]: content for path, content in new.items() if path not in recent}:
         with contextlib.suppress(OSError), atomic_write(cache_file) as handle:  # without a cache, runs hash again
             pairs = b"".join(key + content for key, content in (cached | added).items())
             np.savez(handle, np.frombuffer(pairs, f"V{HASH_BYTES}").reshape(-1, 2))
