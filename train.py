@@ -17,8 +17,7 @@ from common.interruption import Interrupted, end_after_step, interruption
 from common.locks import run_lock
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
-from common.run.record import is_finished, read_run_record
-from common.run.results import RESULTS_FILE, read_results
+from common.run import RESULTS_FILE, is_finished, read_results, read_run_record
 from common.threads import loader_workers
 from trainers.methods import METHODS
 

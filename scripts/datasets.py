@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def find_set(name: str, root: str) -> Found:
     """List the images of a set, however incomplete."""
-    from datasets.contents import class_folders, list_images
+    from datasets.image_files import class_folders, images_below
     from datasets.known import FOLDER, dataset_class, dataset_config
     from datasets.layouts import check_root
 
@@ -51,9 +51,9 @@ def find_set(name: str, root: str) -> Found:
     location = dataset.locate(path)
     images: dict[str, dict[str, list[str]]] = {domain: defaultdict(list) for domain in dataset.list_domains(path)}
     for domain, folder in location.domain_dirs.items():
-        folders = class_folders(folder, location.layout.parts, dataset.class_name)
-        for class_folder, names in list_images(folder, folders).items():
-            images[domain][class_folder.classname] += [f"{folder}/{class_folder.path}/{name}" for name in names]
+        for class_folder in class_folders(folder, location.layout.parts, dataset.class_name):
+            inside = folder / class_folder.path
+            images[domain][class_folder.classname] += [f"{inside}/{name}" for name in images_below(inside)]
     classes = sorted({*(dataset.classes or ()), *(name for by_class in images.values() for name in by_class)})
     label = path.name if config.stem == FOLDER else config.stem
     return Found(label, str(location), images, classes, dataset.n_classes or len(classes), dict(dataset.image_counts))
@@ -87,7 +87,7 @@ def describe(found: Found, by_class: bool, fast: bool) -> str:
 def read_images(paths: Sequence[str]) -> tuple[dict[str, str], list[list[str]]]:
     """Reasons of images that cannot be decoded, and groups of the other images with the same content."""
     from common.content_hashes import content_hashes
-    from datasets.contents import find_unreadable
+    from datasets.image_files import find_unreadable
 
     unreadable = find_unreadable(paths, "images")
     readable = [path for path in paths if path not in unreadable]

@@ -128,7 +128,7 @@ def recorded_contexts(folder: Path) -> "dict[str, Tensor]":
     """The prompt labels of a run of SPG and its first generated context of each domain, from contexts.npz."""
     import torch
 
-    from common.run.contexts import CONTEXTS_FILE, read_contexts
+    from common.image_results import CONTEXTS_FILE, read_contexts
 
     if not (folder / CONTEXTS_FILE).is_file():
         raise UserError(f"{folder} has no {CONTEXTS_FILE}. Name some images (--images a.jpg b.jpg).")

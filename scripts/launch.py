@@ -20,7 +20,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.interruption import Interrupted
-from common.startup import REPOSITORY, print_file_names, split_at_key
+from common.startup import REPOSITORY, escape_unprintable, split_at_key
 from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON, Plan, plan_all, save_names
 from trainers.methods import METHODS, PROTOCOLS, BackboneError, trainer_name
 
@@ -137,7 +137,7 @@ def launch(args: argparse.Namespace) -> int:
     jobs, todo = plan.jobs, [job for job in plan.jobs if not job.is_finished()]
     refused = [trainer for trainer, error in plan.errors.items() if not isinstance(error, BackboneError)]
     if args.print:
-        print_file_names(sys.stdout)
+        escape_unprintable(sys.stdout, "utf-8", "surrogateescape")
         for job in sorted(todo, key=lambda job: job.needs is not None):  # trainings come first
             print(shlex.join([sys.executable, str(REPOSITORY / "train.py"), *job.arguments]))
         return len(refused)

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, command
-from common.run.record import RunRecord, is_finished, read_run_record
-from common.run.results import CIRCUMSTANCES, RESULTS_FILE, TIMES, read_results
+from common.run import CIRCUMSTANCES, RESULTS_FILE, TIMES, RunRecord, is_finished, read_results, read_run_record
 from common.startup import REPOSITORY
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from common.run import CIRCUMSTANCES, RESULTS_FILE, read_results
 from common.startup import REPOSITORY
 from scripts.benchmarks.timing import Row, timed
 

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from common.files import atomic_write
-from common.run.contexts import Contexts
+from common.image_results import Contexts
 from scripts.reporting.tables import Table
 
 WIDTH = 5.2  # inches: text is readable on the width of a phone

@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from common.errors import UserError
-from common.run.results import BASE_TO_NEW, RESULTS_FILE, Result, read_results
+from common.run import BASE_TO_NEW, RESULTS_FILE, Result, read_results
 from trainers.methods import METHODS
 
 

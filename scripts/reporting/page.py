@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from common.errors import UserError
 from common.files import atomic_write, make_output_folder
+from common.image_results import CONTEXTS_FILE, read_contexts
 from common.progress import progress
-from common.run.contexts import CONTEXTS_FILE, read_contexts
-from common.run.results import Result
+from common.run import Result
 from scripts.launching.status import DONE, find_states
 from scripts.reporting import figures, text
 from scripts.reporting.predictions import count_confusions, load_predictions, most_confused, most_often_wrong

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from common.errors import UserError
-from common.run.predictions import PREDICTIONS_FILE, read_predictions
+from common.image_results import PREDICTIONS_FILE, read_predictions
 from common.startup import REPOSITORY
 
 THUMBNAIL = 128  # pixels

@@ -1,7 +1,7 @@
 """Tables of results: cells, averages, ranks, differences to a baseline, and marks of cells that do not compare.
 
 Rows are methods, columns are tested domains or data sets, cells are means over seeds. A cell has a mark if it lacks
-seeds, or if one of its runs differs in a key that runs must share (see `common.run.results.Result`). The reference is
+seeds, or if one of its runs differs in a key that runs must share (see `common.run.Result`). The reference is
 the value of the baseline, else of most runs, else of the first run.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import UserError
-from common.run.results import BASE_TO_NEW, SHARED
+from common.run import BASE_TO_NEW, SHARED
 from scripts.reporting.published import Figures
 from trainers.methods import method_of
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from quick_run import run_train
 
-from common.run.results import read_results, write_results
+from common.run import read_results, write_results
 from scripts import rerun
 from scripts.rerun import compare, main
 

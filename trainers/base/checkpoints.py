@@ -11,7 +11,7 @@ from dassl.utils import load_checkpoint
 from torch import Tensor, nn
 
 from common.errors import UserError, join_truncated
-from common.run.record import read_run_record
+from common.run import read_run_record
 from trainers.config import as_typed
 from trainers.modules.clip.backbone import Backbone
 from trainers.modules.tensor_files import holds_whole_model, require_finite

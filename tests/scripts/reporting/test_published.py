@@ -7,7 +7,7 @@ import pytest
 from made_results import COOP, SPG, cells, coop, runs, text_of
 
 from common.errors import UserError
-from common.run.results import write_results
+from common.run import write_results
 from scripts.reporting import published
 from scripts.reporting.published import Figures, read_published
 from scripts.results import main

@@ -15,9 +15,8 @@ from PIL import Image
 from waiting import MINUTES
 
 from common.files import write_json
-from common.run.contexts import read_contexts, write_contexts
-from common.run.predictions import accuracy_by_domain, write_predictions
-from common.run.results import write_results
+from common.image_results import accuracy_by_domain, read_contexts, write_contexts, write_predictions
+from common.run import write_results
 from scripts.launching.jobs import Job
 from scripts.launching.local import Outcome, save_failure
 from scripts.launching.status import save_plan

@@ -9,7 +9,7 @@ import pytest
 from made_results import COOP, RESULT, SPG, cells, coop, frame, grid, only_table, runs, text_of
 
 from common.errors import UserError
-from common.run.results import write_results
+from common.run import write_results
 from scripts.reporting.load import load_results
 from scripts.reporting.tables import AVERAGE, make_tables
 from scripts.results import main

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import UserError
 from common.files import read_json
-from common.run.results import read_results
+from common.run import read_results
 from scripts.reporting.variability import read_variability
 from scripts.variability import main
 
