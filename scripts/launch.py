@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; the result also has `trainers`, the words of the protocol, `domains` and `opts`."""
+    """Parse a command line; the result also has trainers, dataset, tested, backbone, domains and opts."""
     parser = make_parser()
     args = parser.parse_args(argv)
     args.protocol = args.protocol or "multi"
@@ -175,7 +175,7 @@ def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 1 with one message or a list of what failed, or 130 and 143 if it was interrupted."""
+    """Exit code 0, 1 with one message or a list of failures, or 130 and 143 after an interruption."""
     args = parse_args(argv)
     try:
         return min(1, launch(args))

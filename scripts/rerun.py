@@ -38,7 +38,7 @@ def rerun_command(run: Path, output: Path) -> list[str]:
     words += ["TRAINER.CONFIG", results["config"], "RESUME", ""]
     if settings.NAME in ("SPG", "DPSPG") and settings[settings.NAME].LABEL_SEED < 0:
         words += [f"TRAINER.{settings.NAME}.LABEL_DIR", str(output / "prompt_labels")]
-    # config.yaml has the numbers that follow from the backbone, run.json those of the command, which the hash covers.
+    # config.yaml has numbers that depend on the backbone; run.json has the command's, and the hash covers them.
     record = read_run_record(run)
     for key, value in record.identity.items() if record else ():
         words += [key, str(value)] if key.rpartition(".")[2].startswith(("N_CTX", "PROMPT_DEPTH")) else []

@@ -43,7 +43,7 @@ STEPS = [methods.COOP, methods.COCOOP, methods.KGCOOP, methods.MAPLE, methods.PR
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.trainer.__name__)
 def test_step_agrees_with_reference_and_a_mistake_shows(bench, step):
     row = bench.step(step, 65, every=13, n_reference=2 if step.is_split else 0)
-    assert row.agrees and row.difference is not None and row.ours > 0 and row.reference > 0
+    assert row.agrees and row.difference is not None
     assert "reference on 5 classes, scaled" in row.note
 
     def with_other_labels(model, names, learned, batch, **more):
