@@ -162,12 +162,12 @@ def _display(digit, rng):
     on, off = _slant(on, *slant), _slant(off, *slant)
     if rng.random() < 0.3:  # a liquid crystal, else glowing diodes
         ground = plain(rng, np.array([150, 165, 130]) + rng.uniform(-25, 25, 3), _CANVAS, 12)
-        ground = blend(ground, _floats(off) * 0.08, (30, 35, 30))
+        ground = blend(ground, floats(off) * 0.08, (30, 35, 30))
         return finish(blend(ground, on, rng.uniform(10, 50, 3)), rng, 4)
     glow = np.array([(255, 40, 30), (60, 255, 80), (255, 170, 30), (70, 190, 255), (240, 240, 255)][rng.integers(5)])
     ground = plain(rng, rng.uniform(5, 35, 3), _CANVAS, 6)
-    ground = blend(ground, _floats(off) * rng.uniform(0.05, 0.2), glow)
-    halo = _floats(on.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))))
+    ground = blend(ground, floats(off) * rng.uniform(0.05, 0.2), glow)
+    halo = floats(on.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))))
     return finish(blend(blend(ground, 0.6 * halo, glow), on, 0.85 * glow + 0.15 * 255), rng, 4)
 
 
@@ -257,11 +257,12 @@ def plain(rng: np.random.Generator, colour: npt.ArrayLike, canvas: int, unevenne
 
 def blend(ground: np.ndarray, mask: Image.Image | np.ndarray, ink: npt.ArrayLike) -> np.ndarray:
     """Lay ink, a colour or (H, W, 3), on a ground (H, W, 3), by a mask image or an array (H, W) within [0, 1]."""
-    cover = _floats(mask) if isinstance(mask, Image.Image) else mask
+    cover = floats(mask) if isinstance(mask, Image.Image) else mask
     return ground + cover[..., None] * (np.asarray(ink, dtype=np.float32) - ground)
 
 
-def _floats(mask):
+def floats(mask: Image.Image) -> np.ndarray:
+    """A mask within [0, 1]."""
     return np.asarray(mask, dtype=np.float32) / 255
 
 
