@@ -111,7 +111,7 @@ def is_done(args: argparse.Namespace, cfg: CfgNode) -> bool:
 
     folder, model = cfg.OUTPUT_DIR, os.path.abspath(args.model_dir) if args.eval_only else "its own"
     finished, record = is_finished(folder, tested=not cfg.TEST.NO_TEST), read_run_record(folder)
-    if args.eval_only and (finished or record):
+    if args.eval_only and (finished or (record and record.identity)):
         is_same = record is not None and record.identity.get("tested model") == model
         if is_same and finished:
             is_same = read_results(os.path.join(folder, RESULTS_FILE))["load_epoch"] == args.load_epoch

@@ -56,12 +56,12 @@ def found_everywhere(root):
     """Paths of the images of photo: in training, as a target, in predict.py and in scripts/datasets.py."""
     as_source = FolderDG(config(root, ["sketch"], output=root.parent))
     as_target = FolderDG(config(root, ["photo"], output=root.parent))
-    script = find_set(str(root), "").images["photo"]
+    script = find_set(str(root), "").images
     found = [
         [item.impath for item in as_source.train_x + as_source.val],
         [item.impath for item in as_target.test],
         predict.find_images([str(root / "photo")], ""),
-        [path for paths in script.values() for path in paths],
+        list(script.loc[script["domain"] == "photo", "path"]),
     ]
     return [{os.path.relpath(path, root / "photo") for path in paths} for paths in found]
 
