@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,38 +26,6 @@ if TYPE_CHECKING:
 
 PARTS = ("text", "spg", "memory", "field", "neighbours", "launching")
 DEFAULT_PARTS = PARTS[:3]  # the others take as long as these three together
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches: 3 minutes on 2 cores")
-    parser.add_argument("--json", default="", metavar="FILE", help="write the figures to this file, too")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=DEFAULT_PARTS,
-        choices=PARTS,
-        metavar="PART",
-        help=f"parts: {', '.join(PARTS)} (default: {', '.join(DEFAULT_PARTS)})",
-    )
-    return parser.parse_args(argv)
-
-
-def measure(part: str, quick: bool) -> "Iterator[Row]":
-    """Yield the rows of one part."""
-    from scripts.benchmarks import launching, memory, methods, neighbours, spg
-
-    rows = {
-        "text": methods.text_rows,
-        "spg": spg.spg_rows,
-        "memory": memory.memory_rows,
-        "field": methods.field_rows,
-        "neighbours": neighbours.neighbour_rows,
-        "launching": launching.launching_rows,
-    }
-    with tempfile.TemporaryDirectory(prefix="spg-benchmark-") as folder:
-        yield from rows[part](quick, Path(folder))
 
 
 def report(rows: "list[Row]") -> str:
@@ -76,18 +43,29 @@ def report(rows: "list[Row]") -> str:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 if outputs differ or with one message."""
-    args = parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller batches: 3 minutes on 2 cores")
+    parser.add_argument("--json", default="", metavar="FILE", help="write the figures to this file, too")
+    text = f"parts: {', '.join(PARTS)} (default: {', '.join(DEFAULT_PARTS)})"
+    parser.add_argument("--only", nargs="+", default=DEFAULT_PARTS, choices=PARTS, metavar="PART", help=text)
+    args = parser.parse_args(argv)
     if args.json and not is_writable(Path(args.json).absolute().parent):
         raise UserError(f"--json {args.json}: its folder is read-only. Name a file in another folder.")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     from common.reproducible import versions
+    from scripts.benchmarks import launching, memory, methods, neighbours, spg
 
+    measures = [methods.text_rows, spg.spg_rows, memory.memory_rows]
+    measures += [methods.field_rows, neighbours.neighbour_rows, launching.launching_rows]
     start, rows = time.perf_counter(), []
-    for part in (part for part in PARTS if part in args.only):
+    for part, measure in zip(PARTS, measures, strict=True):
+        if part not in args.only:
+            continue
         print(f"measuring: {part}", file=sys.stderr)
-        for row in measure(part, args.quick):
-            print(" | ".join(row.cells()), file=sys.stderr, flush=True)
-            rows.append(row)
+        with tempfile.TemporaryDirectory(prefix="spg-benchmark-") as folder:
+            for row in measure(args.quick, Path(folder)):
+                print(" | ".join(row.cells()), file=sys.stderr, flush=True)
+                rows.append(row)
     print(report(rows), f"{time.perf_counter() - start:.0f} s in total", sep="\n\n")
     if args.json:
         machine = {"platform": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
