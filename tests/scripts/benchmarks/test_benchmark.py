@@ -106,7 +106,7 @@ def test_table_has_ratios_and_goals():
 
 @pytest.mark.parametrize(("gap", "code"), [(1e-6, 0), (2e-4, 1), (float("nan"), 1)])
 def test_exit_code_and_json_follow_the_difference(tmp_path, monkeypatch, capsys, gap, code):
-    monkeypatch.setattr(benchmark, "measure", lambda *_: [Row("pair", 1.0, 2.0, "s", 5, gap)])
+    monkeypatch.setattr(methods, "text_rows", lambda *_: [Row("pair", 1.0, 2.0, "s", 5, gap)])
     path = tmp_path / "new/figures.json"
     assert benchmark.main(["--quick", "--only", "text", "--json", str(path)]) == code
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def test_exit_code_and_json_follow_the_difference(tmp_path, monkeypatch, capsys,
 
 
 def test_json_in_a_read_only_folder_is_an_error_before_measuring(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(methods, "text_rows", lambda *_: pytest.fail("measured"))
     tmp_path.chmod(0o555)
     assert benchmark.main(["--json", str(tmp_path / "x.json")]) == 1
     assert f"--json {tmp_path}/x.json: " in capsys.readouterr().err
