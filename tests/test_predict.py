@@ -184,7 +184,7 @@ def test_mistakes(finished, images, tmp_path, refused):
     assert "No images are named" in refused("--model-dir", folder)
     assert "no images in the folder" in refused("--model-dir", folder, tmp_path / "empty")
     assert "--list nowhere.txt cannot be read" in refused("--model-dir", folder, "--list", "nowhere.txt")
-    assert "@nowhere.txt cannot be read" in refused("--model-dir", folder, "--classnames", "@nowhere.txt", images[0])
+    assert "--classnames nowhere.txt cannot be read" in refused("--model-dir", folder, "--classnames", "@nowhere.txt", images[0])
     assert "given twice: cat" in refused("--model-dir", folder, "--classnames", "cat,dog,cat", images[0])
     assert "Class name '' has no word in it" in refused("--model-dir", folder, "--classnames", "cat,,dog", images[0])
     message = refused("--model-dir", folder, "--classnames", "One,one,two", images[0])

@@ -39,7 +39,7 @@ WRONG = [
     ("SPG", ["DATALOADER.TRAIN_X.BATCH_SIZE", "1"], [], "at least 2 images"),
     ("SPG", ["DATALOADER.K_TRANSFORMS", "2"], [], "K_TRANSFORMS"),
     ("SPG", ["INPUT.NO_TRANSFORM", "True"], [], "NO_TRANSFORM"),
-    ("SPG", ["DATASET.NUM_SHOTS", "1", "SEED", "-1"], [], "without a seed would draw other images"),
+    ("SPG", ["DATASET.NUM_SHOTS", "1", "SEED", "-1"], [], "without one seed for both"),
     ("SPG", [], ["--root", "nowhere"], "nowhere"),
     ("SPG", [], ["--root", "empty"], "empty"),
     ("SPG", [], ["--backbone", "broken.yaml"], "broken.yaml cannot be read"),

@@ -82,7 +82,7 @@ class Method:
             )
 
 
-Stage = partial(Method, launchers=False, compared=False)  # a stage of a method, which only train.py runs by itself
+_stage = partial(Method, launchers=False, compared=False)  # a stage of a method, which only train.py runs by itself
 
 # In the order of a comparison.
 METHODS = (
@@ -119,10 +119,10 @@ METHODS = (
         configs="SPG_CGAN",
         depends_on=NOISE,
     ),
-    Stage("spg_coop", "SPG_CoOp", "stage I of SPG alone: the prompt label of one domain", protocols=()),
-    Stage("spg_cgan", "SPG_CGAN", "stage II of SPG alone, on labels that exist", depends_on=NOISE),
-    Stage("dpspg_coop", "DPSPG_CoOp", "stage I of DPSPG alone: both prompt labels of one domain", protocols=()),
-    Stage("dpspg_transformer", "DPSPG_TRANSFORMER", "stage II of DPSPG alone, on labels that exist", configs="DPSPG"),
+    _stage("spg_coop", "SPG_CoOp", "stage I of SPG alone: the prompt label of one domain", protocols=()),
+    _stage("spg_cgan", "SPG_CGAN", "stage II of SPG alone, on labels that exist", depends_on=NOISE),
+    _stage("dpspg_coop", "DPSPG_CoOp", "stage I of DPSPG alone: both prompt labels of one domain", protocols=()),
+    _stage("dpspg_transformer", "DPSPG_TRANSFORMER", "stage II of DPSPG alone, on labels that exist", configs="DPSPG"),
 )
 
 

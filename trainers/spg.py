@@ -61,7 +61,7 @@ from trainers.modules.cgan import (
 from trainers.modules.clip.backbone import backbone_label
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, load_prompt_label, save_prompt_label
-from trainers.modules.sampling import Batches, Item, PairedBatchSampler
+from trainers.modules.sampling import Batches, PairedBatchSampler
 
 CONTEXTS_PER_DOMAIN = 200  # generated contexts in contexts.npz
 
@@ -103,25 +103,29 @@ def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
     return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
-def label_origin(trainer: PromptTrainer, items: Sequence[Item], optim: CfgNode | None) -> dict[str, Any]:
-    """Everything that a prompt label for this run depends on.
+def label_origin(trainer: PromptTrainer, domain: str, optim: CfgNode | None) -> dict[str, Any]:
+    """Everything that the prompt label of a source domain depends on, except the precision.
 
     Args:
         trainer: any trainer of SPG or DPSPG.
-        items: training images of the label's domain.
         optim: OPTIM section of stage I; None: settings of stage I are unknown.
     """
-    hashes = content_hashes([item.impath for item in items])
-    entries = sorted(f"{item.label}/{content}\n" for item, content in zip(items, hashes, strict=True))
+    dataset = trainer.dm.dataset
+    images: dict[str, str] = {}
+    for split, items in (("training images", dataset.train_x), ("validation images", dataset.val)):
+        own = [item for item in items if item.domain == list(dataset.domains).index(domain)]
+        hashes = content_hashes([item.impath for item in own])
+        entries = sorted(f"{item.label}/{content}\n" for item, content in zip(own, hashes, strict=True))
+        images[split] = hashlib.sha256("".join(entries).encode()).hexdigest()
     origin: dict[str, Any] = {
         "backbone": trainer.backbone.sha256,
-        "class names": list(trainer.dm.dataset.classnames),
+        "class names": list(dataset.classnames),
         "CLASS_TOKEN_POSITION": trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
-        "training images": hashlib.sha256("".join(entries).encode()).hexdigest(),
+        **images,
     }
     if optim is not None:
         keys = ["INPUT.TRANSFORMS", "INPUT.INTERPOLATION", "INPUT.RRCROP_SCALE", "DATALOADER.TRAIN_X.BATCH_SIZE"]
-        keys += ["TRAINER.FEATURES.TRAIN_VIEWS", "TEST.FINAL_MODEL"]
+        keys += ["TRAINER.FEATURES.TRAIN_VIEWS", "TEST.FINAL_MODEL", "TEST.SELECT_BY"]
         keys += [f"TRAINER.{trainer.SETTINGS}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
         values = {f"OPTIM.{key}": value for key, value in optim.items()} | {k: value_of(trainer.cfg, k) for k in keys}
         origin |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
@@ -188,7 +192,7 @@ class SPG_CoOp(ContextTrainer):
         """Write the label first: the records mark the run as finished."""
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)
-        origin = label_origin(self, self.dm.dataset.train_x, self.cfg.OPTIM)
+        origin = label_origin(self, self.dm.dataset.source_domains[0], self.cfg.OPTIM)
         for sign, path in self.label_files().items():
             save_prompt_label(path, self.learned_label(sign), origin, self.train_seconds)
             print(f"Prompt label written to {path}")
@@ -218,10 +222,11 @@ class StageTwoTrainer(PromptTrainer):
         super().check_config(cfg)
         if cls.LEARNS_LABELS:
             read_stage1_optim(cfg, cls.SETTINGS)
-            if cfg.SEED < 0 and cfg.DATASET.NUM_SHOTS > 0:
+            has_one_seed = cfg.SEED >= 0 and cfg.TRAINER[cls.SETTINGS].LABEL_SEED in (-1, cfg.SEED)
+            if cfg.DATASET.NUM_SHOTS > 0 and not has_one_seed:
                 raise UserError(
-                    f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS} without a seed would draw other images for each stage. "
-                    "Pass --seed."
+                    f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS}: the stages would draw other images without one seed "
+                    f"for both. Pass --seed, and leave out TRAINER.{cls.SETTINGS}.LABEL_SEED."
                 )
 
     def complete_cfg(self, cfg: CfgNode) -> CfgNode:
@@ -256,15 +261,14 @@ class StageTwoTrainer(PromptTrainer):
         """Learn the missing prompt labels of the source domains, then read all: (signs, domains, n_ctx, D)."""
         if self.LEARNS_LABELS:
             self.learn_labels()
-            print("Stage II: training the generator")
+            print(f"Stage II: {self.cfg.TRAINER.NAME} trains with the prompt labels")
         dataset, node = self.dm.dataset, f"TRAINER.{self.SETTINGS}"
         folders, shape = self.label_folders, (self.encoder.n_ctx, self.encoder.ctx_dim)
         labels = torch.full((len(folders), len(dataset.domains), *shape), float("nan"))
         optim = read_stage1_optim(self.cfg, self.SETTINGS)[0] if self.LEARNS_LABELS else None
         for domain in dataset.source_domains:
             index = list(dataset.domains).index(domain)
-            items = [item for item in dataset.train_x if item.domain == index]
-            origin = label_origin(self, items, optim)
+            origin = label_origin(self, domain, optim)
             for sign, path in enumerate(self.find_labels(domain)):
                 if path is None:
                     raise UserError(
@@ -321,13 +325,15 @@ class StageTwoTrainer(PromptTrainer):
                 "learned."
             )
         print(f"Stage I: learning the prompt label of {domain}")
-        cfg = self.stage1_cfg(domain)
+        cfg, without_seed = self.stage1_cfg(domain), np.random.SeedSequence().generate_state(1)[0]
         if cfg.SEED >= 0:
             set_random_seed(cfg.SEED)  # a label does not depend on the other missing ones
         stage1 = self.STAGE1(cfg, self.backbone)
         stage1.restart_on_difference = True
         stage1.set_threads(self.threads)
         stage1.train()
+        if self.cfg.SEED < 0:
+            set_random_seed(int(without_seed))  # LABEL_SEED must not seed stage II
         self.learned = (*self.learned, domain)
 
     def stage1_cfg(self, domain: str) -> CfgNode:
@@ -416,8 +422,8 @@ class SPG_CGAN(StageTwoTrainer):
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """One step of Algorithm 1: the discriminator, then the generator, by least-squares losses (Eq. 4 and 5).
 
-        The first half of the batch selects the prompt labels by domain. The second half are independent images, the
-        conditions of the generator.
+        `training_batches` joins two batches of BATCH_SIZE images. The first half selects the prompt labels by domain,
+        a place in `dm.dataset.domains`. The second half are independent images, the conditions of the generator.
         """
         check_interruption()
         features = self.image_features.of_batch(batch)
@@ -499,7 +505,9 @@ class SPG_CGAN(StageTwoTrainer):
                     np.linspace(0, len(indices) - 1, min(len(indices), CONTEXTS_PER_DOMAIN)).round().astype(int)
                 ]
                 chosen = torch.from_numpy(np.array(features[indices])).to(self.device)
-                contexts.append(self.contexts(chosen, indices.tolist()).float().cpu().numpy())
+                with self.backbone.autocast():  # as in the test
+                    generated = self.contexts(chosen, indices.tolist())
+                contexts.append(generated.float().cpu().numpy())
                 names += [domains[domain]] * len(indices)
                 splits += [split] * len(indices)
         shape = (0, self.encoder.n_ctx, self.encoder.ctx_dim)

@@ -118,7 +118,8 @@ def find_sets(args: Namespace) -> list[Set]:
     is_cross = args.protocol == "cross"
     names = [args.dataset or (TRAINED_ON if is_cross else EMBEDDED_DATASET)]
     names += (args.tested or TESTED_ON).split(",") if is_cross else []
-    sets = [find_set(name, args.data, args.domains if name is names[0] else "", not args.print) for name in names]
+    # Domains can be named in protocols with one data set alone.
+    sets = [find_set(name, args.data, args.domains, not args.print) for name in names]
     if len(sets) == 1 and len(sets[0].domains) < 2:
         raise UserError(f"{sets[0].root} has one domain, {sets[0].domains[0]}. Add another one to test on.")
     return sets

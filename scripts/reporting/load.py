@@ -64,7 +64,7 @@ def method_name(run: dict[str, Any]) -> str:
 
 
 def accuracy_by_column(run: dict[str, Any]) -> dict[str, float]:
-    """The columns of a run in its table, with its accuracy (%) in each; NaN for an unknown accuracy."""
+    """The columns of a run in its table, with its accuracy (%) in each; NaN if it is missing."""
     if run["protocol"] == "single-source":
         source, accuracies = "+".join(run["source_domains"]), run["accuracy_by_domain"]
         return {f"{source} → {target}": accuracies.get(target, float("nan")) for target in run["target_domains"]}

@@ -41,7 +41,7 @@ def test_a_whole_run(train, tmp_path, capsys):
     assert train("SPG", "red") == 0
     printed = capsys.readouterr().out
     assert "Stage I: learning the prompt label of blue" in printed
-    assert "Stage II: training the generator" in printed
+    assert "Stage II: SPG trains with the prompt labels" in printed
     assert "red" not in printed.partition("Evaluate on the *test* set")[0].partition("Stage I")[2]
 
     found = results(tmp_path / "run")

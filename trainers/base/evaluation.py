@@ -101,7 +101,7 @@ def finite_metrics(found: Any, labels: np.ndarray, predicted: np.ndarray) -> dic
         if math.isfinite(number):
             metrics[str(name)] = number
         else:
-            print(f"Note: the metric {name} is no finite number, so it is not recorded.")
+            print(f"Note: the metric {name} is no finite number, so it is not used.")
     return metrics
 
 

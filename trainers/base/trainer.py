@@ -127,7 +127,9 @@ class PromptTrainer(TrainerX):
     overrides `image_tower`; its image features are never cached.
 
     Dassl's constructor calls `check_cfg`, then `build_data_loader`, which also loads the CLIP and completes cfg, then
-    `build_model`, which calls `build_prompt_model`.
+    `build_model`, which calls `build_prompt_model`. `train` calls `before_train` (resume; SPG also learns its labels),
+    then for each epoch `before_epoch`, `run_epoch` (a `forward_backward` for each batch) and `after_epoch` (validate,
+    save), then `after_train` (test, write results).
 
     Args:
         cfg: frozen config with the keys of trainers.config.
