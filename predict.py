@@ -36,7 +36,6 @@ def __getattr__(name: str) -> Any:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line. Nothing heavy is imported before this, so that --help answers at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="images, or folders of images (searched at all depths)")
     parser.add_argument("--model-dir", required=True, help="folder of a trained run")
@@ -141,8 +140,8 @@ def main(argv: list[str] | None = None) -> int:
         escape_unprintable(sys.stdout, "utf-8", "surrogateescape")
         print(text, end="", flush=True)
     if unreadable:
-        text = f"Error: {len(unreadable)} of {len(images)} images cannot be read:"
-        print(text, *unreadable.values(), sep="\n  ", file=sys.stderr)
+        title = f"Error: {len(unreadable)} of {len(images)} images cannot be read:"
+        print(title, *unreadable.values(), sep="\n  ", file=sys.stderr)
     return int(bool(unreadable))
 
 

@@ -189,6 +189,8 @@ def execute(args: argparse.Namespace) -> tuple[int, str]:
     except (Interrupted, KeyboardInterrupt, OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
         if received := interruption():  # a loader worker may have received the signal, too, and ended first
             return received.exit_code, f"Interrupted by {received}. {RESUMES}"
+        if isinstance(error, KeyboardInterrupt):
+            return 130, f"Interrupted. {RESUMES}"
         if (message := explain(error)) is None:
             raise
         return 1, message
