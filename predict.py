@@ -24,8 +24,6 @@ if __name__ == "__main__":
 from common.errors import UserError, command
 from common.files import atomic_write, read_text
 
-FORMATS = ("table", "json", "csv")
-
 
 def __getattr__(name: str) -> Any:
     """`from predict import Predictor` works, and nothing heavy is imported before it is asked for."""
@@ -43,9 +41,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("images", nargs="*", help="images, or folders of images (searched at all depths)")
     parser.add_argument("--model-dir", required=True, help="folder of a trained run")
     parser.add_argument("--list", default="", metavar="FILE", help="a text file that names an image on each line")
-    parser.add_argument("--classnames", default=None, help='other class names: "a,b,c", or @FILE with one on each line')
+    parser.add_argument(
+        "--classnames", type=read_classnames, help='other class names: "a,b,c", or @FILE with one on each line'
+    )
     parser.add_argument("--top-k", type=int, default=5, help="classes for each image (default: 5)")
-    parser.add_argument("--format", default="table", choices=FORMATS, help="of the output (default: table)")
+    parser.add_argument(
+        "--format", default="table", choices=("table", "json", "csv"), help="of the output (default: table)"
+    )
     parser.add_argument("--out", default="", metavar="FILE", help="write the output there instead of printing it")
     parser.add_argument("--backbone", default="", help="where CLIP's weights are now, if not where they were")
     parser.add_argument("--trainer", default="", help="of a folder of checkpoints alone, as CoOp's: the method")
@@ -58,49 +60,36 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def find_images(words: Sequence[str], list_file: str) -> list[str]:
-    """The paths of all images that a command line names, in its order; those of a folder sorted.
-
-    Raises:
-        UserError: a file or folder is not there, or none is named.
-    """
+    """The images of a command line, in its order; a folder's images are sorted. Raises UserError if there are none."""
     from datasets.contents import IMAGE_EXTENSIONS, images_below
 
     words = list(words)
-    if list_file:
-        try:
-            lines = read_text(list_file, errors="surrogateescape").splitlines()  # file names may be any bytes
-        except (OSError, ValueError) as error:
-            raise UserError(f"--list {list_file} cannot be read: {error}.") from error
-        words += [line.strip() for line in lines if line.strip()]
+    if list_file:  # file names may be any bytes
+        words += read_lines("--list", list_file, "surrogateescape")
     if not words:
         raise UserError("No images are named: give files or folders, or --list FILE.")
     found = []
     for word in words:
-        path = Path(word)
-        if path.is_dir():
-            inside = images_below(path)
-            if not inside:
-                raise UserError(f"There are no images in the folder {word} ({', '.join(IMAGE_EXTENSIONS)}).")
-            found += [str(path / name) for name in inside]
-        else:
-            found.append(word)  # one that is missing is reported with those that cannot be read
+        is_folder = Path(word).is_dir()
+        # A missing file is reported with the images that cannot be read.
+        inside = [str(Path(word) / name) for name in images_below(word)] if is_folder else [word]
+        if not inside:
+            raise UserError(f"There are no images in the folder {word} ({', '.join(IMAGE_EXTENSIONS)}).")
+        found += inside
     return found
 
 
-def read_classnames(text: str | None) -> list[str] | None:
-    """The class names of --classnames; None if it is not given.
+def read_classnames(text: str) -> list[str]:
+    """The class names of --classnames."""
+    return read_lines("--classnames", text[1:]) if text[:1] == "@" else [name.strip() for name in text.split(",")]
 
-    Raises:
-        UserError: its file cannot be read.
-    """
-    if text is None:
-        return None
-    if not text.startswith("@"):
-        return [name.strip() for name in text.split(",")]
+
+def read_lines(flag: str, path: str, errors: str = "strict") -> list[str]:
+    """The lines of a text file that are not empty; raises UserError if it cannot be read."""
     try:
-        lines = read_text(text[1:]).splitlines()
+        lines = read_text(path, errors).splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"--classnames {text} cannot be read: {error}.") from error
+        raise UserError(f"{flag} {path} cannot be read: {error}.") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -108,7 +97,7 @@ def formatted(rows: Sequence[tuple[str, list[tuple[str, float]]]], output_format
     """Rows of (path, list of (class name, probability)) as text."""
     if output_format == "json":
         content = [
-            {"image": path, "predictions": [{"class": name, "probability": round(p, 6)} for name, p in top]}
+            {"image": path, "predictions": [{"class": c, "probability": round(p, 6)} for c, p in top]}
             for path, top in rows
         ]
         return json.dumps(content, indent=2) + "\n"
@@ -119,64 +108,41 @@ def formatted(rows: Sequence[tuple[str, list[tuple[str, float]]]], output_format
         for path, top in rows:
             writer.writerows((path, rank, name, f"{p:.6f}") for rank, (name, p) in enumerate(top, start=1))
         return text.getvalue()
-    if not rows:
-        return ""
     from tabulate import tabulate
 
-    n_columns = max(len(top) for _, top in rows)
+    ranks = range(1, max((len(top) for _, top in rows), default=0) + 1)
     cells = [[path, *(f"{name} {100 * p:.1f}%" for name, p in top)] for path, top in rows]
-    return tabulate(cells, ["image", *map(str, range(1, n_columns + 1))], disable_numparse=True) + "\n"
-
-
-def run(args: argparse.Namespace) -> list[str]:
-    """Predict, and write what was found; returns the messages of images that could not be read."""
-    if args.top_k < 1 or args.batch_size < 1 or args.workers < 0:
-        raise UserError("--top-k and --batch-size are numbers from 1, --workers from 0.")
-    images, classnames = find_images(args.images, args.list), read_classnames(args.classnames)
-    from datasets.readable import warn_of_orientation
-    from trainers.predictor import Predictor
-
-    with contextlib.redirect_stdout(sys.stderr):  # stdout has the predictions
-        warn_of_orientation(images, "some images", at_most=1000)
-    predictor = Predictor(
-        args.model_dir,
-        classnames,
-        args.backbone or None,
-        seed=args.seed,
-        n_prompts=args.n_prompts,
-        batch_size=args.batch_size,
-        workers=args.workers if len(images) > args.batch_size else 0,
-        trainer=args.trainer,
-        config_file=args.config_file,
-    )
-    found, unreadable = predictor.predict_readable(images, args.top_k)
-    text = formatted([(images[i], found[i]) for i in sorted(found)], args.format)
-    if args.out:
-        try:
-            with atomic_write(args.out) as handle:
-                handle.write(text.encode("utf-8", "surrogateescape"))
-        except OSError as error:
-            raise UserError(f"--out {args.out} cannot be written: {error.strerror}.") from error
-    else:
-        print_file_names(sys.stdout)
-        print(text, end="", flush=True)
-    return list(unreadable.values())
+    return tabulate(cells, ["image", *ranks], disable_numparse=True) + "\n" if rows else ""
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 1 with messages (one, or one for each image that could not be read), or 130 if interrupted."""
+    """Exit code 0, 1 with messages (one, or one for each image that cannot be read), or 130 if interrupted."""
     args = parse_args(argv)
+    if args.top_k < 1 or args.batch_size < 1 or args.workers < 0:
+        raise UserError("--top-k and --batch-size are numbers from 1, --workers from 0.")
     prepare_imports()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
-    return report(run(args))
+    images = find_images(args.images, args.list)
+    from datasets.contents import warn_of_orientation
+    from trainers.predictor import Predictor
 
-
-def report(unreadable: Sequence[str]) -> int:
-    """Name the images that could not be read; returns the exit code."""
+    with contextlib.redirect_stdout(sys.stderr):  # stdout has the predictions
+        warn_of_orientation(images, "some images", at_most=1000)
+    options = {name: getattr(args, name) for name in ("seed", "n_prompts", "batch_size", "trainer", "config_file")}
+    workers = args.workers if len(images) > args.batch_size else 0
+    predictor = Predictor(args.model_dir, args.classnames, args.backbone or None, workers=workers, **options)
+    found, unreadable = predictor.predict_readable(images, args.top_k)
+    text = formatted([(images[i], found[i]) for i in sorted(found)], args.format)
+    if args.out:
+        with atomic_write(args.out) as handle:
+            handle.write(text.encode("utf-8", "surrogateescape"))
+    else:
+        print_file_names(sys.stdout)
+        print(text, end="", flush=True)
     if unreadable:
-        images = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
-        print(f"Error: {images} could not be read:", *unreadable, sep="\n  ", file=sys.stderr)
+        text = f"Error: {len(unreadable)} of {len(images)} images cannot be read:"
+        print(text, *unreadable.values(), sep="\n  ", file=sys.stderr)
     return int(bool(unreadable))
 
 

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 # Parts of RuntimeErrors: PyTorch's writer on a full disk, and its allocators.
 WRITER_FAILED = ("PytorchStreamWriter failed", "unexpected pos")
 OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "out of memory")
@@ -30,7 +29,7 @@ def warn(message: str) -> None:
     recent_warnings.append(f"Warning: {message}")
 
 
-def some(items: Iterable[str], at_most: int = 8) -> str:
+def join_truncated(items: Iterable[str], at_most: int = 8) -> str:
     """A list for messages: "dog, horse and 5 more", or "none"."""
     items = list(items)
     more = f" and {len(items) - at_most} more" if len(items) > at_most else ""
@@ -44,20 +43,25 @@ def explain(error: BaseException) -> str | None:
     text = str(error)
     # An exception of a loader worker arrives with its traceback, whose last line is the cause.
     in_worker = text.startswith("Caught ") and "DataLoader worker" in text
-    cause = ([*filter(None, map(str.strip, text.splitlines()))] or [""])[-1 if in_worker else 0].removesuffix(".")
-    if isinstance(error, RuntimeError) and any(part in text for part in NO_SHARED_MEMORY):
+    lines = [line for line in map(str.strip, text.splitlines()) if line] or [""]
+    cause = lines[-1 if in_worker else 0].removesuffix(".")
+    filename = getattr(error, "filename", None)
+
+    def has_any(parts: Iterable[str]) -> bool:
+        return any(part in text for part in parts)
+
+    if isinstance(error, RuntimeError) and has_any(NO_SHARED_MEMORY):
         return f"/dev/shm is too small for loader workers: {cause}. Set DATALOADER.NUM_WORKERS 0, or enlarge /dev/shm."
     if in_worker and isinstance(error, OSError):
         return f"A loader worker failed: {cause}. Fix that, or set DATALOADER.NUM_WORKERS 0."
-    if isinstance(error, OSError) and error.errno in DISK_FULL or any(part in text for part in WRITER_FAILED):
-        filename = getattr(error, "filename", None)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or has_any(WRITER_FAILED):
         return f"The disk is full{f' ({filename})' if filename else ''}. Free some space. {RESUMES}"
-    if isinstance(error, MemoryError) or any(part in text.lower() for part in OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or has_any(OUT_OF_MEMORY):
         return f"Out of memory: {cause}. Lower TEST.MEMORY_MB, a BATCH_SIZE of DATALOADER, or DATALOADER.NUM_WORKERS."
-    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+    if text.startswith("DataLoader worker"):
         return f"A loader worker died: {cause}. If memory ran out, lower DATALOADER.NUM_WORKERS. {RESUMES}"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}. Fix that and run the same command again."
+    if isinstance(error, OSError) and filename:
+        return f"{error.strerror}: {filename}. Fix that and run the same command again."
     return None
 
 
@@ -75,16 +79,14 @@ def command(main: Callable[[list[str] | None], int | None]) -> Callable[..., int
     def wrapped(argv: list[str] | None = None) -> int:
         try:
             return main(argv) or 0
-        except user_errors() as error:
-            message: str | None = str(error)
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
             return 130
         except BrokenPipeError:  # `| head` has read enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except (OSError, RuntimeError, MemoryError, UnicodeEncodeError) as error:
-            message = explain(error)
+        except Exception as error:
+            message = str(error) if isinstance(error, user_errors()) else explain(error)
             if message is None:
                 raise
         print(f"Error: {message}", file=sys.stderr)

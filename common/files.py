@@ -1,6 +1,5 @@
 """Files: text of users, atomic writes, JSON with a checksum, folders for output and caches."""
 
-import codecs
 import contextlib
 import hashlib
 import json
@@ -25,7 +24,7 @@ def read_text(path: str | PathLike, errors: str = "strict") -> str:
     """
     content = Path(path).read_bytes()
     try:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        if b"\0" in content:  # UTF-16
             raise ValueError
         return content.decode("utf-8-sig", errors)
     except ValueError as error:
@@ -34,11 +33,7 @@ def read_text(path: str | PathLike, errors: str = "strict") -> str:
 
 def is_utf8(name: str) -> bool:
     """Whether a file name is valid UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 @contextlib.contextmanager
@@ -46,7 +41,6 @@ def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
     """Open a temporary file that replaces `path` if the block ends without an error; missing parents are created.
 
     Args:
-        path: the file to write.
         mode: "wb", or "w" for UTF-8 text.
     """
     path = Path(path)
@@ -78,12 +72,7 @@ def write_json(path: str | PathLike, record: dict[str, Any]) -> None:
 
 
 def read_json(path: str | PathLike) -> dict[str, Any]:
-    """Read a file of `write_json`.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is damaged, was edited, or holds NaN or infinity.
-    """
+    """Read a file of `write_json`; raises OSError, or ValueError if it is damaged, was edited, or holds NaN."""
     record = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     if not isinstance(record, dict):
         raise ValueError(f"it holds a {type(record).__name__}")
@@ -125,12 +114,3 @@ def is_writable(folder: str | PathLike) -> bool:
 def cache_folder() -> Path:
     """The user's cache folder: $XDG_CACHE_HOME/spg-dg, by default ~/.cache/spg-dg."""
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "spg-dg"
-
-
-def size_text(n_bytes: float) -> str:
-    """A file size as text: "174 MB", "5.6 GB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if n_bytes < 999.5:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} GB"

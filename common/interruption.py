@@ -21,10 +21,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def end_after_step() -> Iterator[None]:
-    """Within the block, `check_interruption` raises after the first SIGINT or SIGTERM. A second one ends the process.
-
-    Only the main thread of a process receives signals; other threads are unchanged.
-    """
+    """Let `check_interruption` raise after the first SIGINT or SIGTERM in the block; a second one ends the process."""
     global _received
     _received = None
     owner = os.getpid()
@@ -38,10 +35,9 @@ def end_after_step() -> Iterator[None]:
         _received = number
         print(f"\n{signal.Signals(number).name}: ending after this step", file=sys.stderr, flush=True)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Only the main thread receives signals.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -13,10 +13,9 @@ MAX_FOLDER_BYTES = 107 - len("/pymp-12345678/listener-12345678")
 
 def prepare_loader_workers(workers: int) -> None:
     """Prepare this process for loaders with `workers` workers, before one starts."""
-    if not workers:
-        return
-    Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # not in its stubs
-    if len(os.fsencode(tempfile.gettempdir())) > MAX_FOLDER_BYTES:
+    if workers:
+        Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]  # not in its stubs
+    if workers and len(os.fsencode(tempfile.gettempdir())) > MAX_FOLDER_BYTES:
         # multiprocessing creates its folder once, and workers inherit it. Other temporary files stay in TMPDIR.
         before, tempfile.tempdir = tempfile.tempdir, "/tmp"
         multiprocessing.util.get_temp_dir()

@@ -9,16 +9,16 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from common.errors import UserError
-from common.interruption import check_interruption
+from common.interruption import check_interruption, interruption
 
-RUN_LOCK = ".lock"  # in the folder of a run: its process holds it
-SECONDS_BETWEEN_TRIES = 0.2
+RUN_LOCK = ".lock"  # in the folder of a run, locked by its process
 
 
 class InUse(UserError):
@@ -30,7 +30,6 @@ def file_lock(path: str | PathLike, task: str, seconds: float | None = None) -> 
     """Hold a lock while the block runs; the process that holds it may enter again.
 
     Args:
-        path: the lock file.
         task: the work under the lock, "learns the prompt label of art", for messages.
         seconds: how long to wait for another process; None: until it is done.
 
@@ -43,7 +42,15 @@ def file_lock(path: str | PathLike, task: str, seconds: float | None = None) -> 
     with contextlib.ExitStack() as stack:
         try:
             lock = FileLock(path, is_singleton=True, fallback_to_soft=False)
-            _acquire(lock, path, task, seconds)
+            try:
+                lock.acquire(timeout=seconds or 0)
+            except Timeout:
+                if seconds is not None:
+                    raise InUse(f"{path.parent} is in use by {_owner(path)}.") from None
+                print(f"Waiting for {_owner(path)}, which {task}", flush=True)
+                with contextlib.suppress(Timeout):
+                    lock.acquire(poll_interval=0.2, cancel_check=lambda: interruption() is not None)
+                check_interruption()
             stack.callback(lock.release)
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
             path.write_text(json.dumps(owner), encoding="utf-8")
@@ -52,53 +59,32 @@ def file_lock(path: str | PathLike, task: str, seconds: float | None = None) -> 
         yield
 
 
-def _acquire(lock, path, task, seconds):
-    end, is_first = None if seconds is None else time.monotonic() + seconds, True
-    while True:
-        with contextlib.suppress(Timeout):
-            lock.acquire(timeout=SECONDS_BETWEEN_TRIES)
-            return
-        if end is not None and time.monotonic() >= end:
-            raise InUse(f"{path.parent} is in use by {_owner(path)}.")
-        if end is None and is_first:
-            print(f"Waiting for {_owner(path)}, which {task}", flush=True)
-            is_first = False
-        check_interruption()
-
-
-def creation_lock(path: str | PathLike, task: str, wait: bool = True) -> contextlib.AbstractContextManager[None]:
+def creation_lock(path: str | PathLike, task: str, wait: bool = True) -> AbstractContextManager[None]:
     """The lock on a file that one process creates; with `wait` False it raises InUse if another process holds it."""
     path = Path(path)
     return file_lock(path.with_name(f".{path.name}.lock"), task, None if wait else 0)
 
 
-def run_lock(folder: str | PathLike) -> contextlib.AbstractContextManager[None]:
+def run_lock(folder: str | PathLike) -> AbstractContextManager[None]:
     """The lock on the output folder of a run."""
     return file_lock(Path(folder) / RUN_LOCK, "uses this folder", seconds=2)
 
 
 def run_owner(folder: str | PathLike) -> str | None:
-    """The process that runs in an output folder; None: no process does."""
-    return lock_owner(Path(folder) / RUN_LOCK)
-
-
-def lock_owner(path: str | PathLike) -> str | None:
-    """The process that holds a lock, "process 12 on host a since ..."; None: no process does."""
-    path = Path(path).absolute()
-    if not path.is_file():
-        return None
-    lock = FileLock(path, fallback_to_soft=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return _owner(path)
-    except (OSError, NotImplementedError):
-        return None
-    lock.release()
+    """The process that runs in an output folder, "process 12 on host a since ..."; None: no process does."""
+    path = Path(folder).absolute() / RUN_LOCK
+    if path.is_file():
+        try:
+            with FileLock(path, fallback_to_soft=False).acquire(timeout=0):
+                return None
+        except Timeout:
+            return _owner(path)
+        except (OSError, NotImplementedError):
+            return None
     return None
 
 
-def _owner(path):
+def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
         return f"process {owner['pid']} on {owner['host']} since {owner['since']}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
+from tqdm.contrib import DummyTqdmFile
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -42,28 +43,14 @@ class _Lines(tqdm):
 @contextlib.contextmanager
 def lines_above_bars() -> Iterator[None]:
     """Print lines above the bars of a terminal within the block."""
-    stdout = sys.stdout
-    if getattr(stdout, "isatty", bool)() and sys.stderr.isatty():
-        sys.stdout = _AboveBars(stdout)
-    try:
+    is_terminal = getattr(sys.stdout, "isatty", bool)() and sys.stderr.isatty()
+    with contextlib.redirect_stdout(_AboveBars(sys.stdout)) if is_terminal else contextlib.nullcontext():
         yield
-    finally:
-        sys.stdout = stdout
 
 
-class _AboveBars:
-    """A stream that clears the bars while it writes complete lines to another stream."""
+class _AboveBars(DummyTqdmFile):
+    """A stream that clears the bars of stderr while it writes complete lines to stdout."""
 
-    def __init__(self, stream):
-        self.stream, self.incomplete = stream, ""
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-    def write(self, text):
-        *lines, self.incomplete = (self.incomplete + text).split("\n")
-        if lines:
-            with tqdm.external_write_mode(file=sys.stderr):
-                self.stream.write("".join(f"{line}\n" for line in lines))
-                self.stream.flush()
-        return len(text)
+    def write(self, x: str, nolock: bool = False) -> None:
+        with tqdm.external_write_mode(file=sys.stderr) if "\n" in x else contextlib.nullcontext():
+            super().write(x, nolock)

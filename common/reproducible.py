@@ -1,5 +1,6 @@
 """Reproducibility: deterministic algorithms, and the versions that results depend on."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -22,25 +23,18 @@ def make_deterministic() -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that results depend on."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Versions of Python and of the packages that results depend on; None: not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), **dict.fromkeys(PACKAGES)}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
     return found
 
 
 def revision() -> str | None:
     """The git revision of this code, with "+changes" if files differ from it; None outside of git."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
     try:
-        found = _git("rev-parse", "HEAD")
-        return found + "+changes" if _git("status", "--porcelain", "--untracked-files=no") else found
+        return subprocess.run(command, capture_output=True, check=True, encoding="utf-8", timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(REPOSITORY), *arguments]
-    return subprocess.run(command, capture_output=True, check=True, encoding="utf-8", timeout=10).stdout.strip()

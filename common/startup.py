@@ -45,16 +45,15 @@ def check_utf8() -> None:
         raise UserError(f"LC_ALL: Python reads file names as {found}, not as UTF-8. Start it with PYTHONUTF8=1.")
 
 
-def escape_unprintable(stream: Any) -> None:
+def escape_unprintable(stream: Any, encoding: str | None = None, errors: str = "backslashreplace") -> None:
     """Let a text stream write characters that its encoding lacks as escapes."""
     if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
+        stream.reconfigure(encoding=encoding, errors=errors)
 
 
 def print_file_names(stream: Any) -> None:
     """Let a text stream write UTF-8, and file names as their bytes on disk."""
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    escape_unprintable(stream, "utf-8", "surrogateescape")
 
 
 def split_at_key(words: list[str]) -> tuple[list[str], list[str]]:

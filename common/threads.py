@@ -1,8 +1,4 @@
-"""The number of threads of a run, and how idle threads wait.
-
-PyTorch's threads spin while they wait for each other, which wastes a core that other processes need. Here they sleep:
-on 2 cores, an SPG run next to one busy loop takes 21 s instead of 401 s (`scripts/benchmark.py --only neighbours`).
-"""
+"""The number of threads of a run, and how idle threads wait: they sleep instead of spinning (RELIABILITY.md)."""
 
 import contextlib
 import functools
@@ -21,11 +17,6 @@ def use_sleeping_waits() -> None:
     if not SLEEP.keys() & os.environ.keys():
         os.environ.update(SLEEP)
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # NumPy's and SciPy's BLAS: the shortest time
-
-
-def wait_policy() -> str:
-    """How idle threads wait: "OMP_WAIT_POLICY=PASSIVE KMP_BLOCKTIME=0"."""
-    return " ".join(f"{name}={os.environ[name]}" for name in SLEEP if name in os.environ) or "OpenMP's default"
 
 
 @functools.cache
@@ -76,17 +67,13 @@ class Threads:
 
 
 def plan_threads(n_weights: int, workers: int) -> Threads:
-    """The threads of a new run: OMP_NUM_THREADS, else one for a tiny CLIP, else all cores less the loader workers.
-
-    They depend on the model and the machine alone, never on other processes: the last digits of sums depend on them.
-    """
+    """The threads of a new run: OMP_NUM_THREADS, else one for a tiny CLIP, else all cores less the loader workers."""
+    # The last digits of sums depend on these numbers, so they follow from model and machine, not from other processes.
     number = asked_threads() or (1 if n_weights < LARGE else None)
-    cores = usable_cores()
-    return Threads(number or cores, number or max(1, cores - workers))
+    return Threads(number or usable_cores(), number or max(1, usable_cores() - workers))
 
 
 def share_cores(runs: int, threads: int) -> tuple[int, int]:
     """The number of parallel runs, and of loader workers for each, so that all threads together fit on the cores."""
-    cores = usable_cores()
-    runs = max(1, min(runs, cores // threads))
-    return runs, max(0, cores // runs - threads)
+    runs = max(1, min(runs, usable_cores() // threads))
+    return runs, max(0, usable_cores() // runs - threads)

@@ -14,7 +14,7 @@ from typing import Any
 from dassl.data.datasets import DatasetBase, Datum
 from yacs.config import CfgNode
 
-from common.errors import UserError, some
+from common.errors import UserError, join_truncated
 from datasets.base import DomainGeneralizationDataset
 from datasets.fingerprints import Fingerprints
 
@@ -82,9 +82,9 @@ class AdaptedDataset(Fingerprints):
             strange = names - set(chosen[split] or self.domains)
             if strange:
                 raise UserError(
-                    f"{self.name} has images of domain {some(sorted(strange))} in {split}; accepted: Datum.domain as "
-                    "an index into DATASET.SOURCE_DOMAINS (of test images TARGET_DOMAINS), here "
-                    f"{some(chosen[split])}, or into its `domains`, {', '.join(self.domains)}."
+                    f"{self.name} has images of domain {join_truncated(sorted(strange))} in {split}; accepted: "
+                    "Datum.domain as an index into DATASET.SOURCE_DOMAINS (of test images TARGET_DOMAINS), here "
+                    f"{join_truncated(chosen[split])}, or into its `domains`, {', '.join(self.domains)}."
                 )
         return dict.fromkeys(splits, self.domains)
 

@@ -1,17 +1,25 @@
 """List the images of class folders: one rule for training, prediction and scripts/datasets.py.
 
-An image is a file with an extension of `IMAGE_EXTENSIONS` in a class folder or below it. Links are followed. No file is
-opened.
+An image is a file with an extension of `IMAGE_EXTENSIONS` in a class folder or below it. Links are followed. Listing
+opens no file.
 """
 
+import contextlib
 import filecmp
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import UserError
+from dassl.data.datasets import Datum
+from dassl.utils import read_image
+from PIL import Image
+
+from common.errors import UserError, join_truncated, warn
 from common.files import OUTPUT_MARK
+from common.progress import progress
+from common.threads import usable_cores
 from datasets.names import check_name
 
 # torchvision's IMG_EXTENSIONS, and other names of formats that Pillow reads.
@@ -19,8 +27,8 @@ IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
 )
-_EXTENSIONS = frozenset(IMAGE_EXTENSIONS)
 SPLIT_FOLDER = "spg_coop_splits"
+ORIENTATION = 274  # the tag of EXIF: 1 is upright
 # Our split files, and folders of Python, archive tools, file managers and network storage.
 _IGNORED_FOLDERS = {
     *(SPLIT_FOLDER, "__pycache__", "__MACOSX", "@eaDir", "#recycle", "lost+found"),
@@ -52,17 +60,14 @@ def read_folder(folder: str | Path) -> Content:
                 name = entry.name
                 if name[0] == ".":
                     continue
-                if name[name.rfind(".") :].lower() in _EXTENSIONS and _is(entry.is_file):
+                if name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and _is(entry.is_file):
                     images.append(name)
                 elif name not in _IGNORED_FOLDERS and _is(entry.is_dir):
                     folders.append(name)
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}. Check its permissions.") from error
-    return Content(sorted(images), sorted(name for name in folders if not _is_output(os.path.join(folder, name))))
-
-
-def _is_output(folder: str) -> bool:
-    return os.path.exists(os.path.join(folder, OUTPUT_MARK))
+    folders = [name for name in folders if not os.path.exists(os.path.join(folder, name, OUTPUT_MARK))]
+    return Content(sorted(images), sorted(folders))
 
 
 def _is(check: Callable[[], bool]) -> bool:
@@ -132,3 +137,47 @@ def same_images(one: str, other: str, at_most: int = 200) -> bool:
     paths = images_below(one)
     sample = paths[:: -(-len(paths) // at_most) or 1]
     return paths == images_below(other) and filecmp.cmpfiles(one, other, sample, shallow=False)[0] == sample
+
+
+# ---- images that cannot be decoded, or that are stored turned ----
+
+
+def find_unreadable(paths: Sequence[str], description: str) -> dict[str, str]:
+    """Decode images; return the reason for each one that cannot be decoded."""
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes outside Python's lock
+        reasons = pool.map(_why_unreadable, paths)
+        reasons = progress(reasons, total=len(paths), description=f"Checking {description}", unit="img")
+        return {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+
+def _why_unreadable(path: str) -> str:
+    try:
+        read_image(path)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ... of damaged files
+        return str(error) or type(error).__name__
+    return ""
+
+
+def keep_readable(items: list[Datum], description: str) -> list[Datum]:
+    """Drop the items whose image cannot be decoded, with a warning that names them."""
+    unreadable = find_unreadable([item.impath for item in items], description)
+    if unreadable:
+        warn(f"{len(unreadable):,} unreadable images of {description} are skipped: {join_truncated(unreadable)}.")
+    return [item for item in items if item.impath not in unreadable]
+
+
+def warn_of_orientation(paths: Sequence[str], description: str, at_most: int = 64) -> bool:
+    """Warn if an image has an EXIF orientation, which is ignored; return whether one has.
+
+    Args:
+        at_most: read the headers of this many files, evenly spread.
+    """
+    for path in paths[:: -(-len(paths) // at_most) or 1]:
+        with contextlib.suppress(Exception), Image.open(path) as image:  # the run reports damaged files itself
+            if Image.Image.getexif(image).get(ORIENTATION, 1) != 1:  # image.getexif() of some formats decodes the image
+                warn(
+                    f"{description} have an EXIF orientation, {path} for instance. It is ignored, as in Dassl and "
+                    "CLIP: images are read as they are stored."
+                )
+                return True
+    return False

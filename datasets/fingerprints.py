@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,19 +18,18 @@ class Fingerprints:
     @cached_property
     def fingerprint(self) -> str:
         """Fingerprint of the training and validation images, and of their split."""
-        return _fingerprint(self, "train_x", "val")
+        return _sha256("/".join(row) for row in self._hashed("train_x", "val"))
 
     @cached_property
     def test_fingerprint(self) -> str:
         """Fingerprint of the test images."""
-        return _fingerprint(self, "test")
+        return _sha256("/".join(row) for row in self._hashed("test"))
 
     def domain_fingerprints(self, splits: Sequence[str]) -> dict[str, str]:
         """Fingerprint of the images of each domain in these splits together."""
-        items = [item for split in splits for item in getattr(self, split)]
         lines: dict[str, set[str]] = defaultdict(set)
-        for item, content in zip(items, content_hashes([item.impath for item in items]), strict=True):
-            lines[self.domains[item.domain]].add(f"{item.classname}/{content}\n")
+        for _, domain, *image in self._hashed(*splits):
+            lines[domain].add("/".join(image))
         return {domain: _sha256(found) for domain, found in sorted(lines.items())}
 
     def check_unchanged(self) -> None:
@@ -40,15 +39,14 @@ class Fingerprints:
             if before is not None and getattr(self, name) != before:
                 raise UserError("The images of the data set changed during the run. Delete the run and start it again.")
 
-
-def _fingerprint(dataset: Any, *splits: str) -> str:
-    items = [(split, item) for split in splits for item in getattr(dataset, split)]
-    hashes = content_hashes([item.impath for _, item in items])
-    return _sha256(
-        f"{split}/{dataset.domains[item.domain]}/{item.classname}/{content}\n"
-        for (split, item), content in zip(items, hashes, strict=True)
-    )
+    def _hashed(self, *splits: str) -> Iterator[tuple[Any, ...]]:
+        """Split, domain, class name and content hash of each image."""
+        items = [(split, item) for split in splits for item in getattr(self, split)]
+        hashes = content_hashes([item.impath for _, item in items])
+        for (split, item), content in zip(items, hashes, strict=True):
+            yield split, self.domains[item.domain], item.classname, content
 
 
 def _sha256(lines: Iterable[str]) -> str:
-    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+    text = "".join(sorted(f"{line}\n" for line in lines))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

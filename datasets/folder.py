@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from common.errors import UserError, some, warn
+from common.errors import UserError, join_truncated, warn
 from datasets.base import DomainGeneralizationDataset
 from datasets.contents import list_folders, read_folder
 from datasets.layouts import TRAIN, VAL, Layout, Location, check_root
@@ -36,7 +36,7 @@ class FolderDG(DomainGeneralizationDataset):
         if not domains:
             raise UserError(
                 f"FolderDG: {root} must hold images as <domain>/<class>/<image>, but none of its folders "
-                f"({some(folders)}) holds folders. Point DATASET.ROOT (--root) at the folder of domains."
+                f"({join_truncated(folders)}) holds folders. Point DATASET.ROOT (--root) at the folder of domains."
             )
         for name in domains:
             check_name(root / name)
@@ -53,7 +53,7 @@ class FolderDG(DomainGeneralizationDataset):
         domain_dirs = {domain: root / domain for domain in cls.list_domains(root)}
         plain, with_splits = cls.layouts
         if _are_splits(domain_dirs) and verbose:
-            warn(f"the folders {some(domain_dirs)} of {root} are read as domains, not as splits.")
+            warn(f"the folders {join_truncated(domain_dirs)} of {root} are read as domains, not as splits.")
         inner = [list_folders(folder) for folder in domain_dirs.values()]
         names = {name for there in inner for name in there}
         if not _are_splits(names):
@@ -62,8 +62,9 @@ class FolderDG(DomainGeneralizationDataset):
             return Location(plain, root, domain_dirs)
         if any(set(there) != set(with_splits.parts) for there in inner):
             raise UserError(
-                f"DATASET.ROOT {root}: the folders {some(sorted(names))} of its domains are splits, not classes. Give "
-                "every domain the folders train and val with its class folders, or its class folders alone."
+                f"DATASET.ROOT {root}: the folders {join_truncated(sorted(names))} of its domains are splits, not "
+                "classes. Give every domain the folders train and val with its class folders, or its class folders "
+                "alone."
             )
         if verbose:
             warn(
@@ -84,6 +85,6 @@ def _warn_of_depth(root: Path, domain_dirs: dict[str, Path]) -> None:
     shared = set.intersection(*(set(content.folders) for content in contents))
     if shared and not any(content.images for content in contents):
         warn(
-            f"the class folders of {domain} in {root} hold no images, but each has the folders {some(sorted(shared))}. "
-            f"If these are the classes, point DATASET.ROOT (--root) at {folder}."
+            f"the class folders of {domain} in {root} hold no images, but each has the folders "
+            f"{join_truncated(sorted(shared))}. If these are the classes, point DATASET.ROOT (--root) at {folder}."
         )

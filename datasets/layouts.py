@@ -1,13 +1,16 @@
 """Find a data set on disk, in any of its layouts."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.errors import UserError, some
+from common.errors import UserError, join_truncated
 from datasets.contents import SPLIT_FOLDER, list_folders
 from datasets.names import find_domain
+
+if TYPE_CHECKING:
+    from datasets.base import DomainGeneralizationDataset
 
 # Uses of the images in a folder between domain and class; the seeded rule splits those of SPLIT.
 TRAIN, VAL, SPLIT = "train", "val", "split"
@@ -52,59 +55,55 @@ class Location:
 
 def check_root(root: str | Path) -> Path:
     """Make DATASET.ROOT absolute; raise UserError if it is not a folder."""
-    if not str(root):
-        raise UserError("DATASET.ROOT is not set. Name the folder that holds the data sets, for example --root data.")
     path = Path(os.path.abspath(os.path.expanduser(root)))
-    if not path.is_dir():
-        state = "is a file" if path.is_file() else "does not exist"
-        raise UserError(
-            f"DATASET.ROOT {path} {state}. Name the folder that holds the data sets, for example --root data."
-        )
+    if not str(root) or not path.is_dir():
+        state = "is not set" if not str(root) else f"{path} is a file" if path.is_file() else f"{path} does not exist"
+        raise UserError(f"DATASET.ROOT {state}. Name the folder that holds the data sets, for example --root data.")
     return path
 
 
-def locate(
-    root: Path, dataset: str, domains: Sequence[str], layouts: Sequence[Layout], verbose: bool = True
-) -> Location:
+def locate(root: Path, dataset: "type[DomainGeneralizationDataset]", verbose: bool = True) -> Location:
     """Find a set below `root`, or in `root` itself; raise SetNotFound if no layout has a domain there.
 
     Of several layouts it takes the one with most domains, then one with split files, then the first in `layouts`.
     """
     present = list_folders(root)
-    own = [(layout, name) for layout in layouts for name in present if name.lower() == layout.folder.lower()]
-    found = [_look(root / name, layout, domains, layouts) for layout, name in own]
-    found = [location for location in found if location.domain_dirs] or _look_in_root(root, domains, layouts)
+    own = [(layout, name) for layout in dataset.layouts for name in present if name.lower() == layout.folder.lower()]
+    found = [_find_domains(dataset, layout, root / name) for layout, name in own]
+    found = [location for location in found if location.domain_dirs] or _look_in_root(root, dataset)
     if not found:
-        raise _not_found(root, present, dataset, domains, layouts)
+        raise _not_found(root, present, dataset)
     # Two layouts may be one folder, in different letter case: take the layout that is spelled as on disk.
     distinct: dict[frozenset[Path], Location] = {}
     for location in sorted(found, key=lambda location: location.folder.name != location.layout.folder):
         distinct.setdefault(frozenset(location.domain_dirs.values()), location)
 
+    def has_splits(folder: Path) -> bool:
+        return (folder / SPLIT_FOLDER).is_dir()
+
     def rank(location: Location) -> tuple[int, bool, int]:
-        has_splits = (location.folder / SPLIT_FOLDER).is_dir()
-        return -len(location.domain_dirs), not has_splits, layouts.index(location.layout)
+        return -len(location.domain_dirs), not has_splits(location.folder), dataset.layouts.index(location.layout)
 
     best, *others = sorted(distinct.values(), key=rank)
     if verbose and others:
         print(
-            f"{dataset} is there more than once under {root}. Using {best}, not {', '.join(map(str, others))}. To use "
-            "another, point DATASET.ROOT at that folder."
+            f"{dataset.__name__} is there more than once under {root}. Using {best}, not "
+            f"{', '.join(map(str, others))}. To use another, point DATASET.ROOT at that folder."
         )
     for folder in {root / name for _, name in own} - {best.folder}:
-        if verbose and (folder / SPLIT_FOLDER).is_dir():
+        if verbose and has_splits(folder):
             print(f"Not used: split files in {folder / SPLIT_FOLDER}. To use them, copy them to {best.folder}.")
     return best
 
 
-def _look(folder: Path, layout: Layout, domains: Sequence[str], layouts: Sequence[Layout]) -> Location:
+def _find_domains(dataset: "type[DomainGeneralizationDataset]", layout: Layout, folder: Path) -> Location:
     """Find the domains of a layout in a folder, perhaps none."""
     location = Location(layout, folder, {})
     if not location.images_dir.is_dir():
         return location
-    all_parts = {part for other in layouts for part in other.parts if part}
-    names = layout.domain_folders or domains
-    full_names = dict(zip(names, domains, strict=True))
+    all_parts = {part for other in dataset.layouts for part in other.parts if part}
+    names = layout.domain_folders or dataset.domains
+    full_names = dict(zip(names, dataset.domains, strict=True))
     for name in list_folders(location.images_dir):
         domain, path = full_names.get(find_domain(name, names) or ""), location.images_dir / name
         # Folders called train, val, ... tell a layout with parts from one without.
@@ -118,29 +117,27 @@ def _look(folder: Path, layout: Layout, domains: Sequence[str], layouts: Sequenc
     return location
 
 
-def _look_in_root(root: Path, domains: Sequence[str], layouts: Sequence[Layout]) -> list[Location]:
+def _look_in_root(root: Path, dataset: "type[DomainGeneralizationDataset]") -> list[Location]:
     """Read `root` as the set's own folder, or as the folder of images in it."""
     found = []
-    for layout in layouts:
+    for layout in dataset.layouts:
         is_images = layout.images and root.name.lower() == layout.images
         for folder in (root, root.parent) if is_images else (root,):
-            location = _look(folder, layout, domains, layouts)
+            location = _find_domains(dataset, layout, folder)
             # Sets share domain names (sketch, clipart), so in another folder one domain proves nothing.
-            needed = 1 if folder.name.lower() == layout.folder.lower() else min(2, len(domains))
+            needed = 1 if folder.name.lower() == layout.folder.lower() else min(2, len(dataset.domains))
             if len(location.domain_dirs) >= needed:
                 found.append(location)
     return found
 
 
-def _not_found(
-    root: Path, present: Sequence[str], dataset: str, domains: Sequence[str], layouts: Sequence[Layout]
-) -> SetNotFound:
-    own = {layout.folder.lower() for layout in layouts}
+def _not_found(root: Path, present: list[str], dataset: "type[DomainGeneralizationDataset]") -> SetNotFound:
+    own = {layout.folder.lower() for layout in dataset.layouts}
     incomplete = [name for name in present if name.lower() in own]
     note = f" {', '.join(incomplete)} has no domain at those places: half-extracted?" if incomplete else ""
     return SetNotFound(
-        f"{dataset} was not found under DATASET.ROOT {root}. Looked for, in any letter case:\n"
-        + "".join(f"  {layout}\n" for layout in layouts)
-        + f"with the domains {', '.join(domains)}. Folders found there: {some(present)}.{note}\n"
+        f"{dataset.__name__} was not found under DATASET.ROOT {root}. Looked for, in any letter case:\n"
+        + "".join(f"  {layout}\n" for layout in dataset.layouts)
+        + f"with the domains {', '.join(dataset.domains)}. Folders found there: {join_truncated(present)}.{note}\n"
         "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder."
     )

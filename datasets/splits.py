@@ -9,13 +9,14 @@ images.
 import functools
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
-from common.files import atomic_write
-from datasets.contents import ClassFolder
+from common.files import atomic_write, is_writable
+from datasets.contents import SPLIT_FOLDER, ClassFolder
 from datasets.layouts import TRAIN, VAL
 
 SPLIT_SEED = 1  # never the SEED of a run, so that all methods and seeds share one split
@@ -58,12 +59,39 @@ def _shuffled(names: list[str], seed: str) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256((seed + name).encode("utf-8", "surrogateescape")).digest())
 
 
+def find_split_file(dataset_dir: str, code: str, seed: int, output: str) -> Path:
+    """The split file of a domain, or its place if there is none.
+
+    A published file wins, then one in the folder of a seed, as in older files of the authors. If the data set is
+    read-only, new files go to the output folder.
+    """
+    folder, name = Path(dataset_dir) / SPLIT_FOLDER, f"{code}_train_val_split.json"
+    if (folder / name).is_file():
+        return folder / name
+    seeds = sorted(found.parent.name for found in folder.glob(f"*/{name}") if found.parent.name.isdigit())
+    if str(seed) in seeds:
+        return folder / str(seed) / name
+    if seeds:
+        raise UserError(
+            f"{folder} has splits of seed {', '.join(seeds)}, but none of {seed}: pass --seed {seeds[0]}, or take one "
+            f"for all seeds: cp {shlex.quote(str(folder / seeds[0]))}/*.json {shlex.quote(str(folder))}/"
+        )
+    if not is_writable(folder):
+        folder = Path(output).absolute() / SPLIT_FOLDER / Path(dataset_dir).name.lower()
+    return folder / name
+
+
 def write_split(path: Path, train: list[list], val: list[list]) -> None:
     """Write a split file of rows [impath, label, domain_index, classname], one image a line."""
     rows = {"train": train, "val": val, "test": val}
     lists = (f'"{key}": [\n' + ",\n".join(map(json.dumps, items)) + "\n]" for key, items in rows.items())
-    with atomic_write(path, "w") as handle:
-        handle.write("{\n" + ",\n".join(lists) + "\n}\n")
+    try:
+        with atomic_write(path, "w") as handle:
+            handle.write("{\n" + ",\n".join(lists) + "\n}\n")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the split file {path}: {error.strerror}. Make space there, or set another OUTPUT_DIR."
+        ) from error
 
 
 def read_split(path: Path) -> tuple[list[str], list[str]]:

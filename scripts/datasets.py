@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from common.errors import UserError, command, some
+from common.errors import UserError, command, join_truncated
 
 
 class Found(NamedTuple):
@@ -78,16 +78,16 @@ def describe(found: Found, by_class: bool, fast: bool) -> str:
     text = f"{found.name}: {found.place}, {found.n_classes} classes\n\n"
     text += tabulate(texts, ["", *paths], tablefmt="github", disable_numparse=True, stralign="right") + "\n"
     if unreadable:
-        text += f"Unreadable: {some(f'{path} ({reason})' for path, reason in unreadable.items())}\n"
+        text += f"Unreadable: {join_truncated(f'{path} ({reason})' for path, reason in unreadable.items())}\n"
     if copies:
-        text += f"Copies: {some(' = '.join(group) for group in copies)}\n"
+        text += f"Copies: {join_truncated(' = '.join(group) for group in copies)}\n"
     return text
 
 
 def read_images(paths: Sequence[str]) -> tuple[dict[str, str], list[list[str]]]:
     """Reasons of images that cannot be decoded, and groups of the other images with the same content."""
     from common.content_hashes import content_hashes
-    from datasets.readable import find_unreadable
+    from datasets.contents import find_unreadable
 
     unreadable = find_unreadable(paths, "images")
     readable = [path for path in paths if path not in unreadable]

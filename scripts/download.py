@@ -10,7 +10,6 @@ import argparse
 import sys
 
 from common.errors import UserError, command
-from common.files import size_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,6 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def list_sources(root: str) -> str:
     """Make the table for --list."""
     from tabulate import tabulate
+    from tqdm import tqdm
 
     from datasets.download.sources import SOURCES, locate_set
 
@@ -48,45 +48,38 @@ def list_sources(root: str) -> str:
             there = f"in part: {', '.join(missing)} missing"
         n_images = f"{sum(source.dataset.image_counts.values()):,}"
         for archive in source.archives:
-            size = size_text(archive.about) if archive.about else "?"
+            size = tqdm.format_sizeof(archive.about, "B") if archive.about else "?"
             rows.append([name, n_images, there, archive.name, size, archive.url])
             name = n_images = there = ""
     headers = ["name", "images", f"under {root}", "archive", "about", "from"]
     return tabulate(rows, headers, disable_numparse=True)
 
 
-def download(args: argparse.Namespace) -> list[str]:
-    """Download the named sets; return those that failed."""
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
+    args = parse_args(argv)
     from datasets.download.install import get
     from datasets.download.sources import SOURCES, find_source
 
     if args.list:
         print(list_sources(args.root))
-        return []
-    names = list(SOURCES) if "all" in args.names else args.names
-    sources = list(dict.fromkeys(map(find_source, names)))
+        return 0
+    sources = list(dict.fromkeys(map(find_source, SOURCES if "all" in args.names else args.names)))
     if args.archive and len(sources) > 1:
         raise UserError("--archive goes with one data set at a time.")
     failed = []
-    for source in sources:
-        try:
-            get(source, args.root, args.mirror, args.archive, args.any_counts)
-        except UserError as error:
-            print(f"Error: {error}", file=sys.stderr)
-            failed.append(source.title)
-    return failed
-
-
-@command
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
-    args = parse_args(argv)
     try:
-        failed = download(args)
+        for source in sources:
+            try:
+                get(source, args.root, args.mirror, args.archive, args.any_counts)
+            except UserError as error:
+                print(f"Error: {error}", file=sys.stderr)
+                failed.append(source.title)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command resumes the download.", file=sys.stderr)
         return 130
-    if failed and len(args.names) + ("all" in args.names) > 1:
+    if failed and len(sources) > 1:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
     return int(bool(failed))
 

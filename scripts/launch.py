@@ -12,15 +12,17 @@ import _repository
 
 import argparse
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 from common.errors import UserError
 from common.interruption import Interrupted
-from common.startup import REPOSITORY, split_at_key
-from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON
-from trainers.methods import METHODS, PROTOCOLS, trainer_name
+from common.startup import REPOSITORY, print_file_names, split_at_key
+from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON, Plan, plan_all, save_names
+from trainers.methods import METHODS, PROTOCOLS, BackboneError, trainer_name
 
 USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]
        bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
@@ -79,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_flag("SOURCES", "DOMAINS", "of single: names or codes, with commas or spaces between (default: all)", "")
     add_flag("CFG", "NAME", "config of the method, or its file (default: that of the data set, else default)", "")
     add_flag("BASELINE", "METHOD", 'of the report: what differences are to, "" for nothing (default: ZeroshotCLIP)')
+    parser.add_argument("--script", help=argparse.SUPPRESS)  # scripts/<method>/<protocol>.sh, which starts this
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
@@ -88,6 +91,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args(argv)
     args.protocol = args.protocol or "multi"
+    if args.script:
+        script = Path(args.script).resolve()
+        args.protocol, args.methods = script.stem.replace("main", "multi"), script.parent.name
     if args.protocol not in PROTOCOLS:
         parser.error(f"--protocol is {args.protocol}; accepted: {', '.join(PROTOCOLS)}")
     for flag, protocol in (("targets", "multi"), ("sources", "single")):
@@ -119,11 +125,68 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def launch(args: argparse.Namespace) -> int:
+    """Run or print the jobs of a command line; returns the number of failures."""
+    # Processes of runs import this file, but not these modules.
+    from common.files import make_output_folder
+    from common.progress import progress
+    from scripts.launching.local import Report, run_by_engine
+    from scripts.launching.status import save_plan
+
+    plan = plan_all(args)
+    jobs, todo = plan.jobs, [job for job in plan.jobs if not job.is_finished()]
+    refused = [trainer for trainer, error in plan.errors.items() if not isinstance(error, BackboneError)]
+    if args.print:
+        print_file_names(sys.stdout)
+        for job in sorted(todo, key=lambda job: job.needs is not None):  # trainings come first
+            print(shlex.join([sys.executable, str(REPOSITORY / "train.py"), *job.arguments]))
+        return len(refused)
+    for folder in (args.output, plan.folder):
+        make_output_folder(folder)
+    save_names(plan.sets, args.output)
+    save_plan(jobs)
+    name = next(iter(plan.configs)) if len(plan.configs) == 1 else f"{len(plan.configs)} methods"
+    with progress(total=len(jobs), initial=len(jobs) - len(todo), description=name, unit="run") as bar:
+        report = Report(bar)
+        for job in jobs:
+            if job not in todo:
+                report.say(f"{job.title}: finished before, in {job.folder}")
+        if todo:
+            run_by_engine(todo, plan, args, report)
+    failed = [f"{job.title}: {reason}" for job, reason in report.failed.items()]
+    lines = [f"\n{len(failed)} of {len(jobs)} runs failed:", *(f"  {line}" for line in failed)] if failed else []
+    lines += [f"\nNot run to the end, see the errors above: {', '.join(refused)}"] if refused else []
+    return len(failed) + len(refused) + show(args, plan, lines)
+
+
+def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> int:
+    """Print tables and lines on failures, then write the report, if it is asked for; returns its exit code."""
+    from scripts.reporting.load import load_results
+    from scripts.reporting.tables import make_tables
+    from scripts.reporting.text import format_tables
+
+    finished = [job.folder for job in plan.jobs if job.tested and job.is_finished()]
+    baseline = trainer_name(args.baseline or "") if args.report else ""
+    if finished:
+        results = load_results(finished)
+        if args.report and args.baseline is None:
+            baseline = next(iter(results.loc[results["trainer"] == "ZeroshotCLIP", "method"]), "")
+        print("\n" + format_tables(make_tables(results, baseline)))
+    for line in lines:
+        print(line)
+    if not args.report or not finished:
+        return 0
+    command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(plan.folder), "--baseline", baseline]
+    for trainer, error in plan.errors.items():
+        left_out = isinstance(error, BackboneError)
+        command += [f"--not-run={'Left out:' if left_out else f'{trainer} is not run to the end.'} {error}"]
+    sys.stdout.flush()
+    return min(1, subprocess.run([*command, "--out", str(plan.folder / "report.html")], check=False).returncode)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 with one message or a list of what failed, or 130 and 143 if it was interrupted."""
     args = parse_args(argv)
-    from scripts.launching.comparison import launch  # processes for runs import this file, but not that one
-
     try:
         return min(1, launch(args))
     except UserError as error:

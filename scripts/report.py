@@ -1,11 +1,11 @@
-"""One page about finished runs: tables, pictures, config and versions of each.
+"""Write one HTML page about finished runs: tables, figures, config and versions of each run.
 
     python scripts/report.py output --out report.html
     python scripts/report.py output/pacs output/vlcs --out report.html --baseline CoOp
 
-The page is one file that opens from disk and needs nothing else; its pictures are written to report_files/ as well, as
-PNG and SVG. What a picture needs lies beside each results.json: predictions.csv, contexts.npz and, where
-scripts/variability.py was run, variability.json. What is missing there is left out and listed at the end.
+The page is one file that a browser opens without a network. report_files/ has its figures as PNG and SVG. The page uses
+the files beside each results.json: predictions.csv, contexts.npz, and variability.json of scripts/variability.py. It
+lists missing and damaged files at its end.
 """
 
 import _repository
@@ -14,9 +14,7 @@ import argparse
 import sys
 
 from common.errors import command
-from scripts.reporting.finished import add_arguments
-from scripts.reporting.page import write_report
-from scripts.reporting.published import read_published
+from scripts.reporting import add_arguments
 
 
 @command
@@ -24,17 +22,24 @@ def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--out", default="report.html", help="the page (default: report.html)")
+    parser.add_argument("--out", default="report.html", help="file of the page (default: report.html)")
     parser.add_argument(
         "--not-run",
         default=[],
         action="append",
         metavar="LINE",
-        help="what else was to be done and could not be, as the page says beside unfinished runs (comparisons give it)",
+        help="a line for the list of unfinished runs (scripts/compare.sh names methods that it left out)",
     )
     args = parser.parse_args(argv)
+    # Imported here, since --help needs no pandas.
+    from scripts.reporting.load import load_results
+    from scripts.reporting.page import write_report
+    from scripts.reporting.published import read_published
+    from scripts.reporting.tables import make_tables
+
     published = read_published() if args.published else None
-    skipped = write_report(args.folders, args.out, args.baseline, args.duplicates, published, args.not_run)
+    tables = make_tables(load_results(args.folders), args.baseline, args.duplicates, published)
+    skipped = write_report(tables, args.folders, args.out, args.not_run)
     print(f"Report: {args.out}")
     if skipped:
         print("Left out:", *skipped, sep="\n  ")

@@ -1,12 +1,11 @@
-"""Tables of finished runs, read from their results.json.
+"""Print tables of finished runs from their results.json.
 
-    python scripts/results.py output                        all runs below a folder, a table for each data set,
-                                                            backbone and protocol
-    python scripts/results.py output --baseline CoOp        and every method's difference to one of them
-    python scripts/results.py output --published            and what papers report, as rows marked †
+    python scripts/results.py output                        a table for each data set, backbone and protocol
+    python scripts/results.py output --baseline CoOp        and the difference of each method to a baseline
+    python scripts/results.py output --published            and numbers from papers, as rows marked †
     python scripts/results.py output --format latex --out table.tex
 
-What cells are marked for, and how intervals are made, is told under the tables.
+Notes under each table explain its marks and intervals.
 """
 
 import _repository
@@ -15,28 +14,35 @@ import argparse
 import sys
 
 from common.errors import command
-from scripts.reporting.finished import add_arguments, read_folders
-from scripts.reporting.published import read_published
-from scripts.reporting.text import FORMATS, results_tables, write_text
+from common.files import atomic_write
+from scripts.reporting import add_arguments
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
     parser.add_argument(
         "--format",
         default="github",
-        choices=FORMATS,
-        help="latex needs the package booktabs, with --published xcolor, too",
+        choices=("github", "latex", "csv", "plain"),
+        help="latex needs the package booktabs, and with --published xcolor",
     )
-    parser.add_argument("--out", default="", help="file to write to instead of printing")
+    parser.add_argument("--out", default="", help="write to this file instead of printing")
+    add_arguments(parser)
     args = parser.parse_args(argv)
+    # Imported here, since --help needs no pandas.
+    from scripts.reporting.load import load_results
+    from scripts.reporting.published import read_published
+    from scripts.reporting.tables import make_tables
+    from scripts.reporting.text import format_tables
+
     published = read_published() if args.published else None
-    text = results_tables(read_folders(args.folders), args.format, args.baseline, args.duplicates, published)
+    tables = make_tables(load_results(args.folders), args.baseline, args.duplicates, published)
+    text = format_tables(tables, args.format)
     if args.out:
-        write_text(args.out, text + "\n")
+        with atomic_write(args.out) as file:
+            file.write(f"{text}\n".encode("utf-8", "replace"))
     else:
         print(text)
 

@@ -25,6 +25,17 @@ for requirement in parse_requirements(open(sys.argv[1], encoding="utf-8")):
 PY
 }
 
+# Installs the packages of the file $1 of the repository for $PYTHON, if some are missing.
+install_missing() {
+    if ! has_packages "$PYTHON" "$repository/$1"; then
+        echo "Installing $1 for $PYTHON (once; may take minutes)" >&2
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$repository/$1" || {
+            echo "Error: pip could not install $1 (see above). Check the network and run the command again." >&2
+            exit 1
+        }
+    fi
+}
+
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" "$repository/.venv/bin/python" python3 python; do
@@ -42,12 +53,9 @@ if ! find_python; then
         echo "Error: Python 3.10 or newer is needed, and '$base' is not. Name one: PYTHON=/path/to/python bash $0" >&2
         exit 1
     fi
-    echo "Installing requirements.txt into $repository/.venv (once; some minutes)" >&2
     "$base" -m venv "$repository/.venv" || exit 1
-    "$repository/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt" || {
-        echo "Error: pip could not install requirements.txt (see above). Check the network and run the command again." >&2
-        exit 1
-    }
+    PYTHON=$repository/.venv/bin/python
+    install_missing requirements.txt
     PYTHON=
     find_python || {
         echo "Error: $repository/.venv still lacks packages of requirements.txt; delete it and run the command again." >&2

@@ -3,5 +3,6 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repository"
+install_missing requirements-dev.txt
 # Two processes, which few machines are too small for.
 exec "$PYTHON" -m pytest -n 2 "$@"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
-from quick_run import MADE, REPOSITORY, command_line, run_train
+from quick_run import MADE, REPOSITORY, command_line, make_images, run_train
 
 os.environ.setdefault("SPG_DASSL", "bundled")
 sys.path.insert(0, str(REPOSITORY))
@@ -93,8 +93,6 @@ def clip_for(clip_file, vit_file):
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """30 images: 3 domains (blue, green, red) x 2 classes (across, down) x 5."""
-    from scripts.benchmarks.quick_run import make_images
-
     root = tmp_path_factory.mktemp("data") / "stripes"
     make_images(root)
     return root

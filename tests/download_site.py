@@ -33,8 +33,6 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         server.requests.append((name, self.headers.get("Range")))
         if server.down:
             return self.answer(503, b"", "text/plain")
-        if name in server.pages:
-            return self.answer(200, server.pages[name].encode(), "text/html; charset=utf-8")
         path = Path(self.directory) / name
         if not path.is_file():
             return self.answer(404, b"", "text/plain")
@@ -74,28 +72,12 @@ def server(tmp_path, monkeypatch):
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
     server.folder, server.url = folder, f"http://127.0.0.1:{server.server_address[1]}"
-    server.requests, server.pages, server.ranges, server.breaks, server.down = [], {}, True, [], False
+    server.requests, server.ranges, server.breaks, server.down = [], True, [], False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture
-def drive(server, monkeypatch):
-    """Our server as Google Drive: a file's id is its path there."""
-    import requests
-
-    real_get = requests.Session.get
-
-    def get(self, url, **kwargs):
-        file_id = re.search(r"[?&]id=([\w.]+)", url)
-        assert file_id and ".google" in url, url
-        return real_get(self, f"{server.url}/{'confirmed' if 'confirm=' in url else 'uc'}/{file_id[1]}", **kwargs)
-
-    monkeypatch.setattr(requests.Session, "get", get)
-    return server
 
 
 def zip_of(folder, file):

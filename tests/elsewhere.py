@@ -35,10 +35,10 @@ def held_elsewhere(path):
         process.wait()
 
 
-def owner_seen_elsewhere(path):
-    """Who has the lock on a file, as another process sees it: "process <pid> on <host> since ...", or "None"."""
-    code = "import sys; from common.locks import lock_owner; print(lock_owner(sys.argv[1]))"
-    command = [sys.executable, "-c", code, str(path)]
+def owner_seen_elsewhere(folder):
+    """The process that runs in a folder, as another process sees it: "process <pid> on <host> since ...", or "None"."""
+    code = "import sys; from common.locks import run_owner; print(run_owner(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(folder)]
     environment = {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 

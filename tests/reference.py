@@ -34,10 +34,10 @@ IMAGENET = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES[:60]]
 # ---- CLIP ----
 
 
-def tiny_clip(seed=0, embed_dim=32, width=64, layers=3, vision=(1, 1, 1, 1), resolution=32, vit_width=64):
+def tiny_clip(seed=0, embed_dim=32, width=64, layers=3, vision=(1, 1, 1, 1), resolution=32, vit_width=64, patch=8):
     """A CLIP with random weights: a ModifiedResNet (tuple of layers) or a ViT (number of layers)."""
     torch.manual_seed(seed)
-    vision_width, patch = (8, None) if isinstance(vision, tuple) else (vit_width, 8)
+    vision_width, patch = (8, None) if isinstance(vision, tuple) else (vit_width, patch)
     model = CLIP(embed_dim, resolution, vision, vision_width, patch, 77, 49408, width, width // 64, layers)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -55,21 +55,26 @@ def plain_text_features(model, classnames, ctx, position="end", deep=()):
         position: of the class name: behind the context ("end"), before it, or behind its first n // 2 vectors.
         deep: contexts (m, D), m <= n, that replace the outputs at positions 1 to m before layers 2, 3, ...
     """
-    n = ctx.shape[-2]
-    names = [name.replace("_", " ") for name in classnames]
-    tokens = clip.tokenize([" ".join(["X"] * n) + f" {name}." for name in names])
+    n, names = ctx.shape[-2], tuple(name.replace("_", " ") for name in classnames)
+    tokens, lengths = tokenize(n, names)
     embedding = model.token_embedding(tokens).type(model.dtype)
     ctx = ctx.expand(len(names), -1, -1)
     prefix, suffix = embedding[:, :1], embedding[:, 1 + n :]
     rows = []
-    for i, name in enumerate(names):
-        length = len(tokenizer.encode(name))
+    for i, length in enumerate(lengths):
         before = {"end": n, "middle": n // 2, "front": 0}[position]
         rows.append(torch.cat([prefix[i], ctx[i, :before], suffix[i, :length], ctx[i, before:], suffix[i, length:]]))
     x = torch.stack(rows) + model.positional_embedding.type(model.dtype)
     x = through_layers(model.transformer, x, deep)
     x = model.ln_final(x).type(model.dtype)
     return unit(x[torch.arange(len(names)), tokens.argmax(dim=-1)] @ model.text_projection)
+
+
+@functools.cache
+def tokenize(n, names):
+    """Tokens (C, 77) of n placeholders and each name, and the number of tokens of each name."""
+    tokens = clip.tokenize([" ".join(["X"] * n) + f" {name}." for name in names])
+    return tokens, [len(tokenizer.encode(name)) for name in names]
 
 
 def plain_image_features(model, images, tokens, deep=()):
@@ -98,12 +103,17 @@ def unit(x):
 
 
 def image_features(model, images):
-    """f (B, E) of the image tower as it is."""
-    return unit(model.encode_image(images))
+    """f (B, E) of the image tower as it is; given features (B, E) pass through."""
+    return images if images.dim() == 2 else unit(model.encode_image(images))
 
 
 def fixed_text_features(model, classnames, template=TEMPLATE, normalised=True):
-    """t (C, E) of fixed words around the class names."""
+    """t (C, E) of fixed words around the class names, encoded once."""
+    return encoded_words(model, tuple(classnames), template, normalised)
+
+
+@functools.lru_cache(maxsize=4)
+def encoded_words(model, classnames, template, normalised):
     texts = [template.format(name.replace("_", " ")) for name in classnames]
     features = model.encode_text(clip.tokenize(texts))
     return unit(features) if normalised else features
@@ -116,8 +126,8 @@ def words(model, text):
 
 def logits_of(model, f, t):
     """s f . t (B, C), with t (C, E), or (B, C, E) where every image has texts of its own."""
-    texts = t if t.dim() == 3 else t.expand(len(f), -1, -1)
-    return model.logit_scale.exp() * torch.stack([text @ image for image, text in zip(f, texts, strict=True)])
+    cosines = f @ t.t() if t.dim() == 2 else torch.stack([text @ image for image, text in zip(f, t, strict=True)])
+    return model.logit_scale.exp() * cosines
 
 
 def with_cross_entropy(logits, batch):
@@ -228,8 +238,8 @@ def maple(model, classnames, learned, batch):
     return with_cross_entropy(logits_of(model, f, plain_text_features(model, classnames, ctx, deep=deep)), batch)
 
 
-def promptsrc(model, classnames, learned, batch, weights=(25.0, 10.0)):
-    """PromptSRC: independent prompts in both towers.
+def promptsrc(model, classnames, learned, batch, weights=(25.0, 10.0), t_fixed=None):
+    """PromptSRC: independent prompts in both towers. A benchmark gives t_fixed, which a run encodes once.
 
     Loss: CE + 25 mean |t - t_fixed| + 10 mean |f - f_fixed| + KL(zero-shot || prompted) / (B C). The frozen CLIP gives
     t_fixed and f_fixed, and zero-shot logits s f_fixed . t_fixed.
@@ -237,7 +247,8 @@ def promptsrc(model, classnames, learned, batch, weights=(25.0, 10.0)):
     learned = of_network(learned, "VLPromptLearner")
     t = plain_text_features(model, classnames, learned["ctx"], deep=learned.get("deep_ctx", ()))
     f = unit(plain_image_features(model, batch["img"], learned["vctx"], learned.get("deep_vctx", ())))
-    t_fixed, f_fixed = imagenet_text_features(model, tuple(classnames)), image_features(model, batch["img"])
+    t_fixed = imagenet_text_features(model, tuple(classnames)) if t_fixed is None else t_fixed
+    f_fixed = image_features(model, batch["img"])
     logits, zero_shot = logits_of(model, f, t), logits_of(model, f_fixed, t_fixed).softmax(dim=1)
     kl = (zero_shot * (zero_shot.log() - logits.softmax(dim=1).log())).sum() / logits.numel()
     near = weights[0] * (t - t_fixed).abs().mean() + weights[1] * (f - f_fixed).abs().mean()

@@ -6,21 +6,21 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
-from quick_run import MADE, REPOSITORY, run_train
+from quick_run import MADE, REPOSITORY, command_line, run_train
+from quick_run import outcome as results
 from waiting import MINUTES
 
 from common.files import read_json
 from common.run.results import read_results
-from scripts import kill_trial
-from scripts.benchmarks.quick_run import make_images
 from trainers.modules.features import FeatureCache
 
-results = kill_trial.outcome
 MARK = f"/tmp/spg-ran-code-{os.getpid()}"
 
 
@@ -69,7 +69,7 @@ def test_a_full_disk_at_every_file(train, undisturbed, tmp_path, monkeypatch, ca
             code = train(trainer, "red")
             printed = capsys.readouterr()
         # A cache that cannot be written is gone on without; for anything else the run ends and says why.
-        assert "The disk is full" in printed.err if code else "going on without it" in printed.out, files[number - 1]
+        assert "The disk is full" in printed.err if code else "continues without it" in printed.out, files[number - 1]
         assert not [path for path in tmp_path.rglob(".*.*") if path.is_file() and "run" in path.parts]
         if code:
             assert train(trainer, "red") == 0
@@ -145,20 +145,31 @@ def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, tra
         assert results(tmp_path / "run") == whole, f"killed at write {number}: {files[number - 1]}"
 
 
-def test_sigkill_of_the_whole_process(tmp_path):
-    make_images(tmp_path / "stripes")
-    outputs = [tmp_path / "whole", tmp_path / "killed"]
-    for output in outputs:
-        output.mkdir()
-    commands = [
-        kill_trial.command_line(
-            "SPG", tmp_path / "stripes", REPOSITORY / "assets/mini_clip.pt", output, 4, ["DATALOADER.NUM_WORKERS", "1"]
-        )
-        for output in outputs
-    ]
-    assert run_train(commands[0][2:]) == 0
-    kill_trial.trial(commands[1], outputs[1], random.Random(3), (3.0, 6.0), 2)
-    assert results(outputs[1] / "run") == results(outputs[0] / "run")
+@pytest.mark.parametrize("opts", [("DATALOADER.NUM_WORKERS", "1"), ("TRAINER.FEATURES.TRAIN_VIEWS", "3")])
+def test_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opts):
+    """The environment variable KILLS sets the number of kills."""
+    places = {"root": image_folder, "clip": REPOSITORY / "assets/mini_clip.pt"}
+
+    def arguments(name):
+        output = tmp_path / name / "run"
+        return command_line("SPG", "red", *opts, **places, output=output, batch_size=4, epochs=4)
+
+    assert run_train(arguments("whole")) == 0
+    whole, run, rng = results(tmp_path / "whole/run"), tmp_path / "killed/run", random.Random(3)
+    for _ in range(int(os.environ.get("KILLS", "1"))):
+        with open(tmp_path / "console.txt", "wb") as log:
+            command = [sys.executable, REPOSITORY / "train.py", *arguments("killed")]
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            assert process.wait(rng.uniform(3.0, 8.0)) == 0, (tmp_path / "console.txt").read_text()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with its loader workers
+            process.wait()
+        else:
+            assert results(run) == whole
+            shutil.rmtree(tmp_path / "killed")
+    assert run_train(arguments("killed")) == 0
+    assert results(run) == whole
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -180,7 +191,7 @@ def test_signals_end_after_the_step(train, undisturbed, tmp_path, monkeypatch, c
         assert train("CoOp", "red") == code
     assert len(steps) == 3
     message = capsys.readouterr().err
-    assert f"Interrupted by {number.name}. The same command goes on after the last completed epoch." in message
+    assert f"Interrupted by {number.name}. The same command resumes after the last completed epoch." in message
     assert signal.getsignal(number) == handler
     assert train("CoOp", "red") == 0
     assert "Resuming after epoch 1" in capsys.readouterr().out

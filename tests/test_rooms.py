@@ -31,4 +31,4 @@ def test_nothing_but_commands_and_launchers_downloads():
         if any(within(name, "datasets.download") for name in imported(tree_of(path)))
     ]
     found = {path for path in users if not path.startswith("datasets/download/")}
-    assert found == {"scripts/download.py", "scripts/launching/sets.py"}
+    assert found == {"scripts/download.py", "scripts/launching/jobs.py"}

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.interruption import check_interruption
 from trainers.base.trainer import STEP_KEYS, PromptTrainer
 from trainers.config import NonNegativeInt, PositiveFloat, Precision, Section
-from trainers.modules.finite import require_finite
+from trainers.modules.tensor_files import require_finite
 
 MAX_ITERATIONS = 1000  # as in CLIP's paper
 TOLERANCE = 1e-6  # of the gradient; with scikit-learn's own, weak penalties would not be fitted at all

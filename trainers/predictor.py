@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.errors import UserError, some
+from common.errors import UserError, join_truncated
 from common.loader_workers import prepare_loader_workers
 from common.progress import progress
 from common.threads import loader_workers
@@ -101,7 +101,7 @@ class Predictor:
                 unreadable.update(messages)
                 if numbers:
                     features = self.trainer.image_features.encode(batch, indices)
-                    logits = self._logits(features, indices, some(dataset.name(i) for i in numbers))
+                    logits = self._logits(features, indices, join_truncated(dataset.name(i) for i in numbers))
                     # By logits, as tests of runs: probabilities of two nearly equal logits may be the same number.
                     labels = logits.topk(n_classes, dim=-1).indices
                     values = logits.softmax(dim=-1).gather(-1, labels)

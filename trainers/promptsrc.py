@@ -15,8 +15,8 @@ from trainers.base.evaluation import Classifier
 from trainers.base.trainer import PromptTrainer
 from trainers.config import FirstNCtx, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Precision, Section
 from trainers.modules.prompted_vit import PromptedViT
-from trainers.modules.published_names import TEXT, VISION
 from trainers.modules.templates import imagenet_templates
+from trainers.modules.tensor_files import TEXT, VISION
 
 SUM = "sum_of_"
 

@@ -24,12 +24,12 @@ from torch.utils.data import BatchSampler, RandomSampler
 from yacs.config import CfgNode
 
 from common.content_hashes import content_hashes
-from common.errors import UserError
+from common.errors import UserError, warn
 from common.files import make_output_folder
 from common.interruption import check_interruption
 from common.locks import InUse, creation_lock
-from common.run.contexts import Contexts, evenly_spaced, write_contexts
-from common.run.names import class_subset, dataset_label
+from common.run.contexts import Contexts, write_contexts
+from common.run.results import class_subset, dataset_label
 from common.startup import REPOSITORY
 from datasets.known import known_domains
 from trainers.authors_configs import merge_method_file
@@ -56,9 +56,9 @@ from trainers.modules.cgan import (
     Generator,
     GradientNorms,
     clip_gradients,
+    image_noise,
 )
 from trainers.modules.clip.backbone import backbone_label
-from trainers.modules.noise import image_noise
 from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.modules.prompt_labels import LabelFolder, load_prompt_label, save_prompt_label
 from trainers.modules.sampling import Batches, Item, PairedBatchSampler
@@ -225,12 +225,16 @@ class StageTwoTrainer(PromptTrainer):
                 )
 
     def complete_cfg(self, cfg: CfgNode) -> CfgNode:
+        named, own = cfg.TRAINER[self.SETTINGS].LABEL_DIR, os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
         cfg = super().complete_cfg(cfg)
         settings = cfg.TRAINER[self.SETTINGS]
         if self.LEARNS_LABELS and cfg.SEED < 0 and settings.LABEL_SEED < 0:
             # Runs without a seed are independent, so each learns labels of its own.
+            if named not in ("", own):
+                key = f"TRAINER.{self.SETTINGS}.LABEL"
+                warn(f"{key}_DIR {named} is not used: a run without a seed learns its labels in {own}. Set {key}_SEED.")
             cfg.defrost()
-            settings.LABEL_DIR = os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
+            settings.LABEL_DIR = own
             cfg.freeze()
         return cfg
 
@@ -491,7 +495,9 @@ class SPG_CGAN(StageTwoTrainer):
             of_image = np.array([item.domain for item in loader.dataset.data_source])
             for domain in np.unique(of_image):
                 indices = np.flatnonzero(of_image == domain)
-                indices = indices[evenly_spaced(len(indices), CONTEXTS_PER_DOMAIN)]
+                indices = indices[
+                    np.linspace(0, len(indices) - 1, min(len(indices), CONTEXTS_PER_DOMAIN)).round().astype(int)
+                ]
                 chosen = torch.from_numpy(np.array(features[indices])).to(self.device)
                 contexts.append(self.contexts(chosen, indices.tolist()).float().cpu().numpy())
                 names += [domains[domain]] * len(indices)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trainers.base.trainer import PromptTrainer
 from trainers.config import NonNegativeInt, PositiveInt, Precision, Section, Words
 from trainers.modules.prompted_vit import PromptedViT
-from trainers.modules.published_names import VISION
+from trainers.modules.tensor_files import VISION
 
 
 class VPTKeys(Section, node="TRAINER.VPT"):

@@ -14,26 +14,13 @@ CONTEXTS_FILE = "contexts.npz"
 
 @dataclass(frozen=True)
 class Contexts:
-    """The content of contexts.npz.
+    """The content of contexts.npz, for N images and L prompt labels; L is 0 in tests of another run's model."""
 
-    Attributes:
-        contexts: (N, n_ctx, D) float16, generated.
-        domains: (N,) domain names of their images.
-        splits: (N,) "val" (images of source domains) or "test" (of target domains).
-        labels: (L, n_ctx, D) float16 prompt labels; L is 0 in tests of another run's model.
-        label_domains: (L,) their domain names.
-    """
-
-    contexts: np.ndarray
-    domains: np.ndarray
-    splits: np.ndarray
-    labels: np.ndarray
-    label_domains: np.ndarray
-
-
-def evenly_spaced(n: int, at_most: int) -> np.ndarray:
-    """At most `at_most` of the indices 0 ... n-1, evenly spaced."""
-    return np.linspace(0, n - 1, min(n, at_most)).round().astype(int)
+    contexts: np.ndarray  # (N, n_ctx, D) float16, generated
+    domains: np.ndarray  # (N,) domain names of their images
+    splits: np.ndarray  # (N,) "val" (images of source domains) or "test" (of target domains)
+    labels: np.ndarray  # (L, n_ctx, D) float16 prompt labels
+    label_domains: np.ndarray  # (L,) their domain names
 
 
 def write_contexts(folder: str | PathLike, contexts: Contexts) -> None:
@@ -44,11 +31,7 @@ def write_contexts(folder: str | PathLike, contexts: Contexts) -> None:
 
 
 def read_contexts(path: str | PathLike) -> Contexts:
-    """Read one contexts.npz without running code.
-
-    Raises:
-        UserError: the file is missing, damaged or something else.
-    """
+    """Read one contexts.npz without running code; raises UserError if it is missing, damaged or something else."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = Contexts(**{name: archive[name] for name in Contexts.__dataclass_fields__})

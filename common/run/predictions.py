@@ -57,40 +57,14 @@ def write_logits(folder: str | os.PathLike, logits: np.ndarray) -> None:
         np.save(handle, logits.astype(np.float16), allow_pickle=False)
 
 
-def read_logits(path: str | os.PathLike) -> np.ndarray:
-    """Read one logits.npy without running code: (N, C) in single precision, 0 for each row's prediction.
-
-    Raises:
-        UserError: the file is missing, damaged or something else.
-    """
-    try:
-        logits = np.load(path, allow_pickle=False)
-        if logits.ndim != 2 or logits.dtype != np.float16:
-            raise ValueError(f"it is a {logits.dtype} array of shape {logits.shape}")
-        # A class without training images has the logit minus infinity.
-        if logits.size and not np.isfinite(logits.max(axis=1)).all():
-            raise ValueError("some are not finite")
-        return logits.astype(np.float32)
-    except Exception as error:  # NumPy's reader raises many kinds of exceptions
-        raise UserError(f"{path} holds no logits: {error}. Delete its run and start it again.") from error
-
-
 def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read one predictions.csv.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
+    """Read one predictions.csv; raises UserError if it is missing or damaged."""
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as handle:
             reader = csv.DictReader(handle)
-            rows: list[dict[str, Any]] = list(reader)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"its columns are {reader.fieldnames}")
-        for row in rows:
-            row["confidence"] = float(row["confidence"])
-            if not math.isfinite(row["confidence"]):
-                raise ValueError(f"{row} is no prediction")
+            rows: list[dict[str, Any]] = [{**row, "confidence": float(row["confidence"])} for row in reader]
+        if tuple(reader.fieldnames or ()) != COLUMNS or not all(math.isfinite(row["confidence"]) for row in rows):
+            raise ValueError("it has other columns, or a confidence is not finite")
         return rows
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} holds no predictions: {error}. Delete its run and start it again.") from error

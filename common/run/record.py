@@ -17,23 +17,15 @@ HASHES = ("training images", "test images", "backbone weights", "prompt labels")
 
 @dataclass
 class RunRecord:
-    """The record of a run.
+    """The record of a run."""
 
-    Attributes:
-        identity: settings, data, weights, seed: values that must be equal to continue the run; None: unknown.
-        places: settings of the data set, and location of the weights.
-        threads: numbers of threads, as in common.threads.Threads.
-        versions: of Python and packages.
-        history: an entry for each completed epoch.
-        training: keys of results.json that describe the training; None before it has ended.
-    """
-
+    # Settings, data, weights, seed: values that must be equal to continue the run; None: unknown.
     identity: dict[str, Any]
-    places: dict[str, Any] = field(default_factory=dict)
-    threads: dict[str, int] = field(default_factory=dict)
-    versions: dict[str, str | None] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    training: dict[str, Any] | None = None
+    places: dict[str, Any] = field(default_factory=dict)  # settings of the data set, and location of the weights
+    threads: dict[str, int] = field(default_factory=dict)  # as in common.threads.Threads
+    versions: dict[str, str | None] = field(default_factory=dict)  # of Python and packages
+    history: list[dict[str, Any]] = field(default_factory=list)  # an entry for each completed epoch
+    training: dict[str, Any] | None = None  # keys of results.json on the training; None before it has ended
 
     def write(self, folder: str | PathLike) -> None:
         """Write <folder>/run.json; raises UserError if a number is not finite."""

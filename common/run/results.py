@@ -1,14 +1,19 @@
 """results.json: the results of a finished run. A run is finished when this file exists."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 from common.files import read_json, write_json
 
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
 RESULTS_FILE = "results.json"
+BASE_TO_NEW = "base-to-new"
 
 
 def _shared(over: str, otherwise: str) -> Any:
@@ -28,72 +33,57 @@ def _circumstance() -> Any:
 class Result:
     """The keys of results.json. Hashes are hexadecimal; accuracies, F1 and calibration error are in percent.
 
-    Attributes:
-        trainer, config: the method and its config file, together a row of a table.
-        backbone, backbone_name, backbone_family: the CLIP in tables, as the user named it, and its publisher.
-        protocol: "multi-source", "single-source", "cross-dataset", "base-to-new" or "in-domain".
-        trained_on: data set of the training, if the test uses another one; else None.
-        model_dir, load_epoch: run and epoch of the tested model; None: this run's own.
-        class_subset: tested classes: "all", "base" or "new".
-        num_shots: training images of each class and domain; -1: all.
-        data_fingerprint: hash of training and validation images and their split; None: the method learns nothing.
-        split_by_seed: the training split depends on the seed: few shots, or a split file for each seed.
-        domain_fingerprints: hash of each domain's images; {} for few shots and for sets with parts of domains.
-        settings_sha256: hash of all settings that change numbers; equal over data, domains, seeds and backbones.
-        selection: TEST.FINAL_MODEL, or "epoch 5"; None: the method learns nothing.
-        calibration_error: expected calibration error: 15 bins, L1.
-        metrics: all metrics of the evaluator.
-        best_epoch, val_accuracy: the selected epoch, from 1, and its accuracy; None: no selection.
-        val_history, loss_history: of each epoch.
-        n_trained: numbers of trainable parameters, stage by stage; []: the method learns nothing; None: unknown.
-        seconds: duration of the run.
-        train_seconds: duration of training and validation, with reused prompt labels, without interruptions.
-        train_reused: results of earlier runs that are missing in train_seconds: "image features".
-        threads_alone, threads_beside_workers: see common/threads.py.
+    None: `trained_on`, `model_dir`, `load_epoch` of a run that tests its own model; `data_fingerprint`, `selection` of
+    a method that learns nothing; `val_accuracy`, `best_epoch` without selection; `n_trained` if it is unknown.
     """
 
-    trainer: str
-    config: str
+    trainer: str  # trainer and config are a row of a table
+    config: str  # name of the method's config file
     dataset: str
-    backbone: str
+    backbone: str  # the CLIP in tables
     backbone_sha256: str = _shared("table", "other backbone weights under the same name")
-    backbone_name: str
-    backbone_family: str
+    backbone_name: str  # as the user named it
+    backbone_family: str  # its publisher
     precision: str = _shared("table", "another precision")
-    protocol: str
-    trained_on: str | None
-    model_dir: str | None
-    load_epoch: int | None
+    protocol: str  # see protocol_name
+    trained_on: str | None  # data set of the training
+    model_dir: str | None  # folder of the tested model's run
+    load_epoch: int | None  # epoch of the tested model
     source_domains: list[str]
     target_domains: list[str]
-    class_subset: str
+    class_subset: str  # tested classes: "all", "base" or "new"
     test_subset: str = _shared("table", "another test subset")
+    # Training images of each class and domain; -1: all.
     num_shots: int | str = _shared("table", "another number of shots")
     classnames: list[str] = _shared("column", "other class names")
+    # Hash of training and validation images and their split.
     data_fingerprint: str | None = _shared("split", "other images or another split of them")
-    split_by_seed: bool
+    split_by_seed: bool  # the training split depends on the seed: few shots, or a split file for each seed
     test_fingerprint: str = _shared("column", "other test images")
-    domain_fingerprints: dict[str, str]
+    domain_fingerprints: dict[str, str]  # hash of each domain's images; {} for few shots and for parts of domains
+    # Hash of all settings that change numbers; equal over data, domains, seeds and backbones.
     settings_sha256: str = _shared("row", "other settings")
+    # TEST.FINAL_MODEL, or "epoch 5".
     selection: str | None = _shared("table", "another selection of the model")
     seed: int
     accuracy: float
     macro_f1: float
     accuracy_by_domain: dict[str, float]
     accuracy_by_class: dict[str, float | None]
-    calibration_error: float
-    metrics: dict[str, float]
+    calibration_error: float  # expected calibration error: 15 bins, L1
+    metrics: dict[str, float]  # all metrics of the evaluator
     n_test: int
-    val_accuracy: float | None
-    best_epoch: int | None
-    val_history: list[float | None]
-    loss_history: list[dict[str, float]]
-    n_trained: list[int] | None
-    seconds: float = _circumstance()
+    val_accuracy: float | None  # of the selected epoch
+    best_epoch: int | None  # the selected epoch, from 1
+    val_history: list[float | None]  # of each epoch
+    loss_history: list[dict[str, float]]  # of each epoch
+    n_trained: list[int] | None  # trainable parameters, stage by stage; []: the method learns nothing
+    seconds: float = _circumstance()  # duration of the run
+    # Duration of training and validation, with reused prompt labels, without interruptions.
     train_seconds: float | None = _circumstance()
-    train_reused: list[str] = _circumstance()
+    train_reused: list[str] = _circumstance()  # results of earlier runs that train_seconds lacks: "image features"
     threads: int = _circumstance()
-    threads_alone: int = _circumstance()
+    threads_alone: int = _circumstance()  # see common/threads.py
     threads_beside_workers: int = _circumstance()
     revision: str | None = _circumstance()
     versions: dict[str, str | None] = _circumstance()
@@ -115,12 +105,33 @@ def write_results(folder: str | PathLike, results: dict[str, Any]) -> None:
 
 
 def read_results(path: str | PathLike) -> dict[str, Any]:
-    """Read one results.json: the keys of `Result`.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Read one results.json: the keys of `Result`; raises UserError if it is damaged."""
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no results file: {error}. Delete it and run its command again.") from error
+
+
+def protocol_name(
+    sources: Sequence[str], targets: Sequence[str], is_other_dataset: bool = False, is_base_to_new: bool = False
+) -> str:
+    """The protocol of a run; `is_base_to_new`: the model was trained on the base classes only."""
+    if is_other_dataset:
+        return "cross-dataset"
+    if is_base_to_new:
+        return BASE_TO_NEW
+    if set(targets) <= set(sources):
+        return "in-domain"
+    return "single-source" if len(sources) == 1 else "multi-source"
+
+
+def class_subset(cfg: "CfgNode") -> str:
+    """The classes of a run: "all", "base" or "new"."""
+    return getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
+
+
+def dataset_label(cfg: "CfgNode") -> str:
+    """The data set's name in folders: "SPG_PACS" -> "PACS"; a FolderDG has its folder's name, or DATASET.LABEL."""
+    name = cfg.DATASET.NAME.removeprefix("SPG_")
+    folder = Path(cfg.DATASET.ROOT).resolve().name if name == "FolderDG" else name
+    return getattr(cfg.DATASET, "LABEL", "") or folder

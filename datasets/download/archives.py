@@ -1,18 +1,20 @@
 """Extract zip and tar archives from the web: nothing is written outside the target folder."""
 
+import json
 import shutil
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.files import size_text
 from common.progress import progress
+from datasets.benchmarks import SPG_TerraIncognita as Terra
 
 _ERRORS = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, struct.error),
@@ -39,7 +41,7 @@ def extract(archive: Path, target: Path, places: Mapping[str, list[str]] | None 
         with progress(description=f"Extracting {archive.name}", unit="file") as bar:
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as zip_file:
-                    _check_space(archive, target, sum(info.file_size for info in zip_file.infolist()))
+                    check_space(archive, target, sum(info.file_size for info in zip_file.infolist()))
                     for info in zip_file.infolist():  # leading / and .. in names are dropped
                         zip_file.extract(info, target)
                         bar.update()
@@ -73,14 +75,49 @@ def _chosen(
             if not paths:
                 continue
             member = member.replace(name=paths[0], deep=False)
-        _check_space(archive, target, member.size)
+        check_space(archive, target, member.size)
         yield member
 
 
-def _check_space(archive: Path, target: Path, n_bytes: int) -> None:
-    free = shutil.disk_usage(target).free
+def check_space(archive: Path, folder: Path, n_bytes: int) -> None:
+    """Raise UserError if fewer bytes are free on the disk of a folder."""
+    free = shutil.disk_usage(folder).free
     if n_bytes > free:
+        needed, free_text = (tqdm.format_sizeof(size, "B") for size in (n_bytes, free))
         raise UserError(
-            f"{archive} does not fit on the disk: its content needs {size_text(n_bytes)}, and {size_text(free)} are "
-            "free. Make space, or name another --root."
+            f"{archive} does not fit on the disk of {folder}: it needs {needed}, but only {free_text} are free. Make "
+            "space, or name another --root."
         )
+
+
+def select_camera_traps(folder: Path, source: Path) -> dict[str, list[str]]:
+    """Choose the images of Caltech Camera Traps that are TerraIncognita, as DomainBed does.
+
+    Args:
+        folder: all annotation files below it are read; they have the format COCO Camera Traps.
+        source: the archive that the files are from, for messages.
+
+    Returns:
+        Paths "<domain>/<class>/<file name>" by file name; two paths for an image that shows animals of two classes.
+    """
+    files = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
+    if not files:
+        raise UserError(f"{source} holds no annotation files (*.json). Download it again.")
+    places: dict[str, set[str]] = defaultdict(set)
+    for path in files:
+        try:
+            content = json.loads(path.read_bytes())
+            categories = {category["id"]: category["name"] for category in content["categories"]}
+            images = {image["id"]: image for image in content["images"]}
+            for annotation in content["annotations"]:
+                image = images[annotation["image_id"]]
+                domain, name = f"location_{image['location']}", PurePosixPath(image["file_name"]).name
+                category = categories[annotation["category_id"]]
+                if domain in Terra.domains and category in Terra.classes:
+                    places[name].add(f"{domain}/{category}/{name}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path.name} in {source} is no annotation file in the format COCO Camera Traps: "
+                f"{type(error).__name__} {error}. Download the archive again."
+            ) from error
+    return {name: sorted(found) for name, found in places.items()}

@@ -1,12 +1,13 @@
 """Download one file: gdown transfers and resumes, from Google Drive and any web server; pooch checks the hash."""
 
 import os
-import shutil
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common.errors import UserError
-from common.files import size_text
 from common.progress import progress
+from datasets.download.archives import check_space
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces
 RETRIES = 10  # of one transfer; gdown waits up to half a minute before each
@@ -27,14 +28,20 @@ def fetch(url: str, path: Path, known_hash: str | None = None, by_hand: str = ""
 
     incoming = path.with_name(f"{path.name}.new")  # gdown adds 8 characters and .part to this name
 
+    def find_parts() -> list[Path]:
+        return list(path.parent.glob(f"{incoming.name}????????.part"))
+
+    def count_bytes() -> int:
+        return sum(part.stat().st_size for part in find_parts())
+
     def transfer(url, output, _):
         with progress(description=path.name, unit="B") as bar:
-            bar.initial = bar.n = _size_so_far(incoming)
+            bar.initial = bar.n = count_bytes()
 
             def report(so_far, total):
                 if total and bar.total != total:
                     bar.total = total
-                    _check_space(path, int(SPACE_PER_BYTE * total) - so_far)
+                    check_space(path, path.parent, int(SPACE_PER_BYTE * total) - so_far)
                 bar.update(so_far - bar.n)
 
             gdown.download(
@@ -48,31 +55,14 @@ def fetch(url: str, path: Path, known_hash: str | None = None, by_hand: str = ""
     except (gdown.DownloadError, gdown.FileURLRetrievalError, requests.RequestException) as error:
         reason = " ".join(str(error).split())
         if "did not honor" in reason:  # the server cannot resume, or has another file now
-            for part in _parts(incoming):
+            for part in find_parts():
                 part.unlink()
         raise UserError(
             f"Cannot download {path.name} from {url}: {reason} Run the same command again, which resumes after "
-            f"{size_text(_size_so_far(incoming))}; behind a proxy, set HTTPS_PROXY. Google Drive refuses a file for "
-            f"about a day after many downloads. {by_hand}"
+            f"{tqdm.format_sizeof(count_bytes(), 'B')}; behind a proxy, set HTTPS_PROXY. Google Drive refuses a file "
+            f"for about a day after many downloads. {by_hand}"
         ) from error
     except ValueError as error:  # another hash
         raise UserError(f"{path}: {' '.join(str(error).split())} Run the same command again.") from error
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}. Make space there.") from error
-
-
-def _parts(incoming: Path) -> list[Path]:
-    return list(incoming.parent.glob(f"{incoming.name}????????.part"))
-
-
-def _size_so_far(incoming: Path) -> int:
-    return sum(part.stat().st_size for part in _parts(incoming))
-
-
-def _check_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise UserError(
-            f"{path.name} and its content need {size_text(needed)}, but only {size_text(free)} are free on the disk of "
-            f"{path.parent}. Make space, or name another --root."
-        )

@@ -2,22 +2,55 @@
 
 import contextlib
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common.errors import UserError, warn
-from common.files import is_writable, size_text
+from common.files import is_writable
 from common.locks import file_lock
 from datasets.benchmarks import SPG_TerraIncognita
 from datasets.contents import SPLIT_FOLDER, class_folders, list_folders, list_images
-from datasets.download.archives import BadArchive, extract
-from datasets.download.camera_traps import select_images
+from datasets.download.archives import BadArchive, extract, select_camera_traps
 from datasets.download.fetch import fetch
-from datasets.download.sources import Archive, Source, locate_set
+from datasets.download.sources import Archive, Source, find_source, locate_set
 from datasets.layouts import Location
 
 WORK_FOLDER = ".download"  # in the data root, for archives and their content
+
+
+def download_command(dataset_name: str, root: str | Path) -> str:
+    """The command that downloads a set, for messages."""
+    return f"python scripts/download.py {dataset_name} --root {shlex.quote(str(root))}"
+
+
+def offer_download(dataset_name: str, root: str | Path) -> bool:
+    """Ask on a terminal whether to download a missing set; return whether the set is there now."""
+    try:
+        source = find_source(dataset_name)
+    except UserError:
+        return False
+    location, missing = locate_set(source, root)
+    if not missing:
+        return True
+    if not sys.stdin.isatty():
+        return False
+    sizes = [archive.about for archive in source.archives]
+    size = f" ({tqdm.format_sizeof(sum(size or 0 for size in sizes), 'B')})" if all(sizes) else ""
+    state = f"has no {', '.join(missing)} under {root}" if location else f"is not under {root}"
+    try:
+        answer = input(f"{source.title} {state}. Download it{size} now? [y/N] ")
+    except EOFError:
+        return False
+    if answer.strip().lower() not in ("y", "yes"):
+        return False
+    get(source, root)
+    return True
 
 
 def get(
@@ -42,15 +75,15 @@ def get(
     by_domain = all(archive.domain for archive in source.archives)
     if not by_domain or not location:
         _check_nothing_there(source, root)
-    own = _match_archives(source, archives)
-    with _work_folder(source, root) as work:
+    download = _Download(source, root, root / WORK_FOLDER, mirror, _match_archives(source, archives), any_counts)
+    with _work_folder(source, root):
         print(f"{source.title} goes to {root}. For its terms of use and citation see DATASETS.md.")
         if by_domain:
             for archive in source.archives:
                 if archive.domain in missing:
-                    _install(source, [archive], [archive.domain], root, work, mirror, own, any_counts)
+                    download.install([archive], [archive.domain])
         else:
-            _install(source, source.archives, source.dataset.domains, root, work, mirror, own, any_counts)
+            download.install(source.archives, source.dataset.domains)
     location, _ = locate_set(source, root)
     assert location is not None
     print(f"{source.title} is there: {_summary(source, location)}.")
@@ -82,8 +115,8 @@ def _match_archives(source: Source, archives: Iterable[str | Path]) -> dict[str,
 
 
 @contextlib.contextmanager
-def _work_folder(source: Source, root: Path) -> Iterator[Path]:
-    """`<root>/.download`, for one process and set at a time; removed when it is empty."""
+def _work_folder(source: Source, root: Path) -> Iterator[None]:
+    """Make `<root>/.download` for one process and set at a time; it is removed when it is empty."""
     work = root / WORK_FOLDER
     if root.exists() and not root.is_dir():
         raise UserError(f"--root {root} is a file. Name the folder for the data sets.")
@@ -92,7 +125,7 @@ def _work_folder(source: Source, root: Path) -> Iterator[Path]:
     lock_file = work / f"{source.title}.lock"
     with file_lock(lock_file, f"downloads {source.title}", seconds=2):
         try:
-            yield work
+            yield
         finally:
             shutil.rmtree(work / source.title, ignore_errors=True)
             with contextlib.suppress(OSError):
@@ -100,93 +133,92 @@ def _work_folder(source: Source, root: Path) -> Iterator[Path]:
                 work.rmdir()  # unless an archive is there
 
 
-def _install(
-    source: Source,
-    archives: Sequence[Archive],
-    domains: Sequence[str],
-    root: Path,
-    work: Path,
-    mirror: str,
-    own: dict[str, Path],
-    any_counts: bool,
-) -> None:
-    """Download and extract archives, and rename the set or one domain of it into place."""
-    files = [_obtain(source, archive, work, mirror, own) for archive in archives]
-    scratch = work / source.title
-    shutil.rmtree(scratch, ignore_errors=True)
-    _extract(source, files, scratch, work)
-    location = _find_extracted(source, scratch, files[-1], domains)
-    _check_counts(source, location, domains, any_counts, files)
-    there, _ = locate_set(source, root)
-    if len(domains) == len(source.dataset.domains):
-        place = root / location.layout.folder
-        if (place / SPLIT_FOLDER).is_dir() and not (location.folder / SPLIT_FOLDER).exists():
-            _move(place / SPLIT_FOLDER, location.folder / SPLIT_FOLDER)
-        with contextlib.suppress(OSError):
-            place.rmdir()
-        _move(location.folder, place)
-    else:
-        place = there.images_dir if there else root / source.dataset.layouts[0].folder
-        place.mkdir(exist_ok=True)
-        _move(location.domain_dirs[domains[0]], place / domains[0])
-    for file in files:
-        if file.parent == work:
-            file.unlink()
+@dataclass(frozen=True)
+class _Download:
+    """One download of a set; `own` are files of the user by the name of their archive."""
 
+    source: Source
+    root: Path
+    work: Path
+    mirror: str
+    own: dict[str, Path]
+    any_counts: bool
 
-def _obtain(source: Source, archive: Archive, work: Path, mirror: str, own: dict[str, Path]) -> Path:
-    """The file of an archive: of the user, of a mirror, or downloaded."""
-    if archive.name in own:
-        return own[archive.name]
-    is_address = mirror.lower().startswith(("http://", "https://"))
-    if mirror and not is_address:
-        file = Path(mirror) / archive.name
+    def install(self, archives: Sequence[Archive], domains: Sequence[str]) -> None:
+        """Download and extract archives, and rename the set or one domain of it into place."""
+        dataset = self.source.dataset
+        files = [self.obtain(archive) for archive in archives]
+        location = self.extract(files, domains)
+        _check_counts(self.source, location, domains, self.any_counts, files)
+        if len(domains) == len(dataset.domains):
+            place = self.root / location.layout.folder
+            if (place / SPLIT_FOLDER).is_dir() and not (location.folder / SPLIT_FOLDER).exists():
+                _move(place / SPLIT_FOLDER, location.folder / SPLIT_FOLDER)
+            with contextlib.suppress(OSError):
+                place.rmdir()
+            _move(location.folder, place)
+        else:
+            there, _ = locate_set(self.source, self.root)
+            place = there.images_dir if there else self.root / dataset.layouts[0].folder
+            place.mkdir(exist_ok=True)
+            _move(location.domain_dirs[domains[0]], place / domains[0])
+        for file in files:
+            if file.parent == self.work:
+                file.unlink()
+
+    def obtain(self, archive: Archive) -> Path:
+        """The file of an archive: of the user, of a mirror, or downloaded."""
+        if archive.name in self.own:
+            return self.own[archive.name]
+        if self.mirror and not self.mirror.lower().startswith(("http://", "https://")):
+            file = Path(self.mirror) / archive.name
+            if not file.is_file():
+                raise UserError(
+                    f"--mirror {self.mirror} is neither an http(s) address nor a folder that has {archive.name}."
+                )
+            return file
+        file = self.work / archive.name
+        url = f"{self.mirror.rstrip('/')}/{archive.name}" if self.mirror else archive.url
         if not file.is_file():
-            raise UserError(f"--mirror {mirror} is neither an http(s) address nor a folder that has {archive.name}.")
+            size = f" ({tqdm.format_sizeof(archive.about, 'B')})" if archive.about else ""
+            print(f"{self.source.title}: downloading {archive.name}{size} from {url}", flush=True)
+        by_hand = f"Or open {archive.url} in a browser, save the file as {file}, and try again."
+        fetch(url, file, archive.known_hash, by_hand)
         return file
-    file, url = work / archive.name, f"{mirror.rstrip('/')}/{archive.name}" if mirror else archive.url
-    if not file.is_file():
-        size = f" ({size_text(archive.about)})" if archive.about else ""
-        print(f"{source.title}: downloading {archive.name}{size} from {url}", flush=True)
-    fetch(url, file, archive.known_hash, f"Or open {archive.url} in a browser, save the file as {file}, and try again.")
-    return file
 
-
-def _extract(source: Source, files: Sequence[Path], scratch: Path, work: Path) -> None:
-    """Extract archives into `scratch/<folder of the set>`, since a folder of that name may hold a single domain."""
-    folder, file, places = scratch / source.dataset.layouts[0].folder, files[-1], None
-    try:
-        if source.dataset is SPG_TerraIncognita:
-            file = files[0]
-            extract(file, scratch / ".annotations")
-            places = select_images(scratch / ".annotations", file)
-            file = files[1]
-        extract(file, folder, places)
-    except BadArchive as error:
-        if file.parent != work:
-            raise UserError(f"{error} Get it again from where it came.") from error
-        file.unlink()
-        raise UserError(f"{error} It was deleted: run the same command again to download it anew.") from error
-
-
-def _find_extracted(source: Source, scratch: Path, file: Path, domains: Sequence[str]) -> Location:
-    """Find the set that was extracted, in any layout, perhaps under another name."""
-    folder = scratch / source.dataset.layouts[0].folder
-    for place in (folder, *(folder / name for name in list_folders(folder))):
-        location, missing = locate_set(source, place)
-        if location and not set(domains) & set(missing):
-            return location
-    raise UserError(
-        f"{file} is no archive of {source.title}: it should hold the domains {', '.join(domains)}. Delete it to "
-        "download it again."
-    )
+    def extract(self, files: Sequence[Path], domains: Sequence[str]) -> Location:
+        """Extract archives in the work folder, and find the set there, in any layout, perhaps under another name."""
+        scratch = self.work / self.source.title
+        shutil.rmtree(scratch, ignore_errors=True)
+        # An archive may hold a single domain without the set's own folder.
+        folder, file, places = scratch / self.source.dataset.layouts[0].folder, files[-1], None
+        try:
+            if self.source.dataset is SPG_TerraIncognita:
+                file = files[0]
+                extract(file, scratch / ".annotations")
+                places = select_camera_traps(scratch / ".annotations", file)
+                file = files[1]
+            extract(file, folder, places)
+        except BadArchive as error:
+            if file.parent != self.work:
+                raise UserError(f"{error} Get it again from where it came.") from error
+            file.unlink()
+            raise UserError(f"{error} It was deleted: run the same command again to download it anew.") from error
+        for place in (folder, *(folder / name for name in list_folders(folder))):
+            location, missing = locate_set(self.source, place)
+            if location and not set(domains) & set(missing):
+                return location
+        raise UserError(
+            f"{file} is no archive of {self.source.title}: it should hold the domains {', '.join(domains)}. Delete it "
+            "to download it again."
+        )
 
 
 def _move(folder: Path, place: Path) -> None:
     try:
         os.rename(folder, place)
     except OSError as error:
-        raise UserError(f"Cannot move {folder} to {place}: {error.strerror}. Move away what is there.") from error
+        raise UserError(f"Cannot move {folder} to {place}: {error.strerror}. Move that file or folder.") from error
 
 
 def _count_images(source: Source, location: Location, domain: str) -> int:
@@ -208,16 +240,14 @@ def _check_counts(
         if not known - n_skipped <= found <= known:
             differing.append(f"{domain} {found:,} of {known:,}")
             too_few |= found < known  # more images, such as duplicates, are no sign of a broken archive
-    if not differing:
-        return
     message = f"{source.title} in {location.folder} has other image counts than the full set: {', '.join(differing)}."
-    if any_counts or not too_few:
+    if too_few and not any_counts:
+        raise UserError(
+            f"{message} It was not put into place. To use it all the same, run the same command with --any-counts; to "
+            f"download it again, delete {', '.join(map(str, files))}."
+        )
+    if differing:
         warn(message)
-        return
-    raise UserError(
-        f"{message} It was not put into place. To use it all the same, run the same command with --any-counts; to "
-        f"download it anew, delete {', '.join(map(str, files))}."
-    )
 
 
 def _summary(source: Source, location: Location) -> str:

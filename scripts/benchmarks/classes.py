@@ -1,11 +1,9 @@
-"""Class names that people really use, for the benchmark: PACS, OfficeHome, DomainNet."""
+"""Class names of OfficeHome and DomainNet: their numbers of tokens set the cost of the text tower."""
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.replace("\n", " ").split(",") if name.strip())
 
-
-PACS = _names("dog, elephant, giraffe, guitar, horse, house, person")
 
 OFFICE_HOME = _names("""
     Alarm Clock, Backpack, Batteries, Bed, Bike, Bottle, Bucket, Calculator, Calendar, Candles, Chair, Clipboards,

@@ -1,26 +1,25 @@
-"""How a run fares beside other load: alone, beside busy loops, two at once; as we settle threads and as PyTorch does.
+"""Steps of CoOp next to other load, with our settings of threads and with PyTorch's.
 
-A worker is a process of its own, since how threads wait is settled once for a process:
-`python -m scripts.benchmarks.neighbours <size> <how> <steps>`, from the repository's folder.
+Threads are set once in a process, so each worker is one: `python -m scripts.benchmarks.neighbours <load> <threads>
+<steps>` prints the duration and the last loss.
 """
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 from common.startup import REPOSITORY, prepare_imports
 from common.threads import SLEEP, plan_threads, use_sleeping_waits
 from scripts.benchmarks.timing import Row
 
-LIMIT = 40.0  # s: a worker that has not done its steps by then is judged by those that it has done
-OURS, PYTORCH = "ours", "pytorch"
-BUSY_LOOP = "while True: pass"
-CONDITIONS = {  # (busy loops beside, workers at once)
+LIMIT = 40.0  # s: a slower worker stops, and its time is scaled from its completed steps
+CONDITIONS = {  # (busy loops, workers at once)
     "alone": (0, 1),
     "beside one busy loop": (1, 1),
     "beside two busy loops": (2, 1),
@@ -28,106 +27,78 @@ CONDITIONS = {  # (busy loops beside, workers at once)
 }
 
 
-@dataclass(frozen=True)
-class Load:
-    """What a worker does.
+class Load(NamedTuple):
+    """The CLIP of a worker, its steps, class names, and images a step."""
 
-    Attributes:
-        name: for the table.
-        size: of random_clip.
-        steps: in a full measurement.
-        classes: class names of the CoOp step.
-        images: that each step encodes.
-    """
-
-    name: str
-    size: str
     steps: int
-    classes: int
-    images: int
+    n_classes: int
+    n_images: int
 
 
-LOADS = (Load("tiny CLIP", "small", 3000, 7, 8), Load("ViT-B/16 size", "ViT-B/16", 6, 65, 4))
+LOADS = {"tiny CLIP": Load(1500, 7, 8), "ViT-B/16 size": Load(6, 65, 4)}
 
 
-def neighbour_rows(quick: bool) -> Iterator[Row]:
-    """Yield a row for each size and condition: seconds for the same steps, ours and as PyTorch settles threads."""
-    for load in LOADS:
-        steps = load.steps // 2 if quick else load.steps
-        alone: dict[str, float] = {}
-        for condition, (loops, workers) in CONDITIONS.items():
-            seconds, losses = {}, {}
-            for how in (OURS, PYTORCH):
-                with busy_loops(loops):
-                    found = run_workers(load, how, steps, workers)
-                seconds[how] = max(record["seconds"] for record in found)
-                losses[how] = {record["loss"] for record in found}
-                alone.setdefault(how, seconds[how])
-            times = {how: f"{seconds[how] / alone[how]:.2f}" for how in seconds}
-            note = f"{steps} steps; ours {times[OURS]} times alone, as PyTorch settles threads {times[PYTORCH]} times"
-            gap = max(abs(a - b) for a in losses[OURS] for b in losses[PYTORCH])
-            yield Row(f"{load.name}, {condition}", seconds[OURS], seconds[PYTORCH], "s", None, gap, note)
+def neighbour_rows(quick: bool, folder: Path) -> Iterator[Row]:
+    """Yield a row for each load and condition."""
+    for name, load in LOADS.items():
+        n_steps = load.steps // 2 if quick else load.steps
+        for condition, (n_loops, n_workers) in CONDITIONS.items():
+            ours, theirs = (run_workers([name, threads, n_steps], n_loops, n_workers) for threads in ("ours", "torch"))
+            gap = max(abs(one["loss"] - other["loss"]) for one in ours for other in theirs)
+            seconds = max(worker["seconds"] for worker in ours)
+            expected = max(worker["seconds"] for worker in theirs)
+            note = f"{n_steps} steps; the reference has the threads of PyTorch"
+            yield Row(f"{name}, {condition}", seconds, expected, "s", None, gap, note)
 
 
-@contextlib.contextmanager
-def busy_loops(number: int) -> Iterator[None]:
-    """Within the block, so many processes compute without end."""
-    loops = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP]) for _ in range(number)]
+def run_workers(words: list, n_loops: int, n_workers: int) -> list[dict[str, float]]:
+    """Run workers at once beside busy loops and return their {"seconds", "loss"}."""
+    environment = {name: value for name, value in os.environ.items() if name not in (*SLEEP, "OPENBLAS_THREAD_TIMEOUT")}
+    command = [sys.executable, "-W", "ignore", "-m", "scripts.benchmarks.neighbours", *map(str, words)]
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n_loops)]
     try:
-        yield
+        start = partial(subprocess.Popen, command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE)
+        workers = [start() for _ in range(n_workers)]
+        return [json.loads(worker.communicate()[0]) for worker in workers]
     finally:
         for loop in loops:
             loop.kill()
             loop.wait()
 
 
-def run_workers(load: Load, how: str, steps: int, number: int) -> list[dict[str, float]]:
-    """Run workers at once; what each of them found: {"seconds", "loss"}."""
-    environment = {name: value for name, value in os.environ.items() if name not in (*SLEEP, "OPENBLAS_THREAD_TIMEOUT")}
-    command = [sys.executable, "-W", "ignore", "-m", "scripts.benchmarks.neighbours", load.name, how, str(steps)]
-    workers = [
-        subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, encoding="utf-8")
-        for _ in range(number)
-    ]
-    found = [worker.communicate()[0] for worker in workers]
-    if any(worker.returncode for worker in workers):
-        raise RuntimeError(f"a worker of the benchmark failed: {' '.join(command)}")
-    return [json.loads(text) for text in found]
-
-
-def work(name: str, how: str, steps: int) -> dict[str, float]:
-    """Steps of CoOp with the images encoded: s for all of them (scaled, where the time ran out), and the last loss."""
-    if how == OURS:
+def work(name: str, threads: str, n_steps: int) -> dict[str, float]:
+    """Make steps of CoOp that encode their images."""
+    if threads == "ours":
         use_sleeping_waits()
     prepare_imports()
+    import reference
     import torch
-    import torch.nn.functional as F
 
     from scripts.benchmarks.text import CLASSES, random_clip
     from trainers.modules.clip.backbone import Backbone
     from trainers.modules.prompt_encoder import PromptEncoder
 
-    load = next(load for load in LOADS if load.name == name)
-    model = random_clip(load.size, image_tower=load.size != "small")
-    if how == OURS:
-        backbone = Backbone(model, load.size, "fp32", torch.device("cpu"))
-        plan_threads(backbone.n_tower_weights, workers=0).use(workers=0)
-    encoder = PromptEncoder(model, CLASSES[load.classes])
-    ctx = encoder.initial_context().requires_grad_()
-    images = torch.randn(load.images, 3, model.visual.input_resolution, model.visual.input_resolution)
-    labels = torch.arange(load.images) % load.classes
+    load = LOADS[name]
+    model = reference.tiny_clip() if name == "tiny CLIP" else random_clip(image_tower=True)
+    if threads == "ours":
+        n_weights = Backbone(model, name, "fp32", torch.device("cpu")).n_tower_weights
+        plan_threads(n_weights, workers=0).use(workers=0)
+    encoder = PromptEncoder(model, CLASSES[load.n_classes])
+    context = encoder.initial_context().requires_grad_()
+    images = torch.randn(load.n_images, 3, model.visual.input_resolution, model.visual.input_resolution)
+    labels = torch.arange(load.n_images) % load.n_classes
 
     def step() -> float:
         with torch.no_grad():
-            features = F.normalize(model.encode_image(images), dim=-1)
-        loss = F.cross_entropy(features @ encoder(ctx).t(), labels)
+            features = reference.image_features(model, images)
+        loss = torch.nn.functional.cross_entropy(features @ encoder(context).t(), labels)
         loss.backward()
         return loss.item()
 
-    loss, start, done = step(), time.perf_counter(), 0
-    while done < steps and time.perf_counter() - start < LIMIT:
-        loss, done = step(), done + 1
-    return {"seconds": (time.perf_counter() - start) * steps / done, "loss": loss}
+    loss, start, n_done = step(), time.perf_counter(), 0
+    while n_done < n_steps and time.perf_counter() - start < LIMIT:
+        loss, n_done = step(), n_done + 1
+    return {"seconds": (time.perf_counter() - start) * n_steps / n_done, "loss": loss}
 
 
 if __name__ == "__main__":

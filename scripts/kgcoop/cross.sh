@@ -1,2 +1,3 @@
 #!/usr/bin/env bash
-source "$(dirname "$0")/../launching/launcher.sh"
+source "$(dirname "$0")/../setup.sh"
+exec "$PYTHON" "$repository/scripts/launch.py" --script "$0" "$@"

@@ -1,27 +1,29 @@
-"""The jobs of a launcher: the train.py command lines of a protocol for one method."""
+"""From a command line to jobs: the data sets that it names, and the train.py command lines of each method."""
 
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-from common.errors import UserError
+from yacs.config import CfgNode
+
+from common.errors import UserError, user_errors
+from common.files import write_json
+from common.locks import creation_lock
 from common.run.record import is_finished
 from common.startup import REPOSITORY
-from scripts.launching.sets import Set, find_set, name_sets
-from trainers.methods import METHODS, Method, MethodError, check_methods, find_method, trainer_name
+from scripts.launching.status import read_or_empty
+from trainers.methods import BackboneError, Method, MethodError, check_methods, find_method, trainer_name
 
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
-
-ENGINES = ("local", "ray", "slurm")
+ENGINES = {"local": "", "ray": "ray", "slurm": "submitit"}  # and the extra packages that they need
 DEFAULT_BACKBONE = "RN50"
 EMBEDDED_BACKBONE = str(REPOSITORY / "assets" / "mini_clip.pt")
-MAX_SEED = 2**32 - 1  # NumPy's
 TRAINED_ON, TESTED_ON = "domainnet", "pacs,vlcs,office_home,terra_incognita"  # cross, as published
+CROSS_TRAINING = "cross/train"  # the folder of the trainings of protocol cross
+NAMES_FILE = "datasets.json"  # in OUTPUT: the paths of folders of images by their names
 
 
 @dataclass(frozen=True)
@@ -37,30 +39,56 @@ class Job:
     def is_finished(self) -> bool:
         return is_finished(self.folder, self.tested)
 
+    def config(self) -> CfgNode:
+        import train
+
+        return train.setup_cfg(train.parse_args(list(self.arguments)))
+
 
 @dataclass(frozen=True)
+class Set:
+    """A data set: `label` is DATASET.LABEL if `name` is not the name of its folder, `chosen` are domains to run."""
+
+    name: str
+    config: Path
+    root: str
+    domains: tuple[str, ...]
+    chosen: tuple[str, ...]
+    label: str = ""
+
+
+@dataclass
 class Plan:
-    """The jobs of one method; `folder` is the data set's in OUTPUT, `cfg` the config of the first job."""
+    """The jobs of a command line. Each method has the config of its first job, or an error if it cannot run."""
 
-    trainer: str
     sets: list[Set]
-    method_file: Path
-    folder: Path
-    jobs: list[Job]
-    cfg: "CfgNode"
+    folder: Path  # of the data set, in OUTPUT
+    jobs: list[Job] = field(default_factory=list)
+    configs: dict[str, CfgNode] = field(default_factory=dict)
+    errors: dict[str, MethodError] = field(default_factory=dict)
 
 
-class _Run(NamedTuple):
-    """A run of a protocol; `place` and `needs` are folders below the method's."""
-
-    title: str
-    dataset: Set
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    seed: str
-    place: str
-    needs: str = ""
-    tested: bool = True
+def plan_all(args: Namespace) -> Plan:
+    """Plan the jobs of all methods; raises UserError if none can run, or if one method is named and cannot."""
+    check_args(args)
+    sets = name_sets(find_sets(args), args.output)
+    plan = Plan(sets, args.output.absolute() / sets[0].name)
+    for trainer in args.trainers:
+        try:
+            jobs, plan.configs[trainer] = plan_jobs(args, trainer, sets)
+            plan.jobs += jobs
+        except MethodError as error:
+            if len(args.trainers) == 1:
+                raise
+            if str(error) not in map(str, plan.errors.values()):  # methods may share an error
+                print(f"{'Left out' if isinstance(error, BackboneError) else 'Error'}: {error}", file=sys.stderr)
+            plan.errors[trainer] = error
+    backbones = sorted({cfg.MODEL.BACKBONE.NAME for cfg in plan.configs.values()})
+    if len(backbones) != 1:
+        problem = f"their configs name different backbones ({', '.join(backbones)})" if backbones else "none can run"
+        raise UserError(f"METHODS: {problem}. Name another backbone or config.")
+    plan.jobs = [replace(job, title=f"[{i}/{len(plan.jobs)}] {job.title}") for i, job in enumerate(plan.jobs, start=1)]
+    return plan
 
 
 def check_args(args: Namespace) -> None:
@@ -68,109 +96,164 @@ def check_args(args: Namespace) -> None:
     check_methods(args.trainers)
     if args.engine not in ENGINES:
         raise UserError(f"ENGINE is {args.engine!r}; accepted: {', '.join(ENGINES)}.")
+    package = ENGINES[args.engine]
+    if package and find_spec(package) is None and not args.print:
+        raise UserError(f"ENGINE is {args.engine}, but the package {package} is missing. Run: pip install {package}")
     if args.jobs is not None and (not args.jobs.isdecimal() or not int(args.jobs)):
         raise UserError(f"JOBS is {args.jobs!r}; accepted: the number of parallel runs, from 1.")
-    if args.task_gpus and args.engine != "ray":
-        raise UserError(f"TASK_GPUS is {args.task_gpus!r}, but ENGINE is {args.engine}. Set ENGINE=ray, or unset it.")
-    methods = [method for method in METHODS if method.trainer in args.trainers]
-    if args.cfg and len(args.trainers) > 1 and not any(method.config_file(args.cfg).is_file() for method in methods):
-        raise UserError(
-            f"CFG is {args.cfg!r}, and none of {', '.join(args.trainers)} has a config of that name in "
-            "configs/trainers. One method alone also accepts a file."
-        )
+    if args.seeds is not None and not "".join(args.seeds.split()).isdecimal():
+        raise UserError(f'SEEDS is {args.seeds!r}; accepted: numbers from 0 with spaces between, SEEDS="1 2 3".')
+    configs = [find_method(name).config_file(args.cfg) for name in args.trainers]
+    if args.cfg and len(configs) > 1 and not any(path.is_file() for path in configs):
+        raise UserError(f"CFG is {args.cfg!r}; accepted: a name in configs/trainers/ of one of the methods.")
     baseline = (args.baseline or "").partition(" (")[0]
     if baseline and trainer_name(baseline).lower() not in map(str.lower, args.trainers):
         raise UserError(f"BASELINE is {baseline!r}; accepted: one of the methods {', '.join(args.trainers)}.")
 
 
-def plan_jobs(args: Namespace, trainer: str) -> Plan:
-    """Plan the jobs of a method; MethodError if it cannot run with these settings, UserError if no method can."""
+def find_sets(args: Namespace) -> list[Set]:
+    """The data set of a command line, and in protocol cross the sets to test on."""
     from datasets.known import EMBEDDED_DATASET
-    from trainers.authors_configs import merge_method_file
-    from trainers.config import default_cfg
-    from trainers.modules.clip.backbone import absolute_name, backbone_label, check_backbone, has_vit
 
-    method, is_cross = find_method(trainer), args.protocol == "cross"
-    method.check_protocol(args.protocol)
+    is_cross = args.protocol == "cross"
     names = [args.dataset or (TRAINED_ON if is_cross else EMBEDDED_DATASET)]
     names += (args.tested or TESTED_ON).split(",") if is_cross else []
-    chosen = [args.domains, *[""] * len(names)]
-    sets = [find_set(name, args.data, which, offer=not args.print) for name, which in zip(names, chosen, strict=False)]
-    dataset, *_ = sets = name_sets(sets, args.output)
-    is_embedded = dataset.config.stem == EMBEDDED_DATASET and not is_cross
-    if not is_cross and len(dataset.domains) < 2:
-        raise UserError(f"{dataset.root} has one domain, {dataset.domains[0]}. Add another one to test on.")
+    sets = [find_set(name, args.data, args.domains if name is names[0] else "", not args.print) for name in names]
+    if len(sets) == 1 and len(sets[0].domains) < 2:
+        raise UserError(f"{sets[0].root} has one domain, {sets[0].domains[0]}. Add another one to test on.")
+    return sets
+
+
+def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
+    """Find a data set by its name below `data`, or by its folder; `chosen` are names or codes of domains."""
+    from datasets.download.install import download_command, offer_download
+    from datasets.known import EMBEDDED_DATASET, FOLDER, dataset_class, dataset_config
+    from datasets.layouts import SetNotFound
+
+    config, root = dataset_config(name, data)
+    dataset, folder = dataset_class(config), Path(root).resolve()
+    if config.stem not in (FOLDER, EMBEDDED_DATASET):
+        try:
+            if not folder.is_dir():
+                raise SetNotFound(f"There is no folder {root} (DATA names another).")
+            dataset.locate(folder, verbose=False)
+        except SetNotFound as error:
+            if not offer or not offer_download(config.stem, root):
+                raise UserError(f"{error}\nTo download it: {download_command(config.stem, root)}") from error
+    name, domains, chosen = folder.name if config.stem == FOLDER else config.stem, [], chosen.strip()
+    # A whole name is tried first, since names may contain commas and spaces.
+    words = [chosen] if dataset.find_domain(chosen, root) else chosen.split("," if "," in chosen else None)
+    try:
+        for word in filter(None, map(str.strip, words)):
+            domains += dataset.resolve_domains(root, (), [word])[1]
+    except UserError as error:
+        example = ",".join(dataset.list_codes(root)[:2])
+        raise UserError(f'{error} Put commas between several: "{example}".') from error
+    every = tuple(dataset.list_domains(root))
+    return Set(name, config, root, every, tuple(dict.fromkeys(domains)) or every)
+
+
+def name_sets(sets: Sequence[Set], output: Path) -> list[Set]:
+    """Give folders of images names of their own in OUTPUT: the second "test" is called "y_test" for y/test."""
+    from datasets.contents import same_images
+    from datasets.known import known_names
+
+    taken, named, known = read_or_empty(output / NAMES_FILE), [], known_names()
+    for one in sets:
+        if one.config.stem not in known:
+            path = Path(one.root).resolve()
+            names = [name for name, place in taken.items() if place == str(path)]
+            names += ["_".join(path.parts[-n:]) for n in range(1, len(path.parts))]
+            # Moved images keep their name.
+            free = (name for name in names if name not in taken or same_images(taken[name], str(path)))
+            taken[name := next(name for name in free if name not in known)] = str(path)
+            one = replace(one, name=name, label="" if name == one.name else name)
+        named.append(one)
+    return named
+
+
+def save_names(sets: Sequence[Set], output: Path) -> None:
+    """Write the names of folders of images to OUTPUT."""
+    from datasets.known import FOLDER
+
+    names = {one.name: str(Path(one.root).resolve()) for one in sets if one.config.stem == FOLDER}
+    with creation_lock(output / NAMES_FILE, "names data sets"):
+        write_json(output / NAMES_FILE, {**read_or_empty(output / NAMES_FILE), **names})
+
+
+def plan_jobs(args: Namespace, trainer: str, sets: Sequence[Set]) -> tuple[list[Job], CfgNode]:
+    """The jobs of a method, and the config of the first; raises MethodError if it cannot run with these settings."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    import trainers.all  # noqa: F401 (registers trainers and data sets)
+    from datasets.known import EMBEDDED_DATASET
+    from trainers.authors_configs import merge_method_file
+    from trainers.base.run_record import check_finished
+    from trainers.config import default_cfg, settings_notes
+    from trainers.modules.clip.backbone import absolute_name, backbone_label, check_backbone, has_vit
+
+    method, dataset, output = find_method(trainer), sets[0], args.output.absolute()
+    method.check_protocol(args.protocol)
+    is_embedded = dataset.config.stem == EMBEDDED_DATASET and args.protocol != "cross"
     # In a comparison, only the methods that have the chosen config use it.
     chosen_cfg = args.cfg if len(args.trainers) == 1 or method.config_file(args.cfg).is_file() else ""
     method_file = _method_file(method, dataset.config.stem, chosen_cfg)
-    merge_method_file(cfg := default_cfg(), method_file, trainer)
-    default = EMBEDDED_BACKBONE if is_embedded else cfg.MODEL.BACKBONE.NAME or DEFAULT_BACKBONE
-    backbone = args.backbone or default
+    note = merge_method_file(cfg := default_cfg(), method_file, trainer)
+    backbone = args.backbone or (EMBEDDED_BACKBONE if is_embedded else cfg.MODEL.BACKBONE.NAME or DEFAULT_BACKBONE)
     check_backbone(backbone)
     if method.needs_vit:
         method.check_backbone(backbone, has_vit(backbone))
-    output = args.output.absolute()
     base = output / dataset.name / trainer / backbone_label(backbone) / method_file.stem
+    common = ["--trainer", trainer, "--backbone", absolute_name(backbone)]
+    common += ["--config-file", str(method_file.absolute())]
     # A config that the user names may have another stage I, so it has its own labels.
     labels = output / (f"prompt_labels_{method_file.stem}" if chosen_cfg else "prompt_labels")
     node = "DPSPG" if trainer.startswith("DPSPG") else "SPG"
-    common = ["--trainer", trainer, "--backbone", absolute_name(backbone)]
-    common += ["--config-file", str(method_file.absolute())]
     opts = [f"TRAINER.{node}.LABEL_DIR", str(labels), "TRAINER.FEATURES.CACHE_DIR", str(output / "feature_cache")]
     jobs = []
-    for run in _runs(args.protocol, sets, _seeds(args.seeds, "1" if args.dataset is None and is_embedded else "1 2 3")):
-        root, needs = run.dataset.root, base / run.needs if run.needs else None
-        words = [*common, "--root", root and os.path.abspath(root), "--dataset-config-file", str(run.dataset.config)]
-        words += ["--source-domains", *run.sources, "--target-domains", *run.targets]
-        words += ["--seed", run.seed, "--output-dir", str(base / run.place)]
-        words += ["--eval-only", "--model-dir", str(needs)] if needs else []
-        words += [*opts, *(["DATASET.LABEL", run.dataset.label] if run.dataset.label else [])]
-        words += [*([] if run.tested else ["TEST.NO_TEST", "True"]), *args.opts]
-        title = f"{trainer} on {dataset.name}, {run.title}, seed {run.seed}"
-        jobs.append(Job(title, tuple(words), base / run.place, needs, run.tested))
-    return Plan(trainer, sets, method_file, output / dataset.name, jobs, job_config(jobs[0]))
+    default = "1" if args.dataset is None and is_embedded else "1 2 3"
+    for seed in dict.fromkeys(str(int(seed)) for seed in (default if args.seeds is None else args.seeds).split()):
+        for run, one, sources, targets, place in list_runs(args.protocol, sets):
+            folder, needs = base / place / f"seed{seed}", None
+            words = [*common, "--root", one.root and os.path.abspath(one.root)]
+            words += ["--dataset-config-file", str(one.config), "--seed", seed, "--output-dir", str(folder)]
+            words += ["--source-domains", *sources, "--target-domains", *targets]
+            if len(sets) > 1 and place != CROSS_TRAINING:
+                needs = base / CROSS_TRAINING / f"seed{seed}"
+                words += ["--eval-only", "--model-dir", str(needs)]
+            words += [*opts, *(["DATASET.LABEL", one.label] if one.label else [])]
+            tested = place != CROSS_TRAINING
+            words += [*([] if tested else ["TEST.NO_TEST", "True"]), *args.opts]
+            title = f"{trainer} on {dataset.name}, {run}, seed {seed}"
+            jobs.append(Job(title, tuple(words), folder, needs, tested))
+    cfg = jobs[0].config()
+    try:
+        TRAINER_REGISTRY.get(trainer).check_config(cfg)
+        for job in jobs:
+            if job.is_finished():
+                check_finished(job.folder, job.config(), is_quick=True)
+    except user_errors() as error:
+        raise MethodError(str(error)) from error
+    other = f"Note: {trainer} has no config {args.cfg} and uses {method_file.stem}." if args.cfg != chosen_cfg else ""
+    for line in filter(None, (other, note, *settings_notes(cfg))):
+        print(line, file=sys.stderr)
+    return jobs, cfg
 
 
-def _runs(protocol: str, sets: Sequence[Set], seeds: Sequence[str]) -> Iterator[_Run]:
-    """The runs of a protocol: `sets` are the set trained on, and in protocol cross those tested on."""
-    dataset, *tested = sets
-    for seed in seeds:
-        if protocol == "cross":
-            trained, everywhere = f"cross/train/seed{seed}", (dataset.domains, dataset.domains)
-            yield _Run(f"training on {dataset.name}", dataset, *everywhere, seed, trained, tested=False)
-            for other in {one.name: one for one in tested}.values():
-                title, place = f"{dataset.name} to {other.name}", f"cross/to_{other.name}/seed{seed}"
-                yield _Run(title, other, other.domains, other.domains, seed, place, trained)
-            continue
-        for domain in dataset.chosen:
-            others = tuple(other for other in dataset.domains if other != domain)
-            if protocol == "multi":
-                yield _Run(f"target {domain}", dataset, others, (domain,), seed, f"{domain}/seed{seed}")
-            else:  # with two domains these are the runs of protocol multi
-                place = f"from_{domain}" if len(others) > 1 else others[0]
-                yield _Run(f"source {domain}", dataset, (domain,), others, seed, f"{place}/seed{seed}")
-
-
-def job_config(job: Job) -> "CfgNode":
-    """The config of a job."""
-    import train
-
-    return train.setup_cfg(train.parse_args(list(job.arguments)))
-
-
-def job_command(job: Job) -> list[str]:
-    """The command line of a job."""
-    return [sys.executable, str(REPOSITORY / "train.py"), *job.arguments]
-
-
-def _seeds(text: str | None, default: str) -> list[str]:
-    text = default if text is None else text
-    seeds = text.split()
-    if not seeds or not all(seed.isdecimal() and len(seed) < 20 and int(seed) <= MAX_SEED for seed in seeds):
-        raise UserError(
-            f'SEEDS is {text!r}; accepted: numbers from 0 to {MAX_SEED:,} with spaces between, SEEDS="1 2 3".'
-        )
-    return list(dict.fromkeys(str(int(seed)) for seed in seeds))
+def list_runs(protocol: str, sets: Sequence[Set]) -> Iterator[tuple[str, Set, tuple[str, ...], tuple[str, ...], str]]:
+    """The runs of a protocol for one seed: title, data set, source domains, target domains, folder."""
+    dataset, *others = sets
+    if protocol == "cross":
+        yield f"training on {dataset.name}", dataset, dataset.domains, dataset.domains, CROSS_TRAINING
+        for other in {one.name: one for one in others}.values():
+            yield f"{dataset.name} to {other.name}", other, other.domains, other.domains, f"cross/to_{other.name}"
+        return
+    for domain in dataset.chosen:
+        rest = tuple(other for other in dataset.domains if other != domain)
+        if protocol == "multi":
+            yield f"target {domain}", dataset, rest, (domain,), domain
+        else:  # with two domains these are the runs of protocol multi
+            yield f"source {domain}", dataset, (domain,), rest, f"from_{domain}" if len(rest) > 1 else rest[0]
 
 
 def _method_file(method: Method, dataset: str, chosen: str) -> Path:

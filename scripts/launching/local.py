@@ -1,30 +1,216 @@
-"""Jobs on this machine: one warm process for each parallel run."""
+"""Run jobs: in a process that may run several, in parallel processes of this machine, or by another engine."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
+import traceback
+from argparse import Namespace
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from common.errors import UserError
-from scripts.launching.jobs import Job
-from scripts.launching.run_job import CRASHED, Outcome, run_job
+from yacs.config import CfgNode
+
+from common.errors import UserError, recent_warnings
+from common.files import make_output_folder, write_json
+from common.interruption import Interrupted
+from common.locks import run_owner
+from common.startup import prepare_imports
+from common.threads import plan_threads, share_cores
+from scripts.launching.jobs import Job, Plan
+from scripts.launching.status import FAILED_FILE
+
+# Exit codes: an exception that train.py does not expect; the process died; another process runs this job.
+CRASHED, DIED, BUSY = 70, 71, 75
+SECONDS_BETWEEN_LOOKS = 0.5  # at jobs of other processes
+
+
+class Outcome(NamedTuple):
+    """The end of a job: exit code, the reason of a failure or "", and warnings."""
+
+    code: int
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def run_job(arguments: Sequence[str], folder: Path) -> Outcome:
+    """Run train.py with these arguments in this process; `folder` is its output folder."""
+    prepare_imports()
+    import train
+
+    recent_warnings.clear()
+    stdout = sys.stdout
+    args = train.parse_args(list(arguments))
+    (folder / FAILED_FILE).unlink(missing_ok=True)
+    try:
+        code, reason = train.execute(args)
+    except Exception as error:
+        traceback.print_exc()
+        code, reason = CRASHED, "".join(traceback.format_exception_only(error)).strip()
+    finally:
+        sys.stdout = stdout  # Dassl's logger replaces it
+        gc.collect()  # frees memory before the next job
+        gc.freeze()  # the next collection skips the packages
+        if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    if code == 1 and (owner := run_owner(folder)):
+        return Outcome(BUSY, owner)
+    return save_failure(folder, Outcome(code, reason, tuple(recent_warnings)))
+
+
+def save_failure(folder: Path, outcome: Outcome) -> Outcome:
+    """Write failed.json for `scripts/status.py`, unless the run was interrupted; returns the outcome."""
+    if outcome.code in (1, CRASHED, DIED):
+        with contextlib.suppress(OSError):  # a full disk may be the reason
+            make_output_folder(folder)
+            write_json(folder / FAILED_FILE, {"exit_code": outcome.code, "reason": outcome.reason})
+    return outcome
+
+
+class Report:
+    """Prints the lines of a launcher above its progress bar; `failed` has the reasons of failures by job."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar, self.failed, self.started, self.said = bar, dict[Job, str](), dict[Job, float](), set[str]()
+
+    def say(self, line: str, stream: Any = None) -> None:
+        """Print a line, unless it was printed before; runs on one data set have the same warnings."""
+        if line not in self.said:
+            self.said.add(line)
+            self.bar.write(line, file=stream or sys.stdout)
+            sys.stdout.flush()
+
+    def start(self, job: Job) -> None:
+        self.started.setdefault(job, time.time())
+        self.say(f"{job.title}: started, log in {job.folder}")
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        for line in outcome.warnings:
+            self.say(line, sys.stderr)
+        text = outcome.reason or f"done in {time.time() - self.started.get(job, time.time()):.0f} s"
+        if outcome.code:
+            text = self.failed[job] = f"failed with exit code {outcome.code}: {text}" if outcome.code > 0 else text
+        self.say(f"{job.title}: {text}")
+        self.bar.update()
+
+
+def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, report: Report) -> None:
+    """Run jobs of a plan by the engine that a command line names."""
+    cfg, *others = plan.configs.values()
+    workers = max(one.DATALOADER.NUM_WORKERS for one in (cfg, *others))
+    if args.engine == "slurm":
+        from scripts.launching.slurm import run_jobs as run_slurm_jobs
+
+        run_slurm_jobs(jobs, args, workers, report)
+        return
+    engine: Any = LocalEngine(1)
+    if args.engine == "ray":
+        from scripts.launching.ray import RayEngine
+
+        roots = sorted({os.path.abspath(one.root) for one in plan.sets if os.path.isdir(one.root)})
+        engine = RayEngine(args, roots, cfg, workers)
+        workers = engine.workers
+    elif args.jobs not in (None, "1"):
+        gpus = local_gpus(args.visible_gpus) if cfg.USE_CUDA else []
+        n_runs, most_workers = share_cores(int(args.jobs), 1 if gpus else count_threads(cfg))
+        engine, workers = LocalEngine(n_runs, gpus), workers if n_runs == 1 else min(workers, most_workers)
+    try:
+        arguments = "DATALOADER.NUM_WORKERS", str(workers)
+        run_jobs([replace(job, arguments=(*job.arguments, *arguments)) for job in jobs], engine, report)
+    finally:
+        engine.close()
+
+
+def count_threads(cfg: CfgNode) -> int:
+    """The number of threads of a run on a CPU."""
+    from trainers.modules.clip.backbone import load_backbone
+
+    backbone = load_backbone(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH)
+    return plan_threads(backbone.n_tower_weights, 0).alone
+
+
+def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None:
+    """Run jobs by an engine, in their order where possible; raises Interrupted after a signal, when all have ended."""
+    waiting, running, signals = list(jobs), dict[Future[Outcome], Job](), list[int]()
+    retried, n_passed_on = set[Job](), 0
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in numbers}
+    try:
+        while running or (waiting and not signals):
+            if not signals:
+                _start_jobs(waiting, running, engine, report)
+            for number in signals[n_passed_on:]:
+                engine.interrupt(number)
+                n_passed_on += 1
+            if not running:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            for future in wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
+                job, outcome = running.pop(future), _outcome(future)
+                if signals and outcome.code:
+                    report.say(f"{job.title}: interrupted; the same command resumes it")
+                elif outcome.code == BUSY:
+                    waiting.append(job)
+                elif outcome.code == DIED and job not in retried:
+                    report.say(f"{job.title}: {outcome.reason}; one retry")
+                    retried.add(job)
+                    waiting.insert(0, job)
+                else:
+                    report.end(job, save_failure(job.folder, outcome))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if signals:
+        raise Interrupted(signals[0])
+
+
+def _start_jobs(waiting: list[Job], running: dict[Future[Outcome], Job], engine: "LocalEngine", report: Report) -> None:
+    """Start jobs that can run now, as many as fit; drop tests whose training failed."""
+    for job in list(waiting):
+        failed = next((one for one in report.failed if one.folder == job.needs), None)
+        if failed is not None:
+            waiting.remove(job)
+            report.end(job, Outcome(-1, f"skipped: it depends on {failed.title}, which failed"))
+        elif len(running) >= engine.slots or job.needs in {one.folder for one in (*waiting, *running.values())}:
+            continue
+        elif owner := run_owner(job.folder):
+            report.say(f"{job.title}: skipped for now, {owner} runs it")
+        else:
+            waiting.remove(job)
+            if job.is_finished():
+                report.end(job, Outcome(0, "skipped: finished by another process"))
+            else:
+                report.start(job)
+                running[engine.submit(job)] = job
+
+
+def _outcome(future: Future[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except BrokenExecutor:
+        return Outcome(DIED, "its process died (killed, or out of memory)")
+    except BaseException as error:  # KeyboardInterrupt comes from a process that was just starting
+        text = str(error).strip() or type(error).__name__
+        print(text, file=sys.stderr)
+        return Outcome(DIED, text.splitlines()[-1])
 
 
 def local_gpus(visible: str) -> list[str]:
     """The GPUs for runs: those in CUDA_VISIBLE_DEVICES, or all; UserError if it names more than there are."""
     import torch
 
-    n, named = torch.cuda.device_count(), [name.strip() for name in visible.split(",") if name.strip()]
-    if not named:
-        return [str(i) for i in range(n)]
-    if named[0] == "-1":  # CUDA's name for no GPU
+    n = torch.cuda.device_count()
+    named = [name.strip() for name in visible.split(",") if name.strip()] or [str(i) for i in range(n)]
+    if named[:1] == ["-1"]:  # CUDA's name for no GPU
         return []
     if n < len(named):
-        text = f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}."
-        raise UserError(f"{text} Name GPUs that `nvidia-smi -L` lists, or unset it.")
+        raise UserError(f"CUDA_VISIBLE_DEVICES is {visible!r}, {len(named)} GPUs, but PyTorch finds {n}. Name fewer.")
     return named
 
 
@@ -36,16 +222,18 @@ class LocalEngine:
         self.workers: list[_Worker] = []
 
     def submit(self, job: Job) -> Future[Outcome]:
-        for worker in [worker for worker in self.workers if worker.is_unfit()]:
+        while True:
+            worker = next((worker for worker in self.workers if worker.job is None or worker.job.done()), None)
+            if worker is None:
+                used = [worker.gpu for worker in self.workers]
+                worker = _Worker(min(self.gpus, key=used.count) if self.gpus else None)
+                self.workers.append(worker)
+            with contextlib.suppress(BrokenExecutor):  # an idle process died
+                if not worker.has_failed():
+                    worker.job = worker.pool.submit(run_job, job.arguments, job.folder)
+                    return worker.job
             self.workers.remove(worker)
             worker.pool.shutdown()
-        idle = next((worker for worker in self.workers if worker.job is None or worker.job.done()), None)
-        if idle is None:
-            used = [worker.gpu for worker in self.workers]
-            idle = _Worker(min(self.gpus, key=used.count) if self.gpus else None)
-            self.workers.append(idle)
-        idle.job = idle.pool.submit(run_job, job.arguments, job.folder)
-        return idle.job
 
     def interrupt(self, number: int) -> None:
         for worker in self.workers:
@@ -70,10 +258,9 @@ class _Worker:
         self.pid = self.pool.submit(os.getpid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def is_unfit(self) -> bool:
-        """Whether the process has died, or an unexpected exception may have left something behind."""
-        job = self.job
-        return job is not None and job.done() and (job.exception() is not None or job.result().code == CRASHED)
+    def has_failed(self) -> bool:
+        """Whether the last job raised an unexpected exception, which may have left something behind."""
+        return self.job is not None and (self.job.exception() is not None or self.job.result().code == CRASHED)
 
 
 def _prepare_process(gpu: str | None) -> None:
@@ -86,12 +273,11 @@ def _prepare_process(gpu: str | None) -> None:
     multiprocessing.set_start_method(None, force=True)  # loader workers fork, as in train.py
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # the log of each run has its output
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
-
-
-def _end_with_launcher() -> None:
-    """Wait until the launcher has ended, then end at once, loader workers included."""
     launcher = multiprocessing.parent_process()
     assert launcher is not None
-    launcher.join()
-    os.killpg(0, signal.SIGKILL)
+
+    def end_with_launcher() -> None:
+        launcher.join()
+        os.killpg(0, signal.SIGKILL)  # loader workers included
+
+    threading.Thread(target=end_with_launcher, daemon=True).start()

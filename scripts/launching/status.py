@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.files import read_json, write_json
-from common.locks import RUN_LOCK, creation_lock, run_owner
+from common.files import make_output_folder, read_json, write_json
+from common.locks import RUN_LOCK, run_owner
 from common.run.record import RECORD_FILE, is_finished, read_run_record
-from scripts.launching.run_job import FAILED_FILE
 
 if TYPE_CHECKING:
     from scripts.launching.jobs import Job
 
-PLAN_FILE = "plan.json"  # in OUTPUT: "tested" and "slurm", the id of the SLURM job, by the folder of each planned run
+PLAN_FILE = "planned.json"  # in the folder of each planned run: "tested" and "slurm", the id of its SLURM job
+FAILED_FILE = "failed.json"  # in the folder of a run that failed: "exit_code" and "reason"
 DONE, RUNNING, WAITING, FAILED = "done", "running", "waiting", "failed"
 
 
@@ -27,25 +27,22 @@ class State(NamedTuple):
     detail: str = ""
 
 
-def read_plan(output: Path) -> dict[Path, dict[str, Any]]:
-    """The planned runs of an output folder by their folders; {} if there is no readable plan."""
+def read_or_empty(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; {} if it is missing or damaged."""
     try:
-        return {output / name: planned for name, planned in read_json(output / PLAN_FILE)["runs"].items()}
-    except (OSError, ValueError, KeyError):
+        return read_json(path)
+    except (OSError, ValueError):
         return {}
 
 
-def save_plan(output: Path, jobs: Iterable["Job"], slurm: Mapping["Job", str] | None = None) -> None:
-    """Add jobs to the plan of an output folder; `slurm`: ids of their SLURM jobs."""
-    output = output.absolute()
-    with creation_lock(output / PLAN_FILE, "writes the plan"):
-        runs = known = read_plan(output)
-        for job in jobs:
-            before = known.get(job.folder, {}).get("slurm", "")
-            runs = {**runs, job.folder: {"tested": job.tested, "slurm": (slurm or {}).get(job, before)}}
-        if runs != known:
-            named = {folder.relative_to(output).as_posix(): planned for folder, planned in runs.items()}
-            write_json(output / PLAN_FILE, {"runs": named})
+def save_plan(jobs: Iterable["Job"], slurm: Mapping["Job", str] | None = None) -> None:
+    """Write the plan of jobs into their folders; `slurm`: ids of their SLURM jobs."""
+    for job in jobs:
+        before = read_or_empty(job.folder / PLAN_FILE)
+        planned = {"tested": job.tested, "slurm": (slurm or {}).get(job, before.get("slurm", ""))}
+        if planned != before:
+            make_output_folder(job.folder)
+            write_json(job.folder / PLAN_FILE, planned)
 
 
 def queued_jobs() -> dict[str, str]:
@@ -60,11 +57,10 @@ def queued_jobs() -> dict[str, str]:
 
 def find_states(folder: Path) -> list[State]:
     """States of all runs below a folder (absolute), planned or started."""
-    runs = {lock.parent: {"tested": not is_finished(lock.parent, tested=False)} for lock in folder.rglob(RUN_LOCK)}
-    for output in [*folder.parents, *(path.parent for path in folder.rglob(PLAN_FILE))]:
-        runs |= {run: planned for run, planned in read_plan(output).items() if run.is_relative_to(folder)}
-    queue = queued_jobs() if any(planned.get("slurm") for planned in runs.values()) else {}
-    return [_state_of(run, planned, queue) for run, planned in sorted(runs.items())]
+    runs = {path.parent for name in (RUN_LOCK, PLAN_FILE) for path in folder.rglob(name)}
+    plans = {run: read_or_empty(run / PLAN_FILE) for run in sorted(runs)}
+    queue = queued_jobs() if any(planned.get("slurm") for planned in plans.values()) else {}
+    return [_state_of(run, planned, queue) for run, planned in plans.items()]
 
 
 def _state_of(run: Path, planned: Mapping[str, Any], queue: Mapping[str, str]) -> State:
@@ -72,16 +68,13 @@ def _state_of(run: Path, planned: Mapping[str, Any], queue: Mapping[str, str]) -
     slurm = f"SLURM job {planned['slurm']} {in_queue}" if in_queue else ""
     process, progress = run_owner(run) or "", _progress_of(run)
     details = ", ".join(filter(None, [progress, process, slurm]))
-    if not process and is_finished(run, planned["tested"]):
+    if not process and is_finished(run, planned.get("tested", not is_finished(run, tested=False))):
         return State(run, DONE)
     if process or in_queue:
         return State(run, RUNNING if process or in_queue.startswith("RUNNING") else WAITING, details)
-    try:
-        failure = read_json(run / FAILED_FILE)
-        reason = " ".join(failure["reason"].split()) or f"its log ends: {_last_line(run)}"
-        return State(run, FAILED, f"exit code {failure['exit_code']}: {reason}")
-    except (OSError, ValueError, KeyError):
-        return State(run, WAITING, details)
+    if failure := read_or_empty(run / FAILED_FILE):
+        return State(run, FAILED, f"exit code {failure['exit_code']}: {' '.join(failure['reason'].split())}")
+    return State(run, WAITING, details)
 
 
 def _progress_of(run: Path) -> str:
@@ -90,9 +83,3 @@ def _progress_of(run: Path) -> str:
     newest = max(found, key=lambda path: path.stat().st_mtime, default=run / RECORD_FILE)
     record, stage = read_run_record(newest.parent), "" if newest.parent == run else f"stage I of {newest.parent.name}, "
     return f"{stage}{len(record.history)} epochs" if record and record.history else ""
-
-
-def _last_line(run: Path) -> str:
-    logs = sorted(run.glob("log.txt*"), key=lambda path: path.stat().st_mtime)
-    lines = logs[-1].read_text(encoding="utf-8", errors="replace").split("\n") if logs else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "(no log)")

@@ -1,320 +1,195 @@
-"""The report's page: tables, pictures, config and versions of each run."""
+"""The page of the report: tables, figures, misclassified images, config and versions of each run."""
 
-import html
-from collections import defaultdict
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from common.errors import UserError
-from common.files import make_output_folder
+from common.files import atomic_write, make_output_folder
 from common.progress import progress
 from common.run.contexts import CONTEXTS_FILE, read_contexts
-from scripts.reporting import pictures
-from scripts.reporting.details import calibration_table, chance_table, class_tables
-from scripts.reporting.finished import read_folders
-from scripts.reporting.published import Figures
-from scripts.reporting.samples import (
-    confusion,
-    find_image,
-    most_confused,
-    most_often_wrong,
-    predictions_of,
-    thumbnail,
-)
-from scripts.reporting.tables import Results, Table, columns_of, make_tables, method_name
+from common.run.results import Result
+from scripts.launching.status import DONE, find_states
+from scripts.reporting import figures
+from scripts.reporting.predictions import count_confusions, load_predictions, most_confused, most_often_wrong
+from scripts.reporting.tables import Table, make_cells
 from scripts.reporting.text import (
-    HeaderAndRows,
+    STYLES,
+    accuracy_cells,
+    difference_cells,
     difference_note,
-    difference_rows,
-    published_rows,
+    mean_and_std,
     table_legend,
-    table_rows,
-    write_text,
 )
-from scripts.reporting.unfinished import unfinished
-from scripts.reporting.variability import Spread, Variability, read_variability
+from scripts.reporting.variability import read_variability
 
-PAGE = "page.html"
-MATRIX_CLASSES = 40  # for more classes a table of pairs
-CONFUSED_PAIRS = 20
-SAMPLES = 12
-FACTS = (
-    *("trainer", "config", "dataset", "backbone", "backbone_sha256", "protocol", "trained_on", "source_domains"),
-    *("target_domains", "seed", "selection", "precision", "test_subset", "num_shots", "best_epoch", "n_test"),
-    *("accuracy", "macro_f1", "n_trained", "train_seconds", "seconds", "threads", "revision", "data_fingerprint"),
-)
+MATRIX_CLASSES = 40  # more classes: a table of pairs instead of a matrix
+LONG_KEYS = {"classnames", "accuracy_by_class", "val_history", "loss_history", "metrics", "domain_fingerprints"}
 
 
 class Report:
-    """Collects what the page shows.
-
-    Args:
-        folder: where the pictures go as files.
-        bar: progress bar that counts pictures.
+    """Collects the content of the page.
 
     Attributes:
-        skipped: what is left out and why, one line each.
+        folder: gets the figures as files.
+        bar: progress bar that counts figures.
+        skipped: missing and damaged files, one line each.
     """
 
     def __init__(self, folder: Path, bar: Any) -> None:
-        self.folder = folder
-        self.bar = bar
+        self.folder, self.bar = folder, bar
         self.skipped: list[str] = []
-        self.names: set[str] = set()
+        self.names: Counter = Counter()
 
-    def picture(self, figure: Figure, name: str, alt: str, caption: str) -> dict[str, str]:
-        """Save a picture; a dict for the page."""
-        stem = pictures.file_name(name)
-        number = 1
-        while stem in self.names:
-            number += 1
-            stem = f"{pictures.file_name(name)}-{number}"
-        self.names.add(stem)
-        png = pictures.save_picture(figure, self.folder, stem)
+    def figure(self, figure: Figure | None, name: str, caption: str) -> list[dict[str, str]]:
+        """Save a figure; returns it for the page in a list, which is empty for None."""
+        if figure is None:
+            return []
+        stem = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:100]
+        self.names[stem] += 1
+        stem += f"-{self.names[stem]}" if self.names[stem] > 1 else ""
+        png = figures.save_figure(figure, self.folder, stem)
         self.bar.update()
-        return {"png": png, "alt": alt, "caption": caption}
+        return [{"png": png, "alt": name, "caption": caption}]
+
+    def read(self, reader: Any, path: Path | str) -> Any:
+        """Read a file of a run; None if it is damaged, which the page lists."""
+        try:
+            return reader(path)
+        except UserError as error:
+            self.skipped.append(str(error))
+            return None
 
     def section(self, table: Table) -> dict[str, Any]:
-        """What the page shows of a table."""
-        by_method = pictures.runs_by_method(table)
-        accuracy = self.picture(
-            pictures.accuracy_picture(table),
-            f"{table.title} accuracy",
-            f"Accuracy of {', '.join(table.rows)} on {', '.join(table.columns)}; the numbers are in the table above.",
-            "Mean over seeds; bars: standard deviation.",
-        )
-        predictions = {method: predictions_of(runs, self.skipped) for method, runs in by_method.items()}
-        confusion_pictures, confused = self.confusions(table, predictions)
-        section = {
-            "title": table.title,
-            "table": _as_html(table_rows(table, "html", html.escape)),
-            "published": published_rows(table, "html"),
+        """The part of the page for a table."""
+        runs = table.runs.drop_duplicates("folder")
+        rows = load_predictions(runs, self.skipped)
+        html, title = STYLES["html"], table.title
+        caption = "Mean over seeds; bars: standard deviation. The table above has the numbers."
+        section: dict[str, Any] = {
+            "table": table,
+            "cells": as_markup(accuracy_cells(table, html)),
             "legend": table_legend(table),
-            "notes": [(i if i in table.marked else 0, note) for i, note in enumerate(table.notes, start=1)],
-            "baseline": table.baseline,
-            "accuracy": [accuracy],
-            "learning": self.learning(table, by_method),
-            "confusion": confusion_pictures,
-            "confused": confused,
-            "contexts": self.contexts(table, by_method),
-            "samples": self.samples(table, predictions),
-            "calibration": calibration_table(by_method),
-            "classes": class_tables(by_method, MATRIX_CLASSES),
+            "differences": as_markup(difference_cells(table, html)),
+            "difference_note": difference_note(table),
+            "accuracy": self.figure(figures.draw_accuracy(table), f"{title} accuracy", caption),
+            "calibration": calibration_table(runs),
+            "samples": most_often_wrong(rows, 12).to_dict("records"),
+            "learning": [],
+            "confusion": [],
+            "confused": [],
+            "contexts": [],
+            "variability": self.variability(runs),
         }
-        if table.differences:
-            section["differences"] = _as_html(difference_rows(table, "html", html.escape))
-            section["difference_note"] = difference_note(table)
+        for method, own in runs.groupby("method", sort=False):
+            caption = f"{method}: accuracy on training batches and, where it selects the epoch, on validation images."
+            section["learning"] += self.figure(figures.draw_learning(own), f"{title} learning {method}", caption)
+            for classnames, group in own.groupby("classnames", sort=False):
+                of_group = rows[rows["folder"].isin(group["folder"])]
+                what = method if len(group) == len(own) else f"{method}, {', '.join(sorted(set(group['targets'])))}"
+                counts = count_confusions(of_group, classnames)
+                pairs = most_confused(counts, 20)
+                if len(classnames) > MATRIX_CLASSES:
+                    section["confused"].append((what, pairs.round({"% of the class": 1})))
+                elif len(of_group):
+                    worst = [f"{one} taken for {two} {n} times" for one, two, n, _ in pairs[:3].itertuples(index=False)]
+                    caption = (
+                        f"{what}: {len(of_group)} predictions of {of_group['folder'].nunique()} runs. Most often: "
+                    )
+                    caption += "; ".join(worst) or "nothing is confused"
+                    figure = figures.draw_confusion(counts)
+                    section["confusion"] += self.figure(figure, f"{title} confusion {what}", f"{caption}.")
+            seen = set()
+            for run in own.sort_values("seed").itertuples():
+                path = Path(run.folder) / CONTEXTS_FILE
+                if run.targets in seen or not path.is_file() or (found := self.read(read_contexts, path)) is None:
+                    continue
+                seen.add(run.targets)
+                what = f"{method}, {run.targets}, seed {run.seed}"
+                caption = f"{what}: principal components of contexts, a point for each image, and of the prompt labels."
+                section["contexts"] += self.figure(figures.draw_contexts(found), f"{title} contexts {what}", caption)
+        if missing := sum(image["jpeg"] is None for image in section["samples"]):
+            self.skipped.append(
+                f"{title}: {missing} of {len(section['samples'])} images most often wrong have no readable file. Start "
+                "this command in the folder where the runs started, or correct DATASET.ROOT in their config.yaml."
+            )
         return section
 
-    def learning(self, table: Table, by_method: dict[str, list[Results]]) -> list[dict[str, str]]:
-        """Pictures of learning curves, one for each method that learns."""
-        found = []
-        for method, runs in by_method.items():
-            figure = pictures.learning_picture(runs)
-            if figure is not None:
-                line = "source" if runs[0]["protocol"] == "single-source" else "column of the table"
-                what = f"the source domains' validation images, a line for each {line} (mean over seeds)"
-                if not any(run.get("val_history") for run in runs):
-                    what = "training batches alone, since no epoch is chosen by validation"
-                caption = f"{method}: accuracy on {what}, and training losses (mean over all runs)."
-                found.append(
-                    self.picture(figure, f"{table.title} learning {method}", f"Learning curves of {method}.", caption)
-                )
-        return found
+    def variability(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """A table of the runs that scripts/variability.py has measured; empty without any."""
+        rows = []
+        for run in runs.itertuples():
+            found = self.read(read_variability, run.folder) or []
+            rows += [{"method": run.method, "seed": run.seed, **row} for row in found]
+        return pd.DataFrame(rows, dtype=object).fillna("-")
 
-    def confusions(self, table: Table, predictions: dict[str, list]) -> tuple[list[dict[str, str]], list[tuple]]:
-        """Confusion matrices of methods, or tables of the most confused pairs where there are many classes."""
-        found, tables = [], []
-        for method, of_method in predictions.items():
-            by_classes = defaultdict(list)
-            for run, rows in of_method:
-                by_classes[tuple(run.get("classnames") or sorted({row["label"] for row in rows}))].append((run, rows))
-            for classnames, group in by_classes.items():
-                counts = confusion(group, classnames)
-                if not counts.sum():
-                    continue
-                columns = sorted({column for run, _ in group for column in columns_of(run)})
-                what = method if len(by_classes) == 1 else f"{method}, {', '.join(columns)}"
-                pairs = most_confused(counts, classnames, CONFUSED_PAIRS)
-                if len(classnames) > MATRIX_CLASSES:
-                    tables.append((what, [(a, b, n, f"{share:.1f}") for a, b, n, share in pairs]))
-                    continue
-                worst = "; ".join(f"{a} taken for {b} {n} times" for a, b, n, _ in pairs[:3])
-                images = f"{counts.sum()} predictions of {len(group)} run{'s' * (len(group) != 1)}"
-                picture = self.picture(
-                    pictures.confusion_picture(counts, classnames),
-                    f"{table.title} confusion {what}",
-                    f"Confusion matrix of {what}. Most often: {worst or 'nothing is confused'}.",
-                    f"{what}: {images}, all columns and seeds together. Most often: {worst or 'nothing is confused'}.",
-                )
-                found.append(picture)
-        return found, tables
-
-    def contexts(self, table: Table, by_method: dict[str, list[Results]]) -> list[dict[str, str]]:
-        """Pictures of generated contexts: of each method and set of targets the first seed that kept them."""
-        found, seen = [], set()
-        for method, runs in by_method.items():
-            for run in sorted(runs, key=lambda run: run["seed"]):
-                columns = tuple(columns_of(run))
-                path = Path(run["folder"]) / CONTEXTS_FILE
-                if (method, columns) in seen or not path.is_file():
-                    continue
-                try:
-                    figure = pictures.contexts_picture(read_contexts(path))
-                except UserError as error:
-                    self.skipped.append(str(error))
-                    continue
-                if figure is None:
-                    continue
-                seen.add((method, columns))
-                what = f"{method}, {', '.join(columns)}, seed {run['seed']}"
-                caption = f"{what}: principal components of the contexts generated for images, one point each, and of "
-                caption += "the prompt labels."
-                alt = f"Contexts of {what} in the plane of their first two principal components, coloured by domain."
-                found.append(self.picture(figure, f"{table.title} contexts {what}", alt, caption))
-        return found
-
-    def samples(self, table: Table, predictions: dict[str, list]) -> list[dict[str, Any]]:
-        """The images most often wrong, with thumbnails where their files are found."""
-        found, missing = [], 0
-        for sample in most_often_wrong([pair for pairs in predictions.values() for pair in pairs], SAMPLES):
-            path = find_image(sample)
-            jpeg = thumbnail(path) if path else None
-            missing += jpeg is None
-            said = []
-            for method, counts in sample.said.items():
-                said.append((method, ", ".join(f"{name} {n}/{counts.total()}" for name, n in counts.most_common())))
-            entry = {key: getattr(sample, key) for key in ("path", "domain", "label", "tested", "wrong")}
-            found.append({**entry, "said": said, "jpeg": jpeg})
-        if missing:
-            self.skipped.append(
-                f"{table.title}: {missing} of {len(found)} images most often wrong have no readable file. Start this "
-                "where the runs were started, or give them their data set back (DATASET.ROOT in config.yaml)."
-            )
-        return found
-
-    def measured(self, results: Iterable[Results]) -> dict[str, Variability]:
-        """What scripts/variability.py found out, by folders of runs."""
-        measured = {}
-        for result in results:
-            try:
-                found = read_variability(result["folder"])
-            except UserError as error:
-                self.skipped.append(str(error))
-                continue
-            if found is not None:
-                measured[result["folder"]] = found
-        return measured
-
-    def variability(self, results: Iterable[Results], measured: dict[str, Variability]) -> list[dict[str, Any]]:
-        """A table and a picture of what was measured, for each method on a data set and backbone."""
-        groups = defaultdict(list)
-        for result in results:
-            found = measured.get(result["folder"])
-            if found is None:
-                continue
-            for domain, spread in found.by_domain.items():
-                line = f"{domain}, seed {result['seed']}"
-                if result["protocol"] == "single-source":
-                    line = f"{'+'.join(result['source_domains'])} → {line}"
-                group = f"{method_name(result)}, {result['dataset']}, {result['backbone']}, {result['protocol']}"
-                groups[group].append((line, found.draws, spread, found.averages(domain)))
-        return [self._variability_of(group, lines) for group, lines in groups.items()]
-
-    def _variability_of(self, group: str, lines: list[tuple[str, int, Spread, dict[int, float]]]) -> dict[str, Any]:
-        counts = sorted({n for *_, averages in lines for n in averages})
-        rows = [
-            [line, str(draws), *(f"{value:.1f}" for value in asdict(spread).values())]
-            + [f"{averages[n]:.1f}" if n in averages else "-" for n in counts]
-            for line, draws, spread, averages in lines
-        ]
-        picture = self.picture(
-            pictures.variability_picture([(line, spread, averages) for line, _, spread, averages in lines]),
-            f"{group} variability",
-            f"Spread of accuracy over draws of the noise, {group}; the numbers are in the table above.",
-            "Range and standard deviation of the accuracy over single draws, accuracy when draws are averaged, and how "
-            "often two draws agree.",
-        )
-        header = ["domain, run", "draws", *Spread.__dataclass_fields__, *(f"n = {n}" for n in counts)]
-        return {"name": group, "table": (header, rows), "pictures": [picture]}
-
-    def run(self, result: Results) -> dict[str, Any]:
+    def run(self, run: Any) -> dict[str, Any]:
         """Name, facts and config of a run."""
-        path = Path(result["folder"]) / "config.yaml"
+        path = Path(run.folder) / "config.yaml"
         try:
             config = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             config = "(no config.yaml)"
-            self.skipped.append(f"{path} cannot be read, so the run's config is not shown.")
-        facts = [("folder", result["folder"])]
-        facts += [(name, _fact(result[name])) for name in FACTS if result.get(name) not in (None, [])]
-        facts += [(f"version of {name}", version) for name, version in (result.get("versions") or {}).items()]
-        return {"name": _run_name(result), "facts": facts, "config": config}
+            self.skipped.append(f"{path} cannot be read, so the page has no config of this run.")
+        facts = {"folder": run.folder} | {key.name: getattr(run, key.name) for key in fields(Result)}
+        facts |= {f"version of {name}": version for name, version in facts.pop("versions").items()}
+        facts = {key: ", ".join(map(str, v)) if isinstance(v, list) else v for key, v in facts.items()}
+        rows = [(key, v) for key, v in facts.items() if key not in LONG_KEYS and v not in (None, "", {})]
+        name = f"{run.dataset}, {run.method}, {run.targets}, seed {run.seed}"
+        return {"name": name, "facts": pd.DataFrame(rows, columns=["key", "value"]), "config": config}
 
 
-def _run_name(result: Results) -> str:
-    return f"{result['dataset']}, {method_name(result)}, {', '.join(columns_of(result))}, seed {result['seed']}"
+def as_markup(cells: pd.DataFrame) -> pd.DataFrame:
+    """Tell Jinja that texts are escaped already."""
+    return cells.map(Markup).rename(columns=Markup)
 
 
-def _fact(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def calibration_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Expected calibration error (%) by method and targets: mean and standard deviation over seeds."""
+    cells = make_cells(runs.assign(column=runs["targets"], value=runs["calibration_error"].astype(float)))
+    texts = cells.apply(lambda cell: mean_and_std(cell["mean"], cell["std"]), axis=1).unstack(fill_value="-")
+    return texts.loc[runs["method"].unique()].reset_index()
 
 
-def _as_html(header_and_rows: HeaderAndRows) -> tuple[list[Markup], list[list[Markup]]]:
-    """Texts that are HTML already, told so to Jinja."""
-    header, rows = header_and_rows
-    return [Markup(name) for name in header], [[Markup(cell) for cell in row] for row in rows]
+def unfinished(folders: Iterable[str | Path]) -> list[str]:
+    """One line for each unfinished run below folders, as scripts/status.py prints them."""
+    states = [state for folder in folders for state in find_states(Path(folder).resolve())]
+    return [f"{state.what} {state.folder}: {state.detail}".rstrip(": ") for state in states if state.what != DONE]
 
 
 def write_report(
-    folders: Sequence[str | Path],
-    out: str | Path,
-    baseline: str = "",
-    duplicates: str = "",
-    published: Sequence[Figures] | None = None,
-    not_run: Sequence[str] = (),
+    tables: Sequence[Table], folders: Sequence[str | Path], out: str | Path, not_run: Sequence[str] = ()
 ) -> list[str]:
-    """Write the page and its pictures; what was left out, one line each.
+    """Write the page and its figures; returns lines on missing and damaged files.
 
     Args:
-        folders: with finished runs.
-        out: the page's file.
-        baseline, duplicates, published: see make_tables.
-        not_run: lines on what was to be done and could not be, beside the unfinished runs below the folders.
-
-    Raises:
-        UserError: there is nothing to report, or the page cannot be written.
+        folders: the page lists unfinished runs below them.
+        out: file of the page; the figures go to <name>_files beside it.
+        not_run: more lines for the list of unfinished runs.
     """
     out = Path(out)
-    tables = make_tables(read_folders(folders), baseline, duplicates, published)
-    results = [run for table in tables for run in table.runs]
-    try:
-        with progress(description="Pictures", unit="picture") as bar:
-            make_output_folder(out.with_name(f"{out.stem}_files"))
-            report = Report(out.with_name(f"{out.stem}_files"), bar)
-            sections = [report.section(table) for table in tables]
-            measured = report.measured(results)
-            variability = report.variability(results, measured)
-    except OSError as error:
-        raise UserError(f"Cannot write {error.filename or out}: {error.strerror}. Name another --out.") from error
+    runs = pd.concat([table.runs for table in tables]).drop_duplicates("folder")
+    with progress(description="Figures", unit="figure") as bar:
+        make_output_folder(out.with_name(f"{out.stem}_files"))
+        report = Report(out.with_name(f"{out.stem}_files"), bar)
+        sections = [report.section(table) for table in tables]
     content = {
-        "title": f"Results: {', '.join(sorted({result['dataset'] for result in results}))}",
-        "n_runs": len(results),
+        "datasets": sorted(runs["dataset"].unique()),
         "missing": [*unfinished(folders), *not_run],
         "sections": sections,
-        "chance": [(table.title, chance_table(table, measured)) for table in tables],
-        "variability": variability,
-        "runs": [report.run(result) for result in results],
+        "runs": list(map(report.run, runs.itertuples())),
+        "skipped": report.skipped,
     }
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.ChainableUndefined)
-    write_text(out, page.get_template(PAGE).render(**content, skipped=report.skipped))
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    with atomic_write(out) as file:
+        file.write(page.get_template("page.html").render(content).encode("utf-8", "replace"))
     return report.skipped

@@ -1,298 +1,233 @@
-"""Tables as text: Markdown, LaTeX, CSV or plain."""
+"""Tables as text: Markdown, LaTeX, CSV, plain, and cells for the HTML page."""
 
-import csv
-import io
-import statistics
+import html
+import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
+import pandas as pd
 from tabulate import tabulate
 
-from common.errors import UserError
-from common.files import atomic_write
-from scripts.reporting.costs import cost_notes
-from scripts.reporting.published import Figures
-from scripts.reporting.tables import AVERAGE, Table, absent_columns, make_tables
+from scripts.reporting.tables import AVERAGE, Table
 
-Escape = Callable[[str], str]
-HeaderAndRows = tuple[list[str], list[list[str]]]
-FORMATS = ("github", "latex", "csv", "plain")
-DAGGER = "†"  # marks figures that papers report
-DIFFERENCE_NOTE = (
-    "Difference to {baseline} in points over pairs of the same column and seed, and its 95 % confidence interval: "
-    "Student's t over the {cluster}s' means."
+MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*"})
+LATEX = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "†": r"\textdagger{}",
+        "±": r"$\pm$",
+        "→": r"$\rightarrow$",
+        "−": "$-$",
+        "≥": r"$\geq$",
+    }
 )
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "→": r"$\rightarrow$",
-    "−": "$-$",
-    "≥": r"$\geq$",
-    "†": r"\textdagger{}",
-    **{char: "\\" + char for char in "&%$#_{}"},
+CSV_COLUMNS = ["table", "method", "column", "mean", "std", "seeds", "best", "low", "high", "notes", "published"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """The markup of a format: an escape function, and templates of best cells, marks and published rows."""
+
+    escape: Callable[[str], str] = str
+    best: str = "{}"
+    marks: str = " [{}]"
+    published: str = "{}"
+
+
+STYLES = {
+    "github": Style(lambda text: " ".join(text.split()).translate(MARKDOWN), best="**{}**", published="*{}*"),
+    "latex": Style(
+        lambda text: text.translate(LATEX), "\\textbf{{{}}}", "\\textsuperscript{{{}}}", "\\textcolor{{gray}}{{{}}}"
+    ),
+    "plain": Style(),
+    "html": Style(html.escape, "<b>{}</b>", "<sup>{}</sup>"),
 }
 
 
-def results_tables(
-    results: Iterable[dict[str, Any]],
-    table_format: str = "github",
-    baseline: str = "",
-    duplicates: str = "",
-    published: Sequence[Figures] | None = None,
-) -> str:
-    """Tables of results as text: one for each data set, backbone and protocol; see scripts/reporting/tables.py.
-
-    Cells are the mean of the seeds' accuracies in percent, and their sample standard deviation where there are
-    several. The average is taken over the columns first, seed by seed, over seeds that have all columns.
-
-    Args:
-        results: of find_results.
-        table_format: one of FORMATS.
-        baseline, duplicates, published: see make_tables.
-    """
-    tables = make_tables(results, baseline, duplicates, published)
+def format_tables(tables: Sequence[Table], table_format: str = "github") -> str:
+    """All tables as text in "github", "latex", "plain" or "csv"."""
     if table_format == "csv":
-        return tables_csv(tables)
-    return "\n\n".join(table_text(table, table_format) for table in tables)
+        lines = pd.concat([csv_lines(table) for table in tables])
+        return lines.to_csv(index=False, float_format="%.4f").rstrip("\n")
+    return "\n\n".join(format_table(table, table_format) for table in tables)
 
 
-def table_text(table: Table, table_format: str) -> str:
-    """A table with its title and notes, in "github", "latex" or "plain"."""
-    escape: Escape = {"latex": escape_latex, "github": escape_github}.get(table_format, str)
-    comment = "% " if table_format == "latex" else ""
-    line_end = "\\\\\n" if comment else "\n"
-    header, rows = table_rows(table, table_format, escape)
-    parts = [f"{comment}{table.title}: accuracy in % (mean ± std over seeds)"]
-    if comment and table.published:
-        parts[0] += "; gray needs the package xcolor"
-    parts.append(_tabulated(header, rows + published_rows(table, table_format, escape), table_format))
-    if table.notes:
-        # In LaTeX after the table, a line each.
-        notes = [note_text(table, i, table_format, escape) for i in range(len(table.notes))]
-        parts.append(line_end.join(notes))
-    if legend := table_legend(table):
-        parts.append(line_end.join(map(escape, legend)))
-    if table.differences:
-        parts.append(escape(difference_note(table)))
-        parts.append(_tabulated(*difference_rows(table, table_format, escape), table_format))
-    return "\n\n".join(parts)
+def format_table(table: Table, table_format: str) -> str:
+    """A table with its title and notes in "github", "latex" or "plain"."""
+    style, is_latex = STYLES[table_format], table_format == "latex"
+    title = f"{'% ' * is_latex}{table.title}: accuracy in % (mean ± std over seeds)"
+    if is_latex and table.published:
+        title += "; gray needs the package xcolor"
+    notes = []
+    for number, note in enumerate(table.notes, start=1):
+        # LaTeX reads brackets after a line break as a length, so its marks are superscripts here too.
+        mark = format_marks([number], style).strip() if number in table.marked else ""
+        notes.append(f"{mark} {style.escape(note)}".strip())
+    legend = map(style.escape, table_legend(table))
+    line_end = "\\\\\n" if is_latex else "\n"
+    grid = _format_grid(accuracy_cells(table, style), table_format)
+    parts = [title, grid, line_end.join(notes), line_end.join(legend)]
+    if len(table.differences):
+        parts += [style.escape(difference_note(table)), _format_grid(difference_cells(table, style), table_format)]
+    return "\n\n".join(filter(None, parts))
 
 
-def _tabulated(header: list[str], rows: list[list[str]], table_format: str) -> str:
-    # The texts are LaTeX already.
-    name = "latex_raw" if table_format == "latex" else table_format
-    text = tabulate(rows, header, tablefmt=name, disable_numparse=True)
-    if table_format == "latex":  # tabulate has booktabs' rules only for texts that it escapes itself
-        for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
-            text = text.replace("\\hline", rule, 1)
-    return text
+def _format_grid(grid: pd.DataFrame, table_format: str) -> str:
+    if table_format == "latex":
+        return grid.to_latex(index=False, escape=False).rstrip()
+    return tabulate(grid.to_numpy().tolist(), list(grid.columns), tablefmt=table_format, disable_numparse=True)
 
 
-def table_rows(table: Table, table_format: str, escape: Escape = str) -> HeaderAndRows:
-    """Header and rows of a table: texts, escaped, the best in bold where a format has that."""
-    bold = {"github": "**{}**", "latex": "\\textbf{{{}}}", "html": "<b>{}</b>"}.get(table_format, "{}")
-    rows, more = [], _more_columns(table)
-    for method, cells in table.rows.items():
-        row = [escape(method)]
-        for cell in cells.values():
-            text = escape(mean_and_std(cell.values.values()))
-            text = bold.format(text) if cell.best else text
-            row.append(text + marks_text(cell.marks, table_format))
-        rows.append([*row, *map(escape, more[method].values())])
-    header = ["method", *table.columns, table.average_name, *next(iter(more.values()))]
-    return [escape(name) for name in header], rows
+def accuracy_cells(table: Table, style: Style) -> pd.DataFrame:
+    """Texts with markup: accuracies by column, rank, seeds and costs of each method; then the rows from papers."""
+    more = method_texts(table)
+    rows = []
+    for place, method in enumerate(table.methods.index):
+        texts = [style.escape(method)]
+        for cell in table.cells.loc[method].itertuples():
+            text = style.escape(mean_and_std(cell.mean, cell.std))
+            texts.append((style.best.format(text) if cell.best else text) + format_marks(cell.marks, style))
+        rows.append(texts + [style.escape(column[place]) for column in more.values()])
+    for one in table.published or ():
+        values = [one.accuracy.get(column) for column in (*table.columns, AVERAGE)]
+        texts = [f"{one.method} †", *("-" if value is None else f"{value:.1f}" for value in values), *["-"] * len(more)]
+        rows.append([style.published.format(style.escape(text)) for text in texts])
+    header = ["method", *table.columns, table.average, *more]
+    return pd.DataFrame(rows, columns=list(map(style.escape, header)), dtype=object)
 
 
-def _more_columns(table: Table) -> dict[str, dict[str, str]]:
-    """What comes after the accuracies: dict from a method to a dict from column names to texts."""
-    costs = table.costs.values()
-    found = {}
-    for method in table.rows:
-        rank = table.ranks.get(method)
-        texts = {"rank": "-" if rank is None else f"{rank:.1f}"} if table.ranks else {}
-        texts["seeds"] = str(table.seeds(method))
-        if any(cost.n_trained for cost in costs):
-            texts["trained"] = table.costs[method].trained_text
-        if any(cost.seconds is not None for cost in costs):
-            texts["training"] = table.costs[method].time_text
-        found[method] = texts
+def method_texts(table: Table) -> dict[str, list[str]]:
+    """The columns after the accuracies as texts, without those that no run knows."""
+    methods, found = table.methods, {}
+    if table.ranked_over:
+        found["rank"] = ["-" if math.isnan(rank) else f"{rank:.1f}" for rank in methods["rank"]]
+    found["seeds"] = list(map(str, methods["seeds"]))
+    if methods["n_trained"].astype(bool).any():
+        sums = [[" + ".join(f"{n:,}" for n in stages) or "0" for stages in runs] for runs in methods["n_trained"]]
+        found["trained"] = [" or ".join(texts) or "-" for texts in sums]
+    if methods["train_seconds"].notna().any():
+        times = zip(methods["train_seconds"], methods["train_reused"], strict=True)
+        found["training"] = ["-" if math.isnan(s) else "≥ " * bool(reused) + duration(s) for s, reused in times]
     return found
 
 
-def published_rows(table: Table, table_format: str, escape: Escape = str) -> list[list[str]]:
-    """Rows of what papers report, escaped, gray or italic where a format has that; of HTML the page makes them gray."""
-    style = {"github": "*{}*", "latex": "\\textcolor{{gray}}{{{}}}"}.get(table_format, "{}")
-    n_more = len(next(iter(_more_columns(table).values())))
+def difference_cells(table: Table, style: Style) -> pd.DataFrame:
+    """The differences to the baseline, as texts with markup."""
     rows = []
-    for figures in table.published or ():
-        values = [figures.accuracy.get(column) for column in (*table.columns, AVERAGE)]
-        texts = [f"{figures.method} {DAGGER}", *("-" if value is None else f"{value:.1f}" for value in values)]
-        rows.append([style.format(escape(text)) for text in (*texts, *["-"] * n_more)])
-    return rows
+    for method, found in table.differences.iterrows():
+        interval = found["reason"] or f"{signed(found['low'])} to {signed(found['high'])}"
+        counts = map(str, (found["pairs"], found["clusters"], found["seeds"]))
+        texts = [style.escape(text) for text in (str(method), signed(found["mean"]), interval, *counts)]
+        texts[1] += format_marks(found["marks"], style)
+        rows.append(texts)
+    header = ["method", "difference", "95 % interval", "pairs", f"{table.cluster}s", "seeds"]
+    return pd.DataFrame(rows, columns=list(map(style.escape, header)), dtype=object)
+
+
+def csv_lines(table: Table) -> pd.DataFrame:
+    """One line for each cell, difference, rank, cost, published number, and note on the whole table.
+
+    "mean" is the rank, the number of parameters or the time in s in lines of these; "published" is the paper.
+    """
+    cells = table.cells.rename_axis(["method", "column"]).reset_index()
+    differences = table.differences.rename_axis("method").reset_index().assign(column=f"difference to {table.baseline}")
+    lines = pd.concat([cells, differences]).fillna({"reason": ""})
+    texts = [" ".join(table.notes[mark - 1] for mark in marks) for marks in lines["marks"]]
+    lines["notes"] = (lines["reason"] + " " + texts).str.strip()
+    more: list[tuple] = []
+    for method, about in table.methods.iterrows():
+        reused = ", ".join(about["train_reused"])
+        more.append((method, "rank", about["rank"], rank_note(table)))
+        more.append((method, "training (s)", about["train_seconds"], f"excludes {reused}" if reused else ""))
+        more += [(method, "trained", sum(stages), " + ".join(map(str, stages))) for stages in about["n_trained"]]
+    more = [(*line, "") for line in more if not math.isnan(line[2])]
+    for one in table.published or ():
+        names = {AVERAGE: table.average}
+        more += [(one.method, names.get(column, column), n, one.note, one.source) for column, n in one.accuracy.items()]
+    notes = [note for number, note in enumerate(table.notes, start=1) if number not in table.marked]
+    notes += published_notes(table) if table.published == [] else []
+    more += [("", "", math.nan, note, "") for note in notes]
+    rest = pd.DataFrame(more, columns=["method", "column", "mean", "notes", "published"])
+    types = {"seeds": "Int64", "best": "Int64"} | dict.fromkeys(["mean", "std", "low", "high"], float)
+    return pd.concat([lines, rest]).assign(table=table.title).reindex(columns=CSV_COLUMNS).astype(types)
+
+
+# Notes under a table.
 
 
 def table_legend(table: Table) -> list[str]:
-    """What there is to say of the columns after the accuracies, and of what papers report: lines."""
-    return [*filter(None, [rank_note(table)]), *cost_notes(table.costs), *published_notes(table)]
+    """Explanations of the columns after the accuracies, and of published rows: one line each."""
+    texts = method_texts(table)
+    lines = [rank_note(table)]
+    if "trained" in texts:
+        lines.append("trained: trainable parameters (stage I + stage II).")
+    if "training" in texts:
+        lines.append("training: time of training and validation, mean over runs; it depends on the machine.")
+    reused = sorted({name for names in table.methods["train_reused"] for name in names})
+    if reused:
+        lines.append(f"≥: excludes {' and '.join(reused)} that earlier runs made.")
+    return [*filter(None, lines), *published_notes(table)]
 
 
 def rank_note(table: Table) -> str:
-    """What ranks are; "" for a single method."""
-    if len(table.rows) < 2:
+    """The explanation of ranks; "" for a single method."""
+    if len(table.methods) < 2:
         return ""
-    if not table.ranks:
-        return "No ranks: of no column all methods have runs that compare."
-    without = [method for method in table.rows if method not in table.ranks]
-    do = "does" if len(without) == 1 else "do"
-    which = f"the methods but {', '.join(without)}, which {do} not compare" if without else "the methods"
-    note = f"rank: place among {which}, 1 is the best, ties share theirs; mean over "
-    if table.ranked_over == table.columns:
-        return f"{note}the columns."
-    return f"{note}{', '.join(table.ranked_over)}, since of the other columns some methods have no runs that compare."
+    if not table.ranked_over:
+        return "No ranks: no column has comparable runs of every method."
+    columns = "the columns" if table.ranked_over == table.columns else ", ".join(table.ranked_over)
+    without = " Methods without comparable runs have no rank." if table.methods["rank"].isna().any() else ""
+    return f"rank: mean place over {columns}, by the seeds that all methods have; equal means share a place.{without}"
 
 
 def published_notes(table: Table) -> list[str]:
-    """Where the figures of papers are from, or that there are none; nothing if they were not asked for."""
-    if table.published is None:
-        return []
+    """The sources of published rows, or a line if there are none; nothing if they were not requested."""
     if not table.published:
-        return [f"No published figures for {table.title} in configs/published/."]
+        return [] if table.published is None else [f"No published numbers for {table.title} in configs/published/."]
     lines = []
-    for figures in table.published:
-        note = f" ({figures.note})" if figures.note else ""
-        absent = [column for column in figures.accuracy if column not in (*table.columns, AVERAGE)]
+    for one in table.published:
+        absent = [column for column in one.accuracy if column not in (*table.columns, AVERAGE)]
         without = f" No column here for: {', '.join(absent)}." if absent else ""
-        lines.append(f"{DAGGER} {figures.method}, as reported in {figures.source}{note}.{without}")
-    lines.append(f"{DAGGER} Not measured here: takes no part in ranks, bold figures and differences.")
-    if absent_columns(table.runs) and any(AVERAGE in figures.accuracy for figures in table.published):
-        lines[-1] += " Its average is over all domains, ours over the columns shown."
+        lines.append(f"† {one.method}, as reported in {one.source}{f' ({one.note})' if one.note else ''}.{without}")
+    lines.append("† Not measured here and not in ranks, bold numbers and differences. The average is of the paper.")
     return list(dict.fromkeys(lines))
 
 
-def marks_text(marks: list[int], table_format: str) -> str:
-    """The marks of a cell as they follow its number."""
-    style = {"latex": "\\textsuperscript{{{}}}", "html": "<sup>{}</sup>"}.get(table_format, " [{}]")
-    return style.format(",".join(map(str, marks))) if marks else ""
-
-
-def note_text(table: Table, i: int, table_format: str, escape: Escape = str) -> str:
-    """Note i of a table as a line under it, with its mark as in the table, if it is marked there."""
-    # No bracket in LaTeX: after a line break it would be the length of a gap.
-    mark = marks_text([i + 1], table_format).strip() if i + 1 in table.marked else ""
-    return f"{mark} {escape(table.notes[i])}".strip()
-
-
-def cluster_word(table: Table) -> str:
-    """What the differences of a table are averaged over first; see tables.cluster_of."""
-    return {"single-source": "source", "cross-dataset": "set"}.get(table.runs[0]["protocol"], "target")
-
-
 def difference_note(table: Table) -> str:
-    """What the table of differences says, and how its intervals are made."""
-    return DIFFERENCE_NOTE.format(baseline=table.baseline, cluster=cluster_word(table))
+    """The explanation of the differences and their intervals."""
+    return (
+        f"Difference to {table.baseline} in points over pairs of the same column and seed, and its 95 % confidence "
+        f"interval: Student's t over the means of the {table.cluster}s."
+    )
 
 
-def difference_rows(table: Table, table_format: str, escape: Escape = str) -> HeaderAndRows:
-    """Header and rows of the differences to the baseline: texts, escaped."""
-    rows = []
-    for method, found in table.differences.items():
-        interval = found.reason or f"{signed(found.low)} to {signed(found.high)}"
-        texts = [method, signed(found.mean), interval, *map(str, (found.n_pairs, found.n_clusters, found.n_seeds))]
-        row = [escape(text) for text in texts]
-        row[1] += marks_text(found.marks, table_format)
-        rows.append(row)
-    header = ["method", "difference", "95 % interval", "pairs", f"{cluster_word(table)}s", "seeds"]
-    return [escape(name) for name in header], rows
+# Numbers.
 
 
-def signed(number: float | None) -> str:
-    """+1.2 or −0.3, to one decimal; "-" for None."""
-    return "-" if number is None else f"{number:+.1f}".replace("-", "−")
+def format_marks(marks: Iterable[int], style: Style) -> str:
+    """The marks after a number, as " [1,2]"."""
+    text = ",".join(map(str, marks))
+    return style.marks.format(text) if text else ""
 
 
-def tables_csv(tables: list[Table]) -> str:
-    """All tables as one CSV: a line for each cell, rank, cost and difference, and for each figure of a paper.
-
-    In the lines of ranks and costs "mean" is the rank, the number of parameters, or the time in s; in those of papers
-    "published" is the source.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["table", "method", "column", "mean", "std", "seeds", "best", "low", "high", "notes", "published"])
-    for table in tables:
-        for method, cells in table.rows.items():
-            for column, cell in zip((*table.columns, table.average_name), cells.values(), strict=True):
-                notes = " ".join(table.notes[mark - 1] for mark in cell.marks)
-                numbers = ["" if n is None else f"{n:.4f}" for n in (cell.mean, cell.std)]
-                writer.writerow(
-                    [table.title, method, column, *numbers, len(cell.values), int(cell.best), "", "", notes, ""]
-                )
-            for column, number, notes in _more_lines(table, method):
-                writer.writerow([table.title, method, column, number, *[""] * 5, notes, ""])
-        for figures in table.published or ():
-            for column, value in figures.accuracy.items():
-                column = table.average_name if column == AVERAGE else column
-                source = [figures.note, figures.source]
-                writer.writerow([table.title, figures.method, column, f"{value:.4f}", *[""] * 5, *source])
-        for method, found in table.differences.items():
-            mean, low, high = ("" if n is None else f"{n:.4f}" for n in (found.mean, found.low, found.high))
-            column = f"difference to {table.baseline}"
-            notes = " ".join(filter(None, [found.reason, *(table.notes[mark - 1] for mark in found.marks)]))
-            writer.writerow([table.title, method, column, mean, "", found.n_seeds, "", low, high, notes, ""])
-        for i, note in enumerate(table.notes, start=1):
-            if i not in table.marked:
-                writer.writerow([table.title, *[""] * 8, note, ""])
-        if table.published == []:
-            writer.writerow([table.title, *[""] * 8, *published_notes(table), ""])
-    return text.getvalue().rstrip("\r\n")
-
-
-def _more_lines(table: Table, method: str) -> list[tuple[str, str, str]]:
-    """Of a method: column, number and notes of its rank and its costs, as far as they are known."""
-    lines = []
-    if method in table.ranks:
-        lines.append(("rank", f"{table.ranks[method]:.4f}", rank_note(table)))
-    cost = table.costs[method]
-    for stages in cost.n_trained:
-        by_stage = f"{' + '.join(map(str, stages))}, stage by stage" if len(stages) > 1 else ""
-        lines.append(("trained", str(sum(stages)), by_stage))
-    if cost.seconds is not None:
-        without = f"without what earlier runs had made: {', '.join(cost.reused)}" if cost.reused else ""
-        lines.append(("training (s)", f"{cost.seconds:.1f}", without))
-    return lines
-
-
-def escape_latex(text: str) -> str:
-    """Text as LaTeX sets it letter by letter."""
-    return "".join(LATEX.get(char, char) for char in text)
-
-
-def escape_github(text: str) -> str:
-    """Text as a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*")
-
-
-def mean_and_std(values: Iterable[float]) -> str:
-    """ "92.8 ± 0.3", "92.8" for a single value, "-" for none."""
-    values = list(values)
-    if not values:
+def mean_and_std(mean: float, std: float) -> str:
+    """ "92.8 ± 0.3", "92.8" without a standard deviation, "-" without a mean (NaN)."""
+    if math.isnan(mean):
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
+    return f"{mean:.1f}" if math.isnan(std) else f"{mean:.1f} ± {std:.1f}"
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+def signed(number: float) -> str:
+    """+1.2 or −0.3; "-" for NaN."""
+    return "-" if math.isnan(number) else f"{number:+.1f}".replace("-", "−")
 
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        # Bytes, so that line ends stay; lone halves of characters occur in odd file names.
-        with atomic_write(path) as handle:
-            handle.write(text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}. Name another --out.") from error
+
+def duration(seconds: float) -> str:
+    """ "4.2 s", "41 s", "12 min", "3.5 h"."""
+    for unit, length in (("s", 1), ("min", 60)):
+        if seconds < 99.5 * length:
+            return f"{seconds / length:.{0 if seconds >= 9.95 * length else 1}f} {unit}"
+    return f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Atomic writes, JSON with a checksum, writable folders, sizes."""
+"""Atomic writes, JSON with a checksum, writable folders."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.files import atomic_write, is_writable, read_json, size_text, write_json
+from common.files import atomic_write, read_json, write_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -51,18 +51,3 @@ def test_read_json_of_an_edited_file_raises(tmp_path):
     (tmp_path / "r.json").write_text((tmp_path / "r.json").read_text().replace("50.5", "60.5"))
     with pytest.raises(ValueError, match="was edited"):
         read_json(tmp_path / "r.json")
-
-
-def test_is_writable_asks_the_nearest_existing_folder(tmp_path):
-    assert is_writable(tmp_path / "a" / "b")
-    tmp_path.chmod(0o555)
-    assert not is_writable(tmp_path / "a" / "b")  # for root as well
-    tmp_path.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [(0, "0 bytes"), (999_499, "999 kB"), (174_000_000, "174 MB"), (5_600_000_000, "5.6 GB")],
-)
-def test_size_text_chooses_the_unit(n_bytes, text):
-    assert size_text(n_bytes) == text

@@ -6,9 +6,9 @@ import threading
 import pytest
 from elsewhere import held_elsewhere, owner_seen_elsewhere
 
-from common import locks
+from common import interruption
 from common.interruption import Interrupted
-from common.locks import InUse, file_lock, lock_owner
+from common.locks import InUse, file_lock, run_owner
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def test_file_lock_is_held_within_the_block_and_may_be_entered_again(lock):
         with file_lock(lock, "works"):
             with file_lock(lock, "works"):
                 pass
-            assert owner_seen_elsewhere(lock).startswith(f"process {os.getpid()} on ")
-        assert owner_seen_elsewhere(lock) == "None" and lock_owner(lock) is None
+            assert owner_seen_elsewhere(lock.parent).startswith(f"process {os.getpid()} on ")
+        assert owner_seen_elsewhere(lock.parent) == "None" and run_owner(lock.parent) is None
 
 
 def test_file_lock_names_the_process_that_holds_it(lock):
@@ -30,7 +30,7 @@ def test_file_lock_names_the_process_that_holds_it(lock):
     with held_elsewhere(lock) as other:
         with pytest.raises(InUse, match=f"is in use by process {other.pid} on .* since "), file_lock(lock, "works", 0):
             pytest.fail("two processes hold the lock")
-        assert lock_owner(lock).startswith(f"process {other.pid} on ")
+        assert run_owner(lock.parent).startswith(f"process {other.pid} on ")
     with file_lock(lock, "works", 0):  # the other process was killed
         pass
 
@@ -44,11 +44,8 @@ def test_file_lock_waits_for_the_other_process(lock, capsys):
 
 
 def test_file_lock_is_interrupted_while_it_waits(lock, monkeypatch):
-    def interrupted():
-        raise Interrupted(2)
-
     lock.parent.mkdir()
-    monkeypatch.setattr(locks, "check_interruption", interrupted)
+    monkeypatch.setattr(interruption, "_received", 2)
     with held_elsewhere(lock), pytest.raises(Interrupted), file_lock(lock, "works"):
         pytest.fail("two processes hold the lock")
 

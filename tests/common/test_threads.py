@@ -57,18 +57,6 @@ def test_plan_threads_with_omp_num_threads_uses_it(monkeypatch):
     assert asked_threads() is None
 
 
-def test_threads_use_sets_torch_and_blas():
-    from threadpoolctl import threadpool_info
-
-    Threads(3, 2).use(workers=1)
-    assert torch.get_num_threads() == 2
-    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {3}
-    with Threads(3, 2).all():
-        assert torch.get_num_threads() == 3
-    assert torch.get_num_threads() == 2
-    Threads(1, 1).use(workers=0)
-
-
 @pytest.mark.parametrize(
     "words", [["train.py", "--trainer", "CoOp"], ["predict.py", "--model-dir", "missing", "a.png"]]
 )

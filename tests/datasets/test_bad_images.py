@@ -11,7 +11,7 @@ from dataset_trees import config, write_images
 from PIL import Image
 
 import predict
-from datasets.readable import find_unreadable
+from datasets.contents import find_unreadable
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import os
 
 import pytest
 from dataset_trees import config, write_images
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -97,21 +95,6 @@ def test_folders_that_link_to_each_other_are_listed_once(tmp_path):
     (tmp_path / "a/x").symlink_to("../b")
     (tmp_path / "b/y").symlink_to("../a")
     assert images_below(tmp_path / "a") == ["1.jpg", "x/2.jpg"]
-
-
-@given(st.lists(st.lists(st.sampled_from(["a", "b", "1.jpg", "2.png"]), min_size=1, max_size=4), max_size=5))
-def test_images_below_finds_each_file(tmp_path_factory, paths):
-    folder = tmp_path_factory.mktemp("tree")
-    for parts in paths:
-        make(folder, "/".join([f"d{part}" for part in parts] + ["x.jpg"]))
-    assert images_below(folder) == sorted(str(path.relative_to(folder)) for path in folder.rglob("x.jpg"))
-
-
-def test_same_images_compares_names_and_contents(folder):
-    photo, sketch = str(folder / "photo"), folder / "sketch"
-    assert same_images(photo, str(sketch)) and same_images(photo, "gone")
-    (sketch / "cat/1.jpg").write_bytes(b"other")
-    assert not same_images(photo, str(sketch))
 
 
 def test_output_in_the_folder_of_a_domain_raises(train, folder, capsys):

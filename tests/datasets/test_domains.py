@@ -2,8 +2,6 @@
 
 import pytest
 from dataset_trees import config, make_set
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common.errors import UserError
 from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome, SPG_TerraIncognita
@@ -70,17 +68,5 @@ def test_mistakes_raise(sources, targets, message):
         SPG_PACS.resolve_domains("", sources, targets)
 
 
-@given(st.lists(st.text(min_size=1), min_size=2, unique=True))
-def test_full_name_means_itself(domains):
-    assert all(find_domain(domain, domains, domains) == domain for domain in domains)
-    assert resolve_domains("Any", domains, domains, (), [], domains[:1]) == (domains[1:], domains[:1])
-
-
 def test_spelling_of_two_domains_means_none():
     assert find_domain("A b", ["a_b", "a-b"]) is None and find_domain("a-b", ["a_b", "a-b"]) == "a-b"
-
-
-@given(st.text())
-def test_names_are_normalised_once(name):
-    assert class_name(class_name(name)) == class_name(name) and fold(fold(name)) == fold(name)
-    assert class_name("Ku\u0308che") == class_name("K\u00fcche")

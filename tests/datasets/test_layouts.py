@@ -197,15 +197,3 @@ def test_class_that_a_location_lacks_keeps_its_label(tmp_path, capsys):
     shutil.rmtree(folder / "location_38/cat")
     assert SPG_TerraIncognita(config(tmp_path, ["1"])).num_classes == 10
     assert f"location_38 of SPG_TerraIncognita in {folder} has no images of: cat" in capsys.readouterr().out
-
-
-def test_folder_that_cannot_be_read_raises(pacs, monkeypatch):
-    def scandir(path):
-        if str(path).endswith("dog"):
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    real = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UserError, match="Cannot read the folder .*dog: Permission denied"):
-        SPG_PACS(config(pacs, ["s"]))

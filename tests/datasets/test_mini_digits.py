@@ -11,7 +11,7 @@ from quick_run import REPOSITORY
 from waiting import MINUTES
 
 from common.errors import UserError
-from datasets import mini_digits_render as drawing
+from datasets import mini_digits as drawing
 from datasets.mini_digits import VERSION_FILE, MiniDigits
 
 CLIP_FILE = REPOSITORY / "assets/mini_clip.pt"
@@ -55,18 +55,6 @@ def test_images_drawn_again_are_the_same_bytes(root, tmp_path, few):
     drawing.render(tmp_path)
     again, before = contents(tmp_path), contents(root / "mini_digits/images")
     assert len(again) == 80 and again.items() <= before.items()
-
-
-def test_handwritten_digits_are_those_of_scikit_learn(root):
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    known = 255 - digits.images.reshape(-1, 64) * 255 / 16
-    for label in range(10):
-        for image in pixels(root / "mini_digits/images", "handwritten", label)[::4]:
-            cells = Image.fromarray(image[8:56, 8:56, 0]).resize((8, 8), Image.Resampling.BOX)
-            differences = np.abs(known - np.asarray(cells, dtype=float).ravel()).mean(1)
-            assert digits.target[differences.argmin()] == label and differences.min() < 18  # grey levels
 
 
 def test_images_are_drawn_once_and_again_for_another_version(tmp_path, few, capsys, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dataset_trees import PICTURES, SETS, config, make_set, paths, read_only, write_images
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
@@ -245,19 +245,6 @@ def test_labels_come_from_the_folders(pacs):
     put(split_file(pacs), {"train": [["pacs/images/Art_Painting/dog/pic_000.jpg", 5, 9, "hound"]], "val": []})
     item = SPG_PACS(config(pacs, ["s"], ["a"])).train_x[0]
     assert (item.label, item.domain, item.classname) == (0, 0, "dog")
-
-
-NAMES = st.text(min_size=1).filter(lambda name: not set(name) & set("/\\"))
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sets(NAMES), st.sampled_from(["set/photo", "photo/images/photo", "photo"]))
-def test_written_split_is_read_and_matched(tmp_path, names, start):
-    path = tmp_path / "split.json"
-    write_split(path, [[f"{start}/dog/{name}", 0, 0, "dog"] for name in sorted(names)], [])
-    train, val = read_split(path)
-    found = match_images(train, {DOG: sorted(names)}, "photo".__eq__, str, {"train"})
-    assert val == [] and [image.name for image in found] == sorted(names)
 
 
 # --- few shots and subsets ---

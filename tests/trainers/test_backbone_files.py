@@ -52,10 +52,6 @@ def archive(state, path):
         torch.jit.script(root).save(str(path))
 
 
-def prefixed(prefix):
-    return {prefix + key: value for key, value in STATE.items()}
-
-
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """Names of one CLIP by source: a file, a folder of open_clip, a CLIPModel's folder."""
@@ -73,26 +69,23 @@ def places(tmp_path, monkeypatch):
 # ---- files in OpenAI's format ----
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"state_dict": STATE, "optimizer": {"state": {}}},
-        {"model_state_dict": prefixed("module.model."), "args": {"lr": 0.1}},
-        {**STATE, "input_resolution": torch.tensor(32), "visual.attn_mask": torch.zeros(2)},
-    ],
-)
-def test_weights_in_a_training_loops_checkpoint_load(content, places, tmp_path):
-    torch.save(content, tmp_path / "other.pt")
-    assert load_backbone(str(tmp_path / "other.pt")).sha256 == load_backbone(places["openai"]).sha256
-
-
-def test_archive_and_safetensors_load_like_a_state_dict(places, tmp_path):
+def test_one_clip_loads_from_each_kind_of_file(places, tmp_path):
+    contents = {
+        "trained.pt": {"state_dict": STATE, "optimizer": {"state": {}}},
+        "prefixed.pt": {
+            "model_state_dict": {f"module.model.{key}": value for key, value in STATE.items()},
+            "args": {"lr": 0.1},
+        },
+        "more.pt": {**STATE, "input_resolution": torch.tensor(32), "visual.attn_mask": torch.zeros(2)},
+    }
+    for file, content in contents.items():
+        torch.save(content, tmp_path / file)
     archive(STATE, tmp_path / "archive.pt")
     save_file(STATE, tmp_path / "clip.safetensors")
     first = load_backbone(places["openai"])
     assert "QuickGELU" in first.info.notes[0] and has_vit(first.name)
-    for file in ("archive.pt", "clip.safetensors"):
-        assert load_backbone(str(tmp_path / file)).sha256 == first.sha256
+    for file in (*contents, "archive.pt", "clip.safetensors"):
+        assert load_backbone(str(tmp_path / file)).sha256 == first.sha256, file
 
 
 @pytest.mark.parametrize("source", ["openai", "open_clip file"])
@@ -216,6 +209,15 @@ def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_
 def test_unknown_name_is_refused_with_the_known_ones(name, message):
     with pytest.raises(UserError, match=message):
         load_backbone(name)
+
+
+def test_open_clip_without_weights_of_pytorch_is_refused_by_name(places, tmp_path):
+    (tmp_path / "folder/open_clip_model.safetensors").unlink()
+    (tmp_path / "clip.npz").touch()
+    names = places["open_clip"], f"open_clip:tiny-vit@{tmp_path / 'clip.npz'}"
+    for name in names:
+        with pytest.raises(UserError, match=f"^Backbone {name}: (?s:.)*has no weights of PyTorch or safetensors"):
+            load_backbone(name)
 
 
 def test_missing_packages_are_named(monkeypatch):

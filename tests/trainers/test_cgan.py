@@ -12,33 +12,8 @@ from trainers.modules.cgan import (
     Generator,
     GradientNorms,
     clip_gradients,
+    image_noise,
 )
-
-
-def test_generator_has_the_published_keys_and_shapes():
-    shapes = {key: tuple(value.shape) for key, value in Generator(1024, 4, 512).state_dict().items()}
-    expected = {}
-    for index, (wide, narrow) in {
-        0: (128, 1124),
-        2: (256, 128),
-        5: (512, 256),
-        8: (1024, 512),
-        11: (2048, 1024),
-    }.items():
-        expected |= {f"model.{index}.weight": (wide, narrow), f"model.{index}.bias": (wide,)}
-    for index, width in {3: 256, 6: 512, 9: 1024}.items():
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            expected[f"model.{index}.{name}"] = (width,)
-        expected[f"model.{index}.num_batches_tracked"] = ()
-    assert shapes == expected
-
-
-def test_discriminator_has_the_published_keys_and_shapes():
-    shapes = {key: tuple(value.shape) for key, value in Discriminator(1024, 4, 512).state_dict().items()}
-    expected = {}
-    for index, (wide, narrow) in {0: (512, 3072), 2: (512, 512), 5: (512, 512), 8: (1, 512)}.items():
-        expected |= {f"model.{index}.weight": (wide, narrow), f"model.{index}.bias": (wide,)}
-    assert shapes == expected
 
 
 def learned(**networks):
@@ -78,21 +53,6 @@ def test_dropout_drops_and_scales_as_torch_does():
     assert dropout.eval()(x) is x
 
 
-@pytest.mark.parametrize("limit", [10.0, 5e-8])  # far below and far above the 1e-6 of clip_grad_norm_
-def test_gradients_within_their_limits_are_left_alone(limit):
-    network = Generator(16, 4, 32)
-    norms = GradientNorms(limit, limit, limit, GENERATOR_SPECIAL)
-    given = {}
-    for name, parameter in network.named_parameters():
-        gradient = torch.randn_like(parameter)
-        parameter.grad = given[name] = 0.9 * limit * gradient / gradient.norm()
-        given[name] = given[name].clone()
-    network.model[0].weight.grad = None  # a frozen one
-    clip_gradients(network, norms)
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is None or torch.equal(parameter.grad, given[name]), name
-
-
 def test_weights_start_kaiming_uniform():
     weight = Generator(512, 4, 512).model[11].weight
     bound = (6 / 1024) ** 0.5
@@ -121,3 +81,26 @@ def test_each_gradient_is_clipped_on_its_own():
             before = parameter.grad.clone()
         clip_gradients(network, norms[which])  # within the limit: left alone
         torch.testing.assert_close(parameter.grad, before)
+
+
+def test_noise_depends_on_seed_index_and_draw_alone():
+    whole = image_noise(1, range(50), 100)
+    parts = torch.cat([image_noise(1, [i], 100) for i in range(50)])
+    assert torch.equal(whole, parts)
+    assert torch.equal(image_noise(1, [7, 3], 100), whole[[7, 3]])
+    state = torch.get_rng_state()
+    assert torch.equal(image_noise(1, range(50), 100), whole)
+    assert torch.equal(torch.get_rng_state(), state)
+    for other in (
+        image_noise(2, range(50), 100),
+        image_noise(1, range(50), 100, draw=1),
+        image_noise(-1, range(50), 100),
+    ):
+        assert not torch.isclose(other, whole).any(dim=1).all()
+
+
+def test_noise_is_standard_normal_and_independent():
+    noise = image_noise(3, range(2000), 100)
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+    assert torch.corrcoef(noise[:50]).fill_diagonal_(0).abs().max() < 0.45

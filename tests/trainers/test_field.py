@@ -143,40 +143,26 @@ def test_a_model_is_tested_under_its_own_name(finished, refused, train):
 
 def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
     from scripts import launch
-    from scripts.launching.comparison import Comparison
+    from scripts.launching.jobs import plan_all
 
     monkeypatch.chdir(tmp_path)
     words = ["coop,vp,maple", str(image_folder), str(vit_file), "TRAINER.FEATURES.TRAIN_VIEWS", "3"]
-    comparison = Comparison(launch.parse_args(words))
-    assert [one.trainer for one in comparison.plans] == ["CoOp"] and comparison.refused == ["VP", "MaPLe"]
+    plan = plan_all(launch.parse_args(words))
+    assert list(plan.configs) == ["CoOp"] and list(plan.errors) == ["VP", "MaPLe"]
     assert "the image tower of VP learns" in capsys.readouterr().err
-
-
-def test_runs_that_are_killed_on_trial_take_no_views_where_the_image_tower_learns(monkeypatch, capsys):
-    from scripts import kill_trial
-
-    asked = []
-    monkeypatch.setattr(kill_trial, "command_line", lambda *args: asked.append(args[-1]) or [])
-    monkeypatch.setattr(kill_trial, "undisturbed", lambda command, output: ({}, 1.0))
-    monkeypatch.setattr(kill_trial, "trial", lambda *args: ["at its start"])
-    monkeypatch.setattr(kill_trial, "outcome", lambda run: {})
-    for trainer in ("VP", "CoOp"):
-        asked.clear()
-        assert kill_trial.main(["--kills", "6", "--trainer", trainer]) == 0
-        assert any("TRAINER.FEATURES.TRAIN_VIEWS" in opts for opts in asked) == (trainer == "CoOp")
 
 
 def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
     from scripts import launch
-    from scripts.launching.comparison import Comparison
+    from scripts.launching.jobs import plan_all
 
     monkeypatch.chdir(tmp_path)
-    comparison = Comparison(launch.parse_args(["zsclip,maple,vpt", str(image_folder), str(clip_file)]))
-    assert [one.trainer for one in comparison.plans] == ["ZeroshotCLIP"] and comparison.refused == []
+    plan = plan_all(launch.parse_args(["zsclip,maple,vpt", str(image_folder), str(clip_file)]))
+    assert list(plan.configs) == ["ZeroshotCLIP"] and list(plan.errors) == ["MaPLe", "VPT"]
     said = capsys.readouterr().err
     assert said.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in said
     with pytest.raises(MethodError, match="must be a ViT"):
-        Comparison(launch.parse_args(["vpt", str(image_folder), str(clip_file)]))
+        plan_all(launch.parse_args(["vpt", str(image_folder), str(clip_file)]))
 
 
 def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):

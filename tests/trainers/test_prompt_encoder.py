@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from reference import plain_text_features, tiny_clip
 
 from common.errors import UserError
+from trainers.modules.clip.backbone import to_half
 from trainers.modules.prompt_encoder import PromptEncoder
 
 WORDS = [
@@ -15,16 +16,17 @@ WORDS = [
     "cat",
     "house",
     "guitar",
-    "horse",
     "person",
-    "giraffe",
     "alarm",
     "clock",
     "flip-flops",
     "t-shirt",
     "7up",
+    "St._Basil's_Cathedral",
+    "hockey_puck",
+    "24",
 ]
-WORDS += ["St._Basil's_Cathedral", "hockey_puck", "24", "o'clock", "R2-D2", "rock'n'roll", "water-slide!!", "(sketch)"]
+WORDS += ["o'clock", "R2-D2", "rock'n'roll", "water-slide!!", "(sketch)"]
 
 
 def random_names(count, seed):
@@ -35,12 +37,6 @@ def random_names(count, seed):
 @pytest.fixture(scope="module")
 def clip_model():
     return tiny_clip()
-
-
-@pytest.fixture(scope="module")
-def in_double(clip_model):
-    """In which sums in another order are the same, far below what any mistake makes."""
-    return copy.deepcopy(clip_model).double()
 
 
 def gradients(features, ctx, weights):
@@ -80,43 +76,50 @@ def test_each_context_of_a_batch_has_its_own_features(clip_model, position):
     )
 
 
+def megabytes_saved(encoder, ctx, deep=()):
+    """Size of the tensors that a forward pass saves for the backward pass, without the frozen weights."""
+    tensors = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, torch.nn.Parameter):
+            tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encoder(ctx, deep)
+    return sum(tensors.values()) / 2**20
+
+
 @pytest.mark.parametrize("class_specific", [False, True])
 @pytest.mark.parametrize("position", ["end", "middle"])
-def test_chunks_change_nothing(in_double, position, class_specific):
+def test_memory_limit_changes_no_numbers(clip_model, position, class_specific):
     torch.manual_seed(1)
-    names = random_names(40, seed=6)
     settings = {"n_ctx": 4, "class_token_position": position, "class_specific": class_specific}
-    whole = PromptEncoder(in_double, names, **settings)
-    chunked = PromptEncoder(in_double, names, **settings, memory_mb=2)
-    ctx = (30 * whole.initial_context()).requires_grad_()
+    model, names = copy.deepcopy(clip_model).double(), random_names(40, seed=6)  # sums in another order are equal
+    whole, chunked = (PromptEncoder(model, names, **settings, memory_mb=memory_mb) for memory_mb in (2048, 2))
+    ctx, deep = (30 * whole.initial_context()).requires_grad_(), []
+    if position == "end" and not class_specific:
+        deep = [(30 * vectors).requires_grad_() for vectors in whole.initial_deep(3)]
     weights = torch.randn(40, 32)
-    torch.testing.assert_close(chunked(ctx), whole(ctx), atol=1e-10, rtol=0)
-    torch.testing.assert_close(
-        gradients(chunked(ctx), ctx, weights), gradients(whole(ctx), ctx, weights), atol=1e-10, rtol=0
+    ours, theirs = (
+        torch.autograd.grad((encoder(ctx, deep) * weights).sum(), [ctx, *deep]) for encoder in (chunked, whole)
     )
-    assert megabytes_saved(chunked, ctx) < megabytes_saved(whole, ctx)
+    torch.testing.assert_close(chunked(ctx, deep), whole(ctx, deep), atol=1e-10, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+    assert megabytes_saved(chunked, ctx, deep) < megabytes_saved(whole, ctx, deep)
     if not class_specific:
         contexts = torch.randn(6, 4, whole.ctx_dim, dtype=torch.float64)
         torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("class_specific", [False, True])
-@pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_one_row_equals_prefix_and_tails(in_double, monkeypatch, position, class_specific):
-    torch.manual_seed(1)
-    names = random_names(9, seed=8)
-    settings = {"n_ctx": 3, "class_token_position": position, "class_specific": class_specific}
-    row = PromptEncoder(in_double, names, **settings)
-    monkeypatch.setattr("trainers.modules.prompt_encoder.MASKED_ROW_TOKENS", 0)
-    apart = PromptEncoder(in_double, names, **settings)
-    assert row._row_mask is not None and apart._row_mask is None
-    ctx = torch.randn(9 if class_specific else 5, 3, row.ctx_dim, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(row(ctx).shape)
-    torch.testing.assert_close(row(ctx), apart(ctx), atol=1e-10, rtol=0)
-    torch.testing.assert_close(
-        gradients(row(ctx), ctx, weights), gradients(apart(ctx), ctx, weights), atol=1e-10, rtol=0
-    )
-    assert torch.equal(row(ctx).detach(), row(ctx.detach()))  # with and without gradients
+@pytest.mark.parametrize(("n_cls", "n_contexts", "depth"), [(345, 1, 1), (345, 1, 6), (40, 32, 1)])
+def test_memory_of_training_stays_within_the_limit(n_cls, n_contexts, depth):
+    clip_model, names, saved = tiny_clip(layers=6), random_names(n_cls, seed=7), []
+    for memory_mb in (8, 4096):
+        encoder = PromptEncoder(clip_model, names, 4, memory_mb=memory_mb)
+        ctx = torch.randn(n_contexts, 4, encoder.ctx_dim, requires_grad=True)
+        saved.append(megabytes_saved(encoder, ctx, encoder.initial_deep(depth).requires_grad_()))
+    assert saved[0] < 8 and saved[1] > 16
 
 
 def learning(encoder, depth):
@@ -150,20 +153,11 @@ def test_deep_contexts_equal_the_plain_tower(two_headed, n_cls, depth, n_learned
     assert_equals_the_plain_tower(two_headed, names, encoder, depth, " ".join(words[n_learned:]))
 
 
-@pytest.mark.parametrize(("n_cls", "depth"), [(1, 3), (65, 2), (345, 3)])
-def test_deep_contexts_of_many_classes_equal_the_plain_tower(clip_model, n_cls, depth):
-    names = random_names(n_cls, seed=n_cls)
-    encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a", n_learned=2)
-    assert_equals_the_plain_tower(clip_model, names, encoder, depth, "of a")
-
-
-@pytest.mark.parametrize("row_tokens", [0, 1000])
-def test_deep_contexts_are_the_same_for_all_contexts_of_a_batch(two_headed, monkeypatch, row_tokens):
-    monkeypatch.setattr("trainers.modules.prompt_encoder.MASKED_ROW_TOKENS", row_tokens)
-    names = random_names(9, seed=5)
+@pytest.mark.parametrize(("n_cls", "n_contexts"), [(9, 5), (65, 2), (345, 1)])
+def test_deep_contexts_are_shared_by_contexts_of_a_batch(two_headed, n_cls, n_contexts):
+    names = random_names(n_cls, seed=5)
     encoder = PromptEncoder(two_headed, names, ctx_init="a photo of a", n_learned=3)
-    assert (encoder._row_mask is None) == (row_tokens == 0)
-    contexts, deep = torch.randn(5, 3, 128), torch.randn(2, 3, 128, requires_grad=True)
+    contexts, deep = torch.randn(n_contexts, 3, 128), torch.randn(2, 3, 128, requires_grad=True)
     expected = torch.stack([plain_text_features(two_headed, [f"a {n}" for n in names], c, deep=deep) for c in contexts])
     features = encoder(contexts, deep)
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
@@ -171,98 +165,6 @@ def test_deep_contexts_are_the_same_for_all_contexts_of_a_batch(two_headed, monk
     torch.testing.assert_close(
         gradients(features, deep, weights), gradients(expected, deep, weights), atol=1e-5, rtol=1e-4
     )
-
-
-def test_chunks_change_nothing_of_deep_contexts(two_headed):
-    torch.manual_seed(1)
-    names = random_names(40, seed=6)
-    model = copy.deepcopy(two_headed).double()
-    whole, chunked = (PromptEncoder(model, names, 4, memory_mb=memory_mb) for memory_mb in (2048, 4))
-    ctx, *deep = learning(whole, depth=3)
-    weights = torch.randn(40, 32)
-    for learned in ([ctx, *deep], deep):
-        given_ctx = ctx if len(learned) == 3 else ctx.detach()
-        assert megabytes_saved(chunked, given_ctx, deep) < megabytes_saved(whole, given_ctx, deep)
-        ours, theirs = (
-            [*torch.autograd.grad((encoder(given_ctx, deep) * weights).sum(), learned)] for encoder in (chunked, whole)
-        )
-        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
-
-
-def test_fixed_words_stand_beside_class_specific_contexts(two_headed):
-    names = random_names(5, seed=3)
-    encoder = PromptEncoder(two_headed, names, ctx_init="a photo of a", n_learned=2, class_specific=True)
-    ctx = torch.randn(5, 2, 128)
-    expected = plain_text_features(two_headed, [f"of a {name}" for name in names], ctx)
-    torch.testing.assert_close(encoder(ctx), expected, atol=1e-5, rtol=0)
-
-
-def megabytes_saved(encoder, ctx, deep=()):
-    """Size of the tensors that a forward pass saves for the backward pass, without the frozen weights."""
-    tensors = {}
-
-    def pack(tensor):
-        if not isinstance(tensor, torch.nn.Parameter):
-            tensors[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        encoder(ctx, deep)
-    return sum(tensors.values()) / 2**20
-
-
-def test_memory_of_training_stays_within_the_budget():
-    clip_model, names = tiny_clip(layers=6), random_names(345, seed=7)
-    saved = {}
-    for memory_mb in (8, 4096):
-        encoder = PromptEncoder(clip_model, names, 4, memory_mb=memory_mb)
-        saved[memory_mb] = megabytes_saved(encoder, encoder.initial_context().requires_grad_())
-    assert saved[8] < 8
-    assert saved[4096] > 16  # the bound does something
-
-
-def test_memory_of_training_on_one_row_stays_within_the_budget():
-    encoder = PromptEncoder(tiny_clip(layers=6), random_names(16, seed=7), 4, memory_mb=64)
-    assert encoder._row_mask is not None
-    saved = megabytes_saved(encoder, torch.randn(12, 4, encoder.ctx_dim, requires_grad=True))
-    assert 16 < saved < 64
-
-
-def test_contexts_beyond_the_budget_are_encoded_again_instead_of_kept():
-    clip_model, names = tiny_clip(layers=6), random_names(40, seed=7)
-    encoder = PromptEncoder(clip_model, names, 4, memory_mb=8)
-    kept = {}
-    for count in (8, 32):
-        kept[count] = megabytes_saved(encoder, torch.randn(count, 4, 64, requires_grad=True))
-    assert kept[32] < 8
-
-
-@pytest.mark.parametrize("row_tokens", [0, 1000])
-def test_nothing_before_the_first_learned_layer_is_kept(monkeypatch, row_tokens):
-    monkeypatch.setattr("trainers.modules.prompt_encoder.MASKED_ROW_TOKENS", row_tokens)
-    encoder = PromptEncoder(tiny_clip(layers=6), random_names(40, seed=7), 4)
-    ctx, *deep = learning(encoder, depth=6)
-    kept = [megabytes_saved(encoder, ctx, deep)]
-    for learned in (ctx, *deep[:-1]):
-        learned.requires_grad_(False)
-        kept.append(megabytes_saved(encoder, ctx, deep))
-    layer = kept[0] - kept[1]
-    assert all(more - less > 0.9 * layer for more, less in zip(kept, kept[1:], strict=False))
-    assert kept[-1] < layer  # the last layer runs at EOS alone
-
-
-def test_deep_contexts_stay_within_the_budget():
-    encoder = PromptEncoder(tiny_clip(layers=6), random_names(345, seed=7), 4, memory_mb=8)
-    ctx, *deep = learning(encoder, depth=6)
-    assert megabytes_saved(encoder, ctx, deep) < 8
-    assert megabytes_saved(encoder, ctx.detach(), deep) < 8
-
-
-def test_initial_deep_contexts(clip_model):
-    deep = PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_deep(3)
-    assert deep.shape == (2, 16, 64)
-    assert 0.015 < deep.std() < 0.025
-    assert PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_deep(1).shape == (0, 16, 64)
 
 
 def test_initial_context(clip_model):
@@ -280,6 +182,7 @@ def test_initial_context(clip_model):
     each = PromptEncoder(clip_model, ["dog", "cat"], n_ctx=3, class_specific=True).initial_context()
     assert each.shape == (2, 3, 64)
     assert not torch.equal(each[0], each[1])
+    assert PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_deep(3).shape == (2, 16, 64)
 
 
 def test_the_words_themselves_are_zero_shot_clip(clip_model):
@@ -294,58 +197,37 @@ def test_the_words_themselves_are_zero_shot_clip(clip_model):
     torch.testing.assert_close(fewer(fewer.initial_context()), expected, atol=1e-5, rtol=0)
 
 
-def test_bfloat16_and_autocast_stay_close(clip_model):
-    from trainers.modules.clip.backbone import to_half
-
-    names = random_names(12, seed=8)
-    ctx = torch.randn(3, 4, 64)
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, "autocast"])
+def test_other_precisions_stay_close(clip_model, precision):
+    names, ctx = random_names(12, seed=8), torch.randn(4, 64, requires_grad=True)
     expected = PromptEncoder(clip_model, names, 4)(ctx)
-    half = tiny_clip()
-    to_half(half, torch.bfloat16)
-    features = PromptEncoder(half, names, 4)(ctx)
-    assert features.dtype == torch.bfloat16
+    if precision == "autocast":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = PromptEncoder(clip_model, names, 4)(ctx)
+    else:
+        half = tiny_clip()
+        to_half(half, precision)
+        features = PromptEncoder(half, names, 4)(ctx)
+        assert features.dtype == precision
     assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.995
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = PromptEncoder(clip_model, names, 4)(ctx)
-    assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.995
-
-
-def test_float16(clip_model):
-    from trainers.modules.clip.backbone import to_half
-
-    names = random_names(12, seed=8)
-    half = tiny_clip()
-    to_half(half, torch.float16)
-    ctx = torch.randn(4, 64, requires_grad=True)
-    features = PromptEncoder(half, names, 4)(ctx)
-    expected = PromptEncoder(clip_model, names, 4)(ctx)
-    assert features.dtype == torch.float16
-    assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.999
     weights = torch.randn_like(expected)
     ours, theirs = gradients(features.float(), ctx, weights), gradients(expected, ctx, weights)
-    assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.99
+    assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.97
 
 
-def test_state_dict_holds_no_class_or_context_buffers(clip_model):
-    keys = PromptEncoder(clip_model, ["dog", "cat"], 4).state_dict()
-    assert not [key for key in keys if key.startswith("_")]
-
-
-def test_wrong_shapes_name_what_is_accepted(clip_model):
-    encoder = PromptEncoder(clip_model, ["dog", "cat"], 4)
-    with pytest.raises(ValueError, match=r"\(5, 64\).*accepted: .*\(4, 64\)"):
-        encoder(torch.zeros(5, 64))
-    with pytest.raises(ValueError, match="accepted"):
-        PromptEncoder(clip_model, ["dog", "cat"], 4, class_specific=True)(torch.zeros(3, 4, 64))
-    with pytest.raises(ValueError, match=r"\(3, 64\).*accepted: .*\(4, 64\) in deeper layers"):
-        encoder(torch.zeros(4, 64), [torch.zeros(4, 64), torch.zeros(3, 64)])
-
-
-@pytest.mark.parametrize("settings", [{"class_specific": True}, {"class_token_position": "middle"}])
-def test_deep_contexts_with_contexts_behind_the_class_name_are_refused(clip_model, settings):
-    encoder = PromptEncoder(clip_model, ["dog", "cat"], 4, **settings)
-    with pytest.raises(ValueError, match="need class_token_position='end' and contexts that are not class-specific"):
-        encoder(encoder.initial_context(), torch.zeros(1, 4, 64))
+@pytest.mark.parametrize(
+    ("settings", "ctx", "deep", "message"),
+    [
+        ({}, (5, 64), (), r"\(5, 64\).*accepted: .*\(4, 64\)"),
+        ({"class_specific": True}, (3, 4, 64), (), "accepted"),
+        ({}, (4, 64), [(4, 64), (3, 64)], r"\(3, 64\).*accepted: .*\(4, 64\) in deeper layers"),
+        ({"class_specific": True}, (2, 4, 64), [(4, 64)], "need class_token_position='end'"),
+        ({"class_token_position": "middle"}, (4, 64), [(4, 64)], "need class_token_position='end'"),
+    ],
+)
+def test_wrong_shapes_are_refused(clip_model, settings, ctx, deep, message):
+    with pytest.raises(ValueError, match=message):
+        PromptEncoder(clip_model, ["dog", "cat"], 4, **settings)(torch.zeros(ctx), [torch.zeros(s) for s in deep])
 
 
 def test_a_depth_above_the_layers_is_refused(clip_model):
@@ -368,7 +250,7 @@ def test_a_depth_above_the_layers_is_refused(clip_model):
         ({"class_token_position": "start"}, "'start'. Set it to one of end, middle, front"),
         ({"n_ctx": 0}, "N_CTX is 0"),
         ({"ctx_init": "a photo of a", "n_learned": 5}, "N_CTX is 5. Set it to 1 to 4, the number of tokens"),
-        ({"memory_mb": 0}, r"too small for one prompt. Set TEST.MEMORY_MB \d+"),
+        ({"memory_mb": 0}, r"TEST.MEMORY_MB 0: too small for one prompt. Set it to \d+"),
     ],
 )
 def test_errors(clip_model, settings, message):

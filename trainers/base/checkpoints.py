@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dassl.utils import load_checkpoint
 from torch import Tensor, nn
 
-from common.errors import UserError, some
+from common.errors import UserError, join_truncated
 from common.run.record import read_run_record
 from trainers.config import as_typed
 from trainers.modules.clip.backbone import Backbone
-from trainers.modules.finite import require_finite
-from trainers.modules.published_names import holds_whole_model
+from trainers.modules.tensor_files import holds_whole_model, require_finite
 
 if TYPE_CHECKING:
     from trainers.base.trainer import PromptTrainer
@@ -171,7 +170,8 @@ def fit_prompts(
     wrong = [f"{key} {tuple(saved[key].shape)}" for key in own.keys() & saved if saved[key].shape != own[key].shape]
     if "CSC" in sizes and not has_own_names or not sizes and not has_own_names:
         raise UserError(
-            f"{path} is of another method (--trainer): it holds {some(sorted(saved)) if saved else 'nothing'}; "
+            f"{path} is of another method (--trainer): it holds "
+            f"{join_truncated(sorted(saved)) if saved else 'nothing'}; "
             f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
         )
     if wrong or not has_own_names:

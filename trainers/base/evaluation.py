@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from trainers.modules.finite import all_finite
+from trainers.modules.tensor_files import all_finite
 
 Indices = TypeVar("Indices", bound=Sequence[int])
 # Features (B, E) and the indices of their images -> logits (B, C).

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from common.locks import InUse
-from trainers.modules.clip.backbone import Backbone
-from trainers.modules.clip.info import BackboneInfo
+from trainers.modules.clip.backbone import Backbone, BackboneInfo
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiViewDataset, SeededDataset
 

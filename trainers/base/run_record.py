@@ -71,7 +71,7 @@ def places_of(cfg: CfgNode) -> dict[str, Any]:
     return {"data": {**data, "ROOT": os.path.abspath(cfg.DATASET.ROOT)}, "weights": weights}
 
 
-def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False) -> None:
+def check_finished(folder: str | PathLike, cfg: CfgNode, tested_model: str = "its own", is_quick: bool = False) -> None:
     """Raise UserError if the finished run in a folder has other settings, weights or images than a config.
 
     With `is_quick`, images are compared only if settings of the data set differ.
@@ -81,7 +81,7 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, is_quick: bool = False)
         return
     places, asked = places_of(cfg), {**trainer.config_settings(cfg), "SEED": cfg.SEED}
     if not is_quick:
-        asked["tested model"] = "its own"
+        asked["tested model"] = tested_model
     if not is_quick or places["data"] != record.places.get("data"):
         asked = _with_images(cfg, asked)
     if places["weights"] != record.places.get("weights"):

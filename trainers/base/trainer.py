@@ -35,13 +35,12 @@ from common.interruption import check_interruption
 from common.loader_workers import prepare_loader_workers
 from common.progress import progress
 from common.reproducible import revision, versions
-from common.run.names import class_subset, dataset_label, protocol_name
 from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
 from common.run.record import RECORD_FILE, RunRecord, read_run_record, settings_sha256
-from common.run.results import Result, write_results
-from common.threads import Threads, asked_threads, loader_workers, plan_threads, usable_cores, wait_policy
+from common.run.results import Result, class_subset, dataset_label, protocol_name, write_results
+from common.threads import Threads, asked_threads, loader_workers, plan_threads, usable_cores
 from datasets.adapted import adapted
-from datasets.readable import warn_of_orientation
+from datasets.contents import warn_of_orientation
 from trainers.base.checkpoints import (
     BEST,
     CHECKPOINTS,
@@ -78,11 +77,10 @@ from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key
 from trainers.methods import method_of
 from trainers.modules.clip.backbone import Backbone, backbone_label, cached_backbone
 from trainers.modules.features import FeatureCache
-from trainers.modules.finite import require_finite
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
-from trainers.modules.published_names import extract_prompts, publish_names
 from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset
+from trainers.modules.tensor_files import extract_prompts, publish_names, require_finite
 
 Network = TypeVar("Network", bound=nn.Module)
 # Keys and sections that only steps of an optimiser read.
@@ -345,7 +343,7 @@ class PromptTrainer(TrainerX):
         if depth > most:
             raise UserError(
                 f"{name} is {depth}, but the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME} has {most} layers. Set "
-                f"{name} to 1 (prompts at the input alone) to {most}."
+                f"{name} {most}."
             )
         if depth == 0:
             depth = min(default, most)
@@ -462,7 +460,7 @@ class PromptTrainer(TrainerX):
             )
         if self.cfg.VERBOSE:
             alone, beside = self.threads.alone, self.threads.beside_workers
-            print(f"Threads: {alone}, beside loader workers {beside} ({wait_policy()}); cores: {usable_cores()}")
+            print(f"Threads: {alone}, beside loader workers {beside}; cores: {usable_cores()}")
 
     def begin_record(self) -> None:
         """Read run.json of the output folder, or write it for a new run. Raise UserError if it is of another run."""

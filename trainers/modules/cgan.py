@@ -1,7 +1,9 @@
-"""The conditional GAN that generates a context from an image feature (SPG, Sec. 3.3)."""
+"""The conditional GAN that generates a context from an image feature (SPG, Sec. 3.3), and its noise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,25 @@ class Generator(nn.Module):
         if noise is None:
             noise = torch.randn(len(features), self.latent_dim, dtype=features.dtype, device=features.device)
         return self.model(torch.cat([noise, features], dim=1)).view(-1, self.n_ctx, self.ctx_dim)
+
+
+def image_noise(seed: int, indices: Sequence[int], latent_dim: int, draw: int = 0) -> Tensor:
+    """Draw standard normal noise (B, latent_dim) on the CPU, as a function of (seed, draw, image index) alone.
+
+    Test results therefore do not depend on batch size, order, workers or device.
+
+    Args:
+        indices: B indices of images within their split.
+        draw: number of the draw, for several contexts of one image.
+    """
+    generator = torch.Generator()
+    noise = torch.empty(len(indices), latent_dim)
+    for row, index in enumerate(indices):
+        # SeedSequence makes independent seeds of neighbouring numbers; it takes no negative ones.
+        mixed = np.random.SeedSequence([seed % 2**32, draw, int(index)]).generate_state(1, np.uint64)[0]
+        generator.manual_seed(int(mixed))
+        torch.randn(latent_dim, generator=generator, out=noise[row])
+    return noise
 
 
 class Dropout(nn.Dropout):

@@ -1,18 +1,16 @@
-"""Encode prompts with a frozen CLIP text tower, without the work that its causal attention makes superfluous.
+"""Encode prompts with a frozen CLIP text tower, without the superfluous work of a causal tower.
 
-A prompt is [SOS] v_1 .. v_n [class name] "." [EOS], then 60 or more positions of padding. In a causal tower
+A prompt is [SOS] v_1 .. v_n [class name] "." [EOS], then 60 or more positions of padding.
 
-1. no token after EOS changes the text feature, which is read at EOS. Every prompt ends at its EOS.
-2. [SOS] and the context vectors before the class name are the same in the prompts of all classes. Their keys and values
-   are computed once for each context, those of [SOS] once for all contexts. The other tokens of a class, its tail,
-   attend to them. Deep contexts replace outputs of context vectors, so these outputs are not computed.
-3. the output of the last layer is read at EOS alone, so its queries, projection and MLP run for EOS alone.
+1. No token after EOS changes the text feature, which is read at EOS. So every prompt ends at its EOS.
+2. All classes share [SOS] and the context vectors before the class name, the prefix. Its keys and values are computed
+   once for each context, and those of [SOS] once for all contexts. The other tokens of a class are its tail, which
+   attends to the prefix and to itself. Deep contexts replace outputs of context vectors, which are not computed.
+3. The last layer's output is read at EOS, so its queries, projection and MLP run at EOS only.
 
-The tails of all classes are one row without padding, sorted by length, so the linear layers see one large matrix.
-Attention runs for all tails of one length together.
-
-Few tokens cost less than the calls that compute them. Then [SOS], the shared vectors and all tails are one row, and a
-mask lets each class see the shared prefix and itself.
+The tails of all classes form one row without padding, in order of length: linear layers see one large matrix, and
+attention runs once for each length. With few tokens, calls cost more than computation. Then the prefix and all tails
+form one row, and a mask lets each class see the prefix and itself.
 """
 
 from collections.abc import Sequence
@@ -29,10 +27,9 @@ from trainers.modules.clip.text_tower import FIRST, LAST, TextTower
 from trainers.modules.prompt_tokens import CLASS_TOKEN_POSITIONS, WORD, tokenize_prompts, tokenize_words
 from trainers.modules.transformer_block import PROMPT_STD, after_attention, check_depth, layer_norm, project
 
-# Measured memory of a token, in multiples of the width D: of one layer without gradients, and of one layer that is
-# saved for the backward pass.
-INFERENCE_WIDTHS = 18
-TRAINING_WIDTHS = 26
+# Measured memory of one token, in multiples of the width D.
+INFERENCE_WIDTHS = 18  # without gradients
+TRAINING_WIDTHS = 26  # in each layer, saved for the backward pass
 MASKED_ROW_TOKENS = 128  # up to here, one masked row is faster (measured at widths 128 and 512)
 CPU_TOKENS = 2048  # more tokens at a time are not faster on a CPU, and do not fit into its cache
 CPU_MEMORY_MB = 2048
@@ -40,30 +37,27 @@ GPU_MEMORY_SHARE = 0.25  # of the device's memory
 
 
 class PromptEncoder(nn.Module):
-    """Text features of prompts with learned contexts, differentiable with respect to the contexts.
+    """Encode the prompts of all classes, differentiably with respect to their contexts.
 
-    Equal to CoOp's PromptLearner and TextEncoder, which run the tower over all positions, and many times faster.
+    The text features equal those of CoOp's PromptLearner and TextEncoder, which run the tower over all positions.
 
     Args:
         clip_model: a `clip.model.CLIP` or a TextTower. Its weights are shared and never changed.
         classnames: names of the C classes.
         n_ctx: number of context vectors; the number of tokens in `ctx_init` overrides it.
-        ctx_init: words that the context starts from ("a photo of a"); "": random vectors.
+        ctx_init: first value of the context in words ("a photo of a"); "": random vectors.
         class_token_position: place of the class name: "end", "middle" or "front".
         class_specific: contexts are (C, n_ctx, D), one for each class.
-        memory_mb: limit on the intermediate results of a forward and backward pass. Work above the limit is done in
-            chunks, which training recomputes in the backward pass.
-        n_learned: number of tokens of `ctx_init` that are learned; the rest are fixed words behind them. None: all.
+        memory_mb: limit on the intermediate results of a forward and backward pass. More work runs in chunks, which
+            training recomputes in the backward pass.
+        n_learned: number of tokens of `ctx_init` that are learned; the others are fixed words after them. None: all.
         normalised: L2-normalise the text features.
 
     Attributes:
         n_ctx, n_cls (C), n_layers, ctx_dim (D).
-
-    Raises:
-        ValueError: the tower is not causal, or its features are not read at EOS. Use `build_prompt_encoder`.
     """
 
-    # Buffers. Tails are in order of length.
+    # Buffers; tails are in order of length, T tokens in all.
     _initial_context: Tensor  # (n_ctx, D) embeddings of words, or (0, D)
     _fixed_words: Tensor  # (n, D)
     _sos: Tensor  # (1, 1, D)
@@ -110,19 +104,18 @@ class PromptEncoder(nn.Module):
         self._lay_out(classnames, len(words) or self.n_ctx, class_token_position)
 
     def initial_context(self) -> Tensor:
-        """A start for learning: the embedding of `ctx_init`, or vectors from N(0, 0.02^2) as in CoOp.
+        """First value of the context: the embedding of `ctx_init`, or vectors from N(0, 0.02^2) as in CoOp.
 
         (n_ctx, D), or (C, n_ctx, D) if class-specific.
         """
-        shape: tuple[int, ...] = (self.n_ctx, self.ctx_dim)
-        if self.class_specific:
-            shape = (self.n_cls, *shape)
+        context = (self.n_ctx, self.ctx_dim)
+        shape = (self.n_cls, *context) if self.class_specific else context
         if len(self._initial_context):
             return self._initial_context.expand(shape).clone()
         return PROMPT_STD * torch.randn(shape, device=self.ln_final.weight.device)
 
     def initial_deep(self, depth: int) -> Tensor:
-        """A start for the deep contexts of layers 2 to `depth`, from N(0, 0.02^2): (depth - 1, n_ctx, D)."""
+        """First values of the deep contexts of layers 2 to `depth`, from N(0, 0.02^2): (depth - 1, n_ctx, D)."""
         check_depth(depth, self.n_layers, "text tower")
         return PROMPT_STD * torch.randn(depth - 1, self.n_ctx, self.ctx_dim, device=self.ln_final.weight.device)
 
@@ -131,12 +124,12 @@ class PromptEncoder(nn.Module):
 
         Args:
             ctx: (n_ctx, D) or (B, n_ctx, D), shared by all classes; if class-specific (C, n_ctx, D).
-            deep: (n_ctx, D) for each of layers 2, 3, ... Before the layer they replace the outputs at the places of the
-                context vectors, in all prompts (Khattak et al., CVPR 2023, Sec. 3.2.1). Contexts must be shared and
-                stand before the class name.
+            deep: (n_ctx, D) for each of layers 2, 3, ... The layer's input has them in place of the outputs of the
+                context vectors (Khattak et al., CVPR 2023, Sec. 3.2.1). Contexts must be shared and before the class
+                name.
 
         Returns:
-            (C, E), for contexts (B, n_ctx, D) (B, C, E).
+            (C, E); of B contexts (B, C, E).
         """
         context, dtype = (self.n_ctx, self.ctx_dim), self.tower.dtype
         batch = (self.n_cls if self.class_specific else len(ctx),)
@@ -160,7 +153,7 @@ class PromptEncoder(nn.Module):
         """Make the row of tails, and the keys and values of [SOS]."""
         tower = self.tower
         if not tower.can_be_cut:
-            raise ValueError("this text tower looks at all positions of a prompt; use build_prompt_encoder")
+            raise ValueError("this text tower reads all positions of a prompt; use build_prompt_encoder")
         before = {"end": n_vectors, "middle": n_vectors // 2, "front": 0}[class_token_position]
         self._n_shared = 0 if self.class_specific else before
         start = 1 + self._n_shared
@@ -171,15 +164,14 @@ class PromptEncoder(nn.Module):
         self._check_memory(self._lengths[-1] + self._n_shared)
 
         tokens = [token for c in order for token in prompts[c].tokens[start:]]
-        places = [start + place for length in self._lengths for place in range(length)]
+        places = [place for c in order for place in range(start, len(prompts[c].tokens))]
         vectors = [vector for c in order for vector in prompts[c].vectors[start:]]
         vector_at = [place for place, vector in enumerate(vectors) if vector != WORD]
         embedding, position = tower.token_embedding.weight.detach(), tower.positional_embedding.detach()
         words = embedding[tokens]
         words[vector_at] = 0
         self._store("tails", (words + position[places]).to(tower.dtype))
-        n_in_tail = n_vectors - self._n_shared
-        self._store("vector_at", torch.tensor(vector_at, dtype=torch.long).view(self.n_cls, n_in_tail))
+        self._store("vector_at", torch.tensor(vector_at, dtype=torch.long).view(self.n_cls, n_vectors - self._n_shared))
         self._store("eos_at", torch.tensor(self._starts[1:]) - 1)
         self._store("by_length", torch.tensor(order))
         self._store("by_class", torch.tensor(order).argsort())
@@ -227,8 +219,7 @@ class PromptEncoder(nn.Module):
         smallest_mb = -(-n_tokens * self._bytes_per_token(learning=True) // 2**20)
         if self.memory_mb < smallest_mb:
             raise UserError(
-                f"A memory limit of {self.memory_mb} MB is too small for one prompt. Set TEST.MEMORY_MB {smallest_mb} "
-                "or more."
+                f"TEST.MEMORY_MB {self.memory_mb}: too small for one prompt. Set it to {smallest_mb} or more."
             )
 
     def _tokens_at_a_time(self, learning, device):
@@ -239,7 +230,7 @@ class PromptEncoder(nn.Module):
         """Features (B, C, E) of contexts (B, n, D); (1, C, E) of class-specific ones (C, n, D)."""
         learning = _requires_grad(ctx, deep)
         n_tokens, contexts = self._tokens_at_a_time(learning, ctx.device), (ctx,)
-        if not self.class_specific:
+        if not self.class_specific:  # as many contexts as fit with all classes, else one context with some classes
             contexts_at_a_time = max(1, n_tokens // (self._starts[-1] + self._n_shared))
             n_tokens = n_tokens // contexts_at_a_time - self._n_shared
             contexts = ctx.split(contexts_at_a_time)

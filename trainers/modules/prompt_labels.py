@@ -1,10 +1,10 @@
 """Files of prompt labels: the learned context of each source domain.
 
 <label_dir>/<dataset>/<backbone>/seed_<k>/<domain>.pt               ours: {"ctx": (n_ctx, D), "origin", "seconds"}
-<label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt  the authors': a bare (n_ctx, D) tensor
+<label_dir>/<dataset>/<backbone>/seed_<k>/<dataset>_CoOp_<code>.pt  the authors': a tensor (n_ctx, D)
 
-DPSPG has two labels of a domain, "pos" and "neg": ours are in a folder of that name below label_dir, the authors' in
-one at any level.
+DPSPG has two labels of a domain, "pos" and "neg". Ours are in <label_dir>/<sign>/, the authors' have the folder <sign>
+at any level.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.files import atomic_write
-from trainers.modules.finite import require_finite
-from trainers.modules.tensor_files import read_tensors
+from trainers.modules.tensor_files import read_tensors, require_finite
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,11 @@ def load_prompt_label(
     """Read a prompt label, ours or a published one, and check that it fits this run.
 
     Args:
-        origin: see `save_prompt_label`; of values with other names in the file, nothing is known. Published labels
-            have no origin.
+        origin: see `save_prompt_label`. Published labels have none, so they fit.
         node: config node of the method, for messages.
 
     Returns:
         (n_ctx, D) in single precision, and the training time in seconds (None: unknown).
-
-    Raises:
-        UserError: the file is damaged, no prompt label, of another shape, or of another origin.
     """
     fix = f"Delete {path} to train it again, or name another {node}.LABEL_DIR."
     content = read_tensors(path, "Prompt label", fix)

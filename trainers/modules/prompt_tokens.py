@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from common.errors import UserError, some, warn
+from common.errors import UserError, join_truncated, warn
 from common.files import is_utf8
 from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, Tokenizer
 
@@ -30,8 +30,8 @@ def check_class_names(names: Sequence[str], tokenizer: Tokenizer) -> None:
     """
     if len(names) < 2:
         raise UserError(
-            f"Class names: there is only {some(names)}, but a classifier needs two or more. Add classes, or set "
-            "DATASET.SUBSAMPLE_CLASSES all."
+            f"Class names: there is only {join_truncated(names)}, but a classifier needs two or more. Add classes, or "
+            "set DATASET.SUBSAMPLE_CLASSES all."
         )
     by_tokens: dict[tuple[int, ...], str] = {}
     for name in names:
@@ -44,7 +44,7 @@ def check_class_names(names: Sequence[str], tokenizer: Tokenizer) -> None:
                 "merge them."
             )
     if repeated := sorted({name for name in names if list(names).count(name) > 1}):
-        warn(f"several labels have the class name {some(repeated)}, so their prompts are equal.")
+        warn(f"several labels have the class name {join_truncated(repeated)}, so their prompts are equal.")
 
 
 def tokenize_words(text: str, tokenizer: Tokenizer = CLIP_TOKENIZER) -> list[int]:

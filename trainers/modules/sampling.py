@@ -14,14 +14,9 @@ from torch.utils.data import Dataset
 class Item(Protocol):
     """An image with its label, such as Dassl's Datum."""
 
-    @property
-    def impath(self) -> str: ...
-
-    @property
-    def label(self) -> int: ...
-
-    @property
-    def domain(self) -> int: ...
+    impath: str
+    label: int
+    domain: int
 
 
 class ImageData(Protocol):
@@ -64,8 +59,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 class SeededDataset(Dataset):
     """A data set whose random transform is a function of (seed, epoch, look, index), for any number of workers.
 
-    A look counts how often an epoch draws the same image. `SeededBatchSampler` yields (epoch, look, index); an index
-    alone is the first look in epoch 0.
+    `look` counts how often the epoch has drawn the image. An index alone is the first look in epoch 0.
     """
 
     def __init__(self, dataset: ImageData, seed: int) -> None:
@@ -85,12 +79,7 @@ class SeededDataset(Dataset):
 
 
 class SeededBatchSampler:
-    """Batches of (epoch, look, index) for a `SeededDataset`.
-
-    Args:
-        batches: batch sampler of indices.
-        epoch: returns the number of the epoch; called at the start of a pass.
-    """
+    """Batches of (epoch, look, index) for a `SeededDataset`; `epoch` returns the number of the current epoch."""
 
     def __init__(self, batches: Batches, epoch: Callable[[], int]) -> None:
         self.batches, self.epoch = batches, epoch
@@ -149,13 +138,7 @@ class PairedBatchSampler:
 
 
 class FeatureLoader:
-    """A training loader over cached features: each look at an image draws one of its K views.
-
-    Args:
-        views: float32 array (K, N, E), K views of N images.
-        data_source: the N items.
-        batch_sampler: batches of indices below N.
-    """
+    """A training loader over cached features (K, N, E): each look at an image draws one of its K views."""
 
     def __init__(self, views: np.ndarray, data_source: Sequence[Item], batch_sampler: Batches) -> None:
         self.views, self.batch_sampler = views, batch_sampler

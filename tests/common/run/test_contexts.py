@@ -5,7 +5,7 @@ import pytest
 from made_contexts import some_contexts
 
 from common.errors import UserError
-from common.run.contexts import Contexts, evenly_spaced, read_contexts, write_contexts
+from common.run.contexts import Contexts, read_contexts, write_contexts
 
 
 def test_contexts_come_back_as_they_were(tmp_path):
@@ -17,13 +17,6 @@ def test_contexts_come_back_as_they_were(tmp_path):
         np.testing.assert_array_equal(found.labels, contexts.labels.astype(np.float16))
         for name in ("domains", "splits", "label_domains"):
             assert getattr(found, name).tolist() == getattr(contexts, name).tolist()
-
-
-def test_evenly_spaced_indices():
-    assert evenly_spaced(3, 200).tolist() == [0, 1, 2]
-    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
-    assert evenly_spaced(0, 3).tolist() == []
-    assert len(set(evenly_spaced(1234, 200).tolist())) == 200
 
 
 def test_damaged_contexts_are_refused(tmp_path):

@@ -65,7 +65,7 @@ class Here:
     slots, workers = 1, 0
 
     def submit(self, job):
-        from scripts.launching.run_job import run_job
+        from scripts.launching.local import run_job
 
         future = Future()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -83,7 +83,7 @@ class Here:
 def launched(tmp_path, monkeypatch, capsys):
     """Run a launcher in this process: launched("coop/main.sh", words ..., NAME="value") -> (code, output, errors)."""
     from scripts import launch
-    from scripts.launching import comparison
+    from scripts.launching import local
 
     def run(script, *words, **environment):
         protocol, method = Path(script).stem.replace("main", "multi"), Path(script).parent.name
@@ -91,7 +91,7 @@ def launched(tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)
-            patch.setattr(comparison, "LocalEngine", lambda *args: Here())
+            patch.setattr(local, "LocalEngine", lambda *args: Here())
             for name, value in {"SEEDS": "1", **environment}.items():
                 patch.setenv(name, value)
             code = launch.main(words)

@@ -16,8 +16,7 @@ from common.locks import RUN_LOCK, run_lock, run_owner
 from common.run.record import read_run_record
 from scripts.launching import local
 from scripts.launching.jobs import Job
-from scripts.launching.local import LocalEngine, local_gpus
-from scripts.launching.run_job import CRASHED
+from scripts.launching.local import DIED, LocalEngine, local_gpus
 
 LONG = [*QUICK, "OPTIM.MAX_EPOCH", "60"]
 RUN = "output/stripes/CoOp/tiny/default/red/seed1"
@@ -71,8 +70,8 @@ def test_a_run_whose_process_dies_twice_has_failed(long_run, start, tmp_path):
     launcher.wait_for(lambda: run_owner(tmp_path / RUN) and process_of(tmp_path) not in (None, first))
     os.kill(process_of(tmp_path), signal.SIGKILL)
     code, output = launcher.end()
-    assert code == 1 and "failed with exit code 70: its process died" in output
-    assert json.loads((tmp_path / RUN / "failed.json").read_text())["exit_code"] == CRASHED
+    assert code == 1 and "failed with exit code 71: its process died" in output
+    assert json.loads((tmp_path / RUN / "failed.json").read_text())["exit_code"] == DIED
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,7 @@ def test_a_failed_run_tells_its_reason_and_each_warning_is_shown_once(start, tmp
 
 def test_processes_are_warm_are_replaced_after_a_bug_and_share_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "run_job", pid_and_gpu)
-    monkeypatch.setattr(local._Worker, "is_unfit", lambda self: self.job.done() and self.job.exception() is not None)
+    monkeypatch.setattr(local._Worker, "has_failed", lambda self: self.job and self.job.exception() is not None)
     engine = LocalEngine(2, ["5", "7"])
 
     def run(*words):
@@ -153,6 +152,9 @@ def test_processes_are_warm_are_replaced_after_a_bug_and_share_gpus(monkeypatch,
         (first, gpu), (_, other) = (future.result() for future in both)
         assert {gpu, other} == {"5", "7"}
         assert run().result()[0] == first
+        os.kill(first, signal.SIGKILL)  # an idle process
+        wait_for(lambda: engine.workers[0].pool._broken)
+        first = run().result()[0]
         with pytest.raises(RuntimeError, match="a bug"):
             run("exception").result()
         assert run().result()[0] != first

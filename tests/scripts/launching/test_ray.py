@@ -37,7 +37,6 @@ def test_a_node_tells_what_differs(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / engine.OUTPUT_ID).write_text("here", encoding="utf-8")
     expected = engine.node_facts(str(tmp_path), (str(tmp_path / "data"),))
-    engine._facts_here.cache_clear()
     assert engine.node_differences(expected) == ""
     other = {**expected, "torch": "1.0", str(tmp_path): "there", str(tmp_path / "data"): "art, photo"}
     found = engine.node_differences(other)

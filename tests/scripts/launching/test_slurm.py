@@ -9,7 +9,7 @@ from conftest import QUICK, numbers
 
 from scripts.launching import slurm
 from scripts.launching.jobs import Job
-from scripts.launching.run_job import Outcome
+from scripts.launching.local import Outcome
 
 submitit = pytest.importorskip("submitit")
 
@@ -46,8 +46,8 @@ def test_arrays_and_dependencies(tmp_path, sbatch):
     tests = [Job(f"test {i}", (), tmp_path / f"test{i}", needs=tmp_path / f"train{i // 2}") for i in range(4)]
     args = Namespace(output=tmp_path, jobs="2", slurm_time="1-12", slurm_gpus="1", slurm_partition="gpu")
     args.slurm_options, args.python_path = "--qos=long --exclusive", ""
-    submitted = list(slurm._submit([*trainings, *tests], {}, args, workers=3))
-    assert [len(group) for group, _ in submitted] == [3, 2, 2]
+    slurm._submit([*trainings, *tests], ids := {}, args, workers=3)
+    assert list(ids.values()) == ["101_0", "101_1", "101_2", "102_0", "102_1", "103_0", "103_1"]
     array, first, second = sbatch
     options = dict(re.findall(r"#SBATCH --([a-z-]+)=?(.*)", array))
     assert (options["array"], options["time"], options["gpus"]) == ("0-2%2", "1-12", "1")

@@ -11,7 +11,7 @@ from common.run.record import RunRecord
 from scripts import status
 from scripts.launching import status as states
 from scripts.launching.jobs import Job
-from scripts.launching.run_job import Outcome, save_failure
+from scripts.launching.local import Outcome, save_failure
 
 HOLD = """
 import sys; sys.path.insert(0, {repository!r})
@@ -44,8 +44,8 @@ def test_every_state(tmp_path, capsys, hold, monkeypatch):
     jobs = {name: Job(name, (), output / "set" / name) for name in ("done", "fails", "queued", "runs", "waits")}
     for job in jobs.values():
         job.folder.mkdir(parents=True)
-    states.save_plan(output, jobs.values(), {jobs["queued"]: "12_3"})
-    states.save_plan(output, jobs.values())  # another launcher keeps the id
+    states.save_plan(jobs.values(), {jobs["queued"]: "12_3"})
+    states.save_plan(jobs.values())  # another launcher keeps the id
     (jobs["done"].folder / "results.json").write_text("{}")
     save_failure(jobs["fails"].folder, Outcome(1, "There is no folder data."))
     RunRecord({}, history=[{}, {}]).write(jobs["runs"].folder)

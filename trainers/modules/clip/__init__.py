@@ -1,1 +1,0 @@
-"""Backbones: frozen CLIPs of the packages clip, open_clip and transformers."""

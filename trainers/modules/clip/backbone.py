@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -17,13 +18,41 @@ from clip.model import ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
-from trainers.modules.clip.info import BackboneInfo
 from trainers.modules.clip.text_tower import TextTower, architecture_of
-from trainers.modules.clip.tokenizer import LibraryTokenizer
-from trainers.modules.finite import require_finite
+from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, LibraryTokenizer, Tokenizer
+from trainers.modules.tensor_files import require_finite
 
-PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """Facts of a CLIP beside its weights; the defaults are OpenAI's.
+
+    Attributes:
+        pixel_mean, pixel_std: for each channel, of pixels between 0 and 1.
+        interpolation: in the words of INPUT.INTERPOLATION.
+        resize_mode: "shortest" (resize the shorter side, crop), "longest" (resize the longer side, pad) or "squash".
+        image_architecture: how an image tower computes that is not one of OpenAI's ViTs.
+        files: the files that the CLIP was read from.
+    """
+
+    family: str = "OpenAI"
+    pixel_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    pixel_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 0
+    tokenizer: Tokenizer = CLIP_TOKENIZER
+    image_architecture: str = ""
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are resized and normalised."""
+        keys = ("pixel_mean", "pixel_std", "interpolation", "resize_mode", "fill_color")
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +95,17 @@ class Backbone:
     @cached_property
     def sha256(self) -> str:
         """Hash of everything that features depend on; equal in every precision and file format."""
+        if self.fp32_sha256:
+            return self.fp32_sha256
+        image = architecture_of(self.visual.transformer.resblocks) if self.is_vit else self.info.image_architecture
         tokens = self.info.tokenizer.sha256() if isinstance(self.info.tokenizer, LibraryTokenizer) else ""
-        more = self._image_architecture, self.text.architecture, self.info.preprocessing, tokens
-        return self.fp32_sha256 or weights_sha256(self.model, repr(more))
+        digest = hashlib.sha256(repr((image, self.text.architecture, self.info.preprocessing, tokens)).encode())
+        # open_clip puts some text towers into a module of their own.
+        weights = {name.removeprefix("text."): weight for name, weight in self.model.state_dict().items()}
+        for name, weight in sorted(weights.items()):
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype};".encode())
+            digest.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     @property
     def n_tower_weights(self) -> int:
@@ -103,11 +140,6 @@ class Backbone:
     def autocast(self) -> contextlib.AbstractContextManager:
         """Autocast under precision amp."""
         return torch.autocast(self.device.type, enabled=self.precision == "amp")
-
-    @property
-    def _image_architecture(self) -> str:
-        """How the image tower computes, as far as its weights do not say it."""
-        return architecture_of(self.visual.transformer.resblocks) if self.is_vit else self.info.image_architecture
 
 
 def load_backbone(
@@ -166,8 +198,6 @@ def _state(backbone: Backbone) -> list:
 
 def effective_precision(precision: str, device: str | torch.device) -> str:
     """The precision on a device: on a CPU it is fp32, and a line says so."""
-    if precision not in PRECISIONS:
-        raise UserError(f"Precision (PREC) is {precision!r}; accepted: {', '.join(PRECISIONS)}.")
     if precision != "fp32" and torch.device(device).type == "cpu":
         print(f"Precision {precision} needs a GPU; on this CPU the computation runs in fp32.")
         return "fp32"
@@ -214,14 +244,18 @@ def _source(name: str) -> ModuleType:
     return import_module(f"trainers.modules.clip.{module}")
 
 
-def weights_sha256(module: nn.Module, more: str = "") -> str:
-    """SHA-256 (hex) of a module's parameters and buffers (names, shapes, types, values) and of `more`."""
-    digest = hashlib.sha256(more.encode())
-    # open_clip puts some text towers into a module of their own.
-    for name, tensor in sorted((name.removeprefix("text."), tensor) for name, tensor in module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+@contextlib.contextmanager
+def library_errors(name: str, package: str, task: str = "load it") -> Iterator[None]:
+    """Turn errors of a package into a UserError: a line with the backbone's name, then the package's own words."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except ImportError as error:
+        missing = error.name if error.name and error.name != "open_clip" else package
+        raise UserError(f"Backbone {name} needs the package {missing}: pip install {missing}\n{error}") from error
+    except Exception as error:  # of the package, the network, the disk
+        raise UserError(f"Backbone {name}: {package} cannot {task}.\n{(str(error) or repr(error))[:1500]}") from error
 
 
 def to_half(model: Any, dtype: torch.dtype) -> None:

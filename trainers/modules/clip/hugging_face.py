@@ -11,8 +11,8 @@ from clip.clip import _tokenizer as openai_bpe
 from clip.model import CLIP
 from torch import Tensor
 
-from common.errors import UserError, some
-from trainers.modules.clip.info import BackboneInfo, library_errors
+from common.errors import UserError, join_truncated
+from trainers.modules.clip.backbone import BackboneInfo, library_errors
 from trainers.modules.clip.openai import TowerKind, build_clip
 from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, LibraryTokenizer, Tokenizer
 
@@ -69,7 +69,7 @@ def load(name: str, root: str | PathLike) -> tuple[CLIP, BackboneInfo]:
         model, found = _from_pretrained(CLIPModel.from_pretrained, name, output_loading_info=True)
         text, vision = model.config.text_config, model.config.vision_config
         if found["missing_keys"]:
-            raise UserError(f"Backbone {name}: its weights lack {some(sorted(found['missing_keys']), 3)}.")
+            raise UserError(f"Backbone {name}: its weights lack {join_truncated(sorted(found['missing_keys']), 3)}.")
         clip = build_clip(_openai_names(model.state_dict()), _kind(vision), _kind(text))
         info = _info(name, vision.image_size, _tokenizer(name, text))
     clip.visual.input_resolution = vision.image_size  # need not be a multiple of the patch size

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from common.errors import UserError, some
-from trainers.modules.clip.info import BackboneInfo, library_errors
-from trainers.modules.clip.openai import TowerKind, build_image_tower
+from common.errors import UserError, join_truncated
+from trainers.modules.clip.backbone import BackboneInfo, library_errors
+from trainers.modules.clip.openai import TowerKind, build_image_tower, fill
 from trainers.modules.clip.text_tower import activation_of
 from trainers.modules.clip.tokenizer import CLIP_TOKENIZER, LibraryTokenizer, Tokenizer
 
@@ -30,43 +31,47 @@ def check(name: str) -> None:
     if weights:
         known = open_clip.list_models()
         if architecture not in known:
-            close = some(difflib.get_close_matches(architecture, known, cutoff=0.5))
+            close = join_truncated(difflib.get_close_matches(architecture, known, cutoff=0.5))
             raise UserError(f"Backbone {name}: open_clip has no architecture {architecture!r}. Close to it: {close}.")
         if not open_clip.is_pretrained_cfg(architecture, weights) and not os.path.isfile(weights):
-            tags = some(open_clip.list_pretrained_tags_by_model(architecture))
+            tags = join_truncated(open_clip.list_pretrained_tags_by_model(architecture))
             raise UserError(f"Backbone {name}: {weights} is neither a file nor a tag of {architecture}. Tags: {tags}.")
     if not architecture.startswith(HF_HUB):
-        _config(name, architecture)
+        with library_errors(name, PACKAGE):
+            _config(name, architecture)
 
 
 def load(name: str, root: str | PathLike) -> tuple[nn.Module, BackboneInfo]:
-    """Load a model with open_clip, with the activation and preprocessing of its tag or config.
-
-    A file has neither, and gets those that all tags of its architecture share.
-    """
+    """Load a model of open_clip, with the activation and preprocessing of its tag or config."""
     import open_clip
+    from open_clip.factory import _find_checkpoint_in_dir
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
     architecture, weights = _split(name)
     with library_errors(name, PACKAGE):
         tag = open_clip.get_pretrained_cfg(architecture, weights)
-        facts, path, place = _facts(architecture, tag), weights, architecture
+        path, place = weights, architecture
         if tag:
             path = _cached(*os.path.split(tag.get("hf_hub") or "")) or open_clip.download_pretrained(tag)
-        elif architecture.startswith(HF_HUB) and (cached := _cached(architecture.removeprefix(HF_HUB), "")):
-            place = f"{LOCAL_DIR}{os.path.dirname(cached)}"
-        config = _config(name, place)
+        elif architecture.startswith(HF_HUB):
+            repository = architecture.removeprefix(HF_HUB)
+            if not (path := _cached(repository, "")):
+                _config(name, place)  # downloads it, into the folder of the weights
+                path = open_clip.download_pretrained_from_hf(repository)
+            place = f"{LOCAL_DIR}{os.path.dirname(path)}"
+        folder = None if weights else Path(place.removeprefix(LOCAL_DIR))
+        config, facts = _config(name, place), _facts(architecture, tag, folder)
+        config["quick_gelu"] = bool(facts.pop("quick_gelu", False)) or config.get("quick_gelu", False)
         vision, text = config["vision_cfg"], config["text_cfg"]
-        quick_gelu = bool(facts.pop("quick_gelu", False)) or config.get("quick_gelu", False)
-        model = open_clip.create_model(
-            place, path, force_quick_gelu=quick_gelu, force_preprocess_cfg=facts, require_pretrained=True
-        )
+        model = _build(config, path or _find_checkpoint_in_dir(folder))
         tokenizer = _tokenizer(name, architecture if text.get("hf_tokenizer_name") else place, text)
-        images = open_clip.get_model_preprocess_cfg(model)
+        images = merge_preprocess_dict(PreprocessCfg(), facts)
     model.logit_scale.data = model.logit_scale.data.reshape(())
-    image_architecture = json.dumps([vision, quick_gelu])
+    image_architecture = json.dumps([vision, config["quick_gelu"]])
     if {key for key, value in vision.items() if value and (key, value) != ("pool_type", "tok")} <= OPENAI_KEYS:
         model.visual, image_architecture = _openai_tower(model.visual), ""
-    note = f"Note: {name} is computed with {'Quick' * quick_gelu}GELU, and images with mean {images['mean']}."
+    activation = "QuickGELU" if config["quick_gelu"] else "GELU"
+    note = f"Note: {name} is computed with {activation}, and images with mean {images['mean']}."
     info = BackboneInfo(
         "OpenCLIP",
         tuple(map(float, images["mean"])),
@@ -76,10 +81,32 @@ def load(name: str, root: str | PathLike) -> tuple[nn.Module, BackboneInfo]:
         images["fill_color"],
         tokenizer,
         image_architecture,
-        (Path(path),) if path else tuple(sorted(Path(place.removeprefix(LOCAL_DIR)).glob("*.*"))),
+        tuple(sorted(folder.glob("*.*"))) if folder else (Path(path),),
         (note,) if weights and not tag else (),
     )
     return model, info
+
+
+def _build(config: dict[str, Any], path: str | None) -> Any:
+    """Build a model with the weights of a file, in single precision."""
+    import open_clip
+
+    if path is None or Path(path).suffix in (".npz", ".npy"):  # big_vision's, which open_clip copies weight by weight
+        raise ValueError(f"{path or 'The folder'} has no weights of PyTorch or safetensors.")
+    build = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+
+    def on_meta(module, key, weight):
+        # Random initialisation takes most of the time, so parameters get memory only with the weights. timm's towers
+        # compute with their parameters while they are built.
+        return None if "timm_model_name" in config["vision_cfg"] else nn.Parameter(weight.to("meta"))
+
+    with register_module_parameter_registration_hook(on_meta):
+        model: Any = build(**config)
+    # load_checkpoint renames weights of other libraries, then calls this method.
+    model.load_state_dict = lambda weights, strict: fill(model, weights)
+    open_clip.load_checkpoint(model, path)
+    del model.load_state_dict
+    return model
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -101,30 +128,31 @@ def _config(name: str, architecture: str) -> dict[str, Any]:
     """Config of an architecture, if its text tower is CLIP's."""
     import open_clip
 
-    with library_errors(name, PACKAGE):
-        config = open_clip.get_model_config(architecture)
+    config = open_clip.get_model_config(architecture)
     if config["text_cfg"].get("hf_model_name") or "multimodal_cfg" in config:
         raise UserError(f"Backbone {name}: its text tower is not CLIP's transformer. Name another architecture.")
     return config
 
 
-def _facts(architecture: str, tag: dict[str, Any]) -> dict[str, Any]:
-    """Activation and preprocessing of a tag; without a tag, what all tags of the architecture share."""
+def _facts(architecture: str, tag: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Activation and preprocessing of a tag or folder; of a file, what all tags of its architecture share."""
     import open_clip
 
+    if folder:
+        return json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8")).get("preprocess_cfg", {})
     names = open_clip.list_pretrained_tags_by_model(architecture)
     tags = [tag] if tag else [open_clip.get_pretrained_cfg(architecture, name) for name in names]
     return {key: tags[0].get(key) for key in RECORDED if tags and all(one.get(key) == tags[0].get(key) for one in tags)}
 
 
-def _cached(repository: str, file: str) -> str | None:
-    """The weights of a repository in the hub's cache, so that open_clip need not ask the hub."""
+def _cached(repository: str, file: str) -> str:
+    """The weights of a repository in the hub's cache, which open_clip reads without asking the hub, or ""."""
     from huggingface_hub import try_to_load_from_cache
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     names = [Path(file).with_suffix(".safetensors").name, file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
     found = [try_to_load_from_cache(repository, name) for name in names] if repository else []
-    return next((path for path in found if isinstance(path, str)), None)
+    return next((path for path in found if isinstance(path, str)), "")
 
 
 def _tokenizer(name: str, architecture: str, config: dict[str, Any]) -> Tokenizer:

@@ -13,8 +13,8 @@ from clip import clip as openai_clip
 from clip.model import CLIP, ModifiedResNet, QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
-from common.errors import UserError, some
-from trainers.modules.clip.info import BackboneInfo, library_errors
+from common.errors import UserError, join_truncated
+from trainers.modules.clip.backbone import BackboneInfo, library_errors
 from trainers.modules.tensor_files import read_tensors
 
 ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU, "gelu_tanh": lambda: nn.GELU(approximate="tanh")}
@@ -71,7 +71,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     weights = {key: value for key, value in weights.items() if key.rpartition(".")[2] not in NOT_WEIGHTS}
     prefix = next((key.removesuffix(MARK) for key in weights if key.endswith(MARK)), None)
     if is_open_clip or prefix is None or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"Backbone file {path} is not a CLIP in OpenAI's format: it holds {some(weights, 3)}. {OTHERS}")
+        raise UserError(
+            f"Backbone file {path} is not a CLIP in OpenAI's format: it holds {join_truncated(weights, 3)}. {OTHERS}"
+        )
     weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     if "visual.proj" in weights and weights["visual.proj"].shape[0] > LARGEST_WIDTH:
         raise UserError(f"Backbone file {path} has an image tower larger than OpenAI's, with other heads. {OTHERS}")
@@ -142,7 +144,7 @@ def build_clip(weights: Mapping[str, Tensor], image: TowerKind | None = None, te
         model = CLIP(feature_size, 1, 1, HEAD_WIDTH, 1, length, vocabulary, width, heads, layers)
         _adapt(model, weights, text)
         model.visual = nn.Module()
-    _fill(model, {key: value for key, value in weights.items() if not key.startswith("visual.")})
+    fill(model, {key: value for key, value in weights.items() if not key.startswith("visual.")})
     visual = {key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")}
     model.visual = build_image_tower(visual, image)
     mask = model.build_attention_mask()
@@ -163,16 +165,13 @@ def build_image_tower(weights: Mapping[str, Tensor], kind: TowerKind) -> VisionT
         else:
             width, feature_size = weights["layer1.0.conv1.weight"].shape[0], weights["attnpool.c_proj.weight"].shape[0]
             grid = round((weights["attnpool.positional_embedding"].shape[0] - 1) ** 0.5)
-            counts, heads = (
-                [_count(weights, f"layer{i}.") for i in (1, 2, 3, 4)],
-                kind.heads or width * 32 // HEAD_WIDTH,
-            )
-            tower = ModifiedResNet(tuple(counts), feature_size, heads, grid * 32, width)
-    return _fill(tower, weights)
+            heads = kind.heads or width * 32 // HEAD_WIDTH
+            counts = tuple(_count(weights, f"layer{i}.") for i in (1, 2, 3, 4))
+            tower = ModifiedResNet(counts, feature_size, heads, grid * 32, width)
+    return fill(tower, weights)
 
 
 def _count(weights, prefix):
-    """Number of modules with a prefix."""
     return len({key.removeprefix(prefix).split(".")[0] for key in weights if key.startswith(prefix)})
 
 
@@ -187,7 +186,8 @@ def _adapt(tower, weights, kind):
             module.eps = kind.eps
 
 
-def _fill(module, weights):
+def fill(module: Any, weights: Mapping[str, Tensor]) -> Any:
+    """Make weights those of a module, in single precision and without a copy where they have it."""
     fp32 = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-    module.load_state_dict(fp32, assign=True)
+    nn.Module.load_state_dict(module, fp32, assign=True)
     return module.eval()

@@ -52,9 +52,6 @@ class LibraryTokenizer(Tokenizer):
         encode: text -> ids of its words.
         row: ids of SAMPLE's prompt, with start, end and padding.
         name: the backbone, for messages.
-
-    Raises:
-        UserError: the prompt is not [start] words [end] padding.
     """
 
     SAMPLE = "dog"
