@@ -17,7 +17,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The same command resumes an interrupted download. By hand: see DATASETS.md.",
+        epilog="The same command resumes an interrupted download. By hand: see docs/datasets.md.",
     )
     parser.add_argument("names", nargs="*", metavar="name", help="as in configs/datasets/, or all")
     parser.add_argument("--root", default="data", help="folder for the data sets (default: data)")

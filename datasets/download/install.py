@@ -77,7 +77,7 @@ def get(
         _check_nothing_there(source, root)
     download = _Download(source, root, root / WORK_FOLDER, mirror, _match_archives(source, archives), any_counts)
     with _work_folder(source, root):
-        print(f"{source.title} goes to {root}. For its terms of use and citation see DATASETS.md.")
+        print(f"{source.title} goes to {root}. For its terms of use and citation see docs/datasets.md.")
         if by_domain:
             for archive in source.archives:
                 if archive.domain in missing:
@@ -95,7 +95,7 @@ def _check_nothing_there(source: Source, root: Path) -> None:
     for name in list_folders(root) if root.is_dir() else []:
         if name.lower() in own and list_folders(root / name):
             raise UserError(
-                f"{root / name} is there, but is no complete {source.title} (layouts: DATASETS.md): half-extracted? "
+                f"{root / name} is there, but is no complete {source.title} (layouts: docs/datasets.md): half-extracted? "
                 "Move it away, and run this again."
             )
 

@@ -164,7 +164,7 @@ def test_domainnet_gets_only_the_missing_domains(run, server, tmp_path, data, ex
 
 def test_half_extracted_set_is_not_touched(run, server, pacs, data):
     tree = make_set(data, SPG_PACS, SPG_PACS.layouts[0], per_class=1, domains=["photo"])
-    failed(run("pacs"), f"{tree} is there, but is no complete PACS (layouts: DATASETS.md): half-extracted? Move it")
+    failed(run("pacs"), f"{tree} is there, but is no complete PACS (layouts: docs/datasets.md): half-extracted? Move it")
     assert len(files_below(tree)) == 7 and not server.requests
 
 

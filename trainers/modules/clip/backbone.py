@@ -148,7 +148,7 @@ def load_backbone(
     """Load a frozen CLIP.
 
     Args:
-        name: "RN50", "ViT-B/16", ..., a file in OpenAI's format, open_clip:... or hf:... (see BACKBONES.md).
+        name: "RN50", "ViT-B/16", ..., a file in OpenAI's format, open_clip:... or hf:... (see docs/backbones.md).
         precision: "fp16" and "bf16" convert matrices and convolutions; "amp" is for use under autocast. On a CPU all
             become fp32, and a line says so.
         root: folder for downloads of OpenAI's models.

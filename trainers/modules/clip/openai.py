@@ -43,7 +43,7 @@ def check(name: str) -> None:
         meant = f" Is hf:{name} meant?" if path.is_dir() or ("/" in name and not path.suffix) else ""
         raise UserError(
             f"Backbone {name!r} is neither a file nor one of OpenAI's names: {', '.join(names)}. Names of others begin "
-            f"with open_clip: or hf:, see BACKBONES.md.{meant}"
+            f"with open_clip: or hf:, see docs/backbones.md.{meant}"
         )
 
 
