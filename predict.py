@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.startup import prepare_imports, print_file_names, start_command
+from common.startup import escape_unprintable, prepare_imports, start_command
 
 if __name__ == "__main__":
     start_command()  # before any package is imported
@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def find_images(words: Sequence[str], list_file: str) -> list[str]:
     """The images of a command line, in its order; a folder's images are sorted. Raises UserError if there are none."""
-    from datasets.contents import IMAGE_EXTENSIONS, images_below
+    from datasets.image_files import IMAGE_EXTENSIONS, images_below
 
     words = list(words)
     if list_file:  # file names may be any bytes
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     prepare_imports()
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     images = find_images(args.images, args.list)
-    from datasets.contents import warn_of_orientation
+    from datasets.image_files import warn_of_orientation
     from trainers.predictor import Predictor
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout has the predictions
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         with atomic_write(args.out) as handle:
             handle.write(text.encode("utf-8", "surrogateescape"))
     else:
-        print_file_names(sys.stdout)
+        escape_unprintable(sys.stdout, "utf-8", "surrogateescape")
         print(text, end="", flush=True)
     if unreadable:
         text = f"Error: {len(unreadable)} of {len(images)} images cannot be read:"

@@ -17,8 +17,7 @@ from common.interruption import Interrupted, end_after_step, interruption
 from common.locks import run_lock
 from common.progress import lines_above_bars
 from common.reproducible import make_deterministic
-from common.run.record import is_finished, read_run_record
-from common.run.results import RESULTS_FILE, read_results
+from common.run import RESULTS_FILE, is_finished, read_results, read_run_record
 from common.threads import loader_workers
 from trainers.methods import METHODS
 
@@ -43,7 +42,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     add("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
     add("--trainer", dest="TRAINER.NAME", default="", help=", ".join(method.trainer for method in METHODS))
-    add("--backbone", dest="MODEL.BACKBONE.NAME", help='a CLIP: "RN50", "ViT-B/16", ..., or a name of docs/backbones.md')
+    add(
+        "--backbone", dest="MODEL.BACKBONE.NAME", help='a CLIP: "RN50", "ViT-B/16", ..., or a name of docs/backbones.md'
+    )
     add("--head", dest="MODEL.HEAD.NAME", help=argparse.SUPPRESS)
     add("--eval-only", action="store_true", help="test the model in --model-dir")
     add("--model-dir", default="", help="folder of the trained run for --eval-only")
@@ -125,7 +126,7 @@ def is_done(args: argparse.Namespace, cfg: CfgNode) -> bool:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Train or test as the command line says."""
     cfg = setup_cfg(args)
     folder = cfg.OUTPUT_DIR
     if os.path.isfile(folder):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any
 
 OUTPUT_MARK = ".spg_output"  # a file in output folders: data sets skip these folders
-CHECKSUM = "checksum"
 
 
 def read_text(path: str | PathLike, errors: str = "strict") -> str:
@@ -64,30 +63,26 @@ def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
 
 def write_json(path: str | PathLike, record: dict[str, Any]) -> None:
     """Write a dict of plain values with a checksum, atomically; raises ValueError for NaN and infinity."""
-    # Hash the values that a reader gets: JSON turns tuples into lists.
-    record = json.loads(json.dumps(record, allow_nan=False))
+    record = json.loads(json.dumps(record))  # the values that a reader gets
+    record["checksum"] = hash_json(record)
     with atomic_write(path, "w") as handle:
-        json.dump({**record, CHECKSUM: _checksum(record)}, handle, indent=2)
+        json.dump(record, handle, indent=2)
         handle.write("\n")
 
 
 def read_json(path: str | PathLike) -> dict[str, Any]:
     """Read a file of `write_json`; raises OSError, or ValueError if it is damaged, was edited, or holds NaN."""
-    record = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    record = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(record, dict):
         raise ValueError(f"it holds a {type(record).__name__}")
-    if record.pop(CHECKSUM, None) not in (None, _checksum(record)):
+    if record.pop("checksum", None) not in (None, hash_json(record)):
         raise ValueError("its checksum does not match: it is damaged or was edited")
     return record
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds the number {name}")
-
-
-def _checksum(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def hash_json(record: dict[str, Any]) -> str:
+    """Hash (16 hexadecimal digits) of plain values by name; raises ValueError for NaN and infinity."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
 
 
 def make_output_folder(folder: str | PathLike) -> None:

@@ -73,14 +73,14 @@ def run_lock(folder: str | PathLike) -> AbstractContextManager[None]:
 def run_owner(folder: str | PathLike) -> str | None:
     """The process that runs in an output folder, "process 12 on host a since ..."; None: no process does."""
     path = Path(folder).absolute() / RUN_LOCK
-    if path.is_file():
-        try:
+    try:
+        if path.is_file():
             with FileLock(path, fallback_to_soft=False).acquire(timeout=0):
-                return None
-        except Timeout:
-            return _owner(path)
-        except (OSError, NotImplementedError):
-            return None
+                pass
+    except Timeout:
+        return _owner(path)
+    except (OSError, NotImplementedError):
+        pass
     return None
 
 

@@ -46,19 +46,12 @@ def check_utf8() -> None:
 
 
 def escape_unprintable(stream: Any, encoding: str | None = None, errors: str = "backslashreplace") -> None:
-    """Let a text stream write characters that its encoding lacks as escapes."""
+    """Let a text stream write characters that its encoding lacks: as escapes, or as `errors` in str.encode says."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding=encoding, errors=errors)
 
 
-def print_file_names(stream: Any) -> None:
-    """Let a text stream write UTF-8, and file names as their bytes on disk."""
-    escape_unprintable(stream, "utf-8", "surrogateescape")
-
-
 def split_at_key(words: list[str]) -> tuple[list[str], list[str]]:
     """Split a command line before its first config key, such as OPTIM.MAX_EPOCH."""
-    for i, word in enumerate(words):
-        if CONFIG_KEY.fullmatch(word):
-            return words[:i], words[i:]
-    return words, []
+    index = next((i for i, word in enumerate(words) if CONFIG_KEY.fullmatch(word)), len(words))
+    return words[:index], words[index:]

@@ -36,14 +36,11 @@ class AdaptedDataset(Fingerprints):
         self.lab2cname = dataset.lab2cname
         self.domains = list(dataset.domains) or [name]
         if not dataset.domains and any(item.domain for items in splits.values() for item in items):
-            raise UserError(
-                f"{name} has images of several domains (Datum.domain), but no names for them: give its class "
-                '`domains = ["art", "photo", ...]`.'
-            )
+            raise UserError(f"{name}: its class does not name its domains. Give it `domains = ['art', 'photo', ...]`.")
         if unknown := sorted({*sources, *targets} - set(self.domains)):
             raise UserError(
-                f"{name} has no domain {unknown[0]}; it has {', '.join(self.domains)}. Set other --source-domains and "
-                "--target-domains, or leave them out."
+                f"{name} has no domain {unknown[0]}. Name some of {', '.join(self.domains)} (--source-domains, "
+                "--target-domains), or none."
             )
         names = self._domain_names(splits, sources, targets)
         self.train_x, self.val, self.test = (self._renumber(splits[split], names[split]) for split in SPLITS)
@@ -56,18 +53,15 @@ class AdaptedDataset(Fingerprints):
 
     def _check_splits(self, dataset: DatasetBase, splits: dict[str, list[Datum]], sources: Sequence[str]) -> None:
         if not splits["test"]:
-            raise UserError(f"{self.name} has no test images; give DatasetBase.__init__ a list of Datum as `test`.")
+            raise UserError(f"{self.name} has no test images. Give DatasetBase.__init__ a list of Datum as `test`.")
         if dataset.domains and not sources and not splits["train_x"]:
             raise UserError(
-                f"{self.name} has no training images without DATASET.SOURCE_DOMAINS. Name those to train on "
-                f"(--source-domains) among {', '.join(dataset.domains)}."
+                f"DATASET.SOURCE_DOMAINS is empty, and {self.name} has no training images then. Name some of "
+                f"{', '.join(dataset.domains)} (--source-domains)."
             )
         for item in (item for items in splits.values() for item in items):
             if not item.classname:
-                raise UserError(
-                    f"{self.name} does not name the class of {item.impath}; prompts need names: Datum(..., "
-                    'classname="dog").'
-                )
+                raise UserError(f"{self.name}: {item.impath} has no class name for prompts. Set Datum.classname.")
 
     def _domain_names(
         self, splits: dict[str, list[Datum]], sources: Sequence[str], targets: Sequence[str]
@@ -82,9 +76,9 @@ class AdaptedDataset(Fingerprints):
             strange = names - set(chosen[split] or self.domains)
             if strange:
                 raise UserError(
-                    f"{self.name} has images of domain {join_truncated(sorted(strange))} in {split}; accepted: "
-                    "Datum.domain as an index into DATASET.SOURCE_DOMAINS (of test images TARGET_DOMAINS), here "
-                    f"{join_truncated(chosen[split])}, or into its `domains`, {', '.join(self.domains)}."
+                    f"{self.name} has images of domain {join_truncated(sorted(strange))} in {split}. Make Datum.domain "
+                    f"an index into its `domains`, {', '.join(self.domains)}, or into the chosen domains, "
+                    f"{join_truncated(chosen[split])}."
                 )
         return dict.fromkeys(splits, self.domains)
 

@@ -1,5 +1,6 @@
 """The base class of our data sets: from names of domains to lists of images."""
 
+import difflib
 import math
 import os
 import random
@@ -12,14 +13,12 @@ from yacs.config import CfgNode
 
 from common.errors import UserError, join_truncated, warn
 from common.progress import progress
+from common.run import class_subset
 from datasets import names
-from datasets.contents import ClassFolder, class_folders, keep_readable, list_images, read_folder
 from datasets.fingerprints import Fingerprints
+from datasets.image_files import ClassFolder, class_folders, images_below, keep_readable, read_folder
 from datasets.layouts import Layout, Location, check_root, locate
 from datasets.splits import Image, find_split_file, match_images, read_split, seeded_split, write_split
-
-TEST_SUBSETS = ("all", "published")
-CLASS_SUBSETS = ("all", "base", "new")  # all classes, the first half, the other half
 
 
 class DomainGeneralizationDataset(Fingerprints, DatasetBase):
@@ -59,19 +58,40 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
 
     @classmethod
     def list_codes(cls, root: str | Path = "") -> list[str]:
-        """Codes of `list_domains`, in the same order."""
-        return list(cls.codes)
+        """Codes of `list_domains`, in the same order; the names themselves if a set has no codes."""
+        return list(cls.codes) or cls.list_domains(root)
 
     @classmethod
     def resolve_domains(
-        cls,
-        root: str | Path = "",
-        source_domains: Sequence[str | int] = (),
-        target_domains: Sequence[str | int] = (),
+        cls, root: str | Path = "", source_domains: Sequence[str | int] = (), target_domains: Sequence[str | int] = ()
     ) -> tuple[list[str], list[str]]:
         """Full names of source and target domains; no sources mean all domains but the targets."""
-        known = cls.list_domains(root), cls.list_codes(root), cls._domain_aliases()
-        return names.resolve_domains(cls.__name__, *known, source_domains, target_domains)
+        domains, codes, aliases = cls.list_domains(root), cls.list_codes(root), cls._domain_aliases()
+        listed = (name if code == name else f"{name} ({code})" for name, code in zip(domains, codes, strict=True))
+        accepted = f"Accepted: {', '.join(listed)}."
+
+        def full_names(values: Sequence[str | int], key: str) -> list[str]:
+            found: list[str] = []
+            for value in [values] if isinstance(values, str) else values:
+                name = names.find_domain(value, domains, codes, aliases)
+                if name is None:
+                    close = difflib.get_close_matches(str(value), domains, n=1)
+                    hint = f" Did you mean {close[0]}?" if close else ""
+                    raise UserError(f"DATASET.{key}: {cls.__name__} has no domain {value!r}. {accepted}{hint}")
+                if name in found:
+                    raise UserError(f"DATASET.{key} names {name} twice. Name each domain once.")
+                found.append(name)
+            return found
+
+        targets = full_names(target_domains, "TARGET_DOMAINS")
+        sources = full_names(source_domains, "SOURCE_DOMAINS")
+        if not targets:
+            example = f"--target-domains {codes[-1]}"
+            raise UserError(f"DATASET.TARGET_DOMAINS is empty. Name a domain to test on: {example}. {accepted}")
+        sources = sources or [domain for domain in domains if domain not in targets]
+        if not sources:
+            raise UserError("DATASET.TARGET_DOMAINS names every domain. Name fewer, or set DATASET.SOURCE_DOMAINS.")
+        return sources, targets
 
     @classmethod
     def find_domain(cls, name: str, root: str | Path = "") -> str | None:
@@ -111,8 +131,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         self._cfg, self._name = cfg, type(self).__name__
-        self.test_subset = _choice(cfg, "TEST_SUBSET", TEST_SUBSETS)
-        class_subset = _choice(cfg, "SUBSAMPLE_CLASSES", CLASS_SUBSETS)
+        self.test_subset = getattr(cfg.DATASET, "TEST_SUBSET", "all")
         root = self.data_root(cfg)
         self.domains, self.codes = self.list_domains(root), self.list_codes(root)
         self.source_domains, self.target_domains = self.resolve_domains(
@@ -134,7 +153,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         folders = {domain: class_folders(dirs[domain], self.layout.parts, self.class_name) for domain in listed}
         self._class_names = self._check_classes(folders, used)
         self._labels = {classname: label for label, classname in enumerate(self._class_names)}
-        labels = self._subset(class_subset)
+        labels = self._subset(class_subset(cfg))
 
         self.split_files: dict[str, str] = {}
         splits = self._list_splits(used, folders)
@@ -149,8 +168,6 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         self._classnames = [self._class_names[label] for label in labels]
         self._num_classes, self._lab2cname = len(labels), dict(enumerate(self._classnames))
 
-    # ---- folders ----
-
     def _check_domain_folders(self, used: list[str]) -> None:
         output, found = self._cfg.OUTPUT_DIR, self._location.domain_dirs
         for domain, folder in found.items():
@@ -158,9 +175,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 raise UserError(f"OUTPUT_DIR {output}: it is the folder of the domain {domain}. Name another.")
         if missing := [domain for domain in used if domain not in found]:
             raise UserError(
-                f"{self._name}: {self._location.images_dir} has no folder for {', '.join(missing)}. Found: "
-                f"{join_truncated(sorted(path.name for path in found.values()))}. Looked for: {self.layout}. Extract "
-                "the set again, or leave these domains out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
+                f"{self._location.images_dir} has no folder for {', '.join(missing)} ({self.layout}). Extract the set "
+                "again, or leave these domains out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
             )
 
     def _check_classes(self, folders: dict[str, list[ClassFolder]], used: list[str]) -> list[str]:
@@ -180,8 +196,8 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
             if missing and not self.classes and self.n_classes is None:
                 there = join_truncated(other for other in found if missing[0] in found[other])
                 fix = (
-                    f"{missing[0]} is there in {there}: rename or move misspelled folders. If {domain} has no such "
-                    f"images, make an empty folder: mkdir {shlex.quote(str(folder / missing[0]))}"
+                    f"{missing[0]} is there in {there}. Rename misspelled folders, or make an empty folder for a class "
+                    f"without images: mkdir {shlex.quote(str(folder / missing[0]))}"
                 )
             if unknown or (missing and not self.has_absent_classes):
                 raise UserError(
@@ -208,10 +224,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         folders = {self._location.images_dir, *dirs, *(path / part for path in dirs for part in self.layout.parts)}
         loose = [str(folder / name) for folder in sorted(folders) for name in read_folder(folder).images]
         if loose:
-            warn(
-                f"{len(loose):,} images of {self._name} are not used, as they are in no class folder: "
-                f"{join_truncated(loose)}."
-            )
+            warn(f"{len(loose):,} images are not used, as they are in no class folder: {join_truncated(loose)}.")
 
     # ---- images and splits ----
 
@@ -237,16 +250,14 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         return splits
 
     def _list_images(self, domain: str, folders: list[ClassFolder]) -> dict[ClassFolder, list[str]]:
-        images = list_images(self._location.domain_dirs[domain], folders)
+        domain_dir = self._location.domain_dirs[domain]
+        images = {folder: images_below(domain_dir / folder.path) for folder in folders}
         skipped = {path for path in self.skipped if path.startswith(f"{domain}/")}
         for folder, listed in images.items() if skipped else ():
             images[folder] = [name for name in listed if f"{domain}/{folder.classname}/{name}" not in skipped]
         place = f"{domain} of {self._name} in {self.dataset_dir}"
         if not any(images.values()):
-            raise UserError(
-                f"{place}: the class folders hold no images: {join_truncated(folder.path for folder in folders)}. "
-                "Extract the set again, or leave this domain out of DATASET.SOURCE_DOMAINS and TARGET_DOMAINS."
-            )
+            raise UserError(f"{place}: its class folders hold no images. Extract the set again, or leave it out.")
         there = {folder.classname for folder, listed in images.items() if listed}
         if empty := [classname for classname in self._class_names if classname not in there]:
             warn(f"{place} has no images of: {join_truncated(empty)}.")
@@ -336,21 +347,11 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
                 )
         if not val:
             warn(
-                f"the source domains of {self._name} ({join_truncated(self.source_domains)}) are too small to validate "
-                "on: no epoch can be selected. Set TEST.FINAL_MODEL last_step."
+                f"the source domains {join_truncated(self.source_domains)} have no validation images: no epoch can be "
+                "selected. Set TEST.FINAL_MODEL last_step."
             )
         if untrained := sorted({item.classname for item in test} - {item.classname for item in train}):
-            warn(
-                f"no source domain of {self._name} has training images of {join_truncated(untrained)}, but the target "
-                "domains are tested on them."
-            )
-
-
-def _choice(cfg: CfgNode, key: str, choices: Sequence[str]) -> str:
-    value = getattr(cfg.DATASET, key, choices[0])
-    if value not in choices:
-        raise UserError(f"DATASET.{key} is {value!r}. Accepted: {', '.join(choices)}.")
-    return value
+            warn(f"no source domain has training images of {join_truncated(untrained)}, which the test needs.")
 
 
 def _subsampled(items: list[Datum], labels: range) -> list[Datum]:

@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from common.errors import UserError, join_truncated, warn
 from datasets.base import DomainGeneralizationDataset
-from datasets.contents import list_folders, read_folder
+from datasets.image_files import list_folders, read_folder
 from datasets.layouts import TRAIN, VAL, Layout, Location, check_root
 from datasets.names import check_name
 
@@ -43,11 +43,6 @@ class FolderDG(DomainGeneralizationDataset):
         return domains
 
     @classmethod
-    def list_codes(cls, root: str | Path = "") -> list[str]:
-        """Names of the domains."""
-        return cls.list_domains(root)
-
-    @classmethod
     def locate(cls, root: Path, verbose: bool = True) -> Location:
         """Read `root` with train and val folders in its domains, or without."""
         domain_dirs = {domain: root / domain for domain in cls.list_domains(root)}
@@ -62,15 +57,11 @@ class FolderDG(DomainGeneralizationDataset):
             return Location(plain, root, domain_dirs)
         if any(set(there) != set(with_splits.parts) for there in inner):
             raise UserError(
-                f"DATASET.ROOT {root}: the folders {join_truncated(sorted(names))} of its domains are splits, not "
-                "classes. Give every domain the folders train and val with its class folders, or its class folders "
-                "alone."
+                f"DATASET.ROOT {root}: the folders {join_truncated(sorted(names))} of its domains are splits. Give "
+                "every domain the folders train and val with its class folders, or its class folders alone."
             )
         if verbose:
-            warn(
-                f"the folders train and val in the domains of {root} are read as splits. A target domain is tested on "
-                "the images of both."
-            )
+            warn(f"the folders train and val in the domains of {root} are splits. Target domains are tested on both.")
         return Location(with_splits, root, domain_dirs)
 
 

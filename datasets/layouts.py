@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, join_truncated
-from datasets.contents import SPLIT_FOLDER, list_folders
+from datasets.image_files import SPLIT_FOLDER, list_folders
 from datasets.names import find_domain
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def check_root(root: str | Path) -> Path:
     """Make DATASET.ROOT absolute; raise UserError if it is not a folder."""
     path = Path(os.path.abspath(os.path.expanduser(root)))
     if not str(root) or not path.is_dir():
-        state = "is not set" if not str(root) else f"{path} is a file" if path.is_file() else f"{path} does not exist"
-        raise UserError(f"DATASET.ROOT {state}. Name the folder that holds the data sets, for example --root data.")
+        raise UserError(f"DATASET.ROOT: {root or 'an empty name'} is no folder. Name the folder of data sets (--root).")
     return path
 
 
@@ -72,7 +71,14 @@ def locate(root: Path, dataset: "type[DomainGeneralizationDataset]", verbose: bo
     found = [_find_domains(dataset, layout, root / name) for layout, name in own]
     found = [location for location in found if location.domain_dirs] or _look_in_root(root, dataset)
     if not found:
-        raise _not_found(root, present, dataset)
+        incomplete = sorted({name for _, name in own})
+        note = f" {', '.join(incomplete)} has no domain at those places: half-extracted?" if incomplete else ""
+        raise SetNotFound(
+            f"{dataset.__name__} was not found under DATASET.ROOT {root}. Looked for, in any letter case:\n"
+            + "".join(f"  {layout}\n" for layout in dataset.layouts)
+            + f"with the domains {', '.join(dataset.domains)}. Folders found there: {join_truncated(present)}.{note}\n"
+            "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder."
+        )
     # Two layouts may be one folder, in different letter case: take the layout that is spelled as on disk.
     distinct: dict[frozenset[Path], Location] = {}
     for location in sorted(found, key=lambda location: location.folder.name != location.layout.folder):
@@ -129,15 +135,3 @@ def _look_in_root(root: Path, dataset: "type[DomainGeneralizationDataset]") -> l
             if len(location.domain_dirs) >= needed:
                 found.append(location)
     return found
-
-
-def _not_found(root: Path, present: list[str], dataset: "type[DomainGeneralizationDataset]") -> SetNotFound:
-    own = {layout.folder.lower() for layout in dataset.layouts}
-    incomplete = [name for name in present if name.lower() in own]
-    note = f" {', '.join(incomplete)} has no domain at those places: half-extracted?" if incomplete else ""
-    return SetNotFound(
-        f"{dataset.__name__} was not found under DATASET.ROOT {root}. Looked for, in any letter case:\n"
-        + "".join(f"  {layout}\n" for layout in dataset.layouts)
-        + f"with the domains {', '.join(dataset.domains)}. Folders found there: {join_truncated(present)}.{note}\n"
-        "Point DATASET.ROOT (--root) at the folder that holds one of these, or at the set's own folder."
-    )

@@ -66,42 +66,30 @@ class MiniDigits(DomainGeneralizationDataset):
     @classmethod
     def data_root(cls, cfg: CfgNode) -> Path:
         """The folder that holds mini_digits/images, with all images in it."""
-        root = cache_folder()
-        if str(cfg.DATASET.ROOT):
-            chosen = Path(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT)))
-            if _is_drawn(chosen / "mini_digits/images") or is_writable(chosen / "mini_digits"):
-                root = chosen
-            else:
-                warn(f"DATASET.ROOT {chosen} is read-only, so the images of {cls.__name__} go to {root}.")
+        root = Path(os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))) if str(cfg.DATASET.ROOT) else cache_folder()
+        if not (_is_drawn(root / "mini_digits/images") or is_writable(root / "mini_digits")):
+            warn(f"DATASET.ROOT {root} is read-only, so the images of {cls.__name__} go to {cache_folder()}.")
+            root = cache_folder()
         images = root / "mini_digits/images"
         if _is_drawn(images):
             return root
         if not cls.writes:
             raise UserError(f"{cls.__name__}: its images are not in {images} yet. A run draws them.")
-        try:
-            make_output_folder(root)  # it may lie among the domains of a user's folder
-            with file_lock(root / "mini_digits/.lock", "draws MiniDigits"):
-                if not _is_drawn(images):
-                    if cfg.VERBOSE:
-                        print(f"{cls.__name__}: drawing its images into {images}, once")
-                    _draw_all(images)
-        except OSError as error:
-            raise UserError(
-                f"{cls.__name__}: cannot make its images in {images}: {error.strerror or error}. Point DATASET.ROOT "
-                "(--root) at a folder that can be written to and has 10 MB of space."
-            ) from error
+        make_output_folder(root)  # it may lie among the domains of a user's folder
+        with file_lock(root / "mini_digits/.lock", "draws MiniDigits"):
+            if not _is_drawn(images):
+                if cfg.VERBOSE:
+                    print(f"{cls.__name__}: drawing its images into {images}, once")
+                _draw_all(images)
         return root
 
 
 def _is_drawn(images: Path) -> bool:
-    try:
-        return (images / VERSION_FILE).read_text() == str(VERSION)
-    except OSError:
-        return False
+    mark = images / VERSION_FILE
+    return mark.is_file() and mark.read_text() == str(VERSION)
 
 
 def _draw_all(images: Path) -> None:
-    """Draw all images into a temporary folder, and rename it."""
     work = Path(tempfile.mkdtemp(prefix=".images.", dir=images.parent))
     try:
         render(work / "images")
@@ -123,9 +111,6 @@ def render(folder: Path) -> None:
                 picture.save(folder / domain / name / f"{number:03d}.png")
 
 
-# ---- the domains ----
-
-
 def draw(domain: str, digit: int, number: int) -> Image.Image:
     """Draw picture `number` of a digit in the domain display, printed or sketch."""
     rng = np.random.default_rng([2404, VERSION, DOMAINS.index(domain), digit, number])
@@ -142,8 +127,7 @@ def handwritten() -> dict[int, list[Image.Image]]:
     return {label: [_enlarge(cells) for cells in images] for label, images in chosen.items()}
 
 
-def _enlarge(cells):
-    """Enlarge (8, 8) cells from 0 = paper to 16 = ink."""
+def _enlarge(cells):  # 0 is paper, 16 is ink
     small = Image.fromarray(np.rint(255 - cells * (255 / 16)).astype(np.uint8))
     image = Image.new("L", (SIZE, SIZE), 255)
     margin = (SIZE - _HANDWRITTEN_PX) // 2
@@ -152,7 +136,6 @@ def _enlarge(cells):
 
 
 def _printed(digit, rng):
-    """Ink on paper in one of eight typefaces, sometimes light on dark."""
     mask = place(_glyph(digit, rng, _PRINT_FONTS, 52, 96), rng, 10, 0.05, 12)
     mask = mask.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
     light = 255 - rng.uniform(0, 45, 3)
@@ -162,7 +145,6 @@ def _printed(digit, rng):
 
 
 def _display(digit, rng):
-    """A seven-segment display: glowing diodes on black, or dark segments on a liquid crystal."""
     width, height = rng.uniform(36, 54), rng.uniform(76, 100)
     thickness, gap = rng.uniform(7, 13), rng.uniform(1, 3)
     left, top = (_CANVAS - width) / 2, (_CANVAS - height) / 2
@@ -178,19 +160,18 @@ def _display(digit, rng):
         ImageDraw.Draw(on if name in lit else off).polygon(_bar(start, end, gap, thickness / 2), fill=255)
     slant = rng.uniform(0, 0.15), *rng.uniform(-8, 8, 2)
     on, off = _slant(on, *slant), _slant(off, *slant)
-    if rng.random() < 0.3:
+    if rng.random() < 0.3:  # a liquid crystal, else glowing diodes
         ground = plain(rng, np.array([150, 165, 130]) + rng.uniform(-25, 25, 3), _CANVAS, 12)
-        ground = blend(ground, _floats(off) * 0.08, (30, 35, 30))
+        ground = blend(ground, floats(off) * 0.08, (30, 35, 30))
         return finish(blend(ground, on, rng.uniform(10, 50, 3)), rng, 4)
     glow = np.array([(255, 40, 30), (60, 255, 80), (255, 170, 30), (70, 190, 255), (240, 240, 255)][rng.integers(5)])
     ground = plain(rng, rng.uniform(5, 35, 3), _CANVAS, 6)
-    ground = blend(ground, _floats(off) * rng.uniform(0.05, 0.2), glow)
-    halo = _floats(on.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))))
+    ground = blend(ground, floats(off) * rng.uniform(0.05, 0.2), glow)
+    halo = floats(on.filter(ImageFilter.GaussianBlur(rng.uniform(4, 9))))
     return finish(blend(blend(ground, 0.6 * halo, glow), on, 0.85 * glow + 0.15 * 255), rng, 4)
 
 
 def _bar(start, end, gap, half):
-    """Corners of a display segment, pointed at both ends, `gap` pixels shorter at each end and 2 x `half` thick."""
     direction = np.sign(end - start)
     start, end, along = start + gap * direction, end - gap * direction, half * direction
     across = along[::-1] * (1, -1)
@@ -199,7 +180,6 @@ def _bar(start, end, gap, half):
 
 
 def _sketch(digit, rng):
-    """The outline of a block letter, drawn by an unsteady hand on rough or lined paper."""
     mask = place(_glyph(digit, rng, _SKETCH_FONTS, 76, 104), rng, 14, 0.2, 8)
     pencil = np.zeros((_CANVAS, _CANVAS), dtype=np.float32)
     for _ in range(2):  # nobody hits the same line twice
@@ -225,7 +205,6 @@ def _sketch(digit, rng):
 
 
 def _glyph(digit, rng, fonts, lowest, highest):
-    """Draw a digit of a random font, `lowest` to `highest` pixels high, into the middle of a mask, 255 = ink."""
     font, height = fonts[rng.integers(len(fonts))], rng.uniform(lowest, highest)
     _, top, _, bottom = _load_font(font, 200).getbbox(str(digit))
     face = _load_font(font, max(1, round(200 * height / (bottom - top))))
@@ -278,11 +257,12 @@ def plain(rng: np.random.Generator, colour: npt.ArrayLike, canvas: int, unevenne
 
 def blend(ground: np.ndarray, mask: Image.Image | np.ndarray, ink: npt.ArrayLike) -> np.ndarray:
     """Lay ink, a colour or (H, W, 3), on a ground (H, W, 3), by a mask image or an array (H, W) within [0, 1]."""
-    cover = _floats(mask) if isinstance(mask, Image.Image) else mask
+    cover = floats(mask) if isinstance(mask, Image.Image) else mask
     return ground + cover[..., None] * (np.asarray(ink, dtype=np.float32) - ground)
 
 
-def _floats(mask):
+def floats(mask: Image.Image) -> np.ndarray:
+    """A mask within [0, 1]."""
     return np.asarray(mask, dtype=np.float32) / 255
 
 

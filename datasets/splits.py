@@ -9,14 +9,13 @@ images.
 import functools
 import hashlib
 import json
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
 from common.files import atomic_write, is_writable
-from datasets.contents import SPLIT_FOLDER, ClassFolder
+from datasets.image_files import SPLIT_FOLDER, ClassFolder
 from datasets.layouts import TRAIN, VAL
 
 SPLIT_SEED = 1  # never the SEED of a run, so that all methods and seeds share one split
@@ -73,8 +72,8 @@ def find_split_file(dataset_dir: str, code: str, seed: int, output: str) -> Path
         return folder / str(seed) / name
     if seeds:
         raise UserError(
-            f"{folder} has splits of seed {', '.join(seeds)}, but none of {seed}: pass --seed {seeds[0]}, or take one "
-            f"for all seeds: cp {shlex.quote(str(folder / seeds[0]))}/*.json {shlex.quote(str(folder))}/"
+            f"{folder} has splits of seed {', '.join(seeds)}, but none of {seed}. Pass --seed {seeds[0]}, or copy the "
+            f"files of {folder / seeds[0]} to {folder} for all seeds."
         )
     if not is_writable(folder):
         folder = Path(output).absolute() / SPLIT_FOLDER / Path(dataset_dir).name.lower()
@@ -85,23 +84,16 @@ def write_split(path: Path, train: list[list], val: list[list]) -> None:
     """Write a split file of rows [impath, label, domain_index, classname], one image a line."""
     rows = {"train": train, "val": val, "test": val}
     lists = (f'"{key}": [\n' + ",\n".join(map(json.dumps, items)) + "\n]" for key, items in rows.items())
-    try:
-        with atomic_write(path, "w") as handle:
-            handle.write("{\n" + ",\n".join(lists) + "\n}\n")
-    except OSError as error:
-        raise UserError(
-            f"Cannot write the split file {path}: {error.strerror}. Make space there, or set another OUTPUT_DIR."
-        ) from error
+    with atomic_write(path, "w") as handle:
+        handle.write("{\n" + ",\n".join(lists) + "\n}\n")
 
 
 def read_split(path: Path) -> tuple[list[str], list[str]]:
     """Read the impaths of a split file for train and for val."""
     try:
         content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"The split file {path} is not JSON ({error}). {_FIX}") from error
-    except OSError as error:
-        raise UserError(f"Cannot read the split file {path}: {error.strerror}. {_FIX}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"Cannot read the split file {path}: {error}. {_FIX}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("train", "val")):
         raise UserError(f'The split file {path} is not {{"train": [...], "val": [...], ...}}. {_FIX}')
     for key in ("train", "val"):

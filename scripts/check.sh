@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format and types, after the same set-up as the launchers'.
+# Checks lint, format and types.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repository"

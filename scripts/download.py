@@ -1,7 +1,9 @@
 """Download the published data sets into the data root, in a layout that the project reads.
 
-python scripts/download.py pacs vlcs --root data
-python scripts/download.py --list
+    python scripts/download.py pacs vlcs --root data
+    python scripts/download.py --list
+
+The same command resumes an interrupted download. docs/datasets.md describes a download by hand.
 """
 
 import _repository
@@ -10,27 +12,6 @@ import argparse
 import sys
 
 from common.errors import UserError, command
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="The same command resumes an interrupted download. By hand: see docs/datasets.md.",
-    )
-    parser.add_argument("names", nargs="*", metavar="name", help="as in configs/datasets/, or all")
-    parser.add_argument("--root", default="data", help="folder for the data sets (default: data)")
-    parser.add_argument("--list", action="store_true", help="show names, archives, sizes and addresses")
-    parser.add_argument("--mirror", default="", help="folder or address with the archives by their names")
-    parser.add_argument(
-        "--archive", action="append", default=[], metavar="FILE", help="an archive that you have; may be repeated"
-    )
-    parser.add_argument("--any-counts", action="store_true", help="accept other numbers of images than the known ones")
-    args = parser.parse_args(argv)
-    if not args.names and not args.list:
-        parser.error("name a data set, or use --list")
-    return args
 
 
 def list_sources(root: str) -> str:
@@ -58,7 +39,16 @@ def list_sources(root: str) -> str:
 @command
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one message for each set that failed, or 130 if interrupted."""
-    args = parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="name", help="data set as in configs/datasets/, or all")
+    parser.add_argument("--root", default="data", help="folder of the data sets (default: data)")
+    parser.add_argument("--list", action="store_true", help="print names, archives, sizes and addresses")
+    parser.add_argument("--mirror", default="", help="folder or address of the archives")
+    parser.add_argument("--archive", action="append", default=[], metavar="FILE", help="archive on disk; repeatable")
+    parser.add_argument("--any-counts", action="store_true", help="accept other numbers of images than the known ones")
+    args = parser.parse_args(argv)
+    if not args.names and not args.list:
+        parser.error("name a data set, or use --list")
     from datasets.download.install import get
     from datasets.download.sources import SOURCES, find_source
 
@@ -69,19 +59,18 @@ def main(argv: list[str] | None = None) -> int:
     if args.archive and len(sources) > 1:
         raise UserError("--archive goes with one data set at a time.")
     failed = []
-    try:
-        for source in sources:
-            try:
-                get(source, args.root, args.mirror, args.archive, args.any_counts)
-            except UserError as error:
-                print(f"Error: {error}", file=sys.stderr)
-                failed.append(source.title)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command resumes the download.", file=sys.stderr)
-        return 130
+    for source in sources:
+        try:
+            get(source, args.root, args.mirror, args.archive, args.any_counts)
+        except UserError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            failed.append(source.title)
+        except KeyboardInterrupt:
+            print("\nInterrupted. The same command resumes the download.", file=sys.stderr)
+            return 130
     if failed and len(sources) > 1:
         print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
-    return int(bool(failed))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Run methods under a protocol, skipping finished runs; then the table, and for a comparison the report.
+"""Run methods under a protocol, skip finished runs, then print the tables and, for a comparison, write the report.
 
-    bash scripts/<method>/main.sh      leave one domain out                     = --protocol multi --methods <method>
-    bash scripts/<method>/single.sh    train on one domain, test on each other  = --protocol single --methods <method>
-    bash scripts/<method>/cross.sh     train on one set, test on others         = --protocol cross --methods <method>
-    bash scripts/compare.sh            methods side by side, then the report    = --compare
+    bash scripts/<method>/main.sh      leave one domain out
+    bash scripts/<method>/single.sh    train on one domain, test on each other domain
+    bash scripts/<method>/cross.sh     train on one data set, test on others
+    bash scripts/compare.sh            all methods, then report.html
 
-A name in brackets is the environment variable that gives a flag its default.
+Each flag has an environment variable, shown in brackets: --jobs 4 or JOBS=4.
 """
 
 import _repository
@@ -14,34 +14,45 @@ import argparse
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from common.errors import UserError
 from common.interruption import Interrupted
-from common.startup import REPOSITORY, print_file_names, split_at_key
+from common.startup import REPOSITORY, escape_unprintable, split_at_key
 from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON, Plan, plan_all, save_names
 from trainers.methods import METHODS, PROTOCOLS, BackboneError, trainer_name
 
-USAGE = """launch.py [flags] METHODS [dataset] [other,datasets (cross)] [backbone] [KEY VALUE ...]
-       bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
-       bash scripts/compare.sh [flags] [dataset] [backbone] [KEY VALUE ...]"""
+USAGE = """bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
+       bash scripts/compare.sh [flags] [dataset] [backbone] [KEY VALUE ...]
+       launch.py [flags] METHODS [dataset] [other,datasets] [backbone] [KEY VALUE ...]"""
+FLAGS = (  # environment variable, name of the value, default, help
+    ("PROTOCOL", "NAME", "multi", f"protocol of launch.py: {', '.join(PROTOCOLS)} (default: multi)"),
+    ("METHODS", "NAMES", None, "methods with commas between (default of --compare: all methods of the protocol)"),
+    ("JOBS", "N", None, "number of parallel runs (default: 1; Ray: as many as fit; SLURM: 1000)"),
+    ("ENGINE", "NAME", "local", f"engine of the runs: {', '.join(ENGINES)} (default: local)"),
+    ("RAY_ADDRESS", "ADDRESS", "", "Ray: auto or <host>:<port> of a cluster (default: start a local Ray)"),
+    ("TASK_GPUS", "N", "", "Ray: GPUs of each run, 0.5 for half a GPU (default: 1 if the cluster has any)"),
+    ("SLURM_PARTITION", "NAME", "", "SLURM: partition (default: the cluster's)"),
+    ("SLURM_TIME", "TIME", "", "SLURM: time limit of each job, for example 8:00:00 (default: 60 minutes)"),
+    ("SLURM_GPUS", "N", "", "SLURM: GPUs of each run (default: none)"),
+    ("SLURM_OPTIONS", "OPTIONS", "", 'SLURM: more options of sbatch, for example "qos=long mem=32G" (default: none)'),
+    ("DATA", "FOLDER", "data", "folder of the data sets (default: data)"),
+    ("OUTPUT", "FOLDER", "output", "folder of the results (default: output)"),
+    ("SEEDS", "NUMBERS", None, 'seeds (default: "1 2 3"; without a data set: 1)'),
+    ("TARGETS", "DOMAINS", "", "main.sh: target domains, names or codes (default: all)"),
+    ("SOURCES", "DOMAINS", "", "single.sh: source domains, names or codes (default: all)"),
+    ("CFG", "NAME", "", "config of the method, a name or a file (default: named after the data set, else default)"),
+    ("BASELINE", "METHOD", None, 'report: baseline of the differences, or "" (default: ZeroshotCLIP if it is there)'),
+)
 METHOD_LINES = "\n".join(f"  {one.name:18}{one.trainer:18}{one.summary}" for one in METHODS)
-SLURM = {
-    "slurm_partition": ("NAME", "of slurm: partition (default: SLURM's)"),
-    "slurm_time": ("TIME", "of slurm: time limit of each job, 8:00:00; the job is requeued and resumes (default: 60)"),
-    "slurm_gpus": ("N", "of slurm: GPUs of each run (default: none)"),
-    "slurm_options": ("OPTIONS", 'of slurm: more options of sbatch, "qos=long mem=32G"'),
-}
 WORDS = f"""words:
-  METHODS          of the methods below, with commas between; by short names or trainers
-  dataset          a name of configs/datasets/ or a folder <domain>/<class>/<image> (default: mini_digits; of cross:
-                   {TRAINED_ON})
-  other,datasets   those that cross tests on (default: {TESTED_ON})
-  backbone         an OpenAI name (RN50, ViT-B/16), open_clip:<architecture>@<tag or file>, hf:<folder or id>, or a file
-                   in OpenAI's format (default: what the method's config names, else {DEFAULT_BACKBONE}; of mini_digits:
-                   assets/mini_clip.pt)
+  METHODS          methods from the list below, by either name, with commas between
+  dataset          a name in configs/datasets/, or a folder <domain>/<class>/<image>
+                   (default: mini_digits; cross.sh: {TRAINED_ON})
+  other,datasets   cross.sh: data sets to test on (default: {TESTED_ON})
+  backbone         OpenAI's name (RN50, ViT-B/16), open_clip:<architecture>@<tag or file>, hf:<folder or id>, or a file
+                   (default: {DEFAULT_BACKBONE}; mini_digits: assets/mini_clip.pt)
   KEY VALUE        config keys, such as OPTIM.MAX_EPOCH 10
 
 methods:
@@ -49,45 +60,24 @@ methods:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The flags, to which the environment gives defaults; it is read nowhere else."""
+    """Make a parser of the flags; environment variables override their defaults."""
     parser = argparse.ArgumentParser(
         description=__doc__, usage=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=WORDS
     )
-
-    def add_flag(variable: str, metavar: str, what: str, default: str | None = None) -> None:
-        value = os.environ.get(variable, default)
-        parser.add_argument(f"--{variable.lower()}", default=value, metavar=metavar, help=f"{what} [{variable}]")
-
-    add_flag("PROTOCOL", "NAME", f"{', '.join(PROTOCOLS[:-1])} or {PROTOCOLS[-1]} (default: multi)", "multi")
-    parser.add_argument("--compare", action="store_true", help="all methods side by side, if none are named; --report")
-    parser.add_argument("--methods", metavar="NAMES", help="in place of the word METHODS [METHODS, of --compare alone]")
-    parser.set_defaults(compared=os.environ.get("METHODS"))
-    parser.add_argument("--report", action="store_true", help="end with report.html in the data set's output folder")
-    parser.add_argument(
-        "--print",
-        action="store_true",
-        help="do nothing but print the train.py commands of unfinished runs, a line each",
-    )
-    add_flag("JOBS", "N", "how many runs go on at once, within the cores (default: 1; of ray as many as fit)")
-    add_flag("ENGINE", "NAME", f"what does the runs: {' or '.join(ENGINES)} (default: local, this machine)", "local")
-    add_flag("RAY_ADDRESS", "ADDRESS", "of ray: auto or <host>:<port> of a cluster (default: one is started here)", "")
-    add_flag("TASK_GPUS", "N", "of ray: GPUs of each run, 0.5 for half a one (default: 1 where there are any)", "")
-    for name, (metavar, what) in SLURM.items():
-        add_flag(name.upper(), metavar, what, "")
-    add_flag("DATA", "FOLDER", "where the data sets are (default: data)", "data")
-    add_flag("OUTPUT", "FOLDER", "where results go (default: output)", "output")
-    add_flag("SEEDS", "NUMBERS", 'with spaces between (default: "1 2 3"; 1 where no data set is named)')
-    add_flag("TARGETS", "DOMAINS", "of multi: names or codes, with commas or spaces between (default: all)", "")
-    add_flag("SOURCES", "DOMAINS", "of single: names or codes, with commas or spaces between (default: all)", "")
-    add_flag("CFG", "NAME", "config of the method, or its file (default: that of the data set, else default)", "")
-    add_flag("BASELINE", "METHOD", 'of the report: what differences are to, "" for nothing (default: ZeroshotCLIP)')
-    parser.add_argument("--script", help=argparse.SUPPRESS)  # scripts/<method>/<protocol>.sh, which starts this
+    parser.add_argument("--compare", action="store_true", help="run all methods, then write report.html")
+    parser.add_argument("--report", action="store_true", help="write report.html")
+    parser.add_argument("--print", action="store_true", help="only print the train.py commands of unfinished runs")
+    parser.add_argument("--script", help=argparse.SUPPRESS)  # scripts/<method>/<protocol>.sh
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    for name, metavar, default, meaning in FLAGS:
+        default = os.environ.get(name, default)
+        parser.add_argument(f"--{name.lower()}", default=default, metavar=metavar, help=f"{meaning} [{name}]")
+    parser.set_defaults(methods=None)  # only --compare reads METHODS
     return parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; the result also has `trainers`, the words of the protocol, `domains` and `opts`."""
+    """Parse a command line; the result also has trainers, dataset, tested, backbone, domains and opts."""
     parser = make_parser()
     args = parser.parse_args(argv)
     args.protocol = args.protocol or "multi"
@@ -105,7 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     methods = args.methods
     if args.compare and not methods:
         compared = (one.name for one in METHODS if one.compared and args.protocol in one.protocols)
-        methods = args.compared or ",".join(compared)
+        methods = os.environ.get("METHODS") or ",".join(compared)
     if not methods:
         if not words:
             parser.error(f"name a method: {', '.join(one.name for one in METHODS)}")
@@ -137,7 +127,7 @@ def launch(args: argparse.Namespace) -> int:
     jobs, todo = plan.jobs, [job for job in plan.jobs if not job.is_finished()]
     refused = [trainer for trainer, error in plan.errors.items() if not isinstance(error, BackboneError)]
     if args.print:
-        print_file_names(sys.stdout)
+        escape_unprintable(sys.stdout, "utf-8", "surrogateescape")
         for job in sorted(todo, key=lambda job: job.needs is not None):  # trainings come first
             print(shlex.join([sys.executable, str(REPOSITORY / "train.py"), *job.arguments]))
         return len(refused)
@@ -161,6 +151,7 @@ def launch(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> int:
     """Print tables and lines on failures, then write the report, if it is asked for; returns its exit code."""
+    from scripts.report import main as write_report
     from scripts.reporting.load import load_results
     from scripts.reporting.tables import make_tables
     from scripts.reporting.text import format_tables
@@ -176,16 +167,15 @@ def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> int:
         print(line)
     if not args.report or not finished:
         return 0
-    command = [sys.executable, str(REPOSITORY / "scripts" / "report.py"), str(plan.folder), "--baseline", baseline]
+    words = [str(plan.folder), "--baseline", baseline, "--out", str(plan.folder / "report.html")]
     for trainer, error in plan.errors.items():
         left_out = isinstance(error, BackboneError)
-        command += [f"--not-run={'Left out:' if left_out else f'{trainer} is not run to the end.'} {error}"]
-    sys.stdout.flush()
-    return min(1, subprocess.run([*command, "--out", str(plan.folder / "report.html")], check=False).returncode)
+        words.append(f"--not-run={'Left out:' if left_out else f'{trainer} is not run to the end.'} {error}")
+    return write_report(words)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 1 with one message or a list of what failed, or 130 and 143 if it was interrupted."""
+    """Exit code 0, 1 with one message or a list of failures, or 130 and 143 after an interruption."""
     args = parse_args(argv)
     try:
         return min(1, launch(args))

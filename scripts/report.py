@@ -4,7 +4,7 @@
     python scripts/report.py output/pacs output/vlcs --out report.html --baseline CoOp
 
 The page is one file that a browser opens without a network. report_files/ has its figures as PNG and SVG. The page uses
-the files beside each results.json: predictions.csv, contexts.npz, and variability.json of scripts/variability.py. It
+other files of each run: predictions.csv, contexts.npz, and variability.json of scripts/variability.py. It
 lists missing and damaged files at its end.
 """
 

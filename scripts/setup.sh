@@ -1,9 +1,9 @@
-# Sourced by the launchers: sets PYTHON to a Python that has the packages of requirements.txt. If there is none
-# (tried: $PYTHON, .venv, python3, python), makes .venv and installs them there. Started by itself it says which it is.
+# Launchers source this file. It sets PYTHON to the first Python that has the packages of requirements.txt: $PYTHON, .venv,
+# python3, python. If none has them, it makes .venv and installs them there. As a command, it prints the Python.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# Whether the Python $1 has the packages of a file, $2.
+# Succeeds if the Python $1 has the packages of the file $2.
 has_packages() {
     "$1" - "$2" 2>/dev/null <<'PY'
 import sys
@@ -25,7 +25,7 @@ for requirement in parse_requirements(open(sys.argv[1], encoding="utf-8")):
 PY
 }
 
-# Installs the packages of the file $1 of the repository for $PYTHON, if some are missing.
+# Installs the packages of the repository's file $1 for $PYTHON if some are missing.
 install_missing() {
     if ! has_packages "$PYTHON" "$repository/$1"; then
         echo "Installing $1 for $PYTHON (once; may take minutes)" >&2
@@ -64,5 +64,5 @@ if ! find_python; then
 fi
 export PYTHON
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
-    echo "A Python that has the packages: $(command -v "$PYTHON")"
+    echo "Python with the packages: $(command -v "$PYTHON")"
 fi

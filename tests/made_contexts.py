@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.run.contexts import Contexts
+from common.image_results import Contexts
 
 DOMAINS = ["art", "photo <i>"]
 

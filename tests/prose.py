@@ -45,11 +45,16 @@ def main() -> int:
     pages = [path for path in documents if path.parent.name == "docs"]
     readme, problems = REPOSITORY / "README.md", []
     text = readme.read_text(encoding="utf-8")
-    for found, most, unit in ((len(text.splitlines()), README_LINES, "lines"), (len(text.split()), README_WORDS, "words")):
+    for found, most, unit in (
+        (len(text.splitlines()), README_LINES, "lines"),
+        (len(text.split()), README_WORDS, "words"),
+    ):
         problems += [f"README.md has {found} {unit}, at most {most}"] if found > most else []
     n_words = sum(len(path.read_text(encoding="utf-8").split()) for path in pages)
     problems += [f"docs/ has {n_words} words, at most {DOCS_WORDS}"] if n_words > DOCS_WORDS else []
-    sentences = [s for path in (readme, *pages) for p in paragraphs(path) for s in re.split(r"(?<=[.!?:;]) ", p) if s.split()]
+    sentences = [
+        s for path in (readme, *pages) for p in paragraphs(path) for s in re.split(r"(?<=[.!?:;]) ", p) if s.split()
+    ]
     long = [sentence for sentence in sentences if len(sentence.split()) > LONG]
     problems += long if len(long) > MOST_LONG * len(sentences) else []
     prose = {path: " ".join(paragraphs(path)) for path in documents}
@@ -57,7 +62,7 @@ def main() -> int:
     hits = [(path, match) for path, text in prose.items() for match in PHRASES.finditer(text)]
     rate = 1000 * len(hits) / sum(len(text.split()) for text in prose.values())
     if rate > MOST_PHRASES:
-        problems += [f"{p.relative_to(REPOSITORY)}: ...{m.string[m.start():m.end() + 40]!r}" for p, m in hits]
+        problems += [f"{p.relative_to(REPOSITORY)}: ...{m.string[m.start() : m.end() + 40]!r}" for p, m in hits]
     for path in documents:
         targets = [target.split("#")[0] for target in links(path) if "://" not in target]
         problems += [f"{path.name}: dead link {t}" for t in targets if t and not (path.parent / t).exists()]

@@ -52,7 +52,7 @@ def run_train(arguments):
 
 def outcome(run):
     """The results of a run's folder, without durations and revision."""
-    from common.run.results import TIMES, read_results
+    from common.run import TIMES, read_results
 
     found = read_results(run / "results.json")
     return {key: value for key, value in found.items() if key not in (*TIMES, "revision")}

@@ -9,7 +9,7 @@ import sys
 import pytest
 from quick_run import REPOSITORY
 
-from common.run.results import read_results
+from common.run import read_results
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from quick_run import REPOSITORY, command_line
 
 from common.errors import UserError
 from common.files import read_text
-from common.run.predictions import read_predictions
-from common.run.results import read_results
+from common.image_results import read_predictions
+from common.run import read_results
 from predict import main as predict
 from scripts.reporting.published import read_published
 from trainers.config import default_cfg, merge_file

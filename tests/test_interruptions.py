@@ -18,7 +18,7 @@ from quick_run import outcome as results
 from waiting import MINUTES
 
 from common.files import read_json
-from common.run.results import read_results
+from common.run import read_results
 from trainers.modules.features import FeatureCache
 
 MARK = f"/tmp/spg-ran-code-{os.getpid()}"

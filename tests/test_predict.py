@@ -15,8 +15,8 @@ from quick_run import REPOSITORY
 
 import predict
 from common.errors import UserError
-from common.run.predictions import read_predictions
-from common.run.record import read_run_record
+from common.image_results import read_predictions
+from common.run import read_run_record
 from predict import main
 from trainers.predictor import Predictor
 

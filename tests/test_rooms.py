@@ -1,6 +1,8 @@
 """What each room of the repository may use of the others."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from imports import imported, tree_of
@@ -32,3 +34,13 @@ def test_nothing_but_commands_and_launchers_downloads():
     ]
     found = {path for path in users if not path.startswith("datasets/download/")}
     assert found == {"scripts/download.py", "scripts/launching/jobs.py"}
+
+
+def test_a_method_imports_few_modules_of_ours():
+    code = (
+        "import sys, common.startup; common.startup.prepare_imports(); import trainers.coop; "
+        "ours = {'trainers', 'common', 'datasets', 'scripts'}; "
+        "print(*(name for name in sys.modules if name.partition('.')[0] in ours))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert 20 < len(run.stdout.split()) <= 50, run.stdout

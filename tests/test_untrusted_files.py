@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError, user_errors
-from common.run.predictions import read_predictions
-from common.run.results import read_results, write_results
+from common.image_results import read_predictions
+from common.run import read_results, write_results
 from datasets import names
+from datasets.benchmarks import SPG_PACS
 from datasets.splits import read_split
 from trainers.modules.clip.backbone import load_backbone
 from trainers.modules.features import FeatureCache
@@ -172,13 +173,12 @@ NAMES = st.text(alphabet=string.ascii_letters + string.digits + "_- éß", min_s
 @settings(max_examples=100)
 @given(sources=st.lists(NAMES, max_size=3), targets=st.lists(NAMES, max_size=2))
 def test_any_words_as_domains(sources, targets):
-    domains = ["art_painting", "cartoon", "photo", "sketch"]
     try:
-        found = names.resolve_domains("PACS", domains, list("acps"), [], sources, targets)
+        found = SPG_PACS.resolve_domains("", sources, targets)
     except UserError as error:
         assert str(error).startswith(("DATASET.TARGET_DOMAINS", "DATASET.SOURCE_DOMAINS"))
     else:
-        assert set(found[0]) | set(found[1]) <= set(domains)
+        assert set(found[0]) | set(found[1]) <= set(SPG_PACS.domains)
 
 
 @settings(max_examples=100)

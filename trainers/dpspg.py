@@ -51,7 +51,7 @@ class TwoContexts(nn.Module):
 
 @TRAINER_REGISTRY.register()
 class DPSPG_CoOp(SPG_CoOp):
-    """Two contexts on one domain. Those of the best validation epoch become the domain's prompt labels."""
+    """Two contexts on one domain. The best validation epoch's contexts become the domain's prompt labels."""
 
     SETTINGS = "DPSPG"
     TEST_KEYS = ()

@@ -6,6 +6,7 @@ It imports neither PyTorch nor Dassl, so `--help` answers at once.
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
@@ -81,6 +82,8 @@ class Method:
             )
 
 
+Stage = partial(Method, launchers=False, compared=False)  # a stage of a method, which only train.py runs by itself
+
 # In the order of a comparison.
 METHODS = (
     Method("zsclip", "ZeroshotCLIP", 'zero-shot CLIP, "a photo of a <class>."; learns nothing', learns=False),
@@ -116,39 +119,10 @@ METHODS = (
         configs="SPG_CGAN",
         depends_on=NOISE,
     ),
-    # Stages of a method, which only train.py runs by themselves.
-    Method(
-        "spg_coop",
-        "SPG_CoOp",
-        "stage I of SPG alone: the prompt label of one domain",
-        protocols=(),
-        launchers=False,
-        compared=False,
-    ),
-    Method(
-        "spg_cgan",
-        "SPG_CGAN",
-        "stage II of SPG alone, on labels that exist",
-        launchers=False,
-        compared=False,
-        depends_on=NOISE,
-    ),
-    Method(
-        "dpspg_coop",
-        "DPSPG_CoOp",
-        "stage I of DPSPG alone: the positive and the negative prompt label of one domain",
-        protocols=(),
-        launchers=False,
-        compared=False,
-    ),
-    Method(
-        "dpspg_transformer",
-        "DPSPG_TRANSFORMER",
-        "stage II of DPSPG alone, on labels that exist",
-        configs="DPSPG",
-        launchers=False,
-        compared=False,
-    ),
+    Stage("spg_coop", "SPG_CoOp", "stage I of SPG alone: the prompt label of one domain", protocols=()),
+    Stage("spg_cgan", "SPG_CGAN", "stage II of SPG alone, on labels that exist", depends_on=NOISE),
+    Stage("dpspg_coop", "DPSPG_CoOp", "stage I of DPSPG alone: both prompt labels of one domain", protocols=()),
+    Stage("dpspg_transformer", "DPSPG_TRANSFORMER", "stage II of DPSPG alone, on labels that exist", configs="DPSPG"),
 )
 
 

@@ -10,8 +10,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError
-from common.run.record import RECORD_FILE, is_finished, read_run_record
-from common.run.results import RESULTS_FILE, read_results
+from common.run import RECORD_FILE, RESULTS_FILE, is_finished, read_results, read_run_record
 from trainers.authors_configs import merge_method_file
 from trainers.base.checkpoints import find_checkpoint, read_prompts
 from trainers.base.trainer import PromptTrainer

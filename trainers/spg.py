@@ -26,10 +26,10 @@ from yacs.config import CfgNode
 from common.content_hashes import content_hashes
 from common.errors import UserError, warn
 from common.files import make_output_folder
+from common.image_results import Contexts, write_contexts
 from common.interruption import check_interruption
 from common.locks import InUse, creation_lock
-from common.run.contexts import Contexts, write_contexts
-from common.run.results import class_subset, dataset_label
+from common.run import class_subset, dataset_label
 from common.startup import REPOSITORY
 from datasets.known import known_domains
 from trainers.authors_configs import merge_method_file

@@ -31,10 +31,6 @@ def extract(archive: Path, target: Path, places: Mapping[str, list[str]] | None 
 
     Args:
         places: of a tar, from names of files to their paths below `target`; all other files are left out.
-
-    Raises:
-        BadArchive: see there.
-        UserError: the disk is full, or cannot be written to.
     """
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -83,22 +79,15 @@ def check_space(archive: Path, folder: Path, n_bytes: int) -> None:
     """Raise UserError if fewer bytes are free on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
-        needed, free_text = (tqdm.format_sizeof(size, "B") for size in (n_bytes, free))
-        raise UserError(
-            f"{archive} does not fit on the disk of {folder}: it needs {needed}, but only {free_text} are free. Make "
-            "space, or name another --root."
-        )
+        needed, there = (tqdm.format_sizeof(size, "B") for size in (n_bytes, free))
+        raise UserError(f"{archive} needs {needed}, but only {there} are free in {folder}. Make space, or set --root.")
 
 
 def select_camera_traps(folder: Path, source: Path) -> dict[str, list[str]]:
     """Choose the images of Caltech Camera Traps that are TerraIncognita, as DomainBed does.
 
-    Args:
-        folder: all annotation files below it are read; they have the format COCO Camera Traps.
-        source: the archive that the files are from, for messages.
-
-    Returns:
-        Paths "<domain>/<class>/<file name>" by file name; two paths for an image that shows animals of two classes.
+    `source` is the archive of the annotation files in `folder`, for messages. Returns the paths
+    "<domain>/<class>/<file name>" of each file name: two for an image that shows animals of two classes.
     """
     files = sorted(path for path in folder.rglob("*.json") if not path.name.startswith("."))
     if not files:
@@ -117,7 +106,6 @@ def select_camera_traps(folder: Path, source: Path) -> dict[str, list[str]]:
                     places[name].add(f"{domain}/{category}/{name}")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{path.name} in {source} is no annotation file in the format COCO Camera Traps: "
-                f"{type(error).__name__} {error}. Download the archive again."
+                f"{path.name} in {source} is no annotation file (COCO Camera Traps): {error!r}. Download it again."
             ) from error
     return {name: sorted(found) for name, found in places.items()}

@@ -17,10 +17,7 @@ SPACE_PER_BYTE = 2.05  # extracted images need about as much space again as thei
 def fetch(url: str, path: Path, known_hash: str | None = None, by_hand: str = "") -> None:
     """Download a file, unless it is there. After an error, the next call resumes the transfer.
 
-    Args:
-        url: of a web server, or of a file on Google Drive.
-        known_hash: "sha256:...", "md5:..."; None: not known.
-        by_hand: how to get the file without this function, for messages.
+    `known_hash` is as in pooch.retrieve. `by_hand` says how to get the file by other means, for messages.
     """
     import gdown
     import pooch
@@ -64,5 +61,3 @@ def fetch(url: str, path: Path, known_hash: str | None = None, by_hand: str = ""
         ) from error
     except ValueError as error:  # another hash
         raise UserError(f"{path}: {' '.join(str(error).split())} Run the same command again.") from error
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}. Make space there.") from error

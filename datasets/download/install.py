@@ -15,10 +15,10 @@ from common.errors import UserError, warn
 from common.files import is_writable
 from common.locks import file_lock
 from datasets.benchmarks import SPG_TerraIncognita
-from datasets.contents import SPLIT_FOLDER, class_folders, list_folders, list_images
 from datasets.download.archives import BadArchive, extract, select_camera_traps
 from datasets.download.fetch import fetch
 from datasets.download.sources import Archive, Source, find_source, locate_set
+from datasets.image_files import SPLIT_FOLDER, class_folders, images_below, list_folders
 from datasets.layouts import Location
 
 WORK_FOLDER = ".download"  # in the data root, for archives and their content
@@ -35,16 +35,13 @@ def offer_download(dataset_name: str, root: str | Path) -> bool:
         source = find_source(dataset_name)
     except UserError:
         return False
-    location, missing = locate_set(source, root)
-    if not missing:
-        return True
-    if not sys.stdin.isatty():
-        return False
+    _, missing = locate_set(source, root)
+    if not missing or not sys.stdin.isatty():
+        return not missing
     sizes = [archive.about for archive in source.archives]
     size = f" ({tqdm.format_sizeof(sum(size or 0 for size in sizes), 'B')})" if all(sizes) else ""
-    state = f"has no {', '.join(missing)} under {root}" if location else f"is not under {root}"
     try:
-        answer = input(f"{source.title} {state}. Download it{size} now? [y/N] ")
+        answer = input(f"{root} has no {', '.join(missing)} of {source.title}. Download it{size} now? [y/N] ")
     except EOFError:
         return False
     if answer.strip().lower() not in ("y", "yes"):
@@ -54,23 +51,22 @@ def offer_download(dataset_name: str, root: str | Path) -> bool:
 
 
 def get(
-    source: Source,
-    root: str | Path,
-    mirror: str = "",
-    archives: Iterable[str | Path] = (),
-    any_counts: bool = False,
+    source: Source, root: str | Path, mirror: str = "", archives: Iterable[str | Path] = (), any_counts: bool = False
 ) -> None:
-    """Download a set, unless it is below `root`.
+    """Download a set, unless it is below `root`; a second call resumes an interrupted one.
 
     Archives go to `<root>/.download/`, are extracted there, counted and renamed into place, DomainNet one domain after
-    the other. A second call resumes an interrupted one. `archives` are files of the user, `mirror` is a folder or the
-    address of one with archives by their names, and `any_counts` accepts too few images.
+    the other.
+
+    Args:
+        mirror: a folder, or the address of one, with archives by their names.
+        archives: files of the user.
+        any_counts: accept too few images.
     """
     root = Path(os.path.abspath(os.path.expanduser(root)))
     location, missing = locate_set(source, root)
     if location and not missing:
         print(f"{source.title} is already there: {_summary(source, location)}.")
-        _check_counts(source, location, source.dataset.domains, any_counts=True)
         return
     by_domain = all(archive.domain for archive in source.archives)
     if not by_domain or not location:
@@ -90,18 +86,13 @@ def get(
 
 
 def _check_nothing_there(source: Source, root: Path) -> None:
-    """Raise UserError if files of the user would be overwritten; split files may be there first."""
     own = {layout.folder.lower() for layout in source.dataset.layouts}
     for name in list_folders(root) if root.is_dir() else []:
         if name.lower() in own and list_folders(root / name):
-            raise UserError(
-                f"{root / name} is there, but is no complete {source.title} (layouts: docs/datasets.md): half-extracted? "
-                "Move it away, and run this again."
-            )
+            raise UserError(f"{root / name} is no complete {source.title}. Move it away, and run this again.")
 
 
 def _match_archives(source: Source, archives: Iterable[str | Path]) -> dict[str, Path]:
-    """Files of the user, by the name of their archive."""
     names = [archive.name for archive in source.archives]
     own: dict[str, Path] = {}
     for path in map(Path, archives):
@@ -116,12 +107,9 @@ def _match_archives(source: Source, archives: Iterable[str | Path]) -> dict[str,
 
 @contextlib.contextmanager
 def _work_folder(source: Source, root: Path) -> Iterator[None]:
-    """Make `<root>/.download` for one process and set at a time; it is removed when it is empty."""
     work = root / WORK_FOLDER
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--root {root} is a file. Name the folder for the data sets.")
-    if not (is_writable(root) and is_writable(work)):
-        raise UserError(f"Cannot write to {root}: it is read-only. Name another folder for the data sets (--root).")
+    if root.is_file() or not (is_writable(root) and is_writable(work)):
+        raise UserError(f"--root {root}: it is a file or read-only. Name another folder for the data sets.")
     lock_file = work / f"{source.title}.lock"
     with file_lock(lock_file, f"downloads {source.title}", seconds=2):
         try:
@@ -135,13 +123,13 @@ def _work_folder(source: Source, root: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Download:
-    """One download of a set; `own` are files of the user by the name of their archive."""
+    """One download of a set."""
 
     source: Source
     root: Path
     work: Path
     mirror: str
-    own: dict[str, Path]
+    own: dict[str, Path]  # files of the user by the name of their archive
     any_counts: bool
 
     def install(self, archives: Sequence[Archive], domains: Sequence[str]) -> None:
@@ -173,9 +161,7 @@ class _Download:
         if self.mirror and not self.mirror.lower().startswith(("http://", "https://")):
             file = Path(self.mirror) / archive.name
             if not file.is_file():
-                raise UserError(
-                    f"--mirror {self.mirror} is neither an http(s) address nor a folder that has {archive.name}."
-                )
+                raise UserError(f"--mirror {self.mirror}: it is no http(s) address, and no folder with {archive.name}.")
             return file
         file = self.work / archive.name
         url = f"{self.mirror.rstrip('/')}/{archive.name}" if self.mirror else archive.url
@@ -200,18 +186,17 @@ class _Download:
                 file = files[1]
             extract(file, folder, places)
         except BadArchive as error:
-            if file.parent != self.work:
-                raise UserError(f"{error} Get it again from where it came.") from error
-            file.unlink()
-            raise UserError(f"{error} It was deleted: run the same command again to download it anew.") from error
+            fix = "Get it again from its source."
+            if file.parent == self.work:
+                file.unlink()
+                fix = "It was deleted: run the same command again to download it anew."
+            raise UserError(f"{error} {fix}") from error
         for place in (folder, *(folder / name for name in list_folders(folder))):
             location, missing = locate_set(self.source, place)
             if location and not set(domains) & set(missing):
                 return location
-        raise UserError(
-            f"{file} is no archive of {self.source.title}: it should hold the domains {', '.join(domains)}. Delete it "
-            "to download it again."
-        )
+        domain_names = ", ".join(domains)
+        raise UserError(f"{file}: it lacks domains of {self.source.title} ({domain_names}). Delete it and try again.")
 
 
 def _move(folder: Path, place: Path) -> None:
@@ -224,29 +209,26 @@ def _move(folder: Path, place: Path) -> None:
 def _count_images(source: Source, location: Location, domain: str) -> int:
     folder = location.domain_dirs[domain]
     folders = class_folders(folder, location.layout.parts, source.dataset.class_name)
-    return sum(map(len, list_images(folder, folders).values()))
+    return sum(len(images_below(folder / inside.path)) for inside in folders)
 
 
 def _check_counts(
-    source: Source, location: Location, domains: Sequence[str], any_counts: bool, files: Sequence[Path] = ()
+    source: Source, location: Location, domains: Sequence[str], any_counts: bool, files: Sequence[Path]
 ) -> None:
-    """Compare the numbers of images with the known ones: warn, or raise UserError if there are too few."""
-    dataset = source.dataset
-    differing, too_few = [], False
+    """Warn of domains with fewer images than the full set, or raise UserError."""
+    fewer = []
     for domain in domains:
-        known, found = dataset.image_counts[domain], _count_images(source, location, domain)
+        known, found = source.dataset.image_counts[domain], _count_images(source, location, domain)
         # An image that is known to be wrong may have been removed.
-        n_skipped = sum(path.startswith(f"{domain}/") for path in dataset.skipped)
-        if not known - n_skipped <= found <= known:
-            differing.append(f"{domain} {found:,} of {known:,}")
-            too_few |= found < known  # more images, such as duplicates, are no sign of a broken archive
-    message = f"{source.title} in {location.folder} has other image counts than the full set: {', '.join(differing)}."
-    if too_few and not any_counts:
+        if found < known - sum(path.startswith(f"{domain}/") for path in source.dataset.skipped):
+            fewer.append(f"{domain} {found:,} of {known:,}")
+    message = f"{source.title} in {location.folder} has fewer images than the full set: {', '.join(fewer)}."
+    if fewer and not any_counts:
         raise UserError(
-            f"{message} It was not put into place. To use it all the same, run the same command with --any-counts; to "
-            f"download it again, delete {', '.join(map(str, files))}."
+            f"{message} To install it all the same, run the same command with --any-counts; to download it again, "
+            f"delete {', '.join(map(str, files))}."
         )
-    if differing:
+    if fewer:
         warn(message)
 
 

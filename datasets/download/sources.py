@@ -38,7 +38,6 @@ class Source:
 _DRIVE = "https://drive.google.com/uc?id="
 _DOMAINNET = "http://csr.bu.edu/ftp/visda/2019/multi-source/"
 _CAMERA_TRAPS = "https://storage.googleapis.com/public-datasets-lila/caltechcameratraps/"
-_ANNOTATIONS, _PICTURES = "eccv_18_annotations.tar.gz", "eccv_18_all_images_sm.tar.gz"
 
 # By the names of configs/datasets. No hash of these files is known for certain, so none is given.
 SOURCES = {
@@ -50,8 +49,8 @@ SOURCES = {
     "terra_incognita": Source(
         SPG_TerraIncognita,
         (
-            Archive(_ANNOTATIONS, _CAMERA_TRAPS + _ANNOTATIONS, 3_000_000),
-            Archive(_PICTURES, _CAMERA_TRAPS + _PICTURES, 6 * 10**9),
+            Archive("eccv_18_annotations.tar.gz", f"{_CAMERA_TRAPS}eccv_18_annotations.tar.gz", 3_000_000),
+            Archive("eccv_18_all_images_sm.tar.gz", f"{_CAMERA_TRAPS}eccv_18_all_images_sm.tar.gz", 6 * 10**9),
         ),
     ),
     "domainnet": Source(
@@ -74,8 +73,6 @@ def find_source(name: str) -> Source:
     for known, source in SOURCES.items():
         if key in (known, source.dataset.__name__.lower()):
             return source
-    if key in ("mini_digits", "minidigits"):
-        raise UserError("MiniDigits needs no download: its images are made on first use, also without a network.")
     close = difflib.get_close_matches(key, SOURCES, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise UserError(f"No data set {name!r} can be downloaded. Accepted: {', '.join(SOURCES)}, all.{hint}")

@@ -1,4 +1,4 @@
-"""The parts of scripts/benchmark.py. Their reference is that of the tests."""
+"""The parts of scripts/benchmark.py. They import tests/reference.py as `reference`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A comparison on MiniDigits by a fresh process for each run, by one warm process, and by two."""
+"""Launches on MiniDigits: a fresh process for each run, one warm process, and two."""
 
 import shlex
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.run.results import CIRCUMSTANCES, RESULTS_FILE, read_results
+from common.run import CIRCUMSTANCES, RESULTS_FILE, read_results
 from common.startup import REPOSITORY
 from scripts.benchmarks.timing import Row, timed
 
@@ -29,15 +29,15 @@ def launching_rows(quick: bool, folder: Path) -> Iterator[Row]:
     seconds = {"fresh": run_all([shlex.split(line) for line in printed.stdout.splitlines()])}
     for jobs in ("1", "2"):
         seconds[jobs] = run_all([launch(jobs, "--jobs", jobs, "mini_digits")])
-    found = {name: read_numbers(folder / name) for name in seconds}
-    for what, ours, reference in (
-        ("one warm process, against a fresh one for each", "1", "fresh"),
-        ("two at once, against one after another", "2", "1"),
+    found = {output: read_numbers(folder / output) for output in seconds}
+    for change, ours, theirs in (
+        ("one warm process against a fresh one for each", "1", "fresh"),
+        ("JOBS=2 against JOBS=1", "2", "1"),
     ):
-        gap = 0.0 if found["fresh"] and found[ours] == found[reference] else float("inf")
-        note = f"methods {methods}; the outputs are the numbers in results.json, which are equal or not"
-        title = f"{len(found['fresh'])} runs on MiniDigits, {what}"
-        yield Row(title, seconds[ours], seconds[reference], "s", 1.6, gap, note)
+        gap = 0.0 if found["fresh"] and found[ours] == found[theirs] else float("inf")
+        note = f"methods {methods}; the difference is 0 if all numbers in results.json are equal"
+        name = f"{len(found['fresh'])} runs on MiniDigits, {change}"
+        yield Row(name, seconds[ours], seconds[theirs], "s", 1.6, gap, note)
 
 
 def run_all(commands: list[list[Any]]) -> float:

@@ -19,8 +19,8 @@ def memory_rows(quick: bool, folder: Path) -> Iterator[Row]:
     for work, images, goal in (("inference", batch, 8), ("CoOp forward and backward", 0, 4)):
         command = [sys.executable, "-W", "ignore", "-m", "scripts.benchmarks.memory", str(images)]
         found = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, check=True).stdout
-        what = f"peak memory, {work}, 345 classes{f', batch {images}' * bool(images)}, ViT-B/16 size"
-        yield Row(what, float(found), None, "GB", goal, note=note)
+        name = f"peak memory, {work}, 345 classes{f', batch {images}' * bool(images)}, ViT-B/16 size"
+        yield Row(name, float(found), None, "GB", goal, note=note)
 
 
 def encode_prompts(batch: int) -> None:

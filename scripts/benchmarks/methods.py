@@ -1,4 +1,4 @@
-"""Training steps and inference of the methods beside SPG, at the size of ViT-B/16 with random weights."""
+"""Text tower, training steps and inference of methods at the size of ViT-B/16, with random weights."""
 
 import contextlib
 import io
@@ -13,7 +13,8 @@ from clip.model import CLIP
 from torch import Tensor
 
 from common.startup import REPOSITORY
-from scripts.benchmarks.text import CLASSES, FULL, QUICK, random_clip, text_row
+from datasets.benchmarks import SPG_PACS
+from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME
 from scripts.benchmarks.timing import Row, difference, median_pair, timed
 from trainers.base.trainer import PromptTrainer
 from trainers.cocoop import CoCoOp
@@ -24,7 +25,31 @@ from trainers.kgcoop import KgCoOp
 from trainers.maple import MaPLe
 from trainers.methods import find_method
 from trainers.modules.clip.backbone import Backbone
+from trainers.modules.prompt_encoder import PromptEncoder
 from trainers.promptsrc import PromptSRC
+
+N_CTX = 4
+CLASSES = {7: tuple(SPG_PACS.classes), 65: OFFICE_HOME, 345: DOMAIN_NET}
+GOALS = {7: 18, 65: 15, 345: 15}
+
+
+class Amounts(NamedTuple):
+    """Numbers of images; the reference encodes every n-th class, and its time is multiplied by n."""
+
+    ours: int
+    reference: int
+    every: int = 1
+
+
+FULL = {7: Amounts(32, 4), 65: Amounts(8, 2), 345: Amounts(4, 1)}
+QUICK = {7: Amounts(16, 1), 65: Amounts(4, 1), 345: Amounts(2, 1, every=5)}
+
+
+def random_clip(image_tower: bool = False) -> CLIP:
+    """A CLIP of ViT-B/16's size with random weights; without `image_tower`, its image tower is tiny."""
+    tower = {"vision": 12, "resolution": 224, "vit_width": 768, "patch": 16} if image_tower else {}
+    return reference.tiny_clip(embed_dim=512, width=512, layers=12, **tower)
+
 
 FOUR_WORDS = ("N_CTX", 4, "CTX_INIT", "a photo of a")
 
@@ -36,7 +61,7 @@ class Step(NamedTuple):
     image features. If `is_split`, the reference takes one image at a time, and the row has the time per image.
     """
 
-    what: str
+    name: str
     trainer: type[PromptTrainer]
     expected: Callable[..., tuple[Tensor, Tensor]]
     batch: int
@@ -55,14 +80,7 @@ DPSPG = Step("DPSPG inference", DPSPG_TRANSFORMER, reference.dpspg_transformer, 
 
 
 class MethodBench:
-    """Measures methods beside the reference on one CLIP.
-
-    Args:
-        model: a CLIP with a ViT.
-        name: of the CLIP, for the table.
-        folder: output folder of the trainers.
-        repeats: timed calls; the median counts.
-    """
+    """Measures methods and the reference on one CLIP with a ViT, by the median of repeated calls."""
 
     def __init__(self, model: CLIP, name: str, folder: Path, repeats: int) -> None:
         self.model, self.name, self.folder, self.repeats = model, name, folder, repeats
@@ -88,10 +106,8 @@ class MethodBench:
     def step(self, step: Step, n_classes: int, goal: float = 0.0, every: int = 1, n_reference: int = 0) -> Row:
         """Time a step.
 
-        Args:
-            goal: overrides the goal of the step.
-            every: the reference encodes every n-th class. Its time is scaled by a second measurement with two classes.
-            n_reference: number of images of the reference; 0: as many as ours.
+        With `every` above 1, the reference encodes every n-th class, and a second measurement with two classes scales
+        its time. It takes `n_reference` images, or with 0 as many as ours.
         """
         names, n_reference = CLASSES[n_classes], n_reference or step.batch
         side, fixed = self.model.visual.input_resolution, self.features(n_classes)
@@ -132,8 +148,26 @@ class MethodBench:
             note += f"; reference on {n_chosen} classes, scaled"
         if step.is_split:
             seconds, theirs, note = seconds / step.batch, theirs / n_reference, f"{note}; per image"
-        what = f"{step.what}, {n_classes} classes, {self.name}"
-        return Row(what, 1000 * seconds, 1000 * theirs, "ms", goal or step.goal, max(gaps), note)
+        name = f"{step.name}, {n_classes} classes, {self.name}"
+        return Row(name, 1000 * seconds, 1000 * theirs, "ms", goal or step.goal, max(gaps), note)
+
+    @torch.no_grad()
+    def text_tower(self, n_classes: int, amounts: Amounts) -> Row:
+        """Time the forward pass for each image."""
+        names, every, n_reference = CLASSES[n_classes], amounts.every, amounts.reference
+        encoder = PromptEncoder(self.model, names, N_CTX)
+        contexts = 0.05 * torch.randn(amounts.ours, N_CTX, encoder.ctx_dim)
+        (ours, features), (theirs, expected) = median_pair(
+            lambda: encoder(contexts),
+            lambda: torch.stack(
+                [reference.plain_text_features(self.model, names[::every], one) for one in contexts[:n_reference]]
+            ),
+            self.repeats,
+        )
+        times = 1000 * ours / amounts.ours, 1000 * theirs * n_classes / len(names[::every]) / n_reference
+        note = f"per image; batch {amounts.ours}, reference {n_reference} on {len(names[::every])} classes"
+        name = f"text tower, per-image contexts, {n_classes} classes, {self.name}"
+        return Row(name, *times, "ms", GOALS[n_classes], difference(features[:n_reference, ::every], expected), note)
 
     @torch.no_grad()
     def inference(self, n_classes: int, n_ours: int, n_reference: int, goal: float) -> Row:
@@ -147,10 +181,10 @@ class MethodBench:
             lambda: torch.cat([DPSPG.expected(self.model, names, learned, image)[0] for image in some]),
             self.repeats,
         )
-        gap, what = difference(found[:n_reference], expected), f"{DPSPG.what}, {n_classes} classes, {self.name}"
+        gap, name = difference(found[:n_reference], expected), f"{DPSPG.name}, {n_classes} classes, {self.name}"
         note = f"per image, features given; batch {n_ours}, reference {n_reference} one by one"
         times = 1000 * seconds / n_ours, 1000 * theirs / n_reference
-        return Row(what, *times, "ms", goal, gap, note)
+        return Row(name, *times, "ms", goal, gap, note)
 
 
 def learned_tensors(trainer: PromptTrainer) -> dict[str, Any]:
@@ -174,10 +208,10 @@ def vit_b16(quick: bool, folder: Path) -> MethodBench:
 
 
 def text_rows(quick: bool, folder: Path) -> Iterator[Row]:
-    """Yield the text tower alone by number of classes, and the steps of CoOp and CoCoOp."""
+    """Yield the text tower for each number of classes, and the steps of CoOp and CoCoOp."""
     bench = vit_b16(quick, folder)
     for n_classes, amounts in (QUICK if quick else FULL).items():
-        yield text_row(bench.model, n_classes, amounts, bench.repeats, bench.name)
+        yield bench.text_tower(n_classes, amounts)
     yield bench.step(COOP, 65)
     yield bench.step(COCOOP, 65, n_reference=1 if quick else 2)
 

@@ -21,14 +21,14 @@ from scripts.benchmarks.timing import Row
 LIMIT = 40.0  # s: a slower worker stops, and its time is scaled from its completed steps
 CONDITIONS = {  # (busy loops, workers at once)
     "alone": (0, 1),
-    "beside one busy loop": (1, 1),
-    "beside two busy loops": (2, 1),
+    "with one busy loop": (1, 1),
+    "with two busy loops": (2, 1),
     "two at once": (0, 2),
 }
 
 
 class Load(NamedTuple):
-    """The CLIP of a worker, its steps, class names, and images a step."""
+    """Numbers of steps, class names, and images in a step."""
 
     steps: int
     n_classes: int
@@ -52,7 +52,7 @@ def neighbour_rows(quick: bool, folder: Path) -> Iterator[Row]:
 
 
 def run_workers(words: list, n_loops: int, n_workers: int) -> list[dict[str, float]]:
-    """Run workers at once beside busy loops and return their {"seconds", "loss"}."""
+    """Run workers at once, next to busy loops, and return their {"seconds", "loss"}."""
     environment = {name: value for name, value in os.environ.items() if name not in (*SLEEP, "OPENBLAS_THREAD_TIMEOUT")}
     command = [sys.executable, "-W", "ignore", "-m", "scripts.benchmarks.neighbours", *map(str, words)]
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n_loops)]
@@ -74,7 +74,7 @@ def work(name: str, threads: str, n_steps: int) -> dict[str, float]:
     import reference
     import torch
 
-    from scripts.benchmarks.text import CLASSES, random_clip
+    from scripts.benchmarks.methods import CLASSES, random_clip
     from trainers.modules.clip.backbone import Backbone
     from trainers.modules.prompt_encoder import PromptEncoder
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 import train
-from common.errors import UserError
 from common.startup import REPOSITORY
 from scripts.benchmarks.methods import copy_tensors
 from scripts.benchmarks.timing import Row, difference, timed
@@ -26,7 +25,7 @@ from trainers.base.trainer import PromptTrainer
 from trainers.spg import SPG, read_stage1_optim
 
 VIEWS = 8
-SHARED = REPOSITORY.parent / "shared"  # real images and tiny CLIPs, which developers have beside the checkout
+SHARED = REPOSITORY.parent / "shared"  # real images and tiny CLIPs, next to a developer's checkout
 MINI_CLIP = REPOSITORY / "assets/mini_clip.pt"
 
 
@@ -54,16 +53,10 @@ FULL, QUICK = Amounts(), Amounts(images=24, steps=3, epochs=4)
 
 
 def choose_images(folder: Path) -> Images:
-    """PACS and tiny_rn of ../shared, else MiniDigits, drawn in `folder`, and the CLIP in assets/.
-
-    Raises:
-        UserError: neither CLIP is there.
-    """
+    """PACS and tiny_rn of ../shared, else MiniDigits, drawn in `folder`, and the CLIP in assets/."""
     backbone = SHARED / "clip/tiny_rn.pt"
     if (SHARED / "data/PACS").is_dir() and backbone.is_file():
         return Images("PACS, tiny_rn", SHARED / "data", "pacs", "pacs", backbone, has_goals=True)
-    if not MINI_CLIP.is_file():
-        raise UserError(f"{MINI_CLIP} is missing. Restore it: git checkout {MINI_CLIP}")
     return Images("MiniDigits, mini_clip", folder / "data", "mini_digits", "default", MINI_CLIP)
 
 
@@ -82,12 +75,11 @@ class OurRun:
         words = ["--trainer", "SPG", "--root", images.root, "--seed", "1", "--backbone", images.backbone]
         words += ["--dataset-config-file", configs / f"datasets/{images.dataset}.yaml"]
         words += ["--config-file", configs / f"trainers/SPG_CGAN/{images.config}.yaml"]
-        # Labels and caches lie beside the run's folder.
+        # Labels and caches lie next to the run's folder.
         words += ["--target-domains", images.target, "--output-dir", output / "run", "USE_CUDA", "False"]
         words += ["TRAINER.SPG.PREC", "fp32", "TRAINER.FEATURES.TRAIN_VIEWS", views, *opts]
         cfg = train.setup_cfg(train.parse_args(list(map(str, words))))
-        stage1, _ = read_stage1_optim(cfg, "SPG")
-        self.n_epochs = {"SPG_CoOp": stage1.MAX_EPOCH, "SPG": cfg.OPTIM.MAX_EPOCH}
+        self.n_epochs = {"SPG_CoOp": read_stage1_optim(cfg, "SPG")[0].MAX_EPOCH, "SPG": cfg.OPTIM.MAX_EPOCH}
         if n_epochs:
             cfg.defrost()
             cfg.OPTIM.MAX_EPOCH, cfg.TRAINER.SPG.STAGE1_OPTS = n_epochs, ("OPTIM.MAX_EPOCH", n_epochs)
@@ -119,7 +111,7 @@ class PublishedRun:
         self.train_set, self.val_set = trainer.dm.train_loader_x.dataset, trainer.val_loader.dataset
 
     def loader(self, dataset: Any, batch_size: int, is_train: bool = False) -> DataLoader:
-        """A loader of the published kind: its workers start anew in each epoch."""
+        """A loader as published: its workers start again in each epoch."""
         workers = self.cfg.DATALOADER.NUM_WORKERS
         return DataLoader(dataset, batch_size, shuffle=is_train, drop_last=is_train, num_workers=workers)
 
@@ -131,7 +123,7 @@ class PublishedRun:
             for part in (self.train_set, self.val_set)
         )
         learned = {"prompt_learner.ctx": reference.words(self.inputs[0], "a photo of a").clone().requires_grad_()}
-        optimiser = reference.optimiser(self.trainer.stage1_optim(), learned.values())
+        optimiser = reference.optimiser(read_stage1_optim(self.cfg, "SPG")[0], learned.values())
         for batch in self.loader(train_set, self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, is_train=True):
             optimiser.zero_grad()
             reference.coop(*self.inputs, learned, batch)[1].backward()
@@ -209,8 +201,8 @@ def measure_spg(images: Images, amounts: Amounts, folder: Path, opts: Sequence[s
     n_classes, n_sources = len(trainer.dm.dataset.classnames), len(trainer.dm.dataset.source_domains)
     whole = n_sources * exact.n_epochs["SPG_CoOp"] * stage1 + exact.n_epochs["SPG"] * stage2 + n_test * per_test_image
 
-    def row(what: str, ours: float, theirs: float, unit: str, goal: float | None, *more: Any) -> Row:
-        return Row(f"{what}, {images.name}", ours, theirs, unit, goal if images.has_goals else None, *more)
+    def row(name: str, ours: float, theirs: float, unit: str, goal: float | None, *more: Any) -> Row:
+        return Row(f"{name}, {images.name}", ours, theirs, unit, goal if images.has_goals else None, *more)
 
     few = f"; reference: {amounts.steps} steps and {amounts.images} images, scaled" if amounts.steps else ""
     whole_note = f"reference scaled from one epoch of each stage, ours {f'from {amounts.epochs}' * bool(few) or 'real'}"

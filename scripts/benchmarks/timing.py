@@ -3,8 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:  # the worker of neighbours.py imports PyTorch later
     from torch import Tensor
@@ -21,7 +21,7 @@ class Row:
     """One line of the table.
 
     Attributes:
-        what: the measured thing.
+        name: the measurement.
         ours, reference: values in `unit`; a reference of None: no ratio.
         unit: "ms", "s", "images/s" or "GB".
         goal: the smallest ratio to reach, or for "GB" the largest value.
@@ -29,7 +29,7 @@ class Row:
         note: how it was measured.
     """
 
-    what: str
+    name: str
     ours: float
     reference: float | None
     unit: str
@@ -58,11 +58,7 @@ class Row:
         goal = figure(self.goal, "x") if self.unit != "GB" else f"< {self.goal:g} GB"
         ours, reference = (figure(value, f" {self.unit}") for value in (self.ours, self.reference))
         ratio = "" if self.ratio is None else f"{self.ratio:.1f}x"
-        return [self.what, ours, reference, ratio, goal, "" if self.difference is None else f"{self.difference:.1e}"]
-
-    def record(self) -> dict[str, Any]:
-        """The row as plain data."""
-        return {**asdict(self), "ratio": self.ratio, "agrees": self.agrees}
+        return [self.name, ours, reference, ratio, goal, "" if self.difference is None else f"{self.difference:.1e}"]
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from common.errors import UserError, user_errors
 from common.files import write_json
 from common.locks import creation_lock
-from common.run.record import is_finished
+from common.run import is_finished
 from common.startup import REPOSITORY
 from scripts.launching.status import read_or_empty
 from trainers.methods import BackboneError, Method, MethodError, check_methods, find_method, trainer_name
@@ -155,7 +155,7 @@ def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
 
 def name_sets(sets: Sequence[Set], output: Path) -> list[Set]:
     """Give folders of images names of their own in OUTPUT: the second "test" is called "y_test" for y/test."""
-    from datasets.contents import same_images
+    from datasets.image_files import same_images
     from datasets.known import known_names
 
     taken, named, known = read_or_empty(output / NAMES_FILE), [], known_names()

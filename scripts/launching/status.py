@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.files import make_output_folder, read_json, write_json
 from common.locks import RUN_LOCK, run_owner
-from common.run.record import RECORD_FILE, is_finished, read_run_record
+from common.run import RECORD_FILE, is_finished, read_run_record
 
 if TYPE_CHECKING:
     from scripts.launching.jobs import Job

@@ -2,9 +2,9 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib
 
@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from common.files import atomic_write
-from common.run.contexts import Contexts
+from common.image_results import Contexts
 from scripts.reporting.tables import Table
 
 WIDTH = 5.2  # inches: text is readable on the width of a phone
@@ -35,35 +35,22 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.hashsalt": "spg",  # equal figures are equal files
     "svg.fonttype": "none",
+    "savefig.dpi": 160,
+    "savefig.bbox": "tight",
 }
+plt.rcParams.update(STYLE)
 MARKERS = "osD^vP*X"
 
-Draw = TypeVar("Draw", bound=Callable)
 
-
-def _styled(draw: Draw) -> Draw:
-    """Decorator: draw in STYLE."""
-    context: Any = plt.rc_context(STYLE)  # also a decorator, which its annotation does not say
-    return context(draw)
-
-
-@_styled
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
     """Write <folder>/<name>.png and .svg, close the figure, and return the PNG in base64."""
-    png, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(png, format="png", dpi=160, bbox_inches="tight")
-    figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    for suffix, content in (("png", png), ("svg", svg)):
+    for suffix in ("svg", "png"):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix, metadata={"Date": None})
         with atomic_write(folder / f"{name}.{suffix}") as handle:
             handle.write(content.getvalue())
-    return base64.b64encode(png.getvalue()).decode()
-
-
-def colours(n: int) -> list:
-    """n distinct colours; they repeat after 20."""
-    palette = matplotlib.color_sequences["tab10" if n <= 10 else "tab20"]
-    return [palette[i % len(palette)] for i in range(n)]
+    plt.close(figure)
+    return base64.b64encode(content.getvalue()).decode()
 
 
 def shorten(text: str, length: int = 24) -> str:
@@ -78,20 +65,19 @@ def add_legend(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, columnspacing=1.2)
 
 
-@_styled
 def draw_accuracy(table: Table) -> Figure:
     """Accuracy of each method in each column: mean and standard deviation over seeds."""
     columns = [*table.columns, table.average] if len(table.columns) > 1 else table.columns
     methods = list(table.methods.index)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + len(columns) * max(0.34, 0.17 * len(methods))))
-    for k, (method, colour) in enumerate(zip(methods, colours(len(methods)), strict=True)):
+    for k, method in enumerate(methods):
         cells = table.cells.loc[method].loc[columns]
         axes.errorbar(
             cells["mean"],
             np.arange(len(columns)) - 0.4 + (k + 0.5) * 0.8 / len(methods),
             xerr=cells["std"].fillna(0),
             fmt=MARKERS[k % len(MARKERS)],
-            color=colour,
+            color=f"C{k}",
             markersize=5,
             capsize=2.5,
             label=shorten(method),
@@ -113,12 +99,8 @@ def mean_by_epoch(histories: Iterable[Any]) -> pd.DataFrame:
     return found.set_axis(found.index + 1)
 
 
-@_styled
 def draw_learning(runs: pd.DataFrame) -> Figure | None:
-    """Accuracy on validation images (a line for each target) and training losses of a method, as means over runs.
-
-    None if no run has two epochs.
-    """
+    """Validation accuracy by target and training losses, as means over runs; None if no run has two epochs."""
     validated = runs[runs["val_history"].astype(bool)].groupby("targets")["val_history"]
     curves = [mean_by_epoch({name: one} for one in histories) for name, histories in validated]
     losses = mean_by_epoch(history for history in runs["loss_history"] if history)
@@ -139,7 +121,6 @@ def draw_learning(runs: pd.DataFrame) -> Figure | None:
     return figure
 
 
-@_styled
 def draw_confusion(counts: pd.DataFrame) -> Figure:
     """Confusion matrix: the share (%) of the images of each class (rows) with each prediction (columns)."""
     n, numbers = len(counts), counts.to_numpy()
@@ -156,7 +137,6 @@ def draw_confusion(counts: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
 def draw_contexts(contexts: Contexts) -> Figure | None:
     """Two principal components of generated contexts and prompt labels, by domain; None for fewer than three."""
     points = np.concatenate([contexts.contexts, contexts.labels]).astype(np.float32)
@@ -168,11 +148,11 @@ def draw_contexts(contexts: Contexts) -> Figure | None:
     domains = sorted({*contexts.domains.tolist(), *contexts.label_domains.tolist()})
     targets = set(contexts.domains[contexts.splits == "test"].tolist())
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2))
-    for domain, colour in zip(domains, colours(len(domains)), strict=True):
+    for k, domain in enumerate(domains):
         marker, name = ("^", f"{shorten(domain)} (target)") if domain in targets else ("o", shorten(domain))
         own, label = generated[contexts.domains == domain], labels[contexts.label_domains == domain]
-        axes.scatter(own[:, 0], own[:, 1], s=20, alpha=0.6, color=colour, marker=marker, linewidths=0, label=name)
-        axes.scatter(label[:, 0], label[:, 1], s=200, color=colour, marker="*", edgecolors="black", zorder=3)
+        axes.scatter(own[:, 0], own[:, 1], s=20, alpha=0.6, color=f"C{k}", marker=marker, linewidths=0, label=name)
+        axes.scatter(label[:, 0], label[:, 1], s=200, color=f"C{k}", marker="*", edgecolors="black", zorder=3)
     axes.scatter([], [], s=100, color="white", marker="*", edgecolors="black", label="prompt label")
     shares = 100 * pca.explained_variance_ratio_
     axes.set_xlabel(f"first component ({shares[0]:.0f} % of the variance)")

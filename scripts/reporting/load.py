@@ -9,25 +9,18 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from common.errors import UserError
-from common.run.results import BASE_TO_NEW, RESULTS_FILE, Result, read_results
+from common.run import BASE_TO_NEW, RESULTS_FILE, Result, read_results
 from trainers.methods import METHODS
 
 
 def load_results(folders: Iterable[str | Path]) -> pd.DataFrame:
-    """Load the results.json files below folders, in the order of trainers.methods.METHODS; see `make_frame`.
-
-    Raises:
-        UserError: a folder is missing or has no finished run, or a results.json is damaged.
-    """
+    """Load the results.json files below folders, in the order of trainers.methods.METHODS; see `make_frame`."""
     paths: dict[Path, Path] = {}
     for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: there is no such folder. Name the output folder of a launcher or of train.py.")
         found = sorted(folder.rglob(RESULTS_FILE))
         if not found:
-            raise UserError(
-                f"{folder}: no finished run (no {RESULTS_FILE}) is in it. Start its runs again to end them."
-            )
+            problem = f"no finished run (no {RESULTS_FILE}) is in it" if folder.is_dir() else "there is no such folder"
+            raise UserError(f"{folder}: {problem}. Name the output folder of a launcher or of train.py.")
         for path in found:
             paths.setdefault(path.resolve(), path)
     places = {method.trainer: place for place, method in enumerate(METHODS)}
@@ -38,12 +31,8 @@ def load_results(folders: Iterable[str | Path]) -> pd.DataFrame:
 def make_frame(runs: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Make the frame of results: one row for each run and each table column that it has.
 
-    Args:
-        runs: keys of `Result`, with "folder" and the time "written" of results.json in seconds.
-
-    Returns:
-        These keys, and "title" of the table, "method" (its row), "column", "value" (accuracy in %), and "targets", one
-        text for all columns of the run.
+    Columns are the keys of `Result`, "folder", and "written", the time of results.json; "title" of the table, "method"
+    (its row), "column", "value" (accuracy in %), and "targets", one text for all columns of the run.
     """
     rows = []
     for run in runs:

@@ -1,7 +1,7 @@
 """The page of the report: tables, figures, misclassified images, config and versions of each run."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -9,43 +9,29 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from common.errors import UserError
 from common.files import atomic_write, make_output_folder
+from common.image_results import CONTEXTS_FILE, read_contexts
 from common.progress import progress
-from common.run.contexts import CONTEXTS_FILE, read_contexts
-from common.run.results import Result
+from common.run import Result
 from scripts.launching.status import DONE, find_states
-from scripts.reporting import figures
+from scripts.reporting import figures, text
 from scripts.reporting.predictions import count_confusions, load_predictions, most_confused, most_often_wrong
 from scripts.reporting.tables import Table, make_cells
-from scripts.reporting.text import (
-    STYLES,
-    accuracy_cells,
-    difference_cells,
-    difference_note,
-    mean_and_std,
-    table_legend,
-)
 from scripts.reporting.variability import read_variability
+from trainers.methods import method_of
 
 MATRIX_CLASSES = 40  # more classes: a table of pairs instead of a matrix
 LONG_KEYS = {"classnames", "accuracy_by_class", "val_history", "loss_history", "metrics", "domain_fingerprints"}
 
 
 class Report:
-    """Collects the content of the page.
+    """Collects the content of the page; writes figures into a folder; `skipped` lists missing and damaged files."""
 
-    Attributes:
-        folder: gets the figures as files.
-        bar: progress bar that counts figures.
-        skipped: missing and damaged files, one line each.
-    """
-
-    def __init__(self, folder: Path, bar: Any) -> None:
-        self.folder, self.bar = folder, bar
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.skipped: list[str] = []
         self.names: Counter = Counter()
 
@@ -56,9 +42,7 @@ class Report:
         stem = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:100]
         self.names[stem] += 1
         stem += f"-{self.names[stem]}" if self.names[stem] > 1 else ""
-        png = figures.save_figure(figure, self.folder, stem)
-        self.bar.update()
-        return [{"png": png, "alt": name, "caption": caption}]
+        return [{"png": figures.save_figure(figure, self.folder, stem), "alt": name, "caption": caption}]
 
     def read(self, reader: Any, path: Path | str) -> Any:
         """Read a file of a run; None if it is damaged, which the page lists."""
@@ -72,16 +56,17 @@ class Report:
         """The part of the page for a table."""
         runs = table.runs.drop_duplicates("folder")
         rows = load_predictions(runs, self.skipped)
-        html, title = STYLES["html"], table.title
+        html, title = text.STYLES["html"], table.title
         caption = "Mean over seeds; bars: standard deviation. The table above has the numbers."
         section: dict[str, Any] = {
             "table": table,
-            "cells": as_markup(accuracy_cells(table, html)),
-            "legend": table_legend(table),
-            "differences": as_markup(difference_cells(table, html)),
-            "difference_note": difference_note(table),
+            "cells": text.accuracy_cells(table, html),
+            "legend": [*text.table_legend(table), *input_notes(runs)],
+            "differences": text.difference_cells(table, html),
+            "difference_note": text.difference_note(table),
             "accuracy": self.figure(figures.draw_accuracy(table), f"{title} accuracy", caption),
             "calibration": calibration_table(runs),
+            "classes": [(name, class_table(own)) for name, own in runs.groupby("dataset")],
             "samples": most_often_wrong(rows, 12).to_dict("records"),
             "learning": [],
             "confusion": [],
@@ -94,28 +79,26 @@ class Report:
             section["learning"] += self.figure(figures.draw_learning(own), f"{title} learning {method}", caption)
             for classnames, group in own.groupby("classnames", sort=False):
                 of_group = rows[rows["folder"].isin(group["folder"])]
-                what = method if len(group) == len(own) else f"{method}, {', '.join(sorted(set(group['targets'])))}"
+                name = method if len(group) == len(own) else f"{method}, {', '.join(sorted(set(group['targets'])))}"
                 counts = count_confusions(of_group, classnames)
                 pairs = most_confused(counts, 20)
                 if len(classnames) > MATRIX_CLASSES:
-                    section["confused"].append((what, pairs.round({"% of the class": 1})))
+                    section["confused"].append((name, pairs.round({"% of the class": 1})))
                 elif len(of_group):
                     worst = [f"{one} taken for {two} {n} times" for one, two, n, _ in pairs[:3].itertuples(index=False)]
-                    caption = (
-                        f"{what}: {len(of_group)} predictions of {of_group['folder'].nunique()} runs. Most often: "
-                    )
-                    caption += "; ".join(worst) or "nothing is confused"
+                    n_runs, often = of_group["folder"].nunique(), "; ".join(worst) or "no confusion"
+                    caption = f"{name}: {len(of_group)} predictions of {n_runs} runs. Most often: {often}."
                     figure = figures.draw_confusion(counts)
-                    section["confusion"] += self.figure(figure, f"{title} confusion {what}", f"{caption}.")
+                    section["confusion"] += self.figure(figure, f"{title} confusion {name}", caption)
             seen = set()
             for run in own.sort_values("seed").itertuples():
                 path = Path(run.folder) / CONTEXTS_FILE
                 if run.targets in seen or not path.is_file() or (found := self.read(read_contexts, path)) is None:
                     continue
                 seen.add(run.targets)
-                what = f"{method}, {run.targets}, seed {run.seed}"
-                caption = f"{what}: principal components of contexts, a point for each image, and of the prompt labels."
-                section["contexts"] += self.figure(figures.draw_contexts(found), f"{title} contexts {what}", caption)
+                name = f"{method}, {run.targets}, seed {run.seed}"
+                caption = f"{name}: principal components of contexts, a point for each image, and of the prompt labels."
+                section["contexts"] += self.figure(figures.draw_contexts(found), f"{title} contexts {name}", caption)
         if missing := sum(image["jpeg"] is None for image in section["samples"]):
             self.skipped.append(
                 f"{title}: {missing} of {len(section['samples'])} images most often wrong have no readable file. Start "
@@ -125,11 +108,10 @@ class Report:
 
     def variability(self, runs: pd.DataFrame) -> pd.DataFrame:
         """A table of the runs that scripts/variability.py has measured; empty without any."""
-        rows = []
-        for run in runs.itertuples():
-            found = self.read(read_variability, run.folder) or []
-            rows += [{"method": run.method, "seed": run.seed, **row} for row in found]
-        return pd.DataFrame(rows, dtype=object).fillna("-")
+        found = [(run, self.read(read_variability, run.folder) or []) for run in runs.itertuples()]
+        rows = [{"method": run.method, "seed": run.seed, **row} for run, of_run in found for row in of_run]
+        frame = pd.DataFrame(rows, dtype=object)
+        return frame.where(frame.notna(), "-")
 
     def run(self, run: Any) -> dict[str, Any]:
         """Name, facts and config of a run."""
@@ -147,40 +129,47 @@ class Report:
         return {"name": name, "facts": pd.DataFrame(rows, columns=["key", "value"]), "config": config}
 
 
-def as_markup(cells: pd.DataFrame) -> pd.DataFrame:
-    """Tell Jinja that texts are escaped already."""
-    return cells.map(Markup).rename(columns=Markup)
-
-
 def calibration_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Expected calibration error (%) by method and targets: mean and standard deviation over seeds."""
     cells = make_cells(runs.assign(column=runs["targets"], value=runs["calibration_error"].astype(float)))
-    texts = cells.apply(lambda cell: mean_and_std(cell["mean"], cell["std"]), axis=1).unstack(fill_value="-")
+    texts = cells.apply(lambda cell: text.format_mean(cell["mean"], cell["std"]), axis=1).unstack(fill_value="-")
     return texts.loc[runs["method"].unique()].reset_index()
 
 
+def class_table(runs: pd.DataFrame) -> str:
+    """Accuracy (%) by class and method: mean over runs, as HTML."""
+    accuracies = pd.DataFrame(runs["accuracy_by_class"].tolist(), runs["method"], dtype=float)
+    means = accuracies.groupby(level=0, sort=False).mean().T.rename_axis(columns=None)
+    return means.to_html(float_format="{:.1f}".format, na_rep="-", border=0)
+
+
+def input_notes(runs: pd.DataFrame) -> list[str]:
+    """One line for each method that predicts from more than the image."""
+    methods = runs.drop_duplicates("method")
+    found = [(name, method_of(trainer)) for name, trainer in zip(methods["method"], methods["trainer"], strict=True)]
+    return [f"{name}: a prediction also depends on {of.depends_on}." for name, of in found if of and of.depends_on]
+
+
 def unfinished(folders: Iterable[str | Path]) -> list[str]:
-    """One line for each unfinished run below folders, as scripts/status.py prints them."""
-    states = [state for folder in folders for state in find_states(Path(folder).resolve())]
-    return [f"{state.what} {state.folder}: {state.detail}".rstrip(": ") for state in states if state.what != DONE]
+    """One line for each method, config and state of unfinished runs below folders."""
+    groups = defaultdict(list)
+    for state in (state for folder in folders for state in find_states(Path(folder).resolve())):
+        above = state.folder.parent.parent
+        groups[state.what, above].append(f"{state.folder.relative_to(above)}: {state.detail}".rstrip(": "))
+    return [
+        f"{len(runs)} {what} in {above}: {'; '.join(runs)}" for (what, above), runs in groups.items() if what != DONE
+    ]
 
 
 def write_report(
     tables: Sequence[Table], folders: Sequence[str | Path], out: str | Path, not_run: Sequence[str] = ()
 ) -> list[str]:
-    """Write the page and its figures; returns lines on missing and damaged files.
-
-    Args:
-        folders: the page lists unfinished runs below them.
-        out: file of the page; the figures go to <name>_files beside it.
-        not_run: more lines for the list of unfinished runs.
-    """
+    """Write the page `out` and its figures, in <out>_files; returns lines on missing and damaged files."""
     out = Path(out)
     runs = pd.concat([table.runs for table in tables]).drop_duplicates("folder")
-    with progress(description="Figures", unit="figure") as bar:
-        make_output_folder(out.with_name(f"{out.stem}_files"))
-        report = Report(out.with_name(f"{out.stem}_files"), bar)
-        sections = [report.section(table) for table in tables]
+    report = Report(out.with_name(f"{out.stem}_files"))
+    make_output_folder(report.folder)
+    sections = [report.section(table) for table in progress(tables, len(tables), description="Tables", unit="table")]
     content = {
         "datasets": sorted(runs["dataset"].unique()),
         "missing": [*unfinished(folders), *not_run],

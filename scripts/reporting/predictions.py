@@ -13,11 +13,10 @@ import yaml
 from PIL import Image
 
 from common.errors import UserError
-from common.run.predictions import PREDICTIONS_FILE, read_predictions
+from common.image_results import PREDICTIONS_FILE, read_predictions
 from common.startup import REPOSITORY
 
 THUMBNAIL = 128  # pixels
-SHARE = "% of the class"
 
 
 def load_predictions(runs: pd.DataFrame, skipped: list[str]) -> pd.DataFrame:
@@ -47,16 +46,14 @@ def most_confused(counts: pd.DataFrame, n: int) -> pd.DataFrame:
     i, j = np.unravel_index(order[wrong.flat[order] > 0], wrong.shape)
     shares = 100 * wrong[i, j] / total[i]
     return pd.DataFrame(
-        {"class": counts.index[i], "prediction": counts.columns[j], "times": wrong[i, j], SHARE: shares}
+        {"class": counts.index[i], "prediction": counts.columns[j], "times": wrong[i, j], "% of the class": shares}
     )
 
 
 def most_often_wrong(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     """The n images that the largest share of runs classifies wrongly; ties: more runs, then higher confidence.
 
-    Returns:
-        path, domain, label, tested and wrong (numbers of runs), answers (by method, the predictions of its runs as
-        text), and jpeg (a thumbnail in base64; None: no readable file).
+    "tested" and "wrong" are numbers of runs, "answers" texts by method, "jpeg" is a thumbnail in base64 or None.
     """
     is_wrong = rows["prediction"] != rows["label"]
     rows = rows.assign(wrong=is_wrong, confidence=rows["confidence"].where(is_wrong, 0).astype(float))
@@ -70,50 +67,31 @@ def most_often_wrong(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     answers, thumbnails = [], []
     for image in images.itertuples():
         own = groups.get_group((image.path, image.domain, image.label)).groupby("method", sort=False)["prediction"]
-        counts = {method: Counter(found).most_common() for method, found in own}
+        counts = {method: (len(found), Counter(found).most_common()) for method, found in own}
         answers.append(
-            {m: ", ".join(f"{name} {n}/{own.size()[m]}" for name, n in found) for m, found in counts.items()}
+            {m: ", ".join(f"{name} {n}/{total}" for name, n in found) for m, (total, found) in counts.items()}
         )
-        thumbnails.append(make_thumbnail(find_image(image.folder, image.path)))
+        thumbnails.append(make_thumbnail(image.folder, image.path))
     return images.assign(answers=answers, jpeg=pd.Series(thumbnails, images.index, dtype=object))
 
 
-def find_image(folder: str, path: str) -> Path | None:
-    """The file of a test image of a run; None if it is not there.
-
-    Paths are relative to DATASET.ROOT in config.yaml. A relative DATASET.ROOT is relative to this folder or to the
-    repository.
-    """
+def make_thumbnail(folder: str, path: str) -> str | None:
+    """A small JPEG of a test image of a run in base64; None if the image cannot be read."""
     try:
         config = yaml.safe_load(Path(folder, "config.yaml").read_text(encoding="utf-8"))
         root = os.path.expanduser(config["DATASET"]["ROOT"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        root = ""
-    for start in (Path.cwd(), REPOSITORY):
-        try:
-            if (start / root / path).is_file():
-                return start / root / path
-        except (OSError, ValueError):  # not a valid file name
-            pass
-    return None
-
-
-def make_thumbnail(path: Path | None) -> str | None:
-    """A small JPEG of an image in base64; None if the file cannot be read."""
-    if path is None:
-        return None
-    try:
-        with Image.open(path) as opened:
-            more_bits = opened.mode in ("I", "F") or opened.mode.startswith("I;16")
-            if more_bits:
+        # A relative DATASET.ROOT starts in this folder or in the repository.
+        file = next(filter(os.path.isfile, (start / root / path for start in (Path.cwd(), REPOSITORY))))
+        with Image.open(file) as opened:
+            if opened.mode in ("I", "F") or opened.mode.startswith("I;16"):  # more than 8 bits
                 from dassl.utils import read_image  # imports PyTorch, which takes seconds
 
-                image = read_image(str(path))
+                image = read_image(str(file))
             else:
                 image = opened.convert("RGB")
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=85)
-    except Exception:  # damaged images raise many kinds of exceptions
+    except Exception:  # damaged configs and images raise many kinds of exceptions
         return None
     return base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Numbers from papers, from configs/published/*.yaml. They are rows beside ours and change nothing of ours."""
+"""Numbers from papers, from configs/published/*.yaml. They are rows of our tables and change no other number."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,22 +23,15 @@ Percent = Annotated[float, Field(ge=0, le=100, strict=True), AfterValidator(_che
 
 
 class Figures(BaseModel):
-    """The accuracies that a paper reports for a method on a data set.
-
-    Attributes:
-        dataset: as in results.json; of cross-dataset, the data set of the training.
-        accuracy: by column of the table, or "average".
-        note: other conditions of the measurement; "".
-        source: the paper.
-    """
+    """The accuracies that a paper reports for a method on a data set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     method: str
-    dataset: str
+    dataset: str  # as in results.json; of cross-dataset, the data set of the training
     backbone: str
     protocol: Literal["multi-source", "single-source", "cross-dataset", "base-to-new", "in-domain"]
-    accuracy: dict[str, Percent] = Field(min_length=1)
-    note: str = ""
+    accuracy: dict[str, Percent] = Field(min_length=1)  # by column of the table, or "average"
+    note: str = ""  # other conditions of the measurement
     source: str = ""
 
     def fits(self, run: Any) -> bool:
@@ -61,19 +54,16 @@ def read_published(folder: Path = PUBLISHED) -> list[Figures]:
     """Read all YAML files of a folder, sorted by name; raises UserError if there is none or one is wrong."""
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
-        raise UserError(
-            f"{folder}: no *.yaml file is there. Add one like configs/published/spg.yaml of the repository."
-        )
-    return [figures for path in paths for figures in _read_paper(path)]
-
-
-def _read_paper(path: Path) -> list[Figures]:
-    try:
-        paper = Paper.model_validate(yaml.safe_load(read_text(path)))
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"{path}: {where}: {first['msg']}. See configs/published/spg.yaml.") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}. Write it as YAML in UTF-8.") from error
-    return [figures.model_copy(update={"source": paper.source}) for figures in paper.figures]
+        raise UserError(f"{folder}: no *.yaml file is there. Add one like spg.yaml of the repository.")
+    found = []
+    for path in paths:
+        try:
+            paper = Paper.model_validate(yaml.safe_load(read_text(path)))
+        except ValidationError as error:
+            (first, *_) = error.errors()
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise UserError(f"{path}: {where}: {first['msg']}. See configs/published/spg.yaml.") from error
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: {' '.join(str(error).split())}. Write it as YAML in UTF-8.") from error
+        found += [figures.model_copy(update={"source": paper.source}) for figures in paper.figures]
+    return found

@@ -1,10 +1,8 @@
 """Tables of results: cells, averages, ranks, differences to a baseline, and marks of cells that do not compare.
 
-Rows are methods, columns are tested domains or data sets. A cell is the mean over seeds. A cell has a mark if
-
-- it lacks seeds that other cells have, or
-- one of its runs differs in a key that runs of the table, the column or the row must share; see
-  `common.run.results.Result`. The reference is the value of the baseline, else of most runs, else of the first run.
+Rows are methods, columns are tested domains or data sets, cells are means over seeds. A cell has a mark if it lacks
+seeds, or if one of its runs differs in a key that runs must share (see `common.run.Result`). The reference is
+the value of the baseline, else of most runs, else of the first run.
 """
 
 import math
@@ -17,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import UserError
-from common.run.results import BASE_TO_NEW, SHARED
+from common.run import BASE_TO_NEW, SHARED
 from scripts.reporting.published import Figures
 from trainers.methods import method_of
 
@@ -28,30 +26,19 @@ DIFFERENCE_COLUMNS = ["mean", "low", "high", "pairs", "clusters", "seeds", "reas
 
 @dataclass
 class Table:
-    """One table of results.
-
-    Attributes:
-        runs: rows of `load.make_frame`, and "reasons": why the run does not compare.
-        columns, average: names of the columns, and of the last column.
-        cells: by (method, column): mean, std, seeds (their number), marks (numbers of notes, from 1), best.
-        methods: by method: rank, seeds, n_trained (by stage; several if runs differ), train_seconds, train_reused.
-        ranked_over: the columns of the ranks.
-        differences: by method, minus the baseline in points: mean, low and high (95 % confidence interval), pairs,
-            clusters, seeds, reason (why there is no interval), marks.
-        published: rows from papers; None: not requested.
-    """
+    """One table of results."""
 
     title: str
-    runs: pd.DataFrame
+    runs: pd.DataFrame  # rows of `load.make_frame`, and "reasons": why the run does not compare
     columns: list[str]
-    average: str
-    cells: pd.DataFrame
-    methods: pd.DataFrame
-    ranked_over: list[str]
+    average: str  # name of the last column
+    cells: pd.DataFrame  # by (method, column): mean, std, seeds (their number), marks (numbers of notes, from 1), best
+    methods: pd.DataFrame  # by method: see `describe_methods`, and rank
+    ranked_over: list[str]  # columns
     notes: list[str]
     baseline: str
-    differences: pd.DataFrame
-    published: list[Figures] | None
+    differences: pd.DataFrame  # by method: see `paired_difference`, and marks
+    published: list[Figures] | None  # rows from papers; None: not requested
 
     @property
     def cluster(self) -> str:
@@ -67,20 +54,12 @@ class Table:
 def make_tables(
     results: pd.DataFrame, baseline: str = "", duplicates: str = "", published: Sequence[Figures] | None = None
 ) -> list[Table]:
-    """Make the tables of results, sorted by title.
-
-    Args:
-        results: of `load.load_results`.
-        baseline: method to compare the others with, as a row's name or as a trainer; "": none.
-        duplicates: "newest" takes the newest of several runs of one cell and seed; "": they are an error.
-        published: numbers from papers; None: without.
-    """
-    groups = dict(list(results.groupby("title")))
-    baselines = {title: find_baseline(runs, baseline) for title, runs in groups.items()}
-    if baseline and not any(baselines.values()):
+    """Make the tables of results, sorted by title; the arguments are the options of results.py."""
+    groups = [(runs, find_baseline(runs, baseline)) for _, runs in results.groupby("title")]
+    if baseline and not any(name for _, name in groups):
         found = ", ".join(sorted(results["method"].unique()))
         raise UserError(f"--baseline {baseline}: no run is of this method. Name one of {found}.")
-    tables = [make_table(runs, baselines[title], duplicates, published) for title, runs in groups.items()]
+    tables = [make_table(runs, name, duplicates, published) for runs, name in groups]
     for table in tables:
         if baseline and not table.baseline:
             table.notes.append(f"No differences here: the baseline {baseline} has no run in this table.")
@@ -131,11 +110,7 @@ def make_table(runs: pd.DataFrame, baseline: str, duplicates: str, published: Se
 
 
 def drop_duplicates(runs: pd.DataFrame, duplicates: str) -> tuple[pd.DataFrame, list[str]]:
-    """Keep the newest run of each cell and seed; returns notes on the others.
-
-    Raises:
-        UserError: there are others, and `duplicates` is not "newest".
-    """
+    """Keep the newest run of each cell and seed; others give notes, or UserError unless `duplicates` is "newest"."""
     key, notes = ["method", "column", "seed"], []
     newest_first = runs.sort_values("written", ascending=False, kind="stable")
     newest = newest_first.drop_duplicates(key)
@@ -201,7 +176,7 @@ def describe_methods(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_difference(runs: pd.DataFrame, method: str, baseline: str) -> dict[str, Any]:
-    """A method minus the baseline in points, over pairs of one column and seed; keys as in Table.differences.
+    """A method minus the baseline in points, over pairs of one column and seed, and its 95 % confidence interval.
 
     The interval is Student's t over the means of clusters: targets, or sources of single-source runs. Pairs of one
     target share its difficulty and are not independent, so k targets are k observations, for any number of seeds.
@@ -224,9 +199,6 @@ def paired_difference(runs: pd.DataFrame, method: str, baseline: str) -> dict[st
         half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(means) / math.sqrt(n)
         found |= {"low": mean - half, "high": mean + half}
     return found
-
-
-# Marks and notes.
 
 
 def find_marks(runs: pd.DataFrame, columns: list[str], notes: list[str]) -> dict[tuple[str, str], list[int]]:

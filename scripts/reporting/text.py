@@ -88,7 +88,7 @@ def accuracy_cells(table: Table, style: Style) -> pd.DataFrame:
     for place, method in enumerate(table.methods.index):
         texts = [style.escape(method)]
         for cell in table.cells.loc[method].itertuples():
-            text = style.escape(mean_and_std(cell.mean, cell.std))
+            text = style.escape(format_mean(cell.mean, cell.std))
             texts.append((style.best.format(text) if cell.best else text) + format_marks(cell.marks, style))
         rows.append(texts + [style.escape(column[place]) for column in more.values()])
     for one in table.published or ():
@@ -100,7 +100,7 @@ def accuracy_cells(table: Table, style: Style) -> pd.DataFrame:
 
 
 def method_texts(table: Table) -> dict[str, list[str]]:
-    """The columns after the accuracies as texts, without those that no run knows."""
+    """The columns after the accuracies as texts, without unknown ones."""
     methods, found = table.methods, {}
     if table.ranked_over:
         found["rank"] = ["-" if math.isnan(rank) else f"{rank:.1f}" for rank in methods["rank"]]
@@ -128,34 +128,27 @@ def difference_cells(table: Table, style: Style) -> pd.DataFrame:
 
 
 def csv_lines(table: Table) -> pd.DataFrame:
-    """One line for each cell, difference, rank, cost, published number, and note on the whole table.
-
-    "mean" is the rank, the number of parameters or the time in s in lines of these; "published" is the paper.
-    """
-    cells = table.cells.rename_axis(["method", "column"]).reset_index()
-    differences = table.differences.rename_axis("method").reset_index().assign(column=f"difference to {table.baseline}")
-    lines = pd.concat([cells, differences]).fillna({"reason": ""})
-    texts = [" ".join(table.notes[mark - 1] for mark in marks) for marks in lines["marks"]]
-    lines["notes"] = (lines["reason"] + " " + texts).str.strip()
+    """One line for each cell, difference, rank, cost, published number and note; "mean" is the value in each."""
+    differences = table.differences.rename_axis("method").assign(column=f"difference to {table.baseline}")
+    lines = [line for part in (table.cells, differences) for line in part.reset_index().to_dict("records")]
+    for line in lines:
+        notes = [line.get("reason"), *(table.notes[mark - 1] for mark in line["marks"])]
+        line["notes"] = " ".join(filter(None, notes))
     more: list[tuple] = []
     for method, about in table.methods.iterrows():
         reused = ", ".join(about["train_reused"])
         more.append((method, "rank", about["rank"], rank_note(table)))
         more.append((method, "training (s)", about["train_seconds"], f"excludes {reused}" if reused else ""))
         more += [(method, "trained", sum(stages), " + ".join(map(str, stages))) for stages in about["n_trained"]]
-    more = [(*line, "") for line in more if not math.isnan(line[2])]
+    more = [line for line in more if not math.isnan(line[2])]
     for one in table.published or ():
         names = {AVERAGE: table.average}
         more += [(one.method, names.get(column, column), n, one.note, one.source) for column, n in one.accuracy.items()]
-    notes = [note for number, note in enumerate(table.notes, start=1) if number not in table.marked]
-    notes += published_notes(table) if table.published == [] else []
-    more += [("", "", math.nan, note, "") for note in notes]
-    rest = pd.DataFrame(more, columns=["method", "column", "mean", "notes", "published"])
+    more += [("", "", math.nan, note) for n, note in enumerate(table.notes, start=1) if n not in table.marked]
+    more += [("", "", math.nan, note) for note in published_notes(table) if not table.published]
+    lines += [dict(zip(("method", "column", "mean", "notes", "published"), line, strict=False)) for line in more]
     types = {"seeds": "Int64", "best": "Int64"} | dict.fromkeys(["mean", "std", "low", "high"], float)
-    return pd.concat([lines, rest]).assign(table=table.title).reindex(columns=CSV_COLUMNS).astype(types)
-
-
-# Notes under a table.
+    return pd.DataFrame(lines).assign(table=table.title).reindex(columns=CSV_COLUMNS).astype(types)
 
 
 def table_legend(table: Table) -> list[str]:
@@ -204,16 +197,13 @@ def difference_note(table: Table) -> str:
     )
 
 
-# Numbers.
-
-
 def format_marks(marks: Iterable[int], style: Style) -> str:
     """The marks after a number, as " [1,2]"."""
     text = ",".join(map(str, marks))
     return style.marks.format(text) if text else ""
 
 
-def mean_and_std(mean: float, std: float) -> str:
+def format_mean(mean: float, std: float) -> str:
     """ "92.8 ± 0.3", "92.8" without a standard deviation, "-" without a mean (NaN)."""
     if math.isnan(mean):
         return "-"

@@ -20,9 +20,8 @@ VARIABILITY_FILE = "variability.json"  # the values of `measure_variability`
 def measure_variability(trainer: "SPG_CGAN", draws: int) -> dict[str, Any]:
     """Predict the test images of a trainer with several draws of the noise.
 
-    Returns:
-        draws; by_domain: mean, std, min and max of the accuracy (%) of single draws, and the agreement of two draws
-        (%); averaged: by n and domain, the accuracy (%) if the logits of the first n draws are averaged.
+    "by_domain" has mean, std, min and max of the accuracy (%) of single draws, and the agreement of two draws (%);
+    "averaged" has the accuracy (%) by n and domain if the logits of the first n draws are averaged.
     """
     import torch
 
@@ -72,14 +71,12 @@ def agreement(predicted: "Tensor") -> float:
 
 
 def read_variability(folder: str | Path) -> list[dict[str, str]]:
-    """Read <folder>/variability.json as rows of texts; none without such a file, UserError if it is damaged."""
+    """Read <folder>/variability.json as rows of texts; none without the file, UserError if it is damaged."""
     path = Path(folder) / VARIABILITY_FILE
     try:
         return variability_rows(read_json(path)) if path.is_file() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: the file is damaged ({error}). Delete it and run scripts/variability.py again."
-        ) from error
+        raise UserError(f"{path}: the file is damaged ({error}). Run scripts/variability.py again.") from error
 
 
 def variability_rows(found: dict[str, Any]) -> list[dict[str, str]]:

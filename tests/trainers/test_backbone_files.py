@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from common.errors import UserError
-from common.run.results import CIRCUMSTANCES, read_results
+from common.run import CIRCUMSTANCES, read_results
 from trainers.modules.clip.backbone import absolute_name, backbone_label, cached_backbone, has_vit, load_backbone
 
 STATE = tiny_clip(vision=2).state_dict()

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from common.errors import UserError
-from common.run.predictions import read_predictions
+from common.image_results import read_predictions
 from trainers.config import extend_cfg
 from trainers.linear_probe import Probe, fits, linear_map
 from trainers.methods import METHODS, find_method

@@ -11,8 +11,7 @@ from reference import tiny_clip
 from torch import nn
 
 from common.errors import UserError
-from common.run.record import RunRecord, read_run_record
-from common.run.results import read_results
+from common.run import RunRecord, read_results, read_run_record
 from trainers.config import extend_cfg
 from trainers.modules.clip.backbone import Backbone
 from trainers.saved_run import build_run

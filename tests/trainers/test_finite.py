@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import predict
 import trainers.all  # noqa: F401 (registers trainers)
 from common.errors import UserError
-from common.run.predictions import read_predictions
-from common.run.record import RunRecord, read_run_record
+from common.image_results import read_predictions
+from common.run import RunRecord, read_run_record
 from trainers.base.evaluation import Predictions
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.features import FeatureCache
@@ -147,7 +147,7 @@ def test_cached_features_that_are_not_finite_are_computed_again(tmp_path, capsys
 def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_nor_read(tmp_path, finished):
     with pytest.raises(UserError, match="1 of the 2 numbers of ctx are not finite"):
         save_prompt_label(tmp_path / "photo.pt", torch.tensor([[0.0, NAN]]), {})
-    with pytest.raises(UserError, match=r"run\.json: a number of the training is not finite"):
+    with pytest.raises(UserError, match=r"run\.json is not written, since a number is not finite"):
         RunRecord({}, history=[{"losses": {"loss": NAN}}]).write(tmp_path)
     assert not list(tmp_path.iterdir())
     path = finished("ZeroshotCLIP") / "predictions.csv"

@@ -29,7 +29,7 @@ def test_every_row_has_a_default_config():
 
 
 def test_methods_that_learn_nothing_select_nothing(train, tmp_path):
-    from common.run.results import read_results
+    from common.run import read_results
 
     for method in METHODS:
         if method.launchers and method.name != "linear_probe":  # whose one epoch is fitted

@@ -19,8 +19,8 @@ from torch import nn
 
 import train as command
 import trainers.all
+from common.image_results import read_predictions
 from common.reproducible import make_deterministic
-from common.run.predictions import read_predictions
 from trainers.base.image_features import ImageFeatures
 from trainers.methods import METHODS
 from trainers.modules import prompt_encoder

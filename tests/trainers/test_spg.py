@@ -14,7 +14,7 @@ from torch import nn
 import train as command
 from common import locks
 from common.errors import UserError
-from common.run.predictions import read_predictions
+from common.image_results import read_predictions
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dassl.utils import load_checkpoint
 from torch import Tensor, nn
 
 from common.errors import UserError, join_truncated
-from common.run.record import read_run_record
+from common.run import read_run_record
 from trainers.config import as_typed
 from trainers.modules.clip.backbone import Backbone
 from trainers.modules.tensor_files import holds_whole_model, require_finite
@@ -96,7 +96,7 @@ def load_newest(
 ) -> tuple[int, dict[str, dict[str, Any]]]:
     """Read the newest intact checkpoints of a run: number of completed epochs, checkpoint of each network.
 
-    It is (0, {}) if there are none. `selects_by` is the metric of the best epoch, whose model must be intact too.
+    It is (0, {}) if there are none. The model of the best epoch, by metric `selects_by`, must be intact, too.
     """
     saved = [saved_epochs(Path(directory) / name) for name in networks]
     epochs = sorted(set.intersection(*saved), reverse=True) if saved else []

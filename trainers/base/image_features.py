@@ -22,7 +22,7 @@ from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiVi
 
 
 class ImageFeatures:
-    """Computes features (B, E) of images, and caches those of a frozen tower.
+    """Computes features (B, E) of images. Features of a frozen tower are cached.
 
     Args:
         inputs: all settings of the image transforms as text, a part of the cache key.

@@ -13,7 +13,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError, user_errors
-from common.run.record import read_run_record
+from common.run import read_run_record
 from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
 from trainers.config import COUNTED, SECTIONS, as_typed, value_of

@@ -30,17 +30,25 @@ from torch.utils.data import BatchSampler, DataLoader
 from yacs.config import CfgNode
 
 from common.errors import UserError
-from common.files import atomic_write
+from common.files import atomic_write, hash_json
+from common.image_results import accuracy_by_domain, prediction_rows, write_logits, write_predictions
 from common.interruption import check_interruption
 from common.loader_workers import prepare_loader_workers
 from common.progress import progress
 from common.reproducible import revision, versions
-from common.run.predictions import accuracy_by_domain, prediction_rows, write_logits, write_predictions
-from common.run.record import RECORD_FILE, RunRecord, read_run_record, settings_sha256
-from common.run.results import Result, class_subset, dataset_label, protocol_name, write_results
+from common.run import (
+    RECORD_FILE,
+    Result,
+    RunRecord,
+    class_subset,
+    dataset_label,
+    protocol_name,
+    read_run_record,
+    write_results,
+)
 from common.threads import Threads, asked_threads, loader_workers, plan_threads, usable_cores
 from datasets.adapted import adapted
-from datasets.contents import warn_of_orientation
+from datasets.image_files import warn_of_orientation
 from trainers.base.checkpoints import (
     BEST,
     CHECKPOINTS,
@@ -456,11 +464,11 @@ class PromptTrainer(TrainerX):
         elif recorded != self.threads:
             print(
                 f"Note: OMP_NUM_THREADS is {asked_threads()}, but this run used {recorded.alone} threads so far "
-                f"({recorded.beside_workers} beside loader workers); the last digits may differ."
+                f"({recorded.beside_workers} with loader workers); the last digits may differ."
             )
         if self.cfg.VERBOSE:
             alone, beside = self.threads.alone, self.threads.beside_workers
-            print(f"Threads: {alone}, beside loader workers {beside}; cores: {usable_cores()}")
+            print(f"Threads: {alone}, with loader workers {beside}; cores: {usable_cores()}")
 
     def begin_record(self) -> None:
         """Read run.json of the output folder, or write it for a new run. Raise UserError if it is of another run."""
@@ -839,7 +847,7 @@ class PromptTrainer(TrainerX):
             "data_fingerprint": dataset.fingerprint if n_trained else None,
             "split_by_seed": is_split_by_seed(self.cfg, dataset),
             "selection": self.cfg.TEST.FINAL_MODEL if n_trained else None,
-            "settings_sha256": settings_sha256(self.run_settings()),
+            "settings_sha256": hash_json(self.run_settings()),
             "n_trained": n_trained,
             "train_seconds": self.train_seconds,
             "train_reused": [name for name, seconds in history[-1]["reused"].items() if seconds is None]
@@ -870,7 +878,7 @@ class PromptTrainer(TrainerX):
         else:
             training = {"source_domains": list(dataset.source_domains), **UNKNOWN_TRAINING, **model.training}
             settings = {**self.run_settings(), "training of the model": training["settings_sha256"]}
-            training["settings_sha256"] = settings_sha256(settings)
+            training["settings_sha256"] = hash_json(settings)
         trained_on, trained_classes = training.pop("dataset", label), training.pop("class_subset", None)
         learns = training["selection"] is not None
         is_base_to_new = subset != "all" and (not learns or trained_classes == "base")

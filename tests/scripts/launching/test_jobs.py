@@ -9,7 +9,7 @@ import pytest
 from conftest import CLIP, QUICK
 from quick_run import REPOSITORY
 
-from common.run.results import read_results
+from common.run import read_results
 from scripts import launch
 from scripts.launching.jobs import Set, list_runs
 from trainers.methods import METHODS, PROTOCOLS

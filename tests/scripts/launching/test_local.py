@@ -13,7 +13,7 @@ from waiting import wait_for
 
 from common.errors import UserError
 from common.locks import RUN_LOCK, run_lock, run_owner
-from common.run.record import read_run_record
+from common.run import read_run_record
 from scripts.launching import local
 from scripts.launching.jobs import Job
 from scripts.launching.local import DIED, LocalEngine, local_gpus

@@ -6,7 +6,7 @@ import signal
 import pytest
 from conftest import QUICK, numbers
 
-from common.run.record import read_run_record
+from common.run import read_run_record
 from scripts.launching import ray as engine
 
 pytest.importorskip("ray")

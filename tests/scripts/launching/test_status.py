@@ -7,7 +7,7 @@ import pytest
 from quick_run import REPOSITORY
 
 from common.locks import run_owner
-from common.run.record import RunRecord
+from common.run import RunRecord
 from scripts import status
 from scripts.launching import status as states
 from scripts.launching.jobs import Job

@@ -1,4 +1,4 @@
-"""Numbers from papers: rows beside ours that change nothing of ours, and errors in their files."""
+"""Numbers from papers: rows that change no other row, and errors in their files."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import pytest
 from made_results import COOP, SPG, cells, coop, runs, text_of
 
 from common.errors import UserError
-from common.run.results import write_results
+from common.run import write_results
 from scripts.reporting import published
 from scripts.reporting.published import Figures, read_published
 from scripts.results import main
@@ -44,14 +44,10 @@ def test_what_ships_is_what_spg_reports():
 
 
 def test_a_row_in_markdown():
-    lines = table_of(PAPER).splitlines()
+    lines = table_of(paper(note="on 3 %", accuracy={**PAPER.accuracy, "skecth": 80.0})).splitlines()
     assert cells(lines[6]) == ["*SPG †*", "*99.0*", "*-*", "*92.8*", "*-*", "*-*"]
-    assert LINE in lines and any(line.startswith("† Not measured here") for line in lines)
-
-
-def test_numbers_without_a_column_are_named():
-    lines = table_of(paper(accuracy={"photo": 99.0, "skecth": 80.0})).splitlines()
-    assert f"{LINE} No column here for: skecth." in lines
+    assert f"{LINE[:-1]} (on 3 %). No column here for: skecth." in lines
+    assert any(line.startswith("† Not measured here") for line in lines)
 
 
 def test_published_rows_change_no_other_line():
@@ -90,17 +86,6 @@ def test_numbers_for_other_conditions_are_not_shown(change):
     assert "No published numbers for PACS, RN50, multi-source in configs/published/." in text.splitlines()
 
 
-def test_rows_match_folder_names_of_backbones_and_the_data_set_of_the_training():
-    assert paper(backbone="ViT-B/16").fits(runs(SPG, backbone="ViT-B16")[0])
-    across = paper(dataset="DomainNet", protocol="cross-dataset")
-    run = {**runs(SPG)[0], "protocol": "cross-dataset", "trained_on": "DomainNet"}
-    assert across.fits(run) and not across.fits({**run, "trained_on": "VLCS"})
-
-
-def test_notes_are_shown():
-    assert "as reported in A & B, 2024 (on 3 % of the images)." in table_of(paper(note="on 3 % of the images"))
-
-
 def test_command_line(tmp_path, capsys):
     write_results(tmp_path, {**runs(SPG)[0], "backbone": "ViT-B16"})
     assert main([str(tmp_path), "--published"]) == 0
@@ -127,12 +112,9 @@ GOOD = "source: S\nfigures:\n  - {method: A, dataset: D, backbone: B, protocol: 
         ),
         ("source: S\nfigures: 3", "figures: "),
         (GOOD.replace("dataset: D, ", ""), "figures.0.dataset: Field required"),
-        (GOOD.replace("dataset", "data_set"), "figures.0.dataset: Field required"),
         (GOOD.replace("multi-source", "multi"), "figures.0.protocol: "),
         (GOOD.replace("{average: 1}", "97"), "figures.0.accuracy: "),
         (GOOD.replace("average: 1", "average: 970"), "figures.0.accuracy.average: "),
-        (GOOD.replace("average: 1", "average: high"), "figures.0.accuracy.average: "),
-        (GOOD.replace("method: A", "method: 3"), "figures.0.method: "),
     ],
 )
 def test_a_wrong_file_is_one_message(tmp_path, monkeypatch, capsys, content, message):

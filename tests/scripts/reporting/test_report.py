@@ -1,4 +1,4 @@
-"""The report: what its pictures are made of, the page, and the page in a real browser."""
+"""The report: data of its figures, the page, and the page in a real browser."""
 
 import html
 import html.parser
@@ -15,9 +15,8 @@ from PIL import Image
 from waiting import MINUTES
 
 from common.files import write_json
-from common.run.contexts import Contexts, read_contexts, write_contexts
-from common.run.predictions import accuracy_by_domain, write_predictions
-from common.run.results import write_results
+from common.image_results import accuracy_by_domain, read_contexts, write_contexts, write_predictions
+from common.run import write_results
 from scripts.launching.jobs import Job
 from scripts.launching.local import Outcome, save_failure
 from scripts.launching.status import save_plan
@@ -27,9 +26,6 @@ from scripts.reporting.load import load_results
 from scripts.reporting.page import write_report
 from scripts.reporting.predictions import (
     count_confusions,
-    find_image,
-    load_predictions,
-    make_thumbnail,
     most_confused,
     most_often_wrong,
 )
@@ -74,6 +70,7 @@ def write_run(folder, trainer, target, seed, predictions, **changes):
         "accuracy_by_domain": by_domain,
         "val_history": [50.0, 60.0 + seed] if learns else [],
         "loss_history": [{"loss": 1.0, "acc": 40.0}, {"loss": 0.5, "acc": 70.0}] if learns else [],
+        "accuracy_by_class": {CLASSES[0]: 10.0 * seed, CLASSES[1]: 87.5, CLASSES[2]: None},
         "versions": {"torch": "2.<4>"},
     }
     write_predictions(folder, of_run)
@@ -108,7 +105,7 @@ def make_report(folder, out, baseline="", published=None):
 
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory):
-    """The page about these runs, and what it left out."""
+    """The page about these runs, and the lines on missing files."""
     out = tmp_path_factory.mktemp("page") / "all of it.html"
     skipped = make_report(runs, out, "ZeroshotCLIP")
     return out, skipped
@@ -167,27 +164,6 @@ def test_most_often_wrong_by_hand():
     assert len(most_often_wrong(found, 1)) == 1
 
 
-def test_predictions_keep_file_names_that_are_not_utf_8(tmp_path):
-    write_predictions(tmp_path, [{**rows("art", [0], [1])[0], "path": "caf\udce9.png"}] * 2)
-    found = load_predictions(pd.DataFrame({"method": ["SPG"], "folder": [str(tmp_path)]}), [])
-    assert most_often_wrong(found, 5)["path"].tolist() == ["caf\udce9.png"]
-
-
-def test_images_are_found_from_the_config_of_the_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data/images").mkdir(parents=True)
-    Image.new("L", (500, 100), 90).save(tmp_path / "data/images/0.png")
-    assert find_image("run", "images/0.png") is None  # no config
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/config.yaml").write_text("DATASET: {ROOT: data}")
-    assert find_image("run", "images/0.png") == tmp_path / "data/images/0.png"
-    (tmp_path / "run/config.yaml").write_text("[")
-    assert find_image("run", "images/0.png") is None
-    assert make_thumbnail(tmp_path / "data/images/0.png")
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert make_thumbnail(tmp_path / "broken.png") is None
-
-
 # ---- pictures ----
 
 
@@ -207,19 +183,6 @@ def test_pictures_are_saved_twice_and_show_something(report):
         assert "<svg" in (folder / f"{stem}.svg").read_text(encoding="utf-8")
 
 
-def test_accuracy_figure_has_the_means_and_bars(runs):
-    (table,) = make_tables(load_results([runs]))
-    figure = figures.draw_accuracy(table)
-    lines = {container.get_label(): container for container in figure.axes[0].containers}
-    assert set(lines) == {"SPG", "ZeroshotCLIP"}
-    # SPG: 4 and 5 of 6 correct; zero-shot: 4 of 6.
-    np.testing.assert_allclose(lines["SPG"][0].get_xdata(orig=False), [75.0] * 3)
-    np.testing.assert_allclose(lines["ZeroshotCLIP"][0].get_xdata(orig=False), [200 / 3] * 3)
-    ends = np.array(lines["SPG"][2][0].get_segments())[:, :, 0]
-    np.testing.assert_allclose(ends[:, 1] - ends[:, 0], 2 * np.std([400 / 6, 500 / 6], ddof=1))
-    figures.plt.close(figure)
-
-
 def test_learning_curves_are_means_over_seeds_of_any_length():
     histories = ([50.0, 60.0], [70.0, 80.0, 90.0])
     runs = [{**RESULT, "val_history": h, "loss_history": [{"loss": 1.0}] * len(h)} for h in histories]
@@ -232,16 +195,11 @@ def test_learning_curves_are_means_over_seeds_of_any_length():
     assert figures.draw_learning(frame([one_epoch])) is None
 
 
-def test_too_few_contexts_make_no_figure():
-    few = Contexts(np.ones((1, 2, 4)), np.array(["a"]), np.array(["test"]), np.zeros((0, 2, 4)), np.array([], "U1"))
-    assert figures.draw_contexts(few) is None
-
-
 # ---- the page ----
 
 
 class Page(html.parser.HTMLParser):
-    """Text, tags and what they refer to."""
+    """Text, tags and references."""
 
     def __init__(self, source):
         super().__init__()
@@ -259,7 +217,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_page_needs_nothing_but_itself(report):
+def test_the_page_is_one_file(report):
     source = report[0].read_text(encoding="utf-8")
     page = Page(source)
     assert page.references
@@ -276,7 +234,11 @@ def test_everything_is_on_the_page_and_escaped(report):
     for text in (*CLASSES, *DOMAINS, "P<A>CS", "75.0 ± 11.8", "Difference to ZeroshotCLIP", "+8.3", "2.<4>"):
         assert text in page.text
     assert "NOTE: </pre><script>" in page.text
-    assert page.tags.count("details") == 8
+    assert page.tags.count("details") == 8 + 1  # configs, accuracy by class
+    by_class = page.text[page.text.index("Accuracy by class: ") : page.text.index("Calibration")].split()
+    assert [by_class.count(mean) for mean in ("15.0", "87.5", "-")] == [2, 2, 2]
+    assert "SPG: a prediction also depends on noise, drawn for each image." in page.text
+    assert "ZeroshotCLIP: a prediction" not in page.text
     for text in ("Prompt variability", "16 averaged", "52.5", "98.7", "wrong in 4 of 4 runs", "images/1.png"):
         assert text in page.text
     (line,) = skipped
@@ -295,21 +257,7 @@ def test_numbers_from_papers_are_grey_rows(runs, tmp_path):
     assert ".published th, .published td { color: #767676; }" in source
 
 
-def test_many_classes_become_a_table(runs, tmp_path):
-    names = [f"class {i}" for i in range(41)]
-    of_run = [
-        {"path": f"{i}.png", "domain": "art", "label": name, "prediction": names[0], "confidence": 0.5}
-        for i, name in enumerate(names)
-    ]
-    write_results(tmp_path / "run", {**RESULT, "classnames": names})
-    write_predictions(tmp_path / "run", of_run)
-    make_report(tmp_path / "run", tmp_path / "report.html")
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "Most confused classes: SPG (pacs)" in page.text and "class 20" in page.text
-    assert not list((tmp_path / "report_files").glob("*confusion*"))
-
-
-def test_what_is_missing_or_damaged_is_listed(runs, tmp_path, capsys):
+def test_missing_and_damaged_files_are_listed(runs, tmp_path, capsys):
     folder = tmp_path / "runs"
     shutil.copytree(runs / "SPG-0" / "seed1", folder / "a")
     shutil.copytree(runs / "SPG-0" / "seed2", folder / "b")
@@ -326,13 +274,13 @@ def test_what_is_missing_or_damaged_is_listed(runs, tmp_path, capsys):
         assert str(folder / name) in printed and str(folder / name) in page.text
 
 
-def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
+def test_unfinished_runs_are_listed_before_the_tables(runs, tmp_path, capsys):
     shutil.copytree(runs / "SPG-0", tmp_path / "output/SPG/RN50/default/art")
     base = tmp_path / "output/CoOp/RN50/default"
-    folders = [tmp_path / "output/SPG/RN50/default/art/seed1", base / "art/seed1", base / "art/seed2"]
+    started = [base / f"{run}/seed{seed}" for run in ("art", "photo") for seed in (1, 2)]
+    folders = [tmp_path / "output/SPG/RN50/default/art/seed1", *started]
     save_plan([Job("title", (), folder) for folder in folders])
-    save_failure(base / "art/seed2", Outcome(1))
-    (base / "art/seed2/log.txt").write_text("Stage I\nError: <no> images\n")
+    save_failure(base / "art/seed2", Outcome(1, "Error: <no> images"))
     arguments = [
         str(tmp_path / "output"),
         "--out",
@@ -341,10 +289,10 @@ def test_what_is_not_finished_is_told_before_the_tables(runs, tmp_path, capsys):
     ]
     assert main(arguments) == 0
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
-    told = page.text[page.text.index("Not finished") : page.text.index("Accuracy by target")]
-    assert f"failed {base}/art/seed2: exit code 1: its log ends: Error: <no> images" in told
-    assert f"waiting {base}/art/seed1" in told
-    assert "VPT is left out. It takes a ViT." in told and "SPG/RN50" not in told
+    listed = page.text[page.text.index("Not finished") : page.text.index("Accuracy by target")]
+    assert f"1 failed in {base}: art/seed2: exit code 1: Error: <no> images" in listed
+    assert f"3 waiting in {base}: art/seed1; photo/seed1; photo/seed2" in listed
+    assert "VPT is left out. It takes a ViT." in listed and "SPG/RN50" not in listed
     assert main([str(tmp_path / "output/SPG"), "--out", str(tmp_path / "r.html")]) == 0
     assert "Not finished" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
@@ -379,13 +327,6 @@ def browser(tmp_path_factory):
     return run
 
 
-def test_a_browser_shows_the_page(report, browser):
-    page = Page(browser("--dump-dom", report[0].as_uri()))
-    for text in (*CLASSES, "75.0 ± 11.8", "Images most often wrong", "Prompt variability", "NOTE: </pre><script>"):
-        assert text in page.text
-    assert "script" not in page.tags
-
-
 @pytest.mark.parametrize(("width", "height"), [(1280, 1600), (390, 2000)])
 def test_a_browser_draws_the_page(report, browser, tmp_path, width, height):
     shot = tmp_path / "shot.png"
@@ -396,7 +337,7 @@ def test_a_browser_draws_the_page(report, browser, tmp_path, width, height):
     assert shares.mean() > 0.01
     # From top to bottom: text first, pictures, and no third of it empty.
     assert all(third.any() for third in np.array_split(shares, 3))
+    assert not shares[:, -3:].any()  # nothing runs out of the page at the right
     # Blue, orange and so on: pictures were decoded, not only text drawn.
     saturation = image.max(axis=2).astype(int) - image.min(axis=2)
     assert (saturation > 80).mean() > 0.001
-    assert not shares[:, -3:].any()  # nothing runs out of the page at the right

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image, ImageOps
 
-from common.run.results import read_results
+from common.run import read_results
 from scripts import results as tables
 from trainers.base.trainer import PromptTrainer
 

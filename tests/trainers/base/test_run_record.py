@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from common.run.predictions import LOGITS_FILE, read_predictions, write_logits
-from common.run.record import read_run_record
-from common.run.results import Result, read_results
+from common.image_results import LOGITS_FILE, read_predictions, write_logits
+from common.run import Result, read_results, read_run_record
 from trainers.base.checkpoints import find_checkpoint
 from trainers.base.evaluation import CALIBRATION_BINS, Predictions, accuracy_by_class, calibration_error, macro_f1
 from trainers.methods import METHODS

@@ -54,27 +54,18 @@ class ClassFolder(NamedTuple):
 def read_folder(folder: str | Path) -> Content:
     """List a folder without hidden files, folders of other programs and output of runs."""
     images, folders = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name[0] == ".":
-                    continue
-                if name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and _is(entry.is_file):
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            with contextlib.suppress(OSError):  # a link to itself
+                if name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS and entry.is_file():
                     images.append(name)
-                elif name not in _IGNORED_FOLDERS and _is(entry.is_dir):
+                elif name not in _IGNORED_FOLDERS and entry.is_dir():
                     folders.append(name)
-    except OSError as error:
-        raise UserError(f"Cannot read the folder {folder}: {error.strerror}. Check its permissions.") from error
     folders = [name for name in folders if not os.path.exists(os.path.join(folder, name, OUTPUT_MARK))]
     return Content(sorted(images), sorted(folders))
-
-
-def _is(check: Callable[[], bool]) -> bool:
-    try:
-        return check()
-    except OSError:  # a link to itself
-        return False
 
 
 def list_folders(folder: str | Path) -> list[str]:
@@ -107,39 +98,26 @@ def class_folders(domain_dir: Path, parts: Iterable[str], class_name: Callable[[
     for part in parts:
         part_dir = domain_dir / part
         if not part_dir.is_dir():
-            raise UserError(
-                f"{domain_dir} has no folder {part!r}; this layout needs {', '.join(map(repr, parts))} in each domain. "
-                "Extract the set again."
-            )
+            raise UserError(f"{domain_dir} has no folder {part}, which its layout needs. Extract the set again.")
         seen: dict[str, str] = {}  # folder by class
         for name in list_folders(part_dir):
             check_name(part_dir / name)
             classname = class_name(name)
             if classname in seen:
-                raise UserError(
-                    f"{part_dir} has two folders for the class {classname!r}: {seen[classname]} and {name}. Merge "
-                    "them or move one away."
-                )
+                both = f"{seen[classname]} and {name}"
+                raise UserError(f"{part_dir} has two folders for the class {classname!r}: {both}. Move one away.")
             seen[classname] = name
             folders.append(ClassFolder(part, classname, f"{part}/{name}" if part else name))
     return folders
 
 
-def list_images(domain_dir: Path, folders: Sequence[ClassFolder]) -> dict[ClassFolder, list[str]]:
-    """List the images of each class folder, as sorted paths relative to it."""
-    return {folder: images_below(os.path.join(domain_dir, folder.path)) for folder in folders}
-
-
 def same_images(one: str, other: str, at_most: int = 200) -> bool:
-    """Whether two folders hold the same images, by names and the contents of some, or one is gone."""
+    """Whether two folders hold the same images, by names and the contents of some, or one is missing."""
     if not (os.path.isdir(one) and os.path.isdir(other)):
         return True
     paths = images_below(one)
     sample = paths[:: -(-len(paths) // at_most) or 1]
     return paths == images_below(other) and filecmp.cmpfiles(one, other, sample, shallow=False)[0] == sample
-
-
-# ---- images that cannot be decoded, or that are stored turned ----
 
 
 def find_unreadable(paths: Sequence[str], description: str) -> dict[str, str]:
@@ -167,11 +145,7 @@ def keep_readable(items: list[Datum], description: str) -> list[Datum]:
 
 
 def warn_of_orientation(paths: Sequence[str], description: str, at_most: int = 64) -> bool:
-    """Warn if an image has an EXIF orientation, which is ignored; return whether one has.
-
-    Args:
-        at_most: read the headers of this many files, evenly spread.
-    """
+    """Warn if one of `at_most` images, evenly spread, has an EXIF orientation, which is ignored; return whether."""
     for path in paths[:: -(-len(paths) // at_most) or 1]:
         with contextlib.suppress(Exception), Image.open(path) as image:  # the run reports damaged files itself
             if Image.Image.getexif(image).get(ORIENTATION, 1) != 1:  # image.getexif() of some formats decodes the image

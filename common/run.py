@@ -1,32 +1,30 @@
-"""results.json: the results of a finished run. A run is finished when this file exists."""
+"""The records in a run's folder: run.json from its start, and results.json, which exists when the run is finished."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from common.files import read_json, write_json
+from common.files import hash_json, read_json, write_json
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+RECORD_FILE = "run.json"
 RESULTS_FILE = "results.json"
 BASE_TO_NEW = "base-to-new"
+HASHES = ("training images", "test images", "backbone weights", "prompt labels")  # keys of RunRecord.identity
 
 
 def _shared(over: str, otherwise: str) -> Any:
-    """A key that must be equal over the table, a row, a column, or a split; `otherwise` marks a cell that differs.
+    """A key that must be equal over a table, row, column or split; `otherwise` marks a cell that differs.
 
-    "split" is a column, or one seed of a column if the training split depends on the seed.
+    A split is a column, or one seed of a column if the training split depends on the seed.
     """
     return field(metadata={"over": over, "otherwise": otherwise})
-
-
-def _circumstance() -> Any:
-    """A key that may differ between two equal runs, and that may explain a difference."""
-    return field(metadata={"circumstance": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,30 +76,34 @@ class Result:
     val_history: list[float | None]  # of each epoch
     loss_history: list[dict[str, float]]  # of each epoch
     n_trained: list[int] | None  # trainable parameters, stage by stage; []: the method learns nothing
-    seconds: float = _circumstance()  # duration of the run
+    seconds: float  # duration of the run
     # Duration of training and validation, with reused prompt labels, without interruptions.
-    train_seconds: float | None = _circumstance()
-    train_reused: list[str] = _circumstance()  # results of earlier runs that train_seconds lacks: "image features"
-    threads: int = _circumstance()
-    threads_alone: int = _circumstance()  # see common/threads.py
-    threads_beside_workers: int = _circumstance()
-    revision: str | None = _circumstance()
-    versions: dict[str, str | None] = _circumstance()
+    train_seconds: float | None
+    train_reused: list[str]  # results of earlier runs that train_seconds lacks: "image features"
+    threads: int
+    threads_alone: int  # see common/threads.py
+    threads_beside_workers: int
+    revision: str | None
+    versions: dict[str, str | None]
 
 
 # Shared keys: (mark of a cell that differs, range over which they are shared).
 SHARED = {f.name: (f.metadata["otherwise"], f.metadata["over"]) for f in fields(Result) if "over" in f.metadata}
-TIMES = ("seconds", "train_seconds", "train_reused")  # circumstances that explain nothing
-CIRCUMSTANCES = tuple(f.name for f in fields(Result) if f.metadata.get("circumstance"))
+TIMES = ("seconds", "train_seconds", "train_reused")
+# Keys that may differ between two equal runs. All but the times may explain other numbers.
+CIRCUMSTANCES = (*TIMES, "threads", "threads_alone", "threads_beside_workers", "revision", "versions")
 
 
 def write_results(folder: str | PathLike, results: dict[str, Any]) -> None:
     """Write the keys of a `Result` to <folder>/results.json; raises UserError if a number is not finite."""
-    path = Path(folder) / RESULTS_FILE
+    _write(Path(folder) / RESULTS_FILE, results)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
     try:
-        write_json(path, results)
+        write_json(path, record)
     except ValueError as error:
-        raise UserError(f"{path} is not written, since a result is not finite ({error}). See log.txt.") from error
+        raise UserError(f"{path} is not written, since a number is not finite ({error}). See log.txt.") from error
 
 
 def read_results(path: str | PathLike) -> dict[str, Any]:
@@ -135,3 +137,46 @@ def dataset_label(cfg: "CfgNode") -> str:
     name = cfg.DATASET.NAME.removeprefix("SPG_")
     folder = Path(cfg.DATASET.ROOT).resolve().name if name == "FolderDG" else name
     return getattr(cfg.DATASET, "LABEL", "") or folder
+
+
+@dataclass
+class RunRecord:
+    """The record of a run, written before training and after each epoch."""
+
+    # Settings, data, weights, seed: values that must be equal to continue the run; None: unknown.
+    identity: dict[str, Any]
+    places: dict[str, Any] = field(default_factory=dict)  # settings of the data set, and location of the weights
+    threads: dict[str, int] = field(default_factory=dict)  # as in common.threads.Threads
+    versions: dict[str, str | None] = field(default_factory=dict)  # of Python and packages
+    history: list[dict[str, Any]] = field(default_factory=list)  # an entry for each completed epoch
+    training: dict[str, Any] | None = None  # keys of results.json on the training; None before it has ended
+
+    def write(self, folder: str | PathLike) -> None:
+        """Write <folder>/run.json; raises UserError if a number is not finite."""
+        _write(Path(folder) / RECORD_FILE, {"hash": hash_json(self.identity), **asdict(self)})
+
+    def differences(self, identity: dict[str, Any]) -> str:
+        """The values of another identity that differ from this one; "" if none does. Unknown values do not differ."""
+        here = json.loads(json.dumps(identity))  # tuples become lists, as in the file
+        differing = []
+        for key, there in sorted(self.identity.items()):
+            if None not in (there, here.get(key)) and there != here[key]:
+                differing.append(f"other {key}" if key in HASHES else f"{key} {there} there and {here[key]} here")
+        return ", ".join(differing)
+
+
+def read_run_record(folder: str | PathLike) -> RunRecord | None:
+    """The record in the folder of a run; None if it is missing or damaged."""
+    try:
+        values = read_json(Path(folder) / RECORD_FILE)
+        return RunRecord(**{name: values[name] for name in RunRecord.__dataclass_fields__})
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def is_finished(folder: str | PathLike, tested: bool = True) -> bool:
+    """Whether the run in a folder has ended; `tested`: it ends with a test."""
+    if tested:
+        return (Path(folder) / RESULTS_FILE).is_file()
+    record = read_run_record(folder)
+    return record is not None and record.training is not None

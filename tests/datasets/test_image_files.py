@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import predict
-from datasets.contents import IMAGE_EXTENSIONS, images_below, same_images
 from datasets.folder import FolderDG
+from datasets.image_files import IMAGE_EXTENSIONS, images_below, same_images
 from scripts.datasets import find_set
 
 PLAIN = {f"{name}/{i}.jpg" for name in ("cat", "dog") for i in (1, 2, 3)}
@@ -74,7 +74,7 @@ def test_other_files_are_used_nowhere(folder, path, capsys):
     assert train == test == counted == PLAIN
     is_loose = path == "lost.jpg"
     assert predicted == (PLAIN | {"lost.jpg"} if is_loose else PLAIN)
-    told = f"1 images of FolderDG are not used, as they are in no class folder: {folder}/photo/lost.jpg."
+    told = f"1 images are not used, as they are in no class folder: {folder}/photo/lost.jpg."
     assert (told in capsys.readouterr().out) == is_loose
     assert FolderDG.list_domains(folder) == ["photo", "sketch"]
 

@@ -1,4 +1,4 @@
-"""predictions.csv and logits.npy: predictions for each test image."""
+"""Results for each image of a run: predictions.csv, logits.npy, and contexts.npz of generators."""
 
 import csv
 import io
@@ -6,6 +6,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from common.files import atomic_write
 
 PREDICTIONS_FILE = "predictions.csv"
 LOGITS_FILE = "logits.npy"  # float16 (N, C): logits minus the row's maximum, in the order of predictions.csv
+CONTEXTS_FILE = "contexts.npz"
 COLUMNS = ("path", "domain", "label", "prediction", "confidence")
 
 
@@ -68,3 +70,33 @@ def read_predictions(path: str | os.PathLike) -> list[dict[str, Any]]:
         return rows
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} holds no predictions: {error}. Delete its run and start it again.") from error
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Generated contexts of N images, and the L prompt labels of the training (0 in tests of another run's model)."""
+
+    contexts: np.ndarray  # (N, n_ctx, D) float16, generated
+    domains: np.ndarray  # (N,) domain names of their images
+    splits: np.ndarray  # (N,) "val" (images of source domains) or "test" (of target domains)
+    labels: np.ndarray  # (L, n_ctx, D) float16 prompt labels
+    label_domains: np.ndarray  # (L,) their domain names
+
+
+def write_contexts(folder: str | os.PathLike, contexts: Contexts) -> None:
+    """Write <folder>/contexts.npz atomically."""
+    numbers = {"contexts": np.float16(contexts.contexts), "labels": np.float16(contexts.labels)}
+    with atomic_write(Path(folder) / CONTEXTS_FILE) as handle:
+        np.savez_compressed(handle, **{**contexts.__dict__, **numbers})
+
+
+def read_contexts(path: str | os.PathLike) -> Contexts:
+    """Read one contexts.npz without running code; raises UserError if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = Contexts(**{name: archive[name] for name in Contexts.__dataclass_fields__})
+        if not np.isfinite(found.contexts).all() or found.labels.shape[1:] != found.contexts.shape[1:]:
+            raise ValueError("its contexts are not finite or do not match its labels")
+        return found
+    except Exception as error:  # NumPy's reader raises many kinds of exceptions
+        raise UserError(f"{path} holds no contexts: {error}. Delete it, and plots leave out its contexts.") from error
