@@ -1,6 +1,5 @@
-"""Check the English of documents and code: length, long sentences, unclear phrases, dead links. Run by check.sh."""
+"""Check the English of documents and code: length, long sentences, unclear phrases, dead links. check.sh runs it."""
 
-import io
 import re
 import subprocess
 import sys
@@ -11,63 +10,65 @@ from markdown_it import MarkdownIt
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PHRASES = re.compile(
-    r"\bwhat (?!if\b)|\b(?:that|those) of\b|\bthose (?:that|which|who)\b|\bwhose\b|\bis (?:said|told)\b|\bbeside\b|\banew\b|\bfor want of\b",
+    r"\b(what (?!if\b)|(that|those) of\b|those (that|which|who)\b|whose\b|is (said|told)\b|beside\b|anew\b|for want\b)",
     re.IGNORECASE,
 )
-README_LINES, README_WORDS, DOCS_WORDS, LONG, MOST_LONG, MOST_PHRASES = 150, 1100, 4500, 30, 0.05, 0.5
+README_LINES, README_WORDS, DOCS_WORDS = 150, 1100, 4500
+LONG, MOST_LONG = 30, 0.05  # words of a long sentence, accepted share of long sentences
+MOST_PHRASES = 0.5  # in 1,000 words
 
 
-def paragraphs(path: Path) -> list[str]:
-    """The text of paragraphs, table cells and list items, without code."""
+def read_document(path: Path) -> tuple[list[str], list[str]]:
+    """Paragraphs and table cells without code, and targets of links."""
     tokens = MarkdownIt().enable("table").parse(path.read_text(encoding="utf-8"))
-    inline = [token for token in tokens if token.type == "inline"]
-    return ["".join(c.content or " " for c in token.children or () if c.type != "code_inline") for token in inline]
+    parts = [token.children or [] for token in tokens if token.type == "inline"]
+    texts = ["".join(part.content or " " for part in inline if part.type != "code_inline") for inline in parts]
+    return texts, [str(part.attrs["href"]) for inline in parts for part in inline if part.type == "link_open"]
 
 
-def links(path: Path) -> list[str]:
-    """Targets of links."""
-    tokens = MarkdownIt().enable("table").parse(path.read_text(encoding="utf-8"))
-    children = [child for token in tokens for child in token.children or () if child.type == "link_open"]
-    return [str(child.attrs["href"]) for child in children]
-
-
-def code_text(path: Path) -> str:
+def read_code(path: Path) -> list[str]:
     """Comments and strings of a Python file."""
-    source = io.StringIO(path.read_text(encoding="utf-8"))
-    kinds = (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1))
-    return "\n".join(token.string for token in tokenize.generate_tokens(source.readline) if token.type in kinds)
+    kinds = (tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING))
+    with tokenize.open(path) as file:
+        return [token.string for token in tokenize.generate_tokens(file.readline) if token.type in kinds]
 
 
 def main() -> int:
     names = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    files = [REPOSITORY / name for name in names.splitlines()]
-    documents = [path for path in files if path.suffix == ".md"]
-    pages = [path for path in documents if path.parent.name == "docs"]
-    readme, problems = REPOSITORY / "README.md", []
-    text = readme.read_text(encoding="utf-8")
-    for found, most, unit in (
-        (len(text.splitlines()), README_LINES, "lines"),
-        (len(text.split()), README_WORDS, "words"),
-    ):
-        problems += [f"README.md has {found} {unit}, at most {most}"] if found > most else []
-    n_words = sum(len(path.read_text(encoding="utf-8").split()) for path in pages)
-    problems += [f"docs/ has {n_words} words, at most {DOCS_WORDS}"] if n_words > DOCS_WORDS else []
-    sentences = [
-        s for path in (readme, *pages) for p in paragraphs(path) for s in re.split(r"(?<=[.!?:;]) ", p) if s.split()
-    ]
+    documents = {name: read_document(REPOSITORY / name) for name in names.splitlines() if name.endswith(".md")}
+    texts = {name: text for name, (text, _) in documents.items()}
+    texts |= {name: read_code(REPOSITORY / name) for name in names.splitlines() if name.endswith(".py")}
+    guide = [name for name in documents if name == "README.md" or name.startswith("docs/")]
+    words = {name: len((REPOSITORY / name).read_text(encoding="utf-8").split()) for name in guide}
+    limits = {
+        "words of README.md": (words.pop("README.md"), README_WORDS),
+        "words of docs/": (sum(words.values()), DOCS_WORDS),
+    }
+    limits["lines of README.md"] = (
+        len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()),
+        README_LINES,
+    )
+    sentences = [s for name in guide for text in texts[name] for s in re.split(r"(?<=[.!?:;]) ", text) if s]
     long = [sentence for sentence in sentences if len(sentence.split()) > LONG]
-    problems += long if len(long) > MOST_LONG * len(sentences) else []
-    prose = {path: " ".join(paragraphs(path)) for path in documents}
-    prose |= {path: code_text(path) for path in files if path.suffix == ".py"}
-    hits = [(path, match) for path, text in prose.items() for match in PHRASES.finditer(text)]
-    rate = 1000 * len(hits) / sum(len(text.split()) for text in prose.values())
-    if rate > MOST_PHRASES:
-        problems += [f"{p.relative_to(REPOSITORY)}: ...{m.string[m.start() : m.end() + 40]!r}" for p, m in hits]
-    for path in documents:
-        targets = [target.split("#")[0] for target in links(path) if "://" not in target]
-        problems += [f"{path.name}: dead link {t}" for t in targets if t and not (path.parent / t).exists()]
-    print(*problems, sep="\n")
-    print(f"{len(long)} of {len(sentences)} sentences over {LONG} words; {rate:.2f} unclear phrases in 1,000 words")
+    limits["long sentences in README.md and docs/"] = len(long), MOST_LONG * len(sentences)
+    hits = [(name, match) for name, parts in texts.items() for text in parts for match in PHRASES.finditer(text)]
+    n_words = sum(len(text.split()) for parts in texts.values() for text in parts)
+    limits["unclear phrases in 1,000 words"] = 1000 * len(hits) / n_words, MOST_PHRASES
+    places = {
+        name: [target.split("#")[0] for target in links if "://" not in target]
+        for name, (_, links) in documents.items()
+    }
+    dead = [
+        f"{name}: {to}"
+        for name, targets in places.items()
+        for to in targets
+        if not (REPOSITORY / name).parent.joinpath(to).exists()
+    ]
+    limits["dead links"] = len(dead), 0
+    problems = [title for title, (found, most) in limits.items() if found > most]
+    print(*(f"{title}: {found:.4g} (at most {most:.4g})" for title, (found, most) in limits.items()), *dead, sep="\n")
+    if problems:
+        print(*long, *(f"{name}: {match.string[match.start() :][:60]!r}" for name, match in hits), sep="\n")
     return bool(problems)
 
 
