@@ -32,7 +32,7 @@ PICTURES = _encoded()
 
 
 def write_images(folder, names):
-    """Make a folder with small pictures, whose contents differ by name."""
+    """Make a folder with small pictures. Different names have different pixels."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:

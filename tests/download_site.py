@@ -49,7 +49,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         for key, value in {"Content-Type": kind, "Content-Length": len(body), **dict(headers)}.items():
             self.send_header(key, str(value))
         self.end_headers()
-        # A request whose client leaves at once, to ask for a range, must not use up a break.
+        # A client that leaves at once to ask for a range must not use up a break.
         if self.server.breaks and (status == 206 or self.server.breaks[0][0] != "range"):
             kind, n_bytes = self.server.breaks.pop(0)
             body = body[:n_bytes]

@@ -1,4 +1,4 @@
-"""Habits that the code keeps everywhere; scripts/check.sh says what types, lint and format make of it."""
+"""Rules for all code that lint, format and type checks do not cover."""
 
 import ast
 
@@ -23,13 +23,13 @@ def public_definitions(body, within=""):
 
 
 def decorators(node):
-    """Names of a definition's decorators, without what they are called with."""
+    """Names of a definition's decorators, without arguments."""
     called = (decorator.func if isinstance(decorator, ast.Call) else decorator for decorator in node.decorator_list)
     return {ast.unparse(decorator).rpartition(".")[2] for decorator in called}
 
 
 def without_types(name, node):
-    """What a public definition leaves open: parameters, "return", fields of a dataclass."""
+    """Missing annotations of a public definition: parameters, "return", fields of a dataclass."""
     if isinstance(node, ast.ClassDef):
         if "dataclass" in decorators(node):
             for statement in node.body:

@@ -1,4 +1,4 @@
-"""Killed, stopped, out of space, damaged: a run goes on as if nothing had happened, or says what is wrong."""
+"""Killed, stopped, out of space, damaged: a run resumes with equal numbers, or an error names the cause."""
 
 import errno
 import multiprocessing
@@ -219,7 +219,7 @@ def test_the_number_of_workers_changes_nothing(train, tmp_path, one_thread):
 
 @pytest.fixture
 def cut(train, undisturbed, tmp_path, monkeypatch):
-    """A CoOp run of 4 epochs that was killed in the fourth, and what it should come to."""
+    """A CoOp run of 4 epochs that was killed in the fourth epoch, and its expected results."""
     opts = ("OPTIM.MAX_EPOCH", "4")
     whole = undisturbed("CoOp", *opts)
     killed_before(3, train, monkeypatch, *opts)
@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys, damage):
 
 
 @pytest.mark.parametrize("names", [("model.pth.tar-2", "model.pth.tar-3"), ("model-best.pth.tar",)])
-def test_with_nothing_left_training_starts_anew(cut, capsys, names):
+def test_run_without_checkpoints_trains_from_scratch(cut, capsys, names):
     folder, resume = cut
     for name in names:
         truncate(folder / name)
@@ -360,7 +360,7 @@ def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, mo
 
 
 def writing():
-    """Threads of tensorboard's: that of a run that has ended would go on to write where its folder was."""
+    """Threads of tensorboard, which could still write after the run has ended."""
     return {thread for thread in threading.enumerate() if "tensorboard" in type(thread).__module__}
 
 
@@ -409,7 +409,7 @@ def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, m
     finished("CoOp", "OPTIM.MAX_EPOCH", "4")
     shutil.rmtree(tmp_path / "run/prompt_learner")
     shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
-    # Nothing to go on from there: trained anew in another folder, killed, and started again by the same command.
+    # There is no checkpoint: train from scratch in another folder, kill, and repeat the command.
     opts, flags = ("OPTIM.MAX_EPOCH", "4"), ["--resume", "begun", "--output-dir", "next"]
 
     killed_before(2, train, monkeypatch, *opts, flags=flags)

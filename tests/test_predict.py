@@ -42,7 +42,7 @@ def test_predictions_are_those_of_the_test(finished, images, image_folder, train
     for path, top in zip(moved, found, strict=True):
         assert [name for name, _ in top] in (["across", "down"], ["down", "across"])
         assert sum(probability for _, probability in top) == pytest.approx(1, abs=1e-5)
-        if trainer != "SPG":  # whose noise is that of the image's place in its split there, of its pixels here
+        if trainer != "SPG":  # the test seeds its noise by the image's place in the split, predict.py by pixels
             row = tested[path.rpartition("elsewhere/")[2]]
             assert top[0][1] == pytest.approx(row["confidence"], abs=1e-3)
             if row["confidence"] > 0.5:  # one of two classes, which no rounding turns round
@@ -252,7 +252,7 @@ def test_formats_of_no_predictions():
 
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp"])
 def test_a_folder_of_checkpoints_alone(finished, images, tmp_path, clip_file, refused, capsys, trainer):
-    """As CoOp's own runs leave it: flags say what it does not."""
+    """CoOp's own runs leave such a folder. Flags give the missing facts."""
     folder = finished(trainer)
     whole = Predictor(folder)(images)
     shutil.copytree(folder / "prompt_learner", tmp_path / "theirs/prompt_learner")

@@ -91,7 +91,7 @@ def test_truncated(file):
     expected, content = read(), path.read_bytes()
     for part in (0.0, 0.1, 0.5, 0.9, 0.99):
         path.write_bytes(content[: int(part * len(content))])
-        # A cache is computed again instead; and what is cut off may be no more than the last line's end.
+        # A damaged cache is computed again. The cut may remove only the last newline.
         assert refused_or_right(read, expected) or path.suffix == ".npy" or part > 0.9
 
 

@@ -189,7 +189,7 @@ class _Download:
             fix = "Get it again from its source."
             if file.parent == self.work:
                 file.unlink()
-                fix = "It was deleted: run the same command again to download it anew."
+                fix = "It was deleted: run the same command again to download it."
             raise UserError(f"{error} {fix}") from error
         for place in (folder, *(folder / name for name in list_folders(folder))):
             location, missing = locate_set(self.source, place)

@@ -1,5 +1,5 @@
 """Clients in the shapes of MaPLe, of the SPG authors' trainers and of DePT, of our own writing; for CoOp's see
-test_dassl_coop_style.py. What they have in common is how they use Dassl, not what they compute."""
+test_dassl_coop_style.py. They use Dassl in the same way and compute other numbers."""
 
 import os.path as osp
 import pickle

@@ -262,7 +262,7 @@ def test_train_then_evaluate(run, precision, capsys):
     opts = ["TRAINER.COOP.N_CTX", "4", "TRAINER.COOP.PREC", precision, "DATASET.NUM_SHOTS", "3"]
     trainer, _ = run(*opts)
     out = capsys.readouterr().out
-    # What CoOp's parse_test_res.py looks for.
+    # CoOp's parse_test_res.py looks for this line.
     accuracies = re.findall(r"^\* accuracy: ([\.\deE+-]+)%$", out[out.index("Finish training") :], re.MULTILINE)
     assert len(accuracies) == 1
     losses = [float(x) for x in re.findall(r"loss ([\d.]+) \(", out)]

@@ -92,7 +92,7 @@ def test_set_without_domains_is_trained_and_tested_on(train, tmp_path, trainer):
 
 
 def test_set_of_dassl_has_source_and_target_domains(train, tmp_path):
-    # Its images of "photo" and "sketch" have the domains 0 and 1, and those of "art" 0.
+    # Images of "photo" and "sketch" have the domains 0 and 1, images of "art" the domain 0.
     opts = "DATASET.SOURCE_DOMAINS", "['photo', 'sketch']"
     assert run(train, "SPG", "Styles", *opts, target="art") == 0
     found = read_results(tmp_path / "run/results.json")

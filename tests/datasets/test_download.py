@@ -215,7 +215,7 @@ def test_broken_transfer_is_resumed_by_the_next_run(run, server, large_pacs, dat
     assert [request for request in server.requests if request[1]] == [("pacs.zip", f"bytes={2 * PIECE}-")]
 
 
-def test_server_without_ranges_starts_anew(run, server, large_pacs):
+def test_download_from_server_without_ranges_restarts(run, server, large_pacs):
     server.ranges, server.breaks = False, [("first", 2 * PIECE)]
     failed(run("pacs"), "Download is incomplete")
     failed(run("pacs"), "did not honor the requested byte range", "Run the same command again")
@@ -277,7 +277,7 @@ def test_damaged_zip_is_deleted_unless_it_is_the_users(run, server, tmp_path, da
         for name in files_below(tree):
             handle.write(tree / name, f"pacs/{name}")
     file.write_bytes(damage(file.read_bytes()))
-    failed(run("pacs"), message, "It was deleted: run the same command again to download it anew.")
+    failed(run("pacs"), message, "It was deleted: run the same command again to download it.")
     assert files_below(data) == []
     failed(run("pacs", "--archive", file, mirror=None), message)
     assert file.is_file()

@@ -1,4 +1,4 @@
-"""Files, downloads and names of backbones: what loads, what is refused, and that no code in a file runs."""
+"""Files, downloads and names of backbones: loading, errors, and no execution of code in files."""
 
 import hashlib
 import http.server

@@ -128,7 +128,7 @@ def test_every_config_of_coop_and_cocoop_can_be_used():
         assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.LR_SCHEDULER) == ("sgd", 0.002, "cosine"), path
         warmup = cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.WARMUP_TYPE, cfg.OPTIM.WARMUP_CONS_LR
         assert warmup == (1, "constant", 1e-5), path
-        if words[0] in ("rn50", "rn101", "vit"):  # what CoOp's users know by these names
+        if words[0] in ("rn50", "rn101", "vit"):  # names of CoOp's own configs
             epochs = [int(word[2:]) for word in words if word.startswith("ep")]
             assert (epochs or [200]) == [cfg.OPTIM.MAX_EPOCH], path
             assert next(b for n, b in backbones.items() if path.stem.startswith(n)) == cfg.MODEL.BACKBONE.NAME
@@ -193,13 +193,13 @@ def test_steps_about_the_best_c_are_halved(train, tmp_path, capsys):
     assert train("LinearProbe", "red", *opts, flags=own_config("LinearProbe", "mini_digits")) == 0
     tried = [float(c) for c in re.findall(r"^C (\S+): .* on val", capsys.readouterr().out, re.MULTILINE)]
     best = build_run(tmp_path / "run").model.c
-    # A decade, then half of one, from what was the best by then; at an end there is one neighbour.
+    # Steps of a decade, then of half a decade, from the best C so far. An end has one neighbour.
     assert tried[:3] == [0.01, 1, 100] and len(tried) in (5, 6, 7)
     assert min(abs(np.log10(c / best)) for c in tried if c != pytest.approx(best)) == pytest.approx(0.5)
 
 
-def test_every_c_is_fitted_to_its_end():
-    """Also a weak penalty, from whose predecessor the solver has little to gain."""
+def test_linear_probe_each_c_converges():
+    """Also a weak penalty, where the solver starts close to the optimum."""
     rng = np.random.default_rng(0)
     y = np.arange(400) % 7
     x = 0.5 * rng.normal(size=(7, 64))[y] + 2 * rng.normal(size=(400, 64))
@@ -241,8 +241,8 @@ def test_the_probe_sees_neither_the_target_nor_augmented_images(train, opened, t
     assert results(tmp_path / "b")["accuracy"] == accuracy
 
 
-def test_the_probe_of_the_comparison_is_on_one_augmented_look_not_normalised(train, tmp_path):
-    """That of its seed, whatever the batch size and the workers."""
+def test_linear_probe_of_comparison_fits_one_unnormalised_augmented_view(train, tmp_path):
+    """The seed selects the view. Batch size and workers do not matter."""
     assert train("LinearProbe", "red") == 0
     trainer = build_run(tmp_path / "run", with_data=True)
     items, dataset = trainer.train_loader_x.dataset, trainer.dm.dataset

@@ -1,4 +1,4 @@
-"""Checkpoints as CoOp and CoCoOp write them: other class names, half precision, and what does not fit."""
+"""Checkpoints of CoOp and CoCoOp: other class names, half precision, and misfits."""
 
 import shutil
 
@@ -88,7 +88,7 @@ def test_coop(build, tmp_path, name, epoch, dtype):
 
 
 def test_a_file_with_schedule_objects(build, tmp_path):
-    # Dassl.pytorch keeps the whole scheduler, and through it the optimizer, beside the weights.
+    # Dassl.pytorch pickles the scheduler, with its optimizer, into the checkpoint.
     state = save(tmp_path, "model-best.pth.tar")
     path = tmp_path / "prompt_learner" / "model-best.pth.tar"
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1, momentum=0.9)
@@ -216,7 +216,7 @@ def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, 
     for key in ("selection", "num_shots", "data_fingerprint", "test_fingerprint", "accuracy"):
         assert found[key] == run[key], key
     assert (found["selection"], found["num_shots"]) == ("last_step", 2)
-    # A model whose run is not on record, as CoOp's own.
+    # A model without a run record, like CoOp's own.
     shutil.copytree(tmp_path / "run/prompt_learner", tmp_path / "theirs/prompt_learner")
     found = tested("b", model="theirs")
     assert (found["selection"], found["num_shots"], found["data_fingerprint"]) == ("last_step", "unknown", "unknown")
@@ -240,7 +240,7 @@ def test_names_that_data_parallel_puts_before(build, tmp_path):
 
 
 def start(train, trainer, place, *opts, out="run"):
-    """Exit code of a run whose steps are too small to change anything."""
+    """Exit code of a run with steps that are too small to change anything."""
     tiny_steps = "OPTIM.LR", "1e-30", "OPTIM.WARMUP_EPOCH", "-1", "OPTIM.MAX_EPOCH", "1", "TEST.NO_TEST", "True"
     opts = "MODEL.INIT_WEIGHTS", str(place), *tiny_steps, *opts
     if trainer == "SPG_CoOp":

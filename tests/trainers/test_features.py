@@ -129,7 +129,7 @@ def test_data_sets_are_encoded_in_order(num_workers, batch_size):
 
 @pytest.fixture
 def pictures(image_folder):
-    """A data set of two images, whose transform draws from all three global generators."""
+    """A data set of two images with a transform that draws from all three global generators."""
 
     def transform(image):
         import random

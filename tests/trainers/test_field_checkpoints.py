@@ -1,4 +1,4 @@
-"""Published files of the methods of the field, to evaluate, predict by and start from; and those that do not fit."""
+"""Published checkpoints of other methods: evaluation, prediction, initialisation, and misfits."""
 
 import copy
 import math
@@ -31,7 +31,7 @@ def options(trainer):
 
 
 def whole_model(clip_model, trainer, learned):
-    """A state_dict as in MaPLe's or PromptSRC's repository: all of CLIP, in half precision, and what was learned."""
+    """A state_dict as in MaPLe's or PromptSRC's repository: all of CLIP in half precision, and the learned tensors."""
     whole = {}
     for key, value in clip_model.state_dict().items():
         if key.startswith("visual."):

@@ -1,4 +1,4 @@
-"""The table of methods: what it says is so, and what repeats it says the same."""
+"""The table of methods agrees with the trainers, configs, launchers and README."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ def test_methods_that_learn_nothing_select_nothing(train, tmp_path):
     from common.run import read_results
 
     for method in METHODS:
-        if method.launchers and method.name != "linear_probe":  # whose one epoch is fitted
+        if method.launchers and method.name != "linear_probe":  # it fits one epoch
             assert train(method.trainer, "red", flags=["--output-dir", method.name]) == 0
             learned = read_results(tmp_path / method.name / "results.json")["selection"]
             assert (learned is not None) == method.learns

@@ -38,9 +38,9 @@ class Tolerance:
     """How far a precision may be from fp32 on the CPU.
 
     Attributes:
-        feature: of the numbers of a feature, whose norm is 1, and of cosines between features.
+        feature: of the numbers of a feature (norm 1) and of cosines between features.
         loss: relative, of each loss.
-        change: relative, of what the first steps do to a network, by its norm.
+        change: relative, of the norm of the first steps' change of a network.
     """
 
     feature: float
@@ -65,8 +65,8 @@ everywhere = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def as_asked_for(monkeypatch):
-    """Each precision is what it is called: on a CPU none becomes fp32, and on a GPU no fp32 is less than that."""
+def exact_precision(monkeypatch):
+    """Compute in the configured precision: no fallback to fp32 on a CPU, no TF32 on a GPU."""
     monkeypatch.setattr("trainers.modules.clip.backbone.effective_precision", lambda precision, device: precision)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     make_deterministic()
@@ -265,9 +265,9 @@ def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, devi
 
 
 def peak_mb(device, compute, folder):
-    """The most memory that a computation takes at a time, beyond what is there, in MB."""
+    """Peak memory of a computation above the memory in use before it, in MB."""
     if device == "cuda":
-        compute()  # so that what libraries keep is there
+        compute()  # fills the caches of libraries
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         compute()
@@ -284,7 +284,7 @@ def peak_mb(device, compute, folder):
 @everywhere
 def test_the_memory_bound_is_kept(build, tmp_path, monkeypatch, device, precision, class_specific, learning):
     monkeypatch.setattr(prompt_encoder, "CPU_TOKENS", 2**30)  # a bound of its own
-    # On a GPU as much more as makes the workspaces of its libraries, which are not bounded, small beside it.
+    # A GPU gets a larger problem: the workspaces of its libraries are not bounded and must be relatively small.
     more, workspaces = (128, WORKSPACES_MB) if device == "cuda" else (1, 0)
     n_classes, n_contexts = (160 * more, 160 * more) if class_specific else (40, 8 * more)
     names, bound, peaks = [f"class number {number}" for number in range(n_classes)], 2 * more, {}

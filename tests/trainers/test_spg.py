@@ -354,7 +354,7 @@ def test_train_views(train, tmp_path, capsys):
     assert train("CoOp", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=["--output-dir", "coop"]) == 0
     assert "train, 3 views" not in capsys.readouterr().out  # the same views, from the cache
     assert train("CoOp", "blue", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=["--output-dir", "other"]) == 0
-    assert capsys.readouterr().out.count("train, 3 views)") == 1  # those of red, which was no source before
+    assert capsys.readouterr().out.count("train, 3 views)") == 1  # red was no source before
 
 
 def test_zero_shot(finished, tmp_path):

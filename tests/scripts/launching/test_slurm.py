@@ -28,7 +28,7 @@ def test_submitit_changes_no_number(launched, tmp_path, monkeypatch, image_folde
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """A stand-in for sbatch that keeps what is submitted: the texts, in order."""
+    """A stand-in for sbatch that stores the submitted scripts in order."""
     texts = []
 
     def submit(self, command):

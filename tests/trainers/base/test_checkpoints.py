@@ -11,7 +11,7 @@ from trainers.base.trainer import PromptTrainer
 
 
 def as_in_the_original(cls):
-    """A warm-up whose state holds what follows it as an object, optimiser and all, as Dassl.pytorch's does."""
+    """A warm-up with its successor and optimizer as objects in its state, like Dassl.pytorch's."""
 
     class Warmup(cls):
         def state_dict(self):
@@ -34,7 +34,7 @@ def original_schedule(optimizer, optim):
 
 @pytest.fixture
 def rates(monkeypatch):
-    """{epoch: learning rate} of what is trained, filled as that goes on."""
+    """{epoch: learning rate}, filled during training."""
     before_epoch, seen = PromptTrainer.before_epoch, {}
 
     def spy(self):
@@ -68,7 +68,7 @@ def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, w
     begun = dict(rates)
     rates.clear()
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 0
-    assert list(rates) == list(range(done, 6))  # it went on, and did not begin anew
+    assert list(rates) == list(range(done, 6))  # it resumed and did not train from scratch
     assert {**begun, **rates} == whole
     name = "prompt_learner/model.pth.tar-6"
     ends = [torch.load(tmp_path / folder / name, weights_only=True)["state_dict"]["ctx"] for folder in ("run", "cut")]

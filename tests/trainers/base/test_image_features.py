@@ -1,4 +1,4 @@
-"""Image features of towers that stay as they are and of towers that learn: gradients, and what is kept."""
+"""Image features of frozen and learned towers: gradients and caches."""
 
 import copy
 import gc
@@ -144,7 +144,7 @@ def test_the_key_holds_all_that_features_depend_on(backbone, tmp_path, change):
 
 @pytest.fixture
 def shifted():
-    """A method whose image tower learns: CoOp with a learned shift of all pixels."""
+    """A method with a learned image tower: CoOp with a learned shift of all pixels."""
 
     @TRAINER_REGISTRY.register(force=True)
     class ShiftedCoOp(ContextTrainer):
@@ -164,8 +164,8 @@ def shifted():
     TRAINER_REGISTRY._obj_map.pop("ShiftedCoOp")
 
 
-def test_a_method_whose_image_tower_learns(train, tmp_path, shifted, monkeypatch, refused):
-    """It learns, validates on what it has learned each epoch, and writes nothing where other methods read."""
+def test_learned_image_tower_trains_and_writes_no_feature_cache(train, tmp_path, shifted, monkeypatch, refused):
+    """Validation uses the current tower in each epoch, and the run writes no shared features."""
     seen = []
     test = shifted.test
 

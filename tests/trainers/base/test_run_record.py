@@ -1,4 +1,4 @@
-"""What goes into results.json, against slow and obvious references; and logits beside the predictions."""
+"""Content of results.json and logits.npy, against slow and obvious references."""
 
 from dataclasses import fields
 
@@ -114,7 +114,7 @@ def test_a_metric_that_is_not_measured(refused):
 
 
 class Counter(EvaluatorBase):
-    """Measures what `MEASURES` makes of labels and predictions."""
+    """An evaluator with the metrics of `MEASURES`, functions of labels and predictions."""
 
     MEASURES = {}
 
@@ -209,7 +209,7 @@ def test_macro_f1_is_the_mean_over_the_classes_among_the_labels(pairs):
     assert macro_f1(labels, predicted) == pytest.approx(100 * np.mean(list(by_class.values())))
 
 
-# ---- what training costs ----
+# ---- costs of training ----
 
 ALL_STAGES = [method.trainer for method in METHODS if method.launchers]
 
@@ -247,7 +247,7 @@ def test_training_time_adds_up_over_starts_and_tells_what_was_found(finished, tr
     assert train("SPG", "red", flags=["--output-dir", "other"]) == 0
     other = read_results(tmp_path / "other/results.json")
     assert other["train_reused"] == ["image features"] and other["train_seconds"] > learning
-    # Those of older versions do not say.
+    # A label may have no time.
     torch.save({**torch.load(labels[0], weights_only=True), "seconds": None}, labels[0])
     assert train("SPG", "red", flags=["--output-dir", "third"]) == 0
     third = read_results(tmp_path / "third/results.json")

@@ -27,7 +27,7 @@ HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """Facts of a CLIP beside its weights; the defaults are OpenAI's.
+    """Facts of a CLIP that are not in its weights; the defaults are OpenAI's.
 
     Attributes:
         pixel_mean, pixel_std: for each channel, of pixels between 0 and 1.
