@@ -39,7 +39,7 @@ def insert(path, before, text):
     path.write_text(content.replace(before, text + before, 1), encoding="utf-8")
 
 
-def test_a_method_in_four_steps(copy, tmp_path, image_folder, clip_file):
+def test_contributing_steps_add_a_working_method(copy, tmp_path, image_folder, clip_file):
     environment = {
         **os.environ,
         "PYTHON": sys.executable,

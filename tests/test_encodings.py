@@ -70,7 +70,7 @@ def test_launcher_with_an_ascii_terminal_prints_its_table(accented, clip_file, t
     assert rb"\xb1" in done.stdout
 
 
-def test_trainers_without_utf8_names_are_refused(tmp_path):
+def test_train_without_utf8_mode_raises(tmp_path):
     variables = {**ASCII, "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "compat")))}
     done = start(sys.executable, "-c", "import trainers.all", cwd=tmp_path, **variables)
     assert done.returncode == 1 and b"Start it with PYTHONUTF8=1." in done.stderr
@@ -105,7 +105,7 @@ def test_dassl_json_with_a_byte_order_mark_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
-def test_text_in_another_encoding_is_refused(tmp_path, encoding):
+def test_text_in_another_encoding_raises(tmp_path, encoding):
     (tmp_path / "names.yaml").write_bytes("zéro\none\n".encode(encoding))
     with pytest.raises(ValueError, match="not text in UTF-8"):
         read_text(tmp_path / "names.yaml")
@@ -145,7 +145,7 @@ def test_image_names_that_are_not_utf8_are_their_bytes(train, tmp_path, images, 
 
 
 @pytest.mark.parametrize("place", ["*", "*/down"], ids=["domain", "class"])
-def test_folder_names_that_are_not_utf8_are_refused(refused, images, place):
+def test_folder_names_that_are_not_utf8_raise(refused, images, place):
     for path in images.glob(place):
         path.rename(path.with_name(os.fsdecode(b"\xfc" + path.name.encode())))
     assert "its name is not UTF-8" in refused("ZeroshotCLIP", "red", flags=["--root", str(images)])
@@ -156,7 +156,7 @@ def test_an_output_folder_that_is_not_utf8_is_one_message(refused):
     assert "is not UTF-8. Rename" in refused("CoOp", "red", flags=["--output-dir", os.fsdecode(b"r\xfcn")])
 
 
-def test_config_of_a_run_holds_any_folder_name(train, tmp_path, images):
+def test_run_config_contains_any_folder_name(train, tmp_path, images):
     root = images.rename(images.with_name(os.fsdecode(b"bilder\xfc")))
     assert train("ZeroshotCLIP", "red", flags=["--root", str(root)]) == 0
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_bytes())["DATASET"]["ROOT"] == str(root)

@@ -51,7 +51,7 @@ build_trainer(cfg).train()
 
 
 @pytest.mark.parametrize("trainer", ["SPG", "DPSPG", "LinearProbe"])
-def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trainer):
+def test_trainers_in_a_coop_checkout_train_and_test(tmp_path, image_folder, clip_file, trainer):
     checkout = tmp_path / "CoOp"
     for folder in ("trainers", "datasets"):
         (checkout / folder).mkdir(parents=True)

@@ -52,7 +52,7 @@ def fail_at_write(monkeypatch, number, error):
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
-def test_a_full_disk_at_every_file(train, undisturbed, tmp_path, monkeypatch, capsys, trainer):
+def test_run_on_full_disk_ends_with_one_message(train, undisturbed, tmp_path, monkeypatch, capsys, trainer):
     whole = undisturbed(trainer)
     with monkeypatch.context() as patch:
         files = fail_at_write(patch, 0, None)
@@ -88,7 +88,7 @@ def scalars(folder):
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_scalars_of_a_resumed_run_are_those_of_an_undisturbed_one(train, tmp_path, monkeypatch):
+def test_resumed_run_writes_the_scalars_of_an_undisturbed_run(train, tmp_path, monkeypatch):
     opts = ("OPTIM.MAX_EPOCH", "3", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
     assert train("CoOp", "red", *opts) == 0
     whole = scalars(tmp_path / "run")
@@ -129,7 +129,7 @@ def killed_before(epoch, train, monkeypatch, *opts, flags=()):
 
 @pytest.mark.parametrize("opts", [(), ("TRAINER.FEATURES.TRAIN_VIEWS", "2")])
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp", "SPG"])
-def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, trainer, opts):
+def test_run_killed_between_files_resumes_with_equal_results(train, undisturbed, tmp_path, monkeypatch, trainer, opts):
     whole = undisturbed(trainer, *opts)
     with monkeypatch.context() as patch:
         files = fail_at_write(patch, 0, None)
@@ -146,7 +146,7 @@ def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, tra
 
 
 @pytest.mark.parametrize("opts", [("DATALOADER.NUM_WORKERS", "1"), ("TRAINER.FEATURES.TRAIN_VIEWS", "3")])
-def test_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opts):
+def test_run_with_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opts):
     """The environment variable KILLS sets the number of kills."""
     places = {"root": image_folder, "clip": REPOSITORY / "assets/mini_clip.pt"}
 
@@ -173,7 +173,7 @@ def test_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opt
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_after_the_step(train, undisturbed, tmp_path, monkeypatch, capsys, number, code):
+def test_signal_ends_run_after_its_step(train, undisturbed, tmp_path, monkeypatch, capsys, number, code):
     from trainers.coop import CoOp
 
     whole, handler = undisturbed("CoOp"), signal.getsignal(number)
@@ -208,7 +208,7 @@ def one_thread(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_the_number_of_workers_changes_nothing(train, tmp_path, one_thread):
+def test_loader_workers_change_no_number(train, tmp_path, one_thread):
     assert train("SPG", "red") == 0
     whole = results(tmp_path / "run")
     for name in MADE:
@@ -234,7 +234,7 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
     return folder, resume
 
 
-def test_the_loss_scale_is_kept(train, tmp_path, monkeypatch):
+def test_resumed_amp_run_restores_the_loss_scale(train, tmp_path, monkeypatch):
     from trainers.modules.clip import backbone as clip_backbone
 
     monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
@@ -275,7 +275,7 @@ class RunsCode:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bits, lambda path: torch.save(RunsCode(), path)])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys, damage):
+def test_run_with_damaged_checkpoint_resumes_from_the_previous_one(cut, capsys, damage):
     folder, resume = cut
     damage(folder / "model.pth.tar-3")
     resume()
@@ -295,7 +295,7 @@ def test_run_without_checkpoints_trains_from_scratch(cut, capsys, names):
 
 
 @pytest.mark.parametrize("damage", [lambda text: "", lambda text: "[1, 2, 3]", lambda text: text.replace("0", "1", 1)])
-def test_a_damaged_history(cut, capsys, damage):
+def test_run_with_damaged_history_trains_from_scratch(cut, capsys, damage):
     folder, resume = cut
     path = folder.parent / "run.json"
     path.write_text(damage(path.read_text()))
@@ -313,7 +313,7 @@ def _encode_together(folder, barrier, n_encoded, found):
     found.put(float(FeatureCache(folder).get("key", (5, 4), compute, "test").sum()))
 
 
-def test_two_processes_want_one_feature_cache(tmp_path):
+def test_two_processes_compute_one_feature_cache_entry_once(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, n_encoded, found = context.Barrier(2), context.Value("i", 0), context.SimpleQueue()
     arguments = (tmp_path / "cache", barrier, n_encoded, found)
@@ -329,7 +329,7 @@ def test_two_processes_want_one_feature_cache(tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]
 
 
-def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypatch, capsys):
+def test_image_deleted_during_run_is_named(train, tmp_path, image_folder, monkeypatch, capsys):
     from trainers.coop import CoOp
 
     images = tmp_path / "moving"
@@ -348,7 +348,7 @@ def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypat
     assert "Traceback" not in message
 
 
-def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, monkeypatch, capsys):
+def test_resume_on_changed_data_is_an_error(train, tmp_path, image_folder, monkeypatch, capsys):
     images = tmp_path / "changing"
     shutil.copytree(image_folder, images)
 
@@ -364,7 +364,7 @@ def writing():
     return {thread for thread in threading.enumerate() if "tensorboard" in type(thread).__module__}
 
 
-def test_an_unreadable_image_stops_the_run_or_is_skipped(train, tmp_path, image_folder, capsys):
+def test_unreadable_image_stops_run_or_is_skipped(train, tmp_path, image_folder, capsys):
     images = tmp_path / "partly"
     shutil.copytree(image_folder, images)
     bad = images / "blue/down/2.png"
@@ -386,14 +386,14 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped(train, tmp_path, image_
     assert results(tmp_path / "b")["n_test"] == 9
 
 
-def test_settings_that_change_the_result_are_not_mixed(cut, train, capsys):
+def test_resume_with_other_settings_is_an_error(cut, train, capsys):
     for opts in (("TEST.FINAL_MODEL", "last_step"), ("TEST.N_PROMPTS", "2"), ("INPUT.PIXEL_STD", "(0.2, 0.2, 0.2)")):
         capsys.readouterr()
         assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4", *opts) == 1
         assert f"holds an unfinished run with other settings or data: {opts[0]} " in capsys.readouterr().err
 
 
-def test_a_lost_best_model_is_not_replaced_by_the_last(finished, train, tmp_path, capsys):
+def test_lost_best_checkpoint_is_not_replaced_by_the_last(finished, train, tmp_path, capsys):
     finished("SPG")
     (tmp_path / "run/generator/model-best.pth.tar").unlink()
     capsys.readouterr()
@@ -405,7 +405,7 @@ def test_a_lost_best_model_is_not_replaced_by_the_last(finished, train, tmp_path
     assert (found["selection"], found["load_epoch"]) == ("epoch 2", 2)
 
 
-def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, monkeypatch, capsys):
+def test_run_resumed_from_another_folder_resumes_in_its_own(finished, train, tmp_path, monkeypatch, capsys):
     finished("CoOp", "OPTIM.MAX_EPOCH", "4")
     shutil.rmtree(tmp_path / "run/prompt_learner")
     shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
@@ -419,7 +419,7 @@ def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, m
     assert results(tmp_path / "next") == results(tmp_path / "run")
 
 
-def test_runs_without_a_seed_learn_labels_of_their_own(train, tmp_path):
+def test_runs_without_seed_learn_separate_labels(train, tmp_path):
     for name in ("one", "two"):
         assert train("SPG", "red", "SEED", "-1", flags=["--output-dir", name]) == 0
         assert len(list((tmp_path / name / "prompt_labels").rglob("*.pt"))) == 2

@@ -30,7 +30,7 @@ TRAINERS = ["SPG", "CoOp", "CoCoOp", "LinearProbe", "ZeroshotCLIP", "ZeroshotCLI
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_predictions_are_those_of_the_test(finished, images, image_folder, trainer):
+def test_predictor_on_test_images_equals_the_test(finished, images, image_folder, trainer):
     folder = finished(trainer)
     shutil.move(image_folder, image_folder.with_name("elsewhere"))  # the data set is not needed
     try:
@@ -49,7 +49,7 @@ def test_predictions_are_those_of_the_test(finished, images, image_folder, train
                 assert top[0][0] == row["prediction"]
 
 
-def test_a_prediction_depends_on_the_image_alone(finished, images):
+def test_prediction_depends_on_the_image_alone(finished, images):
     folder = finished("SPG")
     whole = Predictor(folder)(images)
     for found in (
@@ -65,7 +65,7 @@ def test_a_prediction_depends_on_the_image_alone(finished, images):
     assert any(dict(a) != pytest.approx(dict(b), abs=1e-7) for a, b in zip(whole, several, strict=True))
 
 
-def test_three_lines_of_python(finished, images):
+def test_predictor_in_three_lines_of_python_works(finished, images):
     folder = finished("CoOp")
     lines = f"""
 from predict import Predictor
@@ -81,12 +81,12 @@ print(predictor([{images[0]!r}])[0][0][0])"""
         Predictor(folder)(images[0])
 
 
-def test_class_names_of_a_linear_probe(finished, images, refused):
+def test_linear_probe_predicts_only_its_class_names(finished, images, refused):
     folder = finished("LinearProbe")
     assert "knows only the classes" in refused("--model-dir", folder, "--classnames", "cat,dog", images[0])
 
 
-def test_other_class_names(finished, images):
+def test_predictor_accepts_other_class_names(finished, images):
     found = Predictor(finished("SPG"), classnames=["cat", "dog", "guinea pig"])(images, top_k=2)
     assert all(len(top) == 2 and {name for name, _ in top} <= {"cat", "dog", "guinea pig"} for top in found)
 
@@ -105,7 +105,7 @@ def test_predictor_of_an_unfinished_run_uses_its_last_epoch(finished, images, ca
     assert f"Note: the run in {folder} has not ended" in capsys.readouterr().err
 
 
-def test_command_line(finished, images, image_folder, tmp_path, capsys):
+def test_predict_command_prints_and_writes_predictions(finished, images, image_folder, tmp_path, capsys):
     folder = str(finished("CoOp"))
     capsys.readouterr()
     assert main(["--model-dir", folder, *images[:2], str(image_folder / "red" / "down"), "--format", "json"]) == 0
@@ -175,7 +175,7 @@ def refused(capsys):
     return call
 
 
-def test_mistakes(finished, images, tmp_path, refused):
+def test_predict_with_mistakes_prints_one_message(finished, images, tmp_path, refused):
     folder = finished("CoOp")
     assert "nowhere is not there" in refused("--model-dir", "nowhere", images[0])
     assert "config.yaml is a file" in refused("--model-dir", folder / "config.yaml", images[0])
@@ -199,7 +199,7 @@ def test_mistakes(finished, images, tmp_path, refused):
         Predictor(folder, classnames="cat")
 
 
-def test_another_backbone(finished, images, tmp_path, refused):
+def test_predictor_with_another_backbone_is_an_error(finished, images, tmp_path, refused):
     from reference import tiny_clip
 
     folder = finished("CoOp")
@@ -210,7 +210,7 @@ def test_another_backbone(finished, images, tmp_path, refused):
     assert "neither a file" in refused("--model-dir", folder, "--backbone", tmp_path / "none.pt", images[0])
 
 
-def test_no_checkpoint(finished, images, refused):
+def test_predictor_without_checkpoint_is_an_error(finished, images, refused):
     folder = finished("CoOp")
     shutil.rmtree(folder / "prompt_learner")
     message = refused("--model-dir", folder, images[0])
@@ -220,14 +220,14 @@ def test_no_checkpoint(finished, images, refused):
     assert "nothing was trained there yet" in refused("--model-dir", folder, images[0])
 
 
-def test_class_specific_contexts_keep_their_classes(finished, images, refused):
+def test_class_specific_contexts_accept_only_their_classes(finished, images, refused):
     folder = finished("CoOp", "TRAINER.COOP.CSC", "True")
     assert "class-specific contexts of across, down, not of a, b, c" in refused(
         "--model-dir", folder, "--classnames", "a,b,c", images[0]
     )
 
 
-def test_what_config_or_class_names_make_impossible(finished, images, refused):
+def test_predictor_with_contradicting_config_or_class_names_is_an_error(finished, images, refused):
     folder = finished("SPG")
     assert "TEST.N_PROMPTS is 0; accepted: " in refused("--model-dir", folder, "--n-prompts", "0", images[0])
     assert "Shorten the name" in refused(
@@ -237,21 +237,21 @@ def test_what_config_or_class_names_make_impossible(finished, images, refused):
     assert "config.yaml cannot be used" in refused("--model-dir", folder, images[0])
 
 
-def test_a_closed_pipe_is_no_error(finished, image_folder):
+def test_predict_into_closed_pipe_is_no_error(finished, image_folder):
     command = [sys.executable, REPOSITORY / "predict.py", "--model-dir", finished("CoOp"), image_folder / "red"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
 
 
-def test_formats_of_no_predictions():
+def test_formats_accept_an_empty_list():
     assert predict.formatted([], "table") == ""
     assert json.loads(predict.formatted([], "json")) == []
     assert predict.formatted([], "csv").startswith("image,rank")
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp"])
-def test_a_folder_of_checkpoints_alone(finished, images, tmp_path, clip_file, refused, capsys, trainer):
+def test_predictor_of_checkpoint_folder_needs_flags(finished, images, tmp_path, clip_file, refused, capsys, trainer):
     """CoOp's own runs leave such a folder. Flags give the missing facts."""
     folder = finished(trainer)
     whole = Predictor(folder)(images)

@@ -51,7 +51,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("trainer", "opts", "flags", "message"), WRONG)
-def test_train_with_a_mistake_prints_one_message(refused, tmp_path, trainer, opts, flags, message):
+def test_train_with_mistake_prints_one_message(refused, tmp_path, trainer, opts, flags, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.yaml").write_text("OPTIM: [")
     (tmp_path / "strange.yaml").write_text("OPTIMISER:\n  LR: 1\n")
@@ -60,7 +60,7 @@ def test_train_with_a_mistake_prints_one_message(refused, tmp_path, trainer, opt
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_where_there_is_none(refused):
+def test_train_with_use_cuda_without_gpu_is_an_error(refused):
     assert "USE_CUDA True asks for a GPU" in refused("SPG", "red", "USE_CUDA", "True")
 
 
@@ -71,20 +71,20 @@ def own_images(tmp_path, image_folder):
     return tmp_path / "own", ["--root", "own"]
 
 
-def test_no_validation_images(refused, own_images):
+def test_train_without_validation_images_is_an_error(refused, own_images):
     folder, flags = own_images
     for path in folder.glob("*/*/[1-4].png"):
         path.unlink()
     assert "too small for a validation split to choose an epoch by" in refused("CoOp", "red", flags=flags)
 
 
-def test_a_class_in_one_domain_only(refused, own_images):
+def test_train_with_class_in_one_domain_is_an_error(refused, own_images):
     folder, flags = own_images
     (folder / "red" / "down").rename(folder / "red" / "dwon")
     assert "Missing: dwon" in refused("SPG", "red", flags=flags)
 
 
-def test_one_training_image_is_an_error_of_methods_that_need_more(refused, own_images):
+def test_train_with_one_image_is_an_error_of_methods_that_need_more(refused, own_images):
     folder, flags = own_images
     flags = [*flags, "--source-domains", "blue"]
     for path in sorted((folder / "blue").glob("*/*"))[1:]:
@@ -94,7 +94,7 @@ def test_one_training_image_is_an_error_of_methods_that_need_more(refused, own_i
     assert "too small for a validation split" in refused("LinearProbe", "red", flags=flags)
 
 
-def test_image_of_one_row_is_named(refused, own_images):
+def test_train_with_image_of_one_row_names_it(refused, own_images):
     folder, flags = own_images
     for path in (folder / "blue" / "down").iterdir():
         Image.new("RGB", (60000, 1)).save(path)
@@ -102,7 +102,7 @@ def test_image_of_one_row_is_named(refused, own_images):
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])
-def test_an_image_that_cannot_be_decoded(refused, own_images, num_workers):
+def test_train_with_undecodable_image_names_it(refused, own_images, num_workers):
     folder, flags = own_images
     for path in (folder / "blue" / "down").iterdir():
         path.write_bytes(b"no image")
@@ -110,7 +110,7 @@ def test_an_image_that_cannot_be_decoded(refused, own_images, num_workers):
     assert "own/blue/down/" in message and ".png" in message
 
 
-def test_a_class_name_that_is_too_long(refused, own_images):
+def test_train_with_too_long_class_name_is_an_error(refused, own_images):
     folder, flags = own_images
     for domain in folder.iterdir():
         (domain / "down").rename(domain / ("very " * 40 + "long").strip().replace(" ", "_"))
@@ -118,7 +118,7 @@ def test_a_class_name_that_is_too_long(refused, own_images):
     assert "very very" in message and "left of 77" in message
 
 
-def test_prompt_labels_of_other_settings_are_an_error(refused, finished, tmp_path, clip_file):
+def test_train_with_prompt_labels_of_other_settings_is_an_error(refused, finished, tmp_path, clip_file):
     finished("SPG")
     message = refused("SPG", "red", "TRAINER.SPG.CTX_INIT", "a photo of", flags=["--output-dir", "b"])
     assert "blue.pt has shape (4, 64); this run needs (3, 64)" in message
@@ -132,7 +132,7 @@ def test_prompt_labels_of_other_settings_are_an_error(refused, finished, tmp_pat
     assert "blue.pt was trained with other settings: backbone." in message
 
 
-def test_help_needs_no_heavy_imports():
+def test_help_imports_no_heavy_packages():
     code = (
         "import sys, train\ntry:\n train.parse_args(['--help'])\nexcept SystemExit:\n sys.exit('torch' in sys.modules)"
     )
@@ -141,7 +141,7 @@ def test_help_needs_no_heavy_imports():
     assert "--target-domains" in finished.stdout
 
 
-def test_pairs_after_domains_are_settings():
+def test_domain_flags_leave_later_pairs_as_settings():
     import train as command
 
     cfg = command.setup_cfg(command.parse_args(["--target-domains", "a", "b", "OPTIM.LR", "1", "SEED", "2"]))
@@ -151,12 +151,12 @@ def test_pairs_after_domains_are_settings():
 # ---- folders that hold a run ----
 
 
-def test_a_finished_folder_with_an_unknown_target_is_an_error(finished, refused):
+def test_train_finished_with_unknown_target_is_an_error(finished, refused):
     finished("CoOp")
     assert "has no domain 'purple'" in refused("CoOp", "purple")
 
 
-def test_a_run_that_another_process_finishes_is_skipped(finished, train, tmp_path, monkeypatch, capsys):
+def test_train_finished_by_another_process_is_skipped(finished, train, tmp_path, monkeypatch, capsys):
     finished("CoOp")
     (tmp_path / "run").rename(tmp_path / "theirs")
 
@@ -171,7 +171,7 @@ def test_a_run_that_another_process_finishes_is_skipped(finished, train, tmp_pat
     assert "run: skipped, finished by another process." in capsys.readouterr().out
 
 
-def test_a_repeated_test_is_skipped_and_another_one_is_an_error(finished, train, refused, tmp_path, capsys):
+def test_eval_only_repeated_is_skipped_and_changed_is_an_error(finished, train, refused, tmp_path, capsys):
     finished("CoOp")
     shutil.copytree(tmp_path / "run", tmp_path / "twin")
     test = ["--eval-only", "--output-dir", "tested", "--model-dir"]
@@ -188,7 +188,7 @@ def test_a_repeated_test_is_skipped_and_another_one_is_an_error(finished, train,
     assert (tmp_path / "tested/results.json").stat().st_mtime_ns == written
 
 
-def test_a_label_folder_without_a_seed_is_a_warning(train, tmp_path, capsys):
+def test_train_with_label_dir_without_seed_warns(train, tmp_path, capsys):
     assert train("SPG", "red", "TRAINER.SPG.LABEL_DIR", "labels", "SEED", "-1") == 0
     assert "Warning: TRAINER.SPG.LABEL_DIR labels is not used" in capsys.readouterr().out
     assert not list(tmp_path.glob("labels/**/*.pt")) and list(tmp_path.glob("run/prompt_labels/**/*.pt"))

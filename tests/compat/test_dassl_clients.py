@@ -140,7 +140,7 @@ def maple_cfg(cfg):
     return cfg
 
 
-def test_a_client_like_maple(maple_cfg, run, capsys):
+def test_maple_style_client_trains(maple_cfg, run, capsys):
     trainer = run("MapleLike")
     trainer.train()
     out = capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_a_client_like_maple(maple_cfg, run, capsys):
     assert "Successfully loaded pretrained weights" in capsys.readouterr().out
 
 
-def test_asserts_of_a_client_are_its_own(maple_cfg, run):
+def test_client_assertion_errors_stay_unchanged(maple_cfg, run):
     with pytest.raises(AssertionError):
         run("MapleLike", "TRAINER.MAPLE_LIKE.PREC", "bf16")
     maple_cfg.defrost()
@@ -252,7 +252,7 @@ class SpgLike(TrainerX):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_client_like_the_authors_of_spg(cfg, run, workers):
+def test_spg_style_client_trains(cfg, run, workers):
     assert dassl.__version__.startswith("0.6.3")
     opts = ["OPTIM.MAX_EPOCH", 2, "OPTIM.WARMUP_EPOCH", 1, "DATALOADER.NUM_WORKERS", workers]
     trainer = run("SpgLike", *opts)
@@ -332,7 +332,7 @@ class DeptLike(TrainerX_):
         return self.model(input.mean(dim=(2, 3)))
 
 
-def test_a_client_like_dept(cfg, run, tmp_path, monkeypatch):
+def test_dept_style_client_trains(cfg, run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Tee(tmp_path / "log.txt"))
     trainer = run("DeptLike", "OPTIM.MAX_EPOCH", 4, "TRAIN.CHECKPOINT_FREQ", 1)
     trainer.train()

@@ -82,7 +82,7 @@ def run(train, trainer, name, *opts, flags=(), target=""):
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "LinearProbe", "CoOp", "SPG"])
-def test_set_without_domains_is_trained_and_tested_on(train, tmp_path, trainer):
+def test_set_without_domains_trains_and_tests(train, tmp_path, trainer):
     assert run(train, trainer, "Insects") == 0
     found = read_results(tmp_path / "run/results.json")
     assert (found["dataset"], found["protocol"]) == ("Insects", "in-domain")

@@ -96,7 +96,7 @@ def test_archive_on_disk_is_not_downloaded(way, run, server, pacs, data):
     assert pacs.is_file() and not server.requests
 
 
-def test_other_numbers_of_images_are_refused_unless_accepted(run, pacs, expect, data, server):
+def test_other_image_counts_raise_without_any_counts(run, pacs, expect, data, server):
     expect("pacs", 15)
     failed(run("pacs"), "art_painting 14 of 15, cartoon 14 of 15, photo 14 of 15.", "--any-counts")
     assert files_below(data) == [".download/pacs.zip"]
@@ -165,7 +165,7 @@ def test_half_extracted_set_is_not_touched(run, server, pacs, data):
     assert len(files_below(tree)) == 7 and not server.requests
 
 
-def test_split_files_that_were_there_first_are_used(run, pacs, data):
+def test_existing_split_files_are_used(run, pacs, data):
     splits = data / "pacs/spg_coop_splits"
     splits.mkdir(parents=True)
     (splits / "a_train_val_split.json").write_text("{}")
@@ -184,7 +184,7 @@ def test_root_that_cannot_be_written_to_raises(run, pacs, data, tmp_path):
     failed(run("pacs", root=tmp_path / "file"), f"--root {tmp_path}/file: it is a file or read-only")
 
 
-def test_second_process_raises(run, pacs, data):
+def test_second_download_process_raises(run, pacs, data):
     lock = data / ".download/PACS.lock"
     lock.parent.mkdir(parents=True)
     with held_elsewhere(lock):
@@ -377,7 +377,7 @@ def test_encrypted_and_foreign_archives_and_a_full_disk_raise(run, pacs, tmp_pat
         (["vlcs", "--mirror", "nowhere"], "it is no http(s) address, and no folder with vlcs.zip"),
     ],
 )
-def test_wrong_words_raise(run, words, message):
+def test_download_with_wrong_words_raises(run, words, message):
     failed(run(*words, mirror=None), message)
 
 

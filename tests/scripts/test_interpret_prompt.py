@@ -63,7 +63,7 @@ def test_contexts_generated_for_images_differ(finished, image_folder, interpret,
     assert len({str(rows) for rows in found.values()}) == len(found)
 
 
-def test_mistakes_are_one_message(finished, image_folder, tmp_path, capsys):
+def test_interpret_prompt_with_mistakes_prints_one_message(finished, image_folder, tmp_path, capsys):
     zero_shot = finished("ZeroshotCLIP").rename(tmp_path / "zero-shot")
     dpspg = finished("DPSPG").rename(tmp_path / "dpspg")
     spg = finished("SPG")

@@ -23,7 +23,7 @@ def in_this_process(monkeypatch):
     return lambda: monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
 
 
-def test_a_run_is_repeated(finished, tmp_path, in_this_process, capsys):
+def test_rerun_repeats_a_run(finished, tmp_path, in_this_process, capsys):
     finished("SPG")
     capsys.readouterr()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
@@ -44,7 +44,7 @@ def test_a_run_is_repeated(finished, tmp_path, in_this_process, capsys):
     assert "holds a finished run" in capsys.readouterr().err
 
 
-def test_a_test_of_another_run_is_repeated(finished, train, tmp_path, in_this_process):
+def test_rerun_repeats_a_test_of_another_run(finished, train, tmp_path, in_this_process):
     in_this_process()
     finished("CoOp")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
@@ -61,7 +61,7 @@ def test_rerun_with_depths_from_the_backbone_agrees(finished, tmp_path, in_this_
 
 
 @pytest.mark.parametrize("missing", ["results.json", "config.yaml"])
-def test_nothing_to_repeat(finished, tmp_path, capsys, missing):
+def test_rerun_without_a_record_is_an_error(finished, tmp_path, capsys, missing):
     finished("ZeroshotCLIP")
     (tmp_path / "run" / missing).unlink()
     capsys.readouterr()

@@ -158,7 +158,7 @@ class Plain(NamedTuple):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_image_prompts_equal_the_plain_tower_or_are_refused(models, name):
+def test_image_prompts_equal_the_plain_tower_or_raise(models, name):
     backbone = load_backbone(models(name)[1])
     assert backbone.is_vit == has_vit(backbone.name) == (name in PROMPTED)
     if name not in PROMPTED:
@@ -224,7 +224,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
-def test_features_equal_those_of_transformers(saved, act):
+def test_features_equal_transformers(saved, act):
     own, folder = saved({"hidden_act": act, "layer_norm_eps": 1e-4}, {"hidden_act": act}, max_shard_size="1MB")
     assert len([*folder.glob("model-*.safetensors")]) > 1
     backbone = load_backbone(f"hf:{folder}")

@@ -49,7 +49,7 @@ def results(folder):
 
 
 @pytest.mark.parametrize("trainer", COMPARED)
-def test_a_whole_run(train, tmp_path, image_folder, trainer):
+def test_baseline_run_writes_all_files(train, tmp_path, image_folder, trainer):
     assert train(trainer, "red", flags=own_config(trainer)) == 0
     found = results(tmp_path / "run")
     assert (found["trainer"], found["config"], found["protocol"]) == (trainer, "default", "multi-source")
@@ -79,7 +79,7 @@ def test_a_whole_run(train, tmp_path, image_folder, trainer):
 
 
 @pytest.mark.parametrize("trainer", LEARNING)
-def test_the_same_command_gives_the_same_model(train, tmp_path, trainer):
+def test_baseline_repeated_command_gives_equal_model(train, tmp_path, trainer):
     states = []
     for name in ("a", "b"):
         assert train(trainer, "red", flags=[*own_config(trainer), "--output-dir", name]) == 0
@@ -114,7 +114,7 @@ def test_every_precision_runs_on_a_cpu(train, tmp_path, capsys, trainer, precisi
     assert (f"Precision {precision} needs a GPU" in capsys.readouterr().out) == (precision != "fp32")
 
 
-def test_every_config_of_coop_and_cocoop_can_be_used():
+def test_coop_and_cocoop_configs_are_accepted():
     paths = [path for name in ("CoOp", "CoCoOp") for path in (REPOSITORY / "configs/trainers" / name).glob("*.yaml")]
     names = {path.stem for path in paths}
     assert {"rn50", "rn50_ep50", "rn50_ep50_ctxv1", "vit_b16", "vit_b16_ep50", "vit_b16_ctxv1"} <= names
@@ -141,7 +141,7 @@ def test_every_config_of_coop_and_cocoop_can_be_used():
 
 
 @pytest.mark.parametrize(("trainer", "name"), [("CoOp", "rn50_ep50_ctxv1"), ("CoCoOp", "vit_b16_c4_ep10_batch1")])
-def test_the_backbone_of_the_command_line_wins_over_the_config(train, tmp_path, trainer, name):
+def test_backbone_flag_overrides_the_config(train, tmp_path, trainer, name):
     opts = ["OPTIM.MAX_EPOCH", "1"]
     assert train(trainer, "red", *opts, flags=own_config(trainer, name)) == 0
     found = results(tmp_path / "run")
@@ -165,7 +165,7 @@ def test_zero_shot_takes_any_class_name(finished, tmp_path, trainer, templates):
 # ---- linear probe ----
 
 
-def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_path):
+def test_linear_probe_equals_scikit_learn_with_the_best_c_on_val(train, tmp_path):
     flags = own_config("LinearProbe", "mini_digits")
     assert train("LinearProbe", "red", "TRAINER.LINEAR_PROBE.C", "(10, 0.1, 1000)", flags=flags) == 0
     trainer = build_run(tmp_path / "run", with_data=True)
@@ -188,7 +188,7 @@ def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_pat
     np.testing.assert_allclose(ours.detach().numpy(), models[best].predict_proba(x), atol=1e-3)
 
 
-def test_steps_about_the_best_c_are_halved(train, tmp_path, capsys):
+def test_linear_probe_search_halves_steps_around_the_best_c(train, tmp_path, capsys):
     opts = "TRAINER.LINEAR_PROBE.C", "(0.01, 1, 100)", "TRAINER.LINEAR_PROBE.HALVINGS", "2"
     assert train("LinearProbe", "red", *opts, flags=own_config("LinearProbe", "mini_digits")) == 0
     tried = [float(c) for c in re.findall(r"^C (\S+): .* on val", capsys.readouterr().out, re.MULTILINE)]
@@ -216,7 +216,7 @@ def _open(path):
 
 
 @pytest.mark.parametrize("classes", [(0, 1), (0, 2, 3), (1, 3)])
-def test_a_class_without_images_is_never_predicted(classes):
+def test_linear_probe_never_predicts_a_class_without_images(classes):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 5)), np.array(classes)[np.arange(60) % len(classes)]
     regression = LogisticRegression(C=10).fit(x, y)
@@ -227,7 +227,7 @@ def test_a_class_without_images_is_never_predicted(classes):
     assert (probabilities[:, others] == 0).all()
 
 
-def test_the_probe_sees_neither_the_target_nor_augmented_images(train, opened, tmp_path):
+def test_linear_probe_sees_neither_target_nor_augmented_images(train, opened, tmp_path):
     own = own_config("LinearProbe", "mini_digits")
     flags = [*own, "--no-feature-cache", "--transforms", "random_resized_crop", "normalize"]
     assert train("LinearProbe", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=flags) == 0
@@ -266,7 +266,7 @@ def test_linear_probe_of_comparison_fits_one_unnormalised_augmented_view(train, 
     assert (weights[0] - weights[1]).abs().max() < 1e-3 * size < 0.1 * size < (weights[0] - weights[2]).abs().max()
 
 
-def test_an_interrupted_probe_starts_anew_and_a_finished_one_is_skipped(train, tmp_path, monkeypatch, capsys):
+def test_linear_probe_interrupted_restarts_and_finished_is_skipped(train, tmp_path, monkeypatch, capsys):
     from trainers.linear_probe import LinearProbe
 
     assert train("LinearProbe", "red", flags=["--output-dir", "whole"]) == 0
@@ -290,7 +290,7 @@ def _interrupted(self):
     raise KeyboardInterrupt
 
 
-def test_settings_of_the_probe(refused):
+def test_linear_probe_with_wrong_settings_is_an_error(refused):
     key = "TRAINER.LINEAR_PROBE.C"
     assert "TRAINER.LINEAR_PROBE.C is ()" in refused("LinearProbe", "red", key, "()")
     assert "(1, -2); accepted: numbers greater than 0" in refused("LinearProbe", "red", key, "(1, -2)")
@@ -301,7 +301,7 @@ def test_settings_of_the_probe(refused):
     assert "'fp8'; accepted: fp32" in refused("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
 
 
-def test_the_probe_knows_its_own_classes_only(finished, refused, tmp_path, image_folder):
+def test_linear_probe_with_other_class_names_is_an_error(finished, refused, tmp_path, image_folder):
     finished("LinearProbe")
     for names in (["cat", "dog"], ["across", "down", "slanted"], ["down", "across"]):
         with pytest.raises(UserError, match="this one across, down, not " + ", ".join(names)):
@@ -313,7 +313,7 @@ def test_the_probe_knows_its_own_classes_only(finished, refused, tmp_path, image
     assert "this one across, down, not across, zigzag" in refused("LinearProbe", "red", flags=flags)
 
 
-def test_a_folder_without_a_probe(refused, train, tmp_path):
+def test_linear_probe_folder_without_model_is_an_error(refused, train, tmp_path):
     flags = ["--eval-only", "--model-dir", "nowhere"]
     assert "nowhere/linear_probe/model-best.pth.tar" in refused("LinearProbe", "red", flags=flags)
     folder = tmp_path / "theirs" / "linear_probe"
@@ -326,7 +326,7 @@ def test_a_folder_without_a_probe(refused, train, tmp_path):
     assert "do not fit the model" in refused("LinearProbe", "red", flags=flags)
 
 
-def test_training_images_of_one_class(refused, tmp_path, image_folder):
+def test_linear_probe_on_one_class_is_an_error(refused, tmp_path, image_folder):
     shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     for domain in ("blue", "green"):
         for path in (tmp_path / "own" / domain / "down").iterdir():

@@ -59,7 +59,7 @@ def test_weights_start_kaiming_uniform():
     assert 0.95 * bound < weight.abs().max() <= bound * (1 + 1e-6)
 
 
-def test_each_gradient_is_clipped_on_its_own():
+def test_each_gradient_is_clipped_separately():
     norms = {
         "G": GradientNorms(5e-3, 5e-8, 1.0, GENERATOR_SPECIAL),
         "D": GradientNorms(5e-2, 5e-1, 5.0, DISCRIMINATOR_SPECIAL),

@@ -42,13 +42,13 @@ def build(tmp_path, image_folder, clip_for, monkeypatch):
     return make
 
 
-def test_maple_starts_with_equal_projections_of_their_own(build):
+def test_maple_projections_start_equal_and_separate(build):
     start = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3", moved=False).model
     first, second = (map.weight for map in start.compound_prompt_projections)
     assert first is not second and torch.equal(first, second) and not torch.equal(first, start.proj.weight)
 
 
-def test_places_of_patches_in_evaluation_follow_from_seed_and_image(build):
+def test_patch_places_in_evaluation_depend_on_seed_and_image(build):
     trainer, images = build("VP"), torch.randn(4, 3, 32, 32)
     whole = trainer.image_features.encode(images, [5, 6, 7, 8])
     alone = trainer.image_features.encode(images[2:3], [7])
@@ -58,7 +58,7 @@ def test_places_of_patches_in_evaluation_follow_from_seed_and_image(build):
 
 
 @pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
-def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
+def test_resnet_raises_before_training(refused, clip_file, trainer):
     message = refused(trainer, "red", flags=["--backbone", str(clip_file)])
     assert "must be a ViT" in message and "ViT-B/16" in message and "vp" in message
 
@@ -96,7 +96,7 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
         ("VP", ["TRAINER.VP.PROMPT_SIZE", "16", "TRAINER.VP.METHOD", "pad"], "METHOD pad, set it to 1 to 15"),
     ],
 )
-def test_settings_that_do_not_fit(refused, trainer, opts, said):
+def test_settings_that_do_not_fit_raise(refused, trainer, opts, said):
     message = refused(trainer, "red", *opts)
     assert said in message and message.count("\n") == 1
 
@@ -110,7 +110,7 @@ def test_settings_that_do_not_fit(refused, trainer, opts, said):
         ("MaPLe", "TRAINER.MAPLE.CTX_INIT", "a photo with some"),
     ],
 )
-def test_a_model_is_used_as_it_was_trained(train, refused, trainer, key, trained):
+def test_model_is_tested_with_its_settings_of_training(train, refused, trainer, key, trained):
     """Nothing in its file tells, and otherwise used it would classify by something else."""
     assert train(trainer, "red", key, trained) == 0
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
@@ -121,7 +121,7 @@ def test_a_model_is_used_as_it_was_trained(train, refused, trainer, key, trained
 
 
 @pytest.mark.parametrize("trainer", [method.trainer for method in METHODS if method.learns and method.launchers])
-def test_a_finished_run_is_left_alone_only_if_it_is_the_one_asked_for(trainer, finished, train, refused, capsys):
+def test_finished_run_with_other_settings_is_an_error(trainer, finished, train, refused, capsys):
     finished(trainer)
     capsys.readouterr()
     assert train(trainer, "red") == 0
@@ -133,7 +133,7 @@ def test_a_finished_run_is_left_alone_only_if_it_is_the_one_asked_for(trainer, f
     assert f"{said}INPUT.INTERPOLATION bicubic there and bilinear here." in refused(trainer, "red", *view)
 
 
-def test_a_model_is_tested_under_its_own_name(finished, refused, train):
+def test_model_is_tested_under_its_trainer_alone(finished, refused, train):
     finished("CoOp")
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     message = refused("KgCoOp", "red", flags=test)
@@ -141,7 +141,7 @@ def test_a_model_is_tested_under_its_own_name(finished, refused, train):
     assert train("CoOp", "red", flags=test) == 0
 
 
-def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
+def test_comparison_skips_methods_without_a_given_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
     from scripts import launch
     from scripts.launching.jobs import plan_all
 
@@ -152,7 +152,7 @@ def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image
     assert "the image tower of VP learns" in capsys.readouterr().err
 
 
-def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
+def test_comparison_skips_methods_that_need_another_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
     from scripts import launch
     from scripts.launching.jobs import plan_all
 
@@ -181,14 +181,14 @@ def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):
     assert json.loads((tmp_path / "run/results.json").read_text())["selection"] == "last_step"
 
 
-def test_dpl_as_the_original_starts_from_xaviers_weights(build, train):
+def test_dpl_starts_from_xavier_weights(build, train):
     config = REPOSITORY / "configs/trainers/DPL/published.yaml"
     assert train("DPL", "red", flags=["--config-file", str(config)]) == 0
     layer = build("DPL", "TRAINER.DPL.XAVIER", "True", moved=False).model.input
     assert (layer.bias == 0.01).all() and layer.weight.abs().max() <= (6 / (32 + 512)) ** 0.5
 
 
-def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_sources(finished, image_folder):
+def test_dpl_uses_the_batch_mean_in_tests_and_the_source_mean_in_predictions(finished, image_folder):
     folder = finished("DPL")
     trainer = build_run(folder, with_data=True)
     features = torch.tensor(trainer.image_features.of_split(trainer.test_loader, "test"))
@@ -210,17 +210,17 @@ def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_s
 
 
 @pytest.mark.parametrize(("trainer", "matters"), [("DPL", True), ("CoOp", False)])
-def test_runs_with_other_test_batches_are_other_runs_where_results_depend_on_them(build, trainer, matters):
+def test_test_batch_size_is_a_setting_of_methods_that_depend_on_it(build, trainer, matters):
     found = [build(trainer, "DATALOADER.TEST.BATCH_SIZE", size).run_settings() for size in ("100", "7")]
     assert (found[0] != found[1]) == matters
 
 
-def test_dpl_takes_no_batch_of_one(refused):
+def test_dpl_with_batch_size_1_is_an_error(refused):
     message = refused("DPL", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
     assert "BATCH_SIZE is 1" in message and "mean over the images of a batch" in message
 
 
-def test_labels_of_one_sign_only(finished, refused, tmp_path):
+def test_dpspg_labels_of_one_sign_are_an_error(finished, refused, tmp_path):
     finished("DPSPG")
     for path in (tmp_path / "prompt_labels/neg").rglob("*.pt"):
         path.unlink()
@@ -231,7 +231,7 @@ def test_labels_of_one_sign_only(finished, refused, tmp_path):
     assert "label of blue is there for one sign alone: prompt_labels/pos" in message and "or delete the one" in message
 
 
-def test_published_labels_of_one_sign_are_not_written_over(finished, refused, tmp_path):
+def test_dpspg_published_labels_of_one_sign_are_not_overwritten(finished, refused, tmp_path):
     finished("DPSPG")
     (positive,) = (tmp_path / "prompt_labels/pos").rglob("blue.pt")
     (negative,) = (tmp_path / "prompt_labels/neg").rglob("blue.pt")
@@ -243,7 +243,7 @@ def test_published_labels_of_one_sign_are_not_written_over(finished, refused, tm
     )
 
 
-def test_labels_of_which_a_stopped_run_left_one(finished, train, tmp_path, capsys):
+def test_dpspg_resumes_after_one_of_two_labels(finished, train, tmp_path, capsys):
     finished("DPSPG")
     (path,) = (tmp_path / "prompt_labels/pos").rglob("blue.pt")
     path.unlink()
@@ -262,7 +262,7 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_of_dpspg_only_late_epochs_are_chosen(train, tmp_path):
+def test_dpspg_selects_late_epochs_alone(train, tmp_path):
     opts = "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.LATE", "2"
     assert train("DPSPG", "red", *opts) == 0
     found = results_of(tmp_path / "run")
@@ -279,7 +279,7 @@ def test_of_dpspg_only_late_epochs_are_chosen(train, tmp_path):
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3])
-def test_a_run_with_late_epochs_goes_on(train, tmp_path, monkeypatch, capsys, stopped_after):
+def test_dpspg_run_with_late_epochs_resumes(train, tmp_path, monkeypatch, capsys, stopped_after):
     from trainers.dpspg import DPSPG_TRANSFORMER
 
     opts = "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.LATE", "2"
@@ -301,7 +301,7 @@ def test_a_run_with_late_epochs_goes_on(train, tmp_path, monkeypatch, capsys, st
         assert found[key] == whole[key], key
 
 
-def test_dpspg_takes_batches_of_one(finished, train, tmp_path, image_folder):
+def test_dpspg_accepts_batch_size_1(finished, train, tmp_path, image_folder):
     """A sequence of one token, whatever the batch."""
     assert train("DPSPG", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1", "OPTIM.MAX_EPOCH", "1") == 0
     predictor = Predictor(tmp_path / "run")
@@ -320,19 +320,19 @@ def long_name(n_tokens, folder, image_folder):
 
 
 @pytest.mark.parametrize("trainer", [each.trainer for each in METHODS if each.trainer != "LinearProbe"])
-def test_a_class_name_that_is_too_long(trainer, refused, tmp_path, image_folder):
+def test_too_long_class_name_is_an_error(trainer, refused, tmp_path, image_folder):
     name = long_name(76, tmp_path / "data", image_folder)
     one_source = ["--source-domains", "blue"] if trainer.endswith("SPG_CoOp") else []
     said = refused(trainer, "red", flags=["--root", str(tmp_path / "data"), *one_source])
     assert f"Class name '{name}" in said and "left of 77. Shorten the name" in said
 
 
-def test_a_class_name_that_is_too_long_for_a_template(refused, tmp_path, image_folder):
+def test_too_long_class_name_for_a_template_is_an_error(refused, tmp_path, image_folder):
     long_name(70, tmp_path / "data", image_folder)  # fits behind the learned context
     assert "left of 77. Shorten the name" in refused("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
 
 
-def test_the_settings_of_ten_epochs_are_the_defaults_otherwise():
+def test_ep10_configs_differ_from_defaults_in_epochs_alone():
     for path in (REPOSITORY / "configs/trainers").glob("*/ep10.yaml"):
         found, expected = (yaml.safe_load(one.read_text()) for one in (path, path.with_name("default.yaml")))
         assert (found["OPTIM"]["MAX_EPOCH"], expected["OPTIM"]["MAX_EPOCH"]) == (10, 50)

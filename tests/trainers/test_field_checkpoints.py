@@ -60,7 +60,7 @@ def learned_by(folder, network):
 
 
 @pytest.mark.parametrize("trainer", DEEP)
-def test_whole_model_with_another_clip_is_refused(finished, refused, tmp_path, trainer):
+def test_model_file_with_another_clip_is_an_error(finished, refused, tmp_path, trainer):
     opts = options(trainer)
     folder = finished(trainer, *opts, "TEST.FINAL_MODEL", "last_step")
     built = build_run(folder)
@@ -97,7 +97,7 @@ def test_clip_in_a_file_of_promptsrc_is_rounded_at_every_epoch(finished, tmp_pat
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
-def test_a_clip_in_half_precision_is_that_of_a_file_in_single(half):
+def test_clip_in_half_precision_equals_clip_in_fp32(half):
     model = tiny_clip(vision=2)
     whole = whole_model(model, "VPT", {"image_encoder.VPT": torch.zeros(4, 64)})
     whole = {key: value.float() for key, value in whole.items()}
@@ -123,7 +123,7 @@ def test_a_clip_in_half_precision_is_that_of_a_file_in_single(half):
     ],
 )
 @pytest.mark.parametrize("is_whole", [False, True])
-def test_another_depth_or_length(finished, tmp_path, trainer, change, said, is_whole):
+def test_checkpoint_of_another_depth_or_length_names_the_settings(finished, tmp_path, trainer, change, said, is_whole):
     folder = finished(trainer, *options(trainer), "TEST.FINAL_MODEL", "last_step")
     if is_whole:
         built = build_run(folder)
@@ -134,7 +134,7 @@ def test_another_depth_or_length(finished, tmp_path, trainer, change, said, is_w
 
 
 @pytest.mark.parametrize("trainer", DEEP)
-def test_another_width(finished, trainer):
+def test_checkpoint_of_another_width_is_an_error(finished, trainer):
     """Of a file with the learned keys alone, where no CLIP tells."""
     folder = finished(trainer, *options(trainer), "TEST.FINAL_MODEL", "last_step")
     network = build_run(folder).NETWORK
@@ -146,7 +146,7 @@ def test_another_width(finished, trainer):
         build_run(folder)
 
 
-def test_a_whole_model_of_another_method(finished, tmp_path):
+def test_model_file_of_another_method_is_an_error(finished, tmp_path):
     folder = finished("MaPLe", *options("MaPLe"), "TEST.FINAL_MODEL", "last_step")
     built = build_run(folder)
     tokens = {"image_encoder.VPT": torch.zeros(4, 64)}
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
         self.fc = nn.Linear(32, rows * 64)
 
 
-def test_dpspg_file_that_does_not_fit_is_refused(refused, tmp_path):
+def test_dpspg_file_that_does_not_fit_is_an_error(refused, tmp_path):
     theirs = {name: Encoder(4) for name in ("posencoder", "negencoder")}
     for name, network in theirs.items():
         put(tmp_path / "theirs", name, network.state_dict(), "model-best.pth.tar")
@@ -182,7 +182,7 @@ def test_dpspg_file_that_does_not_fit_is_refused(refused, tmp_path):
 @pytest.mark.parametrize(
     "place", ["{sign}/stripes/tiny/seed_7", "stripes/tiny/seed_7/{sign}", "{sign}/stripes/tiny", "stripes/{sign}/tiny"]
 )
-def test_published_labels_of_both_signs(finished, train, tmp_path, capsys, place):
+def test_dpspg_published_labels_of_both_signs_load(finished, train, tmp_path, capsys, place):
     """Bare tensors, by the domains' codes, in folders of the signs."""
     finished("DPSPG")
     found = {path: torch.load(path, weights_only=True)["ctx"] for path in (tmp_path / "prompt_labels").rglob("*.pt")}
@@ -230,7 +230,7 @@ def test_training_starts_from_given_prompts(finished, train, tmp_path, trainer, 
         assert "MODEL.INIT_WEIGHTS" in (tmp_path / name / "run.json").read_text()
 
 
-def test_a_model_of_dpl_tells_how_many_vectors_it_makes(finished, refused):
+def test_dpl_test_with_another_length_names_the_setting(finished, refused):
     finished("DPL")
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "b"]
     message = refused("DPL", "red", "TRAINER.DPL.N_CTX", "7", flags=test)

@@ -117,9 +117,7 @@ def test_resume_uses_the_checkpoint_before_a_broken_one(finished, train, tmp_pat
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG", "LinearProbe"])
-def test_broken_checkpoint_is_refused_in_tests_and_predictions(
-    trainer, finished, train, image_folder, tmp_path, capsys
-):
+def test_broken_checkpoint_raises_in_tests_and_predictions(trainer, finished, train, image_folder, tmp_path, capsys):
     finished(trainer)
     saved = sorted((tmp_path / "run").glob("*/model-best.pth.tar"))
     key = spoil(next(path for path in saved if path.parent.name != "discriminator"))

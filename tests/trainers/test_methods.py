@@ -28,7 +28,7 @@ def test_every_row_has_a_default_config():
     assert {method.config_folder for method in METHODS} == folders
 
 
-def test_methods_that_learn_nothing_select_nothing(train, tmp_path):
+def test_zero_shot_methods_select_no_epoch(train, tmp_path):
     from common.run import read_results
 
     for method in METHODS:
@@ -38,7 +38,7 @@ def test_methods_that_learn_nothing_select_nothing(train, tmp_path):
             assert (learned is not None) == method.learns
 
 
-def test_a_method_goes_by_its_short_name_and_by_its_trainer():
+def test_find_method_accepts_short_name_and_trainer():
     assert find_method("spg") is find_method("SPG")
     assert trainer_name("linear_probe") == "LinearProbe"
     assert trainer_name("nonsense") == "nonsense"
@@ -48,7 +48,7 @@ def test_a_method_goes_by_its_short_name_and_by_its_trainer():
         find_method("mapel")
 
 
-def test_the_table_is_at_hand_at_once():
+def test_methods_table_imports_nothing_heavy():
     code = "import sys, trainers.methods; sys.exit(bool({'torch', 'numpy', 'dassl', 'yaml'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
@@ -60,7 +60,7 @@ def test_readme_lists_every_launcher_and_the_methods_of_a_comparison():
     assert f"| `METHODS` | methods of `compare.sh` | `{compared}` |" in README
 
 
-def test_the_help_of_train_py_names_all(capsys):
+def test_train_help_lists_all_methods(capsys):
     import train
 
     with pytest.raises(SystemExit):

@@ -118,7 +118,7 @@ def both(build):
 
 @pytest.mark.parametrize("vision", [(1, 1, 1, 1), 2])
 @everywhere
-def test_features_of_both_kinds_of_towers(tmp_path, device, precision, vision):
+def test_features_of_both_towers_stay_close_to_fp32(tmp_path, device, precision, vision):
     torch.save(tiny_clip(vision=vision).state_dict(), tmp_path / "clip.pt")
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     plain, other = (
@@ -142,7 +142,7 @@ def evaluated(trainer):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 @everywhere
-def test_features_and_logits_of_each_trainer(both, device, precision, trainer):
+def test_features_and_logits_of_each_trainer_stay_close_to_fp32(both, device, precision, trainer):
     plain, other = map(evaluated, both(trainer, device, precision))
     for expected, found in zip(plain, other, strict=True):
         torch.testing.assert_close(found, expected, atol=TOLERANCES[precision].feature, rtol=0)
@@ -192,7 +192,7 @@ def take_the_same_draws(trainer, monkeypatch):
 
 @pytest.mark.parametrize("trainer", STEPWISE)
 @everywhere
-def test_first_steps(both, monkeypatch, device, precision, trainer):
+def test_first_steps_stay_close_to_fp32(both, monkeypatch, device, precision, trainer):
     results = []
     for one in both(trainer, device, precision):
         with monkeypatch.context() as patch:
@@ -235,7 +235,7 @@ def stop(name, monkeypatch):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 @everywhere
-def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, device, precision, trainer):
+def test_run_and_resumed_run_agree_with_fp32(train, tmp_path, monkeypatch, device, precision, trainer):
     run, flags = tmp_path / "run", FLAGS.get(trainer, ())
     # Enough steps that amp's scale has come to fit, and begins to count, before the run is stopped.
     opts = [*settings(trainer, device, precision), "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
@@ -282,7 +282,7 @@ def peak_mb(device, compute, folder):
 @pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("class_specific", [False, True])
 @everywhere
-def test_the_memory_bound_is_kept(build, tmp_path, monkeypatch, device, precision, class_specific, learning):
+def test_prompt_encoder_memory_stays_bounded(build, tmp_path, monkeypatch, device, precision, class_specific, learning):
     monkeypatch.setattr(prompt_encoder, "CPU_TOKENS", 2**30)  # a bound of its own
     # A GPU gets a larger problem: the workspaces of its libraries are not bounded and must be relatively small.
     more, workspaces = (128, WORKSPACES_MB) if device == "cuda" else (1, 0)

@@ -167,7 +167,7 @@ def test_deep_contexts_are_shared_by_contexts_of_a_batch(two_headed, n_cls, n_co
     )
 
 
-def test_initial_context(clip_model):
+def test_initial_context_has_the_embeddings_of_its_words(clip_model):
     encoder = PromptEncoder(clip_model, ["dog"], n_ctx=16, ctx_init="a_photo of a")
     assert encoder.n_ctx == 4
     from clip.clip import _tokenizer as tokenizer
@@ -185,7 +185,7 @@ def test_initial_context(clip_model):
     assert PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_deep(3).shape == (2, 16, 64)
 
 
-def test_the_words_themselves_are_zero_shot_clip(clip_model):
+def test_initial_context_words_give_zero_shot_clip(clip_model):
     import clip
 
     names = ["dog", "alarm clock"]
@@ -225,12 +225,12 @@ def test_other_precisions_stay_close(clip_model, precision):
         ({"class_token_position": "middle"}, (4, 64), [(4, 64)], "need class_token_position='end'"),
     ],
 )
-def test_wrong_shapes_are_refused(clip_model, settings, ctx, deep, message):
+def test_wrong_context_shapes_raise(clip_model, settings, ctx, deep, message):
     with pytest.raises(ValueError, match=message):
         PromptEncoder(clip_model, ["dog", "cat"], 4, **settings)(torch.zeros(ctx), [torch.zeros(s) for s in deep])
 
 
-def test_a_depth_above_the_layers_is_refused(clip_model):
+def test_prompt_encoder_depth_above_the_layers_raises(clip_model):
     encoder = PromptEncoder(clip_model, ["dog", "cat"], 4)
     message = "depth of 4 does not fit the text tower, which has 3 layers.*PROMPT_DEPTH to 1 .* to 3"
     with pytest.raises(UserError, match=message):
@@ -253,6 +253,6 @@ def test_a_depth_above_the_layers_is_refused(clip_model):
         ({"memory_mb": 0}, r"TEST.MEMORY_MB 0: too small for one prompt. Set it to \d+"),
     ],
 )
-def test_errors(clip_model, settings, message):
+def test_prompt_encoder_errors_name_the_fix(clip_model, settings, message):
     with pytest.raises(UserError, match=message):
         PromptEncoder(clip_model, **{"classnames": ["dog"], "n_ctx": 4, **settings})

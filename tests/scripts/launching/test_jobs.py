@@ -66,7 +66,7 @@ def test_scripts_pass_on_method_protocol_and_words(tmp_path, start, script, argu
     assert (tmp_path / "ran").read_text().splitlines()[1:] == [*words, "--print", "my pictures", "RN50"]
 
 
-def test_a_script_is_its_method_and_protocol(monkeypatch):
+def test_script_path_defines_method_and_protocol(monkeypatch):
     monkeypatch.setenv("PROTOCOL", "single")
     for script, expected in (("spg/main.sh", ("multi", ["SPG"])), ("coop/cross.sh", ("cross", ["CoOp"]))):
         args = launch.parse_args(["--script", str(REPOSITORY / "scripts" / script), "pacs"])
@@ -98,7 +98,7 @@ def test_variables_are_the_defaults_of_flags(monkeypatch, capsys):
         (["--protocol", "cross", "--targets", "photo", "spg"], "--targets goes with --protocol multi"),
     ],
 )
-def test_wrong_words_are_an_error(words, message, capsys):
+def test_launcher_with_wrong_words_is_an_error(words, message, capsys):
     with pytest.raises(SystemExit):
         launch.parse_args(words)
     assert message in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_wrong_words_are_an_error(words, message, capsys):
         ({"TARGETS": "purple"}, "purple"),
     ],
 )
-def test_wrong_settings_are_one_message_and_nothing_runs(launched, tmp_path, image_folder, environment, message):
+def test_launcher_with_wrong_settings_prints_one_message(launched, tmp_path, image_folder, environment, message):
     if environment.get("ENGINE") == "ray":
         pytest.importorskip("ray")
     code, _, errors = launched("compare.sh", image_folder, **{"METHODS": "coop,zsclip", **environment})
@@ -137,7 +137,7 @@ def test_missing_data_names_the_download(launched):
 # ---- protocols ----
 
 
-def test_runs_of_protocols():
+def test_protocols_have_the_expected_runs():
     everywhere = ABC.domains
     assert list(list_runs("multi", [ABC])) == [
         ("target a", ABC, ("b", "c"), ("a",), "a"),
@@ -181,7 +181,7 @@ def test_cross_tests_the_models_of_its_trainings(launched, tmp_path, image_folde
     assert launched(*words)[1].count("finished before") == 2
 
 
-def test_a_test_whose_training_failed_is_skipped(launched, image_folder, digits, clip_file):
+def test_cross_test_after_failed_training_is_skipped(launched, image_folder, digits, clip_file):
     wrong = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]
     code, output, _ = launched("spg/cross.sh", image_folder, digits, clip_file, *QUICK, *wrong)
     assert code == 1 and "[2/2] SPG on stripes, stripes to digits, seed 1: skipped: it depends on [1/2]" in output
@@ -235,7 +235,7 @@ def test_settings_without_effect_are_noted_once_for_each_method(launched, image_
         (["TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH',3]"], "OPTIM.MAX_EPOCH"),
     ],
 )
-def test_other_settings_in_a_finished_folder_are_refused(launched, image_folder, clip_file, opts, named):
+def test_launcher_with_other_settings_in_finished_folder_is_an_error(launched, image_folder, clip_file, opts, named):
     words = ("spg/main.sh", image_folder, clip_file, *QUICK)
     assert launched(*words, TARGETS="red")[0] == 0
     code, _, errors = launched(*words, *opts, TARGETS="red")
@@ -243,7 +243,7 @@ def test_other_settings_in_a_finished_folder_are_refused(launched, image_folder,
     assert launched(*words, TARGETS="red")[1].count("finished before") == 1
 
 
-def test_moved_data_and_weights_are_compared(launched, tmp_path, image_folder, clip_file, vit_file):
+def test_launcher_with_moved_data_compares_contents(launched, tmp_path, image_folder, clip_file, vit_file):
     for name in ("a", "b"):
         shutil.copytree(image_folder, tmp_path / name / "stripes")
         shutil.copy(clip_file, tmp_path / name / "tiny.pt")
@@ -270,6 +270,6 @@ def test_two_folders_with_one_name_have_two_names(launched, tmp_path, image_fold
     assert code == 0 and "| test" in output and "| y_test" in output
 
 
-def test_the_embedded_default_needs_no_words(launched):
+def test_launcher_without_words_uses_the_embedded_default(launched):
     lines = launched("spg/main.sh", "--print")[1].splitlines()
     assert len(lines) == 4 and all(CLIP in line and "mini_digits.yaml" in line for line in lines)

@@ -21,7 +21,7 @@ def test_ray_changes_no_number(start, launched, tmp_path, image_folder, clip_fil
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
 
 
-def test_an_interrupted_ray_run_resumes(start, launched, tmp_path, image_folder, clip_file):
+def test_ray_run_after_interruption_resumes(start, launched, tmp_path, image_folder, clip_file):
     words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "200")
     launcher = start(*words, TARGETS="red", ENGINE="ray")
     launcher.wait_for(lambda: (record := read_run_record(tmp_path / RUN)) and record.history)
@@ -33,7 +33,7 @@ def test_an_interrupted_ray_run_resumes(start, launched, tmp_path, image_folder,
     assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
 
 
-def test_a_node_tells_what_differs(tmp_path):
+def test_ray_node_lists_its_differences(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / engine.OUTPUT_ID).write_text("here", encoding="utf-8")
     expected = engine.node_facts(str(tmp_path), (str(tmp_path / "data"),))

@@ -41,7 +41,7 @@ def sbatch(tmp_path, monkeypatch):
     return texts
 
 
-def test_arrays_and_dependencies(tmp_path, sbatch):
+def test_slurm_submits_arrays_with_dependencies(tmp_path, sbatch):
     trainings = [Job(f"train {i}", (), tmp_path / f"train{i}", tested=False) for i in range(3)]
     tests = [Job(f"test {i}", (), tmp_path / f"test{i}", needs=tmp_path / f"train{i // 2}") for i in range(4)]
     args = Namespace(output=tmp_path, jobs="2", slurm_time="1-12", slurm_gpus="1", slurm_partition="gpu")
@@ -56,7 +56,7 @@ def test_arrays_and_dependencies(tmp_path, sbatch):
     assert "--dependency=afterok:101_0" in first and "--dependency=afterok:101_1" in second
 
 
-def test_an_interrupted_job_has_no_result_and_a_requeued_one_is_the_same_call(monkeypatch, tmp_path):
+def test_slurm_job_after_requeue_repeats_its_call(monkeypatch, tmp_path):
     job, function = Job("title", ("words",), tmp_path), slurm.SlurmJob()
     outcomes = {143: SystemExit, 1: RuntimeError, 0: None}
     for code, error in outcomes.items():
@@ -67,7 +67,7 @@ def test_an_interrupted_job_has_no_result_and_a_requeued_one_is_the_same_call(mo
     assert again.args == (job,) and isinstance(again.function, slurm.SlurmJob)
 
 
-def test_queue_is_read_from_squeue(tmp_path, monkeypatch):
+def test_slurm_queue_is_read_from_squeue(tmp_path, monkeypatch):
     (tmp_path / "squeue").write_text('#!/bin/sh\necho "12_3|PENDING|Priority"\necho "12_4|RUNNING|None"\n')
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

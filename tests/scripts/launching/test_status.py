@@ -39,7 +39,7 @@ def hold():
         process.communicate("")
 
 
-def test_every_state(tmp_path, capsys, hold, monkeypatch):
+def test_status_prints_every_state(tmp_path, capsys, hold, monkeypatch):
     output = tmp_path / "output"
     jobs = {name: Job(name, (), output / "set" / name) for name in ("done", "fails", "queued", "runs", "waits")}
     for job in jobs.values():
@@ -64,7 +64,7 @@ def test_every_state(tmp_path, capsys, hold, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])
-def test_a_folder_without_runs_is_an_error(tmp_path, monkeypatch, capsys, folder):
+def test_status_of_folder_without_runs_is_an_error(tmp_path, monkeypatch, capsys, folder):
     monkeypatch.chdir(tmp_path)
     assert status.main([folder]) == 1
     assert folder in capsys.readouterr().err

@@ -11,7 +11,7 @@ from scripts.reporting.variability import read_variability
 from scripts.variability import main
 
 
-def test_variability_of_a_run(finished, tmp_path, capsys):
+def test_variability_of_run_equals_repeated_tests(finished, tmp_path, capsys):
     finished("SPG")
     capsys.readouterr()
     assert main([str(tmp_path), "--draws", "4"]) == 0
@@ -32,7 +32,7 @@ def test_n_averaged_is_the_accuracy_with_n_prompts(finished, tmp_path):
     assert found["averaged"]["4"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
 
 
-def test_wrong_arguments_are_one_message(finished, tmp_path, capsys):
+def test_variability_with_wrong_arguments_prints_one_message(finished, tmp_path, capsys):
     finished("CoOp")
     for arguments, message in (
         ([str(tmp_path / "run")], "only runs of CoOp, which have no noise"),
@@ -44,7 +44,7 @@ def test_wrong_arguments_are_one_message(finished, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_other_test_images_are_an_error(finished, tmp_path, image_folder, capsys):
+def test_variability_on_other_test_images_is_an_error(finished, tmp_path, image_folder, capsys):
     finished("SPG")
     shutil.copytree(image_folder, tmp_path / "stripes", ignore=shutil.ignore_patterns("spg_coop_splits"))
     arguments = [str(tmp_path / "run"), "--draws", "2", "--root", str(tmp_path / "stripes")]

@@ -48,7 +48,7 @@ def rates(monkeypatch):
 @pytest.mark.parametrize("schedule", [build_lr_scheduler, original_schedule])
 @pytest.mark.parametrize("warmup", ["constant", "linear"])
 @pytest.mark.parametrize("done", [1, 2, 4])
-def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, warmup, done):
+def test_resumed_run_has_the_scheduled_learning_rates(train, rates, monkeypatch, tmp_path, schedule, warmup, done):
     monkeypatch.setattr(trainer_module, "build_lr_scheduler", schedule)
     opts = "OPTIM.WARMUP_EPOCH", "2", "OPTIM.WARMUP_TYPE", warmup, "OPTIM.MAX_EPOCH", "6", "TEST.NO_TEST", "True"
     opts += ("TRAINER.FEATURES.TRAIN_VIEWS", "1")

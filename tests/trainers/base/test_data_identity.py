@@ -51,7 +51,7 @@ def stop_before_test(monkeypatch):
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "SPG", "VPT"])
-def test_finished_run_is_skipped_on_moved_images_and_refused_on_changed_ones(trainer, data, train, refused, capsys):
+def test_finished_run_skips_moved_images_and_raises_on_changed_ones(trainer, data, train, refused, capsys):
     assert train(trainer, "red", flags=at(data)) == 0
     data = move(data)
     capsys.readouterr()
@@ -67,7 +67,7 @@ def test_finished_run_is_skipped_on_moved_images_and_refused_on_changed_ones(tra
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG", "LinearProbe"])
 @pytest.mark.parametrize("changed", ["", "red", "blue"])
-def test_unfinished_run_goes_on_where_images_are_equal(trainer, changed, data, train, capsys, tmp_path):
+def test_unfinished_run_resumes_on_equal_images(trainer, changed, data, train, capsys, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         stop_before_test(patch)
         assert train(trainer, "red", flags=at(data)) == 130
@@ -84,7 +84,7 @@ def test_unfinished_run_goes_on_where_images_are_equal(trainer, changed, data, t
 
 
 @pytest.mark.parametrize("views", ["0", "2"])
-def test_features_and_labels_serve_for_moved_images_alone(data, train, tmp_path, refused, capsys, views):
+def test_features_and_labels_are_reused_for_moved_images_alone(data, train, tmp_path, refused, capsys, views):
     opts = "TRAINER.FEATURES.TRAIN_VIEWS", views
     assert train("SPG", "red", *opts, flags=at(data)) == 0
     data = move(data, rename=False)
@@ -101,7 +101,7 @@ def test_features_and_labels_serve_for_moved_images_alone(data, train, tmp_path,
     assert "was trained with other settings: training images" in message
 
 
-def test_images_that_change_during_a_run_end_it_without_results(data, train, refused, tmp_path, monkeypatch):
+def test_images_changed_during_run_stop_it_without_results(data, train, refused, tmp_path, monkeypatch):
     def change(trainer, split):
         found = evaluate(trainer, split)
         if split == "test":
@@ -146,7 +146,7 @@ def test_columns_with_other_images_of_a_domain_are_marked(data, train, capsys):
     assert "[1] Not comparable: other images of red than other runs of this table." in table_of(capsys, "runs")
 
 
-def test_seeds_of_few_shots_may_differ_in_training_images_alone(data, train, capsys):
+def test_few_shot_seeds_may_differ_in_training_images_alone(data, train, capsys):
     shots = "DATASET.NUM_SHOTS", "1"
     for seed in "123":
         assert train("CoOp", "red", *shots, flags=at(data, "--output-dir", f"runs/{seed}", "--seed", seed)) == 0
