@@ -45,7 +45,7 @@ def no_fsync():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_of_the_user(tmp_path_factory):
-    """Hashes of images are cached in a folder of the tests."""
+    """Cache hashes of images in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -120,8 +120,8 @@ def run_cache():
 
 
 @pytest.fixture
-def finished(train, run_cache, tmp_path, tmp_path_factory):
-    """A finished run on the 30 images: finished("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
+def finish_run(train, run_cache, tmp_path, tmp_path_factory):
+    """A finished run on the 30 images: finish_run("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
 
     Each test gets its own copy of the cached run and of the folders that the run shares.
     """
@@ -146,7 +146,7 @@ def finished(train, run_cache, tmp_path, tmp_path_factory):
 
 
 @pytest.fixture
-def refused(train, capsys):
+def expect_error(train, capsys):
     """Run, expect exit code 1, and return the one message on stderr."""
 
     def run(*args, **kwargs):
@@ -162,7 +162,7 @@ def refused(train, capsys):
 
 @pytest.fixture
 def opened(monkeypatch, capsys):
-    """(path, whether the final model had been chosen by then) of each image that runs decode, in order."""
+    """(path, whether the final model is selected) of each image that runs decode, in order."""
     from PIL import ImageFile
 
     load, opened = ImageFile.ImageFile.load, []

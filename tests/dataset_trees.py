@@ -84,7 +84,7 @@ def paths(items):
 
 @contextlib.contextmanager
 def read_only(folder):
-    """Take the write bits of a folder and those below away."""
+    """Remove the write permission of a folder and of its subfolders."""
     folders = [Path(path) for path, _, _ in os.walk(folder)]
     try:
         for path in folders:

@@ -103,7 +103,7 @@ def unit(x):
 
 
 def image_features(model, images):
-    """f (B, E) of the image tower as it is; given features (B, E) pass through."""
+    """f (B, E) of the frozen image tower; given features (B, E) pass through."""
     return images if images.dim() == 2 else unit(model.encode_image(images))
 
 

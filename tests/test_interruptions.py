@@ -25,11 +25,11 @@ MARK = f"/tmp/spg-ran-code-{os.getpid()}"
 
 
 @pytest.fixture
-def undisturbed(finished, tmp_path):
-    """Results of a run that nothing happened to; nothing that it made is left in its place."""
+def undisturbed(finish_run, tmp_path):
+    """Results of an undisturbed run. Its files are deleted."""
 
     def run(trainer, *opts):
-        found = results(finished(trainer, *opts))
+        found = results(finish_run(trainer, *opts))
         for name in MADE:
             shutil.rmtree(tmp_path / name, ignore_errors=True)
         return found
@@ -38,7 +38,7 @@ def undisturbed(finished, tmp_path):
 
 
 def fail_at_write(monkeypatch, number, error):
-    """Have the write `number` of files that are renamed into place fail; returns the list of all writes."""
+    """Make atomic write `number` fail; return the list of all writes."""
     replace, written = os.replace, []
 
     def failing(source, target, **kwargs):
@@ -53,7 +53,7 @@ def fail_at_write(monkeypatch, number, error):
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
 def test_run_on_full_disk_ends_with_one_message(train, undisturbed, tmp_path, monkeypatch, capsys, trainer):
-    whole = undisturbed(trainer)
+    expected = undisturbed(trainer)
     with monkeypatch.context() as patch:
         files = fail_at_write(patch, 0, None)
         assert train(trainer, "red") == 0
@@ -68,12 +68,12 @@ def test_run_on_full_disk_ends_with_one_message(train, undisturbed, tmp_path, mo
             capsys.readouterr()
             code = train(trainer, "red")
             printed = capsys.readouterr()
-        # A cache that cannot be written is gone on without; for anything else the run ends and says why.
+        # A run continues without its cache. Any other file that cannot be written ends it with a message.
         assert "The disk is full" in printed.err if code else "continues without it" in printed.out, files[number - 1]
         assert not [path for path in tmp_path.rglob(".*.*") if path.is_file() and "run" in path.parts]
         if code:
             assert train(trainer, "red") == 0
-        assert results(tmp_path / "run") == whole, f"write {number}: {files[number - 1]}"
+        assert results(tmp_path / "run") == expected, f"write {number}: {files[number - 1]}"
 
 
 class Killed(BaseException):
@@ -91,8 +91,8 @@ def scalars(folder):
 def test_resumed_run_writes_the_scalars_of_an_undisturbed_run(train, tmp_path, monkeypatch):
     opts = ("OPTIM.MAX_EPOCH", "3", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
     assert train("CoOp", "red", *opts) == 0
-    whole = scalars(tmp_path / "run")
-    assert {len(steps) for tag, steps in whole.items() if tag.startswith("val/")} == {3}
+    expected = scalars(tmp_path / "run")
+    assert {len(steps) for tag, steps in expected.items() if tag.startswith("val/")} == {3}
     for name in ("model.pth.tar-2", "logits.npy"):  # the last is after the test
         shutil.rmtree(tmp_path / "run")
         replace = os.replace
@@ -109,11 +109,11 @@ def test_resumed_run_writes_the_scalars_of_an_undisturbed_run(train, tmp_path, m
         with events.open("ab") as handle:
             handle.write(b"half a record")
         assert train("CoOp", "red", *opts) == 0
-        assert scalars(tmp_path / "run") == whole, name
+        assert scalars(tmp_path / "run") == expected, name
 
 
 def killed_before(epoch, train, monkeypatch, *opts, flags=()):
-    """A run of CoOp that is killed when an epoch, counted from 0, is to begin."""
+    """Kill a CoOp run at the start of an epoch, counted from 0."""
     from trainers.coop import CoOp
 
     def begin(self):
@@ -130,7 +130,7 @@ def killed_before(epoch, train, monkeypatch, *opts, flags=()):
 @pytest.mark.parametrize("opts", [(), ("TRAINER.FEATURES.TRAIN_VIEWS", "2")])
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp", "SPG"])
 def test_run_killed_between_files_resumes_with_equal_results(train, undisturbed, tmp_path, monkeypatch, trainer, opts):
-    whole = undisturbed(trainer, *opts)
+    expected = undisturbed(trainer, *opts)
     with monkeypatch.context() as patch:
         files = fail_at_write(patch, 0, None)
         assert train(trainer, "red", *opts) == 0
@@ -142,7 +142,7 @@ def test_run_killed_between_files_resumes_with_equal_results(train, undisturbed,
             with pytest.raises(Killed):
                 train(trainer, "red", *opts)
         assert train(trainer, "red", *opts) == 0
-        assert results(tmp_path / "run") == whole, f"killed at write {number}: {files[number - 1]}"
+        assert results(tmp_path / "run") == expected, f"killed at write {number}: {files[number - 1]}"
 
 
 @pytest.mark.parametrize("opts", [("DATALOADER.NUM_WORKERS", "1"), ("TRAINER.FEATURES.TRAIN_VIEWS", "3")])
@@ -155,7 +155,7 @@ def test_run_with_sigkill_at_random_moments_changes_no_number(tmp_path, image_fo
         return command_line("SPG", "red", *opts, **places, output=output, batch_size=4, epochs=4)
 
     assert run_train(arguments("whole")) == 0
-    whole, run, rng = results(tmp_path / "whole/run"), tmp_path / "killed/run", random.Random(3)
+    expected, run, rng = results(tmp_path / "whole/run"), tmp_path / "killed/run", random.Random(3)
     for _ in range(int(os.environ.get("KILLS", "1"))):
         with open(tmp_path / "console.txt", "wb") as log:
             command = [sys.executable, REPOSITORY / "train.py", *arguments("killed")]
@@ -166,17 +166,17 @@ def test_run_with_sigkill_at_random_moments_changes_no_number(tmp_path, image_fo
             os.killpg(process.pid, signal.SIGKILL)  # with its loader workers
             process.wait()
         else:
-            assert results(run) == whole
+            assert results(run) == expected
             shutil.rmtree(tmp_path / "killed")
     assert run_train(arguments("killed")) == 0
-    assert results(run) == whole
+    assert results(run) == expected
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_ends_run_after_its_step(train, undisturbed, tmp_path, monkeypatch, capsys, number, code):
     from trainers.coop import CoOp
 
-    whole, handler = undisturbed("CoOp"), signal.getsignal(number)
+    expected, handler = undisturbed("CoOp"), signal.getsignal(number)
     step, steps = CoOp.forward_backward, []
 
     def interrupted(self, batch):
@@ -195,7 +195,7 @@ def test_signal_ends_run_after_its_step(train, undisturbed, tmp_path, monkeypatc
     assert signal.getsignal(number) == handler
     assert train("CoOp", "red") == 0
     assert "Resuming after epoch 1" in capsys.readouterr().out
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == expected
 
 
 @pytest.fixture
@@ -210,26 +210,26 @@ def one_thread(monkeypatch):
 
 def test_loader_workers_change_no_number(train, tmp_path, one_thread):
     assert train("SPG", "red") == 0
-    whole = results(tmp_path / "run")
+    expected = results(tmp_path / "run")
     for name in MADE:
         shutil.rmtree(tmp_path / name, ignore_errors=True)
     assert train("SPG", "red", "DATALOADER.NUM_WORKERS", "2") == 0
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == expected
 
 
 @pytest.fixture
 def cut(train, undisturbed, tmp_path, monkeypatch):
     """A CoOp run of 4 epochs that was killed in the fourth epoch, and its expected results."""
     opts = ("OPTIM.MAX_EPOCH", "4")
-    whole = undisturbed("CoOp", *opts)
+    expected = undisturbed("CoOp", *opts)
     killed_before(3, train, monkeypatch, *opts)
     folder = tmp_path / "run" / "prompt_learner"
-    kept = sorted(path.name for path in folder.glob("model*"))
-    assert kept == ["model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-3"]
+    checkpoints = sorted(path.name for path in folder.glob("model*"))
+    assert checkpoints == ["model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-3"]
 
     def resume():
         assert train("CoOp", "red", *opts) == 0
-        assert results(tmp_path / "run") == whole
+        assert results(tmp_path / "run") == expected
 
     return folder, resume
 
@@ -242,13 +242,13 @@ def test_resumed_amp_run_restores_the_loss_scale(train, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
     assert train("CoOp", "red", *opts) == 0
-    whole = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
+    expected = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
     killed_before(2, train, monkeypatch, *opts)
     assert read_json(tmp_path / "run/run.json")["history"][-1]["scaler"]["scale"] > 2.0**16
     assert train("CoOp", "red", *opts) == 0
     ours, theirs = (read_json(tmp_path / name / "run.json")["history"] for name in ("run", "undisturbed"))
     assert [epoch["scaler"] for epoch in ours] == [epoch["scaler"] for epoch in theirs]
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == expected
 
 
 def growing(init):
@@ -324,8 +324,8 @@ def test_two_processes_compute_one_feature_cache_entry_once(tmp_path):
         process.join(MINUTES)
     assert [process.exitcode for process in processes] == [0, 0]
     assert found.get() == found.get() == 190.0 and n_encoded.value == 1
-    kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
-    assert kept.sum() == 190.0
+    checkpoints = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
+    assert checkpoints.sum() == 190.0
     assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]
 
 
@@ -393,8 +393,8 @@ def test_resume_with_other_settings_is_an_error(cut, train, capsys):
         assert f"holds an unfinished run with other settings or data: {opts[0]} " in capsys.readouterr().err
 
 
-def test_lost_best_checkpoint_is_not_replaced_by_the_last(finished, train, tmp_path, capsys):
-    finished("SPG")
+def test_lost_best_checkpoint_is_not_replaced_by_the_last(finish_run, train, tmp_path, capsys):
+    finish_run("SPG")
     (tmp_path / "run/generator/model-best.pth.tar").unlink()
     capsys.readouterr()
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
@@ -405,8 +405,8 @@ def test_lost_best_checkpoint_is_not_replaced_by_the_last(finished, train, tmp_p
     assert (found["selection"], found["load_epoch"]) == ("epoch 2", 2)
 
 
-def test_run_resumed_from_another_folder_resumes_in_its_own(finished, train, tmp_path, monkeypatch, capsys):
-    finished("CoOp", "OPTIM.MAX_EPOCH", "4")
+def test_run_resumed_from_another_folder_resumes_in_its_own(finish_run, train, tmp_path, monkeypatch, capsys):
+    finish_run("CoOp", "OPTIM.MAX_EPOCH", "4")
     shutil.rmtree(tmp_path / "run/prompt_learner")
     shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
     # There is no checkpoint: train from scratch in another folder, kill, and repeat the command.

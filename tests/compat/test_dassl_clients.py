@@ -1,4 +1,4 @@
-"""Clients in the shapes of MaPLe, of the SPG authors' trainers and of DePT, of our own writing; for CoOp's see
+"""Our own clients in the style of MaPLe, the SPG authors' trainers and DePT. For CoOp's style see
 test_dassl_coop_style.py. They use Dassl in the same way and compute other numbers."""
 
 import os.path as osp
@@ -36,7 +36,7 @@ WIDTH = 6
 
 @pytest.fixture
 def run(cfg):
-    """Build a trainer by name, after the seed of the command line."""
+    """Set the seed and build a trainer by name."""
 
     def build(name, *opts):
         cfg.defrost()
@@ -285,7 +285,7 @@ def test_spg_style_client_trains(cfg, run, workers):
 
 
 class Tee:
-    """A copy of Dassl's Logger in a client: it writes and flushes, and is no terminal or anything else."""
+    """A client's copy of Dassl's Logger: it has only write and flush."""
 
     def __init__(self, fpath):
         self.console, self.file = sys.stdout, open(fpath, "w")  # noqa: SIM115

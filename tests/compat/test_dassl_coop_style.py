@@ -1,4 +1,4 @@
-"""A trainer, a dataset and a command line in the shape of CoOp's, on a toy CLIP."""
+"""A trainer, a data set and a command line in CoOp's style, on a toy CLIP."""
 
 import argparse
 import os

@@ -232,7 +232,7 @@ def test_load_checkpoint_of_code_or_other_files_raises(tmp_path, capsys):
 
 
 def test_dassl_checkpoint_resumes_without_running_its_code(tmp_path):
-    """Dassl.pytorch saves the scheduler after the warm-up as an object, and with it the optimizer."""
+    """Dassl.pytorch pickles the scheduler after the warm-up, and with it the optimizer."""
     node = optim_cfg(**LINEAR)
     optimizer, schedule = build(node)
     for _ in range(6):
@@ -325,7 +325,7 @@ def tiny(cfg):
 
 
 def run_until(trainer, epoch, val=()):
-    """Train, and be killed after ``epoch`` epochs. ``val``: the results on the val split."""
+    """Train, and stop as if killed after ``epoch`` epochs. ``val``: results on the val split."""
     test, results = trainer.test, iter(val)
 
     def before_epoch():
@@ -357,18 +357,18 @@ def test_simple_net_has_head_and_classifier(cfg):
 def test_killed_run_resumes_with_equal_numbers(tiny, capsys):
     keys = {"TRAIN__CHECKPOINT_FREQ": 2, "OPTIM__MAX_EPOCH": 6, "OPTIM__WARMUP_EPOCH": 2}
     keys["DATALOADER__TRAIN_X__SAMPLER"] = "SequentialSampler"
-    whole = run_until(tiny(**keys), 6)
-    first = run_until(tiny(**keys, OUTPUT_DIR=whole.output_dir + "2"), 4)
+    uninterrupted = run_until(tiny(**keys), 6)
+    first = run_until(tiny(**keys, OUTPUT_DIR=uninterrupted.output_dir + "2"), 4)
     assert sorted(os.listdir(f"{first.output_dir}/model")) == ["checkpoint", "model.pth.tar-2", "model.pth.tar-4"]
-    for folder in (whole.output_dir + "3", first.output_dir):  # another folder, then the same
+    for folder in (uninterrupted.output_dir + "3", first.output_dir):  # another folder, then the same
         second = run_until(tiny(**keys, RESUME=first.output_dir, OUTPUT_DIR=folder), 6)
         assert second.start_epoch == 4
-        assert torch.equal(weight(second), weight(whole))
-        assert second.get_current_lr() == whole.get_current_lr()
+        assert torch.equal(weight(second), weight(uninterrupted))
+        assert second.get_current_lr() == uninterrupted.get_current_lr()
         assert os.path.exists(f"{folder}/model/model.pth.tar-6")
     loaded = tiny()
-    loaded.load_model(whole.output_dir, epoch=6)
-    assert torch.equal(weight(loaded), weight(whole))
+    loaded.load_model(uninterrupted.output_dir, epoch=6)
+    assert torch.equal(weight(loaded), weight(uninterrupted))
     assert "(will resume training)" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Names that Dassl's clients import are here, or their import says why they are not."""
+"""Names that Dassl's clients import exist, or their import raises an explanation."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Data sets of Dassl's and CoOp's users in our trainers."""
+"""Our trainers with data sets of Dassl's and CoOp's users."""
 
 import math
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def registered(folder):
-    """The data sets by name: of CoOp's kind without domains, and of Dassl's."""
+    """Registered data sets by name: in CoOp's style, without domains, and in Dassl's style."""
 
     @DATASET_REGISTRY.register()
     class Insects(DatasetBase):
@@ -131,9 +131,9 @@ def test_base_and_new_classes_get_a_harmonic_mean(train, tmp_path, capsys):
         (("ant", "b\udce9e"), r"'b\udce9e': it is not UTF-8"),
     ],
 )
-def test_class_names_with_the_same_tokens_raise(refused, folder, names, message):
+def test_class_names_with_the_same_tokens_raise(expect_error, folder, names, message):
     register(folder, names)
-    assert message in refused("ZeroshotCLIP", "x", "DATASET.NAME", "Named", "DATASET.TARGET_DOMAINS", "[]")
+    assert message in expect_error("ZeroshotCLIP", "x", "DATASET.NAME", "Named", "DATASET.TARGET_DOMAINS", "[]")
 
 
 def test_class_name_of_two_labels_warns(train, folder, capsys):
@@ -143,7 +143,7 @@ def test_class_name_of_two_labels_warns(train, folder, capsys):
 
 
 def register(folder, names):
-    """A data set of Dassl's kind with these class names, as "Named"."""
+    """Register a data set in Dassl's style with these class names as "Named"."""
     found = [Datum(path, label, 0, names[label]) for path, _, label in images(folder) if label < len(names)]
 
     def named(cfg):

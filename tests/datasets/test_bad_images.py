@@ -1,4 +1,4 @@
-"""Every kind of image loads, and images that cannot be read are named."""
+"""Every kind of image loads, and errors name unreadable images."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Downloads of the published sets, against a local server: from archives to a set that loads, and every mishap."""
+"""Downloads of the published sets, against a local server: from archives to a set that loads, and every failure."""
 
 import dataclasses
 import errno
@@ -27,7 +27,7 @@ from download_site import (
     write_terra,
     zip_of,
 )
-from elsewhere import held_elsewhere
+from elsewhere import lock_elsewhere
 
 from common.errors import UserError
 from datasets.benchmarks import SPG_PACS, SPG_DomainNet, SPG_TerraIncognita
@@ -187,7 +187,7 @@ def test_root_that_cannot_be_written_to_raises(run, pacs, data, tmp_path):
 def test_second_download_process_raises(run, pacs, data):
     lock = data / ".download/PACS.lock"
     lock.parent.mkdir(parents=True)
-    with held_elsewhere(lock):
+    with lock_elsewhere(lock):
         failed(run("pacs"), f"{lock.parent} is in use by process")
     done(run("pacs"))
 

@@ -1,4 +1,4 @@
-"""Every set in every layout, and folders that are not as they should be."""
+"""Every set in every layout, and wrong folders."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""MiniDigits: drawn once, the same everywhere; and its tiny CLIP."""
+"""MiniDigits: drawn once, equal on every machine. Its tiny CLIP classifies it."""
 
 import multiprocessing
 import os

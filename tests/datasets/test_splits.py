@@ -42,7 +42,7 @@ def put(path, content):
 
 @pytest.mark.parametrize("layout", SPG_PACS.layouts, ids=lambda layout: layout.name)
 def test_published_splits_fit_every_layout(layout, shared, tmp_path):
-    """With an empty file for each image that the published files list."""
+    """Empty files stand for the images that the published files list."""
     published = {}
     for code in "sp":
         published[code] = json.loads((shared / f"published/splits/{code}_train_val_split.json").read_text())

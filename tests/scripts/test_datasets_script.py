@@ -16,7 +16,7 @@ CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 
 def picture(path, *seed):
-    """A small picture that no other seed has."""
+    """A small picture, different for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (12, 10, 3), dtype=np.uint8)).save(path)
 

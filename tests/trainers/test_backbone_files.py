@@ -162,7 +162,7 @@ def test_damaged_or_foreign_folder_raises_with_its_name(damage, hf_folder):
 
 
 def put_in_cache(folder, cache, repository):
-    """Move a folder to where the hub's cache has a repository."""
+    """Move a folder into the hub's cache as a repository."""
     storage = cache / f"models--{repository.replace('/', '--')}"
     (storage / "refs").mkdir(parents=True)
     (storage / "refs/main").write_text("0" * 40)
@@ -304,8 +304,10 @@ def test_runs_with_one_clip_have_equal_numbers_from_each_source(trainer, places,
 def test_run_and_prediction_preprocess_as_the_backbone_requires(places, image_folder, tmp_path, monkeypatch, capsys):
     from predict import Predictor
 
-    said = {"mean": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    (tmp_path / "folder/open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": said}))
+    preprocessing = {"mean": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    (tmp_path / "folder/open_clip_config.json").write_text(
+        json.dumps({"model_cfg": TINY, "preprocess_cfg": preprocessing})
+    )
     monkeypatch.chdir(tmp_path)
     assert run_train(command_line("CoOp", "red", root=image_folder, clip=places["open_clip"])) == 0
     assert "INPUT.PIXEL_MEAN [0.5, 0.5, 0.5]" in capsys.readouterr().out

@@ -317,13 +317,13 @@ def test_one_clip_in_each_format_is_one_backbone(saved, tmp_path):
 
 def test_tag_sets_activation_and_preprocessing(models, monkeypatch):
     path = models("gelu")[1].partition("@")[2]
-    said = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    tags = {"quick": {"file": path, "quick_gelu": True, **said}, "plain": {"file": path, **said}}
+    facts = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    tags = {"quick": {"file": path, "quick_gelu": True, **facts}, "plain": {"file": path, **facts}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "gelu", tags)
     # A file gets the facts that all tags of its architecture share.
     quick, plain, file = (load_backbone(f"open_clip:gelu@{weights}") for weights in ("quick", "plain", path))
     for backbone in (quick, plain, file):
-        assert (*backbone.info.preprocessing.values(),) == (*said.values(), 0)
+        assert (*backbone.info.preprocessing.values(),) == (*facts.values(), 0)
     assert quick.sha256 != plain.sha256 == file.sha256
 
 

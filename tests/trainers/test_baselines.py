@@ -34,13 +34,13 @@ def own_config(trainer, name="default"):
 
 
 def selects(trainer):
-    """How the default config of a trainer chooses its model."""
+    """TEST.FINAL_MODEL of a trainer's default config."""
     config = yaml.safe_load(Path(own_config(trainer)[1]).read_text())
     return config.get("TEST", {}).get("FINAL_MODEL", "last_step")
 
 
 def final_models(trainer, folder):
-    """The checkpoints of a run of two epochs that are tested."""
+    """The tested checkpoints of a run of two epochs."""
     return sorted(folder.glob("*/model-best.pth.tar" if selects(trainer) == "best_val" else "*/model.pth.tar-2"))
 
 
@@ -154,8 +154,8 @@ def test_backbone_flag_overrides_the_config(train, tmp_path, trainer, name):
 @pytest.mark.parametrize(
     ("trainer", "templates"), [("ZeroshotCLIP", (reference.TEMPLATE,)), ("ZeroshotCLIP2", reference.ENSEMBLE)]
 )
-def test_zero_shot_takes_any_class_name(finished, tmp_path, trainer, templates):
-    finished(trainer)
+def test_zero_shot_takes_any_class_name(finish_run, tmp_path, trainer, templates):
+    finish_run(trainer)
     names = ["dog", "guinea_pig", "St._Basil's", "24 o'clock!"]
     found = build_run(tmp_path / "run", classnames=names).text_features(None, None)
     expected = sum(reference.fixed_text_features(tiny_clip(), names, template) for template in templates)
@@ -290,19 +290,19 @@ def _interrupted(self):
     raise KeyboardInterrupt
 
 
-def test_linear_probe_with_wrong_settings_is_an_error(refused):
+def test_linear_probe_with_wrong_settings_is_an_error(expect_error):
     key = "TRAINER.LINEAR_PROBE.C"
-    assert "TRAINER.LINEAR_PROBE.C is ()" in refused("LinearProbe", "red", key, "()")
-    assert "(1, -2); accepted: numbers greater than 0" in refused("LinearProbe", "red", key, "(1, -2)")
-    assert "('a',); accepted" in refused("LinearProbe", "red", key, "('a',)")
-    assert key in refused("LinearProbe", "red", key, "0.5")
-    message = refused("LinearProbe", "red", "TEST.FINAL_MODEL", "last_step")
+    assert "TRAINER.LINEAR_PROBE.C is ()" in expect_error("LinearProbe", "red", key, "()")
+    assert "(1, -2); accepted: numbers greater than 0" in expect_error("LinearProbe", "red", key, "(1, -2)")
+    assert "('a',); accepted" in expect_error("LinearProbe", "red", key, "('a',)")
+    assert key in expect_error("LinearProbe", "red", key, "0.5")
+    message = expect_error("LinearProbe", "red", "TEST.FINAL_MODEL", "last_step")
     assert "is 'last_step'; accepted by LinearProbe: best_val." in message
-    assert "'fp8'; accepted: fp32" in refused("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
+    assert "'fp8'; accepted: fp32" in expect_error("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
 
 
-def test_linear_probe_with_other_class_names_is_an_error(finished, refused, tmp_path, image_folder):
-    finished("LinearProbe")
+def test_linear_probe_with_other_class_names_is_an_error(finish_run, expect_error, tmp_path, image_folder):
+    finish_run("LinearProbe")
     for names in (["cat", "dog"], ["across", "down", "slanted"], ["down", "across"]):
         with pytest.raises(UserError, match="this one across, down, not " + ", ".join(names)):
             Predictor(tmp_path / "run", classnames=names)
@@ -310,12 +310,12 @@ def test_linear_probe_with_other_class_names_is_an_error(finished, refused, tmp_
     for domain in (tmp_path / "other").iterdir():
         (domain / "down").rename(domain / "zigzag")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "b", "--root", "other"]
-    assert "this one across, down, not across, zigzag" in refused("LinearProbe", "red", flags=flags)
+    assert "this one across, down, not across, zigzag" in expect_error("LinearProbe", "red", flags=flags)
 
 
-def test_linear_probe_folder_without_model_is_an_error(refused, train, tmp_path):
+def test_linear_probe_folder_without_model_is_an_error(expect_error, train, tmp_path):
     flags = ["--eval-only", "--model-dir", "nowhere"]
-    assert "nowhere/linear_probe/model-best.pth.tar" in refused("LinearProbe", "red", flags=flags)
+    assert "nowhere/linear_probe/model-best.pth.tar" in expect_error("LinearProbe", "red", flags=flags)
     folder = tmp_path / "theirs" / "linear_probe"
     folder.mkdir(parents=True)
     probe = Probe(32, ["across", "down"])
@@ -323,12 +323,12 @@ def test_linear_probe_folder_without_model_is_an_error(refused, train, tmp_path)
     state = {key: value for key, value in probe.state_dict().items() if key != "_extra_state"}
     torch.save({"state_dict": state, "epoch": 1}, folder / "model-best.pth.tar")
     flags = ["--eval-only", "--model-dir", "theirs"]
-    assert "do not fit the model" in refused("LinearProbe", "red", flags=flags)
+    assert "do not fit the model" in expect_error("LinearProbe", "red", flags=flags)
 
 
-def test_linear_probe_on_one_class_is_an_error(refused, tmp_path, image_folder):
+def test_linear_probe_on_one_class_is_an_error(expect_error, tmp_path, image_folder):
     shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     for domain in ("blue", "green"):
         for path in (tmp_path / "own" / domain / "down").iterdir():
             path.unlink()
-    assert "all of one class" in refused("LinearProbe", "red", flags=["--root", "own"])
+    assert "all of one class" in expect_error("LinearProbe", "red", flags=["--root", "own"])

@@ -44,7 +44,7 @@ def build(clip_model, tmp_path, monkeypatch):
 
 
 def save(folder, name, more=(), ctx=(16, 64), dtype=torch.float16, n_cls=COOP_CLASSES):
-    """A checkpoint in CoOp's shape; returns its state_dict."""
+    """Save a checkpoint in CoOp's format; return its state_dict."""
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape):

@@ -14,7 +14,7 @@ from trainers.modules.sampling import FeatureLoader, MultiViewDataset
 
 
 class Counting:
-    """Fills an array with numbers and counts how often it was asked to."""
+    """Fills an array with numbers and counts its calls."""
 
     def __init__(self):
         self.calls = 0

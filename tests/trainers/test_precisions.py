@@ -1,4 +1,4 @@
-"""fp16, bf16 and amp against fp32 on the CPU: features, logits, first steps, whole runs and stopped ones, memory.
+"""fp16, bf16 and amp against fp32 on the CPU: features, logits, first steps, runs, resumed runs, memory.
 
 On a CPU the product takes fp32 for all of them. Here it is kept from that, so that each path is run on any machine, amp
 with the type that it has on a GPU. Marked `gpu`, the same tests run on CUDA, and fp32 with them.
@@ -83,7 +83,7 @@ def settings(trainer, device, precision):
 
 @pytest.fixture
 def build(tmp_path, image_folder, clip_for, monkeypatch):
-    """A trainer that is built but not trained: build("CoOp", "cpu", "fp16", "KEY", "VALUE")."""
+    """An untrained trainer: build("CoOp", "cpu", "fp16", "KEY", "VALUE")."""
     import datasets
 
     monkeypatch.chdir(tmp_path)
@@ -152,7 +152,7 @@ def test_features_and_logits_of_each_trainer_stay_close_to_fp32(both, device, pr
 
 
 def first_steps(trainer, n_epochs=2):
-    """The losses of each step of the first epochs, and how these changed each network, as one vector."""
+    """Losses of each step of the first epochs, and the change of each network as one vector."""
     before = {name: parameters(network) for name, network in trainer._models.items()}
     losses = []
     trainer.set_model_mode("train")
@@ -171,7 +171,7 @@ def parameters(network):
 
 
 def take_the_same_draws(trainer, monkeypatch):
-    """Have nothing depend on a device's own random numbers, nor on where amp begins to look for its scale."""
+    """Remove the effects of the device's random numbers and of amp's initial loss scale."""
 
     def forward(self, features, noise=None):
         if noise is None:
@@ -215,7 +215,7 @@ class Stopped(BaseException):
 
 
 def stop(name, monkeypatch):
-    """Have runs of a trainer end before their second epoch, or their test, whichever comes first."""
+    """Stop runs of a trainer before their second epoch or their test, whichever is first."""
     trainer = TRAINER_REGISTRY.get(name)
     before_epoch, test = trainer.before_epoch, trainer.test
 
@@ -247,10 +247,10 @@ def test_run_and_resumed_run_agree_with_fp32(train, tmp_path, monkeypatch, devic
             torch.save(0.02 * label, labels / f"{domain}.pt")
 
     assert train(trainer, "red", *opts, flags=flags) == 0
-    whole = outcome(run)
-    assert whole["precision"] == precision
-    assert len(read_predictions(run / "predictions.csv")) == whole["n_test"] == 10
-    losses = [value for epoch in whole["loss_history"] for value in epoch.values()]
+    expected = outcome(run)
+    assert expected["precision"] == precision
+    assert len(read_predictions(run / "predictions.csv")) == expected["n_test"] == 10
+    losses = [value for epoch in expected["loss_history"] for value in epoch.values()]
     assert all(map(math.isfinite, losses)) and bool(losses) == (trainer in STEPWISE)
 
     shutil.rmtree(run)
@@ -258,7 +258,7 @@ def test_run_and_resumed_run_agree_with_fp32(train, tmp_path, monkeypatch, devic
         stop(trainer, patch)
         train(trainer, "red", *opts, flags=flags)
     assert train(trainer, "red", *opts, flags=flags) == 0
-    assert outcome(run) == whole
+    assert outcome(run) == expected
 
 
 # ---- memory ----

@@ -96,20 +96,20 @@ def test_memory_limit_changes_no_numbers(clip_model, position, class_specific):
     torch.manual_seed(1)
     settings = {"n_ctx": 4, "class_token_position": position, "class_specific": class_specific}
     model, names = copy.deepcopy(clip_model).double(), random_names(40, seed=6)  # sums in another order are equal
-    whole, chunked = (PromptEncoder(model, names, **settings, memory_mb=memory_mb) for memory_mb in (2048, 2))
-    ctx, deep = (30 * whole.initial_context()).requires_grad_(), []
+    unlimited, chunked = (PromptEncoder(model, names, **settings, memory_mb=memory_mb) for memory_mb in (2048, 2))
+    ctx, deep = (30 * unlimited.initial_context()).requires_grad_(), []
     if position == "end" and not class_specific:
-        deep = [(30 * vectors).requires_grad_() for vectors in whole.initial_deep(3)]
+        deep = [(30 * vectors).requires_grad_() for vectors in unlimited.initial_deep(3)]
     weights = torch.randn(40, 32)
     ours, theirs = (
-        torch.autograd.grad((encoder(ctx, deep) * weights).sum(), [ctx, *deep]) for encoder in (chunked, whole)
+        torch.autograd.grad((encoder(ctx, deep) * weights).sum(), [ctx, *deep]) for encoder in (chunked, unlimited)
     )
-    torch.testing.assert_close(chunked(ctx, deep), whole(ctx, deep), atol=1e-10, rtol=0)
+    torch.testing.assert_close(chunked(ctx, deep), unlimited(ctx, deep), atol=1e-10, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
-    assert megabytes_saved(chunked, ctx, deep) < megabytes_saved(whole, ctx, deep)
+    assert megabytes_saved(chunked, ctx, deep) < megabytes_saved(unlimited, ctx, deep)
     if not class_specific:
-        contexts = torch.randn(6, 4, whole.ctx_dim, dtype=torch.float64)
-        torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-10, rtol=0)
+        contexts = torch.randn(6, 4, unlimited.ctx_dim, dtype=torch.float64)
+        torch.testing.assert_close(chunked(contexts), unlimited(contexts), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(("n_cls", "n_contexts", "depth"), [(345, 1, 1), (345, 1, 6), (40, 32, 1)])
@@ -123,7 +123,7 @@ def test_memory_of_training_stays_within_the_limit(n_cls, n_contexts, depth):
 
 
 def learning(encoder, depth):
-    """A context and deep ones of layers 2 to depth, all of them to be learned."""
+    """Learned contexts: a shallow one, and deep ones of layers 2 to depth."""
     torch.manual_seed(depth)
     return [(30 * vectors).requires_grad_() for vectors in (encoder.initial_context(), *encoder.initial_deep(depth))]
 

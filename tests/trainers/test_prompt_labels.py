@@ -10,10 +10,10 @@ ORIGIN = {"backbone": "0" * 64, "class names": ["dog", "cat"], "training images"
 def test_prompt_label_round_trip_is_exact_and_compact(tmp_path):
     path = LabelFolder(str(tmp_path), "PACS", "RN50", 3).file_for("photo")
     assert path == tmp_path / "PACS" / "RN50" / "seed_3" / "photo.pt"
-    whole = torch.randn(1000, 4, 512)
-    save_prompt_label(path, whole[7].requires_grad_(), ORIGIN, 1.5)  # a view of a large storage
+    tensor = torch.randn(1000, 4, 512)
+    save_prompt_label(path, tensor[7].requires_grad_(), ORIGIN, 1.5)  # a view of a large storage
     loaded, seconds = load_prompt_label(path, 4, 512, ORIGIN)
-    assert torch.equal(loaded, whole[7]) and seconds == 1.5
+    assert torch.equal(loaded, tensor[7]) and seconds == 1.5
     assert not loaded.requires_grad
     assert path.stat().st_size < 12_000
 

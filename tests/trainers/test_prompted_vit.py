@@ -15,7 +15,7 @@ def clip_model():
 
 
 def learning(tower, n_tokens, depth):
-    """Shallow prompts and deep ones of layers 2 to depth, all of them to be learned."""
+    """Learned prompts: shallow ones, and deep ones of layers 2 to depth."""
     prompts = (tower.initial_tokens(n_tokens), *tower.initial_deep(depth, n_tokens))
     return [(30 * vectors).requires_grad_() for vectors in prompts]
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from dassl.engine import build_trainer
-from elsewhere import held_elsewhere
+from elsewhere import lock_elsewhere
 from quick_run import command_line
 from torch import nn
 
@@ -19,7 +19,7 @@ from common.image_results import read_predictions
 
 @pytest.fixture
 def build(tmp_path, image_folder, clip_file, monkeypatch):
-    """A trainer that is built but not trained: build("SPG_CGAN", "red", "KEY", "VALUE")."""
+    """An untrained trainer: build("SPG_CGAN", "red", "KEY", "VALUE")."""
     import trainers.spg  # noqa: F401 (registers)
 
     monkeypatch.chdir(tmp_path)
@@ -95,8 +95,8 @@ def test_spg_repeated_command_gives_equal_numbers(train, tmp_path):
         assert torch.equal(value, states[1]["state_dict"][key])
 
 
-def test_spg_uses_existing_labels(finished, train, tmp_path, capsys):
-    finished("SPG")
+def test_spg_uses_existing_labels(finish_run, train, tmp_path, capsys):
+    finish_run("SPG")
     (tmp_path / "prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
     capsys.readouterr()
     assert train("SPG", "red", flags=["--output-dir", "again"]) == 0
@@ -120,8 +120,8 @@ def test_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
 def test_stage1_waits_for_another_process_with_its_label(train, tmp_path, monkeypatch, capsys, trainer, place):
     folder = tmp_path / "prompt_labels" / place / "stripes/tiny/seed_1"
     folder.mkdir(parents=True)
-    with held_elsewhere(folder / ".red.pt.lock") as other:
-        monkeypatch.setattr(locks, "check_interruption", other.kill)  # as soon as it is waited for
+    with lock_elsewhere(folder / ".red.pt.lock") as other:
+        monkeypatch.setattr(locks, "check_interruption", other.kill)  # when the run begins to wait
         assert train(trainer, "red", flags=["--source-domains", "red"]) == 0
     assert "which learns the prompt label of red" in capsys.readouterr().out
     assert (folder / "red.pt").is_file()
@@ -170,12 +170,12 @@ def test_evaluation_is_a_function_of_model_and_image(build):
     torch.manual_seed(0)
     features = nn.functional.normalize(torch.randn(20, 32), dim=1)
     with torch.no_grad():
-        whole = trainer.predict(features, range(20))
+        expected = trainer.predict(features, range(20))
         singles = torch.cat([trainer.predict(features[i : i + 1], [i]) for i in range(20)])
         order = torch.randperm(20)
         shuffled = trainer.predict(features[order], order.tolist())
-    torch.testing.assert_close(singles, whole, atol=1e-4, rtol=0)
-    torch.testing.assert_close(shuffled, whole[order], atol=1e-4, rtol=0)
+    torch.testing.assert_close(singles, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(shuffled, expected[order], atol=1e-4, rtol=0)
 
 
 def test_n_prompts_averages_logits_over_draws(build):
@@ -189,8 +189,8 @@ def test_n_prompts_averages_logits_over_draws(build):
 
 
 @pytest.mark.parametrize("batch_size", ["1", "7", "100"])
-def test_spg_results_do_not_depend_on_the_batch_size(finished, train, tmp_path, batch_size):
-    finished("SPG")
+def test_spg_results_do_not_depend_on_the_batch_size(finish_run, train, tmp_path, batch_size):
+    finish_run("SPG")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "eval", "--no-feature-cache"]
     assert (
         train("SPG", "red", "DATALOADER.TEST.BATCH_SIZE", batch_size, "DATALOADER.NUM_WORKERS", "2", flags=flags) == 0
@@ -201,7 +201,7 @@ def test_spg_results_do_not_depend_on_the_batch_size(finished, train, tmp_path, 
 
 def test_spg_unfinished_run_resumes_with_equal_numbers(train, tmp_path, monkeypatch):
     assert train("SPG", "red", "OPTIM.MAX_EPOCH", "4") == 0
-    whole = results(tmp_path / "run")
+    uninterrupted = results(tmp_path / "run")
 
     from trainers.spg import SPG_CGAN
 
@@ -218,7 +218,7 @@ def test_spg_unfinished_run_resumes_with_equal_numbers(train, tmp_path, monkeypa
     assert train("SPG", "red", "OPTIM.MAX_EPOCH", "4", flags=["--output-dir", "cut"]) == 0
     resumed = results(tmp_path / "cut")
     for key in ("accuracy", "macro_f1", "val_accuracy", "best_epoch"):
-        assert resumed[key] == whole[key]
+        assert resumed[key] == uninterrupted[key]
     ours, expected = (
         torch.load(tmp_path / name / "generator/model.pth.tar-4", weights_only=True)["state_dict"]
         for name in ("cut", "run")
@@ -246,16 +246,16 @@ def test_target_images_are_not_opened_before_the_final_test(train, opened, n_vie
     assert len(opened) - first_of_target == 10
 
 
-def test_unfinished_run_with_another_learning_rate_is_an_error(finished, train, tmp_path, capsys):
-    finished("CoOp")
+def test_unfinished_run_with_another_learning_rate_is_an_error(finish_run, train, tmp_path, capsys):
+    finish_run("CoOp")
     (tmp_path / "run" / "results.json").unlink()
     assert train("CoOp", "red", "OPTIM.LR", "0.1") == 1
     message = capsys.readouterr().err
     assert "run holds an unfinished run with other settings or data: OPTIM.LR 0.002 there and 0.1 here" in message
 
 
-def test_label_of_changed_stage1_is_trained_again(finished, train, tmp_path, capsys):
-    finished("SPG")
+def test_label_of_changed_stage1_is_trained_again(finish_run, train, tmp_path, capsys):
+    finish_run("SPG")
     labels = tmp_path / "prompt_labels/stripes/tiny/seed_1"
     before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.glob("*.pt")}
     (tmp_path / "run" / "results.json").unlink()
@@ -314,8 +314,8 @@ def test_label_of_a_parallel_run_is_used(train, tmp_path, monkeypatch, capsys):
     assert results(tmp_path / "run")["accuracy"] == results(tmp_path / "their_run")["accuracy"]
 
 
-def test_eval_only_changes_no_other_run(finished, train, tmp_path, capsys):
-    finished("CoOp")
+def test_eval_only_changes_no_other_run(finish_run, train, tmp_path, capsys):
+    finish_run("CoOp")
     config = (tmp_path / "run/config.yaml").read_text()
     assert train("CoOp", "blue", flags=["--eval-only", "--model-dir", "run"]) == 0
     assert (tmp_path / "run/config.yaml").read_text() == config
@@ -326,8 +326,8 @@ def test_eval_only_changes_no_other_run(finished, train, tmp_path, capsys):
     assert "other holds the results of another run" in capsys.readouterr().err
 
 
-def test_cocoop_checkpoint_has_the_keys_of_coops_meta_net(finished, tmp_path):
-    finished("CoCoOp")
+def test_cocoop_checkpoint_has_the_keys_of_coops_meta_net(finish_run, tmp_path):
+    finish_run("CoCoOp")
     keys = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)["state_dict"]
     assert {key for key in keys if key.startswith("meta_net")} == {
         f"meta_net.linear{i}.{name}" for i in (1, 2) for name in ("weight", "bias")
@@ -357,16 +357,16 @@ def test_spg_with_train_views_has_results(train, tmp_path, capsys):
     assert capsys.readouterr().out.count("train, 3 views)") == 1  # red was no source before
 
 
-def test_zero_shot_results_have_no_validation(finished, tmp_path):
-    finished("ZeroshotCLIP")
+def test_zero_shot_results_have_no_validation(finish_run, tmp_path):
+    finish_run("ZeroshotCLIP")
     found = results(tmp_path / "run")
     assert found["val_accuracy"] is None
     assert found["best_epoch"] is None
 
 
-def test_spg_domain_without_validation_images_is_an_error(refused, tmp_path, image_folder):
+def test_spg_domain_without_validation_images_is_an_error(expect_error, tmp_path, image_folder):
     root = shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     for path in root.glob("green/*/[1-4].png"):
         path.unlink()
-    message = refused("SPG", "red", flags=["--root", str(root)])
+    message = expect_error("SPG", "red", flags=["--root", str(root)])
     assert "the source domains are too small for a validation split" in message

@@ -1,4 +1,4 @@
-"""The benchmark: both sides agree, mistakes show, and table, JSON and exit code follow. Times are not asserted."""
+"""The benchmark: both sides agree, mistakes fail, and table, JSON and exit code follow. No test asserts a time."""
 
 import functools
 import json

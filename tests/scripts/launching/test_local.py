@@ -1,4 +1,4 @@
-"""The process pool for real: equal numbers, lost processes, signals, two launchers, features made once."""
+"""Real process pools: equal numbers, lost processes, signals, two launchers, features computed once."""
 
 import json
 import os
@@ -39,11 +39,13 @@ def process_of(tmp_path):
     return json.loads(text)["pid"] if text else None  # the next process has just emptied it
 
 
-def test_parallel_jobs_change_no_number_and_compute_features_once(start, launched, tmp_path, image_folder, clip_file):
+def test_parallel_jobs_change_no_number_and_compute_features_once(
+    start, run_launcher, tmp_path, image_folder, clip_file
+):
     words = ("compare.sh", image_folder, clip_file, *QUICK)
     code, output = start(*words, METHODS="zsclip,coop,spg", JOBS="2", OUTPUT="both").end()
     assert code == 0 and output.count(": done in ") == 9, output
-    assert launched(*words, METHODS="zsclip,coop,spg", OUTPUT="single")[0] == 0
+    assert run_launcher(*words, METHODS="zsclip,coop,spg", OUTPUT="single")[0] == 0
     assert len(numbers(tmp_path / "single")) == 9
     assert numbers(tmp_path / "both") == numbers(tmp_path / "single")
     images, labels = encodings(tmp_path / "both")
@@ -51,14 +53,16 @@ def test_parallel_jobs_change_no_number_and_compute_features_once(start, launche
     assert sorted(line.split()[-1] for line in labels) == ["blue", "green", "red"]
 
 
-def test_run_of_lost_process_is_retried_once(long_run, launched, tmp_path, image_folder, clip_file):
+def test_run_of_lost_process_is_retried_once(long_run, run_launcher, tmp_path, image_folder, clip_file):
     launcher = long_run(TARGETS="red,blue", JOBS="2")
     first = process_of(tmp_path)
     os.kill(first, signal.SIGKILL)
     code, output = launcher.end()
     assert code == 0, output
     assert output.count("its process died") == 1 and output.count(": done in ") == 2
-    assert launched("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    assert (
+        run_launcher("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    )
     assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
     assert len(list((tmp_path / RUN).parents[1].glob("blue/seed1/log.txt*"))) == 1  # the other run went on
 
@@ -104,7 +108,7 @@ def test_launcher_killed_ends_its_processes(long_run, tmp_path):
     wait_for(lambda: not Path(f"/proc/{pid}/cmdline").is_file() or not Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
-def test_second_launcher_shares_runs_and_takes_over(long_run, start, launched, tmp_path, image_folder, clip_file):
+def test_second_launcher_shares_runs_and_takes_over(long_run, start, run_launcher, tmp_path, image_folder, clip_file):
     first = long_run()
     os.kill(process_of(tmp_path), signal.SIGSTOP)
     second = start("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue")
@@ -113,7 +117,9 @@ def test_second_launcher_shares_runs_and_takes_over(long_run, start, launched, t
     os.kill(process_of(tmp_path), signal.SIGCONT)
     code, output = second.end()
     assert code == 0 and output.count("skipped for now") == 1 and output.count("| CoOp ") == 1, output
-    assert launched("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    assert (
+        run_launcher("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    )
     assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
 
 

@@ -1,4 +1,4 @@
-"""Jobs by submitit: its local executor runs them for real, and the files for SLURM are looked at."""
+"""Jobs by submitit: real runs by its local executor, and the scripts for SLURM."""
 
 import re
 from argparse import Namespace
@@ -14,15 +14,17 @@ from scripts.launching.local import Outcome
 submitit = pytest.importorskip("submitit")
 
 
-def test_submitit_changes_no_number(launched, tmp_path, monkeypatch, image_folder, clip_file):
+def test_submitit_changes_no_number(run_launcher, tmp_path, monkeypatch, image_folder, clip_file):
     monkeypatch.setattr(slurm, "CLUSTER", "local")
     words = ("compare.sh", image_folder, clip_file, *QUICK)
-    code, output, errors = launched(*words, METHODS="zsclip,coop", TARGETS="red,blue", ENGINE="slurm", OUTPUT="slurm")
+    code, output, errors = run_launcher(
+        *words, METHODS="zsclip,coop", TARGETS="red,blue", ENGINE="slurm", OUTPUT="slurm"
+    )
     assert code == 0 and "4 jobs submitted to SLURM" in output and output.count(": done in ") == 4, errors
-    assert launched(*words, METHODS="zsclip,coop", TARGETS="red,blue", OUTPUT="local")[0] == 0
+    assert run_launcher(*words, METHODS="zsclip,coop", TARGETS="red,blue", OUTPUT="local")[0] == 0
     assert numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
     wrong = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]
-    code, output, _ = launched("spg/main.sh", *words[1:], *wrong, TARGETS="red", ENGINE="slurm", OUTPUT="slurm")
+    code, output, _ = run_launcher("spg/main.sh", *words[1:], *wrong, TARGETS="red", ENGINE="slurm", OUTPUT="slurm")
     assert code == 1 and "failed with exit code 1: TRAINER.SPG.GRAD_CLIP_OFF_TARGETS names purple" in output
 
 

@@ -24,7 +24,7 @@ with run_lock({folder!r}):
 
 @pytest.fixture
 def hold():
-    """hold(folder): another process holds it until the test ends; returns its id."""
+    """hold(folder): another process locks it until the test ends; returns the process id."""
     processes = []
 
     def start(folder):

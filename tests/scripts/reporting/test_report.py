@@ -42,15 +42,15 @@ def rows(domain, labels, predictions):
             "path": f"images/{i}.png",
             "domain": domain,
             "label": CLASSES[label],
-            "prediction": CLASSES[said],
+            "prediction": CLASSES[predicted],
             "confidence": 0.5,
         }
-        for i, (label, said) in enumerate(zip(labels, predictions, strict=True))
+        for i, (label, predicted) in enumerate(zip(labels, predictions, strict=True))
     ]
 
 
 def write_run(folder, trainer, target, seed, predictions, **changes):
-    """A finished run, made by hand, on six images."""
+    """Write a handmade finished run on six images."""
     of_run = rows(target, [0, 0, 1, 1, 2, 2], predictions)
     by_domain = accuracy_by_domain(of_run)
     learns = trainer != "ZeroshotCLIP"
@@ -86,8 +86,8 @@ def runs(tmp_path_factory):
         for target in DOMAINS:
             for seed in (1, 2):
                 folder = root / "out" / f"{trainer}-{DOMAINS.index(target)}" / f"seed{seed}"
-                said = [0, 1, 1, 1, 2, 2 if seed == 1 else 0] if trainer == "SPG" else [0, 1, 1, 0, 2, 2]
-                write_run(folder, trainer, target, seed, said)
+                predicted = [0, 1, 1, 1, 2, 2 if seed == 1 else 0] if trainer == "SPG" else [0, 1, 1, 0, 2, 2]
+                write_run(folder, trainer, target, seed, predicted)
                 if trainer == "SPG":
                     write_contexts(folder, some_contexts(seed))
     spread = {"mean": 50.1, "std": 0.5, "min": 49.0, "max": 51.0, "agreement": 98.72}
@@ -105,7 +105,7 @@ def make_report(folder, out, baseline="", published=None):
 
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory):
-    """The page about these runs, and the lines on missing files."""
+    """The report page of these runs, and the lines about missing files."""
     out = tmp_path_factory.mktemp("page") / "all of it.html"
     skipped = make_report(runs, out, "ZeroshotCLIP")
     return out, skipped
@@ -114,8 +114,8 @@ def report(runs, tmp_path_factory):
 # ---- contexts ----
 
 
-def test_run_saves_contexts_and_labels_of_its_sources(finished, train, tmp_path):
-    finished("SPG")
+def test_run_saves_contexts_and_labels_of_its_sources(finish_run, train, tmp_path):
+    finish_run("SPG")
     found = read_contexts(tmp_path / "run" / "contexts.npz")
     assert found.label_domains.tolist() == ["blue", "green"]
     by_split = dict(zip(found.splits.tolist(), found.domains.tolist(), strict=True))
@@ -313,7 +313,7 @@ def test_report_with_mistakes_prints_one_message(runs, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Run headless Chromium with some arguments; gives its stdout."""
+    """Run headless Chromium with some arguments; return its stdout."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("needs chromium, chromium-browser or google-chrome")

@@ -254,7 +254,7 @@ def test_latex_and_markdown_escape_names():
 
 
 def results_with_costs():
-    """Results of SPG, one of which reused features, of CoOp and of zero-shot CLIP."""
+    """Results of SPG (one with reused features), CoOp and zero-shot CLIP."""
     spg = runs(SPG, n_trained=[6144, 3_000_000], train_seconds=100.0)
     spg[0] |= {"train_seconds": 20.0, "train_reused": ["image features"]}
     zero_shot = runs(COOP, trainer="ZeroshotCLIP", config="", selection=None, n_trained=[])

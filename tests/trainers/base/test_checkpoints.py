@@ -1,4 +1,4 @@
-"""A run that goes on: at the rates of one that was never interrupted, whatever Dassl makes the schedules."""
+"""A resumed run has the learning rates of an uninterrupted run, with our schedules and Dassl's."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_resumed_run_has_the_scheduled_learning_rates(train, rates, monkeypatch,
             raise KeyboardInterrupt
 
     assert train("CoOp", "red", *opts) == 0
-    whole = dict(rates)
+    expected = dict(rates)
     rates.clear()
     monkeypatch.setattr(PromptTrainer, "after_epoch", stop)
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 130
@@ -69,7 +69,7 @@ def test_resumed_run_has_the_scheduled_learning_rates(train, rates, monkeypatch,
     rates.clear()
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 0
     assert list(rates) == list(range(done, 6))  # it resumed and did not train from scratch
-    assert {**begun, **rates} == whole
+    assert {**begun, **rates} == expected
     name = "prompt_learner/model.pth.tar-6"
     ends = [torch.load(tmp_path / folder / name, weights_only=True)["state_dict"]["ctx"] for folder in ("run", "cut")]
     assert torch.equal(*ends)

@@ -1,4 +1,4 @@
-"""Data sets go by the contents of their images: moved they are the same, changed in place they are others."""
+"""Image contents identify data sets: a moved set is equal, a set changed in place is another one."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def stop_before_test(monkeypatch):
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "SPG", "VPT"])
-def test_finished_run_skips_moved_images_and_raises_on_changed_ones(trainer, data, train, refused, capsys):
+def test_finished_run_skips_moved_images_and_raises_on_changed_ones(trainer, data, train, expect_error, capsys):
     assert train(trainer, "red", flags=at(data)) == 0
     data = move(data)
     capsys.readouterr()
@@ -59,10 +59,10 @@ def test_finished_run_skips_moved_images_and_raises_on_changed_ones(trainer, dat
     assert "holds a finished run; skipped" in capsys.readouterr().out
     invert(data / "red")
     message = "run holds a finished run with other settings or data: other test images. Delete it"
-    assert message in refused(trainer, "red", flags=at(data))
+    assert message in expect_error(trainer, "red", flags=at(data))
     if trainer != "ZeroshotCLIP":
         invert(data / "blue")
-        assert "other training images" in refused(trainer, "red", flags=at(data))
+        assert "other training images" in expect_error(trainer, "red", flags=at(data))
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG", "LinearProbe"])
@@ -84,7 +84,7 @@ def test_unfinished_run_resumes_on_equal_images(trainer, changed, data, train, c
 
 
 @pytest.mark.parametrize("views", ["0", "2"])
-def test_features_and_labels_are_reused_for_moved_images_alone(data, train, tmp_path, refused, capsys, views):
+def test_features_and_labels_are_reused_for_moved_images_alone(data, train, tmp_path, expect_error, capsys, views):
     opts = "TRAINER.FEATURES.TRAIN_VIEWS", views
     assert train("SPG", "red", *opts, flags=at(data)) == 0
     data = move(data, rename=False)
@@ -97,11 +97,11 @@ def test_features_and_labels_are_reused_for_moved_images_alone(data, train, tmp_
     assert train("SPG", "red", *opts, flags=at(data, "--output-dir", "other")) == 0
     assert "Encoded 10 images (red, test)" in capsys.readouterr().out
     invert(data / "green")
-    message = refused("SPG", "red", *opts, flags=at(data, "--output-dir", "third"))
+    message = expect_error("SPG", "red", *opts, flags=at(data, "--output-dir", "third"))
     assert "was trained with other settings: training images" in message
 
 
-def test_images_changed_during_run_stop_it_without_results(data, train, refused, tmp_path, monkeypatch):
+def test_images_changed_during_run_stop_it_without_results(data, train, expect_error, tmp_path, monkeypatch):
     def change(trainer, split):
         found = evaluate(trainer, split)
         if split == "test":
@@ -110,7 +110,7 @@ def test_images_changed_during_run_stop_it_without_results(data, train, refused,
 
     monkeypatch.setattr(PromptTrainer, "_evaluate", change)
     for trainer in ("ZeroshotCLIP", "CoOp"):
-        message = refused(trainer, "red", flags=at(data, "--output-dir", trainer))
+        message = expect_error(trainer, "red", flags=at(data, "--output-dir", trainer))
         assert "images of the data set changed during the run" in message
         assert not (tmp_path / trainer / "results.json").exists()
 

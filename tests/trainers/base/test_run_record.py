@@ -105,12 +105,12 @@ def test_results_name_the_selection_metric(train, tmp_path, metric):
     assert result["val_accuracy"] == history[result["best_epoch"] - 1]["val_accuracy"]
 
 
-def test_select_by_unknown_metric_is_an_error(refused):
-    message = refused("CoOp", "red", "TEST.SELECT_BY", "auroc")
+def test_select_by_unknown_metric_is_an_error(expect_error):
+    message = expect_error("CoOp", "red", "TEST.SELECT_BY", "auroc")
     assert "TEST.SELECT_BY is 'auroc'" in message and "accuracy" in message and "macro_f1" in message
 
 
-# ---- evaluators of one's own ----
+# ---- custom evaluators ----
 
 
 class Counter(EvaluatorBase):
@@ -134,7 +134,7 @@ class Counter(EvaluatorBase):
 
 @pytest.fixture
 def own(monkeypatch):
-    """Register an evaluator with these measures; returns the settings that name it."""
+    """Register an evaluator with these metrics; return the settings that select it."""
 
     def register(**measures):
         EVALUATOR_REGISTRY.register(Counter, force=True)
@@ -187,17 +187,17 @@ def test_evaluator_metric_without_finite_number_is_not_recorded(value, train, ow
     assert "Note: the metric odd is no finite number" in capsys.readouterr().out
 
 
-def test_select_by_metric_without_number_is_an_error(refused, own):
-    message = refused("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
+def test_select_by_metric_without_number_is_an_error(expect_error, own):
+    message = expect_error("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
     assert "TEST.SELECT_BY is 'odd', no finite metric of the evaluator Counter" in message
-    message = refused("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
+    message = expect_error("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
     assert "no finite metric of the evaluator Counter; accepted: accuracy, macro_f1, right." in message
 
 
-def test_evaluator_with_wrong_return_type_is_an_error(refused, own, monkeypatch):
+def test_evaluator_with_wrong_return_type_is_an_error(expect_error, own, monkeypatch):
     opts = own()
     monkeypatch.setattr(Counter, "evaluate", lambda self: 81.5)
-    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in refused(
+    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in expect_error(
         "ZeroshotCLIP", "red", *opts
     )
 
@@ -215,8 +215,8 @@ ALL_STAGES = [method.trainer for method in METHODS if method.launchers]
 
 
 @pytest.mark.parametrize("trainer", ALL_STAGES)
-def test_n_trained_counts_parameters_of_checkpoints_and_labels(trainer, finished, tmp_path):
-    result = read_results(finished(trainer) / "results.json")
+def test_n_trained_counts_parameters_of_checkpoints_and_labels(trainer, finish_run, tmp_path):
+    result = read_results(finish_run(trainer) / "results.json")
     names = {path.parent.name for path in (tmp_path / "run").glob("*/model*")}
     files = [find_checkpoint(str(tmp_path / "run"), name) for name in names]
     networks = [torch.load(path, weights_only=False)["state_dict"] for path in files]
@@ -227,8 +227,8 @@ def test_n_trained_counts_parameters_of_checkpoints_and_labels(trainer, finished
     assert (result["train_seconds"] is None) == (not sizes)
 
 
-def test_train_seconds_add_up_over_starts_and_name_reused_parts(finished, train, tmp_path):
-    finished("SPG")
+def test_train_seconds_add_up_over_starts_and_name_reused_parts(finish_run, train, tmp_path):
+    finish_run("SPG")
     before = read_results(tmp_path / "run/results.json")
     assert 0 < before["train_seconds"] <= before["seconds"] and before["train_reused"] == []
     # Interrupted after the last epoch, which had come late.
@@ -252,7 +252,7 @@ def test_train_seconds_add_up_over_starts_and_name_reused_parts(finished, train,
     assert train("SPG", "red", flags=["--output-dir", "third"]) == 0
     third = read_results(tmp_path / "third/results.json")
     assert third["train_reused"] == ["image features", "prompt labels"]
-    # A test of its model tells of its training.
+    # A test of its model has the times of its training.
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train("SPG", "red", flags=flags) == 0
     tested = read_results(tmp_path / "tested/results.json")
