@@ -238,7 +238,7 @@ def test_resumed_amp_run_restores_the_loss_scale(train, tmp_path, monkeypatch):
     from trainers.modules.clip import backbone as clip_backbone
 
     monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
-    # So that the scale grows with every second step, and a fresh one would be another.
+    # The scale grows with every second step, so a fresh scale would differ.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
     assert train("CoOp", "red", *opts) == 0

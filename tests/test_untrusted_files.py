@@ -186,5 +186,5 @@ def test_domain_parser_of_any_words_raises_only_user_errors(sources, targets):
 def test_class_folder_of_any_text_has_one_spelling(folder):
     name = names.class_name(folder)
     assert isinstance(name, str)
-    assert names.class_name(name) == name  # one spelling, whichever layout it comes from
+    assert names.class_name(name) == name  # one spelling for all layouts
     assert "_" not in name.strip("_")

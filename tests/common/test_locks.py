@@ -4,7 +4,7 @@ import os
 import threading
 
 import pytest
-from elsewhere import lock_elsewhere, owner_seen_elsewhere
+from other_process import lock_elsewhere, owner_seen_elsewhere
 
 from common import interruption
 from common.interruption import Interrupted

@@ -49,7 +49,7 @@ def run(cfg):
     return build
 
 
-# -- MaPLe: one module is registered, of which a part learns; transforms of its own -------------------
+# -- MaPLe: one registered module with frozen and learned parts; its own transforms -------------------
 
 
 class Prompts(nn.Module):
@@ -170,7 +170,7 @@ def test_client_assertion_errors_stay_unchanged(maple_cfg, run):
     assert set(maple_cfg.TRAINER) == {"NAME", "MAPLE_LIKE"}
 
 
-# -- SPG: two networks with optimizers of their own, a second look into the loader at each step -------
+# -- SPG: two networks with two optimizers, a second pass through the loader in each step -------------
 
 
 @TRAINER_REGISTRY.register(force=True)

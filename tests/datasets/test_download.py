@@ -27,7 +27,7 @@ from download_site import (
     write_terra,
     zip_of,
 )
-from elsewhere import lock_elsewhere
+from other_process import lock_elsewhere
 
 from common.errors import UserError
 from datasets.benchmarks import SPG_PACS, SPG_DomainNet, SPG_TerraIncognita

@@ -1,7 +1,7 @@
 """fp16, bf16 and amp against fp32 on the CPU: features, logits, first steps, runs, resumed runs, memory.
 
-On a CPU the product takes fp32 for all of them. Here it is kept from that, so that each path is run on any machine, amp
-with the type that it has on a GPU. Marked `gpu`, the same tests run on CUDA, and fp32 with them.
+On a CPU the product falls back to fp32. These tests disable the fallback, so each path runs on any machine; amp has its
+GPU type. With the mark `gpu`, the same tests and fp32 run on CUDA.
 """
 
 import json
@@ -283,7 +283,7 @@ def peak_mb(device, compute, folder):
 @pytest.mark.parametrize("class_specific", [False, True])
 @everywhere
 def test_prompt_encoder_memory_stays_bounded(build, tmp_path, monkeypatch, device, precision, class_specific, learning):
-    monkeypatch.setattr(prompt_encoder, "CPU_TOKENS", 2**30)  # a bound of its own
+    monkeypatch.setattr(prompt_encoder, "CPU_TOKENS", 2**30)  # its own bound
     # A GPU gets a larger problem: the workspaces of its libraries are not bounded and must be relatively small.
     more, workspaces = (128, WORKSPACES_MB) if device == "cuda" else (1, 0)
     n_classes, n_contexts = (160 * more, 160 * more) if class_specific else (40, 8 * more)

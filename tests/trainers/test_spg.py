@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from dassl.engine import build_trainer
-from elsewhere import lock_elsewhere
+from other_process import lock_elsewhere
 from quick_run import command_line
 from torch import nn
 

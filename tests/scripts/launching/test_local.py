@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK, encodings, numbers
-from elsewhere import pid_and_gpu
+from other_process import pid_and_gpu
 from waiting import wait_for
 
 from common.errors import UserError
