@@ -42,7 +42,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--config-file", default="", help="config of the method, configs/trainers/<Trainer>/*.yaml")
     add("--dataset-config-file", default="", help="config of the data set, configs/datasets/*.yaml")
     add("--trainer", dest="TRAINER.NAME", default="", help=", ".join(method.trainer for method in METHODS))
-    add("--backbone", dest="MODEL.BACKBONE.NAME", help='a CLIP: "RN50", "ViT-B/16", ..., or a name of BACKBONES.md')
+    add(
+        "--backbone", dest="MODEL.BACKBONE.NAME", help='a CLIP: "RN50", "ViT-B/16", ..., or a name of docs/backbones.md'
+    )
     add("--head", dest="MODEL.HEAD.NAME", help=argparse.SUPPRESS)
     add("--eval-only", action="store_true", help="test the model in --model-dir")
     add("--model-dir", default="", help="folder of the trained run for --eval-only")

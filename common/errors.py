@@ -41,7 +41,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError):  # TensorBoard and safetensors take no other paths
         return f"{error.object[:300]!r} is not UTF-8. Rename the file or folder, or name another one."
     text = str(error)
-    # An exception of a loader worker arrives with its traceback, whose last line is the cause.
+    # An exception of a loader worker arrives with its traceback. The last line is the cause.
     in_worker = text.startswith("Caught ") and "DataLoader worker" in text
     lines = [line for line in map(str.strip, text.splitlines()) if line] or [""]
     cause = lines[-1 if in_worker else 0].removesuffix(".")

@@ -1,4 +1,4 @@
-"""The number of threads of a run, and how idle threads wait: they sleep instead of spinning (RELIABILITY.md)."""
+"""The number of threads of a run. Idle threads sleep instead of spinning (docs/reproducibility.md)."""
 
 import contextlib
 import functools

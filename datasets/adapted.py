@@ -4,7 +4,7 @@ Rules for attributes that such a class does not have:
 
 - Without names of domains there is one domain, called as the data set, which is source and target.
 - With names, Datum.domain is an index into them or, as in Dassl's own sets, into DATASET.SOURCE_DOMAINS and, for test
-  images, TARGET_DOMAINS. If these are empty, source and target domains are those of the images.
+  images, TARGET_DOMAINS. If these are empty, the images define source and target domains.
 - A domain's code is its name. All images of the test split are tested.
 """
 

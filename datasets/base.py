@@ -33,7 +33,7 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
     # Full names, sorted; Datum.domain is an index into them. `codes` are the published ones, in the same order.
     domains: list[str] = []
     codes: list[str] = []
-    classes: list[str] | None = None  # class names in prompts, sorted; None: those of the folders
+    classes: list[str] | None = None  # class names in prompts, sorted; None: names of the folders
     n_classes: int | None = None  # number of classes if `classes` is None; None: any
     class_aliases: dict[str, str] = {}  # from folders to class names, if these are not their spelling
     layouts: list[Layout] = []  # the preferred one first

@@ -137,7 +137,7 @@ def _why_unreadable(path: str) -> str:
 
 
 def keep_readable(items: list[Datum], description: str) -> list[Datum]:
-    """Drop the items whose image cannot be decoded, with a warning that names them."""
+    """Drop items with images that cannot be decoded, and warn with their names."""
     unreadable = find_unreadable([item.impath for item in items], description)
     if unreadable:
         warn(f"{len(unreadable):,} unreadable images of {description} are skipped: {join_truncated(unreadable)}.")

@@ -1,4 +1,4 @@
-"""The data sets that a command line names: those of configs/datasets/, and any folder of domains."""
+"""The data sets that a command line can name: configs in configs/datasets/, and any folder of domains."""
 
 from pathlib import Path
 

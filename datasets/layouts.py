@@ -12,7 +12,7 @@ from datasets.names import find_domain
 if TYPE_CHECKING:
     from datasets.base import DomainGeneralizationDataset
 
-# Uses of the images in a folder between domain and class; the seeded rule splits those of SPLIT.
+# Uses of the images in a folder between domain and class. The seeded rule splits SPLIT images.
 TRAIN, VAL, SPLIT = "train", "val", "split"
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks lint, format and types.
+# Checks lint, format, types and English.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 cd "$repository"
@@ -8,4 +8,5 @@ failed=0
 "$PYTHON" -m ruff check . || failed=1
 "$PYTHON" -m ruff format --check . || failed=1
 "$PYTHON" -m mypy || failed=1
+"$PYTHON" tests/prose.py || failed=1
 exit $failed

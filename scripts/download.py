@@ -3,7 +3,7 @@
     python scripts/download.py pacs vlcs --root data
     python scripts/download.py --list
 
-The same command resumes an interrupted download. DATASETS.md describes a download by hand.
+The same command resumes an interrupted download. docs/datasets.md describes a download by hand.
 """
 
 import _repository

@@ -1,4 +1,4 @@
-"""What all tests share: import paths, and ../shared where there is one."""
+"""Fixtures of all tests, import paths, and the optional folder ../shared."""
 
 import os
 import shutil
@@ -15,10 +15,10 @@ sys.path.insert(0, str(REPOSITORY / "compat"))
 from common.threads import use_sleeping_waits  # noqa: E402
 
 use_sleeping_waits()
-# Tests run in several processes, of one thread each; those that they start do, too.
+# Several processes run the tests, each with one thread, and start processes with one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The same examples in every run: a test fails for everyone or for no one, however busy a machine is.
+# Every run tests the same examples, so a failure can be repeated on any machine.
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
 
@@ -26,7 +26,7 @@ SHARED = REPOSITORY.parent / "shared"
 
 
 def pytest_runtest_setup(item):
-    """Skip what is marked `gpu` where there is none."""
+    """Skip tests with the mark `gpu` on a machine without a GPU."""
     if item.get_closest_marker("gpu") is None:
         return
     import torch
@@ -36,8 +36,8 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def power_stays_on():
-    """Nothing waits until what was written has reached the disk: only a loss of power could tell."""
+def no_fsync():
+    """Skip fsync, which only matters at a loss of power."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -45,7 +45,7 @@ def power_stays_on():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_of_the_user(tmp_path_factory):
-    """Hashes of images are cached in a folder of the tests."""
+    """Cache hashes of images in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -53,7 +53,7 @@ def no_cache_of_the_user(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared():
-    """The folder of real images and published files that lies beside the checkout of developers and CI."""
+    """The folder ../shared with real images and published files, which developers and CI have."""
     if not SHARED.is_dir():
         pytest.skip("needs ../shared (real PACS images and published files), which is not here")
     return SHARED
@@ -72,7 +72,7 @@ def clip_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vit_file(tmp_path_factory):
-    """A file with a tiny CLIP of random weights whose image tower is a ViT, of 12 layers each."""
+    """A file with a tiny CLIP of random weights: ViT, 12 layers in each tower."""
     import torch
     from reference import tiny_clip
 
@@ -114,39 +114,39 @@ def train(tmp_path, image_folder, clip_for, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def kept_runs():
-    """Folders with what the runs made that were finished for any test, by trainer and settings."""
+def run_cache():
+    """Cached run folders by trainer and settings, which all tests share."""
     return {}
 
 
 @pytest.fixture
-def finished(train, kept_runs, tmp_path, tmp_path_factory):
-    """A run on the 30 images that came to its end: finished("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
+def finish_run(train, run_cache, tmp_path, tmp_path_factory):
+    """A finished run on the 30 images: finish_run("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
 
-    Tests get copies of one run of each kind, with what it left beside it, and may do with them what they like.
+    Each test gets its own copy of the cached run and of the folders that the run shares.
     """
 
     def get(trainer, *opts):
         kind = (trainer, *opts)
-        if kind in kept_runs:
-            shutil.copytree(kept_runs[kind], tmp_path, dirs_exist_ok=True)
+        if kind in run_cache:
+            shutil.copytree(run_cache[kind], tmp_path, dirs_exist_ok=True)
         else:
             found = [name for name in MADE if (tmp_path / name).exists()]
             assert train(trainer, "red", *opts) == 0
-            if found:  # by an earlier run of this test, so that this one is not what the others expect
+            if found:  # an earlier run of this test left files, so other tests cannot use this run
                 return tmp_path / "run"
             folder = tmp_path_factory.mktemp("finished")
             for name in MADE:
                 if (tmp_path / name).is_dir():
                     shutil.copytree(tmp_path / name, folder / name)
-            kept_runs[kind] = folder
+            run_cache[kind] = folder
         return tmp_path / "run"
 
     return get
 
 
 @pytest.fixture
-def refused(train, capsys):
+def expect_error(train, capsys):
     """Run, expect exit code 1, and return the one message on stderr."""
 
     def run(*args, **kwargs):
@@ -162,7 +162,7 @@ def refused(train, capsys):
 
 @pytest.fixture
 def opened(monkeypatch, capsys):
-    """(path, whether the final model had been chosen by then) of each image that runs decode, in order."""
+    """(path, whether the final model is selected) of each image that runs decode, in order."""
     from PIL import ImageFile
 
     load, opened = ImageFile.ImageFile.load, []

@@ -32,7 +32,7 @@ PICTURES = _encoded()
 
 
 def write_images(folder, names):
-    """Make a folder with small pictures, whose contents differ by name."""
+    """Make a folder with small pictures. Different names have different pixels."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -84,7 +84,7 @@ def paths(items):
 
 @contextlib.contextmanager
 def read_only(folder):
-    """Take the write bits of a folder and those below away."""
+    """Remove the write permission of a folder and of its subfolders."""
     folders = [Path(path) for path, _, _ in os.walk(folder)]
     try:
         for path in folders:

@@ -1,4 +1,4 @@
-"""A server with the archives of tiny data sets, and fixtures, for the tests of downloads."""
+"""A server with archives of tiny data sets, and fixtures for download tests."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ TERRA_ANNOTATIONS, TERRA_IMAGES = (archive.name for archive in SOURCES["terra_in
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder with byte ranges; server.breaks and server.ranges cut transfers and ranges off."""
+    """Serves a folder with byte ranges; server.breaks cuts transfers, server.ranges turns ranges off."""
 
     def log_message(self, *args):
         pass
@@ -49,7 +49,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         for key, value in {"Content-Type": kind, "Content-Length": len(body), **dict(headers)}.items():
             self.send_header(key, str(value))
         self.end_headers()
-        # A request whose client leaves at once, to ask for a range, must not use up a break.
+        # A client that leaves at once to ask for a range must not use up a break.
         if self.server.breaks and (status == 206 or self.server.breaks[0][0] != "range"):
             kind, n_bytes = self.server.breaks.pop(0)
             body = body[:n_bytes]
@@ -139,7 +139,7 @@ def terra_pictures():
 
 
 def make_archives(name, folder, scratch, per_class=2):
-    """Make the archives of a set as their owners do; return the number of images of a domain."""
+    """Make the archives of a set in their published form; return the number of images of a domain."""
     dataset = SOURCES[name].dataset
     if dataset is SPG_TerraIncognita:
         write_terra(folder, {**terra_pictures(), "elsewhere.jpg": (7, ("dog",)), "38-car.jpg": (38, ("car",))})
@@ -156,7 +156,7 @@ def make_archives(name, folder, scratch, per_class=2):
 
 @pytest.fixture
 def expect(monkeypatch):
-    """expect("pacs", 14): the set is known to have 14 images in each domain."""
+    """expect("pacs", 14): declare 14 images in each domain of the set."""
 
     def set_counts(name, per_domain):
         dataset = SOURCES[name].dataset

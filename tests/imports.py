@@ -1,4 +1,4 @@
-"""What the modules of the repository import, by their text."""
+"""Read the imports of the repository's modules from their text."""
 
 import ast
 
@@ -9,7 +9,7 @@ def tree_of(path):
 
 
 def imported(tree):
-    """Full names of all that is imported anywhere in a module, within functions as well."""
+    """Full names of all imports in a module, also within functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

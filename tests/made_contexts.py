@@ -1,4 +1,4 @@
-"""Contexts as a run of SPG keeps them, made by hand."""
+"""Handmade contexts in the form of an SPG run."""
 
 import numpy as np
 

@@ -103,7 +103,7 @@ def unit(x):
 
 
 def image_features(model, images):
-    """f (B, E) of the image tower as it is; given features (B, E) pass through."""
+    """f (B, E) of the frozen image tower; given features (B, E) pass through."""
     return images if images.dim() == 2 else unit(model.encode_image(images))
 
 
@@ -385,7 +385,7 @@ def clipped(gradient, name):
 
 
 def image_noise(seed, indices, size=100, draw=0):
-    """SPG's z of test images: N(0, I) by a generator whose seed follows from run, draw and index of the image alone."""
+    """SPG's z of test images: N(0, I), seeded by run, draw and image index alone."""
     seeds = [np.random.SeedSequence([seed, draw, i]).generate_state(1, np.uint64)[0] for i in indices]
     return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(int(each))) for each in seeds])
 

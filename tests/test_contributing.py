@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's four steps, done literally in a copy of the repository: the new method trains, tests, predicts."""
+"""Follow CONTRIBUTING.md's four steps in a copy of the repository: the new method trains, tests, predicts."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from common.run import read_results
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the product, with the example's method in it."""
+    """A copy of the product with the example method."""
     root = tmp_path / "repository"
     for room in ("common", "compat", "configs", "datasets", "scripts", "trainers"):
         shutil.copytree(REPOSITORY / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -39,7 +39,7 @@ def insert(path, before, text):
     path.write_text(content.replace(before, text + before, 1), encoding="utf-8")
 
 
-def test_a_method_in_four_steps(copy, tmp_path, image_folder, clip_file):
+def test_contributing_steps_add_a_working_method(copy, tmp_path, image_folder, clip_file):
     environment = {
         **os.environ,
         "PYTHON": sys.executable,
@@ -57,8 +57,8 @@ def test_a_method_in_four_steps(copy, tmp_path, image_folder, clip_file):
     assert result["trainer"] == "TaskRes" and len(result["val_history"]) == 2
     assert "| TaskRes" in found.stdout
 
-    refused = subprocess.run([*command, "TRAINER.TASKRES.ALPHA", "-1"], env=environment, capture_output=True, text=True)
-    assert "TRAINER.TASKRES.ALPHA is -1.0; accepted: numbers greater than 0" in refused.stderr
+    failed = subprocess.run([*command, "TRAINER.TASKRES.ALPHA", "-1"], env=environment, capture_output=True, text=True)
+    assert "TRAINER.TASKRES.ALPHA is -1.0; accepted: numbers greater than 0" in failed.stderr
 
     images = sorted(map(str, (image_folder / "red").rglob("*.png")))
     command = [sys.executable, str(copy / "predict.py"), "--model-dir", str(path.parent), "--format", "csv", *images]

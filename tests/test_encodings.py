@@ -39,7 +39,7 @@ def accented(images):
 
 @pytest.fixture(scope="session")
 def latin_1(tmp_path_factory):
-    """Variables of a locale in ISO-8859-1."""
+    """Environment variables of an ISO-8859-1 locale."""
     folder = tmp_path_factory.mktemp("locales")
     command = ["localedef", "-i", "en_US", "-f", "ISO-8859-1", str(folder / "en_US.ISO-8859-1")]
     if not shutil.which("localedef") or subprocess.run(command, check=False, capture_output=True).returncode:
@@ -70,7 +70,7 @@ def test_launcher_with_an_ascii_terminal_prints_its_table(accented, clip_file, t
     assert rb"\xb1" in done.stdout
 
 
-def test_trainers_without_utf8_names_are_refused(tmp_path):
+def test_train_without_utf8_mode_raises(tmp_path):
     variables = {**ASCII, "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "compat")))}
     done = start(sys.executable, "-c", "import trainers.all", cwd=tmp_path, **variables)
     assert done.returncode == 1 and b"Start it with PYTHONUTF8=1." in done.stderr
@@ -105,7 +105,7 @@ def test_dassl_json_with_a_byte_order_mark_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
-def test_text_in_another_encoding_is_refused(tmp_path, encoding):
+def test_text_in_another_encoding_raises(tmp_path, encoding):
     (tmp_path / "names.yaml").write_bytes("zéro\none\n".encode(encoding))
     with pytest.raises(ValueError, match="not text in UTF-8"):
         read_text(tmp_path / "names.yaml")
@@ -113,8 +113,8 @@ def test_text_in_another_encoding_is_refused(tmp_path, encoding):
         merge_file(default_cfg(), tmp_path / "names.yaml")
 
 
-def test_predict_reads_lists_with_a_byte_order_mark(finished, image_folder, tmp_path, capsys):
-    folder = str(finished("CoOp"))
+def test_predict_reads_lists_with_a_byte_order_mark(finish_run, image_folder, tmp_path, capsys):
+    folder = str(finish_run("CoOp"))
     image = image_folder / "red/down/0.png"
     odd = tmp_path / ODD
     shutil.copy(image, odd)
@@ -145,18 +145,18 @@ def test_image_names_that_are_not_utf8_are_their_bytes(train, tmp_path, images, 
 
 
 @pytest.mark.parametrize("place", ["*", "*/down"], ids=["domain", "class"])
-def test_folder_names_that_are_not_utf8_are_refused(refused, images, place):
+def test_folder_names_that_are_not_utf8_raise(expect_error, images, place):
     for path in images.glob(place):
         path.rename(path.with_name(os.fsdecode(b"\xfc" + path.name.encode())))
-    assert "its name is not UTF-8" in refused("ZeroshotCLIP", "red", flags=["--root", str(images)])
+    assert "its name is not UTF-8" in expect_error("ZeroshotCLIP", "red", flags=["--root", str(images)])
     assert not (images / "spg_coop_splits").exists()
 
 
-def test_an_output_folder_that_is_not_utf8_is_one_message(refused):
-    assert "is not UTF-8. Rename" in refused("CoOp", "red", flags=["--output-dir", os.fsdecode(b"r\xfcn")])
+def test_an_output_folder_that_is_not_utf8_is_one_message(expect_error):
+    assert "is not UTF-8. Rename" in expect_error("CoOp", "red", flags=["--output-dir", os.fsdecode(b"r\xfcn")])
 
 
-def test_config_of_a_run_holds_any_folder_name(train, tmp_path, images):
+def test_run_config_contains_any_folder_name(train, tmp_path, images):
     root = images.rename(images.with_name(os.fsdecode(b"bilder\xfc")))
     assert train("ZeroshotCLIP", "red", flags=["--root", str(root)]) == 0
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_bytes())["DATASET"]["ROOT"] == str(root)

@@ -1,4 +1,4 @@
-"""The README's steps for a CoOp checkout, on a miniature of one."""
+"""README's steps for a CoOp checkout, on a miniature checkout."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ build_trainer(cfg).train()
 
 
 @pytest.mark.parametrize("trainer", ["SPG", "DPSPG", "LinearProbe"])
-def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trainer):
+def test_trainers_in_a_coop_checkout_train_and_test(tmp_path, image_folder, clip_file, trainer):
     checkout = tmp_path / "CoOp"
     for folder in ("trainers", "datasets"):
         (checkout / folder).mkdir(parents=True)
@@ -70,7 +70,7 @@ def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trai
     before = sorted(path.name for path in checkout.iterdir())
     flags = ["--output-dir", str(tmp_path / "out/run")]
     arguments = command_line(trainer, "red", flags=flags, root=tmp_path / "images", clip=clip_file)
-    finished = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "train.py", *arguments],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "compat")},
@@ -78,7 +78,7 @@ def test_our_trainers_in_a_coop_checkout(tmp_path, image_folder, clip_file, trai
         text=True,
         check=False,
     )
-    assert finished.returncode == 0, finished.stderr
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / "out/run/results.json").is_file()
     assert (tmp_path / "out/feature_cache").is_dir()
     assert (tmp_path / "out/prompt_labels").is_dir() == (trainer in ("SPG", "DPSPG"))

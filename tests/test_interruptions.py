@@ -1,4 +1,4 @@
-"""Killed, stopped, out of space, damaged: a run goes on as if nothing had happened, or says what is wrong."""
+"""Killed, stopped, out of space, damaged: a run resumes with equal numbers, or an error names the cause."""
 
 import errno
 import multiprocessing
@@ -25,11 +25,11 @@ MARK = f"/tmp/spg-ran-code-{os.getpid()}"
 
 
 @pytest.fixture
-def undisturbed(finished, tmp_path):
-    """Results of a run that nothing happened to; nothing that it made is left in its place."""
+def undisturbed(finish_run, tmp_path):
+    """Results of an undisturbed run. Its files are deleted."""
 
     def run(trainer, *opts):
-        found = results(finished(trainer, *opts))
+        found = results(finish_run(trainer, *opts))
         for name in MADE:
             shutil.rmtree(tmp_path / name, ignore_errors=True)
         return found
@@ -38,7 +38,7 @@ def undisturbed(finished, tmp_path):
 
 
 def fail_at_write(monkeypatch, number, error):
-    """Have the write `number` of files that are renamed into place fail; returns the list of all writes."""
+    """Make atomic write `number` fail; return the list of all writes."""
     replace, written = os.replace, []
 
     def failing(source, target, **kwargs):
@@ -52,8 +52,8 @@ def fail_at_write(monkeypatch, number, error):
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
-def test_a_full_disk_at_every_file(train, undisturbed, tmp_path, monkeypatch, capsys, trainer):
-    whole = undisturbed(trainer)
+def test_run_on_full_disk_ends_with_one_message(train, undisturbed, tmp_path, monkeypatch, capsys, trainer):
+    expected = undisturbed(trainer)
     with monkeypatch.context() as patch:
         files = fail_at_write(patch, 0, None)
         assert train(trainer, "red") == 0
@@ -68,12 +68,12 @@ def test_a_full_disk_at_every_file(train, undisturbed, tmp_path, monkeypatch, ca
             capsys.readouterr()
             code = train(trainer, "red")
             printed = capsys.readouterr()
-        # A cache that cannot be written is gone on without; for anything else the run ends and says why.
+        # A run continues without its cache. Any other file that cannot be written ends it with a message.
         assert "The disk is full" in printed.err if code else "continues without it" in printed.out, files[number - 1]
         assert not [path for path in tmp_path.rglob(".*.*") if path.is_file() and "run" in path.parts]
         if code:
             assert train(trainer, "red") == 0
-        assert results(tmp_path / "run") == whole, f"write {number}: {files[number - 1]}"
+        assert results(tmp_path / "run") == expected, f"write {number}: {files[number - 1]}"
 
 
 class Killed(BaseException):
@@ -88,11 +88,11 @@ def scalars(folder):
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_scalars_of_a_resumed_run_are_those_of_an_undisturbed_one(train, tmp_path, monkeypatch):
+def test_resumed_run_writes_the_scalars_of_an_undisturbed_run(train, tmp_path, monkeypatch):
     opts = ("OPTIM.MAX_EPOCH", "3", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
     assert train("CoOp", "red", *opts) == 0
-    whole = scalars(tmp_path / "run")
-    assert {len(steps) for tag, steps in whole.items() if tag.startswith("val/")} == {3}
+    expected = scalars(tmp_path / "run")
+    assert {len(steps) for tag, steps in expected.items() if tag.startswith("val/")} == {3}
     for name in ("model.pth.tar-2", "logits.npy"):  # the last is after the test
         shutil.rmtree(tmp_path / "run")
         replace = os.replace
@@ -109,11 +109,11 @@ def test_scalars_of_a_resumed_run_are_those_of_an_undisturbed_one(train, tmp_pat
         with events.open("ab") as handle:
             handle.write(b"half a record")
         assert train("CoOp", "red", *opts) == 0
-        assert scalars(tmp_path / "run") == whole, name
+        assert scalars(tmp_path / "run") == expected, name
 
 
 def killed_before(epoch, train, monkeypatch, *opts, flags=()):
-    """A run of CoOp that is killed when an epoch, counted from 0, is to begin."""
+    """Kill a CoOp run at the start of an epoch, counted from 0."""
     from trainers.coop import CoOp
 
     def begin(self):
@@ -129,8 +129,8 @@ def killed_before(epoch, train, monkeypatch, *opts, flags=()):
 
 @pytest.mark.parametrize("opts", [(), ("TRAINER.FEATURES.TRAIN_VIEWS", "2")])
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp", "SPG"])
-def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, trainer, opts):
-    whole = undisturbed(trainer, *opts)
+def test_run_killed_between_files_resumes_with_equal_results(train, undisturbed, tmp_path, monkeypatch, trainer, opts):
+    expected = undisturbed(trainer, *opts)
     with monkeypatch.context() as patch:
         files = fail_at_write(patch, 0, None)
         assert train(trainer, "red", *opts) == 0
@@ -142,11 +142,11 @@ def test_killed_between_two_files(train, undisturbed, tmp_path, monkeypatch, tra
             with pytest.raises(Killed):
                 train(trainer, "red", *opts)
         assert train(trainer, "red", *opts) == 0
-        assert results(tmp_path / "run") == whole, f"killed at write {number}: {files[number - 1]}"
+        assert results(tmp_path / "run") == expected, f"killed at write {number}: {files[number - 1]}"
 
 
 @pytest.mark.parametrize("opts", [("DATALOADER.NUM_WORKERS", "1"), ("TRAINER.FEATURES.TRAIN_VIEWS", "3")])
-def test_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opts):
+def test_run_with_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opts):
     """The environment variable KILLS sets the number of kills."""
     places = {"root": image_folder, "clip": REPOSITORY / "assets/mini_clip.pt"}
 
@@ -155,7 +155,7 @@ def test_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opt
         return command_line("SPG", "red", *opts, **places, output=output, batch_size=4, epochs=4)
 
     assert run_train(arguments("whole")) == 0
-    whole, run, rng = results(tmp_path / "whole/run"), tmp_path / "killed/run", random.Random(3)
+    expected, run, rng = results(tmp_path / "whole/run"), tmp_path / "killed/run", random.Random(3)
     for _ in range(int(os.environ.get("KILLS", "1"))):
         with open(tmp_path / "console.txt", "wb") as log:
             command = [sys.executable, REPOSITORY / "train.py", *arguments("killed")]
@@ -166,17 +166,17 @@ def test_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder, opt
             os.killpg(process.pid, signal.SIGKILL)  # with its loader workers
             process.wait()
         else:
-            assert results(run) == whole
+            assert results(run) == expected
             shutil.rmtree(tmp_path / "killed")
     assert run_train(arguments("killed")) == 0
-    assert results(run) == whole
+    assert results(run) == expected
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_after_the_step(train, undisturbed, tmp_path, monkeypatch, capsys, number, code):
+def test_signal_ends_run_after_its_step(train, undisturbed, tmp_path, monkeypatch, capsys, number, code):
     from trainers.coop import CoOp
 
-    whole, handler = undisturbed("CoOp"), signal.getsignal(number)
+    expected, handler = undisturbed("CoOp"), signal.getsignal(number)
     step, steps = CoOp.forward_backward, []
 
     def interrupted(self, batch):
@@ -195,7 +195,7 @@ def test_signals_end_after_the_step(train, undisturbed, tmp_path, monkeypatch, c
     assert signal.getsignal(number) == handler
     assert train("CoOp", "red") == 0
     assert "Resuming after epoch 1" in capsys.readouterr().out
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == expected
 
 
 @pytest.fixture
@@ -208,47 +208,47 @@ def one_thread(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_the_number_of_workers_changes_nothing(train, tmp_path, one_thread):
+def test_loader_workers_change_no_number(train, tmp_path, one_thread):
     assert train("SPG", "red") == 0
-    whole = results(tmp_path / "run")
+    expected = results(tmp_path / "run")
     for name in MADE:
         shutil.rmtree(tmp_path / name, ignore_errors=True)
     assert train("SPG", "red", "DATALOADER.NUM_WORKERS", "2") == 0
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == expected
 
 
 @pytest.fixture
 def cut(train, undisturbed, tmp_path, monkeypatch):
-    """A CoOp run of 4 epochs that was killed in the fourth, and what it should come to."""
+    """A CoOp run of 4 epochs that was killed in the fourth epoch, and its expected results."""
     opts = ("OPTIM.MAX_EPOCH", "4")
-    whole = undisturbed("CoOp", *opts)
+    expected = undisturbed("CoOp", *opts)
     killed_before(3, train, monkeypatch, *opts)
     folder = tmp_path / "run" / "prompt_learner"
-    kept = sorted(path.name for path in folder.glob("model*"))
-    assert kept == ["model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-3"]
+    checkpoints = sorted(path.name for path in folder.glob("model*"))
+    assert checkpoints == ["model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-3"]
 
     def resume():
         assert train("CoOp", "red", *opts) == 0
-        assert results(tmp_path / "run") == whole
+        assert results(tmp_path / "run") == expected
 
     return folder, resume
 
 
-def test_the_loss_scale_is_kept(train, tmp_path, monkeypatch):
+def test_resumed_amp_run_restores_the_loss_scale(train, tmp_path, monkeypatch):
     from trainers.modules.clip import backbone as clip_backbone
 
     monkeypatch.setattr(clip_backbone, "effective_precision", lambda precision, device: precision)
-    # So that the scale grows with every second step, and a fresh one would be another.
+    # The scale grows with every second step, so a fresh scale would differ.
     monkeypatch.setattr(torch.amp.GradScaler, "__init__", growing(torch.amp.GradScaler.__init__))
     opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
     assert train("CoOp", "red", *opts) == 0
-    whole = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
+    expected = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
     killed_before(2, train, monkeypatch, *opts)
     assert read_json(tmp_path / "run/run.json")["history"][-1]["scaler"]["scale"] > 2.0**16
     assert train("CoOp", "red", *opts) == 0
     ours, theirs = (read_json(tmp_path / name / "run.json")["history"] for name in ("run", "undisturbed"))
     assert [epoch["scaler"] for epoch in ours] == [epoch["scaler"] for epoch in theirs]
-    assert results(tmp_path / "run") == whole
+    assert results(tmp_path / "run") == expected
 
 
 def growing(init):
@@ -275,7 +275,7 @@ class RunsCode:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bits, lambda path: torch.save(RunsCode(), path)])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys, damage):
+def test_run_with_damaged_checkpoint_resumes_from_the_previous_one(cut, capsys, damage):
     folder, resume = cut
     damage(folder / "model.pth.tar-3")
     resume()
@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, capsys, damage):
 
 
 @pytest.mark.parametrize("names", [("model.pth.tar-2", "model.pth.tar-3"), ("model-best.pth.tar",)])
-def test_with_nothing_left_training_starts_anew(cut, capsys, names):
+def test_run_without_checkpoints_trains_from_scratch(cut, capsys, names):
     folder, resume = cut
     for name in names:
         truncate(folder / name)
@@ -295,7 +295,7 @@ def test_with_nothing_left_training_starts_anew(cut, capsys, names):
 
 
 @pytest.mark.parametrize("damage", [lambda text: "", lambda text: "[1, 2, 3]", lambda text: text.replace("0", "1", 1)])
-def test_a_damaged_history(cut, capsys, damage):
+def test_run_with_damaged_history_trains_from_scratch(cut, capsys, damage):
     folder, resume = cut
     path = folder.parent / "run.json"
     path.write_text(damage(path.read_text()))
@@ -313,7 +313,7 @@ def _encode_together(folder, barrier, n_encoded, found):
     found.put(float(FeatureCache(folder).get("key", (5, 4), compute, "test").sum()))
 
 
-def test_two_processes_want_one_feature_cache(tmp_path):
+def test_two_processes_compute_one_feature_cache_entry_once(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, n_encoded, found = context.Barrier(2), context.Value("i", 0), context.SimpleQueue()
     arguments = (tmp_path / "cache", barrier, n_encoded, found)
@@ -324,12 +324,12 @@ def test_two_processes_want_one_feature_cache(tmp_path):
         process.join(MINUTES)
     assert [process.exitcode for process in processes] == [0, 0]
     assert found.get() == found.get() == 190.0 and n_encoded.value == 1
-    kept = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
-    assert kept.sum() == 190.0
+    checkpoints = FeatureCache(tmp_path / "cache").get("key", (5, 4), None, "test")
+    assert checkpoints.sum() == 190.0
     assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]
 
 
-def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypatch, capsys):
+def test_image_deleted_during_run_is_named(train, tmp_path, image_folder, monkeypatch, capsys):
     from trainers.coop import CoOp
 
     images = tmp_path / "moving"
@@ -348,7 +348,7 @@ def test_a_file_that_disappears_mid_run(train, tmp_path, image_folder, monkeypat
     assert "Traceback" not in message
 
 
-def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, monkeypatch, capsys):
+def test_resume_on_changed_data_is_an_error(train, tmp_path, image_folder, monkeypatch, capsys):
     images = tmp_path / "changing"
     shutil.copytree(image_folder, images)
 
@@ -360,11 +360,11 @@ def test_data_that_changed_since_the_run_began(train, tmp_path, image_folder, mo
 
 
 def writing():
-    """Threads of tensorboard's: that of a run that has ended would go on to write where its folder was."""
+    """Threads of tensorboard, which could still write after the run has ended."""
     return {thread for thread in threading.enumerate() if "tensorboard" in type(thread).__module__}
 
 
-def test_an_unreadable_image_stops_the_run_or_is_skipped(train, tmp_path, image_folder, capsys):
+def test_unreadable_image_stops_run_or_is_skipped(train, tmp_path, image_folder, capsys):
     images = tmp_path / "partly"
     shutil.copytree(image_folder, images)
     bad = images / "blue/down/2.png"
@@ -386,15 +386,15 @@ def test_an_unreadable_image_stops_the_run_or_is_skipped(train, tmp_path, image_
     assert results(tmp_path / "b")["n_test"] == 9
 
 
-def test_settings_that_change_the_result_are_not_mixed(cut, train, capsys):
+def test_resume_with_other_settings_is_an_error(cut, train, capsys):
     for opts in (("TEST.FINAL_MODEL", "last_step"), ("TEST.N_PROMPTS", "2"), ("INPUT.PIXEL_STD", "(0.2, 0.2, 0.2)")):
         capsys.readouterr()
         assert train("CoOp", "red", "OPTIM.MAX_EPOCH", "4", *opts) == 1
         assert f"holds an unfinished run with other settings or data: {opts[0]} " in capsys.readouterr().err
 
 
-def test_a_lost_best_model_is_not_replaced_by_the_last(finished, train, tmp_path, capsys):
-    finished("SPG")
+def test_lost_best_checkpoint_is_not_replaced_by_the_last(finish_run, train, tmp_path, capsys):
+    finish_run("SPG")
     (tmp_path / "run/generator/model-best.pth.tar").unlink()
     capsys.readouterr()
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
@@ -405,11 +405,11 @@ def test_a_lost_best_model_is_not_replaced_by_the_last(finished, train, tmp_path
     assert (found["selection"], found["load_epoch"]) == ("epoch 2", 2)
 
 
-def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, monkeypatch, capsys):
-    finished("CoOp", "OPTIM.MAX_EPOCH", "4")
+def test_run_resumed_from_another_folder_resumes_in_its_own(finish_run, train, tmp_path, monkeypatch, capsys):
+    finish_run("CoOp", "OPTIM.MAX_EPOCH", "4")
     shutil.rmtree(tmp_path / "run/prompt_learner")
     shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
-    # Nothing to go on from there: trained anew in another folder, killed, and started again by the same command.
+    # There is no checkpoint: train from scratch in another folder, kill, and repeat the command.
     opts, flags = ("OPTIM.MAX_EPOCH", "4"), ["--resume", "begun", "--output-dir", "next"]
 
     killed_before(2, train, monkeypatch, *opts, flags=flags)
@@ -419,7 +419,7 @@ def test_a_run_begun_from_another_goes_on_by_itself(finished, train, tmp_path, m
     assert results(tmp_path / "next") == results(tmp_path / "run")
 
 
-def test_runs_without_a_seed_learn_labels_of_their_own(train, tmp_path):
+def test_runs_without_seed_learn_separate_labels(train, tmp_path):
     for name in ("one", "two"):
         assert train("SPG", "red", "SEED", "-1", flags=["--output-dir", name]) == 0
         assert len(list((tmp_path / name / "prompt_labels").rglob("*.pt"))) == 2

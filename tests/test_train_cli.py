@@ -51,97 +51,99 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("trainer", "opts", "flags", "message"), WRONG)
-def test_train_with_a_mistake_prints_one_message(refused, tmp_path, trainer, opts, flags, message):
+def test_train_with_mistake_prints_one_message(expect_error, tmp_path, trainer, opts, flags, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.yaml").write_text("OPTIM: [")
     (tmp_path / "strange.yaml").write_text("OPTIMISER:\n  LR: 1\n")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "net.pt")
-    assert message in refused(trainer, "red", *opts, flags=flags)
+    assert message in expect_error(trainer, "red", *opts, flags=flags)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_where_there_is_none(refused):
-    assert "USE_CUDA True asks for a GPU" in refused("SPG", "red", "USE_CUDA", "True")
+def test_train_with_use_cuda_without_gpu_is_an_error(expect_error):
+    assert "USE_CUDA True asks for a GPU" in expect_error("SPG", "red", "USE_CUDA", "True")
 
 
 @pytest.fixture
 def own_images(tmp_path, image_folder):
-    """A copy of the images that a test may spoil, and the flags that use it."""
+    """A copy of the images that a test may change, and the flags that use it."""
     shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     return tmp_path / "own", ["--root", "own"]
 
 
-def test_no_validation_images(refused, own_images):
+def test_train_without_validation_images_is_an_error(expect_error, own_images):
     folder, flags = own_images
     for path in folder.glob("*/*/[1-4].png"):
         path.unlink()
-    assert "too small for a validation split to choose an epoch by" in refused("CoOp", "red", flags=flags)
+    assert "too small for a validation split to choose an epoch by" in expect_error("CoOp", "red", flags=flags)
 
 
-def test_a_class_in_one_domain_only(refused, own_images):
+def test_train_with_class_in_one_domain_is_an_error(expect_error, own_images):
     folder, flags = own_images
     (folder / "red" / "down").rename(folder / "red" / "dwon")
-    assert "Missing: dwon" in refused("SPG", "red", flags=flags)
+    assert "Missing: dwon" in expect_error("SPG", "red", flags=flags)
 
 
-def test_one_training_image_is_an_error_of_methods_that_need_more(refused, own_images):
+def test_train_with_one_image_is_an_error_of_methods_that_need_more(expect_error, own_images):
     folder, flags = own_images
     flags = [*flags, "--source-domains", "blue"]
     for path in sorted((folder / "blue").glob("*/*"))[1:]:
         path.unlink()
-    message = refused("SPG", "red", "TEST.FINAL_MODEL", "last_step", flags=flags)
+    message = expect_error("SPG", "red", "TEST.FINAL_MODEL", "last_step", flags=flags)
     assert "one training image, and the batch norm of SPG's generator" in message
-    assert "too small for a validation split" in refused("LinearProbe", "red", flags=flags)
+    assert "too small for a validation split" in expect_error("LinearProbe", "red", flags=flags)
 
 
-def test_image_of_one_row_is_named(refused, own_images):
+def test_train_with_image_of_one_row_names_it(expect_error, own_images):
     folder, flags = own_images
     for path in (folder / "blue" / "down").iterdir():
         Image.new("RGB", (60000, 1)).save(path)
-    assert "has 60,000 x 1 pixels" in refused("CoOp", "red", flags=flags)
+    assert "has 60,000 x 1 pixels" in expect_error("CoOp", "red", flags=flags)
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])
-def test_an_image_that_cannot_be_decoded(refused, own_images, num_workers):
+def test_train_with_undecodable_image_names_it(expect_error, own_images, num_workers):
     folder, flags = own_images
     for path in (folder / "blue" / "down").iterdir():
         path.write_bytes(b"no image")
-    message = refused("SPG", "red", "DATALOADER.NUM_WORKERS", num_workers, flags=flags)
+    message = expect_error("SPG", "red", "DATALOADER.NUM_WORKERS", num_workers, flags=flags)
     assert "own/blue/down/" in message and ".png" in message
 
 
-def test_a_class_name_that_is_too_long(refused, own_images):
+def test_train_with_too_long_class_name_is_an_error(expect_error, own_images):
     folder, flags = own_images
     for domain in folder.iterdir():
         (domain / "down").rename(domain / ("very " * 40 + "long").strip().replace(" ", "_"))
-    message = refused("CoOp", "red", "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "60", flags=flags)
+    message = expect_error("CoOp", "red", "TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "60", flags=flags)
     assert "very very" in message and "left of 77" in message
 
 
-def test_prompt_labels_of_other_settings_are_an_error(refused, finished, tmp_path, clip_file):
-    finished("SPG")
-    message = refused("SPG", "red", "TRAINER.SPG.CTX_INIT", "a photo of", flags=["--output-dir", "b"])
+def test_train_with_prompt_labels_of_other_settings_is_an_error(expect_error, finish_run, tmp_path, clip_file):
+    finish_run("SPG")
+    message = expect_error("SPG", "red", "TRAINER.SPG.CTX_INIT", "a photo of", flags=["--output-dir", "b"])
     assert "blue.pt has shape (4, 64); this run needs (3, 64)" in message
-    message = refused("SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 3]", flags=["--output-dir", "b"])
+    message = expect_error(
+        "SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 3]", flags=["--output-dir", "b"]
+    )
     assert "trained with other settings: OPTIM.MAX_EPOCH 2 (here 3)" in message
     weights = torch.load(clip_file, weights_only=True)
     weights["logit_scale"] = weights["logit_scale"] + 1
     (tmp_path / "other").mkdir()
     torch.save(weights, tmp_path / "other" / "tiny.pt")
-    message = refused("SPG", "red", flags=["--output-dir", "b", "--backbone", "other/tiny.pt"])
+    message = expect_error("SPG", "red", flags=["--output-dir", "b", "--backbone", "other/tiny.pt"])
     assert "blue.pt was trained with other settings: backbone." in message
 
 
-def test_help_needs_no_heavy_imports():
+def test_help_imports_no_heavy_packages():
     code = (
         "import sys, train\ntry:\n train.parse_args(['--help'])\nexcept SystemExit:\n sys.exit('torch' in sys.modules)"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0
-    assert "--target-domains" in finished.stdout
+    process = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert process.returncode == 0
+    assert "--target-domains" in process.stdout
 
 
-def test_pairs_after_domains_are_settings():
+def test_domain_flags_leave_later_pairs_as_settings():
     import train as command
 
     cfg = command.setup_cfg(command.parse_args(["--target-domains", "a", "b", "OPTIM.LR", "1", "SEED", "2"]))
@@ -151,13 +153,13 @@ def test_pairs_after_domains_are_settings():
 # ---- folders that hold a run ----
 
 
-def test_a_finished_folder_with_an_unknown_target_is_an_error(finished, refused):
-    finished("CoOp")
-    assert "has no domain 'purple'" in refused("CoOp", "purple")
+def test_train_finished_with_unknown_target_is_an_error(finish_run, expect_error):
+    finish_run("CoOp")
+    assert "has no domain 'purple'" in expect_error("CoOp", "purple")
 
 
-def test_a_run_that_another_process_finishes_is_skipped(finished, train, tmp_path, monkeypatch, capsys):
-    finished("CoOp")
+def test_train_finished_by_another_process_is_skipped(finish_run, train, tmp_path, monkeypatch, capsys):
+    finish_run("CoOp")
     (tmp_path / "run").rename(tmp_path / "theirs")
 
     @contextlib.contextmanager
@@ -171,8 +173,8 @@ def test_a_run_that_another_process_finishes_is_skipped(finished, train, tmp_pat
     assert "run: skipped, finished by another process." in capsys.readouterr().out
 
 
-def test_a_repeated_test_is_skipped_and_another_one_is_an_error(finished, train, refused, tmp_path, capsys):
-    finished("CoOp")
+def test_eval_only_repeated_is_skipped_and_changed_is_an_error(finish_run, train, expect_error, tmp_path, capsys):
+    finish_run("CoOp")
     shutil.copytree(tmp_path / "run", tmp_path / "twin")
     test = ["--eval-only", "--output-dir", "tested", "--model-dir"]
     assert train("CoOp", "red", flags=[*test, "run"]) == 0
@@ -180,15 +182,15 @@ def test_a_repeated_test_is_skipped_and_another_one_is_an_error(finished, train,
     assert train("CoOp", "red", flags=[*test, "run"]) == 0
     assert "tested holds a finished run; skipped" in capsys.readouterr().out
     for other in ([*test, "twin"], [*test, "run", "--load-epoch", "2"]):
-        assert "tested holds the results of another run" in refused("CoOp", "red", flags=other)
-    assert "source domains" in refused("CoOp", "red", flags=[*test, "run", "--source-domains", "blue"])
-    assert "run holds the results of another run" in refused(
+        assert "tested holds the results of another run" in expect_error("CoOp", "red", flags=other)
+    assert "source domains" in expect_error("CoOp", "red", flags=[*test, "run", "--source-domains", "blue"])
+    assert "run holds the results of another run" in expect_error(
         "CoOp", "red", flags=["--eval-only", "--model-dir", "twin", "--output-dir", "run"]
     )
     assert (tmp_path / "tested/results.json").stat().st_mtime_ns == written
 
 
-def test_a_label_folder_without_a_seed_is_a_warning(train, tmp_path, capsys):
+def test_train_with_label_dir_without_seed_warns(train, tmp_path, capsys):
     assert train("SPG", "red", "TRAINER.SPG.LABEL_DIR", "labels", "SEED", "-1") == 0
     assert "Warning: TRAINER.SPG.LABEL_DIR labels is not used" in capsys.readouterr().out
     assert not list(tmp_path.glob("labels/**/*.pt")) and list(tmp_path.glob("run/prompt_labels/**/*.pt"))

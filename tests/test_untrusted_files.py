@@ -1,4 +1,4 @@
-"""Files from strangers and bad disks: refused with a message, never run, never taken for good."""
+"""Damaged and malicious files raise an error or read right, and never run code."""
 
 import json
 import os
@@ -69,14 +69,14 @@ def cached(folder):
 
 @pytest.fixture(params=["label", "checkpoint", "clip", "results", "cached"])
 def file(request, tmp_path, clip_file):
-    """A whole file of some format: (path, call that reads a tensor from it)."""
+    """An intact file of some format: (path, function that reads a tensor from it)."""
     if request.param == "clip":
         return clip(tmp_path, clip_file)
     return globals()[request.param](tmp_path)
 
 
-def refused_or_right(read, expected):
-    """Whether a file was refused; if it was not, it must have been read as it was written."""
+def raises_or_reads_right(read, expected):
+    """Return whether reading raised a UserError; otherwise check the value."""
     try:
         found = read()
     except ERRORS as error:
@@ -86,39 +86,39 @@ def refused_or_right(read, expected):
     return False
 
 
-def test_truncated(file):
+def test_truncated_file_raises_or_reads_right(file):
     path, read = file
     expected, content = read(), path.read_bytes()
     for part in (0.0, 0.1, 0.5, 0.9, 0.99):
         path.write_bytes(content[: int(part * len(content))])
-        # A cache is computed again instead; and what is cut off may be no more than the last line's end.
-        assert refused_or_right(read, expected) or path.suffix == ".npy" or part > 0.9
+        # A damaged cache is computed again. The cut may remove only the last newline.
+        assert raises_or_reads_right(read, expected) or path.suffix == ".npy" or part > 0.9
 
 
-def test_flipped_bits(file):
+def test_flipped_bits_raise_or_read_right(file):
     path, read = file
     expected, content, rng = read(), path.read_bytes(), random.Random(0)
-    refused = 0
+    n_errors = 0
     for _ in range(40 if len(content) < 10**5 else 8):
         damaged = bytearray(content)
         damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(bytes(damaged))
-        refused += refused_or_right(read, expected)
-    assert refused or path.suffix == ".npy" or len(content) >= 10**5
+        n_errors += raises_or_reads_right(read, expected)
+    assert n_errors or path.suffix == ".npy" or len(content) >= 10**5
 
 
-def test_code_is_not_run(file):
+def test_pickled_code_does_not_run(file):
     path, read = file
     expected = read()
     for malicious in (RunsCode(), {"state_dict": RunsCode(), "epoch": 1}, [RunsCode()]):
         torch.save(malicious, path)
-        assert refused_or_right(read, expected) or path.suffix == ".npy"
+        assert raises_or_reads_right(read, expected) or path.suffix == ".npy"
         np.save(path, np.array([malicious], dtype=object), allow_pickle=True)
-        assert refused_or_right(read, expected) or path.suffix == ".npy"
+        assert raises_or_reads_right(read, expected) or path.suffix == ".npy"
     assert not os.path.exists(MARK)
 
 
-def test_yaml_runs_no_code(train, tmp_path, capsys):
+def test_yaml_code_does_not_run(train, tmp_path, capsys):
     path = tmp_path / "evil.yaml"
     path.write_text(f"OPTIM: !!python/object/apply:os.system ['touch {MARK}']\n")
     for flag in ("--config-file", "--dataset-config-file"):
@@ -137,7 +137,7 @@ JSON = st.recursive(
 
 @settings(max_examples=100)
 @given(content=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_as_results_splits_and_predictions(tmp_path_factory, content):
+def test_readers_of_any_bytes_raise_only_user_errors(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "file"
     path.write_bytes(content)
     for read in (read_results, read_predictions, read_split):
@@ -156,7 +156,7 @@ ENTRY = st.tuples(st.text(max_size=12), st.integers(0, 3), st.integers(0, 3), st
         {"train": st.lists(ENTRY | JSON, max_size=4), "val": st.lists(ENTRY, max_size=2), "test": JSON}
     )
 )
-def test_any_entries_as_a_split(tmp_path_factory, content):
+def test_split_reader_of_any_entries_raises_only_user_errors(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("split") / "a_train_val_split.json"
     path.write_text(json.dumps(content))
     try:
@@ -172,7 +172,7 @@ NAMES = st.text(alphabet=string.ascii_letters + string.digits + "_- éß", min_s
 
 @settings(max_examples=100)
 @given(sources=st.lists(NAMES, max_size=3), targets=st.lists(NAMES, max_size=2))
-def test_any_words_as_domains(sources, targets):
+def test_domain_parser_of_any_words_raises_only_user_errors(sources, targets):
     try:
         found = SPG_PACS.resolve_domains("", sources, targets)
     except UserError as error:
@@ -183,8 +183,8 @@ def test_any_words_as_domains(sources, targets):
 
 @settings(max_examples=100)
 @given(folder=st.text(min_size=1, max_size=20))
-def test_any_text_as_a_class_folder(folder):
+def test_class_folder_of_any_text_has_one_spelling(folder):
     name = names.class_name(folder)
     assert isinstance(name, str)
-    assert names.class_name(name) == name  # one spelling, whichever layout it comes from
+    assert names.class_name(name) == name  # one spelling for all layouts
     assert "_" not in name.strip("_")

@@ -1,21 +1,21 @@
-"""How long tests wait for what has to come: no test fails because a machine is busy."""
+"""Wait for a condition, long enough for a busy machine."""
 
 import time
 
-MINUTES = 300.0  # in seconds
+MINUTES = 300.0  # seconds
 
 
-def wait_for(what, goes_on=lambda: True, said=lambda: ""):
-    """Look from time to time at whether something has come; it fails, with what was said, if that never does.
+def wait_for(condition, is_possible=lambda: True, message=lambda: ""):
+    """Poll a condition and fail with a message if it stays false.
 
     Args:
-        what: whether it has.
-        goes_on: whether it still can.
-        said: what to tell if it has not.
+        condition: returns True when the wait is over.
+        is_possible: returns False if the condition cannot become true.
+        message: returns the message of the failure.
     """
     deadline = time.monotonic() + MINUTES
-    while not what():
-        if not goes_on() or time.monotonic() > deadline:
-            assert what(), said()
+    while not condition():
+        if not is_possible() or time.monotonic() > deadline:
+            assert condition(), message()
             return
         time.sleep(0.05)

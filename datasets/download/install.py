@@ -73,7 +73,7 @@ def get(
         _check_nothing_there(source, root)
     download = _Download(source, root, root / WORK_FOLDER, mirror, _match_archives(source, archives), any_counts)
     with _work_folder(source, root):
-        print(f"{source.title} goes to {root}. For its terms of use and citation see DATASETS.md.")
+        print(f"{source.title} goes to {root}. For its terms of use and citation see docs/datasets.md.")
         if by_domain:
             for archive in source.archives:
                 if archive.domain in missing:
@@ -189,7 +189,7 @@ class _Download:
             fix = "Get it again from its source."
             if file.parent == self.work:
                 file.unlink()
-                fix = "It was deleted: run the same command again to download it anew."
+                fix = "It was deleted: run the same command again to download it."
             raise UserError(f"{error} {fix}") from error
         for place in (folder, *(folder / name for name in list_folders(folder))):
             location, missing = locate_set(self.source, place)

@@ -171,7 +171,7 @@ def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None
 
 
 def _start_jobs(waiting: list[Job], running: dict[Future[Outcome], Job], engine: "LocalEngine", report: Report) -> None:
-    """Start jobs that can run now, as many as fit; drop tests whose training failed."""
+    """Start jobs that can run now, as many as fit; drop tests after a failed training."""
     for job in list(waiting):
         failed = next((one for one in report.failed if one.folder == job.needs), None)
         if failed is not None:

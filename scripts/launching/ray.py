@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.reproducible import versions
 from common.startup import REPOSITORY
 from common.threads import usable_cores
+from datasets.image_files import list_folders
 from scripts.launching.jobs import Job
 from scripts.launching.local import CRASHED, Outcome, count_threads, run_job
 
@@ -132,7 +133,7 @@ def node_facts(output: str, roots: Sequence[str]) -> dict[str, str]:
             code.update(path.read_bytes() if path.suffix in (".py", ".yaml") else b"")
     facts = {name: str(version) for name, version in versions().items()} | {"code": code.hexdigest()[:8]}
     facts[output] = identity.read_text(encoding="utf-8") if identity.is_file() else ""
-    return facts | {root: ", ".join(sorted(os.listdir(root))) if os.path.isdir(root) else "" for root in roots}
+    return facts | {root: ", ".join(list_folders(root)) if os.path.isdir(root) else "" for root in roots}
 
 
 def node_differences(expected: dict[str, str]) -> str:

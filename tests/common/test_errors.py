@@ -1,4 +1,4 @@
-"""What went wrong outside the program is told in words, and nothing else is."""
+"""Errors of users and the machine become messages; bugs become tracebacks."""
 
 import errno
 

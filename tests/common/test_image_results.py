@@ -41,10 +41,10 @@ def test_read_contexts_of_wrong_numbers_raises(tmp_path, change):
 def test_read_contexts_of_a_damaged_file_raises(tmp_path):
     path = tmp_path / "contexts.npz"
     write_contexts(tmp_path, some_contexts())
-    whole = path.read_bytes()
+    content = path.read_bytes()
     np.savez(path, contexts=np.array([object()], dtype=object))
     pickled = path.read_bytes()
-    for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:90] + b"x" + whole[91:], pickled):
+    for damaged in (b"", b"PK", content[: len(content) // 2], content[:90] + b"x" + content[91:], pickled):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="holds no contexts"):
             read_contexts(path)

@@ -4,7 +4,7 @@ import os
 import threading
 
 import pytest
-from elsewhere import held_elsewhere, owner_seen_elsewhere
+from other_process import lock_elsewhere, owner_seen_elsewhere
 
 from common import interruption
 from common.interruption import Interrupted
@@ -27,7 +27,7 @@ def test_file_lock_is_held_within_the_block_and_may_be_entered_again(lock):
 
 def test_file_lock_names_the_process_that_holds_it(lock):
     lock.parent.mkdir()
-    with held_elsewhere(lock) as other:
+    with lock_elsewhere(lock) as other:
         with pytest.raises(InUse, match=f"is in use by process {other.pid} on .* since "), file_lock(lock, "works", 0):
             pytest.fail("two processes hold the lock")
         assert run_owner(lock.parent).startswith(f"process {other.pid} on ")
@@ -37,7 +37,7 @@ def test_file_lock_names_the_process_that_holds_it(lock):
 
 def test_file_lock_waits_for_the_other_process(lock, capsys):
     lock.parent.mkdir()
-    with held_elsewhere(lock) as other:
+    with lock_elsewhere(lock) as other:
         threading.Timer(0.5, other.stdin.close).start()
         with file_lock(lock, "learns a label"):
             assert f"Waiting for process {other.pid}" in capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_file_lock_waits_for_the_other_process(lock, capsys):
 def test_file_lock_is_interrupted_while_it_waits(lock, monkeypatch):
     lock.parent.mkdir()
     monkeypatch.setattr(interruption, "_received", 2)
-    with held_elsewhere(lock), pytest.raises(Interrupted), file_lock(lock, "works"):
+    with lock_elsewhere(lock), pytest.raises(Interrupted), file_lock(lock, "works"):
         pytest.fail("two processes hold the lock")
 
 
@@ -61,6 +61,6 @@ def test_file_lock_without_lock_support_warns_and_continues(lock, monkeypatch, c
 
 def test_train_in_the_folder_of_a_running_process_is_an_error(train, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    with held_elsewhere(tmp_path / "run/.lock") as other:
+    with lock_elsewhere(tmp_path / "run/.lock") as other:
         assert train("ZeroshotCLIP", "red") == 1
     assert f"run is in use by process {other.pid} on " in capsys.readouterr().err

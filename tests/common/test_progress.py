@@ -1,4 +1,4 @@
-"""What a run looks like: on a terminal, bars with lines above them; elsewhere lines alone."""
+"""Output of a run: progress bars below lines on a terminal, lines alone elsewhere."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Numbers of threads depend on model and machine alone, and a resumed run keeps its numbers."""
+"""The number of threads depends on model and machine alone, and a resumed run uses its recorded number."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ NAMES = ("OMP_NUM_THREADS", *threads.SLEEP, "OPENBLAS_THREAD_TIMEOUT")
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch):
-    """Eight cores, and an environment without settings of threads; torch's number is restored."""
+    """Eight cores and no thread settings in the environment. Restores torch's number of threads."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)

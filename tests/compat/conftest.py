@@ -49,7 +49,7 @@ class ToyDA(ToyDG):
 
 @pytest.fixture(scope="session")
 def image_root(tmp_path_factory):
-    """3 domains x 3 classes x 4 images of 20 x 16 pixels, told apart by their colour."""
+    """3 domains x 3 classes x 4 images of 20 x 16 pixels, with one colour for each class."""
     root = tmp_path_factory.mktemp("toy")
     rng = np.random.default_rng(0)
     for shade, domain in enumerate(DOMAINS):

@@ -1,5 +1,5 @@
-"""Clients in the shapes of MaPLe, of the SPG authors' trainers and of DePT, of our own writing; for CoOp's see
-test_dassl_coop_style.py. What they have in common is how they use Dassl, not what they compute."""
+"""Our own clients in the style of MaPLe, the SPG authors' trainers and DePT. For CoOp's style see
+test_dassl_coop_style.py. They use Dassl in the same way and compute other numbers."""
 
 import os.path as osp
 import pickle
@@ -36,7 +36,7 @@ WIDTH = 6
 
 @pytest.fixture
 def run(cfg):
-    """Build a trainer by name, after the seed of the command line."""
+    """Set the seed and build a trainer by name."""
 
     def build(name, *opts):
         cfg.defrost()
@@ -49,7 +49,7 @@ def run(cfg):
     return build
 
 
-# -- MaPLe: one module is registered, of which a part learns; transforms of its own -------------------
+# -- MaPLe: one registered module with frozen and learned parts; its own transforms -------------------
 
 
 class Prompts(nn.Module):
@@ -140,7 +140,7 @@ def maple_cfg(cfg):
     return cfg
 
 
-def test_a_client_like_maple(maple_cfg, run, capsys):
+def test_maple_style_client_trains(maple_cfg, run, capsys):
     trainer = run("MapleLike")
     trainer.train()
     out = capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_a_client_like_maple(maple_cfg, run, capsys):
     assert "Successfully loaded pretrained weights" in capsys.readouterr().out
 
 
-def test_asserts_of_a_client_are_its_own(maple_cfg, run):
+def test_client_assertion_errors_stay_unchanged(maple_cfg, run):
     with pytest.raises(AssertionError):
         run("MapleLike", "TRAINER.MAPLE_LIKE.PREC", "bf16")
     maple_cfg.defrost()
@@ -170,7 +170,7 @@ def test_asserts_of_a_client_are_its_own(maple_cfg, run):
     assert set(maple_cfg.TRAINER) == {"NAME", "MAPLE_LIKE"}
 
 
-# -- SPG: two networks with optimizers of their own, a second look into the loader at each step -------
+# -- SPG: two networks with two optimizers, a second pass through the loader in each step -------------
 
 
 @TRAINER_REGISTRY.register(force=True)
@@ -252,7 +252,7 @@ class SpgLike(TrainerX):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_client_like_the_authors_of_spg(cfg, run, workers):
+def test_spg_style_client_trains(cfg, run, workers):
     assert dassl.__version__.startswith("0.6.3")
     opts = ["OPTIM.MAX_EPOCH", 2, "OPTIM.WARMUP_EPOCH", 1, "DATALOADER.NUM_WORKERS", workers]
     trainer = run("SpgLike", *opts)
@@ -285,7 +285,7 @@ def test_a_client_like_the_authors_of_spg(cfg, run, workers):
 
 
 class Tee:
-    """A copy of Dassl's Logger in a client: it writes and flushes, and is no terminal or anything else."""
+    """A client's copy of Dassl's Logger: it has only write and flush."""
 
     def __init__(self, fpath):
         self.console, self.file = sys.stdout, open(fpath, "w")  # noqa: SIM115
@@ -332,7 +332,7 @@ class DeptLike(TrainerX_):
         return self.model(input.mean(dim=(2, 3)))
 
 
-def test_a_client_like_dept(cfg, run, tmp_path, monkeypatch):
+def test_dept_style_client_trains(cfg, run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Tee(tmp_path / "log.txt"))
     trainer = run("DeptLike", "OPTIM.MAX_EPOCH", 4, "TRAIN.CHECKPOINT_FREQ", 1)
     trainer.train()

@@ -1,4 +1,4 @@
-"""A trainer, a dataset and a command line in the shape of CoOp's, on a toy CLIP."""
+"""A trainer, a data set and a command line in CoOp's style, on a toy CLIP."""
 
 import argparse
 import os
@@ -258,11 +258,11 @@ def run(image_root, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "amp"])
-def test_train_then_evaluate(run, precision, capsys):
+def test_coop_client_trains_and_evaluates(run, precision, capsys):
     opts = ["TRAINER.COOP.N_CTX", "4", "TRAINER.COOP.PREC", precision, "DATASET.NUM_SHOTS", "3"]
     trainer, _ = run(*opts)
     out = capsys.readouterr().out
-    # What CoOp's parse_test_res.py looks for.
+    # CoOp's parse_test_res.py looks for this line.
     accuracies = re.findall(r"^\* accuracy: ([\.\deE+-]+)%$", out[out.index("Finish training") :], re.MULTILINE)
     assert len(accuracies) == 1
     losses = [float(x) for x in re.findall(r"loss ([\d.]+) \(", out)]
@@ -285,7 +285,7 @@ def test_train_then_evaluate(run, precision, capsys):
     assert "Creating" not in capsys.readouterr().out
 
 
-def test_two_runs_are_identical(run, tmp_path):
+def test_coop_client_repeats_its_numbers(run, tmp_path):
     contexts = []
     for folder in ("a", "b"):
         trainer, _ = run("TRAINER.COOP.PREC", "fp32", output_dir=str(tmp_path / folder))
@@ -293,7 +293,7 @@ def test_two_runs_are_identical(run, tmp_path):
     assert torch.equal(*contexts)
 
 
-def test_initial_weights_of_another_run(run, tmp_path, capsys):
+def test_coop_client_loads_initial_weights(run, tmp_path, capsys):
     trained, _ = run("TRAINER.COOP.PREC", "fp32")
     weights = f"{trained.output_dir}/prompt_learner/model.pth.tar-8"
     opts = ["TRAINER.COOP.PREC", "fp32", "MODEL.INIT_WEIGHTS", weights]

@@ -121,7 +121,7 @@ def test_datum_pickles_as_coops_few_shot_caches_do():
     assert (type(copy).__module__, type(copy).__name__) == ("dassl.data.datasets.base_dataset", "Datum")
 
 
-def test_classes_are_those_of_the_training_data_and_never_shift():
+def test_classes_follow_training_data_and_never_shift():
     train = items([1, 1, 1])
     dataset = DatasetBase(train_x=train[::-1], test=[Datum(__file__, 0, 1, "other")])
     assert (dataset.num_classes, dataset.classnames, dataset.lab2cname[2]) == (3, ["a", "b", "c"], "c")
@@ -130,7 +130,7 @@ def test_classes_are_those_of_the_training_data_and_never_shift():
         _ = DatasetBase(train_x=[train[0], train[2]]).classnames
 
 
-def test_few_shot_draws_are_those_of_dassl():
+def test_few_shot_draws_equal_dassl():
     dataset, train, val = DatasetBase(train_x=items([1])), items([5, 2, 3]), items([4, 4])
     assert dataset.generate_fewshot_dataset(train, num_shots=-1) is train
     random.seed(0)
@@ -143,7 +143,7 @@ def test_few_shot_draws_are_those_of_dassl():
     assert [len(drawn) for drawn in dataset.generate_fewshot_dataset(train, val, num_shots=1)] == [3, 2]
 
 
-def test_download_data_unpacks_an_archive_or_says_what_to_do(tmp_path):
+def test_download_data_unpacks_an_archive_or_names_the_fix(tmp_path):
     (tmp_path / "a.txt").write_text("content")
     with tarfile.open(tmp_path / "web.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "a.txt", "folder/a.txt")
@@ -178,7 +178,7 @@ class Probe(DatasetWrapper):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epochs_are_those_of_a_plain_loader_even_if_nested(cfg, workers):
+def test_epochs_equal_a_plain_loader_even_if_nested(cfg, workers):
     """Dassl builds a plain DataLoader. The authors of SPG loop over it again within the loop."""
     cfg.DATALOADER.NUM_WORKERS = workers
     source = items([6, 6])
@@ -208,7 +208,7 @@ def test_data_manager_builds_the_loaders_of_all_splits(cfg):
     assert next(iter(dm.test_loader))["img"].eq(1).all()
 
 
-def test_a_worker_passes_kind_and_message_of_an_error_on(cfg):
+def test_worker_error_preserves_type_and_message(cfg):
     cfg.DATALOADER.NUM_WORKERS = 1
     source = items([2])
     source[0]._impath = "/none.jpg"

@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 
-def test_config_defaults_are_those_recorded_from_dassl():
+def test_config_defaults_equal_dassl():
     content = json.dumps(get_cfg_default(), sort_keys=True).encode()
     assert hashlib.sha256(content).hexdigest() == "fdbd79be831c9b4d8e5f012624320c58dcf9ec53706372cedca1f33d5dc16747"
     first = get_cfg_default()
@@ -150,7 +150,7 @@ def descend(make, steps=20, dtype=torch.float32):
     return parameter.detach()
 
 
-def test_radam_is_that_of_torch_with_decoupled_weight_decay():
+def test_radam_equals_torch_with_decoupled_weight_decay():
     settings = {"lr": 0.1, "weight_decay": 0.1}
     expected = descend(lambda p: torch.optim.RAdam(p, decoupled_weight_decay=True, **settings))
     torch.testing.assert_close(descend(lambda p: RAdam(p, **settings)), expected)
@@ -190,7 +190,7 @@ def test_evaluator_gives_the_numbers_of_sklearn(cfg, labels, capsys):
     ) in capsys.readouterr().out
 
 
-def test_evaluator_subclasses_may_count_on_dassls_attributes(cfg):
+def test_evaluator_subclasses_have_dassls_attributes(cfg):
     class WithABonus(Classification):
         def process(self, mo, gt):
             super().process(mo, gt)
@@ -212,7 +212,7 @@ class RunsCode:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
-def test_load_checkpoint_refuses_code_and_other_files(tmp_path, capsys):
+def test_load_checkpoint_of_code_or_other_files_raises(tmp_path, capsys):
     path = tmp_path / "m"
     for content, new_format, reason in (
         (RunsCode(), True, "loading it would run code that it carries"),
@@ -231,8 +231,8 @@ def test_load_checkpoint_refuses_code_and_other_files(tmp_path, capsys):
         load_checkpoint(str(path))
 
 
-def test_a_checkpoint_of_dassl_resumes_without_running_its_schedulers(tmp_path):
-    """Dassl.pytorch saves the scheduler after the warm-up as an object, and with it the optimizer."""
+def test_dassl_checkpoint_resumes_without_running_its_code(tmp_path):
+    """Dassl.pytorch pickles the scheduler after the warm-up, and with it the optimizer."""
     node = optim_cfg(**LINEAR)
     optimizer, schedule = build(node)
     for _ in range(6):
@@ -252,7 +252,7 @@ def test_a_checkpoint_of_dassl_resumes_without_running_its_schedulers(tmp_path):
     assert resumed.get_last_lr() == pytest.approx([cosine(3, 70)])
 
 
-def test_a_failed_save_leaves_the_former_checkpoint(tmp_path):
+def test_failed_save_leaves_the_previous_checkpoint(tmp_path):
     state = {"state_dict": nn.DataParallel(nn.Linear(3, 2)).state_dict(), "epoch": 1}
     save_checkpoint(state, str(tmp_path), is_best=True)
     with pytest.raises(AttributeError):
@@ -325,7 +325,7 @@ def tiny(cfg):
 
 
 def run_until(trainer, epoch, val=()):
-    """Train, and be killed after ``epoch`` epochs. ``val``: the results on the val split."""
+    """Train, and stop as if killed after ``epoch`` epochs. ``val``: results on the val split."""
     test, results = trainer.test, iter(val)
 
     def before_epoch():
@@ -354,21 +354,21 @@ def test_simple_net_has_head_and_classifier(cfg):
     assert SimpleNet(cfg, node, 0)(torch.ones(2, 3, 8, 8)).shape == (2, 6)
 
 
-def test_a_killed_run_resumes_with_the_same_numbers(tiny, capsys):
+def test_killed_run_resumes_with_equal_numbers(tiny, capsys):
     keys = {"TRAIN__CHECKPOINT_FREQ": 2, "OPTIM__MAX_EPOCH": 6, "OPTIM__WARMUP_EPOCH": 2}
     keys["DATALOADER__TRAIN_X__SAMPLER"] = "SequentialSampler"
-    whole = run_until(tiny(**keys), 6)
-    first = run_until(tiny(**keys, OUTPUT_DIR=whole.output_dir + "2"), 4)
+    uninterrupted = run_until(tiny(**keys), 6)
+    first = run_until(tiny(**keys, OUTPUT_DIR=uninterrupted.output_dir + "2"), 4)
     assert sorted(os.listdir(f"{first.output_dir}/model")) == ["checkpoint", "model.pth.tar-2", "model.pth.tar-4"]
-    for folder in (whole.output_dir + "3", first.output_dir):  # another folder, then the same
+    for folder in (uninterrupted.output_dir + "3", first.output_dir):  # another folder, then the same
         second = run_until(tiny(**keys, RESUME=first.output_dir, OUTPUT_DIR=folder), 6)
         assert second.start_epoch == 4
-        assert torch.equal(weight(second), weight(whole))
-        assert second.get_current_lr() == whole.get_current_lr()
+        assert torch.equal(weight(second), weight(uninterrupted))
+        assert second.get_current_lr() == uninterrupted.get_current_lr()
         assert os.path.exists(f"{folder}/model/model.pth.tar-6")
     loaded = tiny()
-    loaded.load_model(whole.output_dir, epoch=6)
-    assert torch.equal(weight(loaded), weight(whole))
+    loaded.load_model(uninterrupted.output_dir, epoch=6)
+    assert torch.equal(weight(loaded), weight(uninterrupted))
     assert "(will resume training)" in capsys.readouterr().out
 
 
@@ -401,7 +401,7 @@ def test_models_resume_from_their_newest_common_epoch(tiny):
     # 18 labelled images, 3 batches of 6, and 12 unlabelled ones.
     [("train_x", 2, 3), ("train_u", 2, 6), ("smaller_one", 2, 3), ("smaller_one", 10, 1), ("train_x", 10, 3)],
 )
-def test_labelled_and_unlabelled_batches_are_counted_as_asked(tiny, count, batch_u, batches):
+def test_count_iter_counts_labelled_and_unlabelled_batches(tiny, count, batch_u, batches):
     keys = {"TRAIN__COUNT_ITER": count, "DATASET__NAME": "ToyDA", "OPTIM__MAX_EPOCH": 2, "TEST__NO_TEST": True}
     keys |= {"DATALOADER__TRAIN_U__SAME_AS_X": False, "DATALOADER__TRAIN_U__BATCH_SIZE": batch_u}
     trainer = run_until(tiny("TinyXU", **keys), 2)
@@ -436,7 +436,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("kind", "message", "call"), ERRORS)
-def test_errors_are_of_dassls_types_and_name_the_cause(tiny, cfg, kind, message, call):
+def test_errors_have_dassls_types_and_name_the_cause(tiny, cfg, kind, message, call):
     with pytest.raises(kind, match=message):
         call(tiny(), cfg)
 
@@ -448,14 +448,14 @@ def test_wrong_settings_are_named(tiny, cfg, key, value, message):
         tiny(cfg.TRAINER.NAME or "TinyX").train()
 
 
-def test_weights_of_another_model_are_refused(tiny):
+def test_weights_of_another_model_raise(tiny):
     folder = run_until(tiny(OPTIM__MAX_EPOCH=1), 1).output_dir
     other = tiny(MODEL__HEAD__NAME="mlp", MODEL__HEAD__HIDDEN_LAYERS=(4,))
     with pytest.raises(RuntimeError, match=r"model\.pth\.tar-1 do not fit the model(.|\n)*size mismatch"):
         other.load_model(folder, epoch=1)
 
 
-def test_logs_keep_former_ones_and_the_console(tmp_path, monkeypatch):
+def test_logger_writes_a_new_file_and_leaves_the_console_open(tmp_path, monkeypatch):
     own = io.StringIO()
     monkeypatch.setattr(sys, "stdout", own)
     for text in ("first", "second", "third"):

@@ -1,4 +1,4 @@
-"""Names that Dassl's clients import are here, or their import says why they are not."""
+"""Names that Dassl's clients import exist, or their import raises an explanation."""
 
 import importlib
 import os
@@ -38,19 +38,19 @@ def test_names_of_clients_are_importable(module, names):
         "from dassl.modeling.ops import MixStyle",
     ],
 )
-def test_names_left_out_raise_an_import_error_that_says_so(line):
+def test_omitted_names_raise_an_explaining_import_error(line):
     with pytest.raises(ImportError, match="is not here: .* leaves out Dassl's own .* Install Dassl.pytorch") as error:
         exec(line)
     assert isinstance(error.value, UserError)
 
 
-def test_unknown_names_fail_as_usual():
+def test_unknown_names_raise_the_usual_import_error():
     for line in ("from dassl.engine import Vanila", "import dassl.nothing"):
         with pytest.raises(ImportError, match="cannot import name|No module named"):
             exec(line)
 
 
-def test_names_md_lists_all_that_is_left_out():
+def test_names_md_lists_all_omitted_names():
     assert len(NAMES) == 24
     for module, (_, names) in LEFT_OUT.items():
         assert f"`{module}`" in TABLE

@@ -1,4 +1,4 @@
-"""Data sets of Dassl's and CoOp's users in our trainers."""
+"""Our trainers with data sets of Dassl's and CoOp's users."""
 
 import math
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def registered(folder):
-    """The data sets by name: of CoOp's kind without domains, and of Dassl's."""
+    """Registered data sets by name: in CoOp's style, without domains, and in Dassl's style."""
 
     @DATASET_REGISTRY.register()
     class Insects(DatasetBase):
@@ -82,7 +82,7 @@ def run(train, trainer, name, *opts, flags=(), target=""):
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "LinearProbe", "CoOp", "SPG"])
-def test_set_without_domains_is_trained_and_tested_on(train, tmp_path, trainer):
+def test_set_without_domains_trains_and_tests(train, tmp_path, trainer):
     assert run(train, trainer, "Insects") == 0
     found = read_results(tmp_path / "run/results.json")
     assert (found["dataset"], found["protocol"]) == ("Insects", "in-domain")
@@ -92,7 +92,7 @@ def test_set_without_domains_is_trained_and_tested_on(train, tmp_path, trainer):
 
 
 def test_set_of_dassl_has_source_and_target_domains(train, tmp_path):
-    # Its images of "photo" and "sketch" have the domains 0 and 1, and those of "art" 0.
+    # Images of "photo" and "sketch" have the domains 0 and 1, images of "art" the domain 0.
     opts = "DATASET.SOURCE_DOMAINS", "['photo', 'sketch']"
     assert run(train, "SPG", "Styles", *opts, target="art") == 0
     found = read_results(tmp_path / "run/results.json")
@@ -131,9 +131,9 @@ def test_base_and_new_classes_get_a_harmonic_mean(train, tmp_path, capsys):
         (("ant", "b\udce9e"), r"'b\udce9e': it is not UTF-8"),
     ],
 )
-def test_class_names_with_the_same_tokens_raise(refused, folder, names, message):
+def test_class_names_with_the_same_tokens_raise(expect_error, folder, names, message):
     register(folder, names)
-    assert message in refused("ZeroshotCLIP", "x", "DATASET.NAME", "Named", "DATASET.TARGET_DOMAINS", "[]")
+    assert message in expect_error("ZeroshotCLIP", "x", "DATASET.NAME", "Named", "DATASET.TARGET_DOMAINS", "[]")
 
 
 def test_class_name_of_two_labels_warns(train, folder, capsys):
@@ -143,7 +143,7 @@ def test_class_name_of_two_labels_warns(train, folder, capsys):
 
 
 def register(folder, names):
-    """A data set of Dassl's kind with these class names, as "Named"."""
+    """Register a data set in Dassl's style with these class names as "Named"."""
     found = [Datum(path, label, 0, names[label]) for path, _, label in images(folder) if label < len(names)]
 
     def named(cfg):

@@ -1,4 +1,4 @@
-"""Every kind of image loads, and images that cannot be read are named."""
+"""Every kind of image loads, and errors name unreadable images."""
 
 import shutil
 
@@ -82,7 +82,7 @@ def test_run_with_a_damaged_image_names_it(trainer, domain, content, reason, tra
     assert not (tmp_path / "run/results.json").exists()
 
 
-def test_levels_of_unknown_range_are_refused_alike_everywhere(train, root, tmp_path, capsys):
+def test_levels_of_unknown_range_raise_everywhere(train, root, tmp_path, capsys):
     assert train("ZeroshotCLIP", "red", flags=["--root", str(root)]) == 0
     path = root / "red/down/depth.tif"
     Image.fromarray(np.array([[0, 4.5e3]], np.float32)).save(path)

@@ -63,10 +63,10 @@ def test_target_among_several_sources_warns(pacs, capsys):
         ([], ["a", "c", "p", "s"], "names every domain. Name fewer"),
     ],
 )
-def test_mistakes_raise(sources, targets, message):
+def test_domain_mistakes_raise(sources, targets, message):
     with pytest.raises(UserError, match=message):
         SPG_PACS.resolve_domains("", sources, targets)
 
 
-def test_spelling_of_two_domains_means_none():
+def test_find_domain_with_ambiguous_spelling_returns_none():
     assert find_domain("A b", ["a_b", "a-b"]) is None and find_domain("a-b", ["a_b", "a-b"]) == "a-b"

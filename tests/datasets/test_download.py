@@ -1,4 +1,4 @@
-"""Downloads of the published sets, against a local server: from archives to a set that loads, and every mishap."""
+"""Downloads of the published sets, against a local server: from archives to a set that loads, and every failure."""
 
 import dataclasses
 import errno
@@ -27,7 +27,7 @@ from download_site import (
     write_terra,
     zip_of,
 )
-from elsewhere import held_elsewhere
+from other_process import lock_elsewhere
 
 from common.errors import UserError
 from datasets.benchmarks import SPG_PACS, SPG_DomainNet, SPG_TerraIncognita
@@ -96,7 +96,7 @@ def test_archive_on_disk_is_not_downloaded(way, run, server, pacs, data):
     assert pacs.is_file() and not server.requests
 
 
-def test_other_numbers_of_images_are_refused_unless_accepted(run, pacs, expect, data, server):
+def test_other_image_counts_raise_without_any_counts(run, pacs, expect, data, server):
     expect("pacs", 15)
     failed(run("pacs"), "art_painting 14 of 15, cartoon 14 of 15, photo 14 of 15.", "--any-counts")
     assert files_below(data) == [".download/pacs.zip"]
@@ -165,7 +165,7 @@ def test_half_extracted_set_is_not_touched(run, server, pacs, data):
     assert len(files_below(tree)) == 7 and not server.requests
 
 
-def test_split_files_that_were_there_first_are_used(run, pacs, data):
+def test_existing_split_files_are_used(run, pacs, data):
     splits = data / "pacs/spg_coop_splits"
     splits.mkdir(parents=True)
     (splits / "a_train_val_split.json").write_text("{}")
@@ -184,10 +184,10 @@ def test_root_that_cannot_be_written_to_raises(run, pacs, data, tmp_path):
     failed(run("pacs", root=tmp_path / "file"), f"--root {tmp_path}/file: it is a file or read-only")
 
 
-def test_second_process_raises(run, pacs, data):
+def test_second_download_process_raises(run, pacs, data):
     lock = data / ".download/PACS.lock"
     lock.parent.mkdir(parents=True)
-    with held_elsewhere(lock):
+    with lock_elsewhere(lock):
         failed(run("pacs"), f"{lock.parent} is in use by process")
     done(run("pacs"))
 
@@ -215,7 +215,7 @@ def test_broken_transfer_is_resumed_by_the_next_run(run, server, large_pacs, dat
     assert [request for request in server.requests if request[1]] == [("pacs.zip", f"bytes={2 * PIECE}-")]
 
 
-def test_server_without_ranges_starts_anew(run, server, large_pacs):
+def test_download_from_server_without_ranges_restarts(run, server, large_pacs):
     server.ranges, server.breaks = False, [("first", 2 * PIECE)]
     failed(run("pacs"), "Download is incomplete")
     failed(run("pacs"), "did not honor the requested byte range", "Run the same command again")
@@ -277,7 +277,7 @@ def test_damaged_zip_is_deleted_unless_it_is_the_users(run, server, tmp_path, da
         for name in files_below(tree):
             handle.write(tree / name, f"pacs/{name}")
     file.write_bytes(damage(file.read_bytes()))
-    failed(run("pacs"), message, "It was deleted: run the same command again to download it anew.")
+    failed(run("pacs"), message, "It was deleted: run the same command again to download it.")
     assert files_below(data) == []
     failed(run("pacs", "--archive", file, mirror=None), message)
     assert file.is_file()
@@ -377,7 +377,7 @@ def test_encrypted_and_foreign_archives_and_a_full_disk_raise(run, pacs, tmp_pat
         (["vlcs", "--mirror", "nowhere"], "it is no http(s) address, and no folder with vlcs.zip"),
     ],
 )
-def test_wrong_words_raise(run, words, message):
+def test_download_with_wrong_words_raises(run, words, message):
     failed(run(*words, mirror=None), message)
 
 

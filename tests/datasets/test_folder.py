@@ -88,7 +88,7 @@ def test_train_and_val_in_the_domains_are_splits(tmp_path, capsys):
         FolderDG(config(tmp_path, ["b"], output=tmp_path))
 
 
-def test_train_beside_another_class_is_a_class(tmp_path):
+def test_train_folder_next_to_a_class_is_a_class(tmp_path):
     for path in ("a/train", "a/car", "b/train", "b/car"):
         write_images(tmp_path / path / "more", PICTURES)
         write_images(tmp_path / path, PICTURES)

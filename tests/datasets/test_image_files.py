@@ -67,7 +67,7 @@ def found_everywhere(root):
 
 
 @pytest.mark.parametrize("path", UNUSED, ids=str)
-def test_other_files_are_used_nowhere(folder, path, capsys):
+def test_other_files_are_ignored_everywhere(folder, path, capsys):
     make(folder / "photo", "cat/run/.spg_output") if path == "cat/run/1.jpg" else None
     make(folder / "photo", path)
     train, test, predicted, counted = found_everywhere(folder)
@@ -85,7 +85,7 @@ def test_images_are_used_everywhere(folder, path):
     assert found_everywhere(folder) == [PLAIN | {path[0] if isinstance(path, tuple) else path}] * 4
 
 
-def test_extensions_are_those_of_torchvision_and_pillow():
+def test_image_extensions_include_torchvisions_and_are_pillows():
     assert set(IMG_EXTENSIONS) <= set(IMAGE_EXTENSIONS) <= set(Image.registered_extensions())
 
 

@@ -1,4 +1,4 @@
-"""Every set in every layout, and folders that are not as they should be."""
+"""Every set in every layout, and wrong folders."""
 
 import os
 import shutil
@@ -180,7 +180,7 @@ def test_classes_of_the_folders_must_agree(tmp_path):
         SPG_OfficeHome(config(tmp_path, ["r"]))
 
 
-def test_class_that_a_location_lacks_keeps_its_label(tmp_path, capsys):
+def test_class_missing_in_a_location_has_its_label(tmp_path, capsys):
     folder = make_set(tmp_path, SPG_TerraIncognita, SPG_TerraIncognita.layouts[0])
     shutil.rmtree(folder / "location_38/cat")
     assert SPG_TerraIncognita(config(tmp_path, ["1"])).num_classes == 10

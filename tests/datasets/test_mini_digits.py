@@ -1,4 +1,4 @@
-"""MiniDigits: drawn once, the same everywhere; and its tiny CLIP."""
+"""MiniDigits: drawn once, equal on every machine. Its tiny CLIP classifies it."""
 
 import multiprocessing
 import os
@@ -40,7 +40,7 @@ def pixels(images, domain, label):
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
 
 
-def test_images_become_a_data_set(root, tmp_path):
+def test_mini_digits_is_a_complete_data_set(root, tmp_path):
     found = MiniDigits(config(root, ["h"], output=tmp_path))
     assert found.source_domains == ["display", "printed", "sketch"]
     assert found.classnames == list(drawing.CLASSES) and found.lab2cname[7] == "seven"

@@ -41,8 +41,8 @@ def put(path, content):
 
 
 @pytest.mark.parametrize("layout", SPG_PACS.layouts, ids=lambda layout: layout.name)
-def test_published_splits_serve_in_every_layout(layout, shared, tmp_path):
-    """With an empty file for each image that the published files list."""
+def test_published_splits_fit_every_layout(layout, shared, tmp_path):
+    """Empty files stand for the images that the published files list."""
     published = {}
     for code in "sp":
         published[code] = json.loads((shared / f"published/splits/{code}_train_val_split.json").read_text())
@@ -72,7 +72,7 @@ def test_published_splits_with_a_part_of_the_images_raise(shared, tmp_path):
     assert "a new split of the 280 images" in str(error.value)
 
 
-def test_split_file_with_parts_serves_without_and_the_other_way_round(tmp_path):
+def test_split_file_with_or_without_parts_fits_both_layouts(tmp_path):
     fingerprints = {}
     for name, layout in (("with", SPG_VLCS.layouts[2]), ("without", SPG_VLCS.layouts[1])):
         make_set(tmp_path / name, SPG_VLCS, layout)
@@ -87,7 +87,7 @@ def test_split_file_with_parts_serves_without_and_the_other_way_round(tmp_path):
 
 
 @pytest.mark.parametrize("layout", SPG_PACS.layouts, ids=lambda layout: layout.name)
-def test_split_file_with_images_below_a_class_serves_in_every_layout(layout, tmp_path):
+def test_split_file_with_images_below_a_class_fits_every_layout(layout, tmp_path):
     for root, where in ((tmp_path / "0", AUTHORS), (tmp_path / "1", layout)):
         own = make_set(root, SPG_PACS, where, per_class=3) / where.images
         write_images(own / "photo/dog/more", ["pic_000.jpg"])
@@ -175,7 +175,7 @@ def test_file_names_of_any_bytes_survive(tmp_path):
     assert any(os.fsencode(item.impath) == odd for item in again.train_x + again.val)
 
 
-def test_domains_too_small_to_validate_on_warn(tmp_path, capsys):
+def test_domains_too_small_for_validation_warn(tmp_path, capsys):
     make_set(tmp_path, SPG_PACS, AUTHORS, 1)
     found = SPG_PACS(config(tmp_path, ["s"]))
     assert (len(found.train_x), found.val) == (21, [])

@@ -16,7 +16,7 @@ CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 
 
 def picture(path, *seed):
-    """A small picture that no other seed has."""
+    """A small picture, different for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (12, 10, 3), dtype=np.uint8)).save(path)
 
@@ -81,7 +81,7 @@ def test_damaged_files_and_copies_are_named(pacs, table):
     assert f"Copies: {pacs}/cartoon/horse/copy.png = {pacs}/photo/dog/pic 0.png" in out
 
 
-def test_own_folder_goes_by_its_name(tmp_path, table):
+def test_own_folder_has_its_folder_name(tmp_path, table):
     for domain in ("Photo", "Ölgemälde von Hand"):
         picture(tmp_path / "my images" / domain / "Snow_Owl" / "x.png", len(domain))
     picture(tmp_path / "my images/Photo/Wolf/y.png", 0)

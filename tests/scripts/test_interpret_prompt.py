@@ -24,8 +24,8 @@ def interpret(capsys):
     return run
 
 
-def test_initial_context_is_its_words_at_distance_zero(finished, interpret):
-    found, printed = interpret(finished("CoOp", "OPTIM.LR", "1e-12"))
+def test_initial_context_is_its_words_at_distance_zero(finish_run, interpret):
+    found, printed = interpret(finish_run("CoOp", "OPTIM.LR", "1e-12"))
     rows = found["CoOp"]
     assert [row[0] for row in rows] == [("a", 0.0), ("photo", 0.0), ("of", 0.0), ("a", 0.0)]
     for row in rows:
@@ -51,22 +51,22 @@ def test_initial_context_is_its_words_at_distance_zero(finished, interpret):
         ),
     ],
 )
-def test_contexts_of_a_run_are_shown(finished, interpret, trainer, opts, names):
-    assert list(interpret(finished(trainer, *opts))[0]) == names
+def test_contexts_of_a_run_are_shown(finish_run, interpret, trainer, opts, names):
+    assert list(interpret(finish_run(trainer, *opts))[0]) == names
 
 
 @pytest.mark.parametrize(("trainer", "signs"), [("SPG", [""]), ("CoCoOp", [""]), ("DPSPG", [" (pos)", " (neg)"])])
-def test_contexts_generated_for_images_differ(finished, image_folder, interpret, trainer, signs):
+def test_contexts_generated_for_images_differ(finish_run, image_folder, interpret, trainer, signs):
     images = [image_folder / "red" / name / "0.png" for name in ("across", "down")]
-    found, _ = interpret(finished(trainer), "--images", *images)
+    found, _ = interpret(finish_run(trainer), "--images", *images)
     assert list(found) == [f"{image}{sign}" for image in images for sign in signs]
     assert len({str(rows) for rows in found.values()}) == len(found)
 
 
-def test_mistakes_are_one_message(finished, image_folder, tmp_path, capsys):
-    zero_shot = finished("ZeroshotCLIP").rename(tmp_path / "zero-shot")
-    dpspg = finished("DPSPG").rename(tmp_path / "dpspg")
-    spg = finished("SPG")
+def test_interpret_prompt_with_mistakes_prints_one_message(finish_run, image_folder, tmp_path, capsys):
+    zero_shot = finish_run("ZeroshotCLIP").rename(tmp_path / "zero-shot")
+    dpspg = finish_run("DPSPG").rename(tmp_path / "dpspg")
+    spg = finish_run("SPG")
     (spg / "contexts.npz").unlink()
     for arguments, message in (
         ([tmp_path / "nowhere"], "nowhere"),

@@ -15,7 +15,7 @@ from scripts.rerun import compare, main
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Once it is called, runs are repeated in the process of the tests."""
+    """Make rerun.py repeat runs in the test process."""
 
     def run(command, **options):
         return subprocess.CompletedProcess(command, run_train(command[2:]))
@@ -23,8 +23,8 @@ def in_this_process(monkeypatch):
     return lambda: monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
 
 
-def test_a_run_is_repeated(finished, tmp_path, in_this_process, capsys):
-    finished("SPG")
+def test_rerun_repeats_a_run(finish_run, tmp_path, in_this_process, capsys):
+    finish_run("SPG")
     capsys.readouterr()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
     assert "Agrees in every number: accuracy " in capsys.readouterr().out
@@ -44,9 +44,9 @@ def test_a_run_is_repeated(finished, tmp_path, in_this_process, capsys):
     assert "holds a finished run" in capsys.readouterr().err
 
 
-def test_a_test_of_another_run_is_repeated(finished, train, tmp_path, in_this_process):
+def test_rerun_repeats_a_test_of_another_run(finish_run, train, tmp_path, in_this_process):
     in_this_process()
-    finished("CoOp")
+    finish_run("CoOp")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train("CoOp", "green", flags=flags) == 0
     assert main([str(tmp_path / "tested"), "--output", str(tmp_path / "again")]) == 0
@@ -54,15 +54,15 @@ def test_a_test_of_another_run_is_repeated(finished, train, tmp_path, in_this_pr
 
 
 @pytest.mark.parametrize("trainer", ["MaPLe", "PromptSRC"])
-def test_rerun_with_depths_from_the_backbone_agrees(finished, tmp_path, in_this_process, capsys, trainer):
-    finished(trainer)  # its default config has depths of 0
+def test_rerun_with_depths_from_the_backbone_agrees(finish_run, tmp_path, in_this_process, capsys, trainer):
+    finish_run(trainer)  # its default config has depths of 0
     in_this_process()
     assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", ["results.json", "config.yaml"])
-def test_nothing_to_repeat(finished, tmp_path, capsys, missing):
-    finished("ZeroshotCLIP")
+def test_rerun_without_a_record_is_an_error(finish_run, tmp_path, capsys, missing):
+    finish_run("ZeroshotCLIP")
     (tmp_path / "run" / missing).unlink()
     capsys.readouterr()
     assert main([str(tmp_path / "run")]) == 1

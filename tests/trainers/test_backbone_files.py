@@ -1,4 +1,4 @@
-"""Files, downloads and names of backbones: what loads, what is refused, and that no code in a file runs."""
+"""Files, downloads and names of backbones: loading, errors, and no execution of code in files."""
 
 import hashlib
 import http.server
@@ -101,7 +101,7 @@ def test_one_clip_loads_from_each_kind_of_file(places, tmp_path):
         ({**STATE, "logit_scale": torch.tensor(float("nan"))}, "logit_scale are not finite"),
     ],
 )
-def test_file_that_is_no_clip_is_refused_by_name(source, content, message, places, tmp_path):
+def test_file_without_clip_raises_with_its_name(source, content, message, places, tmp_path):
     if isinstance(content, bytes):
         (tmp_path / "clip.pt").write_bytes(content)
     else:
@@ -143,7 +143,7 @@ def hf_folder(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["pickle that runs code", "cut", "another model", "missing weight", "no config"])
-def test_damaged_or_foreign_folder_is_refused_by_name(damage, hf_folder):
+def test_damaged_or_foreign_folder_raises_with_its_name(damage, hf_folder):
     weights, config = hf_folder / "model.safetensors", hf_folder / "config.json"
     if damage == "pickle that runs code":
         weights.unlink()
@@ -162,7 +162,7 @@ def test_damaged_or_foreign_folder_is_refused_by_name(damage, hf_folder):
 
 
 def put_in_cache(folder, cache, repository):
-    """Move a folder to where the hub's cache has a repository."""
+    """Move a folder into the hub's cache as a repository."""
     storage = cache / f"models--{repository.replace('/', '--')}"
     (storage / "refs").mkdir(parents=True)
     (storage / "refs/main").write_text("0" * 40)
@@ -206,12 +206,12 @@ def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_
         ("hf:no/folder/here", "neither a folder nor an id"),
     ],
 )
-def test_unknown_name_is_refused_with_the_known_ones(name, message):
+def test_unknown_backbone_name_raises_with_known_names(name, message):
     with pytest.raises(UserError, match=message):
         load_backbone(name)
 
 
-def test_open_clip_without_weights_of_pytorch_is_refused_by_name(places, tmp_path):
+def test_open_clip_without_pytorch_weights_raises_with_its_name(places, tmp_path):
     (tmp_path / "folder/open_clip_model.safetensors").unlink()
     (tmp_path / "clip.npz").touch()
     names = places["open_clip"], f"open_clip:tiny-vit@{tmp_path / 'clip.npz'}"
@@ -220,7 +220,7 @@ def test_open_clip_without_weights_of_pytorch_is_refused_by_name(places, tmp_pat
             load_backbone(name)
 
 
-def test_missing_packages_are_named(monkeypatch):
+def test_missing_packages_are_named_in_the_error(monkeypatch):
     for package, name, pip in (
         ("transformers", "hf:org/name", "transformers"),
         ("open_clip", "open_clip:ViT-B-32@openai", "open_clip_torch"),
@@ -301,11 +301,13 @@ def test_runs_with_one_clip_have_equal_numbers_from_each_source(trainer, places,
         assert {key for key in found if found[key] != results["openai"][key]} <= may_differ
 
 
-def test_run_and_prediction_make_images_as_the_backbone_asks(places, image_folder, tmp_path, monkeypatch, capsys):
+def test_run_and_prediction_preprocess_as_the_backbone_requires(places, image_folder, tmp_path, monkeypatch, capsys):
     from predict import Predictor
 
-    said = {"mean": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    (tmp_path / "folder/open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": said}))
+    preprocessing = {"mean": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    (tmp_path / "folder/open_clip_config.json").write_text(
+        json.dumps({"model_cfg": TINY, "preprocess_cfg": preprocessing})
+    )
     monkeypatch.chdir(tmp_path)
     assert run_train(command_line("CoOp", "red", root=image_folder, clip=places["open_clip"])) == 0
     assert "INPUT.PIXEL_MEAN [0.5, 0.5, 0.5]" in capsys.readouterr().out

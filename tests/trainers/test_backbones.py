@@ -158,7 +158,7 @@ class Plain(NamedTuple):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_image_prompts_equal_the_plain_tower_or_are_refused(models, name):
+def test_image_prompts_equal_the_plain_tower_or_raise(models, name):
     backbone = load_backbone(models(name)[1])
     assert backbone.is_vit == has_vit(backbone.name) == (name in PROMPTED)
     if name not in PROMPTED:
@@ -224,7 +224,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
-def test_features_equal_those_of_transformers(saved, act):
+def test_features_equal_transformers(saved, act):
     own, folder = saved({"hidden_act": act, "layer_norm_eps": 1e-4}, {"hidden_act": act}, max_shard_size="1MB")
     assert len([*folder.glob("model-*.safetensors")]) > 1
     backbone = load_backbone(f"hf:{folder}")
@@ -317,13 +317,13 @@ def test_one_clip_in_each_format_is_one_backbone(saved, tmp_path):
 
 def test_tag_sets_activation_and_preprocessing(models, monkeypatch):
     path = models("gelu")[1].partition("@")[2]
-    said = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    tags = {"quick": {"file": path, "quick_gelu": True, **said}, "plain": {"file": path, **said}}
+    facts = {"mean": (0.5, 0.4, 0.3), "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    tags = {"quick": {"file": path, "quick_gelu": True, **facts}, "plain": {"file": path, **facts}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "gelu", tags)
     # A file gets the facts that all tags of its architecture share.
     quick, plain, file = (load_backbone(f"open_clip:gelu@{weights}") for weights in ("quick", "plain", path))
     for backbone in (quick, plain, file):
-        assert (*backbone.info.preprocessing.values(),) == (*said.values(), 0)
+        assert (*backbone.info.preprocessing.values(),) == (*facts.values(), 0)
     assert quick.sha256 != plain.sha256 == file.sha256
 
 

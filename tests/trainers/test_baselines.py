@@ -34,13 +34,13 @@ def own_config(trainer, name="default"):
 
 
 def selects(trainer):
-    """How the default config of a trainer chooses its model."""
+    """TEST.FINAL_MODEL of a trainer's default config."""
     config = yaml.safe_load(Path(own_config(trainer)[1]).read_text())
     return config.get("TEST", {}).get("FINAL_MODEL", "last_step")
 
 
 def final_models(trainer, folder):
-    """The checkpoints of a run of two epochs that are tested."""
+    """The tested checkpoints of a run of two epochs."""
     return sorted(folder.glob("*/model-best.pth.tar" if selects(trainer) == "best_val" else "*/model.pth.tar-2"))
 
 
@@ -49,7 +49,7 @@ def results(folder):
 
 
 @pytest.mark.parametrize("trainer", COMPARED)
-def test_a_whole_run(train, tmp_path, image_folder, trainer):
+def test_baseline_run_writes_all_files(train, tmp_path, image_folder, trainer):
     assert train(trainer, "red", flags=own_config(trainer)) == 0
     found = results(tmp_path / "run")
     assert (found["trainer"], found["config"], found["protocol"]) == (trainer, "default", "multi-source")
@@ -79,7 +79,7 @@ def test_a_whole_run(train, tmp_path, image_folder, trainer):
 
 
 @pytest.mark.parametrize("trainer", LEARNING)
-def test_the_same_command_gives_the_same_model(train, tmp_path, trainer):
+def test_baseline_repeated_command_gives_equal_model(train, tmp_path, trainer):
     states = []
     for name in ("a", "b"):
         assert train(trainer, "red", flags=[*own_config(trainer), "--output-dir", name]) == 0
@@ -114,7 +114,7 @@ def test_every_precision_runs_on_a_cpu(train, tmp_path, capsys, trainer, precisi
     assert (f"Precision {precision} needs a GPU" in capsys.readouterr().out) == (precision != "fp32")
 
 
-def test_every_config_of_coop_and_cocoop_can_be_used():
+def test_coop_and_cocoop_configs_are_accepted():
     paths = [path for name in ("CoOp", "CoCoOp") for path in (REPOSITORY / "configs/trainers" / name).glob("*.yaml")]
     names = {path.stem for path in paths}
     assert {"rn50", "rn50_ep50", "rn50_ep50_ctxv1", "vit_b16", "vit_b16_ep50", "vit_b16_ctxv1"} <= names
@@ -128,7 +128,7 @@ def test_every_config_of_coop_and_cocoop_can_be_used():
         assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.LR_SCHEDULER) == ("sgd", 0.002, "cosine"), path
         warmup = cfg.OPTIM.WARMUP_EPOCH, cfg.OPTIM.WARMUP_TYPE, cfg.OPTIM.WARMUP_CONS_LR
         assert warmup == (1, "constant", 1e-5), path
-        if words[0] in ("rn50", "rn101", "vit"):  # what CoOp's users know by these names
+        if words[0] in ("rn50", "rn101", "vit"):  # names of CoOp's own configs
             epochs = [int(word[2:]) for word in words if word.startswith("ep")]
             assert (epochs or [200]) == [cfg.OPTIM.MAX_EPOCH], path
             assert next(b for n, b in backbones.items() if path.stem.startswith(n)) == cfg.MODEL.BACKBONE.NAME
@@ -141,7 +141,7 @@ def test_every_config_of_coop_and_cocoop_can_be_used():
 
 
 @pytest.mark.parametrize(("trainer", "name"), [("CoOp", "rn50_ep50_ctxv1"), ("CoCoOp", "vit_b16_c4_ep10_batch1")])
-def test_the_backbone_of_the_command_line_wins_over_the_config(train, tmp_path, trainer, name):
+def test_backbone_flag_overrides_the_config(train, tmp_path, trainer, name):
     opts = ["OPTIM.MAX_EPOCH", "1"]
     assert train(trainer, "red", *opts, flags=own_config(trainer, name)) == 0
     found = results(tmp_path / "run")
@@ -154,8 +154,8 @@ def test_the_backbone_of_the_command_line_wins_over_the_config(train, tmp_path, 
 @pytest.mark.parametrize(
     ("trainer", "templates"), [("ZeroshotCLIP", (reference.TEMPLATE,)), ("ZeroshotCLIP2", reference.ENSEMBLE)]
 )
-def test_zero_shot_takes_any_class_name(finished, tmp_path, trainer, templates):
-    finished(trainer)
+def test_zero_shot_takes_any_class_name(finish_run, tmp_path, trainer, templates):
+    finish_run(trainer)
     names = ["dog", "guinea_pig", "St._Basil's", "24 o'clock!"]
     found = build_run(tmp_path / "run", classnames=names).text_features(None, None)
     expected = sum(reference.fixed_text_features(tiny_clip(), names, template) for template in templates)
@@ -165,7 +165,7 @@ def test_zero_shot_takes_any_class_name(finished, tmp_path, trainer, templates):
 # ---- linear probe ----
 
 
-def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_path):
+def test_linear_probe_equals_scikit_learn_with_the_best_c_on_val(train, tmp_path):
     flags = own_config("LinearProbe", "mini_digits")
     assert train("LinearProbe", "red", "TRAINER.LINEAR_PROBE.C", "(10, 0.1, 1000)", flags=flags) == 0
     trainer = build_run(tmp_path / "run", with_data=True)
@@ -188,18 +188,18 @@ def test_the_probe_is_that_of_scikit_learn_with_the_best_c_on_val(train, tmp_pat
     np.testing.assert_allclose(ours.detach().numpy(), models[best].predict_proba(x), atol=1e-3)
 
 
-def test_steps_about_the_best_c_are_halved(train, tmp_path, capsys):
+def test_linear_probe_search_halves_steps_around_the_best_c(train, tmp_path, capsys):
     opts = "TRAINER.LINEAR_PROBE.C", "(0.01, 1, 100)", "TRAINER.LINEAR_PROBE.HALVINGS", "2"
     assert train("LinearProbe", "red", *opts, flags=own_config("LinearProbe", "mini_digits")) == 0
     tried = [float(c) for c in re.findall(r"^C (\S+): .* on val", capsys.readouterr().out, re.MULTILINE)]
     best = build_run(tmp_path / "run").model.c
-    # A decade, then half of one, from what was the best by then; at an end there is one neighbour.
+    # Steps of a decade, then of half a decade, from the best C so far. An end has one neighbour.
     assert tried[:3] == [0.01, 1, 100] and len(tried) in (5, 6, 7)
     assert min(abs(np.log10(c / best)) for c in tried if c != pytest.approx(best)) == pytest.approx(0.5)
 
 
-def test_every_c_is_fitted_to_its_end():
-    """Also a weak penalty, from whose predecessor the solver has little to gain."""
+def test_linear_probe_each_c_converges():
+    """Also a weak penalty, where the solver starts close to the optimum."""
     rng = np.random.default_rng(0)
     y = np.arange(400) % 7
     x = 0.5 * rng.normal(size=(7, 64))[y] + 2 * rng.normal(size=(400, 64))
@@ -216,7 +216,7 @@ def _open(path):
 
 
 @pytest.mark.parametrize("classes", [(0, 1), (0, 2, 3), (1, 3)])
-def test_a_class_without_images_is_never_predicted(classes):
+def test_linear_probe_never_predicts_a_class_without_images(classes):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 5)), np.array(classes)[np.arange(60) % len(classes)]
     regression = LogisticRegression(C=10).fit(x, y)
@@ -227,7 +227,7 @@ def test_a_class_without_images_is_never_predicted(classes):
     assert (probabilities[:, others] == 0).all()
 
 
-def test_the_probe_sees_neither_the_target_nor_augmented_images(train, opened, tmp_path):
+def test_linear_probe_sees_neither_target_nor_augmented_images(train, opened, tmp_path):
     own = own_config("LinearProbe", "mini_digits")
     flags = [*own, "--no-feature-cache", "--transforms", "random_resized_crop", "normalize"]
     assert train("LinearProbe", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=flags) == 0
@@ -241,8 +241,8 @@ def test_the_probe_sees_neither_the_target_nor_augmented_images(train, opened, t
     assert results(tmp_path / "b")["accuracy"] == accuracy
 
 
-def test_the_probe_of_the_comparison_is_on_one_augmented_look_not_normalised(train, tmp_path):
-    """That of its seed, whatever the batch size and the workers."""
+def test_linear_probe_of_comparison_fits_one_unnormalised_augmented_view(train, tmp_path):
+    """The seed selects the view. Batch size and workers do not matter."""
     assert train("LinearProbe", "red") == 0
     trainer = build_run(tmp_path / "run", with_data=True)
     items, dataset = trainer.train_loader_x.dataset, trainer.dm.dataset
@@ -266,7 +266,7 @@ def test_the_probe_of_the_comparison_is_on_one_augmented_look_not_normalised(tra
     assert (weights[0] - weights[1]).abs().max() < 1e-3 * size < 0.1 * size < (weights[0] - weights[2]).abs().max()
 
 
-def test_an_interrupted_probe_starts_anew_and_a_finished_one_is_skipped(train, tmp_path, monkeypatch, capsys):
+def test_linear_probe_interrupted_restarts_and_finished_is_skipped(train, tmp_path, monkeypatch, capsys):
     from trainers.linear_probe import LinearProbe
 
     assert train("LinearProbe", "red", flags=["--output-dir", "whole"]) == 0
@@ -290,19 +290,19 @@ def _interrupted(self):
     raise KeyboardInterrupt
 
 
-def test_settings_of_the_probe(refused):
+def test_linear_probe_with_wrong_settings_is_an_error(expect_error):
     key = "TRAINER.LINEAR_PROBE.C"
-    assert "TRAINER.LINEAR_PROBE.C is ()" in refused("LinearProbe", "red", key, "()")
-    assert "(1, -2); accepted: numbers greater than 0" in refused("LinearProbe", "red", key, "(1, -2)")
-    assert "('a',); accepted" in refused("LinearProbe", "red", key, "('a',)")
-    assert key in refused("LinearProbe", "red", key, "0.5")
-    message = refused("LinearProbe", "red", "TEST.FINAL_MODEL", "last_step")
+    assert "TRAINER.LINEAR_PROBE.C is ()" in expect_error("LinearProbe", "red", key, "()")
+    assert "(1, -2); accepted: numbers greater than 0" in expect_error("LinearProbe", "red", key, "(1, -2)")
+    assert "('a',); accepted" in expect_error("LinearProbe", "red", key, "('a',)")
+    assert key in expect_error("LinearProbe", "red", key, "0.5")
+    message = expect_error("LinearProbe", "red", "TEST.FINAL_MODEL", "last_step")
     assert "is 'last_step'; accepted by LinearProbe: best_val." in message
-    assert "'fp8'; accepted: fp32" in refused("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
+    assert "'fp8'; accepted: fp32" in expect_error("LinearProbe", "red", "TRAINER.LINEAR_PROBE.PREC", "fp8")
 
 
-def test_the_probe_knows_its_own_classes_only(finished, refused, tmp_path, image_folder):
-    finished("LinearProbe")
+def test_linear_probe_with_other_class_names_is_an_error(finish_run, expect_error, tmp_path, image_folder):
+    finish_run("LinearProbe")
     for names in (["cat", "dog"], ["across", "down", "slanted"], ["down", "across"]):
         with pytest.raises(UserError, match="this one across, down, not " + ", ".join(names)):
             Predictor(tmp_path / "run", classnames=names)
@@ -310,12 +310,12 @@ def test_the_probe_knows_its_own_classes_only(finished, refused, tmp_path, image
     for domain in (tmp_path / "other").iterdir():
         (domain / "down").rename(domain / "zigzag")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "b", "--root", "other"]
-    assert "this one across, down, not across, zigzag" in refused("LinearProbe", "red", flags=flags)
+    assert "this one across, down, not across, zigzag" in expect_error("LinearProbe", "red", flags=flags)
 
 
-def test_a_folder_without_a_probe(refused, train, tmp_path):
+def test_linear_probe_folder_without_model_is_an_error(expect_error, train, tmp_path):
     flags = ["--eval-only", "--model-dir", "nowhere"]
-    assert "nowhere/linear_probe/model-best.pth.tar" in refused("LinearProbe", "red", flags=flags)
+    assert "nowhere/linear_probe/model-best.pth.tar" in expect_error("LinearProbe", "red", flags=flags)
     folder = tmp_path / "theirs" / "linear_probe"
     folder.mkdir(parents=True)
     probe = Probe(32, ["across", "down"])
@@ -323,12 +323,12 @@ def test_a_folder_without_a_probe(refused, train, tmp_path):
     state = {key: value for key, value in probe.state_dict().items() if key != "_extra_state"}
     torch.save({"state_dict": state, "epoch": 1}, folder / "model-best.pth.tar")
     flags = ["--eval-only", "--model-dir", "theirs"]
-    assert "do not fit the model" in refused("LinearProbe", "red", flags=flags)
+    assert "do not fit the model" in expect_error("LinearProbe", "red", flags=flags)
 
 
-def test_training_images_of_one_class(refused, tmp_path, image_folder):
+def test_linear_probe_on_one_class_is_an_error(expect_error, tmp_path, image_folder):
     shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     for domain in ("blue", "green"):
         for path in (tmp_path / "own" / domain / "down").iterdir():
             path.unlink()
-    assert "all of one class" in refused("LinearProbe", "red", flags=["--root", "own"])
+    assert "all of one class" in expect_error("LinearProbe", "red", flags=["--root", "own"])

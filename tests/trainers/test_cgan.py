@@ -45,11 +45,11 @@ def test_dropout_drops_and_scales_as_torch_does():
     dropout = Discriminator(6, 2, 8).model[3]
     x = torch.linspace(1, 2, 100_000, requires_grad=True)
     dropped = dropout(x)
-    kept = dropped != 0
-    assert abs(kept.double().mean().item() - 0.6) < 0.01
-    torch.testing.assert_close(dropped[kept], x[kept] / 0.6)
+    nonzero = dropped != 0
+    assert abs(nonzero.double().mean().item() - 0.6) < 0.01
+    torch.testing.assert_close(dropped[nonzero], x[nonzero] / 0.6)
     dropped.sum().backward()
-    torch.testing.assert_close(x.grad, kept / 0.6)
+    torch.testing.assert_close(x.grad, nonzero / 0.6)
     assert dropout.eval()(x) is x
 
 
@@ -59,7 +59,7 @@ def test_weights_start_kaiming_uniform():
     assert 0.95 * bound < weight.abs().max() <= bound * (1 + 1e-6)
 
 
-def test_each_gradient_is_clipped_on_its_own():
+def test_each_gradient_is_clipped_separately():
     norms = {
         "G": GradientNorms(5e-3, 5e-8, 1.0, GENERATOR_SPECIAL),
         "D": GradientNorms(5e-2, 5e-1, 5.0, DISCRIMINATOR_SPECIAL),
@@ -84,19 +84,19 @@ def test_each_gradient_is_clipped_on_its_own():
 
 
 def test_noise_depends_on_seed_index_and_draw_alone():
-    whole = image_noise(1, range(50), 100)
+    noise = image_noise(1, range(50), 100)
     parts = torch.cat([image_noise(1, [i], 100) for i in range(50)])
-    assert torch.equal(whole, parts)
-    assert torch.equal(image_noise(1, [7, 3], 100), whole[[7, 3]])
+    assert torch.equal(noise, parts)
+    assert torch.equal(image_noise(1, [7, 3], 100), noise[[7, 3]])
     state = torch.get_rng_state()
-    assert torch.equal(image_noise(1, range(50), 100), whole)
+    assert torch.equal(image_noise(1, range(50), 100), noise)
     assert torch.equal(torch.get_rng_state(), state)
     for other in (
         image_noise(2, range(50), 100),
         image_noise(1, range(50), 100, draw=1),
         image_noise(-1, range(50), 100),
     ):
-        assert not torch.isclose(other, whole).any(dim=1).all()
+        assert not torch.isclose(other, noise).any(dim=1).all()
 
 
 def test_noise_is_standard_normal_and_independent():

@@ -62,7 +62,7 @@ def test_defaults_and_every_config_file_are_accepted_without_a_note(method):
         assert settings_notes(ours) == []
 
 
-def test_defaults_are_those_of_the_papers():
+def test_config_defaults_equal_the_papers():
     assert [DEFAULTS[f"TRAINER.{key}"] for key in ("KGCOOP.W", "PROMPTSRC.GPA_MEAN", "DPSPG.ALPHA")] == [8.0, 15.0, 0.2]
     assert [DEFAULTS[f"TRAINER.SPG.G_{key}_NORM"] for key in ("WEIGHT", "BIAS", "LAST_BIAS")] == [5e-3, 5e-8, 1.0]
 
@@ -87,7 +87,7 @@ def test_defaults_are_those_of_the_papers():
         ("TRAINER.LINEAR_PROBE.C", ["[1]", "(1, 0.5)"], ["0.5"], ["()", "(1, -2)"]),
     ],
 )
-def test_values_of_a_key(key, accepted, wrong_type, out_of_range):
+def test_config_key_accepts_its_values_alone(key, accepted, wrong_type, out_of_range):
     for text in accepted:
         cfg = configured("CoOp", key, text)
         check(cfg)
@@ -126,13 +126,13 @@ def test_values_of_a_key(key, accepted, wrong_type, out_of_range):
         ("ZeroshotCLIP", ("-OPTIM.LR_SCHEDULER", "multi_step"), ""),
     ],
 )
-def test_contradictions(trainer, opts, problem):
+def test_config_contradictions_raise(trainer, opts, problem):
     opts = [f"TRAINER.{one}".replace("TRAINER.-", "") if i % 2 == 0 else one for i, one in enumerate(opts)]
     with pytest.raises(UserError, match=problem) if problem else contextlib.nullcontext():
         check(configured(trainer, *opts))
 
 
-def test_all_problems_are_in_one_error():
+def test_config_error_lists_all_problems():
     with pytest.raises(UserError, match=r"(?s)OPTIM.LR is -0.5.*\n.*TRAIN.PRINT_FREQ is 0"):
         check(configured("CoOp", "OPTIM.LR", -0.5, "TRAIN.PRINT_FREQ", 0))
 
@@ -150,11 +150,11 @@ def test_all_problems_are_in_one_error():
         ("Theirs", ("TEST.N_PROMPTS", 3, "OPTIM.WARMUP_EPOCH", 99), ""),
     ],
 )
-def test_notes(trainer, opts, note):
+def test_config_notes_list_keys_without_effect(trainer, opts, note):
     assert note in "".join(found := settings_notes(configured(trainer, *opts))) and len(found) == bool(note)
 
 
-def test_unknown_keys_get_a_hint():
+def test_config_unknown_key_gets_a_hint():
     for wrong, hint in (
         ("OPTIM.LRR", "Did you mean OPTIM.LR?"),
         ("optim.lr", "Did you mean OPTIM.LR?"),
@@ -166,7 +166,7 @@ def test_unknown_keys_get_a_hint():
         assert str(caught.value) == f"Non-existent key: {wrong}. {hint}"
 
 
-def test_files_are_read_as_yaml_and_checked(merged):
+def test_config_files_are_read_as_yaml_and_checked(merged):
     for text, problem in (
         ("OPTIM:\n  LR: null\n", "OPTIM.LR is None"),
         ("OPTIM: 5\n", "OPTIM is a section"),
@@ -201,7 +201,7 @@ def test_config_files_of_the_authors_train_as_their_code(tmp_path):
         assert "TEST.FINAL_MODEL best_val (not last_step)" in note
 
 
-def test_words_override_the_default_number_of_vectors(train, tmp_path):
+def test_initial_words_override_the_default_number_of_vectors(train, tmp_path):
     flags = ["--config-file", str(REPOSITORY / "configs/trainers/CoOp/rn50_ctxv1.yaml")]
     assert train("CoOp", "red", "TEST.N_PROMPTS", "3", flags=flags) == 0
     log = (tmp_path / "run/log.txt").read_text()

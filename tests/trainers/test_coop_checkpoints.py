@@ -1,4 +1,4 @@
-"""Checkpoints as CoOp and CoCoOp write them: other class names, half precision, and what does not fit."""
+"""Checkpoints of CoOp and CoCoOp: other class names, half precision, and misfits."""
 
 import shutil
 
@@ -44,7 +44,7 @@ def build(clip_model, tmp_path, monkeypatch):
 
 
 def save(folder, name, more=(), ctx=(16, 64), dtype=torch.float16, n_cls=COOP_CLASSES):
-    """A checkpoint in CoOp's shape; returns its state_dict."""
+    """Save a checkpoint in CoOp's format; return its state_dict."""
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape):
@@ -78,7 +78,7 @@ META_NET = {
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize(("name", "epoch"), [("model-best.pth.tar", None), ("model.pth.tar-50", 50)])
-def test_coop(build, tmp_path, name, epoch, dtype):
+def test_coop_checkpoint_of_any_dtype_loads_in_fp32(build, tmp_path, name, epoch, dtype):
     state = save(tmp_path, name, dtype=dtype)
     trainer = build("CoOp", "TRAINER.COOP.N_CTX", "16")
     trainer.load_model(str(tmp_path), epoch=epoch)
@@ -87,8 +87,8 @@ def test_coop(build, tmp_path, name, epoch, dtype):
     assert trainer.text_features(None, None).shape == (2, 32)  # of the classes here, not of the five there
 
 
-def test_a_file_with_schedule_objects(build, tmp_path):
-    # Dassl.pytorch keeps the whole scheduler, and through it the optimizer, beside the weights.
+def test_checkpoint_with_schedule_objects_loads(build, tmp_path):
+    # Dassl.pytorch pickles the scheduler, with its optimizer, into the checkpoint.
     state = save(tmp_path, "model-best.pth.tar")
     path = tmp_path / "prompt_learner" / "model-best.pth.tar"
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1, momentum=0.9)
@@ -99,7 +99,7 @@ def test_a_file_with_schedule_objects(build, tmp_path):
     torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
 
 
-def test_class_specific_contexts(build, tmp_path):
+def test_checkpoint_with_class_specific_contexts_loads(build, tmp_path):
     state = save(tmp_path, "model-best.pth.tar", ctx=(2, 16, 64), n_cls=2)
     trainer = build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"])
     trainer.load_model(str(tmp_path))
@@ -116,7 +116,7 @@ def test_class_specific_contexts(build, tmp_path):
         build("CoCoOp").load_model(str(tmp_path))
 
 
-def test_another_number_of_context_vectors(build, tmp_path):
+def test_checkpoint_of_another_length_names_the_setting(build, tmp_path):
     save(tmp_path, "model-best.pth.tar")
     with pytest.raises(UserError, match=r"trained with N_CTX 16 and not 8. Set TRAINER.COOP.N_CTX 16\.$"):
         build("CoOp", "TRAINER.COOP.N_CTX", "8").load_model(str(tmp_path))
@@ -129,7 +129,7 @@ def test_another_number_of_context_vectors(build, tmp_path):
         build("CoCoOp").load_model(str(tmp_path))
 
 
-def test_another_method_or_backbone(build, tmp_path):
+def test_checkpoint_of_another_method_or_backbone_is_an_error(build, tmp_path):
     save(tmp_path, "model-best.pth.tar", META_NET)
     with pytest.raises(UserError, match=r"is of another method .* holds ctx, meta_net.linear1.bias, .*CoOp has ctx\."):
         build("CoOp").load_model(str(tmp_path))
@@ -144,7 +144,7 @@ def test_another_method_or_backbone(build, tmp_path):
         build("CoOp").load_model(str(tmp_path))
 
 
-def test_files_that_hold_something_else(build, tmp_path):
+def test_file_without_a_checkpoint_is_an_error(build, tmp_path):
     trainer = build("CoOp")
     path = tmp_path / "prompt_learner" / "model-best.pth.tar"
     path.parent.mkdir()
@@ -160,7 +160,7 @@ def test_files_that_hold_something_else(build, tmp_path):
         trainer.load_model(str(tmp_path))
 
 
-def test_a_missing_checkpoint(build, tmp_path):
+def test_missing_checkpoint_is_an_error(build, tmp_path):
     trainer = build("CoOp")
     with pytest.raises(UserError, match="Checkpoint not found: .*model-best.pth.tar. Name the folder of a trained run"):
         trainer.load_model(str(tmp_path))
@@ -169,7 +169,7 @@ def test_a_missing_checkpoint(build, tmp_path):
         trainer.load_model(str(tmp_path), epoch=7)
 
 
-def test_the_last_epoch_where_no_best_is_kept(build, tmp_path):
+def test_checkpoint_folder_without_best_epoch_loads_the_last(build, tmp_path):
     trainer = build("CoOp")
     for epoch, dtype in ((9, torch.float32), (50, torch.float16)):
         state = save(tmp_path, f"model.pth.tar-{epoch}", dtype=dtype)
@@ -183,7 +183,7 @@ def _context_of(folder, epoch):
     return torch.load(path, weights_only=True)["state_dict"]["ctx"]
 
 
-def test_class_specific_contexts_of_a_run_that_noted_its_classes(build, tmp_path):
+def test_class_specific_contexts_need_the_recorded_classes(build, tmp_path):
     save(tmp_path, "model-best.pth.tar", ctx=(2, 16, 64), n_cls=2)
     RunRecord({"class names": ["cat", "dog"]}).write(tmp_path)
     build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"]).load_model(str(tmp_path))
@@ -191,7 +191,7 @@ def test_class_specific_contexts_of_a_run_that_noted_its_classes(build, tmp_path
         build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["dog", "cat"]).load_model(str(tmp_path))
 
 
-def test_eval_only_on_the_command_line(train, tmp_path, capsys):
+def test_eval_only_command_loads_a_checkpoint(train, tmp_path, capsys):
     save(tmp_path / "theirs", "model.pth.tar-50", ctx=(16, 64))
     opts = ["TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", ""]
     flags = ["--eval-only", "--model-dir", "theirs"]
@@ -202,7 +202,7 @@ def test_eval_only_on_the_command_line(train, tmp_path, capsys):
     assert "these epochs: 50 (--load-epoch)" in capsys.readouterr().err
 
 
-def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, tmp_path):
+def test_eval_only_records_the_settings_of_training(train, tmp_path):
     opts = ("TEST.FINAL_MODEL", "last_step", "DATASET.NUM_SHOTS", "2", "TRAIN.CHECKPOINT_FREQ", "1")
     assert train("CoOp", "red", *opts, "OPTIM.LR", "1.0") == 0
     run = read_results(tmp_path / "run/results.json")
@@ -216,7 +216,7 @@ def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, 
     for key in ("selection", "num_shots", "data_fingerprint", "test_fingerprint", "accuracy"):
         assert found[key] == run[key], key
     assert (found["selection"], found["num_shots"]) == ("last_step", 2)
-    # A model whose run is not on record, as CoOp's own.
+    # A model without a run record, like CoOp's own.
     shutil.copytree(tmp_path / "run/prompt_learner", tmp_path / "theirs/prompt_learner")
     found = tested("b", model="theirs")
     assert (found["selection"], found["num_shots"], found["data_fingerprint"]) == ("last_step", "unknown", "unknown")
@@ -229,7 +229,7 @@ def test_a_test_says_how_its_model_was_trained_not_what_the_command_says(train, 
     torch.testing.assert_close(build_run(tmp_path / "a").model.ctx.detach(), last, atol=0, rtol=0)
 
 
-def test_names_that_data_parallel_puts_before(build, tmp_path):
+def test_checkpoint_with_data_parallel_names_loads(build, tmp_path):
     state = save(tmp_path, "model-best.pth.tar")
     path = tmp_path / "prompt_learner/model-best.pth.tar"
     content = torch.load(path, weights_only=True)
@@ -240,7 +240,7 @@ def test_names_that_data_parallel_puts_before(build, tmp_path):
 
 
 def start(train, trainer, place, *opts, out="run"):
-    """Exit code of a run whose steps are too small to change anything."""
+    """Exit code of a run with steps that are too small to change anything."""
     tiny_steps = "OPTIM.LR", "1e-30", "OPTIM.WARMUP_EPOCH", "-1", "OPTIM.MAX_EPOCH", "1", "TEST.NO_TEST", "True"
     opts = "MODEL.INIT_WEIGHTS", str(place), *tiny_steps, *opts
     if trainer == "SPG_CoOp":
@@ -266,7 +266,7 @@ def unfinish(folder):
     record.write(folder)
 
 
-def test_what_a_run_started_from_is_part_of_it(train, tmp_path, capsys):
+def test_initial_weights_are_part_of_the_settings(train, tmp_path, capsys):
     opts = "TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", ""
     save(tmp_path / "theirs", "model.pth.tar-50")
     plain = save(tmp_path / "others", "model.pth.tar-50", dtype=torch.float32)
@@ -284,7 +284,7 @@ def test_what_a_run_started_from_is_part_of_it(train, tmp_path, capsys):
     assert read_run_record(tmp_path / "plain").identity["MODEL.INIT_WEIGHTS"] == ""
 
 
-def test_given_prompts_that_cannot_be_started_from(train, tmp_path, capsys):
+def test_initial_weights_that_do_not_fit_are_an_error(train, tmp_path, capsys):
     save(tmp_path / "theirs", "model.pth.tar-50")
     for trainer, place, message in (
         ("CoOp", "nowhere.pt", "MODEL.INIT_WEIGHTS is 'nowhere.pt'; accepted: a checkpoint of a prompt learner"),

@@ -14,7 +14,7 @@ from trainers.modules.sampling import FeatureLoader, MultiViewDataset
 
 
 class Counting:
-    """Fills an array with numbers and counts how often it was asked to."""
+    """Fills an array with numbers and counts its calls."""
 
     def __init__(self):
         self.calls = 0
@@ -31,7 +31,7 @@ def get(folder, compute, key="k"):
     return FeatureCache(folder).get(key, (4, 3), compute, "val")
 
 
-def test_entry_is_computed_once_on_disk_and_in_memory(tmp_path, capsys):
+def test_cache_entry_is_computed_once_on_disk_and_in_memory(tmp_path, capsys):
     compute = Counting()
     first = get(tmp_path / "cache", compute)
     second = get(tmp_path / "cache", compute)
@@ -47,7 +47,7 @@ def test_entry_is_computed_once_on_disk_and_in_memory(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no json", "other shape", "junk json"])
-def test_a_damaged_or_old_entry_is_computed_again(tmp_path, damage, capsys):
+def test_cache_entry_damaged_or_old_is_computed_again(tmp_path, damage, capsys):
     compute = Counting()
     get(tmp_path, compute)
     data, about = tmp_path / "k.npy", tmp_path / "k.json"
@@ -68,7 +68,7 @@ def test_a_damaged_or_old_entry_is_computed_again(tmp_path, damage, capsys):
     assert compute.calls == 2
 
 
-def test_a_read_only_folder_is_done_without(tmp_path, capsys):
+def test_cache_in_read_only_folder_is_skipped(tmp_path, capsys):
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o555)
     cache, compute = FeatureCache(folder), Counting()
@@ -78,7 +78,7 @@ def test_a_read_only_folder_is_done_without(tmp_path, capsys):
     assert list(folder.iterdir()) == []
 
 
-def test_a_full_disk_is_done_without(tmp_path, monkeypatch, capsys):
+def test_cache_on_full_disk_is_skipped(tmp_path, monkeypatch, capsys):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -88,7 +88,7 @@ def test_a_full_disk_is_done_without(tmp_path, monkeypatch, capsys):
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {OUTPUT_MARK, ".k.npy.lock"}
 
 
-def test_key_depends_on_everything_but_the_names_of_files(tmp_path):
+def test_cache_key_depends_on_everything_except_file_names(tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path in paths:
         path.write_text(f"image {path.stem}")
@@ -121,7 +121,7 @@ class RandomImages(Dataset):
 
 
 @pytest.mark.parametrize(("num_workers", "batch_size"), [(0, 1), (2, 4), (0, 100)])
-def test_data_sets_are_encoded_in_order(num_workers, batch_size):
+def test_encoder_preserves_the_order_of_data_sets(num_workers, batch_size):
     out = np.zeros((10, 3), np.float32)
     encode_dataset(RandomImages(), lambda image: image.mean(dim=(2, 3)), out, batch_size, num_workers, "test")
     np.testing.assert_array_equal(out[:, 0].astype(int), np.arange(10))
@@ -129,7 +129,7 @@ def test_data_sets_are_encoded_in_order(num_workers, batch_size):
 
 @pytest.fixture
 def pictures(image_folder):
-    """A data set of two images, whose transform draws from all three global generators."""
+    """A data set of two images with a transform that draws from all three global generators."""
 
     def transform(image):
         import random
@@ -144,7 +144,7 @@ def random_views(pictures, n_views):
     return MultiViewDataset(pictures, n_views, read_image=Image.open)
 
 
-def test_views_are_the_same_at_every_look_and_leave_the_generators_alone(pictures):
+def test_views_are_repeatable_and_leave_global_generators_unchanged(pictures):
     torch.manual_seed(0)
     first = random_views(pictures, 3)[1]["img"]
     after = torch.rand(1)

@@ -1,4 +1,4 @@
-"""NaN and infinity: the run stops with one message and keeps no broken number."""
+"""NaN and infinity: the run stops with one message and saves no such number."""
 
 import json
 import shutil
@@ -27,11 +27,11 @@ ONE_OF_EACH_KIND = ("CoOp", "SPG", "DPSPG", "VP", "LinearProbe")
 
 
 @pytest.fixture
-def stopped(refused, tmp_path):
+def stopped(expect_error, tmp_path):
     """Run, expect one message about numbers that are not finite and no results; return the message."""
 
     def run(trainer, *opts):
-        message = refused(trainer, "red", *opts)
+        message = expect_error(trainer, "red", *opts)
         assert "not finite" in message and message.count("\n") == 1
         assert not list(tmp_path.rglob("results.json")) + list(tmp_path.rglob("predictions.csv"))
         return message
@@ -60,8 +60,8 @@ def test_epoch_with_a_broken_last_step_is_not_saved(trainer, final_model, stoppe
     assert len(read_run_record(tmp_path / "run").history) == 1
 
 
-def test_loss_that_is_not_finite_names_epoch_and_step(refused):
-    message = refused(
+def test_loss_that_is_not_finite_names_epoch_and_step(expect_error):
+    message = expect_error(
         "CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"
     )
     assert "loss became nan in epoch 1 of 2, step 2" in message
@@ -103,9 +103,9 @@ def spoil(path, value=NAN):
     return key
 
 
-def test_resume_uses_the_checkpoint_before_a_broken_one(finished, train, tmp_path, capsys):
+def test_resume_uses_the_checkpoint_before_a_broken_one(finish_run, train, tmp_path, capsys):
     opts = ("OPTIM.MAX_EPOCH", "3")
-    finished("CoOp", *opts)
+    finish_run("CoOp", *opts)
     results = json.loads((tmp_path / "run/results.json").read_text())
     (tmp_path / "run/results.json").unlink()
     (path,) = (tmp_path / "run").rglob("model.pth.tar-3")
@@ -117,10 +117,8 @@ def test_resume_uses_the_checkpoint_before_a_broken_one(finished, train, tmp_pat
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG", "LinearProbe"])
-def test_broken_checkpoint_is_refused_in_tests_and_predictions(
-    trainer, finished, train, image_folder, tmp_path, capsys
-):
-    finished(trainer)
+def test_broken_checkpoint_raises_in_tests_and_predictions(trainer, finish_run, train, image_folder, tmp_path, capsys):
+    finish_run(trainer)
     saved = sorted((tmp_path / "run").glob("*/model-best.pth.tar"))
     key = spoil(next(path for path in saved if path.parent.name != "discriminator"))
     assert train(trainer, "red", flags=["--eval-only", "--model-dir", "run", "--output-dir", "b"]) == 1
@@ -144,13 +142,13 @@ def test_cached_features_that_are_not_finite_are_computed_again(tmp_path, capsys
     assert "not finite" in capsys.readouterr().out
 
 
-def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_nor_read(tmp_path, finished):
+def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_nor_read(tmp_path, finish_run):
     with pytest.raises(UserError, match="1 of the 2 numbers of ctx are not finite"):
         save_prompt_label(tmp_path / "photo.pt", torch.tensor([[0.0, NAN]]), {})
     with pytest.raises(UserError, match=r"run\.json is not written, since a number is not finite"):
         RunRecord({}, history=[{"losses": {"loss": NAN}}]).write(tmp_path)
     assert not list(tmp_path.iterdir())
-    path = finished("ZeroshotCLIP") / "predictions.csv"
+    path = finish_run("ZeroshotCLIP") / "predictions.csv"
     path.write_text(path.read_text().rstrip().rpartition(",")[0] + ",nan\n")
     with pytest.raises(UserError, match="holds no predictions: .* not finite"):
         read_predictions(path)

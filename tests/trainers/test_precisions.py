@@ -1,7 +1,7 @@
-"""fp16, bf16 and amp against fp32 on the CPU: features, logits, first steps, whole runs and stopped ones, memory.
+"""fp16, bf16 and amp against fp32 on the CPU: features, logits, first steps, runs, resumed runs, memory.
 
-On a CPU the product takes fp32 for all of them. Here it is kept from that, so that each path is run on any machine, amp
-with the type that it has on a GPU. Marked `gpu`, the same tests run on CUDA, and fp32 with them.
+On a CPU the product falls back to fp32. These tests disable the fallback, so each path runs on any machine; amp has its
+GPU type. With the mark `gpu`, the same tests and fp32 run on CUDA.
 """
 
 import json
@@ -38,9 +38,9 @@ class Tolerance:
     """How far a precision may be from fp32 on the CPU.
 
     Attributes:
-        feature: of the numbers of a feature, whose norm is 1, and of cosines between features.
+        feature: of the numbers of a feature (norm 1) and of cosines between features.
         loss: relative, of each loss.
-        change: relative, of what the first steps do to a network, by its norm.
+        change: relative, of the norm of the first steps' change of a network.
     """
 
     feature: float
@@ -65,8 +65,8 @@ everywhere = pytest.mark.parametrize(
 
 
 @pytest.fixture(autouse=True)
-def as_asked_for(monkeypatch):
-    """Each precision is what it is called: on a CPU none becomes fp32, and on a GPU no fp32 is less than that."""
+def exact_precision(monkeypatch):
+    """Compute in the configured precision: no fallback to fp32 on a CPU, no TF32 on a GPU."""
     monkeypatch.setattr("trainers.modules.clip.backbone.effective_precision", lambda precision, device: precision)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     make_deterministic()
@@ -83,7 +83,7 @@ def settings(trainer, device, precision):
 
 @pytest.fixture
 def build(tmp_path, image_folder, clip_for, monkeypatch):
-    """A trainer that is built but not trained: build("CoOp", "cpu", "fp16", "KEY", "VALUE")."""
+    """An untrained trainer: build("CoOp", "cpu", "fp16", "KEY", "VALUE")."""
     import datasets
 
     monkeypatch.chdir(tmp_path)
@@ -118,7 +118,7 @@ def both(build):
 
 @pytest.mark.parametrize("vision", [(1, 1, 1, 1), 2])
 @everywhere
-def test_features_of_both_kinds_of_towers(tmp_path, device, precision, vision):
+def test_features_of_both_towers_stay_close_to_fp32(tmp_path, device, precision, vision):
     torch.save(tiny_clip(vision=vision).state_dict(), tmp_path / "clip.pt")
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     plain, other = (
@@ -142,7 +142,7 @@ def evaluated(trainer):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 @everywhere
-def test_features_and_logits_of_each_trainer(both, device, precision, trainer):
+def test_features_and_logits_of_each_trainer_stay_close_to_fp32(both, device, precision, trainer):
     plain, other = map(evaluated, both(trainer, device, precision))
     for expected, found in zip(plain, other, strict=True):
         torch.testing.assert_close(found, expected, atol=TOLERANCES[precision].feature, rtol=0)
@@ -152,7 +152,7 @@ def test_features_and_logits_of_each_trainer(both, device, precision, trainer):
 
 
 def first_steps(trainer, n_epochs=2):
-    """The losses of each step of the first epochs, and how these changed each network, as one vector."""
+    """Losses of each step of the first epochs, and the change of each network as one vector."""
     before = {name: parameters(network) for name, network in trainer._models.items()}
     losses = []
     trainer.set_model_mode("train")
@@ -171,7 +171,7 @@ def parameters(network):
 
 
 def take_the_same_draws(trainer, monkeypatch):
-    """Have nothing depend on a device's own random numbers, nor on where amp begins to look for its scale."""
+    """Remove the effects of the device's random numbers and of amp's initial loss scale."""
 
     def forward(self, features, noise=None):
         if noise is None:
@@ -192,7 +192,7 @@ def take_the_same_draws(trainer, monkeypatch):
 
 @pytest.mark.parametrize("trainer", STEPWISE)
 @everywhere
-def test_first_steps(both, monkeypatch, device, precision, trainer):
+def test_first_steps_stay_close_to_fp32(both, monkeypatch, device, precision, trainer):
     results = []
     for one in both(trainer, device, precision):
         with monkeypatch.context() as patch:
@@ -215,7 +215,7 @@ class Stopped(BaseException):
 
 
 def stop(name, monkeypatch):
-    """Have runs of a trainer end before their second epoch, or their test, whichever comes first."""
+    """Stop runs of a trainer before their second epoch or their test, whichever is first."""
     trainer = TRAINER_REGISTRY.get(name)
     before_epoch, test = trainer.before_epoch, trainer.test
 
@@ -235,7 +235,7 @@ def stop(name, monkeypatch):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 @everywhere
-def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, device, precision, trainer):
+def test_run_and_resumed_run_agree_with_fp32(train, tmp_path, monkeypatch, device, precision, trainer):
     run, flags = tmp_path / "run", FLAGS.get(trainer, ())
     # Enough steps that amp's scale has come to fit, and begins to count, before the run is stopped.
     opts = [*settings(trainer, device, precision), "DATALOADER.TRAIN_X.BATCH_SIZE", "2"]
@@ -247,10 +247,10 @@ def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, devi
             torch.save(0.02 * label, labels / f"{domain}.pt")
 
     assert train(trainer, "red", *opts, flags=flags) == 0
-    whole = outcome(run)
-    assert whole["precision"] == precision
-    assert len(read_predictions(run / "predictions.csv")) == whole["n_test"] == 10
-    losses = [value for epoch in whole["loss_history"] for value in epoch.values()]
+    expected = outcome(run)
+    assert expected["precision"] == precision
+    assert len(read_predictions(run / "predictions.csv")) == expected["n_test"] == 10
+    losses = [value for epoch in expected["loss_history"] for value in epoch.values()]
     assert all(map(math.isfinite, losses)) and bool(losses) == (trainer in STEPWISE)
 
     shutil.rmtree(run)
@@ -258,16 +258,16 @@ def test_a_whole_run_and_one_that_was_stopped(train, tmp_path, monkeypatch, devi
         stop(trainer, patch)
         train(trainer, "red", *opts, flags=flags)
     assert train(trainer, "red", *opts, flags=flags) == 0
-    assert outcome(run) == whole
+    assert outcome(run) == expected
 
 
 # ---- memory ----
 
 
 def peak_mb(device, compute, folder):
-    """The most memory that a computation takes at a time, beyond what is there, in MB."""
+    """Peak memory of a computation above the memory in use before it, in MB."""
     if device == "cuda":
-        compute()  # so that what libraries keep is there
+        compute()  # fills the caches of libraries
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         compute()
@@ -282,9 +282,9 @@ def peak_mb(device, compute, folder):
 @pytest.mark.parametrize("learning", [False, True])
 @pytest.mark.parametrize("class_specific", [False, True])
 @everywhere
-def test_the_memory_bound_is_kept(build, tmp_path, monkeypatch, device, precision, class_specific, learning):
-    monkeypatch.setattr(prompt_encoder, "CPU_TOKENS", 2**30)  # a bound of its own
-    # On a GPU as much more as makes the workspaces of its libraries, which are not bounded, small beside it.
+def test_prompt_encoder_memory_stays_bounded(build, tmp_path, monkeypatch, device, precision, class_specific, learning):
+    monkeypatch.setattr(prompt_encoder, "CPU_TOKENS", 2**30)  # its own bound
+    # A GPU gets a larger problem: the workspaces of its libraries are not bounded and must be relatively small.
     more, workspaces = (128, WORKSPACES_MB) if device == "cuda" else (1, 0)
     n_classes, n_contexts = (160 * more, 160 * more) if class_specific else (40, 8 * more)
     names, bound, peaks = [f"class number {number}" for number in range(n_classes)], 2 * more, {}

@@ -96,20 +96,20 @@ def test_memory_limit_changes_no_numbers(clip_model, position, class_specific):
     torch.manual_seed(1)
     settings = {"n_ctx": 4, "class_token_position": position, "class_specific": class_specific}
     model, names = copy.deepcopy(clip_model).double(), random_names(40, seed=6)  # sums in another order are equal
-    whole, chunked = (PromptEncoder(model, names, **settings, memory_mb=memory_mb) for memory_mb in (2048, 2))
-    ctx, deep = (30 * whole.initial_context()).requires_grad_(), []
+    unlimited, chunked = (PromptEncoder(model, names, **settings, memory_mb=memory_mb) for memory_mb in (2048, 2))
+    ctx, deep = (30 * unlimited.initial_context()).requires_grad_(), []
     if position == "end" and not class_specific:
-        deep = [(30 * vectors).requires_grad_() for vectors in whole.initial_deep(3)]
+        deep = [(30 * vectors).requires_grad_() for vectors in unlimited.initial_deep(3)]
     weights = torch.randn(40, 32)
     ours, theirs = (
-        torch.autograd.grad((encoder(ctx, deep) * weights).sum(), [ctx, *deep]) for encoder in (chunked, whole)
+        torch.autograd.grad((encoder(ctx, deep) * weights).sum(), [ctx, *deep]) for encoder in (chunked, unlimited)
     )
-    torch.testing.assert_close(chunked(ctx, deep), whole(ctx, deep), atol=1e-10, rtol=0)
+    torch.testing.assert_close(chunked(ctx, deep), unlimited(ctx, deep), atol=1e-10, rtol=0)
     torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
-    assert megabytes_saved(chunked, ctx, deep) < megabytes_saved(whole, ctx, deep)
+    assert megabytes_saved(chunked, ctx, deep) < megabytes_saved(unlimited, ctx, deep)
     if not class_specific:
-        contexts = torch.randn(6, 4, whole.ctx_dim, dtype=torch.float64)
-        torch.testing.assert_close(chunked(contexts), whole(contexts), atol=1e-10, rtol=0)
+        contexts = torch.randn(6, 4, unlimited.ctx_dim, dtype=torch.float64)
+        torch.testing.assert_close(chunked(contexts), unlimited(contexts), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(("n_cls", "n_contexts", "depth"), [(345, 1, 1), (345, 1, 6), (40, 32, 1)])
@@ -123,7 +123,7 @@ def test_memory_of_training_stays_within_the_limit(n_cls, n_contexts, depth):
 
 
 def learning(encoder, depth):
-    """A context and deep ones of layers 2 to depth, all of them to be learned."""
+    """Learned contexts: a shallow one, and deep ones of layers 2 to depth."""
     torch.manual_seed(depth)
     return [(30 * vectors).requires_grad_() for vectors in (encoder.initial_context(), *encoder.initial_deep(depth))]
 
@@ -167,7 +167,7 @@ def test_deep_contexts_are_shared_by_contexts_of_a_batch(two_headed, n_cls, n_co
     )
 
 
-def test_initial_context(clip_model):
+def test_initial_context_has_the_embeddings_of_its_words(clip_model):
     encoder = PromptEncoder(clip_model, ["dog"], n_ctx=16, ctx_init="a_photo of a")
     assert encoder.n_ctx == 4
     from clip.clip import _tokenizer as tokenizer
@@ -185,7 +185,7 @@ def test_initial_context(clip_model):
     assert PromptEncoder(clip_model, ["dog"], n_ctx=16).initial_deep(3).shape == (2, 16, 64)
 
 
-def test_the_words_themselves_are_zero_shot_clip(clip_model):
+def test_initial_context_words_give_zero_shot_clip(clip_model):
     import clip
 
     names = ["dog", "alarm clock"]
@@ -225,12 +225,12 @@ def test_other_precisions_stay_close(clip_model, precision):
         ({"class_token_position": "middle"}, (4, 64), [(4, 64)], "need class_token_position='end'"),
     ],
 )
-def test_wrong_shapes_are_refused(clip_model, settings, ctx, deep, message):
+def test_wrong_context_shapes_raise(clip_model, settings, ctx, deep, message):
     with pytest.raises(ValueError, match=message):
         PromptEncoder(clip_model, ["dog", "cat"], 4, **settings)(torch.zeros(ctx), [torch.zeros(s) for s in deep])
 
 
-def test_a_depth_above_the_layers_is_refused(clip_model):
+def test_prompt_encoder_depth_above_the_layers_raises(clip_model):
     encoder = PromptEncoder(clip_model, ["dog", "cat"], 4)
     message = "depth of 4 does not fit the text tower, which has 3 layers.*PROMPT_DEPTH to 1 .* to 3"
     with pytest.raises(UserError, match=message):
@@ -253,6 +253,6 @@ def test_a_depth_above_the_layers_is_refused(clip_model):
         ({"memory_mb": 0}, r"TEST.MEMORY_MB 0: too small for one prompt. Set it to \d+"),
     ],
 )
-def test_errors(clip_model, settings, message):
+def test_prompt_encoder_errors_name_the_fix(clip_model, settings, message):
     with pytest.raises(UserError, match=message):
         PromptEncoder(clip_model, **{"classnames": ["dog"], "n_ctx": 4, **settings})

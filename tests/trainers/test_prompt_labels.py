@@ -7,18 +7,18 @@ from trainers.modules.prompt_labels import LabelFolder, load_prompt_label, save_
 ORIGIN = {"backbone": "0" * 64, "class names": ["dog", "cat"], "training images": "f" * 64}
 
 
-def test_round_trip_is_exact_and_compact(tmp_path):
+def test_prompt_label_round_trip_is_exact_and_compact(tmp_path):
     path = LabelFolder(str(tmp_path), "PACS", "RN50", 3).file_for("photo")
     assert path == tmp_path / "PACS" / "RN50" / "seed_3" / "photo.pt"
-    whole = torch.randn(1000, 4, 512)
-    save_prompt_label(path, whole[7].requires_grad_(), ORIGIN, 1.5)  # a view of a large storage
+    tensor = torch.randn(1000, 4, 512)
+    save_prompt_label(path, tensor[7].requires_grad_(), ORIGIN, 1.5)  # a view of a large storage
     loaded, seconds = load_prompt_label(path, 4, 512, ORIGIN)
-    assert torch.equal(loaded, whole[7]) and seconds == 1.5
+    assert torch.equal(loaded, tensor[7]) and seconds == 1.5
     assert not loaded.requires_grad
     assert path.stat().st_size < 12_000
 
 
-def test_ours_comes_before_a_published_one(tmp_path):
+def test_own_prompt_label_has_priority_over_a_published_one(tmp_path):
     folder = LabelFolder(str(tmp_path), "PACS", "RN50", 1)
     assert folder.find("photo", "p") is None
     folder.file_for("photo").parent.mkdir(parents=True)
@@ -39,7 +39,7 @@ def test_ours_comes_before_a_published_one(tmp_path):
         ({"OPTIM.LR": 1.0}, r"other settings: OPTIM.LR 0.5 \(here 1.0\). Delete"),
     ],
 )
-def test_another_origin(tmp_path, change, message):
+def test_prompt_label_of_another_origin_is_an_error(tmp_path, change, message):
     path = tmp_path / "photo.pt"
     save_prompt_label(path, torch.zeros(4, 512), {**ORIGIN, "OPTIM.LR": 0.5})
     load_prompt_label(path, 4, 512, ORIGIN)  # a run that does not know OPTIM.LR
@@ -63,7 +63,7 @@ class Malicious:
         (torch.zeros(16, 512), r"photo.pt has shape \(16, 512\); this run needs \(4, 512\).*N_CTX"),
     ],
 )
-def test_files_that_are_no_labels(tmp_path, content, message):
+def test_files_that_are_no_labels_raise(tmp_path, content, message):
     path = tmp_path / "photo.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)

@@ -15,7 +15,7 @@ def clip_model():
 
 
 def learning(tower, n_tokens, depth):
-    """Shallow prompts and deep ones of layers 2 to depth, all of them to be learned."""
+    """Learned prompts: shallow ones, and deep ones of layers 2 to depth."""
     prompts = (tower.initial_tokens(n_tokens), *tower.initial_deep(depth, n_tokens))
     return [(30 * vectors).requires_grad_() for vectors in prompts]
 
@@ -62,7 +62,7 @@ def test_other_precisions_stay_close(clip_model, precision):
         assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.98
 
 
-def test_fresh_prompts(clip_model):
+def test_prompted_vit_initial_prompts_have_standard_deviation_002(clip_model):
     tower = PromptedViT(clip_model.visual)
     assert (tower.width, tower.n_layers) == (128, 4)
     assert tower.initial_deep(1, 8).shape == (0, 8, 128)
@@ -71,12 +71,12 @@ def test_fresh_prompts(clip_model):
         assert 0.015 < prompts.std() < 0.025
 
 
-def test_a_resnet_is_refused_with_the_method_that_works_there():
+def test_resnet_raises_with_a_method_that_accepts_it():
     with pytest.raises(UserError, match="is a ModifiedResNet.* need a ViT.* or use VP"):
         PromptedViT(tiny_clip().visual)
 
 
-def test_a_depth_above_the_layers_is_refused(clip_model):
+def test_prompted_vit_depth_above_the_layers_raises(clip_model):
     tower = PromptedViT(clip_model.visual)
     message = "depth of 5 does not fit the image tower, which has 4 layers.*PROMPT_DEPTH to 1 .* to 4"
     with pytest.raises(UserError, match=message):
@@ -88,6 +88,6 @@ def test_a_depth_above_the_layers_is_refused(clip_model):
 @pytest.mark.parametrize(
     ("tokens", "deep"), [((2, 64), (1, 2, 64)), ((2, 128), (1, 3, 128)), ((1, 2, 128), (1, 2, 128))]
 )
-def test_wrong_shapes_name_what_is_accepted(clip_model, tokens, deep):
+def test_prompted_vit_wrong_shapes_name_the_accepted_ones(clip_model, tokens, deep):
     with pytest.raises(ValueError, match=r"have shapes .*; accepted: \('n', 128\), the same in each layer"):
         PromptedViT(clip_model.visual)(torch.zeros(1, 3, 32, 32), torch.zeros(tokens), torch.zeros(deep))

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from dassl.engine import build_trainer
-from elsewhere import held_elsewhere
+from other_process import lock_elsewhere
 from quick_run import command_line
 from torch import nn
 
@@ -19,7 +19,7 @@ from common.image_results import read_predictions
 
 @pytest.fixture
 def build(tmp_path, image_folder, clip_file, monkeypatch):
-    """A trainer that is built but not trained: build("SPG_CGAN", "red", "KEY", "VALUE")."""
+    """An untrained trainer: build("SPG_CGAN", "red", "KEY", "VALUE")."""
     import trainers.spg  # noqa: F401 (registers)
 
     monkeypatch.chdir(tmp_path)
@@ -37,7 +37,7 @@ def results(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_a_whole_run(train, tmp_path, capsys):
+def test_spg_run_writes_all_files(train, tmp_path, capsys):
     assert train("SPG", "red") == 0
     printed = capsys.readouterr().out
     assert "Stage I: learning the prompt label of blue" in printed
@@ -76,14 +76,14 @@ def test_a_whole_run(train, tmp_path, capsys):
     assert not (tmp_path / "run" / "generator" / "model.pth.tar-1").exists()
 
 
-def test_a_finished_run_is_skipped(train, tmp_path, capsys):
+def test_spg_finished_run_is_skipped(train, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text("{}")
     assert train("SPG", "red") == 0
     assert "holds a finished run; skipped" in capsys.readouterr().out
 
 
-def test_the_same_command_gives_the_same_numbers(train, tmp_path):
+def test_spg_repeated_command_gives_equal_numbers(train, tmp_path):
     found = []
     for name in ("a", "b"):
         assert train("SPG", "red", "TRAINER.SPG.LABEL_DIR", name, flags=["--output-dir", name]) == 0
@@ -95,8 +95,8 @@ def test_the_same_command_gives_the_same_numbers(train, tmp_path):
         assert torch.equal(value, states[1]["state_dict"][key])
 
 
-def test_existing_labels_are_used(finished, train, tmp_path, capsys):
-    finished("SPG")
+def test_spg_uses_existing_labels(finish_run, train, tmp_path, capsys):
+    finish_run("SPG")
     (tmp_path / "prompt_labels/stripes/tiny/seed_1/green.pt").unlink()
     capsys.readouterr()
     assert train("SPG", "red", flags=["--output-dir", "again"]) == 0
@@ -105,7 +105,7 @@ def test_existing_labels_are_used(finished, train, tmp_path, capsys):
     assert "learning the prompt label of blue" not in printed
 
 
-def test_the_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
+def test_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
     assert train("SPG_CoOp", "red", flags=["--source-domains", "red"]) == 0
     found = results(tmp_path / "run")
     assert found["protocol"] == "in-domain"
@@ -117,17 +117,17 @@ def test_the_label_is_the_context_of_the_best_epoch(train, build, tmp_path):
 
 
 @pytest.mark.parametrize(("trainer", "place"), [("SPG_CoOp", ""), ("DPSPG_CoOp", "pos")])
-def test_stage1_by_itself_waits_for_who_learns_the_label(train, tmp_path, monkeypatch, capsys, trainer, place):
+def test_stage1_waits_for_another_process_with_its_label(train, tmp_path, monkeypatch, capsys, trainer, place):
     folder = tmp_path / "prompt_labels" / place / "stripes/tiny/seed_1"
     folder.mkdir(parents=True)
-    with held_elsewhere(folder / ".red.pt.lock") as other:
-        monkeypatch.setattr(locks, "check_interruption", other.kill)  # as soon as it is waited for
+    with lock_elsewhere(folder / ".red.pt.lock") as other:
+        monkeypatch.setattr(locks, "check_interruption", other.kill)  # when the run begins to wait
         assert train(trainer, "red", flags=["--source-domains", "red"]) == 0
     assert "which learns the prompt label of red" in capsys.readouterr().out
     assert (folder / "red.pt").is_file()
 
 
-def test_stage1_takes_its_optimisation_from_its_own_config(build):
+def test_stage1_uses_its_own_optimiser_config(build):
     trainer = build("SPG", "red")
     cfg = trainer.stage1_cfg("blue")
     assert (cfg.OPTIM.NAME, cfg.OPTIM.LR, cfg.OPTIM.WEIGHT_DECAY) == ("sgd", 0.002, 0.0005)
@@ -136,7 +136,7 @@ def test_stage1_takes_its_optimisation_from_its_own_config(build):
     assert trainer.cfg.OPTIM.NAME == "adamw"
 
 
-def test_two_batches_are_drawn_in_each_step(build):
+def test_stage2_step_draws_two_batches(build):
     trainer = build("SPG_CGAN", "red")
     looked_at = []
     original = trainer.train_loader_x.dataset.__class__.__getitem__
@@ -157,7 +157,7 @@ def test_two_batches_are_drawn_in_each_step(build):
     assert first != second
 
 
-def test_clipping_is_off_for_the_named_targets(build):
+def test_gradient_clipping_is_off_for_the_named_targets(build):
     assert build("SPG_CGAN", "red").clips_gradients
     assert not build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('red',)").clips_gradients
     assert build("SPG_CGAN", "red", "TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "('blue',)").clips_gradients
@@ -170,12 +170,12 @@ def test_evaluation_is_a_function_of_model_and_image(build):
     torch.manual_seed(0)
     features = nn.functional.normalize(torch.randn(20, 32), dim=1)
     with torch.no_grad():
-        whole = trainer.predict(features, range(20))
+        expected = trainer.predict(features, range(20))
         singles = torch.cat([trainer.predict(features[i : i + 1], [i]) for i in range(20)])
         order = torch.randperm(20)
         shuffled = trainer.predict(features[order], order.tolist())
-    torch.testing.assert_close(singles, whole, atol=1e-4, rtol=0)
-    torch.testing.assert_close(shuffled, whole[order], atol=1e-4, rtol=0)
+    torch.testing.assert_close(singles, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(shuffled, expected[order], atol=1e-4, rtol=0)
 
 
 def test_n_prompts_averages_logits_over_draws(build):
@@ -189,8 +189,8 @@ def test_n_prompts_averages_logits_over_draws(build):
 
 
 @pytest.mark.parametrize("batch_size", ["1", "7", "100"])
-def test_results_do_not_depend_on_the_batch_size(finished, train, tmp_path, batch_size):
-    finished("SPG")
+def test_spg_results_do_not_depend_on_the_batch_size(finish_run, train, tmp_path, batch_size):
+    finish_run("SPG")
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "eval", "--no-feature-cache"]
     assert (
         train("SPG", "red", "DATALOADER.TEST.BATCH_SIZE", batch_size, "DATALOADER.NUM_WORKERS", "2", flags=flags) == 0
@@ -199,9 +199,9 @@ def test_results_do_not_depend_on_the_batch_size(finished, train, tmp_path, batc
     assert results(tmp_path / "eval")["macro_f1"] == results(tmp_path / "run")["macro_f1"]
 
 
-def test_an_unfinished_run_goes_on_as_if_nothing_had_happened(train, tmp_path, monkeypatch):
+def test_spg_unfinished_run_resumes_with_equal_numbers(train, tmp_path, monkeypatch):
     assert train("SPG", "red", "OPTIM.MAX_EPOCH", "4") == 0
-    whole = results(tmp_path / "run")
+    uninterrupted = results(tmp_path / "run")
 
     from trainers.spg import SPG_CGAN
 
@@ -218,7 +218,7 @@ def test_an_unfinished_run_goes_on_as_if_nothing_had_happened(train, tmp_path, m
     assert train("SPG", "red", "OPTIM.MAX_EPOCH", "4", flags=["--output-dir", "cut"]) == 0
     resumed = results(tmp_path / "cut")
     for key in ("accuracy", "macro_f1", "val_accuracy", "best_epoch"):
-        assert resumed[key] == whole[key]
+        assert resumed[key] == uninterrupted[key]
     ours, expected = (
         torch.load(tmp_path / name / "generator/model.pth.tar-4", weights_only=True)["state_dict"]
         for name in ("cut", "run")
@@ -227,7 +227,7 @@ def test_an_unfinished_run_goes_on_as_if_nothing_had_happened(train, tmp_path, m
         assert torch.equal(value, expected[key])
 
 
-def test_a_generator_of_another_size_is_refused(build, tmp_path):
+def test_generator_of_another_size_is_an_error(build, tmp_path):
     trainer = build("SPG_CGAN", "red")
     state = {**trainer.generator.state_dict(), "model.11.bias": torch.zeros(2048)}
     folder = tmp_path / "theirs" / "generator"
@@ -238,7 +238,7 @@ def test_a_generator_of_another_size_is_refused(build, tmp_path):
 
 
 @pytest.mark.parametrize("n_views", ["0", "2"])
-def test_the_target_is_not_opened_before_the_final_test(train, opened, n_views):
+def test_target_images_are_not_opened_before_the_final_test(train, opened, n_views):
     assert train("SPG", "red", "TRAINER.FEATURES.TRAIN_VIEWS", n_views, flags=["--no-feature-cache"]) == 0
     first_of_target = min(i for i, (path, _) in enumerate(opened) if "/red/" in path)
     assert opened[first_of_target][1]  # the model has been chosen by then
@@ -246,16 +246,16 @@ def test_the_target_is_not_opened_before_the_final_test(train, opened, n_views):
     assert len(opened) - first_of_target == 10
 
 
-def test_an_unfinished_run_with_other_settings_is_not_gone_on_with(finished, train, tmp_path, capsys):
-    finished("CoOp")
+def test_unfinished_run_with_another_learning_rate_is_an_error(finish_run, train, tmp_path, capsys):
+    finish_run("CoOp")
     (tmp_path / "run" / "results.json").unlink()
     assert train("CoOp", "red", "OPTIM.LR", "0.1") == 1
     message = capsys.readouterr().err
     assert "run holds an unfinished run with other settings or data: OPTIM.LR 0.002 there and 0.1 here" in message
 
 
-def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp_path, capsys):
-    finished("SPG")
+def test_label_of_changed_stage1_is_trained_again(finish_run, train, tmp_path, capsys):
+    finish_run("SPG")
     labels = tmp_path / "prompt_labels/stripes/tiny/seed_1"
     before = {path.name: torch.load(path, weights_only=True)["ctx"] for path in labels.glob("*.pt")}
     (tmp_path / "run" / "results.json").unlink()
@@ -281,7 +281,7 @@ def test_a_label_is_trained_anew_when_stage_one_has_changed(finished, train, tmp
         assert not torch.equal(torch.load(path, weights_only=True)["ctx"], before[path.name])
 
 
-def test_a_label_does_not_depend_on_the_others(train, tmp_path):
+def test_label_does_not_depend_on_other_labels(train, tmp_path):
     opts = ["TRAINER.SPG.CTX_INIT", ""]
     assert train("SPG", "red", *opts) == 0
     path = tmp_path / "prompt_labels/stripes/tiny/seed_1/green.pt"
@@ -291,7 +291,7 @@ def test_a_label_does_not_depend_on_the_others(train, tmp_path):
     assert torch.equal(torch.load(path, weights_only=True)["ctx"], before)
 
 
-def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monkeypatch, capsys):
+def test_label_of_a_parallel_run_is_used(train, tmp_path, monkeypatch, capsys):
     from trainers import spg
 
     assert train("SPG", "red") == 0
@@ -314,8 +314,8 @@ def test_a_label_that_another_run_makes_meanwhile_is_taken(train, tmp_path, monk
     assert results(tmp_path / "run")["accuracy"] == results(tmp_path / "their_run")["accuracy"]
 
 
-def test_testing_leaves_other_runs_alone(finished, train, tmp_path, capsys):
-    finished("CoOp")
+def test_eval_only_changes_no_other_run(finish_run, train, tmp_path, capsys):
+    finish_run("CoOp")
     config = (tmp_path / "run/config.yaml").read_text()
     assert train("CoOp", "blue", flags=["--eval-only", "--model-dir", "run"]) == 0
     assert (tmp_path / "run/config.yaml").read_text() == config
@@ -326,15 +326,15 @@ def test_testing_leaves_other_runs_alone(finished, train, tmp_path, capsys):
     assert "other holds the results of another run" in capsys.readouterr().err
 
 
-def test_cocoop(finished, tmp_path):
-    finished("CoCoOp")
+def test_cocoop_checkpoint_has_the_keys_of_coops_meta_net(finish_run, tmp_path):
+    finish_run("CoCoOp")
     keys = torch.load(tmp_path / "run/prompt_learner/model-best.pth.tar", weights_only=True)["state_dict"]
     assert {key for key in keys if key.startswith("meta_net")} == {
         f"meta_net.linear{i}.{name}" for i in (1, 2) for name in ("weight", "bias")
     }
 
 
-def test_published_pacs_settings():
+def test_spg_pacs_config_has_the_published_settings():
     cfg = command.setup_cfg(
         command.parse_args(
             ["--config-file", str(command.__file__).replace("train.py", "configs/trainers/SPG_CGAN/pacs.yaml")]
@@ -346,7 +346,7 @@ def test_published_pacs_settings():
     assert list(spg.GRAD_CLIP_OFF_TARGETS) == ["cartoon", "photo"]
 
 
-def test_train_views(train, tmp_path, capsys):
+def test_spg_with_train_views_has_results(train, tmp_path, capsys):
     assert train("SPG", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3") == 0
     printed = capsys.readouterr().out
     assert printed.count("train, 3 views)") == 2  # by stage I, once for each source domain; none for stage II
@@ -354,19 +354,19 @@ def test_train_views(train, tmp_path, capsys):
     assert train("CoOp", "red", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=["--output-dir", "coop"]) == 0
     assert "train, 3 views" not in capsys.readouterr().out  # the same views, from the cache
     assert train("CoOp", "blue", "TRAINER.FEATURES.TRAIN_VIEWS", "3", flags=["--output-dir", "other"]) == 0
-    assert capsys.readouterr().out.count("train, 3 views)") == 1  # those of red, which was no source before
+    assert capsys.readouterr().out.count("train, 3 views)") == 1  # red was no source before
 
 
-def test_zero_shot(finished, tmp_path):
-    finished("ZeroshotCLIP")
+def test_zero_shot_results_have_no_validation(finish_run, tmp_path):
+    finish_run("ZeroshotCLIP")
     found = results(tmp_path / "run")
     assert found["val_accuracy"] is None
     assert found["best_epoch"] is None
 
 
-def test_a_domain_without_validation_images_is_refused(refused, tmp_path, image_folder):
+def test_spg_domain_without_validation_images_is_an_error(expect_error, tmp_path, image_folder):
     root = shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
     for path in root.glob("green/*/[1-4].png"):
         path.unlink()
-    message = refused("SPG", "red", flags=["--root", str(root)])
+    message = expect_error("SPG", "red", flags=["--root", str(root)])
     assert "the source domains are too small for a validation split" in message

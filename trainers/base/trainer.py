@@ -469,8 +469,8 @@ class PromptTrainer(TrainerX):
                 f"({recorded.beside_workers} with loader workers); the last digits may differ."
             )
         if self.cfg.VERBOSE:
-            alone, beside = self.threads.alone, self.threads.beside_workers
-            print(f"Threads: {alone}, with loader workers {beside}; cores: {usable_cores()}")
+            alone, with_workers = self.threads.alone, self.threads.beside_workers
+            print(f"Threads: {alone}, with loader workers {with_workers}; cores: {usable_cores()}")
 
     def begin_record(self) -> None:
         """Read run.json of the output folder, or write it for a new run. Raise UserError if it is of another run."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 LEAK = 0.2  # negative slope of every LeakyReLU
-BATCH_NORM_EPS = 0.8  # far from PyTorch's 1e-5, but what the published generators were trained with
+BATCH_NORM_EPS = 0.8  # PyTorch's default is 1e-5; the published generators use 0.8
 
 
 class Generator(nn.Module):

@@ -4,7 +4,7 @@ A prompt is [SOS] v_1 .. v_n [class name] "." [EOS], then 60 or more positions o
 
 1. No token after EOS changes the text feature, which is read at EOS. So every prompt ends at its EOS.
 2. All classes share [SOS] and the context vectors before the class name, the prefix. Its keys and values are computed
-   once for each context, and those of [SOS] once for all contexts. The other tokens of a class are its tail, which
+   once for each context; [SOS] is computed once for all contexts. The other tokens of a class are its tail, which
    attends to the prefix and to itself. Deep contexts replace outputs of context vectors, which are not computed.
 3. The last layer's output is read at EOS, so its queries, projection and MLP run at EOS only.
 
@@ -39,7 +39,7 @@ GPU_MEMORY_SHARE = 0.25  # of the device's memory
 class PromptEncoder(nn.Module):
     """Encode the prompts of all classes, differentiably with respect to their contexts.
 
-    The text features equal those of CoOp's PromptLearner and TextEncoder, which run the tower over all positions.
+    The text features equal the features of CoOp's PromptLearner and TextEncoder, which run over all positions.
 
     Args:
         clip_model: a `clip.model.CLIP` or a TextTower. Its weights are shared and never changed.
@@ -370,7 +370,7 @@ class PaddedPromptEncoder(PromptEncoder):
 
     def _encode_in_chunks(self, ctx, deep):
         learning = _requires_grad(ctx, deep)
-        # Prompt number b * C + c is that of context b and class c.
+        # Prompt b * C + c has context b and class c.
         prompts = torch.arange(self.n_cls if self.class_specific else len(ctx) * self.n_cls, device=ctx.device)
         at_a_time = max(1, self._tokens_at_a_time(learning, ctx.device) // self.tower.context_length)
         chunks = prompts.split(at_a_time)

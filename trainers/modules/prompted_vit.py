@@ -1,4 +1,4 @@
-"""Encode images with a frozen CLIP ViT that has learned tokens beside the patches.
+"""Encode images with a frozen CLIP ViT that has learned tokens next to the patches.
 
 Shallow prompts are tokens of the input. Deep prompts replace them in later layers, so the outputs of the layer before
 at these places are lost (Jia et al., ECCV 2022, Sec. 3.2). Three computations are therefore superfluous:

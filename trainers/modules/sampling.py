@@ -57,7 +57,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class SeededDataset(Dataset):
-    """A data set whose random transform is a function of (seed, epoch, look, index), for any number of workers.
+    """A data set with a random transform as a function of (seed, epoch, look, index), for any number of workers.
 
     `look` counts how often the epoch has drawn the image. An index alone is the first look in epoch 0.
     """

@@ -1,4 +1,4 @@
-"""Samplers: the items of each batch. All draws are those of Dassl.pytorch for a seed."""
+"""Samplers: the items of each batch. Each seed draws the same items as in Dassl.pytorch."""
 
 import random
 from collections import defaultdict
@@ -30,7 +30,7 @@ def _indices_by(data_source: Sequence, attribute: str) -> dict[Any, list[int]]:
 class _EpochSampler(Sampler):
     """Draws the indices of an epoch at once: one draw at the start for ``length``, as in Dassl, then one per epoch.
 
-    ``len()`` is that of the next epoch, so that a loop over a loader has as many batches as the loader announces.
+    ``len()`` counts the items of the next epoch, so the length of a loader equals its number of batches.
     """
 
     def __init__(self, data_source: Sequence, batch_size: int) -> None:

@@ -551,7 +551,7 @@ class TrainerXU(SimpleTrainer):
 
 
 def _count_batches(loader: DataLoader) -> int:
-    """Return the batches of an epoch; for samplers that draw whole epochs, those of the first draw, as in Dassl."""
+    """Count the batches of an epoch. A sampler that draws whole epochs counts its first draw, as in Dassl."""
     n_items = getattr(getattr(loader, "sampler", None), "length", None)
     if n_items is None:
         return len(loader)

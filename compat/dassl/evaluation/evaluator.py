@@ -46,7 +46,7 @@ def _tally(name: str) -> property:
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Evaluator for single-label classification. Subclasses may use the attributes, which are those of Dassl.
+    """Evaluator for single-label classification. Subclasses may use the attributes, which equal Dassl's.
 
     ``lab2cname`` (label -> class name) is required with TEST.PER_CLASS_RESULT.
     """

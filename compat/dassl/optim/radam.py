@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 
 class RAdam(Optimizer):
-    """Adam with decoupled weight decay, whose steps are rectified while too few gradients are known.
+    """Adam with decoupled weight decay and rectified steps while it knows too few gradients.
 
     ``degenerated_to_sgd``: the first few steps follow the first moment alone; otherwise they are skipped.
     """

@@ -1,4 +1,4 @@
-"""The benchmark: both sides agree, mistakes show, and table, JSON and exit code follow. Times are not asserted."""
+"""The benchmark: both sides agree, mistakes fail, and table, JSON and exit code follow. No test asserts a time."""
 
 import functools
 import json
@@ -41,7 +41,7 @@ STEPS = [methods.COOP, methods.COCOOP, methods.KGCOOP, methods.MAPLE, methods.PR
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.trainer.__name__)
-def test_step_agrees_with_reference_and_a_mistake_shows(bench, step):
+def test_step_agrees_with_reference_and_detects_a_mistake(bench, step):
     row = bench.step(step, 65, every=13, n_reference=2 if step.is_split else 0)
     assert row.agrees and row.difference is not None
     assert "reference on 5 classes, scaled" in row.note
@@ -79,7 +79,7 @@ def test_spg_rows_agree_and_have_no_goals_on_other_images(rows, capfd):
     assert not capfd.readouterr().out
 
 
-def test_a_mistake_in_the_reference_of_spg_shows(rows, monkeypatch):
+def test_spg_rows_detect_a_mistake_in_the_reference(rows, monkeypatch):
     monkeypatch.setattr(reference, "image_noise", functools.partial(reference.image_noise, draw=1))
     assert not rows()[0].agrees
 
@@ -121,7 +121,7 @@ def test_json_in_a_read_only_folder_is_an_error_before_measuring(tmp_path, monke
     assert f"--json {tmp_path}/x.json: " in capsys.readouterr().err
 
 
-def test_without_shared_images_mini_digits_serve(tmp_path, monkeypatch):
+def test_spg_rows_without_shared_images_use_mini_digits(tmp_path, monkeypatch):
     monkeypatch.setattr(spg, "SHARED", tmp_path / "shared")
     images = spg.choose_images(tmp_path)
     assert images.dataset == "mini_digits" and images.backbone == spg.MINI_CLIP and not images.has_goals

@@ -80,8 +80,8 @@ class Here:
 
 
 @pytest.fixture
-def launched(tmp_path, monkeypatch, capsys):
-    """Run a launcher in this process: launched("coop/main.sh", words ..., NAME="value") -> (code, output, errors)."""
+def run_launcher(tmp_path, monkeypatch, capsys):
+    """Run a launcher in process: run_launcher("coop/main.sh", words ..., NAME="value") -> (code, output, errors)."""
     from scripts import launch
     from scripts.launching import local
 
@@ -101,7 +101,7 @@ def launched(tmp_path, monkeypatch, capsys):
 
 
 def numbers(output):
-    """Everything in the results of an output folder that has to repeat, by the folder of each run."""
+    """All reproducible results of an output folder, by run folder."""
     keys, found = ("accuracy", "macro_f1", "accuracy_by_domain", "val_history", "loss_history"), {}
     for path in Path(output).rglob("results.json"):
         results = json.loads(path.read_text(encoding="utf-8"))

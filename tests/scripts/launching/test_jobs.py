@@ -66,7 +66,7 @@ def test_scripts_pass_on_method_protocol_and_words(tmp_path, start, script, argu
     assert (tmp_path / "ran").read_text().splitlines()[1:] == [*words, "--print", "my pictures", "RN50"]
 
 
-def test_a_script_is_its_method_and_protocol(monkeypatch):
+def test_script_path_defines_method_and_protocol(monkeypatch):
     monkeypatch.setenv("PROTOCOL", "single")
     for script, expected in (("spg/main.sh", ("multi", ["SPG"])), ("coop/cross.sh", ("cross", ["CoOp"]))):
         args = launch.parse_args(["--script", str(REPOSITORY / "scripts" / script), "pacs"])
@@ -98,7 +98,7 @@ def test_variables_are_the_defaults_of_flags(monkeypatch, capsys):
         (["--protocol", "cross", "--targets", "photo", "spg"], "--targets goes with --protocol multi"),
     ],
 )
-def test_wrong_words_are_an_error(words, message, capsys):
+def test_launcher_with_wrong_words_is_an_error(words, message, capsys):
     with pytest.raises(SystemExit):
         launch.parse_args(words)
     assert message in capsys.readouterr().err
@@ -119,25 +119,25 @@ def test_wrong_words_are_an_error(words, message, capsys):
         ({"TARGETS": "purple"}, "purple"),
     ],
 )
-def test_wrong_settings_are_one_message_and_nothing_runs(launched, tmp_path, image_folder, environment, message):
+def test_launcher_with_wrong_settings_prints_one_message(run_launcher, tmp_path, image_folder, environment, message):
     if environment.get("ENGINE") == "ray":
         pytest.importorskip("ray")
-    code, _, errors = launched("compare.sh", image_folder, **{"METHODS": "coop,zsclip", **environment})
+    code, _, errors = run_launcher("compare.sh", image_folder, **{"METHODS": "coop,zsclip", **environment})
     *notes, error = errors.splitlines()
     assert code == 1 and error.startswith("Error: ") and message in error
     assert all(line.startswith("Note: ") for line in notes)
     assert not list(tmp_path.glob("output/**/log.txt"))
 
 
-def test_missing_data_names_the_download(launched):
-    code, _, errors = launched("spg/main.sh", "vlcs")
+def test_missing_data_names_the_download(run_launcher):
+    code, _, errors = run_launcher("spg/main.sh", "vlcs")
     assert code == 1 and "To download it: python scripts/download.py vlcs --root data" in errors
 
 
 # ---- protocols ----
 
 
-def test_runs_of_protocols():
+def test_protocols_have_the_expected_runs():
     everywhere = ABC.domains
     assert list(list_runs("multi", [ABC])) == [
         ("target a", ABC, ("b", "c"), ("a",), "a"),
@@ -169,61 +169,61 @@ def digits(tmp_path, image_folder):
     return tmp_path / "digits"
 
 
-def test_cross_tests_the_models_of_its_trainings(launched, tmp_path, image_folder, digits, clip_file):
+def test_cross_tests_the_models_of_its_trainings(run_launcher, tmp_path, image_folder, digits, clip_file):
     words = ("coop/cross.sh", image_folder, digits, clip_file, *QUICK)
-    code, output, errors = launched(*words)
+    code, output, errors = run_launcher(*words)
     assert code == 0, errors
     base = tmp_path / "output/stripes/CoOp/tiny/default/cross"
     found = read_results(base / "to_digits/seed1/results.json")
     assert (found["protocol"], found["trained_on"], found["dataset"]) == ("cross-dataset", "stripes", "digits")
     assert found["classnames"] == ["one", "three", "two"] and "cross-dataset" in output
     assert not (base / "train/seed1/results.json").exists()
-    assert launched(*words)[1].count("finished before") == 2
+    assert run_launcher(*words)[1].count("finished before") == 2
 
 
-def test_a_test_whose_training_failed_is_skipped(launched, image_folder, digits, clip_file):
+def test_cross_test_after_failed_training_is_skipped(run_launcher, image_folder, digits, clip_file):
     wrong = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]
-    code, output, _ = launched("spg/cross.sh", image_folder, digits, clip_file, *QUICK, *wrong)
+    code, output, _ = run_launcher("spg/cross.sh", image_folder, digits, clip_file, *QUICK, *wrong)
     assert code == 1 and "[2/2] SPG on stripes, stripes to digits, seed 1: skipped: it depends on [1/2]" in output
     assert "2 of 2 runs failed" in output
 
 
-def test_print_lists_commands_that_give_the_same_runs(launched, tmp_path, image_folder, clip_file):
+def test_print_lists_commands_that_give_the_same_runs(run_launcher, tmp_path, image_folder, clip_file):
     words = ("zsclip/main.sh", image_folder, clip_file, *QUICK)
-    lines = launched("zsclip/main.sh", "--print", *words[1:])[1].splitlines()
+    lines = run_launcher("zsclip/main.sh", "--print", *words[1:])[1].splitlines()
     assert len(lines) == 3 and not (tmp_path / "output").exists()
     subprocess.run(shlex.split(lines[0]), cwd="/", check=True, capture_output=True)
-    _, output, _ = launched(*words)
+    _, output, _ = run_launcher(*words)
     assert output.count("finished before") == 1 and output.count(": done in ") == 2
 
 
-def test_seeds_methods_and_domains_given_twice_run_once(launched, image_folder, clip_file):
+def test_seeds_methods_and_domains_given_twice_run_once(run_launcher, image_folder, clip_file):
     words = ("compare.sh", image_folder, clip_file, *QUICK)
-    code, output, _ = launched(*words, METHODS="zsclip,ZeroshotCLIP", TARGETS="red,Red", SEEDS="01 1 001")
+    code, output, _ = run_launcher(*words, METHODS="zsclip,ZeroshotCLIP", TARGETS="red,Red", SEEDS="01 1 001")
     assert code == 0 and output.count(": done in ") == 1 and "[1/1]" in output
 
 
 # ---- comparisons ----
 
 
-def test_compare_runs_the_methods_that_can_and_reports_the_others(launched, tmp_path, image_folder, clip_file):
+def test_compare_runs_the_methods_that_can_and_reports_the_others(run_launcher, tmp_path, image_folder, clip_file):
     one = ["DATALOADER.TRAIN_X.BATCH_SIZE", "1"]
     words = ("compare.sh", image_folder, clip_file, *QUICK, *one)
-    code, output, errors = launched(*words, METHODS="dpl,zsclip,vpt,zsclip2", TARGETS="red")
+    code, output, errors = run_launcher(*words, METHODS="dpl,zsclip,vpt,zsclip2", TARGETS="red")
     assert code == 1 and "Error: DATALOADER.TRAIN_X.BATCH_SIZE is 1, but" in errors
     assert "Left out: VPT puts prompts into the image tower" in errors
     assert "Not run to the end, see the errors above: DPL\n" in output
     assert "Difference to ZeroshotCLIP in points" in output
     page = (tmp_path / "output/stripes/report.html").read_text(encoding="utf-8")
     assert "DPL is not run to the end. DATALOADER.TRAIN_X.BATCH_SIZE is 1, but" in page
-    _, output, _ = launched(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="zsclip2")
+    _, output, _ = run_launcher(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="zsclip2")
     assert "Difference to ZeroshotCLIP2 in points" in output and output.count("finished before") == 2
-    assert "Difference to" not in launched(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="")[1]
+    assert "Difference to" not in run_launcher(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE="")[1]
 
 
-def test_settings_without_effect_are_noted_once_for_each_method(launched, image_folder, clip_file):
+def test_settings_without_effect_are_noted_once_for_each_method(run_launcher, image_folder, clip_file):
     words = ("compare.sh", image_folder, clip_file, *QUICK)
-    _, _, errors = launched(*words, METHODS="zsclip,zsclip2", TARGETS="red")
+    _, _, errors = run_launcher(*words, METHODS="zsclip,zsclip2", TARGETS="red")
     assert errors.count("Note: without effect on ") == 2
 
 
@@ -235,41 +235,43 @@ def test_settings_without_effect_are_noted_once_for_each_method(launched, image_
         (["TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH',3]"], "OPTIM.MAX_EPOCH"),
     ],
 )
-def test_other_settings_in_a_finished_folder_are_refused(launched, image_folder, clip_file, opts, named):
+def test_launcher_with_other_settings_in_finished_folder_is_an_error(
+    run_launcher, image_folder, clip_file, opts, named
+):
     words = ("spg/main.sh", image_folder, clip_file, *QUICK)
-    assert launched(*words, TARGETS="red")[0] == 0
-    code, _, errors = launched(*words, *opts, TARGETS="red")
+    assert run_launcher(*words, TARGETS="red")[0] == 0
+    code, _, errors = run_launcher(*words, *opts, TARGETS="red")
     assert code == 1 and "holds a finished run" in errors and named in errors
-    assert launched(*words, TARGETS="red")[1].count("finished before") == 1
+    assert run_launcher(*words, TARGETS="red")[1].count("finished before") == 1
 
 
-def test_moved_data_and_weights_are_compared(launched, tmp_path, image_folder, clip_file, vit_file):
+def test_launcher_with_moved_data_compares_contents(run_launcher, tmp_path, image_folder, clip_file, vit_file):
     for name in ("a", "b"):
         shutil.copytree(image_folder, tmp_path / name / "stripes")
         shutil.copy(clip_file, tmp_path / name / "tiny.pt")
     shutil.copy(image_folder / "red/down/0.png", tmp_path / "b/stripes/red/down/0.png")
-    assert launched("coop/main.sh", "a/stripes", "a/tiny.pt", *QUICK, TARGETS="red")[0] == 0
-    assert "finished before" in launched("coop/main.sh", "b/stripes", "b/tiny.pt", *QUICK, TARGETS="red")[1]
+    assert run_launcher("coop/main.sh", "a/stripes", "a/tiny.pt", *QUICK, TARGETS="red")[0] == 0
+    assert "finished before" in run_launcher("coop/main.sh", "b/stripes", "b/tiny.pt", *QUICK, TARGETS="red")[1]
     shutil.copy(vit_file, tmp_path / "b/tiny.pt")
-    code, _, errors = launched("coop/main.sh", "b/stripes", "b/tiny.pt", *QUICK, TARGETS="red")
+    code, _, errors = run_launcher("coop/main.sh", "b/stripes", "b/tiny.pt", *QUICK, TARGETS="red")
     assert code == 1 and "other backbone weights" in errors
 
 
-def test_two_folders_with_one_name_have_two_names(launched, tmp_path, image_folder, clip_file):
+def test_two_folders_with_one_name_have_two_names(run_launcher, tmp_path, image_folder, clip_file):
     for name in ("x", "y"):
         ignore = shutil.ignore_patterns("spg_coop_splits")
         shutil.copytree(image_folder, tmp_path / name / "test", ignore=ignore)
     shutil.copy(tmp_path / "y/test/red/down/0.png", tmp_path / "y/test/red/across/more.png")
     for word, name in (("x/test", "test"), ("y/test", "y_test"), ("x/test", "test")):
-        assert launched("zsclip/main.sh", word, clip_file, *QUICK, TARGETS="red")[0] == 0
+        assert run_launcher("zsclip/main.sh", word, clip_file, *QUICK, TARGETS="red")[0] == 0
         found = read_results(tmp_path / f"output/{name}/ZeroshotCLIP/tiny/default/red/seed1/results.json")
         assert (found["dataset"], found["n_test"]) == (name, 10 + (name == "y_test"))
     (tmp_path / "x/test").rename(tmp_path / "test")  # moved, and the same images
-    assert "finished before" in launched("zsclip/main.sh", "test", clip_file, *QUICK, TARGETS="red")[1]
-    code, output, _ = launched("zsclip/cross.sh", image_folder, "test,y/test", clip_file, *QUICK)
+    assert "finished before" in run_launcher("zsclip/main.sh", "test", clip_file, *QUICK, TARGETS="red")[1]
+    code, output, _ = run_launcher("zsclip/cross.sh", image_folder, "test,y/test", clip_file, *QUICK)
     assert code == 0 and "| test" in output and "| y_test" in output
 
 
-def test_the_embedded_default_needs_no_words(launched):
-    lines = launched("spg/main.sh", "--print")[1].splitlines()
+def test_launcher_without_words_uses_the_embedded_default(run_launcher):
+    lines = run_launcher("spg/main.sh", "--print")[1].splitlines()
     assert len(lines) == 4 and all(CLIP in line and "mini_digits.yaml" in line for line in lines)

@@ -1,4 +1,4 @@
-"""The process pool for real: equal numbers, lost processes, signals, two launchers, features made once."""
+"""Real process pools: equal numbers, lost processes, signals, two launchers, features computed once."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK, encodings, numbers
-from elsewhere import pid_and_gpu
+from other_process import pid_and_gpu
 from waiting import wait_for
 
 from common.errors import UserError
@@ -39,11 +39,13 @@ def process_of(tmp_path):
     return json.loads(text)["pid"] if text else None  # the next process has just emptied it
 
 
-def test_jobs_change_no_number_and_make_features_and_labels_once(start, launched, tmp_path, image_folder, clip_file):
+def test_parallel_jobs_change_no_number_and_compute_features_once(
+    start, run_launcher, tmp_path, image_folder, clip_file
+):
     words = ("compare.sh", image_folder, clip_file, *QUICK)
     code, output = start(*words, METHODS="zsclip,coop,spg", JOBS="2", OUTPUT="both").end()
     assert code == 0 and output.count(": done in ") == 9, output
-    assert launched(*words, METHODS="zsclip,coop,spg", OUTPUT="single")[0] == 0
+    assert run_launcher(*words, METHODS="zsclip,coop,spg", OUTPUT="single")[0] == 0
     assert len(numbers(tmp_path / "single")) == 9
     assert numbers(tmp_path / "both") == numbers(tmp_path / "single")
     images, labels = encodings(tmp_path / "both")
@@ -51,19 +53,21 @@ def test_jobs_change_no_number_and_make_features_and_labels_once(start, launched
     assert sorted(line.split()[-1] for line in labels) == ["blue", "green", "red"]
 
 
-def test_a_lost_process_costs_its_run_one_retry(long_run, launched, tmp_path, image_folder, clip_file):
+def test_run_of_lost_process_is_retried_once(long_run, run_launcher, tmp_path, image_folder, clip_file):
     launcher = long_run(TARGETS="red,blue", JOBS="2")
     first = process_of(tmp_path)
     os.kill(first, signal.SIGKILL)
     code, output = launcher.end()
     assert code == 0, output
     assert output.count("its process died") == 1 and output.count(": done in ") == 2
-    assert launched("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    assert (
+        run_launcher("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    )
     assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
     assert len(list((tmp_path / RUN).parents[1].glob("blue/seed1/log.txt*"))) == 1  # the other run went on
 
 
-def test_a_run_whose_process_dies_twice_has_failed(long_run, start, tmp_path):
+def test_run_after_two_lost_processes_has_failed(long_run, start, tmp_path):
     launcher = long_run()
     first = process_of(tmp_path)
     os.kill(first, signal.SIGKILL)
@@ -78,7 +82,7 @@ def test_a_run_whose_process_dies_twice_has_failed(long_run, start, tmp_path):
     ("send", "number", "code"),
     [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)],
 )
-def test_a_signal_ends_runs_after_their_step(long_run, tmp_path, send, number, code):
+def test_launcher_signal_ends_runs_after_their_step(long_run, tmp_path, send, number, code):
     launcher = long_run("OPTIM.MAX_EPOCH", "2000")
     send(launcher.process.pid, number)  # Ctrl-C of a terminal reaches the whole group
     found, output = launcher.end()
@@ -86,7 +90,7 @@ def test_a_signal_ends_runs_after_their_step(long_run, tmp_path, send, number, c
     assert output.count("ending after this step") == 1 and run_owner(tmp_path / RUN) is None
 
 
-def test_a_second_signal_ends_at_once(long_run, tmp_path):
+def test_launcher_second_signal_ends_runs_at_once(long_run, tmp_path):
     launcher = long_run("OPTIM.MAX_EPOCH", "2000")
     os.kill(process_of(tmp_path), signal.SIGSTOP)  # it cannot finish its step
     os.kill(launcher.process.pid, signal.SIGINT)
@@ -96,7 +100,7 @@ def test_a_second_signal_ends_at_once(long_run, tmp_path):
     assert code == 130 and "interrupted" in output
 
 
-def test_processes_end_with_a_killed_launcher(long_run, tmp_path):
+def test_launcher_killed_ends_its_processes(long_run, tmp_path):
     launcher = long_run("OPTIM.MAX_EPOCH", "100000", "DATALOADER.NUM_WORKERS", "1")
     pid = process_of(tmp_path)
     launcher.process.kill()
@@ -104,7 +108,7 @@ def test_processes_end_with_a_killed_launcher(long_run, tmp_path):
     wait_for(lambda: not Path(f"/proc/{pid}/cmdline").is_file() or not Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
-def test_a_second_launcher_shares_the_runs_and_takes_over(long_run, start, launched, tmp_path, image_folder, clip_file):
+def test_second_launcher_shares_runs_and_takes_over(long_run, start, run_launcher, tmp_path, image_folder, clip_file):
     first = long_run()
     os.kill(process_of(tmp_path), signal.SIGSTOP)
     second = start("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue")
@@ -113,11 +117,13 @@ def test_a_second_launcher_shares_the_runs_and_takes_over(long_run, start, launc
     os.kill(process_of(tmp_path), signal.SIGCONT)
     code, output = second.end()
     assert code == 0 and output.count("skipped for now") == 1 and output.count("| CoOp ") == 1, output
-    assert launched("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    assert (
+        run_launcher("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
+    )
     assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
 
 
-def test_a_waiting_launcher_can_be_interrupted(start, tmp_path, image_folder, clip_file):
+def test_launcher_waiting_can_be_interrupted(start, tmp_path, image_folder, clip_file):
     run = tmp_path / "output/stripes/ZeroshotCLIP/tiny/default/blue/seed1"
     run.mkdir(parents=True)
     with run_lock(run):
@@ -128,7 +134,7 @@ def test_a_waiting_launcher_can_be_interrupted(start, tmp_path, image_folder, cl
     assert code == 143 and "Traceback" not in output
 
 
-def test_a_failed_run_tells_its_reason_and_each_warning_is_shown_once(start, tmp_path, image_folder, clip_file):
+def test_failed_run_prints_its_reason_and_each_warning_once(start, tmp_path, image_folder, clip_file):
     root = shutil.copytree(image_folder, tmp_path / "mine", ignore=shutil.ignore_patterns("spg_coop_splits"))
     shutil.copy(root / "blue/down/1.png", root / "blue/stray.png")
     (root / "red/down/0.png").write_bytes(b"no image")
@@ -139,7 +145,7 @@ def test_a_failed_run_tells_its_reason_and_each_warning_is_shown_once(start, tmp
     assert "1 of 3 runs failed:\n" in output and output.count("they are in no class folder") == 1, output
 
 
-def test_processes_are_warm_are_replaced_after_a_bug_and_share_gpus(monkeypatch, tmp_path):
+def test_worker_processes_stay_warm_and_share_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(local, "run_job", pid_and_gpu)
     monkeypatch.setattr(local._Worker, "has_failed", lambda self: self.job and self.job.exception() is not None)
     engine = LocalEngine(2, ["5", "7"])
@@ -163,7 +169,7 @@ def test_processes_are_warm_are_replaced_after_a_bug_and_share_gpus(monkeypatch,
 
 
 @pytest.mark.parametrize(("visible", "expected"), [("", ["0", "1"]), ("1", ["1"]), ("1, 0", ["1", "0"]), ("-1", [])])
-def test_gpus_are_those_that_are_visible(monkeypatch, visible, expected):
+def test_gpus_follow_cuda_visible_devices(monkeypatch, visible, expected):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert local_gpus(visible) == expected
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES is '0,1,2', 3 GPUs, but PyTorch finds 2"):

@@ -1,4 +1,4 @@
-"""Jobs on a local Ray, for real."""
+"""Real jobs on a local Ray."""
 
 import os
 import signal
@@ -13,27 +13,27 @@ pytest.importorskip("ray")
 RUN = "output/stripes/CoOp/tiny/default/red/seed1"
 
 
-def test_ray_changes_no_number(start, launched, tmp_path, image_folder, clip_file):
+def test_ray_changes_no_number(start, run_launcher, tmp_path, image_folder, clip_file):
     words = ("compare.sh", image_folder, clip_file, *QUICK)
     code, output = start(*words, METHODS="zsclip,coop", ENGINE="ray", OUTPUT="ray").end()
     assert code == 0 and output.count(": done in ") == 6, output
-    assert launched(*words, METHODS="zsclip,coop", OUTPUT="local")[0] == 0
+    assert run_launcher(*words, METHODS="zsclip,coop", OUTPUT="local")[0] == 0
     assert numbers(tmp_path / "ray") == numbers(tmp_path / "local")
 
 
-def test_an_interrupted_ray_run_resumes(start, launched, tmp_path, image_folder, clip_file):
+def test_ray_run_after_interruption_resumes(start, run_launcher, tmp_path, image_folder, clip_file):
     words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "200")
     launcher = start(*words, TARGETS="red", ENGINE="ray")
     launcher.wait_for(lambda: (record := read_run_record(tmp_path / RUN)) and record.history)
     os.kill(launcher.process.pid, signal.SIGINT)
     code, output = launcher.end()
     assert code == 130 and "interrupted; the same command resumes it" in output and "Traceback" not in output
-    assert launched(*words, TARGETS="red")[0] == 0
-    assert launched(*words, TARGETS="red", OUTPUT="undisturbed")[0] == 0
+    assert run_launcher(*words, TARGETS="red")[0] == 0
+    assert run_launcher(*words, TARGETS="red", OUTPUT="undisturbed")[0] == 0
     assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
 
 
-def test_a_node_tells_what_differs(tmp_path):
+def test_ray_node_lists_its_differences(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / engine.OUTPUT_ID).write_text("here", encoding="utf-8")
     expected = engine.node_facts(str(tmp_path), (str(tmp_path / "data"),))

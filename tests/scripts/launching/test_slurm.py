@@ -1,4 +1,4 @@
-"""Jobs by submitit: its local executor runs them for real, and the files for SLURM are looked at."""
+"""Jobs by submitit: real runs by its local executor, and the scripts for SLURM."""
 
 import re
 from argparse import Namespace
@@ -14,21 +14,23 @@ from scripts.launching.local import Outcome
 submitit = pytest.importorskip("submitit")
 
 
-def test_submitit_changes_no_number(launched, tmp_path, monkeypatch, image_folder, clip_file):
+def test_submitit_changes_no_number(run_launcher, tmp_path, monkeypatch, image_folder, clip_file):
     monkeypatch.setattr(slurm, "CLUSTER", "local")
     words = ("compare.sh", image_folder, clip_file, *QUICK)
-    code, output, errors = launched(*words, METHODS="zsclip,coop", TARGETS="red,blue", ENGINE="slurm", OUTPUT="slurm")
+    code, output, errors = run_launcher(
+        *words, METHODS="zsclip,coop", TARGETS="red,blue", ENGINE="slurm", OUTPUT="slurm"
+    )
     assert code == 0 and "4 jobs submitted to SLURM" in output and output.count(": done in ") == 4, errors
-    assert launched(*words, METHODS="zsclip,coop", TARGETS="red,blue", OUTPUT="local")[0] == 0
+    assert run_launcher(*words, METHODS="zsclip,coop", TARGETS="red,blue", OUTPUT="local")[0] == 0
     assert numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
     wrong = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]
-    code, output, _ = launched("spg/main.sh", *words[1:], *wrong, TARGETS="red", ENGINE="slurm", OUTPUT="slurm")
+    code, output, _ = run_launcher("spg/main.sh", *words[1:], *wrong, TARGETS="red", ENGINE="slurm", OUTPUT="slurm")
     assert code == 1 and "failed with exit code 1: TRAINER.SPG.GRAD_CLIP_OFF_TARGETS names purple" in output
 
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """A stand-in for sbatch that keeps what is submitted: the texts, in order."""
+    """A stand-in for sbatch that stores the submitted scripts in order."""
     texts = []
 
     def submit(self, command):
@@ -41,7 +43,7 @@ def sbatch(tmp_path, monkeypatch):
     return texts
 
 
-def test_arrays_and_dependencies(tmp_path, sbatch):
+def test_slurm_submits_arrays_with_dependencies(tmp_path, sbatch):
     trainings = [Job(f"train {i}", (), tmp_path / f"train{i}", tested=False) for i in range(3)]
     tests = [Job(f"test {i}", (), tmp_path / f"test{i}", needs=tmp_path / f"train{i // 2}") for i in range(4)]
     args = Namespace(output=tmp_path, jobs="2", slurm_time="1-12", slurm_gpus="1", slurm_partition="gpu")
@@ -56,7 +58,7 @@ def test_arrays_and_dependencies(tmp_path, sbatch):
     assert "--dependency=afterok:101_0" in first and "--dependency=afterok:101_1" in second
 
 
-def test_an_interrupted_job_has_no_result_and_a_requeued_one_is_the_same_call(monkeypatch, tmp_path):
+def test_slurm_job_after_requeue_repeats_its_call(monkeypatch, tmp_path):
     job, function = Job("title", ("words",), tmp_path), slurm.SlurmJob()
     outcomes = {143: SystemExit, 1: RuntimeError, 0: None}
     for code, error in outcomes.items():
@@ -67,7 +69,7 @@ def test_an_interrupted_job_has_no_result_and_a_requeued_one_is_the_same_call(mo
     assert again.args == (job,) and isinstance(again.function, slurm.SlurmJob)
 
 
-def test_queue_is_read_from_squeue(tmp_path, monkeypatch):
+def test_slurm_queue_is_read_from_squeue(tmp_path, monkeypatch):
     (tmp_path / "squeue").write_text('#!/bin/sh\necho "12_3|PENDING|Priority"\necho "12_4|RUNNING|None"\n')
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

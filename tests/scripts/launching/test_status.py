@@ -24,7 +24,7 @@ with run_lock({folder!r}):
 
 @pytest.fixture
 def hold():
-    """hold(folder): another process holds it until the test ends; returns its id."""
+    """hold(folder): another process locks it until the test ends; returns the process id."""
     processes = []
 
     def start(folder):
@@ -39,7 +39,7 @@ def hold():
         process.communicate("")
 
 
-def test_every_state(tmp_path, capsys, hold, monkeypatch):
+def test_status_prints_every_state(tmp_path, capsys, hold, monkeypatch):
     output = tmp_path / "output"
     jobs = {name: Job(name, (), output / "set" / name) for name in ("done", "fails", "queued", "runs", "waits")}
     for job in jobs.values():
@@ -64,7 +64,7 @@ def test_every_state(tmp_path, capsys, hold, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])
-def test_a_folder_without_runs_is_an_error(tmp_path, monkeypatch, capsys, folder):
+def test_status_of_folder_without_runs_is_an_error(tmp_path, monkeypatch, capsys, folder):
     monkeypatch.chdir(tmp_path)
     assert status.main([folder]) == 1
     assert folder in capsys.readouterr().err

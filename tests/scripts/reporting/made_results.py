@@ -1,4 +1,4 @@
-"""Results of runs, made by hand."""
+"""Handmade results of runs."""
 
 from scripts.reporting.load import make_frame
 from scripts.reporting.tables import make_tables
@@ -78,7 +78,7 @@ def coop(accuracies, **changes):
 
 
 def frame(results):
-    """The frame of results, as if each had its folder."""
+    """The frame of results, with a folder for each."""
     return make_frame({"folder": f"run{i}", "written": i, **result} for i, result in enumerate(results))
 
 

@@ -31,7 +31,7 @@ def table_of(*figures, **more):
     return text_of(runs(SPG) + coop(COOP), published=figures, **more)
 
 
-def test_what_ships_is_what_spg_reports():
+def test_shipped_numbers_equal_the_paper_of_spg():
     found = {(one.dataset, one.backbone): one.accuracy for one in read_published() if one.method == "SPG"}
     assert found == {
         ("PACS", "ViT-B/16"): {"average": 97.0},
@@ -43,7 +43,7 @@ def test_what_ships_is_what_spg_reports():
     }
 
 
-def test_a_row_in_markdown():
+def test_published_row_in_markdown():
     lines = table_of(paper(note="on 3 %", accuracy={**PAPER.accuracy, "skecth": 80.0})).splitlines()
     assert cells(lines[6]) == ["*SPG †*", "*99.0*", "*-*", "*92.8*", "*-*", "*-*"]
     assert f"{LINE[:-1]} (on 3 %). No column here for: skecth." in lines
@@ -57,7 +57,7 @@ def test_published_rows_change_no_other_line():
     assert [line for line in shown if line not in ours] == [line for line in shown if "X †" in line or "† " in line]
 
 
-def test_a_row_in_latex_and_plain():
+def test_published_row_in_latex_and_plain():
     latex, plain = table_of(PAPER, table_format="latex"), table_of(PAPER, table_format="plain")
     row = next(line for line in latex.splitlines() if r"\textcolor{gray}{SPG \textdagger{}}" in line)
     assert r"\textcolor{gray}{92.8}" in row and row.count("textcolor") == 6
@@ -67,7 +67,7 @@ def test_a_row_in_latex_and_plain():
     assert any(line.split()[:4] == ["SPG", "†", "99.0", "-"] for line in plain.splitlines())
 
 
-def test_a_column_in_csv():
+def test_published_column_in_csv():
     rows = list(csv.DictReader(io.StringIO(table_of(PAPER, table_format="csv"))))
     theirs = [row for row in rows if row["published"]]
     assert [(row["method"], row["column"], row["mean"], row["best"]) for row in theirs] == [
@@ -86,7 +86,7 @@ def test_numbers_for_other_conditions_are_not_shown(change):
     assert "No published numbers for PACS, RN50, multi-source in configs/published/." in text.splitlines()
 
 
-def test_command_line(tmp_path, capsys):
+def test_published_command_prints_rows(tmp_path, capsys):
     write_results(tmp_path, {**runs(SPG)[0], "backbone": "ViT-B16"})
     assert main([str(tmp_path), "--published"]) == 0
     printed = capsys.readouterr().out
@@ -117,7 +117,7 @@ GOOD = "source: S\nfigures:\n  - {method: A, dataset: D, backbone: B, protocol: 
         (GOOD.replace("average: 1", "average: 970"), "figures.0.accuracy.average: "),
     ],
 )
-def test_a_wrong_file_is_one_message(tmp_path, monkeypatch, capsys, content, message):
+def test_published_file_with_mistakes_prints_one_message(tmp_path, monkeypatch, capsys, content, message):
     path = tmp_path / "published" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(content)
@@ -128,6 +128,6 @@ def test_a_wrong_file_is_one_message(tmp_path, monkeypatch, capsys, content, mes
     assert error.startswith(f"Error: {path}: ") and message in error and error.count("\n") == 1
 
 
-def test_a_folder_without_files_is_an_error(tmp_path):
+def test_published_folder_without_files_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no \\*.yaml file"):
         read_published(tmp_path)

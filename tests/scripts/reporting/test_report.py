@@ -42,15 +42,15 @@ def rows(domain, labels, predictions):
             "path": f"images/{i}.png",
             "domain": domain,
             "label": CLASSES[label],
-            "prediction": CLASSES[said],
+            "prediction": CLASSES[predicted],
             "confidence": 0.5,
         }
-        for i, (label, said) in enumerate(zip(labels, predictions, strict=True))
+        for i, (label, predicted) in enumerate(zip(labels, predictions, strict=True))
     ]
 
 
 def write_run(folder, trainer, target, seed, predictions, **changes):
-    """A finished run, made by hand, on six images."""
+    """Write a handmade finished run on six images."""
     of_run = rows(target, [0, 0, 1, 1, 2, 2], predictions)
     by_domain = accuracy_by_domain(of_run)
     learns = trainer != "ZeroshotCLIP"
@@ -86,8 +86,8 @@ def runs(tmp_path_factory):
         for target in DOMAINS:
             for seed in (1, 2):
                 folder = root / "out" / f"{trainer}-{DOMAINS.index(target)}" / f"seed{seed}"
-                said = [0, 1, 1, 1, 2, 2 if seed == 1 else 0] if trainer == "SPG" else [0, 1, 1, 0, 2, 2]
-                write_run(folder, trainer, target, seed, said)
+                predicted = [0, 1, 1, 1, 2, 2 if seed == 1 else 0] if trainer == "SPG" else [0, 1, 1, 0, 2, 2]
+                write_run(folder, trainer, target, seed, predicted)
                 if trainer == "SPG":
                     write_contexts(folder, some_contexts(seed))
     spread = {"mean": 50.1, "std": 0.5, "min": 49.0, "max": 51.0, "agreement": 98.72}
@@ -105,7 +105,7 @@ def make_report(folder, out, baseline="", published=None):
 
 @pytest.fixture(scope="module")
 def report(runs, tmp_path_factory):
-    """The page about these runs, and the lines on missing files."""
+    """The report page of these runs, and the lines about missing files."""
     out = tmp_path_factory.mktemp("page") / "all of it.html"
     skipped = make_report(runs, out, "ZeroshotCLIP")
     return out, skipped
@@ -114,8 +114,8 @@ def report(runs, tmp_path_factory):
 # ---- contexts ----
 
 
-def test_a_run_keeps_contexts_and_the_labels_of_its_sources(finished, train, tmp_path):
-    finished("SPG")
+def test_run_saves_contexts_and_labels_of_its_sources(finish_run, train, tmp_path):
+    finish_run("SPG")
     found = read_contexts(tmp_path / "run" / "contexts.npz")
     assert found.label_domains.tolist() == ["blue", "green"]
     by_split = dict(zip(found.splits.tolist(), found.domains.tolist(), strict=True))
@@ -141,7 +141,7 @@ def frame_of(*found):
     return pd.concat(frames, ignore_index=True)
 
 
-def test_confusion_by_hand():
+def test_confusion_equals_hand_computation():
     found = frame_of(("SPG", rows("art", [0, 0, 1, 2], [0, 1, 2, 2])), ("SPG", rows("photo", [0, 1], [1, 1])))
     counts = count_confusions(found, CLASSES)
     assert counts.to_numpy().tolist() == [[1, 2, 0], [0, 1, 1], [0, 0, 1]]
@@ -151,7 +151,7 @@ def test_confusion_by_hand():
     ]
 
 
-def test_most_often_wrong_by_hand():
+def test_most_misclassified_images_equal_hand_computation():
     found = frame_of(
         ("SPG", rows("art", [0, 0, 1], [1, 0, 0])),
         ("SPG", rows("art", [0, 0, 1], [1, 0, 1])),
@@ -171,7 +171,7 @@ def shows_something(png):
     return len(Image.open(png).convert("RGB").getcolors(10**6)) > 10
 
 
-def test_pictures_are_saved_twice_and_show_something(report):
+def test_figures_are_saved_twice_and_not_empty(report):
     out, _ = report
     folder = out.with_name("all of it_files")
     stems = sorted(path.stem for path in folder.glob("*.png"))
@@ -217,7 +217,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_page_is_one_file(report):
+def test_report_page_is_one_file(report):
     source = report[0].read_text(encoding="utf-8")
     page = Page(source)
     assert page.references
@@ -227,7 +227,7 @@ def test_the_page_is_one_file(report):
     assert all(page.alts) and len(page.alts) == 6 + 2  # pictures, thumbnails
 
 
-def test_everything_is_on_the_page_and_escaped(report):
+def test_report_page_has_every_section_and_escapes_names(report):
     out, skipped = report
     page = Page(out.read_text(encoding="utf-8"))
     assert not {"i", "script"} & set(page.tags)  # names that look like tags are text
@@ -297,7 +297,7 @@ def test_unfinished_runs_are_listed_before_the_tables(runs, tmp_path, capsys):
     assert "Not finished" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_reports_that_cannot_be_made(runs, tmp_path, capsys):
+def test_report_with_mistakes_prints_one_message(runs, tmp_path, capsys):
     assert main([str(tmp_path), "--out", str(tmp_path / "r.html")]) == 1
     assert "no finished run" in capsys.readouterr().err
     assert main([str(runs), "--baseline", "CoOp", "--out", str(tmp_path / "r.html")]) == 1
@@ -313,7 +313,7 @@ def test_reports_that_cannot_be_made(runs, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """Run headless Chromium with some arguments; gives its stdout."""
+    """Run headless Chromium with some arguments; return its stdout."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("needs chromium, chromium-browser or google-chrome")
@@ -328,7 +328,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 1600), (390, 2000)])
-def test_a_browser_draws_the_page(report, browser, tmp_path, width, height):
+def test_browser_draws_the_report_page(report, browser, tmp_path, width, height):
     shot = tmp_path / "shot.png"
     browser(f"--screenshot={shot}", f"--window-size={width},{height}", report[0].as_uri())
     image = np.asarray(Image.open(io.BytesIO(shot.read_bytes())).convert("RGB"))

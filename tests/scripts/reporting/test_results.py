@@ -17,7 +17,7 @@ from scripts.results import main
 # ---- arithmetic ----
 
 
-def test_means_and_standard_deviations_by_hand():
+def test_table_means_and_deviations_equal_hand_computation():
     _, _, header, _, row = text_of(runs(SPG)).splitlines()
     assert cells(header) == ["method", "photo", "sketch", "average", "seeds"]
     # photo 90, 92: std sqrt(2); sketch 80, 86: std sqrt(18); averages 85, 89: std sqrt(8).
@@ -130,7 +130,7 @@ def test_seeds_with_other_settings_are_marked_within_their_row():
     assert found["CoOp", "sketch"] == ["Not comparable: other settings than most runs of this row."]
 
 
-def test_a_target_that_no_method_was_tested_on_is_named():
+def test_target_without_results_is_named():
     table = only_table(runs({("photo", 1): 90.0}) + coop({("photo", 1): 88.0}))
     assert table.notes == ["The average is over the columns shown. There are no runs of sketch."]
     text = text_of(runs({("photo", 1): 90.0}))
@@ -140,7 +140,7 @@ def test_a_target_that_no_method_was_tested_on_is_named():
     assert note.endswith("no runs of b → a, b → c, c → a, c → b.")
 
 
-def test_a_named_baseline_is_the_reference_even_against_the_majority():
+def test_baseline_is_the_reference_even_against_the_majority():
     results = coop(COOP, selection="last_step") + runs(SPG) + runs(SPG, trainer="Third")
     found = marked(only_table(results, baseline="CoOp"))
     assert {method for method, _ in found} == {"SPG (pacs)", "Third (pacs)"}
@@ -149,7 +149,7 @@ def test_a_named_baseline_is_the_reference_even_against_the_majority():
     assert "+2.2 [1]" in text  # 91 - 88.5 and 83 - 81: the difference carries the mark
 
 
-def test_a_mean_over_epochs_compares_with_a_selected_epoch():
+def test_mean_over_epochs_compares_with_a_selected_epoch():
     last = runs(COOP, trainer="PromptSRC", config="default", selection="last_step")
     table = only_table(runs(SPG) + last)
     assert table.methods["rank"].notna().all() and not table.marked
@@ -161,7 +161,7 @@ def test_a_mean_over_epochs_compares_with_a_selected_epoch():
     }
 
 
-def test_methods_that_learn_nothing_compare_with_every_selection_and_shots():
+def test_zero_shot_methods_compare_with_every_selection_and_shots():
     results = runs(SPG, num_shots=16) + coop(COOP, selection=None)
     for baseline in ("", "CoOp"):
         assert marked(only_table(results, baseline=baseline)) == {}
@@ -170,7 +170,7 @@ def test_methods_that_learn_nothing_compare_with_every_selection_and_shots():
 # ---- differences ----
 
 
-def test_paired_difference_by_hand():
+def test_paired_difference_equals_hand_computation():
     # Photo: 2 and 3, mean 2.5; sketch: -1 and 5, mean 2. Mean 2.25, std sqrt(0.125), t(0.975, 1) = 12.7062.
     found = only_table(runs(SPG) + coop(COOP), baseline="CoOp").differences.loc["SPG (pacs)"]
     assert found["mean"] == pytest.approx(2.25)
@@ -200,14 +200,14 @@ def test_more_seeds_do_not_make_more_targets():
         ([("photo", 3)], "no pairs"),
     ],
 )
-def test_too_few_pairs_for_an_interval(kept, reason):
+def test_interval_of_too_few_pairs_is_omitted(kept, reason):
     results = runs(SPG) + coop({pair: COOP.get(pair, 1.0) for pair in kept})
     found = only_table(results, baseline="CoOp").differences.loc["SPG (pacs)"]
     assert np.isnan([found["low"], found["high"]]).all() and found["reason"] == reason
     assert reason in text_of(results, baseline="CoOp")
 
 
-def test_baselines_that_are_not_there():
+def test_missing_baseline_is_an_error():
     with pytest.raises(UserError, match=r"--baseline Coop2: no run .* Name one of CoOp, SPG \(pacs\)"):
         text_of(runs(SPG) + coop(COOP), baseline="Coop2")
     with pytest.raises(UserError, match=r"--baseline spg: several methods .* Name one of SPG, SPG \(pacs\)"):
@@ -254,14 +254,14 @@ def test_latex_and_markdown_escape_names():
 
 
 def results_with_costs():
-    """Results of SPG, one of which reused features, of CoOp and of zero-shot CLIP."""
+    """Results of SPG (one with reused features), CoOp and zero-shot CLIP."""
     spg = runs(SPG, n_trained=[6144, 3_000_000], train_seconds=100.0)
     spg[0] |= {"train_seconds": 20.0, "train_reused": ["image features"]}
     zero_shot = runs(COOP, trainer="ZeroshotCLIP", config="", selection=None, n_trained=[])
     return spg + coop(COOP, n_trained=[2048], train_seconds=50.0) + zero_shot
 
 
-def test_costs_in_each_format():
+def test_costs_are_printed_in_each_format():
     text = text_of(results_with_costs())
     header, rows = grid(text)
     assert header[-4:] == ["rank", "seeds", "trained", "training"]
@@ -284,7 +284,7 @@ def test_costs_in_each_format():
     assert rows["SPG (pacs)"][-1] == "-" and rows["CoOp"][-1] == "512 or 2,048"
 
 
-def test_ranks_by_hand():
+def test_ranks_equal_hand_computation():
     # Photo: SPG 91, CoOp 88.5, Third 91 as printed; sketch: 83, 81, 80.
     third = {("photo", 1): 91.04, ("photo", 2): 91.0, ("sketch", 1): 80.0, ("sketch", 2): 80.0}
     table = only_table(runs(SPG) + coop(COOP) + runs(third, trainer="Third"))
@@ -299,7 +299,7 @@ def test_ranks_are_over_columns_and_seeds_of_all_methods():
     assert "rank: mean place over photo, " in text_of(results)
 
 
-def test_a_method_that_does_not_compare_has_no_rank_and_changes_no_other():
+def test_incomparable_method_has_no_rank_and_changes_no_other():
     third = runs({("photo", 1): 99.0, ("sketch", 1): 99.0}, trainer="Third", selection="last_step")
     ranks = only_table(runs(SPG) + coop(COOP) + third).methods["rank"]
     assert np.isnan(ranks["Third (pacs)"])
@@ -359,7 +359,7 @@ def test_wrong_values_name_the_file_and_the_key(tmp_path, change, what, capsys):
     assert what in message and str(path) in message and "run its command again" in message
 
 
-def test_command_line(tmp_path, capsys):
+def test_results_command_prints_and_writes_tables(tmp_path, capsys):
     save(tmp_path / "a/b/c/d", RESULT)
     (tmp_path / "empty").mkdir()
     for folder, message in (("nowhere", "there is no such folder"), ("empty", "no finished run (no results.json)")):

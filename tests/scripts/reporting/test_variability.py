@@ -11,8 +11,8 @@ from scripts.reporting.variability import read_variability
 from scripts.variability import main
 
 
-def test_variability_of_a_run(finished, tmp_path, capsys):
-    finished("SPG")
+def test_variability_of_run_equals_repeated_tests(finish_run, tmp_path, capsys):
+    finish_run("SPG")
     capsys.readouterr()
     assert main([str(tmp_path), "--draws", "4"]) == 0
     printed = capsys.readouterr().out
@@ -25,15 +25,15 @@ def test_variability_of_a_run(finished, tmp_path, capsys):
     assert found["averaged"]["1"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
 
 
-def test_n_averaged_is_the_accuracy_with_n_prompts(finished, tmp_path):
-    finished("SPG", "TEST.N_PROMPTS", "4")
+def test_n_averaged_is_the_accuracy_with_n_prompts(finish_run, tmp_path):
+    finish_run("SPG", "TEST.N_PROMPTS", "4")
     assert main([str(tmp_path / "run"), "--draws", "4"]) == 0
     found = read_json(tmp_path / "run" / "variability.json")
     assert found["averaged"]["4"]["red"] == pytest.approx(read_results(tmp_path / "run/results.json")["accuracy"])
 
 
-def test_wrong_arguments_are_one_message(finished, tmp_path, capsys):
-    finished("CoOp")
+def test_variability_with_wrong_arguments_prints_one_message(finish_run, tmp_path, capsys):
+    finish_run("CoOp")
     for arguments, message in (
         ([str(tmp_path / "run")], "only runs of CoOp, which have no noise"),
         ([str(tmp_path / "nowhere")], "nowhere: there is no such folder"),
@@ -44,8 +44,8 @@ def test_wrong_arguments_are_one_message(finished, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_other_test_images_are_an_error(finished, tmp_path, image_folder, capsys):
-    finished("SPG")
+def test_variability_on_other_test_images_is_an_error(finish_run, tmp_path, image_folder, capsys):
+    finish_run("SPG")
     shutil.copytree(image_folder, tmp_path / "stripes", ignore=shutil.ignore_patterns("spg_coop_splits"))
     arguments = [str(tmp_path / "run"), "--draws", "2", "--root", str(tmp_path / "stripes")]
     assert main(arguments) == 0

@@ -1,4 +1,4 @@
-"""A run that goes on: at the rates of one that was never interrupted, whatever Dassl makes the schedules."""
+"""A resumed run has the learning rates of an uninterrupted run, with our schedules and Dassl's."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from trainers.base.trainer import PromptTrainer
 
 
 def as_in_the_original(cls):
-    """A warm-up whose state holds what follows it as an object, optimiser and all, as Dassl.pytorch's does."""
+    """A warm-up with its successor and optimizer as objects in its state, like Dassl.pytorch's."""
 
     class Warmup(cls):
         def state_dict(self):
@@ -37,7 +37,7 @@ def original_schedule(optimizer, optim):
 
 @pytest.fixture
 def rates(monkeypatch):
-    """{epoch: learning rate} of what is trained, filled as that goes on."""
+    """{epoch: learning rate}, filled during training."""
     before_epoch, seen = PromptTrainer.before_epoch, {}
 
     def spy(self):
@@ -51,7 +51,7 @@ def rates(monkeypatch):
 @pytest.mark.parametrize("schedule", [build_lr_scheduler, original_schedule])
 @pytest.mark.parametrize("warmup", ["constant", "linear"])
 @pytest.mark.parametrize("done", [1, 2, 4])
-def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, warmup, done):
+def test_resumed_run_has_the_scheduled_learning_rates(train, rates, monkeypatch, tmp_path, schedule, warmup, done):
     monkeypatch.setattr(trainer_module, "build_lr_scheduler", schedule)
     opts = "OPTIM.WARMUP_EPOCH", "2", "OPTIM.WARMUP_TYPE", warmup, "OPTIM.MAX_EPOCH", "6", "TEST.NO_TEST", "True"
     opts += ("TRAINER.FEATURES.TRAIN_VIEWS", "1")
@@ -63,7 +63,7 @@ def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, w
             os.kill(os.getpid(), signal.SIGINT)  # the next step ends the run
 
     assert train("CoOp", "red", *opts) == 0
-    whole = dict(rates)
+    expected = dict(rates)
     rates.clear()
     monkeypatch.setattr(PromptTrainer, "after_epoch", stop)
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 130
@@ -71,8 +71,8 @@ def test_rates_of_a_resumed_run(train, rates, monkeypatch, tmp_path, schedule, w
     begun = dict(rates)
     rates.clear()
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 0
-    assert list(rates) == list(range(done, 6))  # it went on, and did not begin anew
-    assert {**begun, **rates} == whole
+    assert list(rates) == list(range(done, 6))  # it resumed and did not train from scratch
+    assert {**begun, **rates} == expected
     name = "prompt_learner/model.pth.tar-6"
     ends = [torch.load(tmp_path / folder / name, weights_only=True)["state_dict"]["ctx"] for folder in ("run", "cut")]
     assert torch.equal(*ends)

@@ -1,4 +1,4 @@
-"""Data sets go by the contents of their images: moved they are the same, changed in place they are others."""
+"""Image contents identify data sets: a moved set is equal, a set changed in place is another one."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def stop_before_test(monkeypatch):
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "SPG", "VPT"])
-def test_finished_run_is_skipped_on_moved_images_and_refused_on_changed_ones(trainer, data, train, refused, capsys):
+def test_finished_run_skips_moved_images_and_raises_on_changed_ones(trainer, data, train, expect_error, capsys):
     assert train(trainer, "red", flags=at(data)) == 0
     data = move(data)
     capsys.readouterr()
@@ -59,15 +59,15 @@ def test_finished_run_is_skipped_on_moved_images_and_refused_on_changed_ones(tra
     assert "holds a finished run; skipped" in capsys.readouterr().out
     invert(data / "red")
     message = "run holds a finished run with other settings or data: other test images. Delete it"
-    assert message in refused(trainer, "red", flags=at(data))
+    assert message in expect_error(trainer, "red", flags=at(data))
     if trainer != "ZeroshotCLIP":
         invert(data / "blue")
-        assert "other training images" in refused(trainer, "red", flags=at(data))
+        assert "other training images" in expect_error(trainer, "red", flags=at(data))
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "SPG", "LinearProbe"])
 @pytest.mark.parametrize("changed", ["", "red", "blue"])
-def test_unfinished_run_goes_on_where_images_are_equal(trainer, changed, data, train, capsys, tmp_path):
+def test_unfinished_run_resumes_on_equal_images(trainer, changed, data, train, capsys, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         stop_before_test(patch)
         assert train(trainer, "red", flags=at(data)) == 130
@@ -84,7 +84,7 @@ def test_unfinished_run_goes_on_where_images_are_equal(trainer, changed, data, t
 
 
 @pytest.mark.parametrize("views", ["0", "2"])
-def test_features_and_labels_serve_for_moved_images_alone(data, train, tmp_path, refused, capsys, views):
+def test_features_and_labels_are_reused_for_moved_images_alone(data, train, tmp_path, expect_error, capsys, views):
     opts = "TRAINER.FEATURES.TRAIN_VIEWS", views
     assert train("SPG", "red", *opts, flags=at(data)) == 0
     data = move(data, rename=False)
@@ -97,11 +97,11 @@ def test_features_and_labels_serve_for_moved_images_alone(data, train, tmp_path,
     assert train("SPG", "red", *opts, flags=at(data, "--output-dir", "other")) == 0
     assert "Encoded 10 images (red, test)" in capsys.readouterr().out
     invert(data / "green")
-    message = refused("SPG", "red", *opts, flags=at(data, "--output-dir", "third"))
+    message = expect_error("SPG", "red", *opts, flags=at(data, "--output-dir", "third"))
     assert "was trained with other settings: training images" in message
 
 
-def test_images_that_change_during_a_run_end_it_without_results(data, train, refused, tmp_path, monkeypatch):
+def test_images_changed_during_run_stop_it_without_results(data, train, expect_error, tmp_path, monkeypatch):
     def change(trainer, split):
         found = evaluate(trainer, split)
         if split == "test":
@@ -110,7 +110,7 @@ def test_images_that_change_during_a_run_end_it_without_results(data, train, ref
 
     monkeypatch.setattr(PromptTrainer, "_evaluate", change)
     for trainer in ("ZeroshotCLIP", "CoOp"):
-        message = refused(trainer, "red", flags=at(data, "--output-dir", trainer))
+        message = expect_error(trainer, "red", flags=at(data, "--output-dir", trainer))
         assert "images of the data set changed during the run" in message
         assert not (tmp_path / trainer / "results.json").exists()
 
@@ -146,7 +146,7 @@ def test_columns_with_other_images_of_a_domain_are_marked(data, train, capsys):
     assert "[1] Not comparable: other images of red than other runs of this table." in table_of(capsys, "runs")
 
 
-def test_seeds_of_few_shots_may_differ_in_training_images_alone(data, train, capsys):
+def test_few_shot_seeds_may_differ_in_training_images_alone(data, train, capsys):
     shots = "DATASET.NUM_SHOTS", "1"
     for seed in "123":
         assert train("CoOp", "red", *shots, flags=at(data, "--output-dir", f"runs/{seed}", "--seed", seed)) == 0

@@ -1,4 +1,4 @@
-"""Image features of towers that stay as they are and of towers that learn: gradients, and what is kept."""
+"""Image features of frozen and learned towers: gradients and caches."""
 
 import copy
 import gc
@@ -66,7 +66,7 @@ def features_of(backbone, tmp_path, learning):
     return tower, ImageFeatures(backbone, "inputs", ("a", "b"), cache, tower=tower, is_learned=learning)
 
 
-def test_they_are_those_of_the_plain_tower(backbone):
+def test_image_features_equal_the_plain_tower(backbone):
     images = torch.randn(4, 3, 32, 32)
     expected = backbone.model.encode_image(images)
     found = ImageFeatures(backbone).encode(images)
@@ -74,7 +74,7 @@ def test_they_are_those_of_the_plain_tower(backbone):
 
 
 @pytest.mark.parametrize("learning", [False, True])
-def test_gradients_flow_where_the_tower_learns_alone(backbone, tmp_path, learning):
+def test_gradients_flow_in_learned_towers_alone(backbone, tmp_path, learning):
     tower, features = features_of(backbone, tmp_path, learning)
     found = features.of_batch({"img": torch.randn(2, 3, 32, 32)})
     assert found.requires_grad == learning
@@ -85,7 +85,7 @@ def test_gradients_flow_where_the_tower_learns_alone(backbone, tmp_path, learnin
             assert not features.encode(torch.randn(2, 3, 32, 32)).requires_grad
 
 
-def test_a_tower_that_stays_is_asked_once(backbone, tmp_path):
+def test_frozen_tower_encodes_each_image_once(backbone, tmp_path):
     tower, features = features_of(backbone, tmp_path, learning=False)
     dataset = Pictures(tmp_path)
     loader = DataLoader(dataset, batch_size=2)
@@ -98,7 +98,7 @@ def test_a_tower_that_stays_is_asked_once(backbone, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2  # an entry for each domain
 
 
-def test_of_a_tower_that_learns_nothing_is_kept(backbone, tmp_path):
+def test_learned_tower_features_are_not_cached(backbone, tmp_path):
     tower, features = features_of(backbone, tmp_path, learning=True)
     loader = DataLoader(Pictures(tmp_path), batch_size=2)
     first = np.array(features.of_split(loader, "val"))
@@ -112,7 +112,7 @@ def test_of_a_tower_that_learns_nothing_is_kept(backbone, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_data_set_that_is_gone_leaves_nothing_to_another(backbone, tmp_path):
+def test_deleted_data_set_leaves_no_cache_to_another(backbone, tmp_path):
     _, features = features_of(backbone, tmp_path, learning=False)
     for n in (3, 4, 5):
         dataset = Pictures(tmp_path, n)
@@ -125,7 +125,7 @@ def test_a_data_set_that_is_gone_leaves_nothing_to_another(backbone, tmp_path):
 @pytest.mark.parametrize(
     "change", ["weights", "precision", "inputs", "paths", "views", "transform", "size"], ids=lambda change: change
 )
-def test_the_key_holds_all_that_features_depend_on(backbone, tmp_path, change):
+def test_feature_key_contains_every_input(backbone, tmp_path, change):
     dataset = Pictures(tmp_path)
     before = ImageFeatures(backbone, "inputs").key(dataset)
     assert ImageFeatures(backbone, "inputs").key(dataset) == before
@@ -144,7 +144,7 @@ def test_the_key_holds_all_that_features_depend_on(backbone, tmp_path, change):
 
 @pytest.fixture
 def shifted():
-    """A method whose image tower learns: CoOp with a learned shift of all pixels."""
+    """A method with a learned image tower: CoOp with a learned shift of all pixels."""
 
     @TRAINER_REGISTRY.register(force=True)
     class ShiftedCoOp(ContextTrainer):
@@ -164,8 +164,8 @@ def shifted():
     TRAINER_REGISTRY._obj_map.pop("ShiftedCoOp")
 
 
-def test_a_method_whose_image_tower_learns(train, tmp_path, shifted, monkeypatch, refused):
-    """It learns, validates on what it has learned each epoch, and writes nothing where other methods read."""
+def test_learned_image_tower_trains_and_writes_no_feature_cache(train, tmp_path, shifted, monkeypatch, expect_error):
+    """Validation uses the current tower in each epoch, and the run writes no shared features."""
     seen = []
     test = shifted.test
 
@@ -181,4 +181,4 @@ def test_a_method_whose_image_tower_learns(train, tmp_path, shifted, monkeypatch
     assert first != second and np.abs(before - after).max() > 1e-4
     assert not (tmp_path / "feature_cache").exists()
     views = ("TRAINER.FEATURES.TRAIN_VIEWS", "2", "OUTPUT_DIR", "other")
-    assert "the image tower of ShiftedCoOp learns" in refused("ShiftedCoOp", "green", *views)
+    assert "the image tower of ShiftedCoOp learns" in expect_error("ShiftedCoOp", "green", *views)

@@ -1,4 +1,4 @@
-"""What goes into results.json, against slow and obvious references; and logits beside the predictions."""
+"""Content of results.json and logits.npy, against slow and obvious references."""
 
 from dataclasses import fields
 
@@ -35,17 +35,17 @@ def test_calibration_error_bin_by_bin(pairs):
     assert calibration_error(confidence, right) == pytest.approx(plain_calibration_error(confidence, right), abs=1e-9)
 
 
-def test_calibration_of_the_certain_and_right_and_of_the_certain_and_wrong():
+def test_calibration_error_of_certain_predictions_is_0_or_100():
     assert calibration_error(np.ones(5), np.ones(5, bool)) == 0
     assert calibration_error(np.ones(5), np.zeros(5, bool)) == 100
 
 
-def test_accuracy_by_class_by_hand():
+def test_accuracy_by_class_equals_hand_computation():
     found = accuracy_by_class(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0]), ["cat", "dog", "cow"])
     assert found == {"cat": 50.0, "dog": pytest.approx(200 / 3), "cow": None}
 
 
-def test_logits_come_back(tmp_path):
+def test_logits_round_trip_within_half_precision(tmp_path):
     logits = np.random.default_rng(0).normal(0, 20, (6, 3)).astype(np.float32)
     logits[2, 1] = -np.inf  # a class without training images
     write_logits(tmp_path, logits)
@@ -74,7 +74,7 @@ def test_stored_logits_of_many_classes_have_the_predictions_and_probabilities():
     torch.testing.assert_close(found.logits.float().softmax(dim=-1), logits.softmax(dim=-1), atol=1e-7, rtol=4e-3)
 
 
-def test_a_run_writes_every_key_and_its_logits_agree(train, tmp_path):
+def test_run_writes_every_key_and_agreeing_logits(train, tmp_path):
     assert train("CoOp", "red") == 0
     result = read_results(tmp_path / "run/results.json")
     assert set(result) == {f.name for f in fields(Result)}
@@ -90,13 +90,13 @@ def test_a_run_writes_every_key_and_its_logits_agree(train, tmp_path):
     assert result["calibration_error"] == pytest.approx(calibration_error(confidence, predicted == labels), abs=0.5)
 
 
-def test_logits_are_left_out_where_that_is_asked_for(train, tmp_path):
+def test_keep_logits_false_writes_no_logits(train, tmp_path):
     assert train("ZeroshotCLIP", "red", "TEST.KEEP_LOGITS", "False") == 0
     assert not (tmp_path / "run" / LOGITS_FILE).exists() and (tmp_path / "run/predictions.csv").is_file()
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
-def test_the_metric_that_selects_is_named(train, tmp_path, metric):
+def test_results_name_the_selection_metric(train, tmp_path, metric):
     assert train("CoOp", "red", "TEST.SELECT_BY", metric) == 0
     history, result = read_run_record(tmp_path / "run").history, read_results(tmp_path / "run/results.json")
     values = [epoch[f"val_{metric}"] for epoch in history]
@@ -105,16 +105,16 @@ def test_the_metric_that_selects_is_named(train, tmp_path, metric):
     assert result["val_accuracy"] == history[result["best_epoch"] - 1]["val_accuracy"]
 
 
-def test_a_metric_that_is_not_measured(refused):
-    message = refused("CoOp", "red", "TEST.SELECT_BY", "auroc")
+def test_select_by_unknown_metric_is_an_error(expect_error):
+    message = expect_error("CoOp", "red", "TEST.SELECT_BY", "auroc")
     assert "TEST.SELECT_BY is 'auroc'" in message and "accuracy" in message and "macro_f1" in message
 
 
-# ---- evaluators of one's own ----
+# ---- custom evaluators ----
 
 
 class Counter(EvaluatorBase):
-    """Measures what `MEASURES` makes of labels and predictions."""
+    """An evaluator with the metrics of `MEASURES`, functions of labels and predictions."""
 
     MEASURES = {}
 
@@ -134,7 +134,7 @@ class Counter(EvaluatorBase):
 
 @pytest.fixture
 def own(monkeypatch):
-    """Register an evaluator with these measures; returns the settings that name it."""
+    """Register an evaluator with these metrics; return the settings that select it."""
 
     def register(**measures):
         EVALUATOR_REGISTRY.register(Counter, force=True)
@@ -150,7 +150,7 @@ def n_right(labels, predicted):
 
 
 @pytest.mark.parametrize("trainer", [method.trainer for method in METHODS if method.launchers or not method.learns])
-def test_metrics_of_one_s_own_are_in_the_results_and_accuracy_is_beside_them(trainer, train, own, tmp_path):
+def test_results_have_custom_metrics_and_accuracy(trainer, train, own, tmp_path):
     assert train(trainer, "red", *own(right=n_right, tensor=lambda *_: torch.tensor(2.5))) == 0
     ours = read_results(tmp_path / "run/results.json")
     assert train(trainer, "red", flags=["--output-dir", "plain"]) == 0
@@ -164,7 +164,7 @@ def test_metrics_of_one_s_own_are_in_the_results_and_accuracy_is_beside_them(tra
     assert ours["val_history"] == pytest.approx(plain["val_history"])
 
 
-def test_a_metric_of_one_s_own_selects(train, own, tmp_path):
+def test_select_by_custom_metric_selects_its_best_epoch(train, own, tmp_path):
     opts = own(wrong=lambda *both: len(both[0]) - n_right(*both))
     assert train("CoOp", "red", *opts, "TEST.SELECT_BY", "wrong", "OPTIM.MAX_EPOCH", "3") == 0
     result = read_results(tmp_path / "run/results.json")
@@ -174,7 +174,7 @@ def test_a_metric_of_one_s_own_selects(train, own, tmp_path):
     assert torch.load(best, weights_only=True)["epoch"] == result["best_epoch"]
 
 
-def test_accuracy_is_what_the_evaluator_says_where_it_measures_it(train, own, tmp_path):
+def test_results_use_the_accuracy_of_the_evaluator(train, own, tmp_path):
     assert train("ZeroshotCLIP", "red", *own(accuracy=lambda *_: 12.5, macro_f1=lambda *_: 3)) == 0
     result = read_results(tmp_path / "run/results.json")
     assert (result["accuracy"], result["macro_f1"]) == (12.5, 3.0)
@@ -187,17 +187,17 @@ def test_evaluator_metric_without_finite_number_is_not_recorded(value, train, ow
     assert "Note: the metric odd is no finite number" in capsys.readouterr().out
 
 
-def test_what_is_no_number_cannot_select(refused, own):
-    message = refused("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
+def test_select_by_metric_without_number_is_an_error(expect_error, own):
+    message = expect_error("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
     assert "TEST.SELECT_BY is 'odd', no finite metric of the evaluator Counter" in message
-    message = refused("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
+    message = expect_error("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
     assert "no finite metric of the evaluator Counter; accepted: accuracy, macro_f1, right." in message
 
 
-def test_an_evaluator_that_returns_something_else(refused, own, monkeypatch):
+def test_evaluator_with_wrong_return_type_is_an_error(expect_error, own, monkeypatch):
     opts = own()
     monkeypatch.setattr(Counter, "evaluate", lambda self: 81.5)
-    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in refused(
+    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in expect_error(
         "ZeroshotCLIP", "red", *opts
     )
 
@@ -209,14 +209,14 @@ def test_macro_f1_is_the_mean_over_the_classes_among_the_labels(pairs):
     assert macro_f1(labels, predicted) == pytest.approx(100 * np.mean(list(by_class.values())))
 
 
-# ---- what training costs ----
+# ---- costs of training ----
 
 ALL_STAGES = [method.trainer for method in METHODS if method.launchers]
 
 
 @pytest.mark.parametrize("trainer", ALL_STAGES)
-def test_trained_parameters_are_those_of_the_checkpoints_and_of_the_labels(trainer, finished, tmp_path):
-    result = read_results(finished(trainer) / "results.json")
+def test_n_trained_counts_parameters_of_checkpoints_and_labels(trainer, finish_run, tmp_path):
+    result = read_results(finish_run(trainer) / "results.json")
     names = {path.parent.name for path in (tmp_path / "run").glob("*/model*")}
     files = [find_checkpoint(str(tmp_path / "run"), name) for name in names]
     networks = [torch.load(path, weights_only=False)["state_dict"] for path in files]
@@ -227,8 +227,8 @@ def test_trained_parameters_are_those_of_the_checkpoints_and_of_the_labels(train
     assert (result["train_seconds"] is None) == (not sizes)
 
 
-def test_training_time_adds_up_over_starts_and_tells_what_was_found(finished, train, tmp_path):
-    finished("SPG")
+def test_train_seconds_add_up_over_starts_and_name_reused_parts(finish_run, train, tmp_path):
+    finish_run("SPG")
     before = read_results(tmp_path / "run/results.json")
     assert 0 < before["train_seconds"] <= before["seconds"] and before["train_reused"] == []
     # Interrupted after the last epoch, which had come late.
@@ -247,12 +247,12 @@ def test_training_time_adds_up_over_starts_and_tells_what_was_found(finished, tr
     assert train("SPG", "red", flags=["--output-dir", "other"]) == 0
     other = read_results(tmp_path / "other/results.json")
     assert other["train_reused"] == ["image features"] and other["train_seconds"] > learning
-    # Those of older versions do not say.
+    # A label may have no time.
     torch.save({**torch.load(labels[0], weights_only=True), "seconds": None}, labels[0])
     assert train("SPG", "red", flags=["--output-dir", "third"]) == 0
     third = read_results(tmp_path / "third/results.json")
     assert third["train_reused"] == ["image features", "prompt labels"]
-    # A test of its model tells of its training.
+    # A test of its model has the times of its training.
     flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
     assert train("SPG", "red", flags=flags) == 0
     tested = read_results(tmp_path / "tested/results.json")

@@ -27,7 +27,7 @@ HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """Facts of a CLIP beside its weights; the defaults are OpenAI's.
+    """Facts of a CLIP that are not in its weights; the defaults are OpenAI's.
 
     Attributes:
         pixel_mean, pixel_std: for each channel, of pixels between 0 and 1.
@@ -148,7 +148,7 @@ def load_backbone(
     """Load a frozen CLIP.
 
     Args:
-        name: "RN50", "ViT-B/16", ..., a file in OpenAI's format, open_clip:... or hf:... (see BACKBONES.md).
+        name: "RN50", "ViT-B/16", ..., a file in OpenAI's format, open_clip:... or hf:... (see docs/backbones.md).
         precision: "fp16" and "bf16" convert matrices and convolutions; "amp" is for use under autocast. On a CPU all
             become fp32, and a line says so.
         root: folder for downloads of OpenAI's models.

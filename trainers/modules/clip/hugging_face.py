@@ -21,7 +21,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 # transformers' names of our activations.
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 RESAMPLES = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-ARGMAX_EOS = 2  # eos_token_id of old configs, whose texts are read at the highest id
+ARGMAX_EOS = 2  # eos_token_id of old configs; their texts are read at the highest id
 # transformers' names of weights -> OpenAI's, by replacements in this order.
 RENAMED = {
     "text_model.": "",
@@ -62,7 +62,7 @@ def load(name: str, root: str | PathLike) -> tuple[CLIP, BackboneInfo]:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        # Not by AutoConfig, which can ask for code beside the config.
+        # AutoConfig is not safe here: it can ask for code in the config's folder.
         kind = _from_pretrained(PretrainedConfig.get_config_dict, name)[0].get("model_type")
         if kind != "clip":
             raise UserError(f"Backbone {name}: model_type in config.json is {kind!r}. Accepted: 'clip' (CLIPModel).")

@@ -135,7 +135,7 @@ def _config(name: str, architecture: str) -> dict[str, Any]:
 
 
 def _facts(architecture: str, tag: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Activation and preprocessing of a tag or folder; of a file, what all tags of its architecture share."""
+    """Activation and preprocessing of a tag or folder; for a file, facts that all tags of its architecture share."""
     import open_clip
 
     if folder:

@@ -43,7 +43,7 @@ def check(name: str) -> None:
         meant = f" Is hf:{name} meant?" if path.is_dir() or ("/" in name and not path.suffix) else ""
         raise UserError(
             f"Backbone {name!r} is neither a file nor one of OpenAI's names: {', '.join(names)}. Names of others begin "
-            f"with open_clip: or hf:, see BACKBONES.md.{meant}"
+            f"with open_clip: or hf:, see docs/backbones.md.{meant}"
         )
 
 
@@ -81,7 +81,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor] | None:
-    """All tensors in the module tree of a TorchScript archive, whose program does not run; None for other files."""
+    """All tensors in the module tree of a TorchScript archive, without running its program; None for other files."""
     if not zipfile.is_zipfile(path):
         return None
     try:
@@ -187,7 +187,7 @@ def _adapt(tower, weights, kind):
 
 
 def fill(module: Any, weights: Mapping[str, Tensor]) -> Any:
-    """Make weights those of a module, in single precision and without a copy where they have it."""
+    """Assign weights to a module in fp32, without a copy of fp32 weights."""
     fp32 = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
     nn.Module.load_state_dict(module, fp32, assign=True)
     return module.eval()

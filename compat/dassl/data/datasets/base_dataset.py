@@ -43,7 +43,7 @@ Items = Sequence[Datum] | None
 
 
 class DatasetBase:
-    """A data set of splits: lists of Datum or None. Its classes are those of ``train_x``, or without it of ``test``."""
+    """A data set of splits: lists of Datum or None. ``train_x``, or else ``test``, defines its classes."""
 
     dataset_dir = ""  # folder below DATASET.ROOT
     domains: list[str] = []  # the index of a name is Datum.domain

@@ -1,4 +1,4 @@
-"""The transforms of a config: torchvision's, and those of Dassl, with its random draws."""
+"""The transforms of a config: torchvision's and Dassl's, with Dassl's random draws."""
 
 import random
 from collections.abc import Sequence

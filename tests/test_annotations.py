@@ -1,4 +1,4 @@
-"""Habits that the code keeps everywhere; scripts/check.sh says what types, lint and format make of it."""
+"""Rules for all code that lint, format and type checks do not cover."""
 
 import ast
 
@@ -23,13 +23,13 @@ def public_definitions(body, within=""):
 
 
 def decorators(node):
-    """Names of a definition's decorators, without what they are called with."""
+    """Names of a definition's decorators, without arguments."""
     called = (decorator.func if isinstance(decorator, ast.Call) else decorator for decorator in node.decorator_list)
     return {ast.unparse(decorator).rpartition(".")[2] for decorator in called}
 
 
 def without_types(name, node):
-    """What a public definition leaves open: parameters, "return", fields of a dataclass."""
+    """Missing annotations of a public definition: parameters, "return", fields of a dataclass."""
     if isinstance(node, ast.ClassDef):
         if "dataclass" in decorators(node):
             for statement in node.body:
@@ -47,7 +47,7 @@ def without_types(name, node):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
-def test_what_others_may_use_says_its_types(path):
+def test_public_definitions_have_annotations(path):
     definitions = public_definitions(ast.parse(path.read_text(encoding="utf-8")).body)
     found = {name: list(without_types(name, node)) for name, node in definitions}
     assert {name: parts for name, parts in found.items() if parts} == {}
@@ -67,11 +67,11 @@ def test_what_others_may_use_says_its_types(path):
         ("class A:\n a = 1", []),
     ],
 )
-def test_what_is_left_open_is_found(code, missing):
+def test_missing_annotations_are_found(code, missing):
     assert [part for pair in public_definitions(ast.parse(code).body) for part in without_types(*pair)] == missing
 
 
-def test_an_ignored_type_says_which_error_and_why():
+def test_type_ignore_names_error_and_reason():
     for path in MODULES:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "# type: ignore" in line:

@@ -18,8 +18,8 @@ with file_lock(Path(sys.argv[1]), "takes it"):
 
 
 @contextlib.contextmanager
-def held_elsewhere(path):
-    """Another process holds the lock on a file within the block, and is killed at its end; yields that process."""
+def lock_elsewhere(path):
+    """Lock a file by another process within the block, and kill that process at its end; yields the process."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)],
         env={"PYTHONPATH": str(REPOSITORY)},

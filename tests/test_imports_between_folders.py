@@ -1,4 +1,4 @@
-"""What each room of the repository may use of the others."""
+"""Allowed imports between the folders of the repository."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ PARTS = sorted((REPOSITORY / "trainers/modules").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
-def test_the_parts_are_free_of_dassl_of_configs_and_of_trainers(path):
+def test_trainer_modules_import_no_dassl_configs_or_trainers(path):
     for name in imported(tree_of(path)):
         assert not any(within(name, package) for package in ("dassl", "yacs", "datasets", "common.config_keys"))
         assert not within(name, "trainers") or within(name, "trainers.modules")
@@ -25,7 +25,7 @@ def test_the_parts_are_free_of_dassl_of_configs_and_of_trainers(path):
     assert "cfg" not in names
 
 
-def test_nothing_but_commands_and_launchers_downloads():
+def test_only_download_and_launcher_import_datasets_download():
     users = [
         path.relative_to(REPOSITORY).as_posix()
         for room in ("trainers", "common", "datasets", "scripts", "compat")
@@ -36,7 +36,7 @@ def test_nothing_but_commands_and_launchers_downloads():
     assert found == {"scripts/download.py", "scripts/launching/jobs.py"}
 
 
-def test_a_method_imports_few_modules_of_ours():
+def test_method_import_loads_at_most_50_modules():
     code = (
         "import sys, common.startup; common.startup.prepare_imports(); import trainers.coop; "
         "ours = {'trainers', 'common', 'datasets', 'scripts'}; "

@@ -1,4 +1,4 @@
-"""Settings, files and runs of the methods of the field; tests/contracts/test_numbers.py has their numbers."""
+"""Settings, files and runs of other methods; tests/contracts/test_numbers.py checks their numbers."""
 
 import json
 import math
@@ -24,7 +24,7 @@ CLASSES = ["across", "down"]
 
 @pytest.fixture
 def build(tmp_path, image_folder, clip_for, monkeypatch):
-    """A trainer that is built but not trained, its networks moved from their start: build("KgCoOp", "KEY", "VALUE")."""
+    """An untrained trainer with perturbed networks: build("KgCoOp", "KEY", "VALUE")."""
     import datasets  # noqa: F401 (registers)
     import trainers.all  # noqa: F401 (registers)
 
@@ -42,29 +42,29 @@ def build(tmp_path, image_folder, clip_for, monkeypatch):
     return make
 
 
-def test_maple_starts_with_equal_projections_of_their_own(build):
+def test_maple_projections_start_equal_and_separate(build):
     start = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3", moved=False).model
     first, second = (map.weight for map in start.compound_prompt_projections)
     assert first is not second and torch.equal(first, second) and not torch.equal(first, start.proj.weight)
 
 
-def test_places_of_patches_in_evaluation_follow_from_seed_and_image(build):
+def test_patch_places_in_evaluation_depend_on_seed_and_image(build):
     trainer, images = build("VP"), torch.randn(4, 3, 32, 32)
-    whole = trainer.image_features.encode(images, [5, 6, 7, 8])
+    expected = trainer.image_features.encode(images, [5, 6, 7, 8])
     alone = trainer.image_features.encode(images[2:3], [7])
-    torch.testing.assert_close(alone, whole[2:3], atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone, expected[2:3], atol=1e-6, rtol=0)
     assert len(set(map(tuple, trainer.places(range(20))))) > 10
     assert trainer.places([7]) == build("VP").places([7]) != build("VP", flags=["--seed", "2"]).places([7])
 
 
 @pytest.mark.parametrize("trainer", ["VPT", "MaPLe", "PromptSRC"])
-def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
-    message = refused(trainer, "red", flags=["--backbone", str(clip_file)])
+def test_resnet_raises_before_training(expect_error, clip_file, trainer):
+    message = expect_error(trainer, "red", flags=["--backbone", str(clip_file)])
     assert "must be a ViT" in message and "ViT-B/16" in message and "vp" in message
 
 
 @pytest.mark.parametrize(
-    ("trainer", "opts", "said"),
+    ("trainer", "opts", "expected"),
     [
         ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "PROMPT_DEPTH is 13, but the text tower of "),
         (
@@ -96,9 +96,9 @@ def test_a_resnet_is_refused_before_anything_runs(refused, clip_file, trainer):
         ("VP", ["TRAINER.VP.PROMPT_SIZE", "16", "TRAINER.VP.METHOD", "pad"], "METHOD pad, set it to 1 to 15"),
     ],
 )
-def test_settings_that_do_not_fit(refused, trainer, opts, said):
-    message = refused(trainer, "red", *opts)
-    assert said in message and message.count("\n") == 1
+def test_settings_that_do_not_fit_raise(expect_error, trainer, opts, expected):
+    message = expect_error(trainer, "red", *opts)
+    assert expected in message and message.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -110,38 +110,38 @@ def test_settings_that_do_not_fit(refused, trainer, opts, said):
         ("MaPLe", "TRAINER.MAPLE.CTX_INIT", "a photo with some"),
     ],
 )
-def test_a_model_is_used_as_it_was_trained(train, refused, trainer, key, trained):
-    """Nothing in its file tells, and otherwise used it would classify by something else."""
+def test_model_is_tested_with_its_settings_of_training(train, expect_error, trainer, key, trained):
+    """The checkpoint does not show these settings, and other settings would change its predictions."""
     assert train(trainer, "red", key, trained) == 0
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
-    message = refused(trainer, "red", flags=test)
-    said = f"{key} {as_typed(trained)}"
-    assert f"was trained with {said}, and here {key} is " in message and message.endswith(f"Set {said}.\n")
+    message = expect_error(trainer, "red", flags=test)
+    setting = f"{key} {as_typed(trained)}"
+    assert f"was trained with {setting}, and here {key} is " in message and message.endswith(f"Set {setting}.\n")
     assert train(trainer, "red", key, trained, flags=test) == 0
 
 
 @pytest.mark.parametrize("trainer", [method.trainer for method in METHODS if method.learns and method.launchers])
-def test_a_finished_run_is_left_alone_only_if_it_is_the_one_asked_for(trainer, finished, train, refused, capsys):
-    finished(trainer)
+def test_finished_run_with_other_settings_is_an_error(trainer, finish_run, train, expect_error, capsys):
+    finish_run(trainer)
     capsys.readouterr()
     assert train(trainer, "red") == 0
     assert "holds a finished run; skipped" in capsys.readouterr().out
-    said = "run holds a finished run with other settings or data: "
-    assert f"{said}SEED 1 there and 7 here. Delete it" in refused(trainer, "red", flags=["--seed", "7"])
-    assert "source domains ['blue', 'green'] there and [" in refused(trainer, "blue")
+    start = "run holds a finished run with other settings or data: "
+    assert f"{start}SEED 1 there and 7 here. Delete it" in expect_error(trainer, "red", flags=["--seed", "7"])
+    assert "source domains ['blue', 'green'] there and [" in expect_error(trainer, "blue")
     view = "INPUT.INTERPOLATION", "bilinear"
-    assert f"{said}INPUT.INTERPOLATION bicubic there and bilinear here." in refused(trainer, "red", *view)
+    assert f"{start}INPUT.INTERPOLATION bicubic there and bilinear here." in expect_error(trainer, "red", *view)
 
 
-def test_a_model_is_tested_under_its_own_name(finished, refused, train):
-    finished("CoOp")
+def test_model_is_tested_under_its_trainer_alone(finish_run, expect_error, train):
+    finish_run("CoOp")
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
-    message = refused("KgCoOp", "red", flags=test)
+    message = expect_error("KgCoOp", "red", flags=test)
     assert "in run was trained by CoOp, not by KgCoOp" in message
     assert train("CoOp", "red", flags=test) == 0
 
 
-def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
+def test_comparison_skips_methods_without_a_given_setting(tmp_path, image_folder, vit_file, capsys, monkeypatch):
     from scripts import launch
     from scripts.launching.jobs import plan_all
 
@@ -152,15 +152,15 @@ def test_a_comparison_goes_on_without_what_cannot_take_a_setting(tmp_path, image
     assert "the image tower of VP learns" in capsys.readouterr().err
 
 
-def test_a_comparison_leaves_out_what_cannot_take_the_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
+def test_comparison_skips_methods_that_need_another_backbone(tmp_path, image_folder, clip_file, capsys, monkeypatch):
     from scripts import launch
     from scripts.launching.jobs import plan_all
 
     monkeypatch.chdir(tmp_path)
     plan = plan_all(launch.parse_args(["zsclip,maple,vpt", str(image_folder), str(clip_file)]))
     assert list(plan.configs) == ["ZeroshotCLIP"] and list(plan.errors) == ["MaPLe", "VPT"]
-    said = capsys.readouterr().err
-    assert said.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in said
+    output = capsys.readouterr().err
+    assert output.count("Left out: ") == 2 and "Left out: MaPLe puts prompts into the image tower" in output
     with pytest.raises(MethodError, match="must be a ViT"):
         plan_all(launch.parse_args(["vpt", str(image_folder), str(clip_file)]))
 
@@ -181,15 +181,15 @@ def test_promptsrc_ends_with_the_mean_over_its_epochs(train, tmp_path):
     assert json.loads((tmp_path / "run/results.json").read_text())["selection"] == "last_step"
 
 
-def test_dpl_as_the_original_starts_from_xaviers_weights(build, train):
+def test_dpl_starts_from_xavier_weights(build, train):
     config = REPOSITORY / "configs/trainers/DPL/published.yaml"
     assert train("DPL", "red", flags=["--config-file", str(config)]) == 0
     layer = build("DPL", "TRAINER.DPL.XAVIER", "True", moved=False).model.input
     assert (layer.bias == 0.01).all() and layer.weight.abs().max() <= (6 / (32 + 512)) ** 0.5
 
 
-def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_sources(finished, image_folder):
-    folder = finished("DPL")
+def test_dpl_uses_the_batch_mean_in_tests_and_the_source_mean_in_predictions(finish_run, image_folder):
+    folder = finish_run("DPL")
     trainer = build_run(folder, with_data=True)
     features = torch.tensor(trainer.image_features.of_split(trainer.test_loader, "test"))
     assert (features.norm(dim=-1) - 1).abs().min() > 1e-2  # not normalised
@@ -210,47 +210,47 @@ def test_dpl_classifies_batches_by_their_mean_and_single_images_by_that_of_the_s
 
 
 @pytest.mark.parametrize(("trainer", "matters"), [("DPL", True), ("CoOp", False)])
-def test_runs_with_other_test_batches_are_other_runs_where_results_depend_on_them(build, trainer, matters):
+def test_test_batch_size_is_a_setting_of_methods_that_depend_on_it(build, trainer, matters):
     found = [build(trainer, "DATALOADER.TEST.BATCH_SIZE", size).run_settings() for size in ("100", "7")]
     assert (found[0] != found[1]) == matters
 
 
-def test_dpl_takes_no_batch_of_one(refused):
-    message = refused("DPL", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
+def test_dpl_with_batch_size_1_is_an_error(expect_error):
+    message = expect_error("DPL", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
     assert "BATCH_SIZE is 1" in message and "mean over the images of a batch" in message
 
 
-def test_labels_of_one_sign_only(finished, refused, tmp_path):
-    finished("DPSPG")
+def test_dpspg_labels_of_one_sign_are_an_error(finish_run, expect_error, tmp_path):
+    finish_run("DPSPG")
     for path in (tmp_path / "prompt_labels/neg").rglob("*.pt"):
         path.unlink()
-    message = refused("DPSPG_TRANSFORMER", "red", flags=["--output-dir", "b"])
+    message = expect_error("DPSPG_TRANSFORMER", "red", flags=["--output-dir", "b"])
     assert "prompt label of source domain blue is missing: no prompt_labels/neg" in message
     assert "DPSPG_CoOp" in message and "TRAINER.DPSPG.LABEL_DIR" in message
-    message = refused("DPSPG", "red", flags=["--output-dir", "c"])
+    message = expect_error("DPSPG", "red", flags=["--output-dir", "c"])
     assert "label of blue is there for one sign alone: prompt_labels/pos" in message and "or delete the one" in message
 
 
-def test_published_labels_of_one_sign_are_not_written_over(finished, refused, tmp_path):
-    finished("DPSPG")
+def test_dpspg_published_labels_of_one_sign_are_not_overwritten(finish_run, expect_error, tmp_path):
+    finish_run("DPSPG")
     (positive,) = (tmp_path / "prompt_labels/pos").rglob("blue.pt")
     (negative,) = (tmp_path / "prompt_labels/neg").rglob("blue.pt")
     positive.unlink()
     theirs = negative.rename(negative.with_name("stripes_CoOp_blue.pt"))
-    message = refused("DPSPG", "red", flags=["--output-dir", "b"])
+    message = expect_error("DPSPG", "red", flags=["--output-dir", "b"])
     assert (
         f"for one sign alone: {theirs.relative_to(tmp_path)}, and no prompt_labels/pos" in message and theirs.is_file()
     )
 
 
-def test_labels_of_which_a_stopped_run_left_one(finished, train, tmp_path, capsys):
-    finished("DPSPG")
+def test_dpspg_resumes_after_one_of_two_labels(finish_run, train, tmp_path, capsys):
+    finish_run("DPSPG")
     (path,) = (tmp_path / "prompt_labels/pos").rglob("blue.pt")
     path.unlink()
     capsys.readouterr()
     assert train("DPSPG", "red", flags=["--output-dir", "b"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("Stage I: learning the prompt label of blue") == 1 == said.count("Stage I: learning")
+    printed = capsys.readouterr().out
+    assert printed.count("Stage I: learning the prompt label of blue") == 1 == printed.count("Stage I: learning")
 
 
 def test_dpspg_stops_early(train, tmp_path):
@@ -262,7 +262,7 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def test_of_dpspg_only_late_epochs_are_chosen(train, tmp_path):
+def test_dpspg_selects_late_epochs_alone(train, tmp_path):
     opts = "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.LATE", "2"
     assert train("DPSPG", "red", *opts) == 0
     found = results_of(tmp_path / "run")
@@ -279,7 +279,7 @@ def test_of_dpspg_only_late_epochs_are_chosen(train, tmp_path):
 
 
 @pytest.mark.parametrize("stopped_after", [1, 3])
-def test_a_run_with_late_epochs_goes_on(train, tmp_path, monkeypatch, capsys, stopped_after):
+def test_dpspg_run_with_late_epochs_resumes(train, tmp_path, monkeypatch, capsys, stopped_after):
     from trainers.dpspg import DPSPG_TRANSFORMER
 
     opts = "OPTIM.MAX_EPOCH", "4", "TRAINER.DPSPG.LATE", "2"
@@ -296,12 +296,12 @@ def test_a_run_with_late_epochs_goes_on(train, tmp_path, monkeypatch, capsys, st
     monkeypatch.setattr(DPSPG_TRANSFORMER, "before_epoch", before_epoch)
     assert train("DPSPG", "red", *opts) == 0
     assert f"Resuming after epoch {stopped_after}" in capsys.readouterr().out
-    whole, found = results_of(tmp_path / "whole"), results_of(tmp_path / "run")
+    expected, found = results_of(tmp_path / "whole"), results_of(tmp_path / "run")
     for key in ("accuracy", "best_epoch", "val_history", "loss_history"):
-        assert found[key] == whole[key], key
+        assert found[key] == expected[key], key
 
 
-def test_dpspg_takes_batches_of_one(finished, train, tmp_path, image_folder):
+def test_dpspg_accepts_batch_size_1(finish_run, train, tmp_path, image_folder):
     """A sequence of one token, whatever the batch."""
     assert train("DPSPG", "red", "DATALOADER.TRAIN_X.BATCH_SIZE", "1", "OPTIM.MAX_EPOCH", "1") == 0
     predictor = Predictor(tmp_path / "run")
@@ -311,7 +311,7 @@ def test_dpspg_takes_batches_of_one(finished, train, tmp_path, image_folder):
 
 
 def long_name(n_tokens, folder, image_folder):
-    """A copy of the 30 images in which one class's name takes so many tokens, with its full stop."""
+    """A copy of the 30 images with a class name of the given number of tokens, full stop included."""
     words = " ".join("abcdefgh"[i % 8] for i in range(n_tokens - 1))
     shutil.copytree(image_folder, folder, ignore=shutil.ignore_patterns("spg_coop_splits"))
     for domain in ("blue", "green", "red"):
@@ -320,19 +320,19 @@ def long_name(n_tokens, folder, image_folder):
 
 
 @pytest.mark.parametrize("trainer", [each.trainer for each in METHODS if each.trainer != "LinearProbe"])
-def test_a_class_name_that_is_too_long(trainer, refused, tmp_path, image_folder):
+def test_too_long_class_name_is_an_error(trainer, expect_error, tmp_path, image_folder):
     name = long_name(76, tmp_path / "data", image_folder)
     one_source = ["--source-domains", "blue"] if trainer.endswith("SPG_CoOp") else []
-    said = refused(trainer, "red", flags=["--root", str(tmp_path / "data"), *one_source])
-    assert f"Class name '{name}" in said and "left of 77. Shorten the name" in said
+    output = expect_error(trainer, "red", flags=["--root", str(tmp_path / "data"), *one_source])
+    assert f"Class name '{name}" in output and "left of 77. Shorten the name" in output
 
 
-def test_a_class_name_that_is_too_long_for_a_template(refused, tmp_path, image_folder):
+def test_too_long_class_name_for_a_template_is_an_error(expect_error, tmp_path, image_folder):
     long_name(70, tmp_path / "data", image_folder)  # fits behind the learned context
-    assert "left of 77. Shorten the name" in refused("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
+    assert "left of 77. Shorten the name" in expect_error("PromptSRC", "red", flags=["--root", str(tmp_path / "data")])
 
 
-def test_the_settings_of_ten_epochs_are_the_defaults_otherwise():
+def test_ep10_configs_differ_from_defaults_in_epochs_alone():
     for path in (REPOSITORY / "configs/trainers").glob("*/ep10.yaml"):
         found, expected = (yaml.safe_load(one.read_text()) for one in (path, path.with_name("default.yaml")))
         assert (found["OPTIM"]["MAX_EPOCH"], expected["OPTIM"]["MAX_EPOCH"]) == (10, 50)
