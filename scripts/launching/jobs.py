@@ -174,7 +174,6 @@ def name_sets(sets: Sequence[Set], output: Path) -> list[Set]:
 
 
 def save_names(sets: Sequence[Set], output: Path) -> None:
-    """Write the names of folders of images to OUTPUT."""
     from datasets.known import FOLDER
 
     names = {one.name: str(Path(one.root).resolve()) for one in sets if one.config.stem == FOLDER}

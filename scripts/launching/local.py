@@ -129,7 +129,6 @@ def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, report: Report) 
 
 
 def count_threads(cfg: CfgNode) -> int:
-    """The number of threads of a run on a CPU."""
     from trainers.modules.clip.backbone import load_backbone
 
     backbone = load_backbone(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH)

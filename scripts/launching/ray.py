@@ -19,7 +19,6 @@ from common.errors import UserError
 from common.reproducible import versions
 from common.startup import REPOSITORY
 from common.threads import usable_cores
-from datasets.image_files import list_folders
 from scripts.launching.jobs import Job
 from scripts.launching.local import CRASHED, Outcome, count_threads, run_job
 
@@ -126,22 +125,24 @@ def _connect(address: str, variables: dict[str, str]) -> Any:
 
 
 def node_facts(output: str, roots: Sequence[str]) -> dict[str, str]:
-    """The facts that must be equal on all nodes: versions, code, OUTPUT and data; "" for a missing folder."""
+    """The facts that must be equal on all nodes: versions, code, OUTPUT and data."""
     code, identity = hashlib.sha256(), Path(output, OUTPUT_ID)
     for folder in ("common", "compat", "configs", "datasets", "scripts", "trainers"):
         for path in sorted((REPOSITORY / folder).rglob("*")):
             code.update(path.read_bytes() if path.suffix in (".py", ".yaml") else b"")
     facts = {name: str(version) for name, version in versions().items()} | {"code": code.hexdigest()[:8]}
     facts[output] = identity.read_text(encoding="utf-8") if identity.is_file() else ""
-    return facts | {root: ", ".join(list_folders(root)) if os.path.isdir(root) else "" for root in roots}
+    for root in filter(os.path.isdir, roots):
+        facts[root] = ", ".join(sorted({*os.listdir(root)} - {"spg_coop_splits"}))  # which the first run makes
+    return facts
 
 
 def node_differences(expected: dict[str, str]) -> str:
     """The facts that differ on the node that this runs on, "torch is 2.6, not 2.7"; "" if none does."""
     output, *roots = (name for name in expected if os.path.isabs(name))
     here = node_facts(output, roots)
-    different = {name: fact for name, fact in expected.items() if here[name] != fact}
-    return "; ".join(f"{name} is {here[name] or 'missing'}, not {fact}"[:200] for name, fact in different.items())
+    different = {name: fact for name, fact in expected.items() if here.get(name) != fact}
+    return "; ".join(f"{name} is {here.get(name) or 'missing'}, not {fact}"[:200] for name, fact in different.items())
 
 
 def _run_on_node(

@@ -86,7 +86,6 @@ def _submit(jobs: Sequence[Job], ids: dict[Job, str], args: Namespace, workers: 
 
 
 def _wait(jobs: Sequence[Job], ids: dict[Job, str], logs: Path, report: Report) -> None:
-    """Report jobs as they start and end."""
     waiting, missing = list(jobs), dict.fromkeys(jobs, 0)
     while waiting:
         time.sleep(SECONDS_BETWEEN_LOOKS)
