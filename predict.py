@@ -79,7 +79,6 @@ def find_images(words: Sequence[str], list_file: str) -> list[str]:
 
 
 def read_classnames(text: str) -> list[str]:
-    """The class names of --classnames."""
     return read_lines("--classnames", text[1:]) if text[:1] == "@" else [name.strip() for name in text.split(",")]
 
 

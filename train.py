@@ -151,7 +151,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_trainer(args: argparse.Namespace, cfg: CfgNode, has_records: bool = True) -> None:
-    """Build the trainer, then train or test."""
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed, setup_logger
 
