@@ -12,7 +12,7 @@ from quick_run import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
 WRONG = [
-    ("SPQ", [], [], "TRAINER.NAME: unknown name 'SPQ'. Accepted: CoCoOp, CoOp, "),
+    ("SPQ", [], [], "TRAINER.NAME: unknown name 'SPQ'. Accepted: "),
     ("", [], [], "TRAINER.NAME: unknown name ''"),
     ("SPG", ["DATASET.NAME", "Pacs"], [], "DATASET.NAME: unknown name 'Pacs'. Accepted: "),
     ("SPG", [], ["--backbone", "RN51"], "'RN51' is neither a file nor one of OpenAI's names: RN50"),
