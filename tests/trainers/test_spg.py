@@ -121,7 +121,7 @@ def test_stage1_waits_for_another_process_with_its_label(train, tmp_path, monkey
     folder = tmp_path / "prompt_labels" / place / "stripes/tiny/seed_1"
     folder.mkdir(parents=True)
     with lock_elsewhere(folder / ".red.pt.lock") as other:
-        monkeypatch.setattr(locks, "check_interruption", other.kill)  # when the run begins to wait
+        monkeypatch.setattr(locks, "interruption", other.kill)  # when the run begins to wait
         assert train(trainer, "red", flags=["--source-domains", "red"]) == 0
     assert "which learns the prompt label of red" in capsys.readouterr().out
     assert (folder / "red.pt").is_file()
