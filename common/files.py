@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 OUTPUT_MARK = ".spg_output"  # a file in output folders: data sets skip these folders
+SPLIT_FOLDER = "spg_coop_splits"  # split files in the folder of a data set
 
 
 def read_text(path: str | PathLike, errors: str = "strict") -> str:

@@ -17,7 +17,7 @@ from dassl.utils import read_image
 from PIL import Image
 
 from common.errors import UserError, join_truncated, warn
-from common.files import OUTPUT_MARK
+from common.files import OUTPUT_MARK, SPLIT_FOLDER
 from common.progress import progress
 from common.threads import usable_cores
 from datasets.names import check_name
@@ -27,7 +27,6 @@ IMAGE_EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp"),
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm"),
 )
-SPLIT_FOLDER = "spg_coop_splits"
 ORIENTATION = 274  # the tag of EXIF: 1 is upright
 # Our split files, and folders of Python, archive tools, file managers and network storage.
 _IGNORED_FOLDERS = {

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, join_truncated
-from datasets.image_files import SPLIT_FOLDER, list_folders
+from common.files import SPLIT_FOLDER
+from datasets.image_files import list_folders
 from datasets.names import find_domain
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import UserError
-from common.files import atomic_write, is_writable
-from datasets.image_files import SPLIT_FOLDER, ClassFolder
+from common.files import SPLIT_FOLDER, atomic_write, is_writable
+from datasets.image_files import ClassFolder
 from datasets.layouts import TRAIN, VAL
 
 SPLIT_SEED = 1  # never the SEED of a run, so that all methods and seeds share one split

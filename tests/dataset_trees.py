@@ -40,6 +40,14 @@ def write_images(folder, names):
         (folder / name).write_bytes(PICTURES.get(Path(name).suffix.lower(), PICTURES[".jpg"]) + name.encode())
 
 
+def make_folder(root):
+    """Two domains of two classes, three images each, in root/mine."""
+    for domain in ("photo", "sketch"):
+        for name in ("cat", "dog"):
+            write_images(root / "mine" / domain / name, ["1.jpg", "2.jpg", "3.jpg"])
+    return root / "mine"
+
+
 def make_set(root, dataset, layout, per_class=10, domains=None):
     """Make a set below `root` with the same images in any layout; return the set's own folder.
 

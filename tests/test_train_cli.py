@@ -59,6 +59,12 @@ def test_train_with_mistake_prints_one_message(expect_error, tmp_path, trainer, 
     assert message in expect_error(trainer, "red", *opts, flags=flags)
 
 
+def test_train_with_unknown_trainer_lists_the_trainers(expect_error):
+    message = expect_error("SPQ", "red")
+    names = ("CoCoOp", "CoOp", "LinearProbe", "SPG", "SPG_CGAN", "SPG_CoOp", "ZeroshotCLIP", "ZeroshotCLIP2")
+    assert all(name in message for name in names)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_train_with_use_cuda_without_gpu_is_an_error(expect_error):
     assert "USE_CUDA True asks for a GPU" in expect_error("SPG", "red", "USE_CUDA", "True")

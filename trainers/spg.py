@@ -111,9 +111,10 @@ def label_origin(trainer: PromptTrainer, domain: str, optim: CfgNode | None) -> 
         optim: OPTIM section of stage I; None: settings of stage I are unknown.
     """
     dataset = trainer.dm.dataset
+    index = list(dataset.domains).index(domain)
     images: dict[str, str] = {}
     for split, items in (("training images", dataset.train_x), ("validation images", dataset.val)):
-        own = [item for item in items if item.domain == list(dataset.domains).index(domain)]
+        own = [item for item in items if item.domain == index]
         hashes = content_hashes([item.impath for item in own])
         entries = sorted(f"{item.label}/{content}\n" for item, content in zip(own, hashes, strict=True))
         images[split] = hashlib.sha256("".join(entries).encode()).hexdigest()

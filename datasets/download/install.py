@@ -12,13 +12,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import UserError, warn
-from common.files import is_writable
+from common.files import SPLIT_FOLDER, is_writable
 from common.locks import file_lock
 from datasets.benchmarks import SPG_TerraIncognita
 from datasets.download.archives import BadArchive, extract, select_camera_traps
 from datasets.download.fetch import fetch
 from datasets.download.sources import Archive, Source, find_source, locate_set
-from datasets.image_files import SPLIT_FOLDER, class_folders, images_below, list_folders
+from datasets.image_files import class_folders, images_below, list_folders
 from datasets.layouts import Location
 
 WORK_FOLDER = ".download"  # in the data root, for archives and their content

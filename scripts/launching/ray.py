@@ -16,6 +16,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from common.errors import UserError
+from common.files import SPLIT_FOLDER
 from common.reproducible import versions
 from common.startup import REPOSITORY
 from common.threads import usable_cores
@@ -133,7 +134,7 @@ def node_facts(output: str, roots: Sequence[str]) -> dict[str, str]:
     facts = {name: str(version) for name, version in versions().items()} | {"code": code.hexdigest()[:8]}
     facts[output] = identity.read_text(encoding="utf-8") if identity.is_file() else ""
     for root in filter(os.path.isdir, roots):
-        facts[root] = ", ".join(sorted({*os.listdir(root)} - {"spg_coop_splits"}))  # which the first run makes
+        facts[root] = ", ".join(sorted({*os.listdir(root)} - {SPLIT_FOLDER}))  # which the first run makes
     return facts
 
 

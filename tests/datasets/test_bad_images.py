@@ -7,7 +7,7 @@ import pytest
 import torch
 from dassl.data import DataManager
 from dassl.utils import UserError
-from dataset_trees import config, write_images
+from dataset_trees import config, make_folder, write_images
 from PIL import Image
 
 import predict
@@ -16,11 +16,7 @@ from datasets.image_files import find_unreadable
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two domains of two classes, three images each."""
-    for domain in ("photo", "sketch"):
-        for name in ("cat", "dog"):
-            write_images(tmp_path / "mine" / domain / name, ["1.jpg", "2.jpg", "3.jpg"])
-    return tmp_path / "mine"
+    return make_folder(tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from dataset_trees import config, write_images
+from dataset_trees import config, make_folder, write_images
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -34,11 +34,7 @@ USED = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two domains of two classes, three images each."""
-    for domain in ("photo", "sketch"):
-        for name in ("cat", "dog"):
-            write_images(tmp_path / "mine" / domain / name, ["1.jpg", "2.jpg", "3.jpg"])
-    return tmp_path / "mine"
+    return make_folder(tmp_path)
 
 
 def make(domain, path):
