@@ -162,8 +162,8 @@ class SPG_CoOp(ContextTrainer):
         domains = self.dm.dataset.source_domains
         if self.classnames is None and len(domains) != 1:
             raise UserError(
-                f"{type(self).__name__} learns the prompt label of one domain, not of {', '.join(domains)}. Pass one "
-                f"(--source-domains {domains[0]}), or use --trainer {self.SETTINGS}."
+                f"{type(self).__name__} learns the label of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
+                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {self.SETTINGS}."
             )
 
     def label_files(self) -> dict[str, Path]:
@@ -265,8 +265,8 @@ class StageTwoTrainer(PromptTrainer):
                 if path is None:
                     raise UserError(
                         f"The prompt label of source domain {domain} is missing: no {folders[sign].file_for(domain)}. "
-                        f"Use --trainer {self.SETTINGS}, which learns missing labels, or name another folder or seed "
-                        f"({node}.LABEL_DIR, LABEL_SEED)."
+                        f"Use --trainer {self.SETTINGS} or {self.STAGE1.__name__}, which learn it, or name another "
+                        f"folder or seed ({node}.LABEL_DIR, LABEL_SEED)."
                     )
                 labels[sign, index], self.label_seconds[domain] = load_prompt_label(path, *shape, origin, node)
                 print(f"Prompt label of {domain}: {path}")

@@ -66,7 +66,7 @@ def test_resnet_raises_before_training(expect_error, clip_file, trainer):
 @pytest.mark.parametrize(
     ("trainer", "opts", "expected"),
     [
-        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "depth of 13 does not fit the text tower, which has "),
+        ("MaPLe", ["TRAINER.MAPLE.PROMPT_DEPTH", "13"], "PROMPT_DEPTH is 13, but the text tower of "),
         (
             "MaPLe",
             ["TRAINER.MAPLE.N_CTX", "5", "TRAINER.MAPLE.PROMPT_DEPTH", "1"],

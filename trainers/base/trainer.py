@@ -60,7 +60,6 @@ from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder,
 from trainers.modules.prompt_tokens import check_class_names
 from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset
 from trainers.modules.tensor_files import extract_prompts, publish_names, require_finite
-from trainers.modules.transformer_block import check_depth
 
 Network = TypeVar("Network", bound=nn.Module)
 # Keys and sections that only steps of an optimiser read.
@@ -310,8 +309,11 @@ class PromptTrainer(TrainerX):
             n_layers: layers of each prompted tower, text=12, image=24.
         """
         tower = min(n_layers, key=n_layers.__getitem__)
-        depth = self.settings[key] or min(default, n_layers[tower])
-        check_depth(depth, n_layers[tower], f"{tower} tower")
+        most, name = n_layers[tower], f"TRAINER.{self.SETTINGS}.{key}"
+        depth = self.settings[key] or min(default, most)
+        if depth > most:
+            place = f"the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME}"
+            raise UserError(f"{name} is {depth}, but {place} has {most} layers. Set {name} {most}.")
         self.cfg.defrost()
         self.settings[key] = depth
         self.cfg.freeze()
