@@ -34,7 +34,6 @@ def read_text(path: str | PathLike, errors: str = "strict") -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name is valid UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 

@@ -327,7 +327,6 @@ class PromptTrainer(TrainerX):
 
     @classmethod
     def image_tower_learns(cls) -> bool:
-        """Whether training changes image features."""
         return cls.image_tower is not PromptTrainer.image_tower
 
     def image_tower(self, images: Tensor) -> Tensor:
