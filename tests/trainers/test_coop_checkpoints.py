@@ -104,43 +104,45 @@ def test_checkpoint_with_class_specific_contexts_loads(build, tmp_path):
     trainer = build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"])
     trainer.load_model(str(tmp_path))
     torch.testing.assert_close(trainer.model.ctx.detach(), state["ctx"].float())
-    with pytest.raises(UserError, match="class-specific contexts of 2 classes, not of a, b, c"):
+    with pytest.raises(UserError, match=r"it holds ctx \(2, 16, 64\) where CoOp has ctx \(3, 16, 64\)"):
         build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["a", "b", "c"]).load_model(str(tmp_path))
-    with pytest.raises(UserError, match=r"trained with CSC True and not False. Set TRAINER.COOP.CSC True"):
+    with pytest.raises(UserError, match="Set TRAINER.COOP.CSC True, or"):
         build("CoOp").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"trained with CSC False and not True. Set TRAINER.COOP.CSC False"):
+    with pytest.raises(UserError, match="Set TRAINER.COOP.CSC False, or"):
         trainer.load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", META_NET, ctx=(2, 16, 64))
-    with pytest.raises(UserError, match="class-specific contexts. Use --trainer CoOp"):
+    with pytest.raises(UserError, match=r"it holds ctx \(2, 16, 64\) where CoCoOp has ctx \(16, 64\)"):
         build("CoCoOp").load_model(str(tmp_path))
 
 
 def test_checkpoint_of_another_length_names_the_setting(build, tmp_path):
     save(tmp_path, "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"trained with N_CTX 16 and not 8. Set TRAINER.COOP.N_CTX 16\.$"):
+    with pytest.raises(UserError, match="Set TRAINER.COOP.N_CTX 16, or"):
         build("CoOp", "TRAINER.COOP.N_CTX", "8").load_model(str(tmp_path))
     # Initial words say how many there are, so they have to go.
-    with pytest.raises(UserError, match=r'Set TRAINER.COOP.N_CTX 16 TRAINER.COOP.CTX_INIT ""\.$'):
+    with pytest.raises(UserError, match='Set TRAINER.COOP.N_CTX 16 TRAINER.COOP.CTX_INIT "", or'):
         build("CoOp", "TRAINER.COOP.CTX_INIT", "a photo of a").load_model(str(tmp_path))
     build("CoOp", "TRAINER.COOP.N_CTX", "16", "TRAINER.COOP.CTX_INIT", "").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", META_NET, ctx=(4, 64))
-    with pytest.raises(UserError, match=r"Set TRAINER.COCOOP.N_CTX 4\.$"):
+    with pytest.raises(UserError, match="Set TRAINER.COCOOP.N_CTX 4, or"):
         build("CoCoOp").load_model(str(tmp_path))
 
 
 def test_checkpoint_of_another_method_or_backbone_is_an_error(build, tmp_path):
     save(tmp_path, "model-best.pth.tar", META_NET)
-    with pytest.raises(UserError, match=r"is of another method .* holds ctx, meta_net.linear1.bias, .*CoOp has ctx\."):
+    with pytest.raises(UserError, match="it holds meta_net.linear1.bias .* where CoOp has none. Name its method"):
         build("CoOp").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar")
-    with pytest.raises(UserError, match="is of another method .* holds ctx; CoCoOp has ctx, meta_net"):
+    with pytest.raises(UserError, match="it holds none where CoCoOp has meta_net"):
         build("CoCoOp").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", {**META_NET, "meta_net.linear1.weight": (2, 48)})
-    with pytest.raises(UserError, match=r"fit this backbone, tiny: it holds meta_net.linear1.weight \(2, 48\)"):
+    with pytest.raises(
+        UserError, match=r"it holds meta_net.linear1.weight \(2, 48\) where .* Name its method, backbone"
+    ):
         build("CoCoOp").load_model(str(tmp_path))
     save(tmp_path, "model-best.pth.tar", ctx=(16, 512))
-    with pytest.raises(UserError, match=r"does not fit this backbone, tiny: it holds ctx \(16, 512\)"):
+    with pytest.raises(UserError, match=r"it holds ctx \(16, 512\) where .* Name its method, backbone"):
         build("CoOp").load_model(str(tmp_path))
 
 
@@ -148,7 +150,7 @@ def test_file_without_a_checkpoint_is_an_error(build, tmp_path):
     trainer = build("CoOp")
     path = tmp_path / "prompt_learner" / "model-best.pth.tar"
     path.parent.mkdir()
-    for content in ({"ctx": torch.zeros(16, 64)}, torch.zeros(16, 64), {"state_dict": {"ctx": [0.0]}}):
+    for content in (torch.zeros(16, 64), {"state_dict": {"ctx": [0.0]}}):
         torch.save(content, path)
         with pytest.raises(UserError, match="model-best.pth.tar is no checkpoint of a prompt learner"):
             trainer.load_model(str(tmp_path))
@@ -187,7 +189,7 @@ def test_class_specific_contexts_need_the_recorded_classes(build, tmp_path):
     save(tmp_path, "model-best.pth.tar", ctx=(2, 16, 64), n_cls=2)
     RunRecord({"class names": ["cat", "dog"]}).write(tmp_path)
     build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"]).load_model(str(tmp_path))
-    with pytest.raises(UserError, match="class-specific contexts of cat, dog, not of dog, cat"):
+    with pytest.raises(UserError, match="knows only the classes of its training, cat, dog, not dog, cat"):
         build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["dog", "cat"]).load_model(str(tmp_path))
 
 
@@ -288,7 +290,7 @@ def test_initial_weights_that_do_not_fit_are_an_error(train, tmp_path, capsys):
     save(tmp_path / "theirs", "model.pth.tar-50")
     for trainer, place, message in (
         ("CoOp", "nowhere.pt", "MODEL.INIT_WEIGHTS is 'nowhere.pt'; accepted: a checkpoint of a prompt learner"),
-        ("CoOp", "theirs", "trained with N_CTX 16 and not 8. Set TRAINER.COOP.N_CTX 16"),
+        ("CoOp", "theirs", "Set TRAINER.COOP.N_CTX 16, or"),
         ("SPG", "theirs", "but SPG does not start from given prompts"),
     ):
         capsys.readouterr()

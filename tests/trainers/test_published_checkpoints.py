@@ -113,13 +113,13 @@ def test_clip_in_half_precision_equals_clip_in_fp32(half):
         (
             "MaPLe",
             ["TRAINER.MAPLE.PROMPT_DEPTH", 2],
-            "with PROMPT_DEPTH 3 and not 2. Set TRAINER.MAPLE.PROMPT_DEPTH 3.",
+            "Set TRAINER.MAPLE.PROMPT_DEPTH 3, or",
         ),
-        ("MaPLe", ["TRAINER.MAPLE.N_CTX", 3], "with N_CTX 2 and not 3. Set TRAINER.MAPLE.N_CTX 2."),
-        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 1], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 3."),
-        ("VPT", ["TRAINER.VPT.N_CTX_VISION", 9], "Set TRAINER.VPT.N_CTX_VISION 10."),
-        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_VISION", 2], "Set TRAINER.PROMPTSRC.N_CTX_VISION 4."),
-        ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 1], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 3."),
+        ("MaPLe", ["TRAINER.MAPLE.N_CTX", 3], "Set TRAINER.MAPLE.N_CTX 2, or"),
+        ("VPT", ["TRAINER.VPT.PROMPT_DEPTH_VISION", 1], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 3, or"),
+        ("VPT", ["TRAINER.VPT.N_CTX_VISION", 9], "Set TRAINER.VPT.N_CTX_VISION 10, or"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.N_CTX_VISION", 2], "Set TRAINER.PROMPTSRC.N_CTX_VISION 4, or"),
+        ("PromptSRC", ["TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", 1], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 3, or"),
     ],
 )
 @pytest.mark.parametrize("is_model_file", [False, True])
@@ -132,7 +132,7 @@ def test_checkpoint_of_another_depth_or_length_names_the_settings(
         put(folder, built.NETWORK, model_file(built.clip_model, trainer, learned_by(folder, built.NETWORK)), LAST)
     with pytest.raises(UserError) as caught:
         build_run(folder, opts=change)
-    assert str(caught.value).startswith(str(folder)) and str(caught.value).endswith(fix)
+    assert str(caught.value).startswith(str(folder)) and fix in str(caught.value)
 
 
 @pytest.mark.parametrize("trainer", DEEP)
@@ -144,7 +144,7 @@ def test_checkpoint_of_another_width_is_an_error(finish_run, trainer):
         key: value[..., :-8].clone() if value.dim() > 1 else value for key, value in learned_by(folder, network).items()
     }
     put(folder, network, narrow, LAST)
-    with pytest.raises(UserError, match="does not fit this backbone, .*Name the backbone"):
+    with pytest.raises(UserError, match="does not fit this run: it holds .* Name its method, backbone"):
         build_run(folder)
 
 
@@ -153,7 +153,7 @@ def test_model_file_of_another_method_is_an_error(finish_run, tmp_path):
     built = build_run(folder)
     tokens = {"image_encoder.VPT": torch.zeros(4, 64)}
     put(folder, built.NETWORK, model_file(built.clip_model, "VPT", tokens), LAST)
-    with pytest.raises(UserError, match=r"is of another method \(--trainer\): it holds nothing; MaPLe has compound_"):
+    with pytest.raises(UserError, match="does not fit this run: it holds none where MaPLe has compound_"):
         build_run(folder)
 
 
@@ -175,7 +175,7 @@ def test_dpspg_file_that_does_not_fit_is_an_error(expect_error, tmp_path):
     put(tmp_path / "theirs", "posencoder", Encoder(7).state_dict(), "model-best.pth.tar")
     message = expect_error("DPSPG_TRANSFORMER", "red", flags=flags)
     assert "posencoder" in message and "fc.weight (448, 32)" in message
-    assert "the settings of its training" in message
+    assert "classes and settings" in message
     (tmp_path / "theirs/negencoder/model-best.pth.tar").unlink()
     put(tmp_path / "theirs", "posencoder", theirs["posencoder"].state_dict(), "model-best.pth.tar")
     assert "theirs/negencoder/model-best.pth.tar" in expect_error("DPSPG_TRANSFORMER", "red", flags=flags)
@@ -236,4 +236,4 @@ def test_dpl_test_with_another_length_names_the_setting(finish_run, expect_error
     finish_run("DPL")
     test = ["--eval-only", "--model-dir", "run", "--output-dir", "b"]
     message = expect_error("DPL", "red", "TRAINER.DPL.N_CTX", "7", flags=test)
-    assert "it was trained with N_CTX 4 and not 7. Set TRAINER.DPL.N_CTX 4." in message
+    assert "Set TRAINER.DPL.N_CTX 4, or" in message

@@ -98,7 +98,7 @@ def test_features_and_labels_are_reused_for_moved_images_alone(data, train, tmp_
     assert "Encoded 10 images (red, test)" in capsys.readouterr().out
     invert(data / "green")
     message = expect_error("SPG", "red", *opts, flags=at(data, "--output-dir", "third"))
-    assert "was trained with other settings: training images" in message
+    assert "was trained with other settings: other training images" in message
 
 
 def test_images_changed_during_run_stop_it_without_results(data, train, expect_error, tmp_path, monkeypatch):

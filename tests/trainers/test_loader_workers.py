@@ -12,7 +12,7 @@ SCRIPT = """
 import multiprocessing.util, shutil, sys, torch
 from torch.utils.data import DataLoader
 from common.errors import explain
-from common.loader_workers import prepare_loader_workers
+from trainers.modules.loader_workers import prepare_loader_workers
 prepare_loader_workers(1)
 if "remove" in sys.argv:
     shutil.rmtree(multiprocessing.util.get_temp_dir())
