@@ -108,10 +108,3 @@ def numbers(output):
         files = [(path.parent / name).read_bytes() for name in ("logits.npy", "predictions.csv")]
         found[path.parent.relative_to(output).as_posix()] = [results[key] for key in keys] + files
     return found
-
-
-def encodings(output):
-    """The lines of all logs that report images encoded or a prompt label learned."""
-    lines = [line for path in Path(output).rglob("log.txt*") for line in path.read_text(encoding="utf-8").split("\n")]
-    labels = [line for line in lines if line.startswith("Stage I: learning the prompt label of ")]
-    return [line for line in lines if line.startswith("Encoded ")], labels
