@@ -128,14 +128,16 @@ def test_unreadable_images_are_reported_at_the_end(finish_run, images, tmp_path,
 
 @pytest.fixture
 def expect_error(capsys):
-    def call(*arguments):
+    """Run predict.py, expect exit code 1, and return the one message on stderr."""
+
+    def run(*arguments):
         capsys.readouterr()
         assert main(list(map(str, arguments))) == 1
         message = capsys.readouterr().err
         assert message.startswith("Error: ") and "Traceback" not in message
         return message
 
-    return call
+    return run
 
 
 def test_predict_with_mistakes_prints_one_message(finish_run, images, tmp_path, expect_error):

@@ -154,7 +154,7 @@ def test_split_files_without_images_raise(pacs):
             SPG_PACS(config(pacs, ["s"]))
 
 
-def test_odd_split_files_warn(pacs, capsys):
+def test_odd_split_files_warn_and_labels_come_from_the_folders(pacs, capsys):
     SPG_PACS(config(pacs, ["s"]))
     write_images(pacs / "PACS/images/sketch/dog", ["new_1.jpg", "new_2.jpg", "n02103406_4068-1.png"])
     bad = ["PACS/images/sketch/dog/n02103406_4068-1.png", 0, 3, "dog"]  # known to be wrong
@@ -162,15 +162,11 @@ def test_odd_split_files_warn(pacs, capsys):
     put(split_file(pacs, "s"), {**content, "train": [*content["train"], bad]})
     assert len(SPG_PACS(config(pacs, ["s"])).test) == 70
     assert f"2 images of sketch in {pacs}/PACS/images/sketch are not in the split file" in capsys.readouterr().out
-    put(split_file(pacs), {"train": GOOD, "val": GOOD})
-    assert len(SPG_PACS(config(pacs, ["a"], ["s"])).test) == 1
-    assert "lists 1 images for both train and val" in capsys.readouterr().out
-
-
-def test_labels_come_from_the_folders(pacs):
-    put(split_file(pacs), {"train": [["pacs/images/Art_Painting/dog/pic_000.jpg", 5, 9, "hound"]], "val": []})
-    item = SPG_PACS(config(pacs, ["s"], ["a"])).train_x[0]
+    rows = [["pacs/images/Art_Painting/dog/pic_000.jpg", 5, 9, "hound"]]
+    put(split_file(pacs), {"train": rows, "val": rows})
+    (item,) = SPG_PACS(config(pacs, ["s"], ["a"])).train_x
     assert (item.label, item.domain, item.classname) == (0, 0, "dog")
+    assert "lists 1 images for both train and val" in capsys.readouterr().out
 
 
 # --- few shots and subsets ---

@@ -76,9 +76,3 @@ def test_exit_code_and_json_follow_the_difference(tmp_path, monkeypatch, capsys,
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["machine"]["versions"]["torch"] and record["quick"] is True and record["rows"][0]["ratio"] == 2.0
     assert ("OUTPUTS DIFFER: pair" in capsys.readouterr().out) == bool(code)
-
-
-def test_spg_rows_without_shared_images_use_mini_digits(tmp_path, monkeypatch):
-    monkeypatch.setattr(spg, "SHARED", tmp_path / "shared")
-    images = spg.choose_images(tmp_path)
-    assert images.dataset == "mini_digits" and images.backbone == spg.MINI_CLIP and not images.has_goals
