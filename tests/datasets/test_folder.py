@@ -45,9 +45,7 @@ def test_class_of_one_domain_needs_empty_folders(folder, tmp_path, capsys):
         (folder / domain / "gray wolf").mkdir()
     found = FolderDG(config(folder, ["Photo"], output=tmp_path))
     output = capsys.readouterr().out
-    for domain in DOMAINS[1:]:
-        assert f"Warning: {domain} of FolderDG in {folder} has no images of: gray wolf." in output
-    assert "no source domain has training images of gray wolf, which the test needs." in output
+    assert f"Warning: drawn by hand of FolderDG in {folder} has no images of: gray wolf." in output
     assert (found.classnames, len(found.test)) == (["gray wolf", "großer hund", "snow owl"], 15)
     # Labels do not depend on the choice of domains.
     assert FolderDG(config(folder, ["Ölgemälde"], ["drawn by hand"], output=tmp_path)).num_classes == 3
@@ -59,18 +57,6 @@ def test_one_class_raises_before_a_split_is_written(folder, tmp_path):
     with pytest.raises(UserError, match=r"leaves 1 of 1 classes \('großer hund'\), and a classifier needs two"):
         FolderDG(config(folder, ["Photo"], output=tmp_path))
     assert not (folder / "spg_coop_splits").exists()
-
-
-def test_folder_without_domains_raises(tmp_path):
-    write_images(tmp_path / "mine/cat", PICTURES)
-    with pytest.raises(UserError, match=r"must hold images as <domain>/<class>/<image>"):
-        FolderDG(config(tmp_path / "mine", ["cat"], output=tmp_path))
-
-
-def test_one_level_too_many_warns(folder, tmp_path, capsys):
-    shutil.rmtree(folder / "papers")
-    FolderDG(config(tmp_path, ["mine"], ["mine"], output=tmp_path / "out"))
-    assert "but each has the folders Snow_Owl, großer Hund. If these are the classes, point" in capsys.readouterr().out
 
 
 def test_train_and_val_in_the_domains_are_splits(tmp_path, capsys):
@@ -86,21 +72,3 @@ def test_train_and_val_in_the_domains_are_splits(tmp_path, capsys):
     write_images(tmp_path / "a/test/cat", ["1.jpg"])
     with pytest.raises(UserError, match="the folders test, train, val of its domains are splits. Give"):
         FolderDG(config(tmp_path, ["b"], output=tmp_path))
-
-
-def test_train_folder_next_to_a_class_is_a_class(tmp_path):
-    for path in ("a/train", "a/car", "b/train", "b/car"):
-        write_images(tmp_path / path / "more", PICTURES)
-        write_images(tmp_path / path, PICTURES)
-    for _ in range(2):
-        found = FolderDG(config(tmp_path, ["b"], output=tmp_path))
-        assert (found.classnames, len(found.train_x), len(found.test)) == (["car", "train"], 14, 20)
-
-
-def test_name_that_is_not_utf8_raises(folder, tmp_path):
-    try:
-        (folder / "Photo/odd_\udcff").mkdir()
-    except OSError:
-        pytest.skip("this file system takes no such name")
-    with pytest.raises(UserError, match="its name is not UTF-8"):
-        FolderDG(config(folder, ["Photo"], output=tmp_path))

@@ -14,7 +14,6 @@ from common.errors import UserError
 from datasets.benchmarks import SPG_PACS, SPG_VLCS, SPG_DomainNet, SPG_OfficeHome, SPG_TerraIncognita
 
 DASSL, DOMAINBED, AUTHORS = SPG_PACS.layouts
-LAYOUTS = [(dataset, layout) for dataset in SETS for layout in dataset.layouts]
 
 
 @pytest.fixture
@@ -23,45 +22,37 @@ def pacs(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("dataset", "layout"), LAYOUTS, ids=lambda value: str(getattr(value, "__name__", value)))
-def test_set_in_any_layout_has_the_same_labels(dataset, layout, tmp_path):
+@pytest.mark.parametrize("dataset", SETS)
+def test_set_has_the_same_images_and_labels_in_every_layout(dataset, tmp_path):
     source, target = dataset.domains[0], dataset.domains[-1]
-    per_class, n_classes = (2 if dataset is SPG_DomainNet else 10), len(CLASS_FOLDERS[dataset])
-    own = make_set(tmp_path, dataset, layout, per_class, domains=[source, target])
-    found = dataset(config(tmp_path, [target], [source]))
-    assert found.layout == layout and found.dataset_dir == str(own)
-    assert found.num_classes == len(found.classnames) == n_classes
-    assert found.classnames == sorted(found.classnames) == list(found.lab2cname.values())
-    items = found.train_x + found.val + found.test
-    assert all(found.classnames[item.label] == item.classname and os.path.isfile(item.impath) for item in items)
-    assert {item.domain for item in found.train_x + found.val} == {0}
-    assert {item.domain for item in found.test} == {len(dataset.domains) - 1}
-    assert len(found.test) == per_class * n_classes
-    n_train, n_val = (1, 1) if dataset is SPG_DomainNet else (7, 3)
-    assert (len(found.train_x), len(found.val)) == (n_train * n_classes, n_val * n_classes)
+    per_class, n_train, n_val = (2, 1, 1) if dataset is SPG_DomainNet else (10, 7, 3)
+    n_classes, tested = len(CLASS_FOLDERS[dataset]), set()
+    for layout in dataset.layouts:
+        root = tmp_path / layout.name.replace("/", "_")
+        own = make_set(root, dataset, layout, per_class, domains=[source, target])
+        found = dataset(config(root, [target], [source]))
+        assert found.layout == layout and found.dataset_dir == str(own)
+        assert len(found.classnames) == found.num_classes == n_classes
+        assert found.classnames == sorted(found.classnames) == list(found.lab2cname.values())
+        items = found.train_x + found.val + found.test
+        assert all(found.classnames[item.label] == item.classname and os.path.isfile(item.impath) for item in items)
+        assert {item.domain for item in found.train_x + found.val} == {0}
+        assert {item.domain for item in found.test} == {len(dataset.domains) - 1}
+        sizes = len(found.train_x), len(found.val), len(found.test)
+        assert sizes == (n_train * n_classes, n_val * n_classes, per_class * n_classes)
+        tested.add((found.test_fingerprint, *paths(found.test)))
+    assert len(tested) == 1
 
 
-@pytest.mark.parametrize("dataset", [SPG_PACS, SPG_VLCS, SPG_TerraIncognita])
-def test_images_agree_in_all_layouts(dataset, tmp_path):
-    seen = set()
-    for number, layout in enumerate(dataset.layouts):
-        make_set(tmp_path / str(number), dataset, layout)
-        found = dataset(config(tmp_path / str(number), dataset.domains[:1]))
-        seen.add((found.test_fingerprint, *paths(found.test), *paths(found.train_x + found.val)))
-    assert len(seen) == 1
-
-
-@pytest.mark.parametrize(
-    ("dataset", "codes", "n_images"),
-    list(zip(SETS, ("acps", "clps", "acpr", "1234", "cipqrs"), (9991, 10729, 15588, 24330, 586575), strict=True)),
-)
-def test_declarations_have_the_published_codes_and_counts(dataset, codes, n_images):
-    assert DATASET_REGISTRY.get(dataset.__name__) is dataset
-    assert dataset.list_codes() == list(codes) and sum(dataset.image_counts.values()) == n_images
-    assert dataset.list_domains() == sorted(dataset.domains) == sorted(dataset.image_counts)
-    for code, domain in zip(codes, dataset.domains, strict=True):
-        others = [other for other in dataset.domains if other != domain]
-        assert dataset.resolve_domains(target_domains=[code]) == (others, [domain])
+def test_declarations_have_the_published_codes_and_counts():
+    codes, n_images = ("acps", "clps", "acpr", "1234", "cipqrs"), (9991, 10729, 15588, 24330, 586575)
+    for dataset, letters, n in zip(SETS, codes, n_images, strict=True):
+        assert DATASET_REGISTRY.get(dataset.__name__) is dataset
+        assert dataset.list_codes() == list(letters) and sum(dataset.image_counts.values()) == n
+        assert dataset.list_domains() == sorted(dataset.domains) == sorted(dataset.image_counts)
+        for code, domain in zip(letters, dataset.domains, strict=True):
+            others = [other for other in dataset.domains if other != domain]
+            assert dataset.resolve_domains(target_domains=[code]) == (others, [domain])
 
 
 def test_configs_name_registered_sets():
@@ -81,17 +72,11 @@ def test_parts_of_vlcs_and_officehome_decide_the_split(tmp_path):
     assert sum("/val/Alarm_Clock/" in item.impath for item in office.train_x) == 4
 
 
-@pytest.mark.parametrize("name", ["pacs", "PACS", "Pacs"])
-def test_own_folder_in_any_letter_case(name, pacs, capsys):
-    os.rename(pacs / "PACS", pacs / name)
-    for root in (pacs, pacs / name, pacs / name / "images"):
-        assert SPG_PACS(config(root, ["s"], output=pacs)).dataset_dir == str(pacs / name)
+def test_own_folder_in_any_letter_case_is_found_from_every_level(pacs, capsys):
+    os.rename(pacs / "PACS", pacs / "Pacs")
+    for root in (pacs, pacs / "Pacs", pacs / "Pacs/images"):
+        assert SPG_PACS(config(root, ["s"], output=pacs)).dataset_dir == str(pacs / "Pacs")
     assert "more than once" not in capsys.readouterr().out
-
-
-def test_folder_with_two_shared_domain_names_is_not_domainnet(pacs):
-    with pytest.raises(UserError, match="SPG_DomainNet was not found"):
-        SPG_DomainNet(config(pacs / "PACS/images", ["s"], ["r"]))
 
 
 def test_several_layouts_prefer_domains_then_splits_then_order(tmp_path, capsys):
@@ -101,28 +86,14 @@ def test_several_layouts_prefer_domains_then_splits_then_order(tmp_path, capsys)
     assert f"more than once under {tmp_path}. Using {tmp_path}/PACS (DomainBed, 4 domains)" in capsys.readouterr().out
     make_set(tmp_path, SPG_PACS, DASSL)
     assert SPG_PACS(config(tmp_path, ["s"])).layout == DOMAINBED  # which has split files
-    shutil.move(tmp_path / "PACS/spg_coop_splits/s_train_val_split.json", tmp_path)
     shutil.rmtree(tmp_path / "PACS/spg_coop_splits")
     assert SPG_PACS(config(tmp_path, ["s"])).layout == DASSL
-    (tmp_path / "PACS/spg_coop_splits").mkdir()
-    capsys.readouterr()
-    SPG_PACS(config(tmp_path, ["s"]))
-    assert f"Not used: split files in {tmp_path}/PACS/spg_coop_splits." in capsys.readouterr().out
 
 
 def test_missing_set_names_the_places(tmp_path):
     (tmp_path / "PACS/readme").mkdir(parents=True)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=r"pacs/images/<domain>/<class>/ \(Dassl/CoOp\)(.|\n)*half-extracted"):
         SPG_PACS(config(tmp_path, ["s"]))
-    for text in ("pacs/images/<domain>/<class>/ (Dassl/CoOp)", "art_painting", "half-extracted", "--root"):
-        assert text in str(error.value)
-
-
-@pytest.mark.parametrize("root", ["", "nowhere", "f"])
-def test_root_that_is_no_folder_raises(root, tmp_path):
-    (tmp_path / "f").touch()
-    with pytest.raises(UserError, match=f"DATASET.ROOT: .*{root} is no folder. Name the folder of data sets"):
-        SPG_PACS(config(root and tmp_path / root, ["s"], output=tmp_path))
 
 
 def test_bad_sketch_is_skipped(pacs):
@@ -136,10 +107,8 @@ def test_other_image_counts_warn(pacs, capsys, monkeypatch):
     SPG_PACS(config(pacs, ["s"]))
     assert "has 70 images; the full set has 2,048." in capsys.readouterr().out
     monkeypatch.setattr(SPG_PACS, "image_counts", {**dict.fromkeys(SPG_PACS.domains, 70), "sketch": 71})
-    cfg = config(pacs, ["s"])
-    cfg.VERBOSE = False
-    SPG_PACS(cfg)
-    assert capsys.readouterr().out == ""
+    SPG_PACS(config(pacs, ["s"]))
+    assert "the full set has" not in capsys.readouterr().out
 
 
 def empty_domain(images):
@@ -152,14 +121,11 @@ def empty_domain(images):
     ("damage", "message"),
     [
         (lambda images: shutil.rmtree(images / "cartoon"), r"no folder for cartoon \(PACS/images/<domain>/<class>/"),
-        (
-            lambda images: os.rename(images / "cartoon/dog", images / "cartoon/zebra"),
-            r"class folders of cartoon .* Missing: dog\. Unknown: zebra",
-        ),
+        (lambda images: os.rename(images / "cartoon/dog", images / "cartoon/fox"), r"Missing: dog\. Unknown: fox"),
         (empty_domain, "cartoon of SPG_PACS .* its class folders hold no images"),
         (
             lambda images: write_images(images / "cartoon/Dog", ["x.jpg"]),
-            "two folders for the class 'dog': Dog and dog",
+            "two folders for the class 'dog'",
         ),
         (lambda images: write_images(images / "Car_Toon/dog", ["x.jpg"]), "Two folders are the domain cartoon"),
     ],
@@ -170,7 +136,7 @@ def test_folders_that_do_not_fit_raise(damage, message, pacs):
         SPG_PACS(config(pacs, ["s"]))
 
 
-def test_classes_of_the_folders_must_agree(tmp_path):
+def test_classes_of_the_folders_must_agree(tmp_path, capsys):
     folder = make_set(tmp_path, SPG_OfficeHome, SPG_OfficeHome.layouts[1], 2)
     shutil.rmtree(folder / "Art/TV")
     with pytest.raises(UserError, match=r"of art .* Missing: tv\. Unknown: none"):
@@ -178,10 +144,7 @@ def test_classes_of_the_folders_must_agree(tmp_path):
     write_images(folder / "Art/Television", ["x.jpg"])
     with pytest.raises(UserError, match=r"has 65 classes.*folders for 66. In one domain only: television"):
         SPG_OfficeHome(config(tmp_path, ["r"]))
-
-
-def test_class_missing_in_a_location_has_its_label(tmp_path, capsys):
     folder = make_set(tmp_path, SPG_TerraIncognita, SPG_TerraIncognita.layouts[0])
-    shutil.rmtree(folder / "location_38/cat")
+    shutil.rmtree(folder / "location_38/cat")  # some locations lack some classes
     assert SPG_TerraIncognita(config(tmp_path, ["1"])).num_classes == 10
     assert f"location_38 of SPG_TerraIncognita in {folder} has no images of: cat" in capsys.readouterr().out

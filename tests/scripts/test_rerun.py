@@ -1,7 +1,5 @@
 """Repeating a run from its own record."""
 
-import json
-import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -20,55 +18,38 @@ def in_this_process(monkeypatch):
     def run(command, **options):
         return subprocess.CompletedProcess(command, run_train(command[2:]))
 
-    return lambda: monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
+    monkeypatch.setattr(rerun, "subprocess", SimpleNamespace(run=run, DEVNULL=None))
 
 
-def test_rerun_repeats_a_run(finish_run, tmp_path, in_this_process, capsys):
-    finish_run("SPG")
+def test_rerun_repeats_a_run(finish_run, capsys):
+    run = finish_run("SPG")
     capsys.readouterr()
-    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0
+    again = run.with_name("again")
+    assert main([str(run), "--output", str(again)]) == 0
     assert "Agrees in every number: accuracy " in capsys.readouterr().out
-    assert (tmp_path / "again/prompt_labels").is_dir()  # learned again
+    assert (again / "prompt_labels").is_dir()  # learned again
+    assert main([str(run), "--output", str(again)]) == 1
+    assert "again holds a finished run" in capsys.readouterr().err
+    (run / "results.json").unlink()
+    assert main([str(run)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and "results.json" in error
 
-    record = read_results(tmp_path / "run/results.json")
-    write_results(tmp_path / "run", {**record, "accuracy": 12.5, "revision": "another"})
-    shutil.rmtree(tmp_path / "again")
-    in_this_process()
-    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 1
+
+def test_rerun_with_other_numbers_prints_the_differences(finish_run, in_this_process, capsys):
+    run = finish_run("MaPLe")  # its default config has depths of 0, which the backbone defines
+    assert main([str(run), "--output", str(run.with_name("same"))]) == 0, capsys.readouterr().out
+    write_results(run, {**read_results(run / "results.json"), "accuracy": 12.5, "revision": "another"})
+    assert main([str(run), "--output", str(run.with_name("again"))]) == 1
     printed = capsys.readouterr().out
-    assert "Does not agree" in printed
-    assert "accuracy" in printed and "12.5" in printed
-    assert "another" in printed
-
-    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 1
-    assert "holds a finished run" in capsys.readouterr().err
+    assert "Does not agree" in printed and "accuracy" in printed and "12.5" in printed and "another" in printed
 
 
-def test_rerun_repeats_a_test_of_another_run(finish_run, train, tmp_path, in_this_process):
-    in_this_process()
-    finish_run("CoOp")
-    flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
-    assert train("CoOp", "green", flags=flags) == 0
-    assert main([str(tmp_path / "tested"), "--output", str(tmp_path / "again")]) == 0
-    assert json.loads((tmp_path / "again/results.json").read_text())["model_dir"] == str(tmp_path / "run")
-
-
-@pytest.mark.parametrize("trainer", ["MaPLe", "PromptSRC"])
-def test_rerun_with_depths_from_the_backbone_agrees(finish_run, tmp_path, in_this_process, capsys, trainer):
-    finish_run(trainer)  # its default config has depths of 0
-    in_this_process()
-    assert main([str(tmp_path / "run"), "--output", str(tmp_path / "again")]) == 0, capsys.readouterr().out
-
-
-@pytest.mark.parametrize("missing", ["results.json", "config.yaml"])
-def test_rerun_without_a_record_is_an_error(finish_run, tmp_path, capsys, missing):
-    finish_run("ZeroshotCLIP")
-    (tmp_path / "run" / missing).unlink()
-    capsys.readouterr()
-    assert main([str(tmp_path / "run")]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith("Error: ")
-    assert missing in message
+def test_rerun_repeats_a_test_of_another_run(finish_run, train, in_this_process):
+    run = finish_run("CoOp")
+    assert train("CoOp", "green", flags=["--eval-only", "--model-dir", "run", "--output-dir", "tested"]) == 0
+    assert main([str(run.with_name("tested")), "--output", str(run.with_name("again"))]) == 0
+    assert read_results(run.with_name("again") / "results.json")["model_dir"] == str(run)
 
 
 def test_differences_are_named_to_the_entry():

@@ -1,27 +1,15 @@
 """The benchmark: both sides agree, mistakes fail, and table, JSON and exit code follow. No test asserts a time."""
 
-import functools
 import json
 
 import pytest
 import reference
-import torch
 
 from scripts import benchmark
 from scripts.benchmarks import methods, spg
-from scripts.benchmarks.timing import Row, difference, median_pair
+from scripts.benchmarks.timing import Row
 
 FEW = methods.Amounts(ours=2, reference=1, every=50)
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """Compute with one thread: a second one costs more than it helps at this size."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -30,17 +18,14 @@ def bench(tmp_path):
     return methods.MethodBench(reference.tiny_clip(layers=12, vision=12), "tiny", tmp_path, 1)
 
 
-@pytest.mark.parametrize(("n_classes", "names"), methods.CLASSES.items())
-def test_class_names_are_complete_and_text_tower_agrees(bench, n_classes, names):
-    assert len(names) == len({name.lower() for name in names}) == n_classes
-    row = bench.text_tower(n_classes, FEW)
+def test_class_names_are_complete_and_text_tower_agrees(bench):
+    for n_classes, names in methods.CLASSES.items():
+        assert len(names) == len({name.lower() for name in names}) == n_classes
+    row = bench.text_tower(min(methods.CLASSES), FEW)
     assert row.agrees and row.difference is not None and row.ours > 0 and row.reference > 0
 
 
-STEPS = [methods.COOP, methods.COCOOP, methods.KGCOOP, methods.MAPLE, methods.PROMPTSRC]
-
-
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.trainer.__name__)
+@pytest.mark.parametrize("step", [methods.COCOOP, methods.PROMPTSRC], ids=lambda step: step.trainer.__name__)
 def test_step_agrees_with_reference_and_detects_a_mistake(bench, step):
     row = bench.step(step, 65, every=13, n_reference=2 if step.is_split else 0)
     assert row.agrees and row.difference is not None
@@ -57,16 +42,10 @@ def test_dpspg_inference_agrees_with_reference(bench):
     assert bench.inference(7, 2, 1, goal=18).agrees
 
 
-@pytest.fixture
-def rows(image_folder, clip_file, tmp_path):
-    """The rows of SPG on the 30 images."""
+def test_spg_rows_agree_and_have_no_goals_on_other_images(image_folder, clip_file, tmp_path, capfd):
     images = spg.Images("stripes", image_folder, "folder", "default", clip_file, "red")
     opts = ["DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
-    return lambda: list(spg.measure_spg(images, spg.Amounts(images=3, steps=1, epochs=2), tmp_path, opts))
-
-
-def test_spg_rows_agree_and_have_no_goals_on_other_images(rows, capfd):
-    found = rows()
+    found = list(spg.measure_spg(images, spg.Amounts(images=3, steps=1, epochs=2), tmp_path, opts))
     assert [row.name for row in found] == [
         "test split seen again, SPG, 2 classes, stripes",
         "stage II epoch with validation, exact, stripes",
@@ -77,21 +56,6 @@ def test_spg_rows_agree_and_have_no_goals_on_other_images(rows, capfd):
     assert all(row.agrees and row.ours > 0 and row.reference > 0 and row.goal is None for row in found)
     assert [row.difference is not None for row in found] == [True, True, False, False, False]
     assert not capfd.readouterr().out
-
-
-def test_spg_rows_detect_a_mistake_in_the_reference(rows, monkeypatch):
-    monkeypatch.setattr(reference, "image_noise", functools.partial(reference.image_noise, draw=1))
-    assert not rows()[0].agrees
-
-
-def test_pair_returns_last_results_of_both():
-    (ours, found), (theirs, expected) = median_pair(lambda: "ours", lambda: "reference", 2)
-    assert (found, expected) == ("ours", "reference") and ours >= 0 and theirs >= 0
-
-
-def test_difference_is_relative_to_large_entries():
-    assert difference(torch.tensor([0.5]), torch.tensor([0.25])) == 0.25
-    assert difference(torch.tensor([100.0, 1.0]), torch.tensor([100.0, 2.0])) == pytest.approx(0.01)
 
 
 def test_table_has_ratios_and_goals():
@@ -112,16 +76,3 @@ def test_exit_code_and_json_follow_the_difference(tmp_path, monkeypatch, capsys,
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["machine"]["versions"]["torch"] and record["quick"] is True and record["rows"][0]["ratio"] == 2.0
     assert ("OUTPUTS DIFFER: pair" in capsys.readouterr().out) == bool(code)
-
-
-def test_json_in_a_read_only_folder_is_an_error_before_measuring(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(methods, "text_rows", lambda *_: pytest.fail("measured"))
-    tmp_path.chmod(0o555)
-    assert benchmark.main(["--json", str(tmp_path / "x.json")]) == 1
-    assert f"--json {tmp_path}/x.json: " in capsys.readouterr().err
-
-
-def test_spg_rows_without_shared_images_use_mini_digits(tmp_path, monkeypatch):
-    monkeypatch.setattr(spg, "SHARED", tmp_path / "shared")
-    images = spg.choose_images(tmp_path)
-    assert images.dataset == "mini_digits" and images.backbone == spg.MINI_CLIP and not images.has_goals

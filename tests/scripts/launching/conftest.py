@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 from quick_run import REPOSITORY
 from waiting import MINUTES, wait_for
+
+from common.run import read_results
 
 CLIP = str(REPOSITORY / "assets/mini_clip.pt")
 QUICK = [
@@ -104,14 +105,7 @@ def numbers(output):
     """All reproducible results of an output folder, by run folder."""
     keys, found = ("accuracy", "macro_f1", "accuracy_by_domain", "val_history", "loss_history"), {}
     for path in Path(output).rglob("results.json"):
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_results(path)
         files = [(path.parent / name).read_bytes() for name in ("logits.npy", "predictions.csv")]
-        found[path.parent.relative_to(output).as_posix()] = [results[key] for key in keys] + files
+        found[str(path.relative_to(output))] = [results[key] for key in keys] + files
     return found
-
-
-def encodings(output):
-    """The lines of all logs that report images encoded or a prompt label learned."""
-    lines = [line for path in Path(output).rglob("log.txt*") for line in path.read_text(encoding="utf-8").split("\n")]
-    labels = [line for line in lines if line.startswith("Stage I: learning the prompt label of ")]
-    return [line for line in lines if line.startswith("Encoded ")], labels

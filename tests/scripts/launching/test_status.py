@@ -1,45 +1,16 @@
 """scripts/status.py: runs that are done, running, waiting or failed."""
 
-import subprocess
-import sys
+from other_process import lock_elsewhere
 
-import pytest
-from quick_run import REPOSITORY
-
-from common.locks import run_owner
+from common.locks import RUN_LOCK
 from common.run import RunRecord
 from scripts import status
 from scripts.launching import status as states
 from scripts.launching.jobs import Job
 from scripts.launching.local import Outcome, save_failure
 
-HOLD = """
-import sys; sys.path.insert(0, {repository!r})
-from common.locks import run_lock
-with run_lock({folder!r}):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
-
-@pytest.fixture
-def hold():
-    """hold(folder): another process locks it until the test ends; returns the process id."""
-    processes = []
-
-    def start(folder):
-        code = HOLD.format(repository=str(REPOSITORY), folder=str(folder))
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen([sys.executable, "-c", code], **pipes))
-        assert processes[-1].stdout.readline() == "held\n"
-        return processes[-1].pid
-
-    yield start
-    for process in processes:
-        process.communicate("")
-
-
-def test_status_prints_every_state(tmp_path, capsys, hold, monkeypatch):
+def test_status_prints_every_state(tmp_path, capsys, monkeypatch):
     output = tmp_path / "output"
     jobs = {name: Job(name, (), output / "set" / name) for name in ("done", "fails", "queued", "runs", "waits")}
     for job in jobs.values():
@@ -49,22 +20,20 @@ def test_status_prints_every_state(tmp_path, capsys, hold, monkeypatch):
     (jobs["done"].folder / "results.json").write_text("{}")
     save_failure(jobs["fails"].folder, Outcome(1, "There is no folder data."))
     RunRecord({}, history=[{}, {}]).write(jobs["runs"].folder)
-    pid = hold(jobs["runs"].folder)
-    assert run_owner(jobs["runs"].folder).startswith(f"process {pid} on ")
     monkeypatch.setattr(states, "queued_jobs", lambda: {"12_3": "PENDING (Priority)"})
-    assert status.main([str(output)]) == 0
+    with lock_elsewhere(jobs["runs"].folder / RUN_LOCK) as process:
+        assert status.main([str(output)]) == 0
     fails, queued, runs, waits, summary = capsys.readouterr().out.splitlines()
     assert fails == "failed   set/fails: exit code 1: There is no folder data."
     assert queued == "waiting  set/queued: SLURM job 12_3 PENDING (Priority)"
-    assert runs.startswith(f"running  set/runs: 2 epochs, process {pid} on ")
+    assert runs.startswith(f"running  set/runs: 2 epochs, process {process.pid} on ")
     assert waits == "waiting  set/waits"
     assert summary == "5 runs: 1 done, 1 failed, 1 running, 2 waiting"
     assert status.main(["--all", str(output / "set/done")]) == 0
     assert "1 done" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "."])
-def test_status_of_folder_without_runs_is_an_error(tmp_path, monkeypatch, capsys, folder):
-    monkeypatch.chdir(tmp_path)
-    assert status.main([folder]) == 1
-    assert folder in capsys.readouterr().err
+def test_status_of_folder_without_runs_is_an_error(tmp_path, capsys):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert status.main([str(folder)]) == 1
+        assert str(folder) in capsys.readouterr().err
