@@ -1,10 +1,7 @@
-"""Our own clients in the style of MaPLe and of the SPG authors' trainers, which use Dassl in the same way.
+"""A client in the style of MaPLe: one registered module with frozen and learned parts, and its own transforms.
 
 tests/contracts/test_clients.py has clients in CoOp's style.
 """
-
-import os.path as osp
-import time
 
 import pytest
 import torch
@@ -13,11 +10,8 @@ from dassl.data import DataManager
 from dassl.data.transforms import build_transform
 from dassl.data.transforms.transforms import INTERPOLATION_MODES, Compose, Normalize
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
-from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights, set_random_seed
-from dassl.utils.meters import AverageMeter as Meter
-from dassl.utils.tools import mkdir_if_missing
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import RandomHorizontalFlip, Resize, ToTensor
@@ -37,9 +31,6 @@ def run(cfg):
         return build_trainer(cfg)
 
     return build
-
-
-# ---- MaPLe: one registered module with frozen and learned parts; its own transforms ----
 
 
 class TwoTowers(nn.Module):
@@ -118,77 +109,3 @@ def test_client_assertion_errors_stay_unchanged(maple_cfg, run):
     maple_cfg.defrost()
     clean_cfg(maple_cfg, "maple_like")
     assert set(maple_cfg.TRAINER) == {"NAME", "MAPLE_LIKE"}
-
-
-# ---- SPG: two networks with two optimizers, a second pass through the loader in each step ----
-
-
-@TRAINER_REGISTRY.register(force=True)
-class SpgLike(TrainerX):
-    def build_model(self):
-        self.gmodel, self.dmodel = nn.Linear(3, 6), nn.Linear(9, 1)
-        for name, network in (("generator", self.gmodel), ("discriminator", self.dmodel)):
-            optimizer = torch.optim.AdamW(network.parameters(), lr=self.cfg.OPTIM.LR, weight_decay=1e-4)
-            self.register_model(name, network, optimizer, build_lr_scheduler(optimizer, self.cfg.OPTIM))
-        self.labels = torch.randn(3, 6)
-
-    def before_train(self):
-        self.fake_list = list(range(len(self.train_loader_x)))
-        writer_dir = osp.join(self.output_dir, "tensorboard")
-        mkdir_if_missing(writer_dir)
-        self.init_writer(writer_dir)
-        self.time_start = time.time()
-
-    def forward_backward(self, batch):
-        image, label, domain = self.parse_batch_train(batch)
-        for index, batch_fake in enumerate(self.train_loader_x):
-            if index == self.fake_list[self.batch_idx]:
-                fake_features = batch_fake["img"].to(self.device).mean(dim=(2, 3))
-                break
-        features = image.mean(dim=(2, 3))
-        generated = self.gmodel(fake_features)
-        real, fake = torch.ones(len(label), 1), torch.zeros(len(label), 1)
-        validity = self.dmodel(torch.cat([self.labels[domain], features], 1))
-        validity_fake = self.dmodel(torch.cat([generated.detach(), fake_features], 1))
-        d_loss = F.mse_loss(validity, real) + F.mse_loss(validity_fake, fake)
-        self.model_backward_and_update(d_loss, "discriminator")
-        g_loss = F.mse_loss(self.dmodel(torch.cat([generated, fake_features], 1)), real)
-        self.model_backward_and_update(g_loss, ["generator"])
-        if (self.batch_idx + 1) == self.num_batches:
-            self.update_lr()
-        return {"g_loss": g_loss.item(), "d_loss": d_loss.item()}
-
-    @torch.no_grad()
-    def test(self, split=None):
-        self.set_model_mode("eval")
-        self.evaluator.reset()
-        split = split or self.cfg.TEST.SPLIT
-        meter = Meter()
-        for batch in self.val_loader if split == "val" else self.test_loader:
-            image, label = self.parse_batch_test(batch)
-            output = self.gmodel(image.mean(dim=(2, 3)))[:, : self.num_classes]
-            meter.update(compute_accuracy(output, label)[0], len(label))
-            self.evaluator.process(output, label)
-        results = self.evaluator.evaluate()
-        assert results["accuracy"] == pytest.approx(meter.avg, abs=1e-3)
-        for key, value in results.items():
-            self.write_scalar(f"{split}/{key}", value, self.epoch)
-        return list(results.values())[0]
-
-    def load_model(self, directory, epoch=None):
-        for name in self.get_model_names():
-            checkpoint = torch.load(osp.join(directory, name, f"model.pth.tar-{epoch}"), weights_only=True)
-            self._models[name].load_state_dict(checkpoint["state_dict"])
-            self._optims[name].load_state_dict(checkpoint["optimizer"])
-            self._scheds[name].load_state_dict(checkpoint["scheduler"])
-
-
-def test_spg_style_client_trains_and_loads_its_checkpoints(run):
-    opts = ["OPTIM.MAX_EPOCH", 2, "OPTIM.WARMUP_EPOCH", 1, "DATALOADER.NUM_WORKERS", 2]
-    trainer = run("SpgLike", *opts)
-    trainer.train()
-    loaded = run("SpgLike", *opts)
-    loaded.load_model(trainer.output_dir, epoch=2)
-    assert torch.equal(loaded.gmodel.weight, trainer.gmodel.weight)
-    assert loaded.get_current_lr() == trainer.get_current_lr()
-    assert loaded.test() == trainer.test()

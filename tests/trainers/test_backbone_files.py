@@ -118,12 +118,6 @@ def test_program_of_an_archive_does_not_run(tmp_path):
         load_backbone(str(tmp_path / "evil.pt"))
 
 
-def test_larger_towers_than_openais_are_sent_to_open_clip(tmp_path):
-    torch.save(tiny_clip(vision=1, vit_width=1280).state_dict(), tmp_path / "clip.pt")
-    with pytest.raises(UserError, match="larger than OpenAI's.* Name open_clip:<architecture>@<file>"):
-        load_backbone(str(tmp_path / "clip.pt"))
-
-
 # ---- Hugging Face's folders and the hub ----
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from reference import plain_text_features, tiny_clip, unit
 
 from common.errors import UserError
-from trainers.modules.clip.backbone import to_half
 from trainers.modules.prompt_encoder import PromptEncoder
 
 WORDS = ["dog", "house", "guitar", "alarm", "clock", "flip-flops", "t-shirt", "7up", "St._Basil's_Cathedral", "24"]
@@ -38,7 +37,7 @@ def compare(features, expected, inputs):
 
 
 # Up to 128 tokens make one masked row; more than 2,048 tokens, or a small memory make several chunks.
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     n_cls=st.integers(1, 40),
     n_ctx=st.integers(1, 16),
@@ -114,27 +113,6 @@ def test_initial_context_words_give_zero_shot_clip(clip_model, n_learned):
     encoder = PromptEncoder(clip_model, names, ctx_init="a photo of a", n_learned=n_learned)
     expected = unit(clip_model.encode_text(clip.tokenize([f"a photo of a {name}." for name in names])))
     torch.testing.assert_close(encoder(encoder.initial_context()), expected, atol=1e-5, rtol=0)
-
-
-# ---- other precisions ----
-
-
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, "autocast"])
-def test_other_precisions_stay_close(clip_model, precision):
-    names, ctx = random_names(12, seed=8), torch.randn(4, 128, requires_grad=True)
-    expected = PromptEncoder(clip_model, names, 4)(ctx)
-    if precision == "autocast":
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            features = PromptEncoder(clip_model, names, 4)(ctx)
-    else:
-        half = tiny_clip(width=128, layers=LAYERS)
-        to_half(half, precision)
-        features = PromptEncoder(half, names, 4)(ctx)
-        assert features.dtype == precision
-    assert torch.cosine_similarity(features.float(), expected, dim=-1).min() > 0.995
-    weights = torch.randn_like(expected)
-    ours, theirs = (torch.autograd.grad((x * weights).sum(), ctx)[0] for x in (features.float(), expected))
-    assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.97
 
 
 # ---- errors ----
