@@ -40,7 +40,7 @@ def content_hashes(files: Sequence[str | PathLike]) -> list[str]:
 
 def _folder_hashes(folder: str, paths: Sequence[str]) -> dict[str, bytes]:
     cache_file = cache_folder() / "image_hashes" / _hash(os.fsencode(folder)).hex()
-    cached = _read_cache(cache_file)
+    hashes = _read_cache(cache_file)
     newest = time.time_ns() - MIN_AGE_NS
     keys: dict[str, bytes] = {}
     recent = set()
@@ -50,16 +50,13 @@ def _folder_hashes(folder: str, paths: Sequence[str]) -> dict[str, bytes]:
         text = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
         keys[path] = _hash(os.fsencode(text))
         if status.st_ctime_ns >= newest:
-            recent.add(path)
-    missing = [path for path, key in keys.items() if key not in cached]
-    if not missing:
-        return {path: cached[key] for path, key in keys.items()}
-    new = dict(zip(missing, _hash_files(missing), strict=True))
-    if added := {keys[path]: content for path, content in new.items() if path not in recent}:
+            recent.add(keys[path])
+    if missing := [path for path, key in keys.items() if key not in hashes]:
+        hashes.update(zip((keys[path] for path in missing), _hash_files(missing), strict=True))
+        pairs = b"".join(key + content for key, content in hashes.items() if key not in recent)
         with contextlib.suppress(OSError), atomic_write(cache_file) as handle:  # without a cache, runs hash again
-            pairs = b"".join(key + content for key, content in (cached | added).items())
             np.savez(handle, np.frombuffer(pairs, f"V{HASH_BYTES}").reshape(-1, 2))
-    return {path: new[path] if path in new else cached[key] for path, key in keys.items()}
+    return {path: hashes[key] for path, key in keys.items()}
 
 
 def _read_cache(path: Path) -> dict[bytes, bytes]:

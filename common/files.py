@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
+from common.errors import UserError
+
 OUTPUT_MARK = ".spg_output"  # a file in output folders: data sets skip these folders
 SPLIT_FOLDER = "spg_coop_splits"  # split files in the folder of a data set
 
@@ -32,7 +34,6 @@ def read_text(path: str | PathLike, errors: str = "strict") -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a file name is valid UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
@@ -63,9 +64,12 @@ def atomic_write(path: str | PathLike, mode: str = "wb") -> Iterator[IO]:
 
 
 def write_json(path: str | PathLike, record: dict[str, Any]) -> None:
-    """Write a dict of plain values with a checksum, atomically; raises ValueError for NaN and infinity."""
+    """Write a dict of plain values with a checksum, atomically; raises UserError for NaN and infinity."""
     record = json.loads(json.dumps(record))  # the values that a reader gets
-    record["checksum"] = hash_json(record)
+    try:
+        record["checksum"] = hash_json(record)
+    except ValueError as error:
+        raise UserError(f"{path} is not written, since a number is not finite ({error}). See log.txt.") from error
     with atomic_write(path, "w") as handle:
         json.dump(record, handle, indent=2)
         handle.write("\n")

@@ -66,7 +66,6 @@ def creation_lock(path: str | PathLike, task: str, wait: bool = True) -> Abstrac
 
 
 def run_lock(folder: str | PathLike) -> AbstractContextManager[None]:
-    """The lock on the output folder of a run."""
     return file_lock(Path(folder) / RUN_LOCK, "uses this folder", seconds=2)
 
 

@@ -1,7 +1,7 @@
 """The records in a run's folder: run.json from its start, and results.json, which exists when the run is finished."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 RECORD_FILE = "run.json"
 RESULTS_FILE = "results.json"
 BASE_TO_NEW = "base-to-new"
-HASHES = ("training images", "test images", "backbone weights", "prompt labels")  # keys of RunRecord.identity
+# Keys with hashes, which messages leave out.
+HASHES = ("training images", "validation images", "test images", "backbone weights", "prompt labels")
 
 
 def _shared(over: str, otherwise: str) -> Any:
@@ -96,14 +97,7 @@ CIRCUMSTANCES = (*TIMES, "threads", "threads_alone", "threads_beside_workers", "
 
 def write_results(folder: str | PathLike, results: dict[str, Any]) -> None:
     """Write the keys of a `Result` to <folder>/results.json; raises UserError if a number is not finite."""
-    _write(Path(folder) / RESULTS_FILE, results)
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    try:
-        write_json(path, record)
-    except ValueError as error:
-        raise UserError(f"{path} is not written, since a number is not finite ({error}). See log.txt.") from error
+    write_json(Path(folder) / RESULTS_FILE, results)
 
 
 def read_results(path: str | PathLike) -> dict[str, Any]:
@@ -153,16 +147,17 @@ class RunRecord:
 
     def write(self, folder: str | PathLike) -> None:
         """Write <folder>/run.json; raises UserError if a number is not finite."""
-        _write(Path(folder) / RECORD_FILE, {"hash": hash_json(self.identity), **asdict(self)})
+        write_json(Path(folder) / RECORD_FILE, {"hash": hash_json(self.identity), **asdict(self)})
 
-    def differences(self, identity: dict[str, Any]) -> str:
-        """The values of another identity that differ from this one; "" if none does. Unknown values do not differ."""
-        here = json.loads(json.dumps(identity))  # tuples become lists, as in the file
-        differing = []
-        for key, there in sorted(self.identity.items()):
-            if None not in (there, here.get(key)) and there != here[key]:
-                differing.append(f"other {key}" if key in HASHES else f"{key} {there} there and {here[key]} here")
-        return ", ".join(differing)
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The values that differ between a file and this run; "" if none does. Unknown values (None) do not differ."""
+    here = json.loads(json.dumps(here))  # tuples become lists, as in the file
+    differing = []
+    for key, value in sorted(there.items()):
+        if None not in (value, here.get(key)) and value != here[key]:
+            differing.append(f"other {key}" if key in HASHES else f"{key} {value} there and {here[key]} here")
+    return ", ".join(differing)
 
 
 def read_run_record(folder: str | PathLike) -> RunRecord | None:

@@ -143,8 +143,8 @@ def keep_readable(items: list[Datum], description: str) -> list[Datum]:
     return [item for item in items if item.impath not in unreadable]
 
 
-def warn_of_orientation(paths: Sequence[str], description: str, at_most: int = 64) -> bool:
-    """Warn if one of `at_most` images, evenly spread, has an EXIF orientation, which is ignored; return whether."""
+def warn_of_orientation(paths: Sequence[str], description: str, at_most: int) -> None:
+    """Warn if one of `at_most` images, evenly spread, has an EXIF orientation, which is ignored."""
     for path in paths[:: -(-len(paths) // at_most) or 1]:
         with contextlib.suppress(Exception), Image.open(path) as image:  # the run reports damaged files itself
             if Image.Image.getexif(image).get(ORIENTATION, 1) != 1:  # image.getexif() of some formats decodes the image
@@ -152,5 +152,4 @@ def warn_of_orientation(paths: Sequence[str], description: str, at_most: int = 6
                     f"{description} have an EXIF orientation, {path} for instance. It is ignored, as in Dassl and "
                     "CLIP: images are read as they are stored."
                 )
-                return True
-    return False
+                return

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from torch import nn
 
-from trainers.base.checkpoints import find_checkpoint, read_model
 from trainers.base.trainer import PromptTrainer
 from trainers.config import PositiveFloat, Precision, Section
 
@@ -42,7 +41,3 @@ class TaskRes(PromptTrainer):
 
     def text_features(self, features, indices):
         return self.model()
-
-    def load_model(self, directory, epoch=None):
-        checkpoint = read_model(find_checkpoint(directory, "residual", epoch))
-        self.model.load_state_dict(checkpoint["state_dict"])

@@ -67,7 +67,7 @@ def describe(found: FoundSet, by_class: bool, fast: bool) -> str:
         copies = readable[readable.duplicated("hash", keep=False)]
         rows |= {"unreadable": images[images["path"].isin(unreadable)], "copies": copies}
         if unreadable:
-            lines.append(f"Unreadable: {join_truncated(f'{path} ({reason})' for path, reason in unreadable.items())}")
+            lines.append(f"Unreadable: {join_truncated(unreadable.values())}")
         if len(copies):
             lines.append(f"Copies: {join_truncated(copies.groupby('hash', sort=False)['path'].agg(' = '.join))}")
     if by_class:

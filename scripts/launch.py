@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--report", action="store_true", help="write report.html")
     parser.add_argument("--print", action="store_true", help="only print the train.py commands of unfinished runs")
     parser.add_argument("--script", help=argparse.SUPPRESS)  # scripts/<method>/<protocol>.sh
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     for name, metavar, default, meaning in FLAGS:
         default = os.environ.get(name, default)
         parser.add_argument(f"--{name.lower()}", default=default, metavar=metavar, help=f"{meaning} [{name}]")
@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse a command line; the result also has trainers, dataset, tested, backbone, domains and opts."""
     parser = make_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     args.protocol = args.protocol or "multi"
     if args.script:
         script = Path(args.script).resolve()
@@ -90,8 +90,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if protocol != args.protocol and getattr(args, flag) != parser.get_default(flag):
             parser.error(f"--{flag} goes with --protocol {protocol}")
     words, args.opts = split_at_key(args.words)
-    if late := [word for word in words if word.startswith("--")]:
-        parser.error(f"flags come before all words; found after them: {' '.join(late)}")
     methods = args.methods
     if args.compare and not methods:
         compared = (one.name for one in METHODS if one.compared and args.protocol in one.protocols)

@@ -131,13 +131,13 @@ def test_train_with_prompt_labels_of_other_settings_is_an_error(expect_error, fi
     message = expect_error(
         "SPG", "red", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 3]", flags=["--output-dir", "b"]
     )
-    assert "trained with other settings: OPTIM.MAX_EPOCH 2 (here 3)" in message
+    assert "trained with other settings: OPTIM.MAX_EPOCH 2 there and 3 here" in message
     weights = torch.load(clip_file, weights_only=True)
     weights["logit_scale"] = weights["logit_scale"] + 1
     (tmp_path / "other").mkdir()
     torch.save(weights, tmp_path / "other" / "tiny.pt")
     message = expect_error("SPG", "red", flags=["--output-dir", "b", "--backbone", "other/tiny.pt"])
-    assert "blue.pt was trained with other settings: backbone." in message
+    assert "blue.pt was trained with other settings: other backbone weights." in message
 
 
 def test_help_imports_no_heavy_packages():

@@ -52,7 +52,6 @@ class CoCoOp(PromptTrainer):
         self.encoder = self.build_encoder(n_ctx=self.settings.N_CTX, ctx_init=self.settings.CTX_INIT)
         learner = ConditionalPromptLearner(self.encoder.initial_context(), self.backbone.feature_size)
         self.model = self.register_network(self.NETWORK, learner)
-        self.start_from_given()
 
     def text_features(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.encoder(self.model(features))

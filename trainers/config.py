@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from yacs.config import CfgNode
 
@@ -268,31 +268,18 @@ def set_key(cfg: CfgNode, key: str, given: Any) -> None:
     if isinstance(present, CfgNode):
         raise UserError(f"{key} is a section, not a key; it has {', '.join(f'{key}.{one}' for one in present)}.")
     kind = field.annotation if field and field.annotation in KINDS else type(present)
-    try:
-        value = _convert(kind, given)
-    except (ValueError, OverflowError):
-        accepted = KINDS.get(kind, "a list such as \"['a', 'b']\"")
-        raise UserError(_refusal(key, given, accepted)) from None
-    if field and field.annotation == tuple[str, ...]:  # domains may have numbers for names
-        value = kind(map(str, value))
-    value_of(cfg, section)[name] = value
-
-
-def _convert(kind: Any, given: Any) -> Any:
-    """A word or a YAML value as a value of a type; raises ValueError."""
     value = given
     if isinstance(given, str):
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             value = ast.literal_eval(given)
-    if kind is str and type(given) in (str, int):  # a folder may have the name 2024
-        return value if isinstance(value, str) else str(given)
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if kind in (list, tuple) and isinstance(value, (list, tuple)):
-        return kind(value)
-    if kind in (bool, int) and type(value) is kind:
-        return value
-    raise ValueError(value)
+    if kind is str and type(given) in (str, int) and not isinstance(value, str):  # a folder may have the name 2024
+        value = str(given)
+    if field and field.annotation == tuple[str, ...] and isinstance(value, (list, tuple)):  # domains, too
+        value = [str(one) for one in value]
+    try:
+        value_of(cfg, section)[name] = TypeAdapter(kind).validate_python(value, strict=kind in (bool, int, float))
+    except ValidationError:
+        raise UserError(_refusal(key, given, KINDS.get(kind, "a list such as \"['a', 'b']\""))) from None
 
 
 def _hint(key: str, cfg: CfgNode) -> str:
@@ -417,34 +404,25 @@ def check_words(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenizer: "Tokeni
     return counted
 
 
-def has_effect(key: str, cfg: CfgNode) -> bool:
-    """Whether the trainer of a config reads a key; True for a client's trainer."""
-    trainer, node = _trainer_of(cfg), key.rpartition(".")[0]
-    if trainer is None or key in SHARED_FOLDERS:
-        return True
+def has_effect(key: str, trainer: "type[PromptTrainer]") -> bool:
+    """Whether a trainer reads a key."""
+    node = key.rpartition(".")[0]
     if any(f"{key}.".startswith(f"{unread}.") for unread in trainer.UNREAD):
         return False
-    if node in ("INPUT", f"TRAINER.{trainer.SETTINGS}"):  # Dassl's transforms read all of INPUT
+    # Dassl's transforms read all of INPUT.
+    if key in SHARED_FOLDERS or node in ("INPUT", "TRAINER.FEATURES", f"TRAINER.{trainer.SETTINGS}"):
         return True
-    return field_of(key) is not None and (not node.startswith("TRAINER.") or node == "TRAINER.FEATURES")
+    return field_of(key) is not None and not node.startswith("TRAINER.")
 
 
-def _trainer_of(cfg: CfgNode) -> "type[PromptTrainer] | None":
-    from dassl.engine import TRAINER_REGISTRY
-
-    name = cfg.TRAINER.NAME
-    trainer = TRAINER_REGISTRY.get(name) if name in TRAINER_REGISTRY.registered_names() else None
-    return trainer if hasattr(trainer, "UNREAD") else None
-
-
-def settings_notes(cfg: CfgNode) -> list[str]:
+def settings_notes(cfg: CfgNode, trainer: "type[PromptTrainer]") -> list[str]:
     """Notes on settings that the trainer does not read, and on a training that ends within its warm-up."""
     notes, name, optim = [], cfg.TRAINER.NAME, cfg.OPTIM
     defaults = {key: (default, value_of(cfg, key, default)) for key, default in leaves(default_cfg())}
     changed = {key: value for key, (default, value) in defaults.items() if _plain(value) != _plain(default)}
-    if unread := [f"{key} {as_typed(value)}" for key, value in changed.items() if not has_effect(key, cfg)]:
+    if unread := [f"{key} {as_typed(value)}" for key, value in changed.items() if not has_effect(key, trainer)]:
         notes.append(f"Note: without effect on {name}: {', '.join(unread)}.")
-    if optim.WARMUP_EPOCH >= optim.MAX_EPOCH and _trainer_of(cfg) and has_effect("OPTIM.WARMUP_EPOCH", cfg):
+    if optim.WARMUP_EPOCH >= optim.MAX_EPOCH and has_effect("OPTIM.WARMUP_EPOCH", trainer):
         notes.append(
             f"Note: OPTIM.LR is never reached by {name}: OPTIM.MAX_EPOCH {optim.MAX_EPOCH} is within the warm-up, "
             f"OPTIM.WARMUP_EPOCH {optim.WARMUP_EPOCH} (0: no warm-up)."

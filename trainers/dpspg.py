@@ -6,7 +6,6 @@ runs stage I for every missing label, then stage II.
 """
 
 from collections.abc import Sequence
-from os import PathLike
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.interruption import check_interruption
-from trainers.base.checkpoints import find_checkpoint
 from trainers.base.evaluation import Classifier
 from trainers.config import NCtx, NonNegativeFloat, NonNegativeInt, Precision, Section, Seed
 from trainers.spg import SPG_CoOp, StageTwoTrainer
@@ -80,11 +78,10 @@ class DPSPG_CoOp(SPG_CoOp):
 
     def classifier(self) -> Classifier:
         """Positive minus negative logits."""
-        with torch.no_grad(), self.backbone.autocast():
-            text_features = self.text_features(None, None)
+        both = super().classifier()
 
         def classify(features: Tensor, indices: Sequence[int]) -> Tensor:
-            positive, negative = self.logits(features, text_features).chunk(2, dim=-1)
+            positive, negative = both(features, indices).chunk(2, dim=-1)
             return positive - negative
 
         return classify
@@ -172,10 +169,6 @@ class DPSPG_TRANSFORMER(StageTwoTrainer):
         with self.backbone.autocast():
             positive, negative = (self.encoder(self.generators[sign](features)) for sign in NETWORKS)
         return self.logits(features, positive) - self.settings.ALPHA * self.logits(features, negative)
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        for sign, name in NETWORKS.items():
-            self.load_prompts(self.generators[sign], find_checkpoint(directory, name, epoch), directory)
 
 
 @TRAINER_REGISTRY.register()

@@ -1,14 +1,13 @@
 """A linear classifier on CLIP's frozen image features (Radford et al., 2021, Sec. 3.2): no text, no prompts."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from os import PathLike
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.engine import TRAINER_REGISTRY
 from pydantic import Field
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -21,8 +20,8 @@ from trainers.base.trainer import STEP_KEYS, PromptTrainer
 from trainers.config import NonNegativeInt, PositiveFloat, Precision, Section
 from trainers.modules.tensor_files import require_finite
 
-MAX_ITERATIONS = 1000  # as in CLIP's paper
-TOLERANCE = 1e-6  # of the gradient; with scikit-learn's own, weak penalties would not be fitted at all
+# As many iterations as in CLIP's paper. With scikit-learn's own tolerance, weak penalties would not be fitted at all.
+SOLVER = {"solver": "lbfgs", "max_iter": 1000, "tol": 1e-6, "warm_start": True}
 
 
 class LinearProbeKeys(Section, node="TRAINER.LINEAR_PROBE"):
@@ -34,29 +33,6 @@ class LinearProbeKeys(Section, node="TRAINER.LINEAR_PROBE"):
     HALVINGS: NonNegativeInt = 0  # how often to try the values of C half way from the best to its neighbours
     NORMALISED: bool = True  # L2-normalise features
     AUGMENTED: bool = False  # fit one augmented view of each training image, not the image itself
-
-
-class Probe(nn.Linear):
-    """Image features (B, E) -> logits (B, C); its state_dict also holds class names and the selected C."""
-
-    def __init__(self, feat_dim: int, classnames: Sequence[str]) -> None:
-        super().__init__(feat_dim, len(classnames))
-        self.requires_grad_(False)
-        self.classnames = list(classnames)
-        self.c: float | None = None
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"classnames": self.classnames, "C": self.c}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Raise UserError if the state is for other classes."""
-        if state["classnames"] != self.classnames:
-            raise UserError(
-                "A linear probe knows only the classes that it was trained on: this one "
-                f"{', '.join(state['classnames'])}, not {', '.join(self.classnames)}. Train one on these, or use a "
-                "method with class names as its input (ZeroshotCLIP, CoOp, CoCoOp, SPG)."
-            )
-        self.c = state["C"]
 
 
 @TRAINER_REGISTRY.register()
@@ -74,8 +50,8 @@ class LinearProbe(PromptTrainer):
     MINUS_INFINITY = ("bias",)
 
     def build_prompt_model(self) -> None:
-        probe = Probe(self.backbone.feature_size, self.dm.dataset.classnames)
-        self.model = probe.to(self.device)
+        probe = nn.Linear(self.backbone.feature_size, self.num_classes)
+        self.model = probe.requires_grad_(False).to(self.device)
         self.register_model(self.NETWORK, self.model)
         self.max_epoch = 1
 
@@ -88,46 +64,52 @@ class LinearProbe(PromptTrainer):
         return loader
 
     def run_epoch(self) -> None:
-        """Fit a classifier for each C, and take the best on val; the lowest loss decides between equal accuracies."""
+        """Fit classifiers, and take the best on val; the lowest loss decides between equal accuracies."""
         with self.threads.all():
-            _, self.model.c, (weight, bias) = max(self.fit_all(), key=lambda fitted: fitted[0])
+            scores, classifiers = self.fit_all()
+        best = max(scores, key=scores.__getitem__)
+        weight, bias = classifiers[best]
         self.model.weight.copy_(weight)
         self.model.bias.copy_(bias)
         if len(self.settings.C) > 1:
-            print(f"C {self.model.c:g} is the best on the source domains' val splits")
+            print(f"C {best:g} is the best on the source domains' val splits")
 
-    def fit_all(self) -> Iterator[tuple[tuple[float, float], float, tuple[Tensor, Tensor]]]:
-        """Yield (accuracy on val in percent, -loss on val), C, (weight (C, E), bias (C,)) of each classifier."""
+    def fit_all(self) -> tuple[dict[float, tuple[float, float]], dict[float, tuple[Tensor, Tensor]]]:
+        """Fit each C of the config, then HALVINGS times the midpoints of the best C and its neighbours.
+
+        Returns (accuracy in percent, -loss) on val, and weight (C, E) and bias (C,), of each C.
+        """
         x, y = np.array(self.training_features(), np.float64), _labels(self.dm.dataset.train_x)
-        val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
-        val_y = torch.from_numpy(_labels(self.dm.dataset.val))
         if len(set(y)) < 2:
             raise UserError(
                 "The training images of the source domains are all of one class; a linear probe needs at least two."
             )
+        val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
+        val_y = torch.from_numpy(_labels(self.dm.dataset.val))
+        regression = LogisticRegression(**SOLVER)
         scores: dict[float, tuple[float, float]] = {}
-        for c, regression in fits(x, y, self.grid(scores)):
-            weight, bias = linear_map(regression, self.num_classes)
-            fix = "Leave this C out of TRAINER.LINEAR_PROBE.C."
-            require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", fix, self.MINUS_INFINITY)
-            logits = F.linear(val_x, weight, bias)
-            accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
-            scores[c] = accuracy, -F.cross_entropy(logits, val_y).item()
-            iterations = f"{regression.n_iter_.max()} of at most {MAX_ITERATIONS} iterations"
-            print(f"C {c:g}: {accuracy:.2f} % on val, loss {-scores[c][1]:.3f}, {iterations}")
-            yield scores[c], c, (weight, bias)
-
-    def grid(self, scores: dict[float, tuple[float, float]]) -> Iterator[float]:
-        """The values of C to fit: the config's, then HALVINGS times the midpoints of the best one and its neighbours.
-
-        `scores` has (accuracy, -loss) of each C that was fitted.
-        """
-        yield from sorted(set(self.settings.C))
-        for _ in range(self.settings.HALVINGS):
+        classifiers: dict[float, tuple[Tensor, Tensor]] = {}
+        grid = sorted(set(self.settings.C))  # from strong to weak penalties: each fit starts from the solution before
+        for _ in range(1 + self.settings.HALVINGS):
+            for c in grid:
+                check_interruption()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    regression.set_params(C=c).fit(x, y)
+                classifiers[c] = weight, bias = linear_map(regression, self.num_classes)
+                fix = "Leave this C out of TRAINER.LINEAR_PROBE.C."
+                require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", fix, self.MINUS_INFINITY)
+                logits = F.linear(val_x, weight, bias)
+                accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
+                loss = F.cross_entropy(logits, val_y).item()
+                scores[c] = accuracy, -loss
+                iterations = f"{regression.n_iter_.max()} of at most {SOLVER['max_iter']} iterations"
+                print(f"C {c:g}: {accuracy:.2f} % on val, loss {loss:.3f}, {iterations}")
             tried = sorted(scores)
             best = tried.index(max(tried, key=scores.__getitem__))
-            for neighbour in tried[max(0, best - 1) : best] + tried[best + 1 : best + 2]:
-                yield float(np.sqrt(tried[best] * neighbour))
+            neighbours = tried[max(0, best - 1) : best] + tried[best + 1 : best + 2]
+            grid = [float(np.sqrt(tried[best] * neighbour)) for neighbour in neighbours]
+        return scores, classifiers
 
     def training_features(self) -> np.ndarray:
         """Features (N, E) of the train splits' images, in their order."""
@@ -139,26 +121,13 @@ class LinearProbe(PromptTrainer):
     def predict(self, features: Tensor, indices: Sequence[int]) -> Tensor:
         return self.model(features)
 
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        TrainerX.load_model(self, directory, epoch=epoch)
-        fix = "The training that wrote it broke: use another epoch (--load-epoch) or run."
-        require_finite(self.model.state_dict(), f"{self.NETWORK} in {directory}", fix, self.MINUS_INFINITY)
+    @staticmethod
+    def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:
+        return {"CSC": True}  # each class has its own weights
 
 
 def _labels(items):
     return np.array([item.label for item in items])
-
-
-def fits(x: np.ndarray, y: np.ndarray, grid: Iterable[float]) -> Iterator[tuple[float, LogisticRegression]]:
-    """Fit labels y (N,) to features x (N, E) for each C of a rising grid; yields C and the regression."""
-    # From strong to weak penalties, each fit starts from the solution before.
-    regression = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True)
-    for c in grid:
-        check_interruption()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            regression.set_params(C=c).fit(x, y)
-        yield c, regression
 
 
 def linear_map(regression: LogisticRegression, n_classes: int) -> tuple[Tensor, Tensor]:

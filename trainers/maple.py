@@ -7,7 +7,6 @@ from typing import Any
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 
-from trainers.base.evaluation import Classifier
 from trainers.base.trainer import PromptTrainer
 from trainers.config import FirstNCtx, NonNegativeInt, Precision, Section
 from trainers.modules.prompted_vit import PromptedViT
@@ -45,6 +44,7 @@ class MaPLe(PromptTrainer):
     SETTINGS = "MAPLE"
     TAKES_INIT_WEIGHTS = True
     TEST_KEYS = ("CTX_INIT",)
+    SHARES_TEXT = True
     NETWORK = "MultiModalPromptLearner"
     PUBLISHED_NAMES = {}
 
@@ -56,16 +56,12 @@ class MaPLe(PromptTrainer):
         depth = self.prompt_depth("PROMPT_DEPTH", 12, text=self.encoder.n_layers, image=self.tower.n_layers)
         prompts = CoupledPrompts(self.encoder.initial_context(), self.encoder.initial_deep(depth), self.tower.width)
         self.model = self.register_network(self.NETWORK, prompts)
-        self.start_from_given()
 
     def image_tower(self, images: Tensor) -> Tensor:
         return self.tower(images, *self.model.visual())
 
     def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
         return self.encoder(self.model.ctx, list(self.model.compound_prompts_text))
-
-    def classifier(self) -> Classifier:
-        return self.one_text_classifier()
 
     @staticmethod
     def sizes_in(learned: dict[str, Tensor]) -> dict[str, Any]:

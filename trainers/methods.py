@@ -29,33 +29,19 @@ class BackboneError(MethodError):
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: short name in command lines and folders of launchers.
-        trainer: name in Dassl's registry.
-        summary: one line.
-        protocols: accepted members of PROTOCOLS.
-        configs: folder of its configs in configs/trainers/; "": the trainer's name.
-        needs_vit: the image tower must be a ViT of CLIP's layout.
-        learns: training has steps. Other methods select no model and use no shots.
-        launchers: scripts/<name>/ has a launcher for each protocol.
-        compared: scripts/compare.sh runs it by default.
-        depends_on: further inputs of a prediction besides image and model; "": none.
-        last_model: the model of the last step, if it is not the last epoch's, so that no epoch is selected.
-    """
-
-    name: str
-    trainer: str
+    name: str  # in command lines and folders of launchers
+    trainer: str  # name in Dassl's registry
     summary: str
     protocols: tuple[str, ...] = PROTOCOLS
-    configs: str = ""
-    needs_vit: bool = False
-    learns: bool = True
-    launchers: bool = True
-    compared: bool = True
-    depends_on: str = ""
-    last_model: str = ""
+    configs: str = ""  # folder of its configs in configs/trainers/; "": the trainer's name
+    needs_vit: bool = False  # the image tower must be a ViT of CLIP's layout
+    learns: bool = True  # training has steps; other methods select no model and use no shots
+    launchers: bool = True  # scripts/<name>/ has a launcher for each protocol
+    compared: bool = True  # scripts/compare.sh runs it by default
+    depends_on: str = ""  # further inputs of a prediction besides image and model; "": none
+    last_model: str = ""  # the model of the last step, if it is not the last epoch's, so that no epoch is selected
 
     @property
     def config_folder(self) -> str:
@@ -68,17 +54,15 @@ class Method:
     def check_protocol(self, protocol: str) -> None:
         """Raise MethodError if the method has no launcher for a protocol."""
         if protocol not in self.protocols:
-            accepted = f"only {', '.join(self.protocols)}" if self.protocols else "none: run it by train.py"
-            others = ", ".join(method.name for method in METHODS if method.launchers and protocol in method.protocols)
-            raise MethodError(f"{self.trainer} has no protocol {protocol}, {accepted}. Methods that have it: {others}.")
+            accepted = f"Use {', '.join(self.protocols)}" if self.protocols else "Run it by train.py"
+            raise MethodError(f"{self.trainer} has no protocol {protocol}. {accepted}, or another method.")
 
     def check_backbone(self, name: str, is_vit: bool) -> None:
         """Raise BackboneError if the method needs a ViT and the backbone has another image tower."""
         if self.needs_vit and not is_vit:
-            others = ", ".join(method.name for method in METHODS if method.launchers and not method.needs_vit)
             raise BackboneError(
                 f"{self.trainer} puts prompts into the image tower, which must be a ViT of CLIP's layout, and the "
-                f"backbone {name} has another. Name one such as ViT-B/16, or use one of {others} (vp learns pixels)."
+                f"backbone {name} has another. Name one such as ViT-B/16, or use vp, which learns pixels."
             )
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError, join_truncated
-from common.loader_workers import prepare_loader_workers
 from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
 from trainers.base.image_features import follow_resize_mode
+from trainers.modules.loader_workers import prepare_loader_workers
 from trainers.saved_run import build_run
 
 Images = Sequence[str | PathLike | Image.Image]

@@ -11,7 +11,6 @@ from dassl.metrics import compute_accuracy
 from torch import Tensor, nn
 
 from common.interruption import check_interruption
-from trainers.base.evaluation import Classifier
 from trainers.base.trainer import PromptTrainer
 from trainers.config import FirstNCtx, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Precision, Section
 from trainers.modules.prompted_vit import PromptedViT
@@ -43,13 +42,11 @@ class IndependentPrompts(nn.Module):
 
     @torch.no_grad()
     def add_to_sum(self, weight: float) -> None:
-        """Add the current weights to the sum."""
         for name, parameter in self.named_parameters():
             self.get_buffer(SUM + name).add_(weight * parameter)
 
     @torch.no_grad()
     def take_sum(self) -> None:
-        """Replace the weights by the sum."""
         for name, parameter in self.named_parameters():
             parameter.copy_(self.get_buffer(SUM + name))
 
@@ -73,6 +70,7 @@ class PromptSRC(PromptTrainer):
 
     SETTINGS = "PROMPTSRC"
     TEST_KEYS = ("CTX_INIT",)
+    SHARES_TEXT = True
     NETWORK = "VLPromptLearner"
     PUBLISHED_NAMES = VISION | TEXT
     OPTIONAL_KEYS = (SUM,)
@@ -103,9 +101,6 @@ class PromptSRC(PromptTrainer):
 
     def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
         return self.encoder(self.model.ctx, self.model.deep_ctx)
-
-    def classifier(self) -> Classifier:
-        return self.one_text_classifier()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """A step on cross-entropy, the distances to the frozen features, and KL(zero-shot || prompted), Eq. 3 to 6."""

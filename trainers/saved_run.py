@@ -22,12 +22,10 @@ def read_config(folder: Path) -> CfgNode:
     """The config in a run's folder, not frozen."""
     path = folder / "config.yaml"
     if not path.is_file():
-        fix = "Name the folder that train.py wrote (--output-dir)"
-        problem = "is a file" if folder.exists() else "is not there"
-        if folder.is_dir():
-            problem = "has no config.yaml, so it is no folder of a run"
-            fix += ", or add --trainer, --config-file, --backbone, --classnames for checkpoints alone"
-        raise UserError(f"{folder} {problem}. {fix}.")
+        raise UserError(
+            f"{folder} has no config.yaml, so it is no folder of a run. Name the folder that train.py wrote "
+            "(--output-dir), or add --trainer, --config-file, --backbone, --classnames for checkpoints alone."
+        )
     cfg = default_cfg()
     merge_file(cfg, path, "Config of a run")
     return cfg

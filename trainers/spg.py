@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from functools import reduce
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,6 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, RandomSampler
 from yacs.config import CfgNode
 
-from common.content_hashes import content_hashes
 from common.errors import UserError, warn
 from common.files import make_output_folder
 from common.image_results import Contexts, write_contexts
@@ -33,7 +31,6 @@ from common.run import class_subset, dataset_label
 from common.startup import REPOSITORY
 from datasets.known import known_domains
 from trainers.authors_configs import merge_method_file
-from trainers.base.checkpoints import find_checkpoint
 from trainers.base.context_trainer import ContextTrainer
 from trainers.base.trainer import PromptTrainer
 from trainers.config import (
@@ -103,35 +100,31 @@ def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
     return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
-def label_origin(trainer: PromptTrainer, domain: str, optim: CfgNode | None) -> dict[str, Any]:
-    """Everything that the prompt label of a source domain depends on, except the precision.
+def label_origins(trainer: PromptTrainer, optim: CfgNode | None) -> dict[str, dict[str, Any]]:
+    """Everything that the prompt label of each source domain depends on, except the precision.
 
     Args:
         trainer: any trainer of SPG or DPSPG.
         optim: OPTIM section of stage I; None: settings of stage I are unknown.
     """
     dataset = trainer.dm.dataset
-    index = list(dataset.domains).index(domain)
-    images: dict[str, str] = {}
-    for split, items in (("training images", dataset.train_x), ("validation images", dataset.val)):
-        own = [item for item in items if item.domain == index]
-        hashes = content_hashes([item.impath for item in own])
-        entries = sorted(f"{item.label}/{content}\n" for item, content in zip(own, hashes, strict=True))
-        images[split] = hashlib.sha256("".join(entries).encode()).hexdigest()
-    origin: dict[str, Any] = {
-        "backbone": trainer.backbone.sha256,
+    shared: dict[str, Any] = {
+        "backbone weights": trainer.backbone.sha256,
         "class names": list(dataset.classnames),
         "CLASS_TOKEN_POSITION": trainer.settings.get("CLASS_TOKEN_POSITION", "end"),
-        **images,
     }
     if optim is not None:
         keys = ["INPUT.TRANSFORMS", "INPUT.INTERPOLATION", "INPUT.RRCROP_SCALE", "DATALOADER.TRAIN_X.BATCH_SIZE"]
         keys += ["TRAINER.FEATURES.TRAIN_VIEWS", "TEST.FINAL_MODEL", "TEST.SELECT_BY"]
         keys += [f"TRAINER.{trainer.SETTINGS}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
         values = {f"OPTIM.{key}": value for key, value in optim.items()} | {k: value_of(trainer.cfg, k) for k in keys}
-        origin |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        origin["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
-    return origin
+        shared |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        shared["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
+    training, validation = (dataset.domain_fingerprints([split]) for split in ("train_x", "val"))
+    return {
+        domain: {**shared, "training images": training.get(domain, ""), "validation images": validation.get(domain, "")}
+        for domain in dataset.source_domains
+    }
 
 
 def read_stage1_optim(cfg: CfgNode, node: str) -> tuple[CfgNode, str]:
@@ -169,9 +162,8 @@ class SPG_CoOp(ContextTrainer):
         domains = self.dm.dataset.source_domains
         if self.classnames is None and len(domains) != 1:
             raise UserError(
-                f"{type(self).__name__} learns the prompt label of one domain; DATASET.SOURCE_DOMAINS names "
-                f"{len(domains)}: {', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer "
-                f"{self.SETTINGS}, which trains the labels of all source domains."
+                f"{type(self).__name__} learns the label of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
+                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {self.SETTINGS}."
             )
 
     def label_files(self) -> dict[str, Path]:
@@ -193,7 +185,7 @@ class SPG_CoOp(ContextTrainer):
         """Write the label first: the records mark the run as finished."""
         if self.cfg.TEST.FINAL_MODEL == "best_val":
             self.load_model(self.output_dir)
-        origin = label_origin(self, self.dm.dataset.source_domains[0], self.cfg.OPTIM)
+        (origin,) = label_origins(self, self.cfg.OPTIM).values()
         for sign, path in self.label_files().items():
             save_prompt_label(path, self.learned_label(sign), origin, self.train_seconds)
             print(f"Prompt label written to {path}")
@@ -267,15 +259,13 @@ class StageTwoTrainer(PromptTrainer):
         folders, shape = self.label_folders, (self.encoder.n_ctx, self.encoder.ctx_dim)
         labels = torch.full((len(folders), len(dataset.domains), *shape), float("nan"))
         optim = read_stage1_optim(self.cfg, self.SETTINGS)[0] if self.LEARNS_LABELS else None
-        for domain in dataset.source_domains:
+        for domain, origin in label_origins(self, optim).items():
             index = list(dataset.domains).index(domain)
-            origin = label_origin(self, domain, optim)
             for sign, path in enumerate(self.find_labels(domain)):
                 if path is None:
                     raise UserError(
                         f"The prompt label of source domain {domain} is missing: no {folders[sign].file_for(domain)}. "
-                        f"Train it with --trainer {self.STAGE1.__name__} --source-domains {domain} --target-domains "
-                        f"{domain}, use --trainer {self.SETTINGS}, which trains the missing ones, or name another "
+                        f"Use --trainer {self.SETTINGS} or {self.STAGE1.__name__}, which learn it, or name another "
                         f"folder or seed ({node}.LABEL_DIR, LABEL_SEED)."
                     )
                 labels[sign, index], self.label_seconds[domain] = load_prompt_label(path, *shape, origin, node)
@@ -386,6 +376,7 @@ class SPG_CGAN(StageTwoTrainer):
     UNREAD = ("INPUT.SIZE",)
     LEAST_BATCH = {"TRAIN_X": (2, "the batch norm of SPG's generator needs at least 2 images")}
     TEST_KEYS = ("CLASS_TOKEN_POSITION",)
+    UNTESTED = ("discriminator",)
 
     def training_batches(self, batch_sampler: BatchSampler, n_images: int) -> Batches:
         """Join two independent batches: one for the labels, one for the generator (Algorithm 1)."""
@@ -474,10 +465,6 @@ class SPG_CGAN(StageTwoTrainer):
         with self.backbone.autocast():
             text_features = self.text_features(features, indices, draw)
         return self.logits(features, text_features)
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the generator of a run, ours or the authors'; a test needs no discriminator."""
-        self.load_prompts(self.generator, find_checkpoint(directory, "generator", epoch), directory)
 
     def write_results(self) -> None:
         """Write contexts.npz first, since results.json marks the run as finished."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from functools import reduce
-from os import PathLike
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -41,9 +40,6 @@ class ZeroshotCLIP(PromptTrainer):
         if not self.cfg.TEST.NO_TEST:
             self.test()
         self.write_records()
-
-    def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """There is nothing to load."""
 
 
 @TRAINER_REGISTRY.register()

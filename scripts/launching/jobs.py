@@ -235,7 +235,7 @@ def plan_jobs(args: Namespace, trainer: str, sets: Sequence[Set]) -> tuple[list[
     except user_errors() as error:
         raise MethodError(str(error)) from error
     other = f"Note: {trainer} has no config {args.cfg} and uses {method_file.stem}." if args.cfg != chosen_cfg else ""
-    for line in filter(None, (other, note, *settings_notes(cfg))):
+    for line in filter(None, (other, note, *settings_notes(cfg, TRAINER_REGISTRY.get(trainer)))):
         print(line, file=sys.stderr)
     return jobs, cfg
 

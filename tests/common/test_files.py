@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from common.files import atomic_write, read_json, write_json
 
 JSON = st.recursive(
@@ -38,7 +39,7 @@ def test_read_json_returns_the_written_values(tmp_path_factory, record):
 @pytest.mark.parametrize("number", [float("nan"), -float("inf")])
 def test_json_with_a_number_that_is_not_finite_is_neither_written_nor_read(tmp_path, number):
     path = tmp_path / "r.json"
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="a number is not finite"):
         write_json(path, {"a": [number]})
     assert not path.exists()
     path.write_text(json.dumps({"a": [number]}))

@@ -4,7 +4,7 @@ import torch
 from common.errors import UserError
 from trainers.modules.prompt_labels import LabelFolder, load_prompt_label, save_prompt_label
 
-ORIGIN = {"backbone": "0" * 64, "class names": ["dog", "cat"], "training images": "f" * 64}
+ORIGIN = {"backbone weights": "0" * 64, "class names": ["dog", "cat"], "training images": "f" * 64}
 
 
 def test_prompt_label_round_trip_is_exact_and_compact(tmp_path):
@@ -46,9 +46,9 @@ def test_published_prompt_labels_may_have_their_sign_at_any_level(tmp_path, plac
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": "1" * 64}, "other settings: backbone. Delete"),
-        ({"class names": ["dog", "fox"]}, r"class names \['dog', 'cat'\] \(here \['dog', 'fox'\]\)"),
-        ({"OPTIM.LR": 1.0}, r"other settings: OPTIM.LR 0.5 \(here 1.0\). Delete"),
+        ({"backbone weights": "1" * 64}, "other settings: other backbone weights. Delete"),
+        ({"class names": ["dog", "fox"]}, r"class names \['dog', 'cat'\] there and \['dog', 'fox'\] here"),
+        ({"OPTIM.LR": 1.0}, "other settings: OPTIM.LR 0.5 there and 1.0 here. Delete"),
     ],
 )
 def test_prompt_label_of_another_origin_is_an_error(tmp_path, change, message):

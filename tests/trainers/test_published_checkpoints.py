@@ -111,11 +111,11 @@ def test_clip_in_half_precision_equals_clip_in_fp32(half):
 @pytest.mark.parametrize(
     ("trainer", "change", "fix"),
     [
-        ("MaPLe", ["MAPLE.PROMPT_DEPTH", 2], "with PROMPT_DEPTH 12 and not 2. Set TRAINER.MAPLE.PROMPT_DEPTH 12."),
-        ("MaPLe", ["MAPLE.N_CTX", 3], "with N_CTX 2 and not 3. Set TRAINER.MAPLE.N_CTX 2."),
-        ("VPT", ["VPT.PROMPT_DEPTH_VISION", 2], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 1."),
-        ("PromptSRC", ["PROMPTSRC.N_CTX_VISION", 2], "Set TRAINER.PROMPTSRC.N_CTX_VISION 4."),
-        ("PromptSRC", ["PROMPTSRC.PROMPT_DEPTH_TEXT", 1], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 9."),
+        ("MaPLe", ["MAPLE.PROMPT_DEPTH", 2], "Set TRAINER.MAPLE.PROMPT_DEPTH 12, or"),
+        ("MaPLe", ["MAPLE.N_CTX", 3], "Set TRAINER.MAPLE.N_CTX 2, or"),
+        ("VPT", ["VPT.PROMPT_DEPTH_VISION", 2], "Set TRAINER.VPT.PROMPT_DEPTH_VISION 1, or"),
+        ("PromptSRC", ["PROMPTSRC.N_CTX_VISION", 2], "Set TRAINER.PROMPTSRC.N_CTX_VISION 4, or"),
+        ("PromptSRC", ["PROMPTSRC.PROMPT_DEPTH_TEXT", 1], "Set TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT 9, or"),
     ],
 )
 def test_checkpoint_of_another_depth_or_length_names_the_settings(trained, trainer, change, fix, is_model_file):
@@ -124,13 +124,13 @@ def test_checkpoint_of_another_depth_or_length_names_the_settings(trained, train
         put(path, model_file(built.clip_model, trainer, learned))
     with pytest.raises(UserError) as caught:
         build_run(path.parents[1], opts=[f"TRAINER.{change[0]}", change[1]])
-    assert str(caught.value).startswith(str(path.parents[1])) and str(caught.value).endswith(fix)
+    assert str(caught.value).startswith(str(path.parents[1])) and fix in str(caught.value)
 
 
 def test_model_file_of_another_method_is_an_error(trained):
     built, path, _ = trained("MaPLe")
     put(path, model_file(built.clip_model, "VPT", {"image_encoder.VPT": torch.zeros(4, 64)}))
-    with pytest.raises(UserError, match=r"is of another method \(--trainer\): it holds nothing; MaPLe has compound_"):
+    with pytest.raises(UserError, match="does not fit this run: it holds none where MaPLe has compound_"):
         build_run(path.parents[1])
 
 
@@ -138,7 +138,7 @@ def test_dpl_test_with_another_length_names_the_setting(finish_run, expect_error
     finish_run("DPL")
     shutil.move(tmp_path / "run", tmp_path / "theirs")
     message = expect_error("DPL", "red", "TRAINER.DPL.N_CTX", "7", flags=TEST)
-    assert "it was trained with N_CTX 4 and not 7. Set TRAINER.DPL.N_CTX 4." in message
+    assert "Set TRAINER.DPL.N_CTX 4, or" in message
 
 
 # ---- start from given prompts ----

@@ -97,7 +97,7 @@ def test_generator_of_another_size_is_an_error(build, tmp_path):
     folder = tmp_path / "theirs" / "generator"
     folder.mkdir(parents=True)
     torch.save({"state_dict": state, "epoch": 12}, folder / "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"does not fit this backbone.* model.11.bias \(2048,\)"):
+    with pytest.raises(UserError, match=r"does not fit this run: .* model.11.bias \(2048,\)"):
         trainer.load_model(str(tmp_path / "theirs"))
 
 

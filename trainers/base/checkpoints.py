@@ -1,6 +1,5 @@
 """Checkpoint files: find, read, resume from, and fit published prompts to a run."""
 
-import hashlib
 import re
 from collections.abc import Container, Iterable
 from os import PathLike
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from dassl.utils import load_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError, join_truncated
 from common.run import read_run_record
@@ -62,27 +61,14 @@ def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any
     return checkpoint
 
 
-def read_prompts(path: Path, bare: bool = False) -> tuple[dict[str, Tensor], int | None]:
-    """The tensors of a prompt learner's checkpoint, and its epoch; `bare` also accepts a state_dict alone."""
-    checkpoint = read_model(path)
-    saved = checkpoint.get("state_dict", checkpoint if bare else None) if isinstance(checkpoint, dict) else None
+def read_prompts(path: Path, minus_infinity: Container[str] = ()) -> tuple[dict[str, Tensor], int | None]:
+    """The tensors of a prompt learner's checkpoint or bare state_dict, and the checkpoint's epoch."""
+    checkpoint = read_model(path, minus_infinity)
+    saved = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
     # DataParallel prepends a name to all others.
     return {str(key).removeprefix("module."): value for key, value in saved.items()}, checkpoint.get("epoch")
-
-
-def remove_checkpoint(folder: str | PathLike, networks: Iterable[str], epoch: int) -> None:
-    for name in networks:
-        Path(folder, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
-
-
-def prompts_sha256(network: nn.Module) -> str:
-    """Hash (16 hexadecimal digits) of a network's tensors."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 # ---- resume ----
@@ -167,50 +153,29 @@ def fit_prompts(
     saved = {key: value.float() for key, value in trainer.learned_in(saved).items() if not key.startswith(ignored)}
     sizes = trainer.sizes_in(saved)
     saved = {key: value for key, value in own.items() if key.startswith(trainer.OPTIONAL_KEYS)} | saved
-    has_own_names = saved.keys() == own.keys()
-    wrong = [f"{key} {tuple(saved[key].shape)}" for key in own.keys() & saved if saved[key].shape != own[key].shape]
-    if "CSC" in sizes and not has_own_names or not sizes and not has_own_names:
+    classes = list(trainer.dm.dataset.classnames)
+    if trained_for is not None and trained_for != classes and sizes.get("CSC"):
         raise UserError(
-            f"{path} is of another method (--trainer): it holds "
-            f"{join_truncated(sorted(saved)) if saved else 'nothing'}; "
-            f"{trainer.cfg.TRAINER.NAME} has {', '.join(sorted(own))}."
+            f"{path} knows only the classes of its training, {', '.join(trained_for)}, not {', '.join(classes)}. Train "
+            "a model on these, or use a method with one context for all classes (TRAINER.COOP.CSC False)."
         )
-    if wrong or not has_own_names:
-        _check_sizes(path, sizes, trainer)
-    if "ctx" in own and saved["ctx"].dim() == 3:
-        _check_classes(path, len(saved["ctx"]), trained_for, trainer)
-    if wrong:
+    theirs, ours = ({key: tuple(value.shape) for key, value in state.items()} for state in (saved, own))
+    if theirs != ours:
+        settings = {key: value for key, value in sizes.items() if trainer.settings.get(key, value) != value}
+        if "N_CTX" not in settings:  # the words of this run have as many tokens as the file has vectors
+            settings.pop("CTX_INIT", None)
+        fix = " ".join(f"TRAINER.{trainer.SETTINGS}.{key} {as_typed(value)}" for key, value in settings.items())
+        fix = f"Set {fix}, or name" if fix else "Name"
         raise UserError(
-            f"{path} does not fit this backbone, {trainer.cfg.MODEL.BACKBONE.NAME}: it holds "
-            f"{', '.join(sorted(wrong))}. Name the backbone (--backbone) and the settings of its training."
+            f"{path} does not fit this run: it holds {_listed(theirs.items() - ours.items())} where "
+            f"{trainer.cfg.TRAINER.NAME} has {_listed(ours.items() - theirs.items())}. "
+            f"{fix} its method, backbone, classes and settings (--trainer, --backbone)."
         )
     return saved
 
 
-def _check_sizes(path, sizes, trainer):
-    """Raise UserError if the tensors of a file show other settings than the trainer's config."""
-    node, settings = f"TRAINER.{trainer.SETTINGS}", trainer.settings
-    if sizes.get("CSC") and not settings.get("CSC") and trainer.SETTINGS in ("COCOOP", "SPG"):
-        raise UserError(f"{path} does not fit this run: it holds class-specific contexts. Use --trainer CoOp.")
-    differing = {key: value for key, value in sizes.items() if key in settings and settings[key] != value}
-    if differing.keys() <= {"CTX_INIT"}:  # the words of this run have as many tokens as the file has vectors
-        return
-    if "N_CTX" not in differing:
-        differing.pop("CTX_INIT", None)
-    found = ", ".join(f"{key} {as_typed(value)} and not {as_typed(settings[key])}" for key, value in differing.items())
-    fix = " ".join(f"{node}.{key} {as_typed(value)}" for key, value in differing.items())
-    raise UserError(f"{path} does not fit this run: it was trained with {found}. Set {fix}.")
-
-
-def _check_classes(path, n_classes, trained_for, trainer):
-    """Raise UserError if class-specific contexts are for other classes."""
-    here = list(trainer.dm.dataset.classnames)
-    if trained_for not in (None, here) or n_classes != len(here):
-        theirs = ", ".join(trained_for or [f"{n_classes} classes"])
-        raise UserError(
-            f"{path} holds class-specific contexts of {theirs}, not of {', '.join(here)}. Use a model with one context "
-            f"for all classes (TRAINER.{trainer.SETTINGS}.CSC False)."
-        )
+def _listed(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+    return join_truncated(f"{key} {shape}" for key, shape in sorted(shapes))
 
 
 def check_clip(path: Path, saved: dict[str, Tensor], backbone: Backbone) -> None:

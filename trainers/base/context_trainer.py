@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from trainers.base.evaluation import Classifier
 from trainers.base.trainer import PromptTrainer
 
 
@@ -24,6 +23,7 @@ class ContextTrainer(PromptTrainer):
 
     TEST_KEYS: tuple[str, ...] = ("CLASS_TOKEN_POSITION",)
     TAKES_INIT_WEIGHTS = True
+    SHARES_TEXT = True
 
     def build_prompt_model(self) -> None:
         settings = self.settings
@@ -34,10 +34,6 @@ class ContextTrainer(PromptTrainer):
             class_specific=settings.CSC,
         )
         self.model = self.register_network(self.NETWORK, PromptLearner(self.encoder.initial_context()))
-        self.start_from_given()
 
     def text_features(self, features: Tensor | None, indices: Sequence[int] | None) -> Tensor:
         return self.encoder(self.model.ctx)
-
-    def classifier(self) -> Classifier:
-        return self.one_text_classifier()

@@ -6,6 +6,7 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,41 +22,28 @@ from trainers.modules.features import FeatureCache, encode_dataset, features_key
 from trainers.modules.sampling import Batches, FeatureLoader, ImageData, MultiViewDataset, SeededDataset
 
 
+@dataclass(eq=False)
 class ImageFeatures:
-    """Computes features (B, E) of images. Features of a frozen tower are cached.
+    """Computes features (B, E) of images. Features of a frozen tower are cached."""
 
-    Args:
-        inputs: all settings of the image transforms as text, a part of the cache key.
-        domains: names of the data set's domains.
-        tower: images (B, 3, H, W) -> features (B, E); None: the backbone's.
-        is_learned: training changes the tower. Gradients flow through it, and nothing is cached.
-        has_draws: the tower also takes the images' indices, as seeds of its draws; None in training.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        inputs: str = "",
-        domains: tuple[str, ...] = (),
-        cache: FeatureCache | None = None,
-        workers: int = 0,
-        tower: Callable[..., Tensor] | None = None,
-        is_learned: bool = False,
-        has_draws: bool = False,
-        is_normalised: bool = True,
-    ) -> None:
-        self.backbone, self.inputs, self.domains, self.workers = backbone, inputs, domains, workers
-        self.cache = cache or FeatureCache()
-        self.tower: Callable[..., Tensor] = tower or backbone.encode_image
-        self.is_learned, self.has_draws, self.is_normalised = is_learned, has_draws, is_normalised
-        self._in_memory: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # data set -> {views: features}
+    backbone: Backbone
+    inputs: str = ""  # all settings of the image transforms as text, a part of the cache key
+    domains: tuple[str, ...] = ()  # names of the data set's domains
+    cache: FeatureCache = field(default_factory=FeatureCache)
+    workers: int = 0
+    tower: Callable[..., Tensor] | None = None  # images (B, 3, H, W) -> features (B, E); None: the backbone's
+    is_learned: bool = False  # training changes the tower: gradients flow through it, and nothing is cached
+    has_draws: bool = False  # the tower also takes the images' indices, as seeds of its draws; None in training
+    is_normalised: bool = True
+    # Data set -> {views: features}.
+    _in_memory: weakref.WeakKeyDictionary = field(default_factory=weakref.WeakKeyDictionary, init=False)
 
     def encode(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
         """Images (B, 3, H, W) -> features (B, E) in single precision; `indices`: see `has_draws`."""
         with torch.set_grad_enabled(self.is_learned and torch.is_grad_enabled()), self.backbone.autocast():
+            tower: Callable[..., Tensor] = self.tower or self.backbone.encode_image
             images = images.to(self.backbone.device, non_blocking=True)
-            features = self.tower(images, indices) if self.has_draws else self.tower(images)
-            features = features.float()
+            features = (tower(images, indices) if self.has_draws else tower(images)).float()
             return features / features.norm(dim=-1, keepdim=True) if self.is_normalised else features
 
     def of_batch(self, batch: dict[str, Any]) -> Tensor:

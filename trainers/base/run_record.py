@@ -13,7 +13,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from common.errors import UserError, user_errors
-from common.run import read_run_record
+from common.run import RunRecord, differences, read_run_record
 from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
 from trainers.config import COUNTED, SECTIONS, as_typed, value_of
@@ -87,9 +87,9 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, tested_model: str = "it
     if places["weights"] != record.places.get("weights"):
         named = cfg.MODEL.BACKBONE
         asked["backbone weights"] = load_backbone(named.NAME, root=named.PATH).sha256
-    if differences := record.differences(asked):
+    if changes := differences(record.identity, asked):
         raise UserError(
-            f"{folder} holds a finished run with other settings or data: {differences}. Delete it, or name another "
+            f"{folder} holds a finished run with other settings or data: {changes}. Delete it, or name another "
             "--output-dir."
         )
 
@@ -107,13 +107,11 @@ def _with_images(cfg: CfgNode, asked: dict[str, Any]) -> dict[str, Any]:
     return asked
 
 
-def check_trained_as(folder: str | PathLike, cfg: CfgNode, node: str, keys: Iterable[str]) -> None:
+def check_trained_as(folder: str | PathLike, record: RunRecord, cfg: CfgNode, node: str, keys: Iterable[str]) -> None:
     """Raise UserError if a test would use the model of a run in another way than its training did.
 
     `keys` must be equal in training and test; `node` is the method's under cfg.TRAINER.
     """
-    if (record := read_run_record(folder)) is None:  # a published folder
-        return
     trained = record.identity
     if not any(key.startswith(f"TRAINER.{node}.") for key in trained):
         name = trained.get("TRAINER.NAME")

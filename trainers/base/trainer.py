@@ -13,7 +13,7 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.optimizer import AVAI_OPTIMS
 from dassl.utils import set_random_seed
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import BatchSampler, DataLoader
 from yacs.config import CfgNode
 
@@ -33,7 +32,6 @@ from common.errors import UserError
 from common.files import atomic_write, hash_json
 from common.image_results import accuracy_by_domain, prediction_rows, write_logits, write_predictions
 from common.interruption import check_interruption
-from common.loader_workers import prepare_loader_workers
 from common.progress import progress
 from common.reproducible import revision, versions
 from common.run import (
@@ -42,6 +40,7 @@ from common.run import (
     RunRecord,
     class_subset,
     dataset_label,
+    differences,
     protocol_name,
     read_run_record,
     write_results,
@@ -49,42 +48,14 @@ from common.run import (
 from common.threads import Threads, asked_threads, loader_workers, plan_threads, usable_cores
 from datasets.adapted import adapted
 from datasets.image_files import warn_of_orientation
-from trainers.base.checkpoints import (
-    BEST,
-    CHECKPOINTS,
-    PROMPT_LEARNER,
-    best_epoch,
-    find_checkpoint,
-    fit_prompts,
-    load_newest,
-    prompts_sha256,
-    read_prompts,
-    remove_checkpoint,
-)
-from trainers.base.evaluation import (
-    LIKELY_CAUSES,
-    Classifier,
-    Evaluation,
-    Predictions,
-    accuracy_by_class,
-    calibration_error,
-    classify,
-    feature_batches,
-    finite_metrics,
-)
+from trainers.base import checkpoints, evaluation, run_record
+from trainers.base.evaluation import LIKELY_CAUSES, Classifier, Evaluation, Predictions
 from trainers.base.image_features import ImageFeatures, follow_preprocessing, follow_resize_mode
-from trainers.base.run_record import (
-    check_trained_as,
-    domain_fingerprints,
-    identity_of,
-    is_split_by_seed,
-    places_of,
-    settings_of,
-)
 from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key, settings_notes, value_of
 from trainers.methods import method_of
 from trainers.modules.clip.backbone import Backbone, backbone_label, cached_backbone
 from trainers.modules.features import FeatureCache
+from trainers.modules.loader_workers import prepare_loader_workers
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
 from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset
@@ -111,14 +82,6 @@ UNKNOWN_TRAINING = {
 }
 
 
-class TestedModel(NamedTuple):
-    """The model of another run: its folder, an epoch that the user named, and `PromptTrainer.training_facts`."""
-
-    folder: str
-    epoch: int | None
-    training: dict[str, Any]
-
-
 class PromptTrainer(TrainerX):
     """Adapts a frozen CLIP to the source domains and tests it on the target domains.
 
@@ -139,7 +102,9 @@ class PromptTrainer(TrainerX):
     """
 
     SETTINGS = ""  # node of the method under cfg.TRAINER
-    NETWORK = PROMPT_LEARNER  # folder of the checkpoints of a method with one network
+    NETWORK = checkpoints.PROMPT_LEARNER  # folder of the checkpoints of a method with one network
+    UNTESTED: tuple[str, ...] = ()  # networks that only training needs
+    SHARES_TEXT = False  # True: all images have the same text features, so a test encodes the classes once
     IMAGE_TOWER_DRAWS = False  # True: `image_tower` also takes the images' indices, as seeds of its draws
     # Own name -> published name of a method that publishes the whole model: see `publish_names`.
     PUBLISHED_NAMES: Mapping[str, str] | None = None
@@ -180,14 +145,15 @@ class PromptTrainer(TrainerX):
         self.num_batches = 0
         self.started = time.time()  # of the training; less the time before interruptions
         self.evaluations: dict[str, Evaluation] = {}  # the last one of each split
-        self.tested_model: TestedModel | None = None  # None: the run's own model
+        self.model_dir: str | None = None  # another run, if its model is tested
+        self.load_epoch: int | None = None  # the epoch of that run that the user named
+        self.loaded_training: dict[str, Any] = {}  # `training_facts` of that run
         super().__init__(cfg)
 
     # ---- build ----
 
     @property
     def settings(self) -> CfgNode:
-        """The method's config node."""
         return self.cfg.TRAINER[self.SETTINGS]
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -202,7 +168,7 @@ class PromptTrainer(TrainerX):
     def build_data_loader(self) -> None:
         """Load the CLIP, complete the config, then build data sets and loaders: the backbone sets the image size."""
         if self.cfg.VERBOSE and not self.is_rebuilt:
-            for line in settings_notes(self.cfg):
+            for line in settings_notes(self.cfg, type(self)):
                 print(line)
         self.backbone = self.given_backbone or self._load_backbone()
         if method := method_of(self.cfg.TRAINER.NAME):
@@ -230,11 +196,6 @@ class PromptTrainer(TrainerX):
         if self.cfg.VERBOSE:
             for note in backbone.info.notes:
                 print(note)
-            if not backbone.text.can_be_cut:
-                print(
-                    f"Note: the text tower of {named.NAME} attends to all {backbone.text.context_length} positions, so "
-                    "prompts are neither cut nor share a prefix. This takes longer."
-                )
         return backbone
 
     def complete_cfg(self, cfg: CfgNode) -> CfgNode:
@@ -264,11 +225,9 @@ class PromptTrainer(TrainerX):
                 if loader is not None:
                     loader.dataset.data_source = items
         if self.cfg.VERBOSE:
-            by_domain: dict[int, list[str]] = {}
-            for item in (*dataset.train_x, *dataset.val):  # the target's images are opened in the test alone
-                by_domain.setdefault(item.domain, []).append(item.impath)
+            paths = [item.impath for item in (*dataset.train_x, *dataset.val)]  # the test alone opens target images
             images = f"images of {self.cfg.DATASET.NAME} under {self.cfg.DATASET.ROOT}"
-            any(warn_of_orientation(paths, images) for paths in by_domain.values())
+            warn_of_orientation(paths, images, at_most=64 * len(dataset.source_domains))
         for loader in (self.val_loader, self.test_loader):
             if loader is not None:
                 follow_resize_mode(loader.dataset.transform, self.cfg.INPUT, self.backbone.info)
@@ -296,6 +255,7 @@ class PromptTrainer(TrainerX):
         amp = self.backbone.precision == "amp"
         self.scaler = torch.amp.GradScaler(self.device.type) if amp else None
         self.build_prompt_model()
+        self.start_from_given()
         features = self.cfg.TRAINER.FEATURES
         self.image_features = ImageFeatures(
             self.backbone,
@@ -349,29 +309,24 @@ class PromptTrainer(TrainerX):
             n_layers: layers of each prompted tower, text=12, image=24.
         """
         tower = min(n_layers, key=n_layers.__getitem__)
-        most, depth, name = n_layers[tower], self.settings[key], f"TRAINER.{self.SETTINGS}.{key}"
+        most, name = n_layers[tower], f"TRAINER.{self.SETTINGS}.{key}"
+        depth = self.settings[key] or min(default, most)
         if depth > most:
-            raise UserError(
-                f"{name} is {depth}, but the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME} has {most} layers. Set "
-                f"{name} {most}."
-            )
-        if depth == 0:
-            depth = min(default, most)
-            self.cfg.defrost()
-            set_key(self.cfg, name, depth)
-            self.cfg.freeze()
+            place = f"the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME}"
+            raise UserError(f"{name} is {depth}, but {place} has {most} layers. Set {name} {most}.")
+        self.cfg.defrost()
+        self.settings[key] = depth
+        self.cfg.freeze()
         return depth
 
     # ---- logits ----
 
     @property
     def normalises_features(self) -> bool:
-        """Whether image features are L2-normalised."""
         return True
 
     @classmethod
     def image_tower_learns(cls) -> bool:
-        """Whether training changes image features."""
         return cls.image_tower is not PromptTrainer.image_tower
 
     def image_tower(self, images: Tensor) -> Tensor:
@@ -400,10 +355,8 @@ class PromptTrainer(TrainerX):
 
     def classifier(self) -> Classifier:
         """The function (features, indices) -> logits of an evaluation."""
-        return self.predict
-
-    def one_text_classifier(self) -> Classifier:
-        """A classifier for methods with the same text features for all images: it encodes the classes once."""
+        if not self.SHARES_TEXT:
+            return self.predict
         no_image: Any = None
         with torch.no_grad(), self.backbone.autocast():
             text_features = self.text_features(no_image, no_image)
@@ -412,7 +365,6 @@ class PromptTrainer(TrainerX):
     # ---- train step ----
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        """One optimiser step on `loss`."""
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with self.backbone.autocast():
@@ -461,13 +413,11 @@ class PromptTrainer(TrainerX):
     def restore_threads(self, record: RunRecord | None) -> None:
         """Use the threads of the run in the output folder, since last digits depend on them; OMP_NUM_THREADS wins."""
         recorded = Threads(**record.threads) if record and record.threads else self.threads
-        if recorded != self.threads and asked_threads() is None:
+        if asked_threads() is None:
             self.set_threads(recorded)
         elif recorded != self.threads:
-            print(
-                f"Note: OMP_NUM_THREADS is {asked_threads()}, but this run used {recorded.alone} threads so far "
-                f"({recorded.beside_workers} with loader workers); the last digits may differ."
-            )
+            used = f"this run used {recorded.alone} threads so far; the last digits may differ."
+            print(f"Note: OMP_NUM_THREADS is {asked_threads()}, but {used}")
         if self.cfg.VERBOSE:
             alone, with_workers = self.threads.alone, self.threads.beside_workers
             print(f"Threads: {alone}, with loader workers {with_workers}; cores: {usable_cores()}")
@@ -486,28 +436,26 @@ class PromptTrainer(TrainerX):
             return
         if Path(self.output_dir, RECORD_FILE).exists():
             print(f"{self.output_dir}/{RECORD_FILE} is damaged or of other settings; training from scratch")
-            for path in Path(self.output_dir).glob(CHECKPOINTS):
+            for path in Path(self.output_dir).glob(checkpoints.CHECKPOINTS):
                 path.unlink()
-        self.record = RunRecord({})
         self.write_run_record()
 
     def _is_same_run(self, folder: str | PathLike, record: RunRecord) -> bool:
         """Whether the record of a folder is of this run; raises UserError if the folder has checkpoints of another."""
-        differences = record.differences(self.identity())
-        if not differences:
+        changes = differences(record.identity, self.identity())
+        if not changes:
             return True
-        if any(Path(folder).glob(CHECKPOINTS)) and not self.restart_on_difference:
+        if any(Path(folder).glob(checkpoints.CHECKPOINTS)) and not self.restart_on_difference:
             raise UserError(
-                f"{folder} holds an unfinished run with other settings or data: {differences}. Delete it, or name "
+                f"{folder} holds an unfinished run with other settings or data: {changes}. Delete it, or name "
                 "another --output-dir."
             )
-        print(f"The unfinished run in {folder} had other settings: {differences}")
+        print(f"The unfinished run in {folder} had other settings: {changes}")
         return False
 
     def write_run_record(self) -> None:
-        """Write run.json and config.yaml."""
         self.record.identity, self.record.threads = self.identity(), asdict(self.threads)
-        self.record.places, self.record.versions = places_of(self.asked_cfg), versions()
+        self.record.places, self.record.versions = run_record.places_of(self.asked_cfg), versions()
         self.record.write(self.output_dir)
         with atomic_write(Path(self.output_dir, "config.yaml"), "w") as handle:
             handle.write(self.cfg.dump())
@@ -530,7 +478,7 @@ class PromptTrainer(TrainerX):
         super().before_train()
         self.epoch = max(0, self.start_epoch - 1)  # the step of a test without a training epoch before it
         history, self.num_batches = self.record.history, len(self.train_loader_x)
-        self.best_result, self.best_epoch = best_epoch(history, self.cfg.TEST.SELECT_BY)
+        self.best_result, self.best_epoch = checkpoints.best_epoch(history, self.cfg.TEST.SELECT_BY)
         if history:
             self.started = time.time() - history[-1]["seconds"]
             if self.scaler is not None:
@@ -607,7 +555,7 @@ class PromptTrainer(TrainerX):
         self.record.write(self.output_dir)
         if is_best:
             self.best_result, self.best_epoch = value, self.epoch + 1
-            self.save_model(self.epoch, self.output_dir, val_result=value, model_name=BEST)
+            self.save_model(self.epoch, self.output_dir, val_result=value, model_name=checkpoints.BEST)
         self.epoch_bar.update()
         self.save_model(self.epoch, self.output_dir)
         # The last two checkpoints stay, in case the newest one is damaged.
@@ -633,9 +581,8 @@ class PromptTrainer(TrainerX):
     # ---- checkpoints: save, load, resume ----
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Save checkpoints as Dassl does, without schedules that cannot be read back as plain data."""
-        schedules = self._scheds
-        self._scheds = {name: None if _holds_objects(schedule) else schedule for name, schedule in schedules.items()}
+        """Save checkpoints as Dassl does, without schedules, which hold objects in Dassl.pytorch: see `_restore`."""
+        schedules, self._scheds = self._scheds, dict.fromkeys(self._scheds)
         try:
             super().save_model(*args, **kwargs)
         finally:
@@ -644,36 +591,32 @@ class PromptTrainer(TrainerX):
     def _remove_checkpoint(self, epoch: int) -> None:
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
         if epoch >= 1 and not (frequency > 0 and epoch % frequency == 0):
-            remove_checkpoint(self.output_dir, self.get_model_names(), epoch)
+            for name in self.get_model_names():
+                Path(self.output_dir, name, f"model.pth.tar-{epoch}").unlink(missing_ok=True)
 
     def load_model(self, directory: str | PathLike, epoch: int | None = None) -> None:
-        """Load the prompts of a run or of a published checkpoint into `model`."""
-        self.load_prompts(self.model, find_checkpoint(directory, self.NETWORK, epoch), directory)
+        """Load the networks of a run or of published checkpoints that a test needs."""
+        for name in self.get_model_names():
+            if name not in self.UNTESTED:
+                path = checkpoints.find_checkpoint(directory, name, epoch)
+                self.load_prompts(self._models[name], path, directory)
 
     def load_prompts(self, network: nn.Module, path: Path, directory: str | PathLike) -> None:
         """Load a checkpoint file of the run in `directory` into a network."""
-        saved, epoch = read_prompts(path)
-        network.load_state_dict(self._fit(network, path, saved, directory))
+        saved, epoch = checkpoints.read_prompts(path, self.MINUS_INFINITY)
+        record = read_run_record(directory)
+        trained_for = record.identity.get("class names") if record else None
+        own = self.learned_in(network.state_dict())
+        network.load_state_dict(checkpoints.fit_prompts(path, saved, own, self, trained_for))
         print(f"Prompt learner loaded from {path} (epoch {epoch})")
 
     def start_from_given(self) -> None:
         """Load the prompts of MODEL.INIT_WEIGHTS into `model` before training."""
-        place = self.cfg.MODEL.INIT_WEIGHTS
-        if not place or self.is_rebuilt:
-            return
-        path = Path(place).expanduser()
-        path = find_checkpoint(path, self.NETWORK) if path.is_dir() else path
-        saved, _ = read_prompts(path, bare=True)
-        self.model.load_state_dict(self._fit(self.model, path, saved, path.parent.parent))
-        print(f"Training starts from the prompt learner in {path}")
-        self.init_prompts_hash = prompts_sha256(self.model)
-
-    def _fit(
-        self, network: nn.Module, path: Path, saved: dict[str, Tensor], directory: str | PathLike
-    ) -> dict[str, Tensor]:
-        record = read_run_record(directory)
-        trained_for = record.identity.get("class names") if record else None
-        return fit_prompts(path, saved, self.learned_in(network.state_dict()), self, trained_for)
+        if self.cfg.MODEL.INIT_WEIGHTS and not self.is_rebuilt:
+            path = Path(self.cfg.MODEL.INIT_WEIGHTS).expanduser()
+            path = checkpoints.find_checkpoint(path, self.NETWORK) if path.is_dir() else path
+            self.load_prompts(self.model, path, path.parent.parent)
+            self.init_prompts_hash = hash_json({key: value.tolist() for key, value in self.model.state_dict().items()})
 
     @classmethod
     def learned_in(cls, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -694,36 +637,29 @@ class PromptTrainer(TrainerX):
         if not self._is_same_run(directory, found):
             return 0
         selects_by = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
-        epoch, checkpoints = load_newest(directory, list(self._models), found.history, selects_by, self.MINUS_INFINITY)
-        for name, checkpoint in checkpoints.items():
-            self._restore(name, checkpoint, Path(directory) / name)
+        epoch, newest = checkpoints.load_newest(
+            directory, list(self._models), found.history, selects_by, self.MINUS_INFINITY
+        )
+        for name, checkpoint in newest.items():
+            self._restore(name, checkpoint)
         self.record.history = found.history[:epoch]
         return epoch
 
-    def _restore(self, name: str, checkpoint: dict[str, Any], folder: Path) -> None:
-        """Restore network, optimiser and schedule of a completed epoch.
-
-        A new schedule takes as many steps instead of reading its saved state: in Dassl.pytorch that state holds a
-        schedule of another optimiser.
-        """
+    def _restore(self, name: str, checkpoint: dict[str, Any]) -> None:
+        """Restore network, optimiser and schedule of a completed epoch."""
         network, optimizer, schedule = self._models[name], self._optims[name], self._scheds[name]
-        try:
-            network.load_state_dict(checkpoint["state_dict"])
-            if schedule is not None:
-                with warnings.catch_warnings():
-                    # These steps have no optimiser step before them.
-                    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-                    for _ in range(checkpoint["epoch"]):
-                        schedule.step()
-            if optimizer is not None:
-                rates = [group["lr"] for group in optimizer.param_groups]
-                optimizer.load_state_dict(checkpoint["optimizer"])
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate
-        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{folder} does not fit this run: {error}. Delete the run's folder, or name another --output-dir."
-            ) from error
+        network.load_state_dict(checkpoint["state_dict"])
+        if schedule is not None:
+            with warnings.catch_warnings():
+                # These steps have no optimiser step before them.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                for _ in range(checkpoint["epoch"]):
+                    schedule.step()
+        if optimizer is not None:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
     # ---- test ----
 
@@ -753,7 +689,7 @@ class PromptTrainer(TrainerX):
         features = self.image_features.of_split(loader, split)
         items, domains = loader.dataset.data_source, self.dm.dataset.domains
         labels = torch.tensor([item.label for item in items])
-        batches, predictions = feature_batches(features, loader.batch_size), []
+        batches, predictions = evaluation.feature_batches(features, loader.batch_size), []
 
         def describe(indices: range) -> str:
             names = sorted({domains[items[i].domain] for i in indices})
@@ -763,11 +699,12 @@ class PromptTrainer(TrainerX):
         n_batches, has_unseen = -(-len(features) // loader.batch_size), bool(self.MINUS_INFINITY)
         # The loader's workers are idle during classification, so their cores are free.
         with self.threads.all(), progress(batches, n_batches, description=f"Classifying {split}", unit="batch") as bar:
-            for indices, logits in classify(bar, self.classifier(), self.device, describe, has_unseen):
+            for indices, logits in evaluation.classify(bar, self.classifier(), self.device, describe, has_unseen):
                 self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
                 predictions.append(Predictions.of(logits))
         metrics, joined = self.evaluator.evaluate(), Predictions.joined(predictions)
-        self.evaluations[split] = Evaluation(finite_metrics(metrics, labels.numpy(), joined.labels.numpy()), joined)
+        finite = evaluation.finite_metrics(metrics, labels.numpy(), joined.labels.numpy())
+        self.evaluations[split] = Evaluation(finite, joined)
 
     def test_run(self, model_dir: str, epoch: int | None = None) -> None:
         """Test the model of another run, or of a folder with published checkpoints."""
@@ -777,18 +714,18 @@ class PromptTrainer(TrainerX):
                 f"The model in {model_dir} was trained with another CLIP than {self.cfg.MODEL.BACKBONE.NAME}. Name "
                 "that backbone (--backbone)."
             )
-        if names:
+        if names and found:
             keys = [f"TRAINER.{self.SETTINGS}.{key}" for key in self.TEST_KEYS]
-            check_trained_as(model_dir, self.asked_cfg, self.SETTINGS, keys)
+            run_record.check_trained_as(model_dir, found, self.asked_cfg, self.SETTINGS, keys)
         self.restore_threads(read_run_record(self.output_dir))
         self.load_model(model_dir, epoch=epoch)
-        training = dict(found.training or {}) if found else {}
+        self.loaded_training = training = dict(found.training or {}) if found else {}
         if names and epoch is not None:
             training["selection"] = f"epoch {epoch}"
         elif names:
-            is_best = find_checkpoint(model_dir, names[0]).name == BEST
+            is_best = checkpoints.find_checkpoint(model_dir, names[0]).name == checkpoints.BEST
             training["selection"] = "best_val" if is_best else "last_step"
-        self.tested_model = TestedModel(os.path.abspath(model_dir), epoch, training)
+        self.model_dir, self.load_epoch = os.path.abspath(model_dir), epoch
         self.test()
 
     @cached_property
@@ -827,7 +764,7 @@ class PromptTrainer(TrainerX):
 
     @classmethod
     def config_settings(cls, cfg: CfgNode) -> dict[str, Any]:
-        return settings_of(cfg, cls.SETTINGS)
+        return run_record.settings_of(cfg, cls.SETTINGS)
 
     def run_settings(self) -> dict[str, Any]:
         """The settings that change this run's numbers."""
@@ -835,26 +772,25 @@ class PromptTrainer(TrainerX):
 
     def identity(self) -> dict[str, Any]:
         """Everything that must be equal when the run is resumed: settings, data, weights."""
-        identity = identity_of(self.asked_cfg, self.run_settings(), self.dm.dataset, self.backbone.sha256)
-        return {**identity, "tested model": self.tested_model.folder if self.tested_model else "its own"}
+        identity = run_record.identity_of(self.asked_cfg, self.run_settings(), self.dm.dataset, self.backbone.sha256)
+        return {**identity, "tested model": self.model_dir or "its own"}
 
     def training_facts(self) -> dict[str, Any]:
         """The keys of results.json that describe the training of this run's model."""
         dataset, n_trained, history = self.dm.dataset, self.n_trained(), self.record.history
+        reused = history[-1]["reused"] if history else {}
         return {
             "dataset": dataset_label(self.cfg),
             "source_domains": list(dataset.source_domains),
             "class_subset": class_subset(self.cfg),
             "num_shots": self.cfg.DATASET.NUM_SHOTS,
             "data_fingerprint": dataset.fingerprint if n_trained else None,
-            "split_by_seed": is_split_by_seed(self.cfg, dataset),
+            "split_by_seed": run_record.is_split_by_seed(self.cfg, dataset),
             "selection": self.cfg.TEST.FINAL_MODEL if n_trained else None,
             "settings_sha256": hash_json(self.run_settings()),
             "n_trained": n_trained,
             "train_seconds": self.train_seconds,
-            "train_reused": [name for name, seconds in history[-1]["reused"].items() if seconds is None]
-            if history
-            else [],
+            "train_reused": [name for name, seconds in reused.items() if seconds is None],
         }
 
     def write_records(self) -> None:
@@ -866,19 +802,19 @@ class PromptTrainer(TrainerX):
 
     def write_results(self) -> None:
         """Write predictions.csv, logits.npy and, last, results.json, which marks the run as finished."""
-        cfg, dataset, evaluation, model = self.cfg, self.dm.dataset, self.evaluations["test"], self.tested_model
+        cfg, dataset, history = self.cfg, self.dm.dataset, self.record.history
+        metrics, predictions = self.evaluations["test"].metrics, self.evaluations["test"].predictions
         dataset.check_unchanged()
-        predictions, history = evaluation.predictions, self.record.history
         rows = prediction_rows(dataset, cfg.DATASET.ROOT, predictions.labels.tolist(), predictions.confidence.tolist())
         write_predictions(self.output_dir, rows)
         if cfg.TEST.KEEP_LOGITS:
             write_logits(self.output_dir, predictions.logits.numpy())
         labels, predicted = np.array([item.label for item in dataset.test]), predictions.labels.numpy()
         label, subset = dataset_label(cfg), class_subset(cfg)
-        if model is None:
+        if self.model_dir is None:
             training = self.training_facts()
         else:
-            training = {"source_domains": list(dataset.source_domains), **UNKNOWN_TRAINING, **model.training}
+            training = {"source_domains": list(dataset.source_domains), **UNKNOWN_TRAINING, **self.loaded_training}
             settings = {**self.run_settings(), "training of the model": training["settings_sha256"]}
             training["settings_sha256"] = hash_json(settings)
         trained_on, trained_classes = training.pop("dataset", label), training.pop("class_subset", None)
@@ -900,21 +836,21 @@ class PromptTrainer(TrainerX):
             precision=self.backbone.precision,
             protocol=protocol,
             trained_on=None if trained_on == label else trained_on,
-            model_dir=None if model is None else model.folder,
-            load_epoch=None if model is None else model.epoch,
+            model_dir=self.model_dir,
+            load_epoch=self.load_epoch,
             target_domains=list(dataset.target_domains),
             class_subset=subset,
             test_subset=dataset.test_subset,
             classnames=list(dataset.classnames),
             test_fingerprint=dataset.test_fingerprint,
-            domain_fingerprints=domain_fingerprints(cfg, dataset, trained=model is None and learns),
+            domain_fingerprints=run_record.domain_fingerprints(cfg, dataset, trained=self.model_dir is None and learns),
             seed=cfg.SEED,
-            accuracy=evaluation.metrics["accuracy"],
-            macro_f1=evaluation.metrics["macro_f1"],
+            accuracy=metrics["accuracy"],
+            macro_f1=metrics["macro_f1"],
             accuracy_by_domain=accuracy_by_domain(rows),
-            accuracy_by_class=accuracy_by_class(labels, predicted, dataset.classnames),
-            calibration_error=calibration_error(predictions.confidence.numpy(), predicted == labels),
-            metrics=evaluation.metrics,
+            accuracy_by_class=evaluation.accuracy_by_class(labels, predicted, dataset.classnames),
+            calibration_error=evaluation.calibration_error(predictions.confidence.numpy(), predicted == labels),
+            metrics=metrics,
             n_test=len(dataset.test),
             val_accuracy=None if best is None else best["val_accuracy"],
             best_epoch=self.best_epoch,
@@ -928,8 +864,3 @@ class PromptTrainer(TrainerX):
             versions=versions(),
         )
         write_results(self.output_dir, asdict(result))
-
-
-def _holds_objects(schedule: LRScheduler | None) -> bool:
-    """Whether the state of a schedule is more than plain data: Dassl.pytorch's warm-up keeps its successor in it."""
-    return schedule is not None and isinstance(schedule.state_dict().get("successor"), LRScheduler)

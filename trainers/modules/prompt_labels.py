@@ -18,6 +18,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.files import atomic_write
+from common.run import differences
 from trainers.modules.tensor_files import read_tensors, require_finite
 
 
@@ -89,13 +90,6 @@ def load_prompt_label(
             f"the text tower. Use the N_CTX, CTX_INIT and backbone it was made with. {fix}"
         )
     require_finite({"ctx": ctx}, f"Prompt label {path}", fix)
-    changes = {key: (theirs[key], value) for key, value in origin.items() if theirs.get(key, value) != value}
-    if changes:
-        found = [key if _is_long(old) else f"{key} {old} (here {new})" for key, (old, new) in changes.items()]
-        raise UserError(f"Prompt label {path} was trained with other settings: {', '.join(found)}. {fix}")
+    if changes := differences(theirs, origin):
+        raise UserError(f"Prompt label {path} was trained with other settings: {changes}. {fix}")
     return ctx.float(), seconds
-
-
-def _is_long(value: Any) -> bool:
-    """Whether a value is a hash or a long list, which a message leaves out."""
-    return len(str(value)) > 40

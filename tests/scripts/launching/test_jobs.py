@@ -88,12 +88,18 @@ def test_variables_are_the_defaults_of_flags(monkeypatch, capsys):
     assert launch.parse_args(["coop", "pacs"]).trainers == ["CoOp"]  # METHODS is for comparisons
 
 
+def test_launcher_reads_flags_between_and_after_words():
+    args = launch.parse_args(["spg", "--print", "pacs", "--seeds", "3", "OPTIM.LR", "1e-3", "--targets=photo"])
+    assert (args.print, args.seeds, args.targets, args.dataset) == (True, "3", "photo", "pacs")
+    assert args.opts == ["OPTIM.LR", "1e-3"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "name a method: zsclip, "),
         (["--compare", "pacs", "RN50", "more"], "found: pacs RN50 more"),
-        (["spg", "--print"], "flags come before all words"),
+        (["spg", "--target", "photo", "pacs", "--pint"], "unrecognized arguments: --pint"),
         (["--protocol", "sideways", "spg"], "--protocol is sideways"),
         (["--protocol", "cross", "--targets", "photo", "spg"], "--targets goes with --protocol multi"),
     ],

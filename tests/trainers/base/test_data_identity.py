@@ -88,7 +88,7 @@ def test_features_and_labels_are_reused_for_moved_images_alone(images, train, tm
     assert "Encoded 10 images (red, test)" in capsys.readouterr().out
     invert(images / "green")
     message = expect_error("SPG", "red", *opts, flags=at(images, "--output-dir", "third"))
-    assert "was trained with other settings: training images" in message
+    assert "was trained with other settings: other training images" in message
 
 
 def test_images_changed_during_run_stop_it_without_results(images, train, expect_error, tmp_path, monkeypatch):

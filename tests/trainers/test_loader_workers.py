@@ -11,7 +11,7 @@ SCRIPT = """
 import multiprocessing.util, shutil, torch
 from torch.utils.data import DataLoader
 from common.errors import explain
-from common.loader_workers import prepare_loader_workers
+from trainers.modules.loader_workers import prepare_loader_workers
 prepare_loader_workers(1)
 loader = DataLoader(torch.arange(3), num_workers=1)
 print([batch.tolist() for batch in loader])
