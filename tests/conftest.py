@@ -99,6 +99,12 @@ def image_folder(tmp_path_factory):
 
 
 @pytest.fixture
+def images(image_folder, tmp_path):
+    """A copy of the 30 images, without split files."""
+    return shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
+
+
+@pytest.fixture
 def train(tmp_path, image_folder, clip_for, monkeypatch):
     """Run train.py's main on the 30 images: train("SPG", "red", "KEY", "VALUE", flags=[...]) -> exit code.
 
@@ -111,6 +117,24 @@ def train(tmp_path, image_folder, clip_for, monkeypatch):
         return run_train(command_line(trainer, target, *opts, flags=flags, root=image_folder, clip=clip))
 
     return run
+
+
+@pytest.fixture
+def build(tmp_path, image_folder, clip_for, monkeypatch):
+    """An untrained trainer with the target red: build("SPG_CGAN", "KEY", "VALUE", flags=[...])."""
+    from dassl.engine import build_trainer
+
+    import datasets  # noqa: F401 (registers)
+    import train as command
+    import trainers.all  # noqa: F401 (registers)
+
+    monkeypatch.chdir(tmp_path)
+
+    def make(trainer, *opts, flags=()):
+        words = command_line(trainer, "red", *opts, flags=flags, root=image_folder, clip=clip_for(trainer))
+        return build_trainer(command.setup_cfg(command.parse_args(words)))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,7 @@ import time
 import pytest
 
 from common import content_hashes as module
-from common import interruption
 from common.content_hashes import content_hashes
-from common.interruption import Interrupted
 
 
 @pytest.fixture
@@ -61,17 +59,13 @@ def test_content_hashes_of_a_file_changed_just_now_are_not_cached(images, hashed
     assert len(hashed) == 6
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_content_hashes_ignore_a_damaged_cache(images, hashed, damage, tmp_path):
     content_hashes(images)
     (cache,) = (tmp_path / "cache/spg-dg/image_hashes").iterdir()
     content = bytearray(cache.read_bytes())
     content[content.index(b"{'descr") + 150] ^= 1  # a key
-    cache.unlink()
-    if damage == "folder":
-        cache.mkdir()
-    else:
-        cache.write_bytes({"empty": b"", "cut": content[:-5], "flipped": content}[damage])
+    cache.write_bytes(content[:-5] if damage == "cut" else content)
     assert content_hashes(images) == plain(images)
     assert len(hashed) == 6
 
@@ -82,13 +76,3 @@ def test_content_hashes_without_a_writable_cache_or_a_file(images, tmp_path):
     images[1].unlink()
     with pytest.raises(FileNotFoundError, match=str(images[1])):
         content_hashes(images)
-
-
-def test_content_hashes_end_soon_after_a_signal(images, monkeypatch):
-    calls = []
-    monkeypatch.setattr(module, "_hash_file", lambda path: calls.append(path) or time.sleep(0.02))
-    monkeypatch.setattr(module, "FILES_AT_A_TIME", 1)
-    monkeypatch.setattr(interruption, "_received", 2)
-    with pytest.raises(Interrupted):
-        module._hash_files(["a.jpg"] * 500)
-    assert len(calls) < 250

@@ -45,9 +45,7 @@ def test_plan_threads_depends_on_size_cores_workers_and_omp_num_threads(monkeypa
     assert asked_threads() is None
 
 
-@pytest.mark.parametrize(
-    "words", [["train.py", "--trainer", "CoOp"], ["predict.py", "--model-dir", "missing", "a.png"]]
-)
+@pytest.mark.parametrize("words", [["train.py", "--trainer", "CoOp"], ["predict.py", "--model-dir", "a", "a.png"]])
 def test_commands_set_sleeping_waits_before_importing_torch(words):
     code = (
         "import os, runpy, sys\n"
@@ -63,21 +61,25 @@ def test_commands_set_sleeping_waits_before_importing_torch(words):
     assert found.stdout == "PASSIVE\n"
 
 
-def test_resumed_run_uses_its_recorded_threads_in_both_stages(train, tmp_path, capsys):
+@pytest.fixture
+def recorded(tmp_path):
+    """The folder of a run with other numbers of threads in its record than on this machine."""
     (tmp_path / "run").mkdir()
     RunRecord({}, threads={"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_resumed_run_uses_its_recorded_threads_in_both_stages(recorded, train, capsys):
     assert train("SPG", "red") == 0
     assert "Threads: 3, with loader workers 2" in capsys.readouterr().out
-    found = read_results(tmp_path / "run/results.json")
+    found = read_results(recorded / "results.json")
     assert (found["threads_alone"], found["threads_beside_workers"]) == (3, 2)
-    records = [read_run_record(path.parent).threads for path in tmp_path.rglob("run.json")]
+    records = [read_run_record(path.parent).threads for path in recorded.parent.rglob("run.json")]
     assert records == [{"alone": 3, "beside_workers": 2}] * 3
 
 
-def test_resumed_run_with_omp_num_threads_uses_it_and_prints_a_note(train, tmp_path, monkeypatch, capsys):
-    (tmp_path / "run").mkdir()
-    RunRecord({}, threads={"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
+def test_resumed_run_with_omp_num_threads_uses_it_and_prints_a_note(recorded, train, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert train("CoOp", "red") == 0
+    assert train("ZeroshotCLIP", "red") == 0
     assert "OMP_NUM_THREADS is 1, but this run used 3 threads so far" in capsys.readouterr().out
-    assert read_run_record(tmp_path / "run").threads == {"alone": 1, "beside_workers": 1}
+    assert read_run_record(recorded).threads == {"alone": 1, "beside_workers": 1}

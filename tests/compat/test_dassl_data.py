@@ -61,21 +61,8 @@ def test_transforms_give_the_images_and_draws_recorded_from_dassl(cfg, choice):
 @pytest.mark.parametrize(
     ("name", "arguments", "epochs"),
     [
-        (
-            "RandomDomainSampler",
-            {"batch_size": 4, "n_domain": 2},
-            [[4, 3, 8, 6, 2, 1, 10, 14], [2, 0, 12, 13, 14, 11, 8, 9]],
-        ),
-        (
-            "SeqDomainSampler",
-            {"batch_size": 6},
-            [[6, 8, 4, 3, 13, 11, 5, 9, 2, 1, 14, 10], [5, 6, 4, 0, 12, 10, 8, 9, 3, 2, 14, 13]],
-        ),
-        (
-            "RandomClassSampler",
-            {"batch_size": 4, "n_ins": 2},
-            [[4, 14, 8, 0, 6, 1, 7, 12, 9, 11, 5, 10], [2, 12, 6, 11, 9, 4, 5, 3, 14, 1, 0, 13]],
-        ),
+        ("RandomDomainSampler", {"batch_size": 4, "n_domain": 2}, [[4, 3, 8, 6, 2, 1, 10, 14]]),
+        ("SeqDomainSampler", {"batch_size": 6}, [[6, 8, 4, 3, 13, 11, 5, 9, 2, 1, 14, 10]]),
         (
             "RandomClassSampler",  # of 5 images a class, so that some come twice
             {"batch_size": 12, "n_ins": 6},
@@ -130,29 +117,13 @@ def test_classes_follow_training_data_and_never_shift():
         _ = DatasetBase(train_x=[train[0], train[2]]).classnames
 
 
-def test_few_shot_draws_equal_dassl():
-    dataset, train, val = DatasetBase(train_x=items([1])), items([5, 2, 3]), items([4, 4])
-    assert dataset.generate_fewshot_dataset(train, num_shots=-1) is train
-    random.seed(0)
-    few = dataset.generate_fewshot_dataset(train, num_shots=3)
-    assert [item.label for item in few] == [0] * 3 + [1] * 2 + [2] * 3
-    random.seed(0)
-    assert few[:3] == random.sample(train[:5], 3)
-    filled = dataset.generate_fewshot_dataset(train, num_shots=3, repeat=True)
-    assert [item.label for item in filled] == [0] * 3 + [1] * 3 + [2] * 3
-    assert [len(drawn) for drawn in dataset.generate_fewshot_dataset(train, val, num_shots=1)] == [3, 2]
-
-
-def test_download_data_unpacks_an_archive_or_names_the_fix(tmp_path):
+def test_download_data_unpacks_an_archive(tmp_path):
     (tmp_path / "a.txt").write_text("content")
     with tarfile.open(tmp_path / "web.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "a.txt", "folder/a.txt")
     target = str(tmp_path / "data" / "data.tar.gz")
     DatasetBase().download_data((tmp_path / "web.tar.gz").as_uri(), target, from_gdrive=False)
     assert (tmp_path / "data/folder/a.txt").read_text() == "content"
-    for name, message in (("none.zip", "Could not download"), ("a.txt", "not a zip or tar archive")):
-        with pytest.raises(UserError, match=f"{message}(.|\n)*by hand"):
-            DatasetBase().download_data((tmp_path / name).as_uri(), target, from_gdrive=False)
 
 
 def test_wrapper_gives_several_transforms_views_and_the_plain_image(cfg):

@@ -1,6 +1,7 @@
 """Schedules, optimizers, evaluator, checkpoints and trainers: numbers, resumes and errors."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -16,14 +17,13 @@ from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.samplers import build_sampler
 from dassl.data.transforms import build_transform
-from dassl.engine import TRAINER_REGISTRY, SimpleNet, TrainerX, TrainerXU, build_trainer
-from dassl.evaluation import Classification, build_evaluator
+from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
+from dassl.evaluation import build_evaluator
 from dassl.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.radam import RAdam
 from dassl.utils import (
     UserError,
-    listdir_nohidden,
     load_checkpoint,
     open_specified_layers,
     read_json,
@@ -69,21 +69,18 @@ LINEAR = {**COSINE, "MAX_EPOCH": 70, "WARMUP_EPOCH": 4, "WARMUP_TYPE": "linear"}
 CONSTANT = {**COSINE, "MAX_EPOCH": 50, "WARMUP_EPOCH": 1, "WARMUP_TYPE": "constant"}
 STEPS = {"LR": 1.0, "LR_SCHEDULER": "multi_step", "STEPSIZE": (2, 5)}
 RISE = [1e-5, 5e-4, 1e-3, 1.5e-3]
-LATER = [2e-3 * cosine(e, 70) / cosine(4, 70) for e in range(4, 14)]
 
 
-@pytest.mark.parametrize("stop", [0, 1, 3, 4, 6])  # the epoch after which a killed run resumes
+@pytest.mark.parametrize("stop", [1, 4, 6])  # the epoch after which a killed run resumes
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
         (LINEAR, [*RISE, *(cosine(e, 70) for e in range(10))]),
-        ({**LINEAR, "WARMUP_RECOUNT": False}, [*RISE, *LATER]),
         (CONSTANT, [1e-5, *(cosine(e, 50) for e in range(13))]),
         (COSINE, [cosine(e, 10) for e in range(11)]),
         (STEPS, [1.0] * 2 + [0.1] * 3 + [0.01] * 4),
         ({**STEPS, "WARMUP_EPOCH": 4, "WARMUP_RECOUNT": False}, [1e-5, 0.25, 0.5, 0.75, 1.0, 0.1]),
         ({"LR": 1.0, "STEPSIZE": 3}, [1.0] * 3 + [0.1] * 3 + [0.01]),
-        ({"LR": 1.0, "MAX_EPOCH": 5}, [1.0] * 5 + [0.1]),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -116,58 +113,32 @@ def test_schedules_give_the_rates_of_the_formulas_also_after_a_resume(keys, expe
     ],
 )
 def test_build_optimizer_passes_the_config_on(name, kind, settings):
-    model = nn.Linear(2, 2)
-    for parameters in (model, list(model.parameters())):
-        optimizer = build_optimizer(parameters, optim_cfg(NAME=name))
-        assert type(optimizer) is kind
-        assert {"lr": 3e-4, "weight_decay": 5e-4, **settings}.items() <= optimizer.param_groups[0].items()
-        assert len(optimizer.param_groups[0]["params"]) == 2
-
-
-def test_staged_rates_and_groups_of_the_trainer():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    node = optim_cfg(**LINEAR, STAGED_LR=True, NEW_LAYERS=("1", "film"), BASE_LR_MULT=0.5)
-    with pytest.warns(UserWarning, match="NEW_LAYERS names film, which this model does not have; it has 0, 1"):
-        optimizer = build_optimizer(model, node)
-    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 2e-3]
-    assert [group["params"][0] for group in optimizer.param_groups] == [model[0].weight, model[1].weight]
-    schedule = build_lr_scheduler(optimizer, node)
-    optimizer.step()
-    schedule.step()
-    assert schedule.get_last_lr() == pytest.approx([2.5e-4, 5e-4])
-    with pytest.warns(UserWarning, match="STAGED_LR is ignored"):
-        optimizer = build_optimizer(model, node, [{"params": [model[0].bias], "lr": 0.5}])
-    assert [(group["lr"], len(group["params"])) for group in optimizer.param_groups] == [(0.5, 1)]
-
-
-def descend(make, steps=20, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    parameter = nn.Parameter(torch.randn(5, generator=generator).to(dtype))
-    optimizer = make([parameter])
-    for _ in range(steps):
-        parameter.grad = torch.randn(5, generator=generator).to(dtype) * 1e-2
-        optimizer.step()
-    return parameter.detach()
+    optimizer = build_optimizer(nn.Linear(2, 2), optim_cfg(NAME=name))
+    assert type(optimizer) is kind
+    assert {"lr": 3e-4, "weight_decay": 5e-4, **settings}.items() <= optimizer.param_groups[0].items()
+    assert len(optimizer.param_groups[0]["params"]) == 2
 
 
 def test_radam_equals_torch_with_decoupled_weight_decay():
-    settings = {"lr": 0.1, "weight_decay": 0.1}
-    expected = descend(lambda p: torch.optim.RAdam(p, decoupled_weight_decay=True, **settings))
-    torch.testing.assert_close(descend(lambda p: RAdam(p, **settings)), expected)
-    halves = descend(lambda p: RAdam(p, **settings), dtype=torch.float16)
-    torch.testing.assert_close(halves.float(), expected, atol=2e-2, rtol=0)
-    waiting = descend(lambda p: RAdam(p, degenerated_to_sgd=False, **settings), 5)
-    assert torch.equal(waiting, descend(lambda p: torch.optim.SGD(p, lr=0.0), 5))
+    settings, found = {"lr": 0.1, "weight_decay": 0.1}, []
+    for make in (RAdam, functools.partial(torch.optim.RAdam, decoupled_weight_decay=True)):
+        generator = torch.Generator().manual_seed(0)
+        parameter = nn.Parameter(torch.randn(5, generator=generator))
+        optimizer = make([parameter], **settings)
+        for _ in range(20):
+            parameter.grad = torch.randn(5, generator=generator) * 1e-2
+            optimizer.step()
+        found.append(parameter.detach())
+    torch.testing.assert_close(*found)
 
 
 # -- evaluator --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("labels", [5, 3])  # 3: classes that are predicted but never true
-def test_evaluator_gives_the_numbers_of_sklearn(cfg, labels, capsys):
+def test_evaluator_gives_the_numbers_of_sklearn(cfg, labels):
     cfg.TEST.PER_CLASS_RESULT = cfg.TEST.COMPUTE_CMAT = True
     scores, gt = torch.randn(1157, 5), torch.randint(labels, (1157,))
-    scores[torch.arange(1157), gt] += 1.0
     pred = scores.argmax(1)
     evaluator = build_evaluator(cfg, lab2cname=dict(enumerate("abcde")))
     for _ in range(2):  # a reset forgets
@@ -183,24 +154,6 @@ def test_evaluator_gives_the_numbers_of_sklearn(cfg, labels, capsys):
     expected = [accuracy, 100 - accuracy, f1, 100 * rows.diagonal()[:labels].mean()]
     assert list(results.values()) == pytest.approx(expected)
     np.testing.assert_allclose(torch.load(f"{cfg.OUTPUT_DIR}/cmat.pt", weights_only=False), rows)
-    correct = int((pred == gt).sum())
-    assert (
-        f"=> result\n* total: 1,157\n* correct: {correct}\n* accuracy: {accuracy:.1f}%\n"
-        f"* error: {100 - accuracy:.1f}%\n* macro_f1: {f1:.1f}%\n=> per-class result\n"
-    ) in capsys.readouterr().out
-
-
-def test_evaluator_subclasses_have_dassls_attributes(cfg):
-    class WithABonus(Classification):
-        def process(self, mo, gt):
-            super().process(mo, gt)
-            self._correct += 1
-
-    evaluator = WithABonus(cfg)
-    evaluator.process(torch.eye(3), torch.tensor([0, 0, 2]))
-    assert (evaluator._correct, evaluator._total) == (3, 3)
-    assert (evaluator._y_true, evaluator._y_pred) == ([0, 0, 2], [0, 1, 2])
-    assert evaluator.evaluate()["accuracy"] == 100.0
 
 
 # -- checkpoints ------------------------------------------------------------------------------------
@@ -211,7 +164,6 @@ class RunsCode:
         return print, ("this code must not run",)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_load_checkpoint_of_code_or_other_files_raises(tmp_path, capsys):
     path = tmp_path / "m"
     for content, new_format, reason in (
@@ -225,9 +177,6 @@ def test_load_checkpoint_of_code_or_other_files_raises(tmp_path, capsys):
     assert "must not run" not in capsys.readouterr().out
     path.write_bytes(b"<html>404</html>")
     with pytest.raises(RuntimeError, match="m is damaged or is not a checkpoint"):
-        load_checkpoint(str(path))
-    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), path)
-    with pytest.raises(RuntimeError, match="m is a TorchScript archive"):
         load_checkpoint(str(path))
 
 
@@ -275,26 +224,14 @@ class Pixels(Backbone):
         return x.flatten(1)
 
 
-class TinyStep:
-    def step(self, batch):
+@TRAINER_REGISTRY.register(force=True)
+class TinyX(TrainerX):
+    def forward_backward(self, batch):
         loss = F.cross_entropy(self.model(batch["img"]), batch["label"])
         self.model_backward_and_update(loss)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return {"loss": loss.item()}
-
-
-@TRAINER_REGISTRY.register(force=True)
-class TinyX(TinyStep, TrainerX):
-    def forward_backward(self, batch):
-        return self.step(batch)
-
-
-@TRAINER_REGISTRY.register(force=True)
-class TinyXU(TinyStep, TrainerXU):
-    def forward_backward(self, batch_x, batch_u):
-        self.calls = [*getattr(self, "calls", []), (len(batch_x["img"]), len(batch_u["img"]))]
-        return self.step(batch_x)
 
 
 @TRAINER_REGISTRY.register(force=True)
@@ -344,16 +281,6 @@ def weight(trainer):
     return trainer.model.classifier.weight
 
 
-def test_simple_net_has_head_and_classifier(cfg):
-    node = cfg.MODEL
-    node.BACKBONE.NAME, node.HEAD.NAME, node.HEAD.HIDDEN_LAYERS, node.HEAD.DROPOUT = "Pixels", "mlp", (8, 6), 0.5
-    net = SimpleNet(cfg, node, 5)
-    scores, features = net(torch.ones(2, 3, 8, 8), return_feature=True)
-    assert (net.fdim, scores.shape, features.shape) == (6, (2, 5), (2, 6))
-    assert [type(layer) for layer in net.head.mlp][:4] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
-    assert SimpleNet(cfg, node, 0)(torch.ones(2, 3, 8, 8)).shape == (2, 6)
-
-
 def test_killed_run_resumes_with_equal_numbers(tiny, capsys):
     keys = {"TRAIN__CHECKPOINT_FREQ": 2, "OPTIM__MAX_EPOCH": 6, "OPTIM__WARMUP_EPOCH": 2}
     keys["DATALOADER__TRAIN_X__SAMPLER"] = "SequentialSampler"
@@ -396,31 +323,16 @@ def test_models_resume_from_their_newest_common_epoch(tiny):
         assert torch.equal(model.weight, saved["state_dict"]["weight"])
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_u", "batches"),
-    # 18 labelled images, 3 batches of 6, and 12 unlabelled ones.
-    [("train_x", 2, 3), ("train_u", 2, 6), ("smaller_one", 2, 3), ("smaller_one", 10, 1), ("train_x", 10, 3)],
-)
-def test_count_iter_counts_labelled_and_unlabelled_batches(tiny, count, batch_u, batches):
-    keys = {"TRAIN__COUNT_ITER": count, "DATASET__NAME": "ToyDA", "OPTIM__MAX_EPOCH": 2, "TEST__NO_TEST": True}
-    keys |= {"DATALOADER__TRAIN_U__SAME_AS_X": False, "DATALOADER__TRAIN_U__BATCH_SIZE": batch_u}
-    trainer = run_until(tiny("TinyXU", **keys), 2)
-    assert trainer.calls == 2 * batches * [(6, batch_u)]
-
-
 # -- errors -----------------------------------------------------------------------------------------
 
 ERRORS = [  # of the types that Dassl.pytorch raises
     (FileNotFoundError, "Checkpoint not found: .*model.pth.tar-3", lambda t, c: t.load_model("/none", epoch=3)),
-    (FileNotFoundError, "No checkpoint to resume", lambda t, c: resume_from_checkpoint("/none", t.model)),
-    (FileNotFoundError, "Folder not found: /none", lambda t, c: listdir_nohidden("/none")),
     (ValueError, "is not a JSON file", lambda t, c: read_json(__file__)),
     (KeyError, "Unknown backbone: 'x'.*no backbones of its own", lambda t, c: build_backbone("x")),
     (ValueError, "has 1 domains", lambda t, c: build_sampler("RandomDomainSampler", c, [Datum(__file__)], 4, 2)),
     (AssertionError, "split of ToyDG is empty", lambda t, c: build_data_loader(c, data_source=[])),
     (AssertionError, "Image not found: '/none.jpg'", lambda t, c: Datum("/none.jpg")),
     (AssertionError, "'flip'. Accepted: .*random_flip", lambda t, c: build_transform(c, choices=["flip"])),
-    (AssertionError, "Unknown model: 'critic'", lambda t, c: t.get_model_names("critic")),
     (AssertionError, "no layer 'x'. Accepted: backbone", lambda t, c: open_specified_layers(t.model, "x")),
     (FloatingPointError, "infinite or NaN", lambda t, c: t.model_backward(torch.tensor(float("nan")))),
 ]

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from common.errors import UserError
-from common.run import CIRCUMSTANCES, read_results
 from trainers.modules.clip.backbone import absolute_name, backbone_label, cached_backbone, has_vit, load_backbone
 
 STATE = tiny_clip(vision=2).state_dict()
@@ -93,9 +92,7 @@ def test_one_clip_loads_from_each_kind_of_file(places, tmp_path):
     ("content", "message"),
     [
         (b"this is not a model", "."),
-        (b"", "."),
         ({"weight": torch.zeros(2)}, "."),
-        ([torch.zeros(2)], "."),
         ({**STATE, "token_embedding.weight": RunsCode()}, "might run code|eights.only"),
         ({key: value for key, value in STATE.items() if key != "ln_final.bias"}, "ln_final.bias"),
         ({**STATE, "logit_scale": torch.tensor(float("nan"))}, "logit_scale are not finite"),
@@ -121,12 +118,6 @@ def test_program_of_an_archive_does_not_run(tmp_path):
         load_backbone(str(tmp_path / "evil.pt"))
 
 
-def test_larger_towers_than_openais_are_sent_to_open_clip(tmp_path):
-    torch.save(tiny_clip(vision=1, vit_width=1280).state_dict(), tmp_path / "clip.pt")
-    with pytest.raises(UserError, match="larger than OpenAI's.* Name open_clip:<architecture>@<file>"):
-        load_backbone(str(tmp_path / "clip.pt"))
-
-
 # ---- Hugging Face's folders and the hub ----
 
 
@@ -142,7 +133,7 @@ def hf_folder(tmp_path):
     return tmp_path / "mine"
 
 
-@pytest.mark.parametrize("damage", ["pickle that runs code", "cut", "another model", "missing weight", "no config"])
+@pytest.mark.parametrize("damage", ["pickle that runs code", "cut", "another model", "missing weight"])
 def test_damaged_or_foreign_folder_raises_with_its_name(damage, hf_folder):
     weights, config = hf_folder / "model.safetensors", hf_folder / "config.json"
     if damage == "pickle that runs code":
@@ -150,12 +141,12 @@ def test_damaged_or_foreign_folder_raises_with_its_name(damage, hf_folder):
         torch.save({"logit_scale": RunsCode()}, hf_folder / "pytorch_model.bin")
     elif damage == "cut":
         weights.write_bytes(weights.read_bytes()[:10000])
-    elif damage == "another model":
-        config.write_text(config.read_text().replace('"model_type": "clip"', '"model_type": "siglip"'))
-    elif damage == "missing weight":
-        config.write_text(config.read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
     else:
-        config.unlink()
+        old, new = {
+            "another model": ('"model_type": "clip"', '"model_type": "siglip"'),
+            "missing weight": ('"num_hidden_layers": 1', '"num_hidden_layers": 2'),
+        }[damage]
+        config.write_text(config.read_text().replace(old, new))
     with pytest.raises(UserError) as error:
         load_backbone(f"hf:{hf_folder}")
     assert str(error.value).startswith(f"Backbone hf:{hf_folder}")
@@ -198,7 +189,6 @@ def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_
     [
         ("RN51", "'RN51' is neither a file nor one of OpenAI's names: RN50, .*ViT-L/14@336px"),
         ("openai/clip-vit-base-patch16", "Is hf:openai/clip-vit-base-patch16 meant?"),
-        ("no/such.pt", "neither a file nor"),
         ("open_clip:ViT-B-32", "does not name architecture and weights"),
         ("open_clip:ViT-B-23@laion2b_s34b_b79k", "has no architecture 'ViT-B-23'. Close to it: ViT-B-32"),
         ("open_clip:ViT-L-14@laion2b", "laion2b is neither a file nor a tag of ViT-L-14. Tags: openai, "),
@@ -209,15 +199,6 @@ def test_models_in_the_hubs_cache_load_without_a_network(hf_folder, places, tmp_
 def test_unknown_backbone_name_raises_with_known_names(name, message):
     with pytest.raises(UserError, match=message):
         load_backbone(name)
-
-
-def test_open_clip_without_pytorch_weights_raises_with_its_name(places, tmp_path):
-    (tmp_path / "folder/open_clip_model.safetensors").unlink()
-    (tmp_path / "clip.npz").touch()
-    names = places["open_clip"], f"open_clip:tiny-vit@{tmp_path / 'clip.npz'}"
-    for name in names:
-        with pytest.raises(UserError, match=f"^Backbone {name}: (?s:.)*has no weights of PyTorch or safetensors"):
-            load_backbone(name)
 
 
 def test_missing_packages_are_named_in_the_error(monkeypatch):
@@ -234,7 +215,6 @@ def test_labels_and_absolute_names(tmp_path, monkeypatch):
     names = {
         "ViT-L/14@336px": "ViT-L14@336px",
         "weights/tiny_rn.pt": "tiny_rn",
-        "open_clip:ViT-B-32@laion2b_s34b_b79k": "ViT-B-32@laion2b_s34b_b79k",
         "open_clip:ViT-B/32@some/folder/weights.safetensors": "ViT-B-32@weights",
         "open_clip:hf-hub:org/small": "hf-hub-org-small",
         "hf:org/name": "hf-org-name",
@@ -283,22 +263,6 @@ def test_cached_backbone_is_loaded_again_if_it_or_its_file_changed(places, tmp_p
     assert second is not first and second.sha256 == load_backbone(places["openai"]).sha256
     torch.save({**STATE, "logit_scale": torch.tensor(1.0)}, tmp_path / "clip.pt")
     assert cached_backbone(places["openai"], *where).sha256 != second.sha256
-
-
-@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe"])
-def test_runs_with_one_clip_have_equal_numbers_from_each_source(trainer, places, image_folder, tmp_path, monkeypatch):
-    opts = ("TRAINER.MAPLE.PROMPT_DEPTH", "2") if trainer == "MaPLe" else ()
-    results = {}
-    for source, name in places.items():
-        (tmp_path / source).mkdir()
-        monkeypatch.chdir(tmp_path / source)
-        assert run_train(command_line(trainer, "red", *opts, root=image_folder, clip=name)) == 0
-        results[source] = read_results("run/results.json")
-    labels = {"openai": "clip", "open_clip": "local-dir-folder", "open_clip file": "tiny-vit@clip"}
-    assert {source: found["backbone"] for source, found in results.items()} == labels
-    may_differ = {"backbone", "backbone_name", "backbone_family", *CIRCUMSTANCES}
-    for found in results.values():
-        assert {key for key in found if found[key] != results["openai"][key]} <= may_differ
 
 
 def test_run_and_prediction_preprocess_as_the_backbone_requires(places, image_folder, tmp_path, monkeypatch, capsys):

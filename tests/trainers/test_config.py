@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import re
 
 import pytest
+import torch
 import yaml
 from dassl.engine import TRAINER_REGISTRY
 from quick_run import REPOSITORY
 
 from common.errors import UserError
+from common.run import read_results
 from trainers.authors_configs import merge_method_file
 from trainers.config import (
     apply_settings,
@@ -71,14 +74,13 @@ def test_config_defaults_equal_the_papers():
     ("key", "accepted", "wrong_type", "out_of_range"),
     [
         ("OPTIM.LR", ["0", "1", "2e-3"], ["fast", "None", "True", "10" * 400], ["-1", "1e999"]),
-        ("OPTIM.SGD_DAMPNING", ["0", "0.5"], ["a"], ["1.5"]),
         ("OPTIM.STEPSIZE", ["[3]", "(-1,)"], ["3"], ["()", "[-2]", "['a']"]),
         ("INPUT.TRANSFORMS", ["['normalize']", "()"], ["normalize"], ["['normalise']"]),
         ("INPUT.PIXEL_STD", ["(1, 1, 1)"], ["1"], ["(1, 1)", "(0, 1, 1)"]),
         ("INPUT.RRCROP_SCALE", ["(0.2, 1)"], ["1"], ["(0, 1)", "(0.9, 0.2)"]),
-        ("OPTIM.NAME", ["sgd", "adamw"], [], ["SGD", "sdg", ""]),
+        ("OPTIM.NAME", ["sgd", "adamw"], [], ["SGD", ""]),
         ("TEST.SELECT_BY", ["macro_f1"], [], ["error_rate", ""]),
-        ("TEST.FINAL_MODEL", ["last_step", "best_val"], [], ["best", "Best_Val"]),
+        ("TEST.FINAL_MODEL", ["last_step", "best_val"], [], ["best"]),
         ("SEED", ["-1", "4294967295"], ["1.5", "one"], ["-2", "4294967296"]),
         ("DATALOADER.TRAIN_X.BATCH_SIZE", ["1"], ["1.0", "True"], ["0", "-4"]),
         ("MODEL.INIT_WEIGHTS", ["", __file__], [], ["nowhere.pt"]),
@@ -103,13 +105,8 @@ def test_config_key_accepts_its_values_alone(key, accepted, wrong_type, out_of_r
 @pytest.mark.parametrize(
     ("trainer", "opts", "problem"),
     [
-        (
-            "CoOp",
-            ("COOP.N_CTX", 7, "COOP.CTX_INIT", "a photo of a"),
-            "N_CTX is 7, .*Set TRAINER.COOP.N_CTX 4",
-        ),
+        ("CoOp", ("COOP.N_CTX", 7, "COOP.CTX_INIT", "a photo of a"), "N_CTX is 7, .*Set TRAINER.COOP.N_CTX 4"),
         ("CoOp", ("COOP.N_CTX", 16, "COOP.CTX_INIT", "a photo of a"), ""),  # the default
-        ("ZeroshotCLIP", ("COOP.N_CTX", 7, "COOP.CTX_INIT", "a photo of a"), ""),
         ("MaPLe", ("MAPLE.N_CTX", 5), "Set TRAINER.MAPLE.N_CTX to 1 to 4"),
         ("DPSPG", ("DPSPG.NEG_CTX_INIT", "not a"), "the same number of tokens"),
         ("DPSPG_TRANSFORMER", ("DPSPG.NEG_CTX_INIT", "not a"), ""),
@@ -119,6 +116,7 @@ def test_config_key_accepts_its_values_alone(key, accepted, wrong_type, out_of_r
         ("SPG", ("SPG.STAGE1_OPTS", ["TEST.SPLIT", 1]), "TEST.SPLIT is not a key of OPTIM"),
         ("SPG", ("SPG.STAGE1_OPTS", ["OPTIM.LR", 1, "OPTIM.MAX_EPOCH", 5]), ""),
         ("SPG", ("-DATALOADER.TRAIN_X.BATCH_SIZE", 1), "at least 2 images"),
+        ("DPL", ("-DATALOADER.TEST.BATCH_SIZE", 1), "is 1, but its context is a mean over the images of a batch"),
         ("SPG", ("-MODEL.INIT_WEIGHTS", __file__), "SPG does not start from given prompts"),
         ("LinearProbe", ("-TEST.FINAL_MODEL", "last_step"), "accepted by LinearProbe: best_val"),
         ("CoOp", ("-OPTIM.NAME", "sgd", "-OPTIM.SGD_NESTEROV", True, "-OPTIM.MOMENTUM", 0), "Set OPTIM.MOMENTUM 0.9"),
@@ -201,14 +199,62 @@ def test_config_files_of_the_authors_train_as_their_code(tmp_path):
         assert "TEST.FINAL_MODEL best_val (not last_step)" in note
 
 
-def test_initial_words_override_the_default_number_of_vectors(train, tmp_path):
+def test_config_initial_words_override_the_default_number_of_vectors(train, tmp_path):
     flags = ["--config-file", str(REPOSITORY / "configs/trainers/CoOp/rn50_ctxv1.yaml")]
     assert train("CoOp", "red", "TEST.N_PROMPTS", "3", flags=flags) == 0
     log = (tmp_path / "run/log.txt").read_text()
     assert "Note: TRAINER.COOP.N_CTX is 4" in log and "Note: without effect on CoOp: TEST.N_PROMPTS 3" in log
+    found = read_results(tmp_path / "run/results.json")  # the flag --backbone overrides the config's
+    assert (found["backbone"], found["config"], found["selection"]) == ("tiny", "rn50_ctxv1", "last_step")
     config = tmp_path / "run/config.yaml"
     assert yaml.safe_load(config.read_text())["TRAINER"]["COOP"]["N_CTX"] == build_run(tmp_path / "run").encoder.n_ctx
     assert "TRAINER.COOP.N_CTX" not in json.loads((tmp_path / "run/run.json").read_text())["identity"]
     assert train("CoOp", "red", "TEST.N_PROMPTS", "3", flags=["--config-file", str(config)]) == 0  # skipped
     with pytest.raises(UserError, match="SEED is -7; accepted"):
         build_run(tmp_path / "run", opts=["SEED", "-7"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize(("trainer", "node"), [("CoOp", "COOP"), ("LinearProbe", "LINEAR_PROBE")])
+def test_config_half_precision_on_a_cpu_falls_back_to_fp32(train, tmp_path, capsys, trainer, node):
+    assert train(trainer, "red", f"TRAINER.{node}.PREC", "amp") == 0
+    assert read_results(tmp_path / "run/results.json")["precision"] == "fp32"
+    assert "Precision amp needs a GPU" in capsys.readouterr().out
+
+
+# ---- published configs ----
+
+
+def test_config_names_of_coops_own_files_state_their_settings():
+    backbones = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
+    paths = [path for name in ("CoOp", "CoCoOp") for path in (REPOSITORY / "configs/trainers" / name).glob("*.yaml")]
+    paths = [path for path in paths if path.stem.startswith(tuple(backbones))]
+    assert {"rn50", "rn50_ep50_ctxv1", "vit_b16", "vit_b16_c4_ep10_batch1_ctxv1"} <= {path.stem for path in paths}
+    for path in paths:
+        merge_file(cfg := default_cfg(), path)
+        node = cfg.TRAINER[path.parent.name.upper()]
+        found = [cfg.MODEL.BACKBONE.NAME, cfg.OPTIM.MAX_EPOCH, node.N_CTX, cfg.DATALOADER.TRAIN_X.BATCH_SIZE]
+        parts = {"ep": 200, "c": 16, "batch": 32}  # "_ep50" -> 50
+        numbers = {part: re.search(rf"_{part}(\d+)", path.stem) for part in parts}
+        expected = [int(numbers[part][1]) if numbers[part] else default for part, default in parts.items()]
+        assert found == [next(backbones[name] for name in backbones if path.stem.startswith(name)), *expected], path
+        assert ("a photo of a" if path.stem.endswith("_ctxv1") else "") == node.CTX_INIT, path
+        assert (cfg.OPTIM.LR, cfg.OPTIM.WARMUP_EPOCH, cfg.TEST.FINAL_MODEL) == (0.002, 1, "last_step"), path
+
+
+def test_config_of_spg_on_pacs_has_the_published_norms():
+    merge_file(cfg := default_cfg(), REPOSITORY / "configs/trainers/SPG_CGAN/pacs.yaml")
+    spg = cfg.TRAINER.SPG
+    assert (spg.D_WEIGHT_NORM, spg.D_BIAS_NORM, spg.D_ENDS_NORM) == (5e-1, 5e-1, 5.0)
+    assert (spg.G_WEIGHT_NORM, spg.G_BIAS_NORM, spg.G_LAST_BIAS_NORM) == (5e-2, 5e-7, 5.0)
+    assert list(spg.GRAD_CLIP_OFF_TARGETS) == ["cartoon", "photo"]
+
+
+def test_config_files_ep10_differ_from_defaults_in_epochs_alone():
+    for path in (REPOSITORY / "configs/trainers").glob("*/ep10.yaml"):
+        found, expected = (yaml.safe_load(one.read_text()) for one in (path, path.with_name("default.yaml")))
+        assert (found["OPTIM"]["MAX_EPOCH"], expected["OPTIM"]["MAX_EPOCH"]) == (10, 50)
+        expected["OPTIM"]["MAX_EPOCH"] = 10
+        if "PROMPTSRC" in expected["TRAINER"]:
+            expected["TRAINER"]["PROMPTSRC"] |= {"GPA_MEAN": 6.0, "GPA_STD": 10.0}
+        assert found == expected

@@ -1,8 +1,6 @@
 """NaN and infinity: the run stops with one message and saves no such number."""
 
-import json
 import shutil
-import zlib
 
 import numpy as np
 import pytest
@@ -16,14 +14,11 @@ import trainers.all  # noqa: F401 (registers trainers)
 from common.errors import UserError
 from common.image_results import read_predictions
 from common.run import RunRecord, read_run_record
-from trainers.base.evaluation import Predictions
 from trainers.base.image_features import ImageFeatures
-from trainers.modules.features import FeatureCache
 from trainers.modules.prompt_labels import save_prompt_label
 from trainers.modules.tensor_files import all_finite, require_finite
 
 NAN, INF = float("nan"), float("inf")
-ONE_OF_EACH_KIND = ("CoOp", "SPG", "DPSPG", "VP", "LinearProbe")
 
 
 @pytest.fixture
@@ -39,8 +34,10 @@ def stopped(expect_error, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("final_model", ["best_val", "last_step"])
-@pytest.mark.parametrize("trainer", ["CoOp", "SPG"])
+# ---- training ----
+
+
+@pytest.mark.parametrize(("trainer", "final_model"), [("CoOp", "best_val"), ("SPG", "last_step")])
 def test_epoch_with_a_broken_last_step_is_not_saved(trainer, final_model, stopped, tmp_path, monkeypatch):
     cls = TRAINER_REGISTRY.get(trainer)
     update = cls.model_update
@@ -60,15 +57,7 @@ def test_epoch_with_a_broken_last_step_is_not_saved(trainer, final_model, stoppe
     assert len(read_run_record(tmp_path / "run").history) == 1
 
 
-def test_loss_that_is_not_finite_names_epoch_and_step(expect_error):
-    message = expect_error(
-        "CoOp", "red", "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"
-    )
-    assert "loss became nan in epoch 1 of 2, step 2" in message
-
-
-@pytest.mark.parametrize("value", [NAN, INF])
-@pytest.mark.parametrize("trainer", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize(("trainer", "value"), [("CoOp", NAN), ("SPG", INF), ("LinearProbe", NAN)])
 def test_logits_that_are_not_finite_name_split_and_domains(trainer, value, stopped, monkeypatch):
     cls = TRAINER_REGISTRY.get(trainer)
     classifier = cls.classifier
@@ -82,7 +71,7 @@ def test_logits_that_are_not_finite_name_split_and_domains(trainer, value, stopp
     assert "The logits of images 1 to " in message and " of the val split (blue, green) after epoch 1" in message
 
 
-@pytest.mark.parametrize("trainer", ONE_OF_EACH_KIND)
+@pytest.mark.parametrize("trainer", ["CoOp", "VP"])  # features that are cached, and features of a learned tower
 def test_image_features_that_are_not_finite_are_not_cached(trainer, stopped, monkeypatch, tmp_path):
     encode = ImageFeatures.encode
 
@@ -95,10 +84,14 @@ def test_image_features_that_are_not_finite_are_not_cached(trainer, stopped, mon
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def spoil(path, value=NAN):
+# ---- files ----
+
+
+def spoil(path):
+    """Put NaN into the first tensor of a checkpoint; return its name."""
     checkpoint = torch.load(path, weights_only=True)
     key = next(iter(checkpoint["state_dict"]))
-    checkpoint["state_dict"][key].view(-1)[0] = value
+    checkpoint["state_dict"][key].view(-1)[0] = NAN
     torch.save(checkpoint, path)
     return key
 
@@ -106,17 +99,16 @@ def spoil(path, value=NAN):
 def test_resume_uses_the_checkpoint_before_a_broken_one(finish_run, train, tmp_path, capsys):
     opts = ("OPTIM.MAX_EPOCH", "3")
     finish_run("CoOp", *opts)
-    results = json.loads((tmp_path / "run/results.json").read_text())
     (tmp_path / "run/results.json").unlink()
     (path,) = (tmp_path / "run").rglob("model.pth.tar-3")
     shutil.copy(path, path.with_name("model.pth.tar-2"))
     spoil(path)
     assert train("CoOp", "red", *opts) == 0
     assert "The checkpoints of epoch 3 cannot be used, trying earlier ones: " in capsys.readouterr().out
-    assert json.loads((tmp_path / "run/results.json").read_text()).keys() == results.keys()
+    assert (tmp_path / "run/results.json").is_file()
 
 
-@pytest.mark.parametrize("trainer", ["CoOp", "SPG", "LinearProbe"])
+@pytest.mark.parametrize("trainer", ["SPG", "LinearProbe"])
 def test_broken_checkpoint_raises_in_tests_and_predictions(trainer, finish_run, train, image_folder, tmp_path, capsys):
     finish_run(trainer)
     saved = sorted((tmp_path / "run").glob("*/model-best.pth.tar"))
@@ -126,20 +118,6 @@ def test_broken_checkpoint_raises_in_tests_and_predictions(trainer, finish_run, 
     assert not (tmp_path / "b/results.json").exists()
     assert predict.main(["--model-dir", "run", str(image_folder / "red/down/0.png")]) == 1
     assert f" numbers of {key} are not finite" in capsys.readouterr().err
-
-
-def test_cached_features_that_are_not_finite_are_computed_again(tmp_path, capsys):
-    def compute(out):
-        out[:] = 1
-
-    FeatureCache(tmp_path).get("k", (4, 3), compute, "val")
-    array = np.load(tmp_path / "k.npy")
-    array[2, 1] = NAN
-    np.save(tmp_path / "k.npy", array)
-    about = json.loads((tmp_path / "k.json").read_text())
-    (tmp_path / "k.json").write_text(json.dumps({**about, "crc32": zlib.crc32(array.tobytes())}))
-    assert (FeatureCache(tmp_path).get("k", (4, 3), compute, "val") == 1).all()
-    assert "not finite" in capsys.readouterr().out
 
 
 def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_nor_read(tmp_path, finish_run):
@@ -154,22 +132,18 @@ def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_n
         read_predictions(path)
 
 
-def test_probe_of_a_class_without_training_images_has_minus_infinity(train, image_folder, tmp_path):
-    root = shutil.copytree(image_folder, tmp_path / "data", ignore=shutil.ignore_patterns("spg_coop_splits"))
+def test_probe_of_a_class_without_training_images_has_minus_infinity(train, images, tmp_path):
     for domain in ("blue", "green"):
-        (root / domain / "spiral").mkdir()
-    shutil.copytree(root / "red/down", root / "red/spiral")
-    assert train("LinearProbe", "red", flags=["--root", str(root)]) == 0
+        (images / domain / "spiral").mkdir()
+    shutil.copytree(images / "red/down", images / "red/spiral")
+    root = ["--root", str(images)]
+    assert train("LinearProbe", "red", flags=root) == 0
     assert (np.load(tmp_path / "run/logits.npy")[:, 2] == -INF).all()
-    flags = ["--root", str(root), "--eval-only", "--model-dir", "run", "--output-dir", "c"]
-    assert train("LinearProbe", "red", flags=flags) == 0
-    assert predict.main(["--model-dir", "run", str(root / "red/down/0.png")]) == 0
+    assert train("LinearProbe", "red", flags=[*root, "--eval-only", "--model-dir", "run", "--output-dir", "c"]) == 0
+    assert predict.main(["--model-dir", "run", str(images / "red/down/0.png")]) == 0
 
 
-def test_stored_logits_below_half_precision_become_its_minimum():
-    found = Predictions.of(torch.tensor([[1e6, -1e6, -INF], [0.0, 1.0, -INF]]))
-    assert found.logits.tolist() == [[0, -65504, -INF], [-1, 0, -INF]]
-    assert found.labels.tolist() == [0, 1]
+# ---- checks ----
 
 
 @given(

@@ -32,6 +32,18 @@ def test_own_prompt_label_has_priority_over_a_published_one(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "place", ["{sign}/PACS/RN50/seed_1", "PACS/RN50/seed_1/{sign}", "{sign}/PACS/RN50", "PACS/{sign}/RN50"]
+)
+def test_published_prompt_labels_may_have_their_sign_at_any_level(tmp_path, place):
+    for sign in ("pos", "neg"):
+        path = tmp_path / place.format(sign=sign) / "PACS_CoOp_p.pt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert LabelFolder(str(tmp_path), "PACS", "RN50", 1, sign).find("photo", "p") == path
+    assert LabelFolder(str(tmp_path), "PACS", "RN50", 1, "pos").find("sketch", "s") is None
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"backbone weights": "1" * 64}, "other settings: other backbone weights. Delete"),

@@ -1,22 +1,97 @@
-"""Image features of frozen and learned towers: gradients and caches."""
+"""Image features of frozen and learned towers: the cache, its key, gradients, random views."""
 
 import copy
-import gc
+import errno
+import json
+import random
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from dassl.engine import TRAINER_REGISTRY
+from PIL import Image
 from reference import tiny_clip
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from trainers.base.context_trainer import ContextTrainer
+from common.files import OUTPUT_MARK
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.clip.backbone import Backbone
-from trainers.modules.features import FeatureCache
+from trainers.modules.features import FeatureCache, encode_dataset
+from trainers.modules.sampling import FeatureLoader, MultiViewDataset
 
 CPU = torch.device("cpu")
+EXPECTED = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+# ---- the cache ----
+
+
+class Counting:
+    """Fills an array with numbers and counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, out):
+        self.calls += 1
+        out[:] = EXPECTED
+
+
+def get(folder, compute):
+    return FeatureCache(folder).get("k", (4, 3), compute, "val")
+
+
+def test_cache_entry_is_computed_once_on_disk_and_in_memory(tmp_path, capsys):
+    compute, in_memory = Counting(), FeatureCache()
+    for _ in range(2):
+        np.testing.assert_array_equal(get(tmp_path / "cache", compute), EXPECTED)
+        np.testing.assert_array_equal(in_memory.get("k", (4, 3), compute, "val"), EXPECTED)
+    assert compute.calls == 2
+    assert isinstance(get(tmp_path / "cache", compute), np.memmap)
+    assert "Encoded 4 images (val)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "no json", "other shape", "not finite"])
+def test_cache_entry_that_is_damaged_or_old_is_computed_again(tmp_path, damage, capsys):
+    compute = Counting()
+    get(tmp_path, compute)
+    data, about = tmp_path / "k.npy", tmp_path / "k.json"
+    content = data.read_bytes()
+    if damage == "no json":
+        about.unlink()
+    elif damage == "other shape":
+        np.save(data, np.zeros((2, 3), np.float32))
+    elif damage == "not finite":
+        array = np.where(EXPECTED == 5, np.float32("nan"), EXPECTED)
+        np.save(data, array)
+        about.write_text(json.dumps({"crc32": zlib.crc32(array.tobytes())}))
+    else:
+        data.write_bytes({"truncate": content[:-4], "flip": content[:-3] + b"\1" + content[-2:]}[damage])
+    for _ in range(2):
+        np.testing.assert_array_equal(get(tmp_path, compute), EXPECTED)
+    assert compute.calls == 2
+    assert damage == "no json" or "computed again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("problem", ["it is not writable", "No space left on device"])
+def test_cache_that_cannot_be_written_is_skipped_with_one_message(tmp_path, monkeypatch, capsys, problem):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "cache"
+    if problem == "it is not writable":
+        folder.mkdir(mode=0o555)
+    else:
+        monkeypatch.setattr(np, "save", full)
+    cache, compute = FeatureCache(folder), Counting()
+    for key in ("a", "b"):
+        np.testing.assert_array_equal(cache.get(key, (4, 3), compute, "val"), EXPECTED)
+    assert capsys.readouterr().out.count(f"cannot be written: {problem}. The run continues without it") == 1
+    assert {path.name for path in folder.iterdir()} <= {OUTPUT_MARK, ".a.npy.lock"}
+
+
+# ---- towers ----
 
 
 class Item:
@@ -32,7 +107,7 @@ class Pictures(Dataset):
     def __init__(self, folder, n=5):
         self.data_source = []
         for i in range(n):
-            (folder / f"{i}.png").write_bytes(b"x")
+            (folder / f"{i}.png").write_bytes(b"%d" % i)
             self.data_source.append(Item(folder / f"{i}.png", int(i >= 3)))
 
     def __len__(self):
@@ -66,25 +141,6 @@ def features_of(backbone, tmp_path, learning):
     return tower, ImageFeatures(backbone, "inputs", ("a", "b"), cache, tower=tower, is_learned=learning)
 
 
-def test_image_features_equal_the_plain_tower(backbone):
-    images = torch.randn(4, 3, 32, 32)
-    expected = backbone.model.encode_image(images)
-    found = ImageFeatures(backbone).encode(images)
-    torch.testing.assert_close(found, expected / expected.norm(dim=-1, keepdim=True), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("learning", [False, True])
-def test_gradients_flow_in_learned_towers_alone(backbone, tmp_path, learning):
-    tower, features = features_of(backbone, tmp_path, learning)
-    found = features.of_batch({"img": torch.randn(2, 3, 32, 32)})
-    assert found.requires_grad == learning
-    if learning:
-        found[:, 0].sum().backward()
-        assert tower.shift.grad.abs() > 0
-        with torch.no_grad():
-            assert not features.encode(torch.randn(2, 3, 32, 32)).requires_grad
-
-
 def test_frozen_tower_encodes_each_image_once(backbone, tmp_path):
     tower, features = features_of(backbone, tmp_path, learning=False)
     dataset = Pictures(tmp_path)
@@ -98,87 +154,114 @@ def test_frozen_tower_encodes_each_image_once(backbone, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2  # an entry for each domain
 
 
-def test_learned_tower_features_are_not_cached(backbone, tmp_path):
+def test_learned_tower_features_are_computed_each_time_and_not_cached(backbone, tmp_path):
     tower, features = features_of(backbone, tmp_path, learning=True)
     loader = DataLoader(Pictures(tmp_path), batch_size=2)
     first = np.array(features.of_split(loader, "val"))
     with torch.no_grad():
         tower.shift.fill_(5.0)
-    second = features.of_split(loader, "val")
-    assert np.abs(second - first).max() > 1e-3
-    with torch.no_grad():
+        second = np.array(features.of_split(loader, "val"))
         expected = torch.cat([features.encode(batch["img"]) for batch in loader])
+    assert np.abs(second - first).max() > 1e-3
     np.testing.assert_allclose(second, expected, atol=1e-6)
     assert not (tmp_path / "cache").exists()
 
 
-def test_deleted_data_set_leaves_no_cache_to_another(backbone, tmp_path):
-    _, features = features_of(backbone, tmp_path, learning=False)
-    for n in (3, 4, 5):
-        dataset = Pictures(tmp_path, n)
-        assert len(features.of_split(DataLoader(dataset), "val")) == n
-        del dataset
-        gc.collect()
-    assert len(features._in_memory) == 0
-
-
 @pytest.mark.parametrize(
-    "change", ["weights", "precision", "inputs", "paths", "views", "transform", "size"], ids=lambda change: change
+    "change", ["weights", "precision", "inputs", "paths", "order", "views", "transform", "content"], ids=str
 )
-def test_feature_key_contains_every_input(backbone, tmp_path, change):
+def test_cache_key_contains_every_input_except_file_names(backbone, tmp_path, change):
     dataset = Pictures(tmp_path)
     before = ImageFeatures(backbone, "inputs").key(dataset)
+    for i, item in enumerate(dataset.data_source):
+        (tmp_path / f"{i}.png").rename(tmp_path / f"moved_{i}.png")
+        item.impath = str(tmp_path / f"moved_{i}.png")
     assert ImageFeatures(backbone, "inputs").key(dataset) == before
-    others = {"weights": Backbone(tiny_clip(seed=1), "tiny", "fp32", CPU), "precision": None}
-    others["precision"] = Backbone(backbone.model, "tiny", "bf16", CPU)
-    more = (2,) if change == "views" else ()
-    if change == "paths":
-        dataset = Pictures(tmp_path, 4)
-    if change == "size":
-        (tmp_path / "0.png").write_bytes(b"longer")
-    if change == "transform":
+    other, inputs, more = backbone, "inputs", ()
+    if change == "weights":
+        other = Backbone(tiny_clip(seed=1), "tiny", "fp32", CPU)
+    elif change == "precision":
+        other = Backbone(backbone.model, "tiny", "bf16", CPU)
+    elif change == "inputs":
+        inputs = "others"
+    elif change == "paths":
+        dataset.data_source.pop()
+    elif change == "order":
+        dataset.data_source.reverse()
+    elif change == "views":
+        more = (2,)
+    elif change == "transform":
         dataset.transform = "another"
-    inputs = "others" if change == "inputs" else "inputs"
-    assert ImageFeatures(others.get(change, backbone), inputs).key(dataset, *more) != before
+    else:
+        (tmp_path / "moved_0.png").write_bytes(b"longer")
+    assert ImageFeatures(other, inputs).key(dataset, *more) != before
 
 
-@pytest.fixture
-def shifted():
-    """A method with a learned image tower: CoOp with a learned shift of all pixels."""
-
-    @TRAINER_REGISTRY.register(force=True)
-    class ShiftedCoOp(ContextTrainer):
-        SETTINGS = "COOP"
-
-        def build_prompt_model(self):
-            super().build_prompt_model()
-            self.tower = self.register_network("tower", Tower(self.clip_model))
-
-        def image_tower(self, images):
-            return self.tower(images)
-
-        def load_model(self, directory, epoch=None):
-            super().load_model(directory, epoch)
-
-    yield ShiftedCoOp
-    TRAINER_REGISTRY._obj_map.pop("ShiftedCoOp")
+# ---- random draws ----
 
 
-def test_learned_image_tower_trains_and_writes_no_feature_cache(train, tmp_path, shifted, monkeypatch, expect_error):
-    """Validation uses the current tower in each epoch, and the run writes no shared features."""
-    seen = []
-    test = shifted.test
+def draws():
+    """The sum of a number from each global generator."""
+    return torch.rand(()) + np.random.rand() + random.random()
 
-    def spy(self, split=None):
-        result = test(self, split)
-        if split == "val":
-            seen.append((self.tower.shift.item(), np.array(self.image_features.of_split(self.val_loader, "val"))))
-        return result
 
-    monkeypatch.setattr(shifted, "test", spy)
-    assert train("ShiftedCoOp", "red", "OPTIM.LR", "1.0", "TEST.FINAL_MODEL", "best_val") == 0
-    (first, before), (second, after) = seen
-    assert first != second and np.abs(before - after).max() > 1e-4
-    assert not (tmp_path / "feature_cache").exists()
-    views = ("TRAINER.FEATURES.TRAIN_VIEWS", "2", "OUTPUT_DIR", "other")
-    assert "the image tower of ShiftedCoOp learns" in expect_error("ShiftedCoOp", "green", *views)
+class RandomImages(Dataset):
+    """Images that are the index plus noise."""
+
+    def __init__(self, n=10):
+        self.data_source = [Item(str(i), 0) for i in range(n)]
+
+    def __len__(self):
+        return len(self.data_source)
+
+    def __getitem__(self, index):
+        return {"img": self.transform(torch.full((3, 2, 2), float(index)))}
+
+    def transform(self, image):
+        return image + 0.1 * draws()
+
+
+@pytest.mark.parametrize(("num_workers", "batch_size"), [(2, 4), (0, 100)])
+def test_encoder_preserves_the_order_of_data_sets(num_workers, batch_size):
+    out = np.zeros((10, 3), np.float32)
+    encode_dataset(RandomImages(), lambda image: image.mean(dim=(2, 3)), out, batch_size, num_workers, "test")
+    np.testing.assert_array_equal(out[:, 0].astype(int), np.arange(10))
+
+
+def test_views_are_repeatable_and_leave_global_generators_unchanged(tmp_path):
+    data = RandomImages(2)
+    for i, item in enumerate(data.data_source):
+        item.impath = str(tmp_path / f"{i}.png")
+        Image.new("L", (4, 4), 50 * i).save(item.impath)
+    data.transform = lambda image: torch.from_numpy(np.array(image)) / 255 + draws()
+
+    def views(n_views):
+        return MultiViewDataset(data, n_views, read_image=Image.open)[1]["img"]
+
+    torch.manual_seed(0)
+    first = views(3)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(views(3), first)
+    assert torch.equal(views(2), first[:2])  # fewer are the first of more
+    assert len(set(first[:, 0, 0].tolist())) == 3
+
+
+def test_view_loader_draws_among_the_views_of_the_right_image():
+    items = [Item(str(i), i % 2) for i in range(10)]
+    for i, item in enumerate(items):
+        item.label = i
+    views = np.stack([np.arange(10)[:, None] + 100 * view for view in range(8)]).astype(np.float32)
+    loader = FeatureLoader(views, items, [[1, 5, 7], [0, 9]])
+    assert len(loader) == 2
+    torch.manual_seed(0)
+    drawn = set()
+    for _ in range(50):
+        batches = list(loader)
+        assert [batch["label"].tolist() for batch in batches] == [[1, 5, 7], [0, 9]]
+        assert batches[0]["domain"].tolist() == [1, 1, 1]
+        for batch in batches:
+            assert (batch["features"][:, 0] % 100).tolist() == batch["index"].tolist()
+        drawn.add(int(batches[0]["features"][0, 0]) // 100)
+    assert drawn == set(range(8))

@@ -1,4 +1,4 @@
-"""Content of results.json and logits.npy, against slow and obvious references."""
+"""Content of results.json and logits.npy, against slow and obvious references; evaluators of clients."""
 
 from dataclasses import fields
 
@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from common.image_results import LOGITS_FILE, read_predictions, write_logits
+from common.image_results import LOGITS_FILE, read_predictions
 from common.run import Result, read_results, read_run_record
 from trainers.base.checkpoints import find_checkpoint
 from trainers.base.evaluation import CALIBRATION_BINS, Predictions, accuracy_by_class, calibration_error, macro_f1
-from trainers.methods import METHODS
 
 
 def plain_calibration_error(confidence, right):
@@ -35,29 +34,16 @@ def test_calibration_error_bin_by_bin(pairs):
     assert calibration_error(confidence, right) == pytest.approx(plain_calibration_error(confidence, right), abs=1e-9)
 
 
-def test_calibration_error_of_certain_predictions_is_0_or_100():
-    assert calibration_error(np.ones(5), np.ones(5, bool)) == 0
-    assert calibration_error(np.ones(5), np.zeros(5, bool)) == 100
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+def test_macro_f1_is_the_mean_over_the_classes_among_the_labels(pairs):
+    labels, predicted = np.array(pairs).T
+    by_class = {c: 2 * sum((labels == c) & (predicted == c)) / (sum(labels == c) + sum(predicted == c)) for c in labels}
+    assert macro_f1(labels, predicted) == pytest.approx(100 * np.mean(list(by_class.values())))
 
 
 def test_accuracy_by_class_equals_hand_computation():
     found = accuracy_by_class(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0]), ["cat", "dog", "cow"])
     assert found == {"cat": 50.0, "dog": pytest.approx(200 / 3), "cow": None}
-
-
-def test_logits_round_trip_within_half_precision(tmp_path):
-    logits = np.random.default_rng(0).normal(0, 20, (6, 3)).astype(np.float32)
-    logits[2, 1] = -np.inf  # a class without training images
-    write_logits(tmp_path, logits)
-    np.testing.assert_allclose(np.load(tmp_path / LOGITS_FILE), logits, rtol=1e-3)
-
-
-def test_predictions_join_batches():
-    logits = torch.randn(7, 3)
-    joined = Predictions.joined([Predictions.of(logits[:4]), Predictions.of(logits[4:])])
-    torch.testing.assert_close(joined.confidence, logits.softmax(dim=-1).amax(dim=-1))
-    assert joined.labels.tolist() == logits.argmax(dim=-1).tolist()
-    assert joined.logits.dtype == torch.float16 and joined.logits.shape == (7, 3)
 
 
 def test_stored_logits_of_many_classes_have_the_predictions_and_probabilities():
@@ -66,17 +52,18 @@ def test_stored_logits_of_many_classes_have_the_predictions_and_probabilities():
     logits[1, 5:7] = torch.tensor([40.0, np.nextafter(np.float32(40), np.float32(50))])
     logits[2, :2] = torch.tensor([1e-9, 2e-9])  # a difference below the smallest half
     logits[2, 2:] = -1e9  # and one above the largest
-    logits[3, 1] = -torch.inf
-    found = Predictions.of(logits)
-    assert (found.logits.argmax(dim=-1) == found.labels).all()
+    logits[3, 1] = -torch.inf  # a class without training images
+    found = Predictions.joined([Predictions.of(logits[:90]), Predictions.of(logits[90:])])
+    assert found.logits.dtype == torch.float16
+    assert found.labels.tolist() == logits.argmax(dim=-1).tolist() == found.logits.argmax(dim=-1).tolist()
+    torch.testing.assert_close(found.confidence, logits.softmax(dim=-1).amax(dim=-1))
     assert (found.logits.max(dim=-1).values == 0).all() and ((found.logits == 0).sum(dim=-1) == 1).all()
     assert (found.logits.isinf() == logits.isinf()).all()
     torch.testing.assert_close(found.logits.float().softmax(dim=-1), logits.softmax(dim=-1), atol=1e-7, rtol=4e-3)
 
 
-def test_run_writes_every_key_and_agreeing_logits(train, tmp_path):
-    assert train("CoOp", "red") == 0
-    result = read_results(tmp_path / "run/results.json")
+def test_run_writes_every_key_and_agreeing_logits(finish_run, tmp_path):
+    result = read_results(finish_run("CoOp") / "results.json")
     assert set(result) == {f.name for f in fields(Result)}
     logits, rows = np.load(tmp_path / "run" / LOGITS_FILE), read_predictions(tmp_path / "run/predictions.csv")
     names = result["classnames"]
@@ -95,19 +82,13 @@ def test_keep_logits_false_writes_no_logits(train, tmp_path):
     assert not (tmp_path / "run" / LOGITS_FILE).exists() and (tmp_path / "run/predictions.csv").is_file()
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
-def test_results_name_the_selection_metric(train, tmp_path, metric):
-    assert train("CoOp", "red", "TEST.SELECT_BY", metric) == 0
+def test_results_name_the_selection_metric(train, tmp_path):
+    assert train("CoOp", "red", "TEST.SELECT_BY", "macro_f1") == 0
     history, result = read_run_record(tmp_path / "run").history, read_results(tmp_path / "run/results.json")
-    values = [epoch[f"val_{metric}"] for epoch in history]
+    values = [epoch["val_macro_f1"] for epoch in history]
     assert result["best_epoch"] == 1 + values.index(max(values))
     assert result["val_history"] == [epoch["val_accuracy"] for epoch in history]
     assert result["val_accuracy"] == history[result["best_epoch"] - 1]["val_accuracy"]
-
-
-def test_select_by_unknown_metric_is_an_error(expect_error):
-    message = expect_error("CoOp", "red", "TEST.SELECT_BY", "auroc")
-    assert "TEST.SELECT_BY is 'auroc'" in message and "accuracy" in message and "macro_f1" in message
 
 
 # ---- custom evaluators ----
@@ -149,16 +130,18 @@ def n_right(labels, predicted):
     return sum(label == guess for label, guess in zip(labels, predicted, strict=True))
 
 
-@pytest.mark.parametrize("trainer", [method.trainer for method in METHODS if method.launchers or not method.learns])
-def test_results_have_custom_metrics_and_accuracy(trainer, train, own, tmp_path):
-    assert train(trainer, "red", *own(right=n_right, tensor=lambda *_: torch.tensor(2.5))) == 0
-    ours = read_results(tmp_path / "run/results.json")
-    assert train(trainer, "red", flags=["--output-dir", "plain"]) == 0
-    plain = read_results(tmp_path / "plain/results.json")
-    assert ours["metrics"] == {
-        "right": ours["n_test"] * ours["accuracy"] / 100, "tensor": 2.5,
-        "accuracy": pytest.approx(ours["accuracy"]), "macro_f1": pytest.approx(ours["macro_f1"]),
-    }  # fmt: skip
+@pytest.mark.parametrize("trainer", ["CoOp", "LinearProbe", "ZeroshotCLIP"])
+def test_results_have_custom_metrics_and_accuracy(trainer, finish_run, train, own, tmp_path, capsys):
+    plain = read_results(finish_run(trainer) / "results.json")
+    odd = {"nan": float("nan"), "none": None, "text": "good", "many": torch.ones(2)}
+    measures = {name: lambda *_, value=value: value for name, value in odd.items()}
+    opts = own(right=n_right, tensor=lambda *_: torch.tensor(2.5), **measures)
+    assert train(trainer, "red", *opts, flags=["--output-dir", "own"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"Note: the metric {name} is no finite number" in printed for name in odd)
+    ours = read_results(tmp_path / "own/results.json")
+    right, accuracy, macro = ours["n_test"] * ours["accuracy"] / 100, plain["accuracy"], plain["macro_f1"]
+    assert ours["metrics"] == pytest.approx({"right": right, "tensor": 2.5, "accuracy": accuracy, "macro_f1": macro})
     for key in ("accuracy", "macro_f1", "accuracy_by_class", "val_accuracy", "best_epoch"):
         assert ours[key] == pytest.approx(plain[key]), key
     assert ours["val_history"] == pytest.approx(plain["val_history"])
@@ -180,80 +163,39 @@ def test_results_use_the_accuracy_of_the_evaluator(train, own, tmp_path):
     assert (result["accuracy"], result["macro_f1"]) == (12.5, 3.0)
 
 
-@pytest.mark.parametrize("value", [float("nan"), None, "good", torch.ones(2), {"a": 1}], ids=repr)
-def test_evaluator_metric_without_finite_number_is_not_recorded(value, train, own, tmp_path, capsys):
-    assert train("CoOp", "red", *own(right=n_right, odd=lambda *_: value)) == 0
-    assert "odd" not in read_results(tmp_path / "run/results.json")["metrics"]
-    assert "Note: the metric odd is no finite number" in capsys.readouterr().out
-
-
-def test_select_by_metric_without_number_is_an_error(expect_error, own):
+def test_evaluator_without_usable_result_is_an_error(expect_error, own, monkeypatch):
     message = expect_error("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
-    assert "TEST.SELECT_BY is 'odd', no finite metric of the evaluator Counter" in message
-    message = expect_error("CoOp", "red", *own(right=n_right), "TEST.SELECT_BY", "odd", flags=["--output-dir", "b"])
-    assert "no finite metric of the evaluator Counter; accepted: accuracy, macro_f1, right." in message
-
-
-def test_evaluator_with_wrong_return_type_is_an_error(expect_error, own, monkeypatch):
-    opts = own()
+    assert "no finite metric of the evaluator Counter; accepted: accuracy, macro_f1." in message
     monkeypatch.setattr(Counter, "evaluate", lambda self: 81.5)
-    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in expect_error(
-        "ZeroshotCLIP", "red", *opts
-    )
+    message = expect_error("ZeroshotCLIP", "red", *own(), flags=["--output-dir", "b"])
+    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in message
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
-def test_macro_f1_is_the_mean_over_the_classes_among_the_labels(pairs):
-    labels, predicted = np.array(pairs).T
-    by_class = {c: 2 * sum((labels == c) & (predicted == c)) / (sum(labels == c) + sum(predicted == c)) for c in labels}
-    assert macro_f1(labels, predicted) == pytest.approx(100 * np.mean(list(by_class.values())))
-
-
-# ---- costs of training ----
-
-ALL_STAGES = [method.trainer for method in METHODS if method.launchers]
-
-
-@pytest.mark.parametrize("trainer", ALL_STAGES)
-def test_n_trained_counts_parameters_of_checkpoints_and_labels(trainer, finish_run, tmp_path):
-    result = read_results(finish_run(trainer) / "results.json")
-    names = {path.parent.name for path in (tmp_path / "run").glob("*/model*")}
-    files = [find_checkpoint(str(tmp_path / "run"), name) for name in names]
-    networks = [torch.load(path, weights_only=False)["state_dict"] for path in files]
-    not_learned = ("sum_of_", "running_", "num_batches", "source_context", "_extra_state")
-    sizes = [v.numel() for net in networks for k, v in net.items() if not any(part in k for part in not_learned)]
-    labels = [torch.load(path, weights_only=True)["ctx"].numel() for path in (tmp_path / "prompt_labels").rglob("*.pt")]
-    assert result["n_trained"] == [sum(stage) for stage in (labels, sizes) if stage]
-    assert (result["train_seconds"] is None) == (not sizes)
+# ---- durations ----
 
 
 def test_train_seconds_add_up_over_starts_and_name_reused_parts(finish_run, train, tmp_path):
-    finish_run("SPG")
-    before = read_results(tmp_path / "run/results.json")
+    def run(*flags, out="run"):
+        assert train("SPG", "red", flags=["--output-dir", out, *flags]) == 0
+        return read_results(tmp_path / out / "results.json")
+
+    before = read_results(finish_run("SPG") / "results.json")
     assert 0 < before["train_seconds"] <= before["seconds"] and before["train_reused"] == []
     # Interrupted after the last epoch, which had come late.
     (tmp_path / "run/results.json").unlink()
     record = read_run_record(tmp_path / "run")
     record.history[-1]["seconds"] += 1000
     record.write(tmp_path / "run")
-    assert train("SPG", "red") == 0
-    after = read_results(tmp_path / "run/results.json")
+    after = run()
     assert after["train_seconds"] == pytest.approx(before["train_seconds"] + 1000)
     assert after["train_reused"] == []  # the features and labels that it finds now are its own
-    # Another run finds them made: how long labels took stands in their files.
+    # Another run finds them: the files of labels have their training times.
     labels = list((tmp_path / "prompt_labels").rglob("*.pt"))
     learning = sum(torch.load(path, weights_only=True)["seconds"] for path in labels)
     assert len(labels) == 2 and 0 < learning < before["train_seconds"]
-    assert train("SPG", "red", flags=["--output-dir", "other"]) == 0
-    other = read_results(tmp_path / "other/results.json")
+    other = run(out="other")
     assert other["train_reused"] == ["image features"] and other["train_seconds"] > learning
-    # A label may have no time.
-    torch.save({**torch.load(labels[0], weights_only=True), "seconds": None}, labels[0])
-    assert train("SPG", "red", flags=["--output-dir", "third"]) == 0
-    third = read_results(tmp_path / "third/results.json")
-    assert third["train_reused"] == ["image features", "prompt labels"]
-    # A test of its model has the times of its training.
-    flags = ["--eval-only", "--model-dir", "run", "--output-dir", "tested"]
-    assert train("SPG", "red", flags=flags) == 0
-    tested = read_results(tmp_path / "tested/results.json")
+    torch.save({**torch.load(labels[0], weights_only=True), "seconds": None}, labels[0])  # an unknown time
+    assert run(out="third")["train_reused"] == ["image features", "prompt labels"]
+    tested = run("--eval-only", "--model-dir", "run", out="tested")
     assert [tested[key] for key in ("n_trained", "train_seconds")] == [after["n_trained"], after["train_seconds"]]
