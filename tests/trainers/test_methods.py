@@ -57,15 +57,6 @@ def test_readme_lists_every_launcher_and_the_methods_of_a_comparison():
     assert f"| `METHODS` | methods of `compare.sh` | `{compared}` |" in readme
 
 
-def test_train_help_lists_all_methods(capsys):
-    import train
-
-    with pytest.raises(SystemExit):
-        train.parse_args(["--help"])
-    words = re.split(r"[\s,]+", capsys.readouterr().out)
-    assert {method.trainer for method in METHODS} <= set(words)
-
-
 # ---- runs ----
 
 

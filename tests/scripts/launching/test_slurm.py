@@ -2,7 +2,6 @@
 
 import re
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 from conftest import QUICK, numbers
@@ -65,12 +64,3 @@ def test_slurm_job_after_requeue_repeats_its_call(monkeypatch, tmp_path):
             function(job)
     again = function.checkpoint(job)
     assert again.args == (job,) and isinstance(again.function, slurm.SlurmJob)
-
-
-def test_slurm_queue_is_read_from_squeue(tmp_path, monkeypatch):
-    (tmp_path / "squeue").write_text('#!/bin/sh\necho "12_3|PENDING|Priority"\necho "12_4|RUNNING|None"\n')
-    (tmp_path / "squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.queued_jobs() == {"12_3": "PENDING (Priority)", "12_4": "RUNNING"}
-    monkeypatch.setenv("PATH", str(Path("/nowhere")))
-    assert slurm.queued_jobs() == {}
