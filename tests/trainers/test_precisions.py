@@ -186,8 +186,15 @@ def stop(name, monkeypatch):
     monkeypatch.setattr(trainer, "test", stop_at(lambda self, split=None: split != "val", test))
 
 
-@pytest.mark.parametrize("trainer", sorted(TRAINERS - SECOND_STAGES))
-@pytest.mark.parametrize(("device", "precision"), [("cpu", "amp"), *CUDA])
+RESUMED = [pytest.param("cpu", "amp", trainer) for trainer in ("CoOp", "DPL", "DPSPG", "PromptSRC", "SPG")]
+RESUMED += [
+    pytest.param("cuda", precision, trainer, marks=pytest.mark.gpu)
+    for precision in TOLERANCES
+    for trainer in sorted(TRAINERS - SECOND_STAGES)
+]
+
+
+@pytest.mark.parametrize(("device", "precision", "trainer"), RESUMED)
 def test_run_in_each_precision_and_its_resumed_run_are_equal(train, tmp_path, monkeypatch, device, precision, trainer):
     run, flags = tmp_path / "run", FLAGS.get(trainer, ())
     # Enough steps that amp's scale has come to fit, and begins to count, before the run is stopped.

@@ -16,9 +16,9 @@ submitit = pytest.importorskip("submitit")
 def test_submitit_changes_no_number(run_launcher, tmp_path, monkeypatch, image_folder, clip_file):
     monkeypatch.setattr(slurm, "CLUSTER", "local")
     words = ("coop/main.sh", image_folder, clip_file, *QUICK)
-    code, output, errors = run_launcher(*words, TARGETS="red,blue", ENGINE="slurm", OUTPUT="slurm")
-    assert code == 0 and "2 jobs submitted to SLURM" in output and output.count(": done in ") == 2, errors
-    assert run_launcher(*words, TARGETS="red,blue", OUTPUT="local")[0] == 0
+    code, output, errors = run_launcher(*words, TARGETS="red", ENGINE="slurm", OUTPUT="slurm")
+    assert code == 0 and "1 jobs submitted to SLURM" in output and output.count(": done in ") == 1, errors
+    assert run_launcher(*words, TARGETS="red", OUTPUT="local")[0] == 0
     assert numbers(tmp_path / "slurm") == numbers(tmp_path / "local")
     wrong = ["TRAINER.SPG.GRAD_CLIP_OFF_TARGETS", "['purple']"]
     code, output, _ = run_launcher("spg/main.sh", *words[1:], *wrong, TARGETS="red", ENGINE="slurm", OUTPUT="slurm")
