@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from dassl.utils import read_json
 from quick_run import REPOSITORY
 
 from common.errors import UserError
@@ -15,7 +14,6 @@ from common.image_results import read_predictions
 from common.run import read_results
 from datasets.splits import read_split
 from predict import main as predict
-from scripts.reporting.published import read_published
 from trainers.config import default_cfg, merge_file
 
 BOM = b"\xef\xbb\xbf"
@@ -48,20 +46,6 @@ def test_trainers_without_utf8_mode_raise():
     command = [sys.executable, "-c", "import trainers.all"]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, check=False)
     assert done.returncode == 1 and b"Start it with PYTHONUTF8=1." in done.stderr
-
-
-def test_text_files_may_begin_with_a_byte_order_mark(tmp_path):
-    config, split, papers = tmp_path / "config.yaml", tmp_path / "split.json", tmp_path / "published"
-    config.write_bytes(BOM + b"OPTIM:\n  MAX_EPOCH: 7\n")
-    cfg = default_cfg()
-    merge_file(cfg, config)
-    assert cfg.OPTIM.MAX_EPOCH == 7
-    split.write_bytes(BOM + b'{"train": [["a.jpg", 0, 1, "dog"]], "val": []}')
-    assert len(read_split(split)[0]) == len(read_json(str(split))["train"]) == 1
-    papers.mkdir()
-    for path in (REPOSITORY / "configs/published").glob("*.yaml"):
-        (papers / path.name).write_bytes(BOM + path.read_bytes())
-    assert read_published(papers) == read_published()
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])

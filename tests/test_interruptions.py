@@ -1,27 +1,19 @@
 """Killed, stopped, out of space, damaged: a run resumes with equal numbers, or an error names the cause."""
 
 import errno
-import functools
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-import torch
 from quick_run import MADE, REPOSITORY, command_line, run_train
 from quick_run import outcome as results
-from waiting import MINUTES
 
-from common.files import read_json
 from common.run import read_results
 from trainers.coop import CoOp
-from trainers.modules.features import FeatureCache
 
 
 def delete_outputs(folder):
@@ -207,22 +199,6 @@ def cut(train, undisturbed, tmp_path, monkeypatch):
     return folder, resume
 
 
-def test_resumed_amp_run_restores_the_loss_scale(train, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainers.modules.clip.backbone.effective_precision", lambda precision, device: precision)
-    # The scale grows with every second step, so a fresh scale would differ.
-    scaler = functools.partialmethod(torch.amp.GradScaler.__init__, growth_interval=2)
-    monkeypatch.setattr(torch.amp.GradScaler, "__init__", scaler)
-    opts = ("TRAINER.COOP.PREC", "amp", "OPTIM.MAX_EPOCH", "3")
-    assert train("CoOp", "red", *opts) == 0
-    expected = results((tmp_path / "run").rename(tmp_path / "undisturbed"))
-    killed_before(2, train, monkeypatch, *opts)
-    assert read_json(tmp_path / "run/run.json")["history"][-1]["scaler"]["scale"] > 2.0**16
-    assert train("CoOp", "red", *opts) == 0
-    ours, theirs = (read_json(tmp_path / name / "run.json")["history"] for name in ("run", "undisturbed"))
-    assert [epoch["scaler"] for epoch in ours] == [epoch["scaler"] for epoch in theirs]
-    assert results(tmp_path / "run") == expected
-
-
 @pytest.mark.parametrize(
     ("names", "printed"),
     [
@@ -239,23 +215,6 @@ def test_run_with_damaged_files_uses_earlier_ones_or_trains_from_scratch(cut, ca
         (folder / name).write_bytes(bytes(4) + content[4:-99] + bytes(64))
     resume()
     assert printed in capsys.readouterr().out
-
-
-def test_parallel_runs_compute_one_feature_cache_entry_once(tmp_path):
-    computed, barrier = [], threading.Barrier(2)
-
-    def compute(out):
-        computed.append(len(out))
-        out[:] = np.arange(20).reshape(5, 4)
-
-    def get(_):
-        barrier.wait(MINUTES)
-        return float(FeatureCache(tmp_path / "cache").get("key", (5, 4), compute, "test").sum())
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(get, range(2))) == [190.0, 190.0]
-    assert len(computed) == 1
-    assert sorted(path.suffix for path in (tmp_path / "cache").glob("[!.]*")) == [".json", ".npy"]
 
 
 def test_resume_with_other_settings_is_an_error(cut, train, capsys):
@@ -275,17 +234,3 @@ def test_lost_best_checkpoint_is_not_replaced_by_the_last(finish_run, train, tmp
     assert train("SPG", "red", flags=[*flags, "--load-epoch", "2"]) == 0
     found = read_results(tmp_path / "tested" / "results.json")
     assert (found["selection"], found["load_epoch"]) == ("epoch 2", 2)
-
-
-def test_run_resumed_from_another_folder_resumes_in_its_own(finish_run, train, tmp_path, monkeypatch, capsys):
-    finish_run("CoOp", "OPTIM.MAX_EPOCH", "4")
-    shutil.rmtree(tmp_path / "run/prompt_learner")
-    shutil.copytree(tmp_path / "run", tmp_path / "begun", ignore=shutil.ignore_patterns("results.json"))
-    # There is no checkpoint: train from scratch in another folder, kill, and repeat the command.
-    opts, flags = ("OPTIM.MAX_EPOCH", "4"), ["--resume", "begun", "--output-dir", "next"]
-
-    killed_before(2, train, monkeypatch, *opts, flags=flags)
-    capsys.readouterr()
-    assert train("CoOp", "red", *opts, flags=flags) == 0
-    assert "Resuming after epoch 2" in capsys.readouterr().out
-    assert results(tmp_path / "next") == results(tmp_path / "run")

@@ -10,7 +10,7 @@ from quick_run import REPOSITORY
 
 from common import threads
 from common.run import RunRecord, read_results, read_run_record
-from common.threads import LARGE, Threads, asked_threads, loader_workers, plan_threads, use_sleeping_waits
+from common.threads import LARGE, Threads, asked_threads, loader_workers, plan_threads
 
 NAMES = ("OMP_NUM_THREADS", *threads.SLEEP, "OPENBLAS_THREAD_TIMEOUT")
 
@@ -24,15 +24,6 @@ def eight_cores(monkeypatch):
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def test_use_sleeping_waits_respects_the_environment(monkeypatch):
-    monkeypatch.setenv("KMP_BLOCKTIME", "200")
-    use_sleeping_waits()
-    assert "OMP_WAIT_POLICY" not in os.environ and os.environ["KMP_BLOCKTIME"] == "200"
-    monkeypatch.delenv("KMP_BLOCKTIME")
-    use_sleeping_waits()
-    assert (os.environ["OMP_WAIT_POLICY"], os.environ["KMP_BLOCKTIME"]) == ("PASSIVE", "0")
 
 
 def test_plan_threads_depends_on_size_cores_workers_and_omp_num_threads(monkeypatch):

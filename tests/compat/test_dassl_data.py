@@ -18,24 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 # Choice -> mean and weighted mean of 40 images, then the next draw of python, NumPy and torch.
 RECORDED = {
-    "random_flip": (0.49903, 0.25014, 0.13436, 0.41702, 0.99061),
-    "random_resized_crop": (0.50345, 0.25262, 0.13436, 0.41702, 0.7348),
-    "normalize": (0.39706, 0.11549, 0.13436, 0.41702, 0.75763),
-    "instance_norm": (0.80598, 0.01051, 0.13436, 0.41702, 0.75763),
     "random_crop": (0.49057, 0.24671, 0.13436, 0.41702, 0.14844),
-    "random_translation": (0.50016, 0.25079, 0.86029, 0.41702, 0.75763),
-    "center_crop": (0.49903, 0.25019, 0.13436, 0.41702, 0.75763),
-    "cutout": (0.28204, 0.14468, 0.13436, 0.94949, 0.75763),
-    "imagenet_policy": (0.50697, 0.25448, 0.07045, 0.41702, 0.75763),
-    "cifar10_policy": (0.49196, 0.24687, 0.24956, 0.41702, 0.75763),
-    "svhn_policy": (0.48527, 0.24257, 0.01456, 0.41702, 0.75763),
-    "randaugment": (0.38003, 0.18995, 0.35679, 0.20445, 0.75763),
-    "randaugment_fixmatch": (0.46355, 0.23303, 0.17152, 0.41702, 0.75763),
-    "randaugment2": (0.47639, 0.23733, 0.36811, 0.41702, 0.75763),
-    "gaussian_noise": (0.49921, 0.2502, 0.99254, 0.41702, 0.37656),
-    "colorjitter": (0.50155, 0.25164, 0.13436, 0.41702, 0.3975),
-    "randomgrayscale": (0.49929, 0.25029, 0.13436, 0.41702, 0.99061),
-    "gaussian_blur": (0.49918, 0.2502, 0.13436, 0.41702, 0.94345),
     "all": (2.75535, 0.00122, 0.60114, 0.52706, 0.95212),
     "test": (0.49742, 0.12517, 0.13436, 0.41702, 0.75763),
 }
@@ -177,12 +160,3 @@ def test_data_manager_builds_the_loaders_of_all_splits(cfg):
     assert next(iter(dm.train_loader_x))["img"].shape == (6, 3, 8, 8)
     assert [path for batch in dm.test_loader for path in batch["impath"]] == [d.impath for d in dm.dataset.test]
     assert next(iter(dm.test_loader))["img"].eq(1).all()
-
-
-def test_worker_error_preserves_type_and_message(cfg):
-    cfg.DATALOADER.NUM_WORKERS = 1
-    source = items([2])
-    source[0]._impath = "/none.jpg"
-    loader = build_data_loader(cfg, data_source=source, batch_size=2, tfm=build_transform(cfg))
-    with pytest.raises(FileNotFoundError, match=r"^Image not found: /none\.jpg\. Check DATASET\.ROOT"):
-        list(loader)

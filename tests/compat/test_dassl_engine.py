@@ -25,6 +25,7 @@ from dassl.optim.radam import RAdam
 from dassl.utils import (
     UserError,
     load_checkpoint,
+    load_pretrained_weights,
     open_specified_layers,
     read_json,
     resume_from_checkpoint,
@@ -98,25 +99,6 @@ def test_schedules_give_the_rates_of_the_formulas_also_after_a_resume(keys, expe
         assert schedule.get_last_lr() == [optimizer.param_groups[0]["lr"]] == pytest.approx([rate], abs=1e-12)
         optimizer.step()
         schedule.step()
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "settings"),
-    [
-        ("adam", torch.optim.Adam, {"betas": (0.9, 0.999), "amsgrad": False}),
-        ("amsgrad", torch.optim.Adam, {"amsgrad": True}),
-        ("sgd", torch.optim.SGD, {"momentum": 0.9, "dampening": 0, "nesterov": False}),
-        ("rmsprop", torch.optim.RMSprop, {"momentum": 0.9, "alpha": 0.99}),
-        ("radam", RAdam, {"betas": (0.9, 0.999)}),
-        ("adamw", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": None}),
-        ("adamw_fused", torch.optim.AdamW, {"betas": (0.9, 0.999), "fused": True}),
-    ],
-)
-def test_build_optimizer_passes_the_config_on(name, kind, settings):
-    optimizer = build_optimizer(nn.Linear(2, 2), optim_cfg(NAME=name))
-    assert type(optimizer) is kind
-    assert {"lr": 3e-4, "weight_decay": 5e-4, **settings}.items() <= optimizer.param_groups[0].items()
-    assert len(optimizer.param_groups[0]["params"]) == 2
 
 
 def test_radam_equals_torch_with_decoupled_weight_decay():
@@ -234,21 +216,6 @@ class TinyX(TrainerX):
         return {"loss": loss.item()}
 
 
-@TRAINER_REGISTRY.register(force=True)
-class TinyPair(TrainerX):
-    def build_model(self):
-        for name in ("generator", "discriminator"):
-            model = nn.Linear(3 * 8 * 8, 3)
-            self.register_model(name, model, build_optimizer(model, self.cfg.OPTIM))
-
-    def forward_backward(self, batch):
-        for name, model in self._models.items():
-            self.model_backward_and_update(F.cross_entropy(model(batch["img"].flatten(1)), batch["label"]), name)
-
-    def model_inference(self, input):
-        return self._models["generator"](input.flatten(1))
-
-
 @pytest.fixture
 def tiny(cfg):
     def build(name="TinyX", **keys):
@@ -310,19 +277,6 @@ def test_the_best_model_is_deployed_also_after_a_resume(tiny, capsys):
     assert "model-best.pth.tar to model (epoch=1, val_result=90.0)" in capsys.readouterr().out
 
 
-def test_models_resume_from_their_newest_common_epoch(tiny):
-    keys = {"TRAIN__CHECKPOINT_FREQ": 1, "OPTIM__MAX_EPOCH": 4}
-    folder = run_until(tiny("TinyPair", **keys), 3).output_dir
-    os.unlink(f"{folder}/discriminator/model.pth.tar-3")  # killed between the two saves of epoch 3
-    with open(f"{folder}/discriminator/checkpoint", "w") as handle:
-        handle.write("model.pth.tar-2\n")
-    second = tiny("TinyPair", **keys)
-    assert second.resume_model_if_exist(folder) == 2
-    for name, model in second._models.items():
-        saved = load_checkpoint(f"{folder}/{name}/model.pth.tar-2")
-        assert torch.equal(model.weight, saved["state_dict"]["weight"])
-
-
 # -- errors -----------------------------------------------------------------------------------------
 
 ERRORS = [  # of the types that Dassl.pytorch raises
@@ -360,11 +314,12 @@ def test_wrong_settings_are_named(tiny, cfg, key, value, message):
         tiny(cfg.TRAINER.NAME or "TinyX").train()
 
 
-def test_weights_of_another_model_raise(tiny):
-    folder = run_until(tiny(OPTIM__MAX_EPOCH=1), 1).output_dir
-    other = tiny(MODEL__HEAD__NAME="mlp", MODEL__HEAD__HIDDEN_LAYERS=(4,))
-    with pytest.raises(RuntimeError, match=r"model\.pth\.tar-1 do not fit the model(.|\n)*size mismatch"):
-        other.load_model(folder, epoch=1)
+def test_pretrained_weights_load_by_name_and_shape(tiny, capsys):
+    trained = run_until(tiny(OPTIM__MAX_EPOCH=1), 1)
+    fresh = tiny()
+    load_pretrained_weights(fresh.model, f"{trained.output_dir}/model/model.pth.tar-1")
+    assert torch.equal(weight(fresh), weight(trained))
+    assert "Successfully loaded pretrained weights" in capsys.readouterr().out
 
 
 def test_logger_writes_a_new_file_and_leaves_the_console_open(tmp_path, monkeypatch):

@@ -74,14 +74,6 @@ def test_image_extensions_include_torchvisions_and_are_pillows():
     assert set(IMG_EXTENSIONS) <= set(IMAGE_EXTENSIONS) <= set(Image.registered_extensions())
 
 
-def test_folders_that_link_to_each_other_are_listed_once(tmp_path):
-    write_images(tmp_path / "a", ["1.jpg"])
-    write_images(tmp_path / "b", ["2.jpg"])
-    (tmp_path / "a/x").symlink_to("../b")
-    (tmp_path / "b/y").symlink_to("../a")
-    assert images_below(tmp_path / "a") == ["1.jpg", "x/2.jpg"]
-
-
 def test_output_in_the_folder_of_a_domain_raises(train, tmp_path, capsys):
     folder = make_folder(tmp_path)
     assert train("ZeroshotCLIP", "photo", flags=["--root", str(folder), "--output-dir", str(folder / "photo")]) == 1

@@ -38,20 +38,6 @@ def put(path, content):
 # --- layouts and seeds ---
 
 
-def test_split_file_with_or_without_parts_fits_both_layouts(tmp_path):
-    fingerprints, splits = [], []
-    for name, layout in (("with", SPG_VLCS.layouts[2]), ("without", SPG_VLCS.layouts[1])):
-        make_set(tmp_path / name, SPG_VLCS, layout)
-        fingerprints.append(SPG_VLCS(config(tmp_path / name, ["c"])).fingerprint)
-        splits.append(tmp_path / name / "VLCS/spg_coop_splits")
-    splits[0].rename(tmp_path / "swap")
-    splits[1].rename(splits[0])
-    (tmp_path / "swap").rename(splits[1])
-    assert fingerprints[0] != fingerprints[1]
-    swapped = [SPG_VLCS(config(tmp_path / name, ["c"])).fingerprint for name in ("without", "with")]
-    assert swapped == fingerprints
-
-
 def test_split_file_fits_every_layout_and_folders_below_a_class(tmp_path):
     fingerprints, splits = set(), split_file(tmp_path / "0").parent
     for number, layout in enumerate((AUTHORS, *SPG_PACS.layouts)):

@@ -63,7 +63,7 @@ def test_damaged_files_and_copies_are_named(pacs, table):
     shutil.copy(good, pacs / "cartoon/horse/copy.jpg")
     rows, out = table("pacs")
     assert (rows["unreadable"], rows["copies"]) == (["0", "0", "1", "1"], ["0", "1", "1", "0"])
-    assert f"{pacs}/sketch/dog/größe.jpg (Cannot read the image" in out
+    assert f"Cannot read the image {pacs}/sketch/dog/größe.jpg: " in out
     assert f"Copies: {pacs}/cartoon/horse/copy.jpg = {good}" in out
 
 

@@ -87,39 +87,6 @@ def test_image_features_that_are_not_finite_are_not_cached(trainer, stopped, mon
 # ---- files ----
 
 
-def spoil(path):
-    """Put NaN into the first tensor of a checkpoint; return its name."""
-    checkpoint = torch.load(path, weights_only=True)
-    key = next(iter(checkpoint["state_dict"]))
-    checkpoint["state_dict"][key].view(-1)[0] = NAN
-    torch.save(checkpoint, path)
-    return key
-
-
-def test_resume_uses_the_checkpoint_before_a_broken_one(finish_run, train, tmp_path, capsys):
-    opts = ("OPTIM.MAX_EPOCH", "3")
-    finish_run("CoOp", *opts)
-    (tmp_path / "run/results.json").unlink()
-    (path,) = (tmp_path / "run").rglob("model.pth.tar-3")
-    shutil.copy(path, path.with_name("model.pth.tar-2"))
-    spoil(path)
-    assert train("CoOp", "red", *opts) == 0
-    assert "The checkpoints of epoch 3 cannot be used, trying earlier ones: " in capsys.readouterr().out
-    assert (tmp_path / "run/results.json").is_file()
-
-
-@pytest.mark.parametrize("trainer", ["SPG", "LinearProbe"])
-def test_broken_checkpoint_raises_in_tests_and_predictions(trainer, finish_run, train, image_folder, tmp_path, capsys):
-    finish_run(trainer)
-    saved = sorted((tmp_path / "run").glob("*/model-best.pth.tar"))
-    key = spoil(next(path for path in saved if path.parent.name != "discriminator"))
-    assert train(trainer, "red", flags=["--eval-only", "--model-dir", "run", "--output-dir", "b"]) == 1
-    assert f" numbers of {key} are not finite" in capsys.readouterr().err
-    assert not (tmp_path / "b/results.json").exists()
-    assert predict.main(["--model-dir", "run", str(image_folder / "red/down/0.png")]) == 1
-    assert f" numbers of {key} are not finite" in capsys.readouterr().err
-
-
 def test_files_of_results_with_a_number_that_is_not_finite_are_neither_written_nor_read(tmp_path, finish_run):
     with pytest.raises(UserError, match="1 of the 2 numbers of ctx are not finite"):
         save_prompt_label(tmp_path / "photo.pt", torch.tensor([[0.0, NAN]]), {})

@@ -38,14 +38,6 @@ def test_vit_method_on_a_resnet_is_an_error(expect_error, clip_file):
     assert "must be a ViT" in message and "ViT-B/16" in message and "vp" in message
 
 
-def test_coop_contexts_may_be_class_specific_around_the_class_name(train, tmp_path):
-    opts = ["COOP.CLASS_TOKEN_POSITION", "middle", "COOP.CSC", "True", "COOP.CTX_INIT", "", "COOP.N_CTX", "3"]
-    opts = [f"TRAINER.{word}" if word.startswith("COOP.") else word for word in opts]
-    assert train("CoOp", "red", *opts) == 0
-    saved = torch.load(tmp_path / "run/prompt_learner/model.pth.tar-2", weights_only=True)["state_dict"]
-    assert saved["ctx"].shape == (2, 3, 64)
-
-
 def test_maple_projections_start_equal_and_separate(build):
     start = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3").model
     first, second = (layer.weight for layer in start.compound_prompt_projections)
@@ -156,10 +148,3 @@ def test_dpspg_early_and_late_epochs_are_for_their_targets_alone(train, tmp_path
     early = "OPTIM.MAX_EPOCH", "3", "TRAINER.DPSPG.EARLY", "1", "TRAINER.DPSPG.EARLY_TARGETS", "['red']"
     assert train("DPSPG", "red", *early, flags=["--output-dir", "b"]) == 0
     assert len(results(tmp_path / "b")["val_history"]) == 1
-
-
-def test_dpspg_takes_batches_of_one_image(train, tmp_path):
-    """A sequence of one token, with any batch size."""
-    opts = "DATALOADER.TRAIN_X.BATCH_SIZE", "1", "DATALOADER.TEST.BATCH_SIZE", "1", "OPTIM.MAX_EPOCH", "1"
-    assert train("DPSPG", "red", *opts) == 0
-    assert results(tmp_path / "run")["n_test"] == 10

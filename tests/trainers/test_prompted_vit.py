@@ -44,16 +44,3 @@ def test_prompted_vit_initial_prompts_have_standard_deviation_002(clip_model):
 def test_prompted_vit_of_a_resnet_raises_with_a_method_that_accepts_it():
     with pytest.raises(UserError, match="is a ModifiedResNet.* need a ViT.* or use VP"):
         PromptedViT(tiny_clip().visual)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "deep", "message"),
-    [
-        ((2, 128), (4, 2, 128), "depth of 5 does not fit the image tower, which has 4 layers.*PROMPT_DEPTH to 1"),
-        ((2, 64), (1, 2, 64), r"have shapes .*; accepted: \('n', 128\), the same in each layer"),
-        ((2, 128), (1, 3, 128), r"have shapes .*; accepted: \('n', 128\), the same in each layer"),
-    ],
-)
-def test_prompted_vit_wrong_prompts_are_errors(clip_model, tokens, deep, message):
-    with pytest.raises((ValueError, UserError), match=message):
-        PromptedViT(clip_model.visual)(torch.zeros(1, 3, 32, 32), torch.zeros(tokens), torch.zeros(deep))

@@ -5,7 +5,6 @@ tests/contracts/test_published_files.py checks the logits of published files.
 
 import copy
 import math
-import shutil
 from functools import reduce
 
 import pytest
@@ -125,20 +124,6 @@ def test_checkpoint_of_another_depth_or_length_names_the_settings(trained, train
     with pytest.raises(UserError) as caught:
         build_run(path.parents[1], opts=[f"TRAINER.{change[0]}", change[1]])
     assert str(caught.value).startswith(str(path.parents[1])) and fix in str(caught.value)
-
-
-def test_model_file_of_another_method_is_an_error(trained):
-    built, path, _ = trained("MaPLe")
-    put(path, model_file(built.clip_model, "VPT", {"image_encoder.VPT": torch.zeros(4, 64)}))
-    with pytest.raises(UserError, match="does not fit this run: it holds none where MaPLe has compound_"):
-        build_run(path.parents[1])
-
-
-def test_dpl_test_with_another_length_names_the_setting(finish_run, expect_error, tmp_path):
-    finish_run("DPL")
-    shutil.move(tmp_path / "run", tmp_path / "theirs")
-    message = expect_error("DPL", "red", "TRAINER.DPL.N_CTX", "7", flags=TEST)
-    assert "Set TRAINER.DPL.N_CTX 4, or" in message
 
 
 # ---- start from given prompts ----

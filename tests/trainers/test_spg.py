@@ -9,8 +9,6 @@ import torch
 from other_process import lock_elsewhere
 from torch import nn
 
-from common.errors import UserError
-
 LABELS = "prompt_labels/stripes/tiny/seed_1"
 
 
@@ -91,16 +89,6 @@ def test_n_prompts_averages_logits_over_draws(build):
     assert not torch.allclose(draws[0], draws[1])
 
 
-def test_generator_of_another_size_is_an_error(build, tmp_path):
-    trainer = build("SPG_CGAN")
-    state = {**trainer.generator.state_dict(), "model.11.bias": torch.zeros(2048)}
-    folder = tmp_path / "theirs" / "generator"
-    folder.mkdir(parents=True)
-    torch.save({"state_dict": state, "epoch": 12}, folder / "model-best.pth.tar")
-    with pytest.raises(UserError, match=r"does not fit this run: .* model.11.bias \(2048,\)"):
-        trainer.load_model(str(tmp_path / "theirs"))
-
-
 # ---- labels of stage I ----
 
 
@@ -154,17 +142,6 @@ def test_label_that_another_run_learns_is_used(finish_run, train, tmp_path, when
     assert "which learns the prompt label of blue" in printed
     assert printed.count("Stage I: learning") == 1 and "learning the prompt label of green" in printed
     assert results(tmp_path / "run")["accuracy"] == expected
-
-
-@pytest.mark.parametrize(("trainer", "place"), [("SPG_CoOp", ""), ("DPSPG_CoOp", "pos")])
-def test_stage1_waits_for_another_process_with_its_label(train, tmp_path, when_waiting, capsys, trainer, place):
-    folder = tmp_path / "prompt_labels" / place / "stripes/tiny/seed_1"
-    folder.mkdir(parents=True)
-    with lock_elsewhere(folder / ".red.pt.lock") as other:
-        when_waiting(other.kill)
-        assert train(trainer, "red", flags=["--source-domains", "red"]) == 0
-    assert "which learns the prompt label of red" in capsys.readouterr().out
-    assert (folder / "red.pt").is_file()
 
 
 def test_label_of_changed_stage1_is_trained_again(finish_run, train, expect_error, tmp_path, capsys):

@@ -2,18 +2,15 @@
 
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 from conftest import CLIP, QUICK
-from quick_run import REPOSITORY, run_train
+from quick_run import run_train
 
 from common.run import read_results
 from scripts import launch
-from scripts.launching.jobs import Set, list_runs
-from trainers.methods import METHODS, PROTOCOLS
+from trainers.methods import METHODS
 
-ABC = Set("letters", Path("letters.yaml"), "data", ("a", "b", "c"), ("a", "c"), "letters")
 VARIABLES = dict(
     word.split("=", 1)
     for word in shlex.split(
@@ -28,13 +25,6 @@ VARIABLES = dict(
 def no_variables(monkeypatch):
     for name in (*VARIABLES, "TARGETS"):
         monkeypatch.delenv(name, raising=False)
-
-
-def test_scripts_each_method_has_the_launchers_of_its_protocols():
-    names = {protocol: f"{'main' if protocol == 'multi' else protocol}.sh" for protocol in PROTOCOLS}
-    expected = {f"{one.name}/{names[p]}" for one in METHODS if one.launchers for p in one.protocols}
-    found = {path.relative_to(REPOSITORY / "scripts").as_posix() for path in REPOSITORY.glob("scripts/*/*.sh")}
-    assert found == expected
 
 
 def test_scripts_pass_on_method_protocol_and_words(tmp_path, start, monkeypatch):
@@ -113,23 +103,6 @@ def test_missing_data_names_the_download(run_launcher):
 
 
 # ---- protocols ----
-
-
-def test_protocols_have_the_expected_runs():
-    everywhere = ABC.domains
-    assert list(list_runs("multi", [ABC])) == [
-        ("target a", ABC, ("b", "c"), ("a",), "a"),
-        ("target c", ABC, ("a", "b"), ("c",), "c"),
-    ]
-    assert list(list_runs("single", [ABC])) == [
-        ("source a", ABC, ("a",), ("b", "c"), "from_a"),
-        ("source c", ABC, ("c",), ("a", "b"), "from_c"),
-    ]
-    other = Set("digits", Path("digits.yaml"), "elsewhere", ("x", "y"), ("x", "y"), "digits")
-    assert list(list_runs("cross", [ABC, other])) == [
-        ("training on letters", ABC, everywhere, everywhere, "cross/train"),
-        ("letters to digits", other, ("x", "y"), ("x", "y"), "cross/to_digits"),
-    ]
 
 
 def test_cross_test_after_failed_training_is_skipped(run_launcher, tmp_path, image_folder, clip_file):

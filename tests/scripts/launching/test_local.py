@@ -68,11 +68,13 @@ def test_run_of_lost_process_is_retried_once_and_resumed_later(
     assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
 
 
-def test_launcher_interrupted_ends_runs_after_their_step(long_run, tmp_path):
+# Ctrl-C of a terminal reaches the whole group.
+@pytest.mark.parametrize(("send", "number", "code"), [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)])
+def test_launcher_interrupted_ends_runs_after_their_step(long_run, tmp_path, send, number, code):
     launcher = long_run("OPTIM.MAX_EPOCH", "2000")
-    os.killpg(launcher.process.pid, signal.SIGINT)  # Ctrl-C of a terminal reaches the whole group
-    code, output = launcher.end()
-    assert code == 130 and "interrupted; the same command resumes it" in output and "Traceback" not in output
+    send(launcher.process.pid, number)
+    found, output = launcher.end()
+    assert found == code and "interrupted; the same command resumes it" in output and "Traceback" not in output
     assert output.count("ending after this step") == 1 and run_owner(tmp_path / RUN) is None
 
 

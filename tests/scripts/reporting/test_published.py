@@ -45,6 +45,13 @@ def test_published_row_in_markdown():
     assert any(line.startswith("† Not measured here") for line in lines)
 
 
+def test_published_row_changes_no_other_row():
+    without, published = (table_of(*figures).splitlines() for figures in ((), (PAPER,)))
+    assert [cells(line) for line in published if line[:1] == "|" and "†" not in line] == [
+        cells(line) for line in without if line[:1] == "|"
+    ]
+
+
 def test_published_row_in_other_formats():
     latex, plain = table_of(PAPER, table_format="latex"), table_of(PAPER, table_format="plain")
     row = next(line for line in latex.splitlines() if r"\textcolor{gray}{SPG \textdagger{}}" in line)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from dassl.optim import build_lr_scheduler
-from dassl.optim.lr_scheduler import ConstantWarmupScheduler, LinearWarmupScheduler
+from dassl.optim.lr_scheduler import ConstantWarmupScheduler
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from trainers.base import trainer as trainer_module
@@ -11,10 +11,9 @@ from trainers.base.trainer import PromptTrainer
 
 
 def original_schedule(optimizer, optim):
-    """Dassl.pytorch's cosine with warm-up, which has its successor and optimizer as objects in its state."""
-    is_constant = optim.WARMUP_TYPE == "constant"
+    """Dassl.pytorch's cosine with a constant warm-up, which has its successor and optimizer as objects in its state."""
 
-    class Warmup(ConstantWarmupScheduler if is_constant else LinearWarmupScheduler):
+    class Warmup(ConstantWarmupScheduler):
         def state_dict(self):
             return {key: value for key, value in self.__dict__.items() if key != "optimizer"}
 
@@ -22,27 +21,18 @@ def original_schedule(optimizer, optim):
             self.__dict__.update(state_dict)
 
     successor = CosineAnnealingLR(optimizer, float(optim.MAX_EPOCH))
-    lowest = optim.WARMUP_CONS_LR if is_constant else optim.WARMUP_MIN_LR
-    return Warmup(optimizer, successor, optim.WARMUP_EPOCH, lowest)
+    return Warmup(optimizer, successor, optim.WARMUP_EPOCH, optim.WARMUP_CONS_LR)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "warmup", "done"),
-    [
-        (build_lr_scheduler, "constant", 1),
-        (build_lr_scheduler, "linear", 4),
-        (original_schedule, "linear", 2),
-        (original_schedule, "constant", 4),
-    ],
-)
-def test_resumed_run_has_the_scheduled_learning_rates(train, monkeypatch, tmp_path, capsys, schedule, warmup, done):
+@pytest.mark.parametrize(("schedule", "warmup"), [(build_lr_scheduler, "linear"), (original_schedule, "constant")])
+def test_resumed_run_has_the_scheduled_learning_rates(train, monkeypatch, tmp_path, capsys, schedule, warmup):
     monkeypatch.setattr(trainer_module, "build_lr_scheduler", schedule)
     opts = "OPTIM.WARMUP_EPOCH", "2", "OPTIM.WARMUP_TYPE", warmup, "OPTIM.MAX_EPOCH", "6", "TEST.NO_TEST", "True"
     opts += ("TRAINER.FEATURES.TRAIN_VIEWS", "1")
     before_epoch = PromptTrainer.before_epoch
 
     def stop(self):
-        if self.epoch == done:
+        if self.epoch == 4:
             raise KeyboardInterrupt
         before_epoch(self)
 
@@ -51,7 +41,7 @@ def test_resumed_run_has_the_scheduled_learning_rates(train, monkeypatch, tmp_pa
         patch.setattr(PromptTrainer, "before_epoch", stop)
         assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 130
     assert train("CoOp", "red", *opts, flags=["--output-dir", "cut"]) == 0
-    assert f"Resuming after epoch {done}" in capsys.readouterr().out
+    assert "Resuming after epoch 4" in capsys.readouterr().out
     paths = (tmp_path / folder / "prompt_learner/model.pth.tar-6" for folder in ("run", "cut"))
     ends = [torch.load(path, weights_only=True) for path in paths]
     assert torch.equal(*(end["state_dict"]["ctx"] for end in ends))

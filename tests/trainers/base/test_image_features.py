@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.files import OUTPUT_MARK
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.clip.backbone import Backbone
-from trainers.modules.features import FeatureCache, encode_dataset
+from trainers.modules.features import FeatureCache
 from trainers.modules.sampling import FeatureLoader, MultiViewDataset
 
 CPU = torch.device("cpu")
@@ -219,13 +219,6 @@ class RandomImages(Dataset):
 
     def transform(self, image):
         return image + 0.1 * draws()
-
-
-@pytest.mark.parametrize(("num_workers", "batch_size"), [(2, 4), (0, 100)])
-def test_encoder_preserves_the_order_of_data_sets(num_workers, batch_size):
-    out = np.zeros((10, 3), np.float32)
-    encode_dataset(RandomImages(), lambda image: image.mean(dim=(2, 3)), out, batch_size, num_workers, "test")
-    np.testing.assert_array_equal(out[:, 0].astype(int), np.arange(10))
 
 
 def test_views_are_repeatable_and_leave_global_generators_unchanged(tmp_path):

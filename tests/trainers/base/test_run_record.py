@@ -1,18 +1,16 @@
-"""Content of results.json and logits.npy, against slow and obvious references; evaluators of clients."""
+"""Content of results.json and logits.npy, against slow and obvious references."""
 
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from dassl.evaluation import EVALUATOR_REGISTRY, EvaluatorBase
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from common.image_results import LOGITS_FILE, read_predictions
 from common.run import Result, read_results, read_run_record
-from trainers.base.checkpoints import find_checkpoint
 from trainers.base.evaluation import CALIBRATION_BINS, Predictions, accuracy_by_class, calibration_error, macro_f1
 
 
@@ -89,86 +87,6 @@ def test_results_name_the_selection_metric(train, tmp_path):
     assert result["best_epoch"] == 1 + values.index(max(values))
     assert result["val_history"] == [epoch["val_accuracy"] for epoch in history]
     assert result["val_accuracy"] == history[result["best_epoch"] - 1]["val_accuracy"]
-
-
-# ---- custom evaluators ----
-
-
-class Counter(EvaluatorBase):
-    """An evaluator with the metrics of `MEASURES`, functions of labels and predictions."""
-
-    MEASURES = {}
-
-    def __init__(self, cfg, lab2cname=None, **_):
-        super().__init__(cfg)
-
-    def reset(self):
-        self.labels, self.predicted = [], []
-
-    def process(self, mo, gt):
-        self.labels += gt.tolist()
-        self.predicted += mo.argmax(dim=1).tolist()
-
-    def evaluate(self):
-        return {name: measure(self.labels, self.predicted) for name, measure in self.MEASURES.items()}
-
-
-@pytest.fixture
-def own(monkeypatch):
-    """Register an evaluator with these metrics; return the settings that select it."""
-
-    def register(**measures):
-        EVALUATOR_REGISTRY.register(Counter, force=True)
-        monkeypatch.setattr(Counter, "MEASURES", measures)
-        return ["TEST.EVALUATOR", "Counter"]
-
-    yield register
-    EVALUATOR_REGISTRY._obj_map.pop("Counter", None)
-
-
-def n_right(labels, predicted):
-    return sum(label == guess for label, guess in zip(labels, predicted, strict=True))
-
-
-@pytest.mark.parametrize("trainer", ["CoOp", "LinearProbe", "ZeroshotCLIP"])
-def test_results_have_custom_metrics_and_accuracy(trainer, finish_run, train, own, tmp_path, capsys):
-    plain = read_results(finish_run(trainer) / "results.json")
-    odd = {"nan": float("nan"), "none": None, "text": "good", "many": torch.ones(2)}
-    measures = {name: lambda *_, value=value: value for name, value in odd.items()}
-    opts = own(right=n_right, tensor=lambda *_: torch.tensor(2.5), **measures)
-    assert train(trainer, "red", *opts, flags=["--output-dir", "own"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"Note: the metric {name} is no finite number" in printed for name in odd)
-    ours = read_results(tmp_path / "own/results.json")
-    right, accuracy, macro = ours["n_test"] * ours["accuracy"] / 100, plain["accuracy"], plain["macro_f1"]
-    assert ours["metrics"] == pytest.approx({"right": right, "tensor": 2.5, "accuracy": accuracy, "macro_f1": macro})
-    for key in ("accuracy", "macro_f1", "accuracy_by_class", "val_accuracy", "best_epoch"):
-        assert ours[key] == pytest.approx(plain[key]), key
-    assert ours["val_history"] == pytest.approx(plain["val_history"])
-
-
-def test_select_by_custom_metric_selects_its_best_epoch(train, own, tmp_path):
-    opts = own(wrong=lambda *both: len(both[0]) - n_right(*both))
-    assert train("CoOp", "red", *opts, "TEST.SELECT_BY", "wrong", "OPTIM.MAX_EPOCH", "3") == 0
-    result = read_results(tmp_path / "run/results.json")
-    worst = min(result["val_history"])
-    assert result["val_accuracy"] == worst and result["best_epoch"] == 1 + result["val_history"].index(worst)
-    best = find_checkpoint(tmp_path / "run", "prompt_learner")
-    assert torch.load(best, weights_only=True)["epoch"] == result["best_epoch"]
-
-
-def test_results_use_the_accuracy_of_the_evaluator(train, own, tmp_path):
-    assert train("ZeroshotCLIP", "red", *own(accuracy=lambda *_: 12.5, macro_f1=lambda *_: 3)) == 0
-    result = read_results(tmp_path / "run/results.json")
-    assert (result["accuracy"], result["macro_f1"]) == (12.5, 3.0)
-
-
-def test_evaluator_without_usable_result_is_an_error(expect_error, own, monkeypatch):
-    message = expect_error("CoOp", "red", *own(odd=lambda *_: float("nan")), "TEST.SELECT_BY", "odd")
-    assert "no finite metric of the evaluator Counter; accepted: accuracy, macro_f1." in message
-    monkeypatch.setattr(Counter, "evaluate", lambda self: 81.5)
-    message = expect_error("ZeroshotCLIP", "red", *own(), flags=["--output-dir", "b"])
-    assert "TEST.EVALUATOR: evaluate() returned a float. Return a dict of numbers." in message
 
 
 # ---- durations ----
