@@ -70,7 +70,9 @@ def test_predictor_accepts_other_classes_unless_they_were_learned(finish_run, im
     probe = finish_run("LinearProbe").rename(tmp_path / "probe")
     assert "knows only the classes" in expect_error("--model-dir", probe, *words)
     own = finish_run("CoOp", "TRAINER.COOP.CSC", "True").rename(tmp_path / "own")
-    assert "knows only the classes of its training, across, down, not a, b, c" in expect_error("--model-dir", own, *words)
+    assert "knows only the classes of its training, across, down, not a, b, c" in expect_error(
+        "--model-dir", own, *words
+    )
     found = Predictor(finish_run("SPG"), classnames=["cat", "dog", "guinea pig"])(images, top_k=2)
     assert all(len(top) == 2 and {name for name, _ in top} <= {"cat", "dog", "guinea pig"} for top in found)
 
