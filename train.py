@@ -66,8 +66,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
     `args.note` becomes the note on a config file of SPG's authors, or "".
     """
-    from trainers.authors_configs import merge_method_file
-    from trainers.config import apply_settings, default_cfg, merge_file, set_key
+    from trainers.config import apply_settings, default_cfg, merge_file, merge_method_file, set_key
 
     cfg, args.note, flags = default_cfg(), "", vars(args)
     if args.dataset_config_file:

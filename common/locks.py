@@ -46,7 +46,7 @@ def file_lock(path: str | PathLike, task: str, seconds: float | None = None) -> 
                 lock.acquire(timeout=seconds or 0)
             except Timeout:
                 if seconds is not None:
-                    raise InUse(f"{path.parent} is in use by {_owner(path)}.") from None
+                    raise InUse(f"{path.parent}: in use by {_owner(path)}. Wait, or name another folder.") from None
                 print(f"Waiting for {_owner(path)}, which {task}", flush=True)
                 with contextlib.suppress(Timeout):
                     lock.acquire(poll_interval=0.2, cancel_check=lambda: interruption() is not None)
@@ -86,6 +86,6 @@ def run_owner(folder: str | PathLike) -> str | None:
 def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+        return f"process {owner['pid']} on host {owner['host']} since {owner['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

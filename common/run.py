@@ -126,7 +126,7 @@ def class_subset(cfg: "CfgNode") -> str:
     return getattr(cfg.DATASET, "SUBSAMPLE_CLASSES", "all")
 
 
-def dataset_label(cfg: "CfgNode") -> str:
+def dataset_name(cfg: "CfgNode") -> str:
     """The data set's name in folders: "SPG_PACS" -> "PACS"; a FolderDG has its folder's name, or DATASET.LABEL."""
     name = cfg.DATASET.NAME.removeprefix("SPG_")
     folder = Path(cfg.DATASET.ROOT).resolve().name if name == "FolderDG" else name

@@ -32,7 +32,7 @@ def loader_workers(wanted: int) -> int:
     return min(wanted, usable_cores() - 1)
 
 
-def asked_threads() -> int | None:
+def omp_num_threads() -> int | None:
     """OMP_NUM_THREADS; None if it is not set or not a number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
@@ -45,17 +45,17 @@ class Threads:
     alone: int
     beside_workers: int
 
-    def use(self, workers: int) -> None:
-        """Set the numbers of threads of PyTorch and BLAS; `workers` is the number of busy loader workers."""
+    def use(self, has_workers: bool) -> None:
+        """Set the numbers of threads of PyTorch and BLAS; `has_workers`: loader workers decode images."""
         import torch
         from threadpoolctl import threadpool_limits
 
-        torch.set_num_threads(self.beside_workers if workers else self.alone)
+        torch.set_num_threads(self.beside_workers if has_workers else self.alone)
         threadpool_limits(self.alone, user_api="blas")
 
     @contextlib.contextmanager
-    def all(self) -> Iterator[None]:
-        """Use the threads of idle loader workers within the block."""
+    def use_alone(self) -> Iterator[None]:
+        """Use `alone` threads within the block, while loader workers are idle."""
         import torch
 
         before = torch.get_num_threads()
@@ -69,7 +69,7 @@ class Threads:
 def plan_threads(n_weights: int, workers: int) -> Threads:
     """The threads of a new run: OMP_NUM_THREADS, else one for a tiny CLIP, else all cores less the loader workers."""
     # The last digits of sums depend on these numbers, so they follow from model and machine, not from other processes.
-    number = asked_threads() or (1 if n_weights < LARGE else None)
+    number = omp_num_threads() or (1 if n_weights < LARGE else None)
     return Threads(number or usable_cores(), number or max(1, usable_cores() - workers))
 
 

@@ -31,7 +31,7 @@ class Residual(nn.Module):
 class TaskRes(PromptTrainer):
     """Classifies by zero-shot text features plus a residual that is learned by cross-entropy."""
 
-    SETTINGS = "TASKRES"
+    NODE = "TASKRES"
 
     def build_prompt_model(self):
         encoder = self.build_encoder(ctx_init="a photo of a")

@@ -33,8 +33,8 @@ def find_set(name: str, root: str) -> FoundSet:
     """List the images of a data set, however incomplete."""
     import pandas as pd
 
+    from datasets.base import FOLDER, dataset_class, dataset_config
     from datasets.image_files import class_folders, images_below
-    from datasets.known import FOLDER, dataset_class, dataset_config
     from datasets.layouts import check_root
 
     config, place = dataset_config(name, root)
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         "--thumbnails", metavar="FILE", help="draw a sample of each domain and class (.png, .jpg, .pdf)"
     )
     args = parser.parse_args(argv)
-    from datasets.known import known_names
+    from datasets.base import known_names
     from datasets.layouts import SetNotFound
 
     sets, missing = [], []

@@ -45,7 +45,7 @@ class ConditionalPromptLearner(nn.Module):
 class CoCoOp(PromptTrainer):
     """A context for each image, learned end to end by cross-entropy."""
 
-    SETTINGS = "COCOOP"
+    NODE = "COCOOP"
     TAKES_INIT_WEIGHTS = True
 
     def build_prompt_model(self) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +21,7 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.files import read_text
+from trainers.methods import method_of
 
 if TYPE_CHECKING:
     from trainers.base.trainer import PromptTrainer
@@ -56,13 +58,19 @@ def _has_words(value: str) -> str:
     return value
 
 
+class ContextLength(Enum):
+    """The tokens of CTX_INIT that initialise the context vectors. With ALL_TOKENS they also set their number."""
+
+    ALL_TOKENS = 1
+    FIRST_TOKENS = 2
+
+
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
-COUNTED, FIRST = "as many as the tokens of CTX_INIT", "the first tokens of CTX_INIT"
-NCtx = Annotated[PositiveInt, COUNTED]
-FirstNCtx = Annotated[PositiveInt, FIRST]
+NCtx = Annotated[PositiveInt, ContextLength.ALL_TOKENS]
+FirstNCtx = Annotated[PositiveInt, ContextLength.FIRST_TOKENS]
 Words = Annotated[str, AfterValidator(_has_words)]
 Precision = Literal["fp32", "fp16", "bf16", "amp"]
 ClassTokenPosition = Literal["end", "middle", "front"]
@@ -176,7 +184,7 @@ class TrainerKeys(Section, node="TRAINER"):
 
 
 class FeatureKeys(Section, node="TRAINER.FEATURES"):
-    CACHE: bool = True  # cache features of val and test images on disk
+    CACHE: bool = True  # cache features of images on disk, except features of augmented batches
     CACHE_DIR: str = ""  # "": feature_cache next to OUTPUT_DIR
     TRAIN_VIEWS: NonNegativeInt = 0  # 0: encode each augmented batch; K: draw from K views that are encoded once
 
@@ -199,6 +207,13 @@ AUTHORS_KEYS = {
     "G_MAX_NORM_BIAS": "TRAINER.SPG.G_BIAS_NORM",
     "G_MAX_NORM_BIAS_LAST": "TRAINER.SPG.G_LAST_BIAS_NORM",
 }
+# All config files of the authors have the first keys and lack the others. CoOp's files lack TEST.NO_TEST.
+AUTHORS_HAVE, AUTHORS_LACK = {"TEST.NO_TEST", "INPUT.SIZE"}, {"OPTIM.WEIGHT_DECAY", "TEST.FINAL_MODEL"}
+# The authors' code sets these keys and ignores their values in config files.
+AUTHORS_OVERRIDE = (
+    *("OPTIM.NAME", "OPTIM.LR", "OPTIM.WEIGHT_DECAY", "OPTIM.WARMUP_EPOCH", "TEST.FINAL_MODEL"),
+    *(key for key in AUTHORS_KEYS.values() if key.endswith("_NORM")),
+)
 
 
 # ---- read and set ----
@@ -243,16 +258,16 @@ def field_of(key: str) -> FieldInfo | None:
     return SECTIONS[node].model_fields.get(name) if node in SECTIONS else None
 
 
-def leaves(node: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:
+def iterate_keys(node: CfgNode, above: str = "") -> Iterator[tuple[str, Any]]:
     """Every key of a config with its value: ("OPTIM.LR", 0.002)."""
     for name, value in node.items():
         if isinstance(value, CfgNode):
-            yield from leaves(value, f"{above}{name}.")
+            yield from iterate_keys(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value
 
 
-def as_typed(value: Any) -> str:
+def format_for_shell(value: Any) -> str:
     """A value as a shell's command line takes it."""
     is_quoted = isinstance(value, (list, tuple)) or value == "" or (isinstance(value, str) and " " in value)
     return f'"{value}"' if is_quoted else str(value)
@@ -283,13 +298,13 @@ def set_key(cfg: CfgNode, key: str, given: Any) -> None:
 
 
 def _hint(key: str, cfg: CfgNode) -> str:
-    near = difflib.get_close_matches(key.upper(), [one for one, _ in leaves(cfg)], n=1)
+    near = difflib.get_close_matches(key.upper(), [one for one, _ in iterate_keys(cfg)], n=1)
     return f"Did you mean {near[0]}?" if near else "The files in trainers/ declare our keys."
 
 
 def _refusal(key: str, value: Any, accepted: str) -> str:
     default = value_of(default_cfg(), key, None)
-    return f"{key} is {value!r}; accepted: {accepted}. The default is {key} {as_typed(default)}."
+    return f"{key} is {value!r}; accepted: {accepted}. The default is {key} {format_for_shell(default)}."
 
 
 def apply_settings(cfg: CfgNode, opts: Sequence[Any]) -> None:
@@ -310,7 +325,7 @@ def merge_file(cfg: CfgNode, path: str | PathLike, kind: str = "Config file") ->
         text = read_text(path)
         tree = CfgNode.load_cfg(text)
         _check_repeated(yaml.compose(text, yaml.SafeLoader))
-        for key, value in leaves(tree):
+        for key, value in iterate_keys(tree):
             # YAML reads a section without keys as None.
             if value is not None or not isinstance(value_of(cfg, key, None), CfgNode):
                 set_key(cfg, key, value)
@@ -326,6 +341,39 @@ def _check_repeated(node: yaml.Node | None) -> None:
         if names.count(name) > 1:
             raise ValueError(f"{name} is there {names.count(name)} times; join them")
         _check_repeated(value)
+
+
+def merge_method_file(cfg: CfgNode, path: str | PathLike, trainer: str, kind: str = "Config file") -> str:
+    """Merge the config file of a method, in place.
+
+    For a file of SPG's authors, our as_run.yaml (or default.yaml) has the settings of the authors' code. Returns a line
+    with the values of the file that this code overrides, or "".
+    """
+    given, method = cfg.clone(), method_of(trainer)
+    merge_file(given, path, kind)
+    if method is None or not _is_authors_file(path):
+        merge_file(cfg, path, kind)
+        return ""
+    ours = next(file for file in map(method.config_file, ("as_run", "default")) if file.is_file())
+    for file in (ours, path):
+        merge_file(cfg, file, kind)
+    changes = []
+    for key, value in _read_keys(ours).items():
+        if key in AUTHORS_OVERRIDE:
+            set_key(cfg, key, value)
+            if (new := value_of(cfg, key)) != (old := value_of(given, key)):
+                changes.append(f"{key} {new} (not {old})")
+    cfg.TRAINER.SPG.GRAD_CLIP_OFF_TARGETS = ()  # the authors edit GRAD_CLIP for each target
+    return f"Note: {path} is a config of SPG's authors. Their code sets {', '.join(changes)}." if changes else ""
+
+
+def _is_authors_file(path: str | PathLike) -> bool:
+    keys = _read_keys(path).keys()
+    return not keys.isdisjoint(AUTHORS_KEYS) or (keys >= AUTHORS_HAVE and keys.isdisjoint(AUTHORS_LACK))
+
+
+def _read_keys(path: str | PathLike) -> dict[str, Any]:
+    return dict(iterate_keys(CfgNode.load_cfg(Path(path).read_text(encoding="utf-8-sig"))))
 
 
 # ---- check ----
@@ -349,14 +397,8 @@ def check_values(cfg: CfgNode) -> None:
         raise UserError("\n".join(problems))
 
 
-def check_settings(cfg: CfgNode, trainer: "type[PromptTrainer]") -> None:
-    """Check values and contradictions; raises UserError with a line for each problem."""
-    check_values(cfg)
-    if problems := list(_contradictions(cfg, trainer)):
-        raise UserError("\n".join(problems))
-
-
-def _contradictions(cfg: CfgNode, trainer: "type[PromptTrainer]") -> Iterator[str]:
+def find_contradictions(cfg: CfgNode, trainer: "type[PromptTrainer]") -> Iterator[str]:
+    """Yield an error message for each value that contradicts another one or the trainer."""
     name, optim, given = cfg.TRAINER.NAME, cfg.OPTIM, cfg.MODEL.INIT_WEIGHTS
     if (views := cfg.TRAINER.FEATURES.TRAIN_VIEWS) and trainer.image_tower_learns():
         key = "TRAINER.FEATURES.TRAIN_VIEWS"
@@ -375,7 +417,7 @@ def _contradictions(cfg: CfgNode, trainer: "type[PromptTrainer]") -> Iterator[st
     low, high = cfg.INPUT.RRCROP_SCALE
     if low > high:
         yield f'INPUT.RRCROP_SCALE is {(low, high)}, which falls. Set INPUT.RRCROP_SCALE "{(high, low)}".'
-    if "OPTIM" in trainer.UNREAD:
+    if "OPTIM" in trainer.UNREAD_KEYS:
         return
     if optim.NAME == "sgd" and optim.SGD_NESTEROV and (not optim.MOMENTUM or optim.SGD_DAMPNING):
         yield "OPTIM.SGD_NESTEROV needs momentum without dampening. Set OPTIM.MOMENTUM 0.9 OPTIM.SGD_DAMPNING 0."
@@ -384,10 +426,10 @@ def _contradictions(cfg: CfgNode, trainer: "type[PromptTrainer]") -> Iterator[st
         yield f'OPTIM.STEPSIZE is {steps}, but multi_step needs epochs from 1 on. Set it for example to "(20, 40)".'
 
 
-def check_words(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenizer: "Tokenizer") -> dict[str, int]:
+def check_context_lengths(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenizer: "Tokenizer") -> dict[str, int]:
     """Compare numbers of context vectors with CTX_INIT; returns the keys that its number of tokens overrides."""
-    node, own = f"TRAINER.{trainer.SETTINGS}", cfg.TRAINER[trainer.SETTINGS]
-    words = {key: own[key] for key in trainer.WORDS if own.get(key)}
+    node, own = f"TRAINER.{trainer.NODE}", cfg.TRAINER[trainer.NODE]
+    words = {key: own[key] for key in trainer.CTX_INIT_KEYS if own.get(key)}
     lengths = {key: len(tokenizer.encode(text.replace("_", " "))) for key, text in words.items()}
     if len(set(lengths.values())) > 1:
         found = " and ".join(f"{node}.{key} {words[key]!r} has {n} tokens" for key, n in lengths.items())
@@ -395,11 +437,11 @@ def check_words(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenizer: "Tokeni
     counted, n = dict[str, int](), lengths.get("CTX_INIT", 0)
     for name, field in SECTIONS[node].model_fields.items() if n and node in SECTIONS else ():
         begin = f"{node}.{name} is {own[name]}, but {node}.CTX_INIT is {words['CTX_INIT']!r} of {n} tokens. "
-        if COUNTED in field.metadata and own[name] not in (n, field.default):
+        if ContextLength.ALL_TOKENS in field.metadata and own[name] not in (n, field.default):
             raise UserError(f'{begin}Set {node}.{name} {n}, or {node}.CTX_INIT "" for {own[name]} random vectors.')
-        if FIRST in field.metadata and own[name] > n:
+        if ContextLength.FIRST_TOKENS in field.metadata and own[name] > n:
             raise UserError(f'{begin}Set {node}.{name} to 1 to {n}, or {node}.CTX_INIT "" for random vectors.')
-        if COUNTED in field.metadata:
+        if ContextLength.ALL_TOKENS in field.metadata:
             counted[f"{node}.{name}"] = n
     return counted
 
@@ -407,10 +449,10 @@ def check_words(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenizer: "Tokeni
 def has_effect(key: str, trainer: "type[PromptTrainer]") -> bool:
     """Whether a trainer reads a key."""
     node = key.rpartition(".")[0]
-    if any(f"{key}.".startswith(f"{unread}.") for unread in trainer.UNREAD):
+    if any(f"{key}.".startswith(f"{unread}.") for unread in trainer.UNREAD_KEYS):
         return False
     # Dassl's transforms read all of INPUT.
-    if key in SHARED_FOLDERS or node in ("INPUT", "TRAINER.FEATURES", f"TRAINER.{trainer.SETTINGS}"):
+    if node in ("INPUT", "TRAINER.FEATURES", f"TRAINER.{trainer.NODE}"):
         return True
     return field_of(key) is not None and not node.startswith("TRAINER.")
 
@@ -418,9 +460,9 @@ def has_effect(key: str, trainer: "type[PromptTrainer]") -> bool:
 def settings_notes(cfg: CfgNode, trainer: "type[PromptTrainer]") -> list[str]:
     """Notes on settings that the trainer does not read, and on a training that ends within its warm-up."""
     notes, name, optim = [], cfg.TRAINER.NAME, cfg.OPTIM
-    defaults = {key: (default, value_of(cfg, key, default)) for key, default in leaves(default_cfg())}
+    defaults = {key: (default, value_of(cfg, key, default)) for key, default in iterate_keys(default_cfg())}
     changed = {key: value for key, (default, value) in defaults.items() if _plain(value) != _plain(default)}
-    if unread := [f"{key} {as_typed(value)}" for key, value in changed.items() if not has_effect(key, trainer)]:
+    if unread := [f"{key} {format_for_shell(value)}" for key, value in changed.items() if not has_effect(key, trainer)]:
         notes.append(f"Note: without effect on {name}: {', '.join(unread)}.")
     if optim.WARMUP_EPOCH >= optim.MAX_EPOCH and has_effect("OPTIM.WARMUP_EPOCH", trainer):
         notes.append(

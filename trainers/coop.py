@@ -18,4 +18,4 @@ class CoOpKeys(Section, node="TRAINER.COOP"):
 class CoOp(ContextTrainer):
     """One context for all images, learned on all source domains together."""
 
-    SETTINGS = "COOP"
+    NODE = "COOP"

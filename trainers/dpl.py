@@ -56,10 +56,10 @@ class ContextMLP(nn.Module):
 class DPL(PromptTrainer):
     """A context for each batch: the mean of an MLP's outputs for its images; cross-entropy."""
 
-    SETTINGS = "DPL"
+    NODE = "DPL"
     LEAST_BATCH = dict.fromkeys(("TRAIN_X", "TEST"), (2, "its context is a mean over the images of a batch"))
     NETWORK = "mlp_model"
-    OPTIONAL_KEYS = (SOURCE,)
+    OPTIONAL_TENSORS = (SOURCE,)
 
     @property
     def normalises_features(self) -> bool:
@@ -79,7 +79,7 @@ class DPL(PromptTrainer):
             return super().training_text_features(features, batch)
         domains, of_image = batch["domain"].to(self.device).unique(return_inverse=True)
         contexts = self.model(features)
-        means = torch.stack([contexts[of_image == place].mean(dim=0) for place in range(len(domains))])
+        means = torch.stack([contexts[of_image == index].mean(dim=0) for index in range(len(domains))])
         return self.encoder(means)[of_image]
 
     def logits(self, features: Tensor, text_features: Tensor) -> Tensor:

@@ -51,10 +51,10 @@ class TwoContexts(nn.Module):
 class DPSPG_CoOp(SPG_CoOp):
     """Two contexts on one domain. The best validation epoch's contexts become the domain's prompt labels."""
 
-    SETTINGS = "DPSPG"
+    NODE = "DPSPG"
     TEST_KEYS = ()
     TAKES_INIT_WEIGHTS = False
-    WORDS = ("CTX_INIT", "NEG_CTX_INIT")
+    CTX_INIT_KEYS = ("CTX_INIT", "NEG_CTX_INIT")
     SIGNS = ("neg", "pos")  # in the order of writing
 
     def build_prompt_model(self) -> None:
@@ -121,7 +121,7 @@ def encode_one_token(layer: Any, x: Tensor) -> Tensor:
 class DPSPG_TRANSFORMER(StageTwoTrainer):
     """Two transformers learn the prompt labels of the images' domains by mean squared error."""
 
-    SETTINGS = "DPSPG"
+    NODE = "DPSPG"
     STAGE1 = DPSPG_CoOp
 
     def build_prompt_model(self) -> None:
@@ -135,7 +135,7 @@ class DPSPG_TRANSFORMER(StageTwoTrainer):
 
     def train(self) -> None:
         for key in ("EARLY_TARGETS", "LATE_TARGETS"):
-            self.check_targets(key, "all of them")
+            self.check_targets(key, "all domains")
         early, epochs = self.for_targets("EARLY"), self.cfg.OPTIM.MAX_EPOCH
         self.max_epoch = min(early, epochs) if early else epochs
         late = self.for_targets("LATE")
@@ -151,7 +151,7 @@ class DPSPG_TRANSFORMER(StageTwoTrainer):
         targets, named = self.dm.dataset.target_domains, self.settings[f"{key}_TARGETS"]
         return self.settings[key] if not named or (targets and set(targets) <= set(named)) else 0
 
-    def may_be_chosen(self) -> bool:
+    def is_selectable(self) -> bool:
         return self.epoch + 1 > self.for_targets("LATE")
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
@@ -176,4 +176,4 @@ class DPSPG(DPSPG_TRANSFORMER):
     """Both stages: learn the missing prompt labels of both signs, then train the transformers."""
 
     LEARNS_LABELS = True
-    WORDS = ("CTX_INIT", "NEG_CTX_INIT")
+    CTX_INIT_KEYS = ("CTX_INIT", "NEG_CTX_INIT")

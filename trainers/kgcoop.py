@@ -22,8 +22,8 @@ class KgCoOpKeys(Section, node="TRAINER.KGCOOP"):
 class KgCoOp(ContextTrainer):
     """CoOp's context, regularised towards the text features of "a photo of a <class>."."""
 
-    SETTINGS = "KGCOOP"
-    UNUSED_KEYS = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")
+    NODE = "KGCOOP"
+    UNUSED_TENSORS = ("bias_vectors", "meta_net.linear1.weight", "meta_net.linear1.bias")
 
     def build_prompt_model(self) -> None:
         super().build_prompt_model()

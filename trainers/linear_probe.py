@@ -42,12 +42,12 @@ class LinearProbe(PromptTrainer):
     For Dassl's loop, this is a training with one epoch.
     """
 
-    SETTINGS = "LINEAR_PROBE"
-    UNREAD = (*PromptTrainer.UNREAD, *STEP_KEYS, "TEST.MEMORY_MB")
+    NODE = "LINEAR_PROBE"
+    UNREAD_KEYS = (*PromptTrainer.UNREAD_KEYS, *STEP_KEYS, "TEST.MEMORY_MB")
     FINAL_MODELS = ("best_val",)  # validation selects C
     NETWORK = "linear_probe"
     TEST_KEYS = ("NORMALISED",)
-    MINUS_INFINITY = ("bias",)
+    NEG_INF_TENSORS = ("bias",)
 
     def build_prompt_model(self) -> None:
         probe = nn.Linear(self.backbone.feature_size, self.num_classes)
@@ -65,7 +65,7 @@ class LinearProbe(PromptTrainer):
 
     def run_epoch(self) -> None:
         """Fit classifiers, and take the best on val; the lowest loss decides between equal accuracies."""
-        with self.threads.all():
+        with self.threads.use_alone():
             scores, classifiers = self.fit_all()
         best = max(scores, key=scores.__getitem__)
         weight, bias = classifiers[best]
@@ -82,7 +82,8 @@ class LinearProbe(PromptTrainer):
         x, y = np.array(self.training_features(), np.float64), _labels(self.dm.dataset.train_x)
         if len(set(y)) < 2:
             raise UserError(
-                "The training images of the source domains are all of one class; a linear probe needs at least two."
+                "The training images of the source domains are all of one class, and a linear probe needs two or more. "
+                "Add images of another class, or another source domain."
             )
         val_x = torch.from_numpy(np.array(self.image_features.of_split(self.val_loader, "val"), np.float64))
         val_y = torch.from_numpy(_labels(self.dm.dataset.val))
@@ -98,7 +99,7 @@ class LinearProbe(PromptTrainer):
                     regression.set_params(C=c).fit(x, y)
                 classifiers[c] = weight, bias = linear_map(regression, self.num_classes)
                 fix = "Leave this C out of TRAINER.LINEAR_PROBE.C."
-                require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", fix, self.MINUS_INFINITY)
+                require_finite({"weight": weight, "bias": bias}, f"The fit for C {c:g}", fix, self.NEG_INF_TENSORS)
                 logits = F.linear(val_x, weight, bias)
                 accuracy = 100 * (logits.argmax(dim=-1) == val_y).double().mean().item()
                 loss = F.cross_entropy(logits, val_y).item()

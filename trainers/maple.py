@@ -41,7 +41,7 @@ class CoupledPrompts(nn.Module):
 class MaPLe(PromptTrainer):
     """Prompts in both towers: linear maps of the text tower's prompts are the image tower's; cross-entropy."""
 
-    SETTINGS = "MAPLE"
+    NODE = "MAPLE"
     TAKES_INIT_WEIGHTS = True
     TEST_KEYS = ("CTX_INIT",)
     SHARES_TEXT = True

@@ -1,4 +1,4 @@
-"""The table of methods: launchers, comparisons, help texts and the table of README are derived from it.
+"""The table of methods, for launchers, comparisons and help texts. A test compares README's table with it.
 
 It imports neither PyTorch nor Dassl, so `--help` answers at once.
 """
@@ -15,8 +15,6 @@ from common.startup import REPOSITORY
 # Leave one domain out; train on one domain, test on each other; train on one data set, test on others.
 PROTOCOLS = ("multi", "single", "cross")
 NOISE = "noise, drawn for each image"
-BATCH = "the other images of its batch"
-PLACE = "the place of its patch, drawn for each image (METHOD random)"
 
 
 class MethodError(UserError):
@@ -37,10 +35,9 @@ class Method:
     protocols: tuple[str, ...] = PROTOCOLS
     configs: str = ""  # folder of its configs in configs/trainers/; "": the trainer's name
     needs_vit: bool = False  # the image tower must be a ViT of CLIP's layout
-    learns: bool = True  # training has steps; other methods select no model and use no shots
-    launchers: bool = True  # scripts/<name>/ has a launcher for each protocol
     compared: bool = True  # scripts/compare.sh runs it by default
-    depends_on: str = ""  # further inputs of a prediction besides image and model; "": none
+    depends_on: str = ""  # further inputs of a prediction besides image and model, for reports; "": none
+    depends_on_batch: bool = False  # a prediction depends on the other images of its batch
     last_model: str = ""  # the model of the last step, if it is not the last epoch's, so that no epoch is selected
 
     @property
@@ -57,7 +54,7 @@ class Method:
             accepted = f"Use {', '.join(self.protocols)}" if self.protocols else "Run it by train.py"
             raise MethodError(f"{self.trainer} has no protocol {protocol}. {accepted}, or another method.")
 
-    def check_backbone(self, name: str, is_vit: bool) -> None:
+    def check_image_tower(self, name: str, is_vit: bool) -> None:
         """Raise BackboneError if the method needs a ViT and the backbone has another image tower."""
         if self.needs_vit and not is_vit:
             raise BackboneError(
@@ -66,17 +63,15 @@ class Method:
             )
 
 
-_stage = partial(Method, launchers=False, compared=False)  # a stage of a method, which only train.py runs by itself
+_stage = partial(Method, compared=False)  # a stage of a method, which only train.py runs by itself
 
 # In the order of a comparison.
 METHODS = (
-    Method("zsclip", "ZeroshotCLIP", 'zero-shot CLIP, "a photo of a <class>."; learns nothing', learns=False),
+    Method("zsclip", "ZeroshotCLIP", 'zero-shot CLIP, "a photo of a <class>."; learns nothing'),
     Method(
         "zsclip2",
         "ZeroshotCLIP2",
         "zero-shot CLIP with CoOp's ensemble of templates; learns nothing",
-        learns=False,
-        launchers=False,
     ),
     Method(
         "linear_probe", "LinearProbe", "logistic regression on the frozen image features", protocols=("multi", "single")
@@ -84,8 +79,19 @@ METHODS = (
     Method("coop", "CoOp", "one context for all source domains"),
     Method("cocoop", "CoCoOp", "a context for each image, shifted by a meta-net"),
     Method("kgcoop", "KgCoOp", "CoOp, regularised towards the text features of fixed prompts"),
-    Method("dpl", "DPL", "a context for each batch: the mean of an MLP's outputs for its images", depends_on=BATCH),
-    Method("vp", "VP", "learned pixels, added to all images", depends_on=PLACE),
+    Method(
+        "dpl",
+        "DPL",
+        "a context for each batch: the mean of an MLP's outputs for its images",
+        depends_on="the other images of its batch",
+        depends_on_batch=True,
+    ),
+    Method(
+        "vp",
+        "VP",
+        "learned pixels, added to all images",
+        depends_on="the place of its patch, drawn for each image (METHOD random)",
+    ),
     Method("vpt", "VPT", "learned tokens in the image tower, a ViT", needs_vit=True),
     Method("maple", "MaPLe", "coupled prompts in both towers, the image tower a ViT", needs_vit=True),
     Method(
@@ -120,7 +126,7 @@ def find_method(name: str) -> Method:
 
 
 def method_of(trainer: str) -> Method | None:
-    """The Method of a trainer, or None for a client's trainer."""
+    """The Method of a trainer, or None for a trainer that is not in METHODS."""
     return next((method for method in METHODS if method.trainer == trainer), None)
 
 

@@ -72,7 +72,7 @@ class Predictor:
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
         prepare_loader_workers(self.workers)
-        self.trainer.threads.use(self.workers)
+        self.trainer.threads.use(has_workers=self.workers > 0)
         self.classifier = self.trainer.classifier()
 
     def __call__(self, images: Images, top_k: int = 5) -> list[list[tuple[str, float]]]:
@@ -111,8 +111,8 @@ class Predictor:
         return found, unreadable
 
     def _logits(self, features: Tensor, indices: list[int], names: str) -> Tensor:
-        batches, has_unseen = [(features, indices)], bool(self.trainer.MINUS_INFINITY)
-        ((_, logits),) = classify(batches, self.classifier, self.trainer.device, lambda _: names, has_unseen)
+        batches, allow_neg_inf = [(features, indices)], bool(self.trainer.NEG_INF_TENSORS)
+        ((_, logits),) = classify(batches, self.classifier, self.trainer.device, lambda _: names, allow_neg_inf)
         return logits
 
     def encode(self, images: Images) -> tuple[Tensor, list[int]]:

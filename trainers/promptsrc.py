@@ -68,13 +68,13 @@ class PromptSRCKeys(Section, node="TRAINER.PROMPTSRC"):
 class PromptSRC(PromptTrainer):
     """Prompts in both towers, regularised towards the frozen CLIP; the model is a Gaussian mean over the epochs."""
 
-    SETTINGS = "PROMPTSRC"
+    NODE = "PROMPTSRC"
     TEST_KEYS = ("CTX_INIT",)
     SHARES_TEXT = True
     NETWORK = "VLPromptLearner"
     PUBLISHED_NAMES = VISION | TEXT
-    OPTIONAL_KEYS = (SUM,)
-    UNUSED_KEYS = ("ZS_image_encoder.",)
+    OPTIONAL_TENSORS = (SUM,)
+    UNUSED_TENSORS = ("ZS_image_encoder.",)
 
     def build_prompt_model(self) -> None:
         settings = self.settings

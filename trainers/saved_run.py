@@ -11,10 +11,9 @@ from yacs.config import CfgNode
 
 from common.errors import UserError
 from common.run import RECORD_FILE, RESULTS_FILE, is_finished, read_results, read_run_record
-from trainers.authors_configs import merge_method_file
 from trainers.base.checkpoints import find_checkpoint, read_prompts
 from trainers.base.trainer import PromptTrainer
-from trainers.config import apply_settings, check_values, default_cfg, merge_file
+from trainers.config import apply_settings, check_values, default_cfg, merge_file, merge_method_file
 from trainers.methods import find_method
 
 
@@ -43,7 +42,7 @@ def bare_config(folder: Path, trainer: str, config_file: str, backbone: str | Pa
     trainer_class = TRAINER_REGISTRY.get(method.trainer)
     if (folder / trainer_class.NETWORK).is_dir():
         saved, _ = read_prompts(find_checkpoint(folder, trainer_class.NETWORK))
-        sizes, node = trainer_class.sizes_in(trainer_class.learned_in(saved)), cfg.TRAINER[trainer_class.SETTINGS]
+        sizes, node = trainer_class.sizes_in(trainer_class.learned_in(saved)), cfg.TRAINER[trainer_class.NODE]
         node.update({key: value for key, value in sizes.items() if key in node})
     return cfg
 
@@ -101,7 +100,7 @@ def build_run(
     check_values(cfg)
     cfg.freeze()
     if cfg.TRAINER.NAME not in TRAINER_REGISTRY.registered_names():
-        raise UserError(f"{folder} is a run of the unknown trainer {cfg.TRAINER.NAME!r}.")
+        raise UserError(f"{folder}: unknown trainer {cfg.TRAINER.NAME!r}. Import its module in trainers/all.py.")
     names = None if with_data else list(record["classnames"] if classnames is None else classnames)
     built = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)(cfg, classnames=names, is_rebuilt=True)
     if built.backbone.sha256 != record.get("backbone_sha256", built.backbone.sha256):

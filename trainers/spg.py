@@ -27,10 +27,9 @@ from common.files import make_output_folder
 from common.image_results import Contexts, write_contexts
 from common.interruption import check_interruption
 from common.locks import InUse, creation_lock
-from common.run import class_subset, dataset_label
+from common.run import class_subset, dataset_name
 from common.startup import REPOSITORY
-from datasets.known import known_domains
-from trainers.authors_configs import merge_method_file
+from datasets.base import known_domains
 from trainers.base.context_trainer import ContextTrainer
 from trainers.base.trainer import PromptTrainer
 from trainers.config import (
@@ -44,6 +43,7 @@ from trainers.config import (
     apply_settings,
     check_values,
     default_cfg,
+    merge_method_file,
     value_of,
 )
 from trainers.modules.cgan import (
@@ -96,12 +96,14 @@ def label_folder(cfg: CfgNode, node: str, sign: str = "") -> LabelFolder:
     """The folder of a run's prompt labels; `node` is the method's under cfg.TRAINER."""
     settings, subset = cfg.TRAINER[node], class_subset(cfg)
     seed = cfg.SEED if settings.LABEL_SEED < 0 else settings.LABEL_SEED
-    dataset = dataset_label(cfg) if subset == "all" else f"{dataset_label(cfg)}_{subset}"
+    dataset = dataset_name(cfg) if subset == "all" else f"{dataset_name(cfg)}_{subset}"
     return LabelFolder(settings.LABEL_DIR, dataset, backbone_label(cfg.MODEL.BACKBONE.NAME), seed, sign)
 
 
 def label_origins(trainer: PromptTrainer, optim: CfgNode | None) -> dict[str, dict[str, Any]]:
     """Everything that the prompt label of each source domain depends on, except the precision.
+
+    The precision only rounds the frozen CLIP, so runs of all precisions share labels.
 
     Args:
         trainer: any trainer of SPG or DPSPG.
@@ -116,7 +118,7 @@ def label_origins(trainer: PromptTrainer, optim: CfgNode | None) -> dict[str, di
     if optim is not None:
         keys = ["INPUT.TRANSFORMS", "INPUT.INTERPOLATION", "INPUT.RRCROP_SCALE", "DATALOADER.TRAIN_X.BATCH_SIZE"]
         keys += ["TRAINER.FEATURES.TRAIN_VIEWS", "TEST.FINAL_MODEL", "TEST.SELECT_BY"]
-        keys += [f"TRAINER.{trainer.SETTINGS}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
+        keys += [f"TRAINER.{trainer.NODE}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
         values = {f"OPTIM.{key}": value for key, value in optim.items()} | {k: value_of(trainer.cfg, k) for k in keys}
         shared |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         shared["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
@@ -154,7 +156,7 @@ def read_stage1_optim(cfg: CfgNode, node: str) -> tuple[CfgNode, str]:
 class SPG_CoOp(ContextTrainer):
     """CoOp on one domain. The context of the best validation epoch becomes the domain's prompt label."""
 
-    SETTINGS = "SPG"
+    NODE = "SPG"
     SIGNS: tuple[str, ...] = ("",)  # DPSPG has a negative and a positive label
 
     def build_data_loader(self) -> None:
@@ -163,13 +165,13 @@ class SPG_CoOp(ContextTrainer):
         if self.classnames is None and len(domains) != 1:
             raise UserError(
                 f"{type(self).__name__} learns the label of one domain; DATASET.SOURCE_DOMAINS names {len(domains)}: "
-                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {self.SETTINGS}."
+                f"{', '.join(domains)}. Pass one (--source-domains {domains[0]}), or use --trainer {self.NODE}."
             )
 
     def label_files(self) -> dict[str, Path]:
         """Sign -> label file."""
         (domain,) = self.dm.dataset.source_domains
-        return {sign: label_folder(self.cfg, self.SETTINGS, sign).file_for(domain) for sign in self.SIGNS}
+        return {sign: label_folder(self.cfg, self.NODE, sign).file_for(domain) for sign in self.SIGNS}
 
     def learned_label(self, sign: str) -> Tensor:
         return self.model.ctx
@@ -214,22 +216,22 @@ class StageTwoTrainer(PromptTrainer):
     def check_config(cls, cfg: CfgNode) -> None:
         super().check_config(cfg)
         if cls.LEARNS_LABELS:
-            read_stage1_optim(cfg, cls.SETTINGS)
-            has_one_seed = cfg.SEED >= 0 and cfg.TRAINER[cls.SETTINGS].LABEL_SEED in (-1, cfg.SEED)
+            read_stage1_optim(cfg, cls.NODE)
+            has_one_seed = cfg.SEED >= 0 and cfg.TRAINER[cls.NODE].LABEL_SEED in (-1, cfg.SEED)
             if cfg.DATASET.NUM_SHOTS > 0 and not has_one_seed:
                 raise UserError(
                     f"DATASET.NUM_SHOTS {cfg.DATASET.NUM_SHOTS}: the stages would draw other images without one seed "
-                    f"for both. Pass --seed, and leave out TRAINER.{cls.SETTINGS}.LABEL_SEED."
+                    f"for both. Pass --seed, and leave out TRAINER.{cls.NODE}.LABEL_SEED."
                 )
 
     def complete_cfg(self, cfg: CfgNode) -> CfgNode:
-        named, own = cfg.TRAINER[self.SETTINGS].LABEL_DIR, os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
+        named, own = cfg.TRAINER[self.NODE].LABEL_DIR, os.path.join(cfg.OUTPUT_DIR, "prompt_labels")
         cfg = super().complete_cfg(cfg)
-        settings = cfg.TRAINER[self.SETTINGS]
+        settings = cfg.TRAINER[self.NODE]
         if self.LEARNS_LABELS and cfg.SEED < 0 and settings.LABEL_SEED < 0:
             # Runs without a seed are independent, so each learns labels of its own.
             if named not in ("", own):
-                key = f"TRAINER.{self.SETTINGS}.LABEL"
+                key = f"TRAINER.{self.NODE}.LABEL"
                 warn(f"{key}_DIR {named} is not used: a run without a seed learns its labels in {own}. Set {key}_SEED.")
             cfg.defrost()
             settings.LABEL_DIR = own
@@ -238,7 +240,7 @@ class StageTwoTrainer(PromptTrainer):
 
     @property
     def label_folders(self) -> list[LabelFolder]:
-        return [label_folder(self.cfg, self.SETTINGS, sign) for sign in self.STAGE1.SIGNS]
+        return [label_folder(self.cfg, self.NODE, sign) for sign in self.STAGE1.SIGNS]
 
     def find_labels(self, domain: str) -> list[Path | None]:
         """The label file of each sign, or None."""
@@ -246,26 +248,26 @@ class StageTwoTrainer(PromptTrainer):
 
     def before_train(self) -> None:
         self.label_seconds = {}
+        if self.LEARNS_LABELS:
+            self.learn_missing_labels()
+            print(f"Stage II: {self.cfg.TRAINER.NAME} trains with the prompt labels")
         # Before super(): resuming compares `identity`, which hashes the labels.
         self.prompt_labels = self.load_labels()
         super().before_train()
 
     def load_labels(self) -> Tensor:
-        """Learn the missing prompt labels of the source domains, then read all: (signs, domains, n_ctx, D)."""
-        if self.LEARNS_LABELS:
-            self.learn_labels()
-            print(f"Stage II: {self.cfg.TRAINER.NAME} trains with the prompt labels")
-        dataset, node = self.dm.dataset, f"TRAINER.{self.SETTINGS}"
+        """Read the prompt labels of the source domains: (signs, domains, n_ctx, D)."""
+        dataset, node = self.dm.dataset, f"TRAINER.{self.NODE}"
         folders, shape = self.label_folders, (self.encoder.n_ctx, self.encoder.ctx_dim)
         labels = torch.full((len(folders), len(dataset.domains), *shape), float("nan"))
-        optim = read_stage1_optim(self.cfg, self.SETTINGS)[0] if self.LEARNS_LABELS else None
+        optim = read_stage1_optim(self.cfg, self.NODE)[0] if self.LEARNS_LABELS else None
         for domain, origin in label_origins(self, optim).items():
             index = list(dataset.domains).index(domain)
             for sign, path in enumerate(self.find_labels(domain)):
                 if path is None:
                     raise UserError(
                         f"The prompt label of source domain {domain} is missing: no {folders[sign].file_for(domain)}. "
-                        f"Use --trainer {self.SETTINGS} or {self.STAGE1.__name__}, which learn it, or name another "
+                        f"Use --trainer {self.NODE} or {self.STAGE1.__name__}, which learn it, or name another "
                         f"folder or seed ({node}.LABEL_DIR, LABEL_SEED)."
                     )
                 labels[sign, index], self.label_seconds[domain] = load_prompt_label(path, *shape, origin, node)
@@ -280,8 +282,8 @@ class StageTwoTrainer(PromptTrainer):
         domains = self.dm.dataset.domains
         if unknown := sorted(set(self.settings[key]) - {*domains, *known_domains()}):
             raise UserError(
-                f"TRAINER.{self.SETTINGS}.{key} names {', '.join(unknown)}, which {self.cfg.DATASET.NAME} does not "
-                f'have. Accepted: {", ".join(domains)}; or "()", {empty}.'
+                f"TRAINER.{self.NODE}.{key} names {', '.join(unknown)}, which {self.cfg.DATASET.NAME} does not have. "
+                f'Set it to domains of {", ".join(domains)}, or to "()" for {empty}.'
             )
 
     def identity(self) -> dict[str, Any]:
@@ -290,10 +292,10 @@ class StageTwoTrainer(PromptTrainer):
 
     # ---- stage I for missing labels ----
 
-    def learn_labels(self) -> None:
+    def learn_missing_labels(self) -> None:
         """Run stage I for each source domain without a label. If several runs need a label, one learns it."""
         missing = [domain for domain in self.dm.dataset.source_domains if None in self.find_labels(domain)]
-        _, note = read_stage1_optim(self.cfg, self.SETTINGS)
+        _, note = read_stage1_optim(self.cfg, self.NODE)
         if missing and note:
             print(note)
         folder = self.label_folders[-1]
@@ -316,7 +318,7 @@ class StageTwoTrainer(PromptTrainer):
                 "learned."
             )
         print(f"Stage I: learning the prompt label of {domain}")
-        cfg, without_seed = self.stage1_cfg(domain), np.random.SeedSequence().generate_state(1)[0]
+        cfg, fresh_seed = self.stage1_cfg(domain), np.random.SeedSequence().generate_state(1)[0]
         if cfg.SEED >= 0:
             set_random_seed(cfg.SEED)  # a label does not depend on the other missing ones
         stage1 = self.STAGE1(cfg, self.backbone)
@@ -324,14 +326,14 @@ class StageTwoTrainer(PromptTrainer):
         stage1.set_threads(self.threads)
         stage1.train()
         if self.cfg.SEED < 0:
-            set_random_seed(int(without_seed))  # LABEL_SEED must not seed stage II
+            set_random_seed(int(fresh_seed))  # LABEL_SEED must not seed stage II
         self.learned = (*self.learned, domain)
 
     def stage1_cfg(self, domain: str) -> CfgNode:
         """This run's config for stage I on a domain: OPTIM of stage I, label seed, own folder, no test."""
         cfg = self.cfg.clone()
         cfg.defrost()
-        cfg.OPTIM, _ = read_stage1_optim(cfg, self.SETTINGS)
+        cfg.OPTIM, _ = read_stage1_optim(cfg, self.NODE)
         cfg.TRAINER.NAME = self.STAGE1.__name__
         cfg.DATASET.SOURCE_DOMAINS = cfg.DATASET.TARGET_DOMAINS = (domain,)
         cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "stage1", domain)
@@ -347,7 +349,7 @@ class StageTwoTrainer(PromptTrainer):
         settings = super().config_settings(cfg)
         if cls.LEARNS_LABELS:
             # The optimisation of stage I counts, not the file and the pairs that it comes from.
-            stage1, _ = read_stage1_optim(cfg, cls.SETTINGS)
+            stage1, _ = read_stage1_optim(cfg, cls.NODE)
             settings |= {f"stage I: OPTIM.{key}": value for key, value in stage1.items()}
         return settings
 
@@ -371,9 +373,9 @@ class StageTwoTrainer(PromptTrainer):
 class SPG_CGAN(StageTwoTrainer):
     """Trains the generator against the prompt labels of the source domains; classifies with generated prompts."""
 
-    SETTINGS = "SPG"
+    NODE = "SPG"
     STAGE1 = SPG_CoOp
-    UNREAD = ("INPUT.SIZE",)
+    UNREAD_KEYS = ("INPUT.SIZE",)
     LEAST_BATCH = {"TRAIN_X": (2, "the batch norm of SPG's generator needs at least 2 images")}
     TEST_KEYS = ("CLASS_TOKEN_POSITION",)
     UNTESTED = ("discriminator",)
@@ -408,14 +410,14 @@ class SPG_CGAN(StageTwoTrainer):
                 "The source domains have one training image, and the batch norm of SPG's generator takes two or more. "
                 "Add images to them."
             )
-        self.check_targets("GRAD_CLIP_OFF_TARGETS", "none of them")
+        self.check_targets("GRAD_CLIP_OFF_TARGETS", "no domain")
         super().train()
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """One step of Algorithm 1: the discriminator, then the generator, by least-squares losses (Eq. 4 and 5).
 
         `training_batches` joins two batches of BATCH_SIZE images. The first half selects the prompt labels by domain,
-        a place in `dm.dataset.domains`. The second half are independent images, the conditions of the generator.
+        an index in `dm.dataset.domains`. The second half are independent images, the conditions of the generator.
         """
         check_interruption()
         features = self.image_features.of_batch(batch)
@@ -506,6 +508,6 @@ class SPG_CGAN(StageTwoTrainer):
 
 @TRAINER_REGISTRY.register()
 class SPG(SPG_CGAN):
-    """Both stages: learn the missing prompt labels (stage I, `learn_labels`), then train the CGAN (stage II)."""
+    """Both stages: learn the missing prompt labels (stage I), then train the CGAN (stage II)."""
 
     LEARNS_LABELS = True

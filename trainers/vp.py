@@ -1,6 +1,6 @@
 """VP (Bahng et al., Exploring Visual Prompts for Adapting Large-Scale Models, 2022): learned pixels.
 
-A patch or a frame is added to every image. Training draws the place of a "random" patch for each batch. In evaluation
+A patch or a frame is added to every image. Training draws the corner of a "random" patch for each batch. In evaluation
 it is a function of seed and image.
 """
 
@@ -19,22 +19,22 @@ from trainers.modules.templates import TEMPLATE
 
 
 class VPKeys(Section, node="TRAINER.VP"):
-    METHOD: Literal["random", "fix", "pad"] = "random"  # patch at a drawn place; patch at the upper left; frame
+    METHOD: Literal["random", "fix", "pad"] = "random"  # patch at a random corner; patch at the upper left; frame
     PROMPT_SIZE: PositiveInt = 10  # side of the patch or width of the frame in pixels
     PREC: Precision = "fp16"
 
 
 class Patch(nn.Module):
-    """A learned patch (1, 3, p, p), N(0, 1) at the start; called with the places (B, 2) of its upper left corners."""
+    """A learned patch (1, 3, p, p), N(0, 1) at the start; called with its upper left corners (x, y), (B, 2)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.patch = nn.Parameter(torch.randn(1, 3, size, size))
 
-    def forward(self, images: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
-        """Images (B, 3, S, S) with the patch on them, at one place for all or at a place for each."""
+    def forward(self, images: Tensor, corners: Sequence[Sequence[int]]) -> Tensor:
+        """Images (B, 3, S, S) with the patch on them, at one corner for all or at a corner for each."""
         size, (height, width) = self.patch.shape[-1], images.shape[-2:]
-        padded = [nn.functional.pad(self.patch, (x, width - size - x, y, height - size - y)) for x, y in places]
+        padded = [nn.functional.pad(self.patch, (x, width - size - x, y, height - size - y)) for x, y in corners]
         return images + torch.cat(padded)
 
 
@@ -49,8 +49,8 @@ class Frame(nn.Module):
         self.pad_left = nn.Parameter(torch.randn(1, 3, inner, size))
         self.pad_right = nn.Parameter(torch.randn(1, 3, inner, size))
 
-    def forward(self, images: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
-        """Images (B, 3, S, S) with the frame on them, wherever the `places` are."""
+    def forward(self, images: Tensor, corners: Sequence[Sequence[int]]) -> Tensor:
+        """Images (B, 3, S, S) with the frame on them, whatever the `corners` are."""
         hole = self.pad_left.new_zeros(1, 3, self.inner, self.inner)
         middle = torch.cat([self.pad_left, hole, self.pad_right], dim=3)
         return images + torch.cat([self.pad_up, middle, self.pad_down], dim=2)
@@ -60,7 +60,7 @@ class Frame(nn.Module):
 class VP(PromptTrainer):
     """Learns pixels that are added to all images, by cross-entropy with the fixed prompts' text features."""
 
-    SETTINGS = "VP"
+    NODE = "VP"
     TEST_KEYS = ("METHOD",)
     NETWORK = "prompter"
     IMAGE_TOWER_DRAWS = True
@@ -77,10 +77,10 @@ class VP(PromptTrainer):
         self.fixed_features = self.encode_template(TEMPLATE)
 
     def image_tower(self, images: Tensor, indices: Sequence[int] | None = None) -> Tensor:
-        """Features (B, E). `indices` of the images seed their places; None draws one place for the batch."""
-        return self.backbone.encode_image(self.model(images, self.places(indices)))
+        """Features (B, E). `indices` of the images seed their corners; None draws one corner for the batch."""
+        return self.backbone.encode_image(self.model(images, self.corners(indices)))
 
-    def places(self, indices: Sequence[int] | None) -> list[list[int]]:
+    def corners(self, indices: Sequence[int] | None) -> list[list[int]]:
         """Upper left corners (x, y) of patches: one for each index, or one for the batch."""
         if self.settings.METHOD != "random":
             return [[0, 0]]

@@ -34,7 +34,7 @@ class VisualPrompts(nn.Module):
 class VPT(PromptTrainer):
     """Learns tokens of the image tower, shallow or deep, by cross-entropy with fixed text features."""
 
-    SETTINGS = "VPT"
+    NODE = "VPT"
     TEST_KEYS = ("CTX_INIT",)
     PUBLISHED_NAMES = VISION
 

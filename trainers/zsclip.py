@@ -16,12 +16,12 @@ from trainers.modules.templates import SELECTED_TEMPLATES, TEMPLATE
 class ZeroshotCLIP(PromptTrainer):
     """Classifies with "a photo of a <class>."; learns nothing."""
 
-    SETTINGS = "COOP"  # only PREC
-    UNREAD = (
-        *(*PromptTrainer.UNREAD, *STEP_KEYS, "DATASET.NUM_SHOTS", "TEST.FINAL_MODEL"),
+    NODE = "COOP"  # only PREC
+    UNREAD_KEYS = (
+        *(*PromptTrainer.UNREAD_KEYS, *STEP_KEYS, "DATASET.NUM_SHOTS", "TEST.FINAL_MODEL"),
         *(f"TRAINER.COOP.{key}" for key in ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")),
     )
-    WORDS = ()
+    CTX_INIT_KEYS = ()
     TEMPLATES: tuple[str, ...] = (TEMPLATE,)
 
     @torch.no_grad()

@@ -89,7 +89,7 @@ class MethodBench:
 
     def build(self, step: Step, classnames: Sequence[str]) -> Any:
         """A trainer for these classes, with the config of the method's paper."""
-        kind, cfg, node = step.trainer, default_cfg(), f"TRAINER.{step.trainer.SETTINGS}"
+        kind, cfg, node = step.trainer, default_cfg(), f"TRAINER.{step.trainer.NODE}"
         merge_file(cfg, REPOSITORY / f"configs/trainers/{find_method(kind.__name__).config_folder}/published.yaml")
         words = [f"{node}.{word}" if i % 2 == 0 else word for i, word in enumerate(step.opts)]
         words += ["TRAINER.NAME", kind.__name__, f"{node}.PREC", "fp32", "USE_CUDA", False]

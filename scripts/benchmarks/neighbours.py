@@ -82,7 +82,7 @@ def work(name: str, threads: str, n_steps: int) -> dict[str, float]:
     model = reference.tiny_clip() if name == "tiny CLIP" else random_clip(image_tower=True)
     if threads == "ours":
         n_weights = Backbone(model, name, "fp32", torch.device("cpu")).n_tower_weights
-        plan_threads(n_weights, workers=0).use(workers=0)
+        plan_threads(n_weights, workers=0).use(has_workers=False)
     encoder = PromptEncoder(model, CLASSES[load.n_classes])
     context = encoder.initial_context().requires_grad_()
     images = torch.randn(load.n_images, 3, model.visual.input_resolution, model.visual.input_resolution)

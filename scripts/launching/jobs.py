@@ -113,7 +113,7 @@ def check_args(args: Namespace) -> None:
 
 def find_sets(args: Namespace) -> list[Set]:
     """The data set of a command line, and in protocol cross the sets to test on."""
-    from datasets.known import EMBEDDED_DATASET
+    from datasets.base import EMBEDDED_DATASET
 
     is_cross = args.protocol == "cross"
     names = [args.dataset or (TRAINED_ON if is_cross else EMBEDDED_DATASET)]
@@ -127,8 +127,8 @@ def find_sets(args: Namespace) -> list[Set]:
 
 def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
     """Find a data set by its name below `data`, or by its folder; `chosen` are names or codes of domains."""
+    from datasets.base import EMBEDDED_DATASET, FOLDER, dataset_class, dataset_config
     from datasets.download.install import download_command, offer_download
-    from datasets.known import EMBEDDED_DATASET, FOLDER, dataset_class, dataset_config
     from datasets.layouts import SetNotFound
 
     config, root = dataset_config(name, data)
@@ -156,8 +156,8 @@ def find_set(name: str, data: str, chosen: str, offer: bool) -> Set:
 
 def name_sets(sets: Sequence[Set], output: Path) -> list[Set]:
     """Give folders of images names of their own in OUTPUT: the second "test" is called "y_test" for y/test."""
+    from datasets.base import known_names
     from datasets.image_files import same_images
-    from datasets.known import known_names
 
     taken, named, known = read_or_empty(output / NAMES_FILE), [], known_names()
     for one in sets:
@@ -174,7 +174,7 @@ def name_sets(sets: Sequence[Set], output: Path) -> list[Set]:
 
 
 def save_names(sets: Sequence[Set], output: Path) -> None:
-    from datasets.known import FOLDER
+    from datasets.base import FOLDER
 
     names = {one.name: str(Path(one.root).resolve()) for one in sets if one.config.stem == FOLDER}
     with creation_lock(output / NAMES_FILE, "names data sets"):
@@ -186,10 +186,9 @@ def plan_jobs(args: Namespace, trainer: str, sets: Sequence[Set]) -> tuple[list[
     from dassl.engine import TRAINER_REGISTRY
 
     import trainers.all  # noqa: F401 (registers trainers and data sets)
-    from datasets.known import EMBEDDED_DATASET
-    from trainers.authors_configs import merge_method_file
+    from datasets.base import EMBEDDED_DATASET
     from trainers.base.run_record import check_finished
-    from trainers.config import default_cfg, settings_notes
+    from trainers.config import SHARED_FOLDERS, default_cfg, merge_method_file, settings_notes
     from trainers.modules.clip.backbone import absolute_name, backbone_label, check_backbone, has_vit
 
     method, dataset, output = find_method(trainer), sets[0], args.output.absolute()
@@ -202,14 +201,15 @@ def plan_jobs(args: Namespace, trainer: str, sets: Sequence[Set]) -> tuple[list[
     backbone = args.backbone or (EMBEDDED_BACKBONE if is_embedded else cfg.MODEL.BACKBONE.NAME or DEFAULT_BACKBONE)
     check_backbone(backbone)
     if method.needs_vit:
-        method.check_backbone(backbone, has_vit(backbone))
+        method.check_image_tower(backbone, has_vit(backbone))
     base = output / dataset.name / trainer / backbone_label(backbone) / method_file.stem
     common = ["--trainer", trainer, "--backbone", absolute_name(backbone)]
     common += ["--config-file", str(method_file.absolute())]
     # A config that the user names may have another stage I, so it has its own labels.
     labels = output / (f"prompt_labels_{method_file.stem}" if chosen_cfg else "prompt_labels")
-    node = "DPSPG" if trainer.startswith("DPSPG") else "SPG"
-    opts = [f"TRAINER.{node}.LABEL_DIR", str(labels), "TRAINER.FEATURES.CACHE_DIR", str(output / "feature_cache")]
+    label_key = f"TRAINER.{TRAINER_REGISTRY.get(trainer).NODE}.LABEL_DIR"
+    opts = [label_key, str(labels)] if label_key in SHARED_FOLDERS else []
+    opts += ["TRAINER.FEATURES.CACHE_DIR", str(output / "feature_cache")]
     jobs = []
     default = "1" if args.dataset is None and is_embedded else "1 2 3"
     for seed in dict.fromkeys(str(int(seed)) for seed in (default if args.seeds is None else args.seeds).split()):

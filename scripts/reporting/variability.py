@@ -36,7 +36,7 @@ def measure_variability(trainer: "SPG_CGAN", draws: int) -> dict[str, Any]:
     batches, n_batches = feature_batches(features, loader.batch_size), -(-len(features) // loader.batch_size)
     bar = progress(batches, n_batches, description="Drawing prompts", unit="batch")
     predictions = []
-    with trainer.threads.all():
+    with trainer.threads.use_alone():
         for _, logits in classify(
             bar, draw_all, trainer.device, lambda rows: f"images {rows.start + 1} to {rows.stop}"
         ):

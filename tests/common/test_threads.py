@@ -10,7 +10,7 @@ from quick_run import REPOSITORY
 
 from common import threads
 from common.run import RunRecord, read_results, read_run_record
-from common.threads import LARGE, Threads, asked_threads, loader_workers, plan_threads
+from common.threads import LARGE, Threads, loader_workers, omp_num_threads, plan_threads
 
 NAMES = ("OMP_NUM_THREADS", *threads.SLEEP, "OPENBLAS_THREAD_TIMEOUT")
 
@@ -33,7 +33,7 @@ def test_plan_threads_depends_on_size_cores_workers_and_omp_num_threads(monkeypa
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
     assert plan_threads(1, 4) == plan_threads(LARGE, 0) == Threads(3, 3)
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert asked_threads() is None
+    assert omp_num_threads() is None
 
 
 @pytest.mark.parametrize("words", [["train.py", "--trainer", "CoOp"], ["predict.py", "--model-dir", "a", "a.png"]])

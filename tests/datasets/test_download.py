@@ -295,7 +295,7 @@ def test_second_download_process_raises(run, pacs, data):
     lock = data / ".download/PACS.lock"
     lock.parent.mkdir(parents=True)
     with lock_elsewhere(lock):
-        failed(run("pacs"), f"{lock.parent} is in use by process")
+        failed(run("pacs"), f"{lock.parent}: in use by process")
     done(run("pacs"))
 
 

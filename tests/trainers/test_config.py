@@ -11,13 +11,13 @@ from quick_run import REPOSITORY
 
 from common.errors import UserError
 from common.run import read_results
-from trainers.authors_configs import merge_method_file
 from trainers.config import (
     apply_settings,
-    check_words,
+    check_context_lengths,
     default_cfg,
-    leaves,
+    iterate_keys,
     merge_file,
+    merge_method_file,
     set_key,
     settings_notes,
     value_of,
@@ -26,7 +26,7 @@ from trainers.methods import METHODS
 from trainers.modules.clip.tokenizer import CLIP_TOKENIZER
 from trainers.saved_run import build_run
 
-DEFAULTS = dict(leaves(default_cfg()))
+DEFAULTS = dict(iterate_keys(default_cfg()))
 
 
 def configured(trainer, *opts):
@@ -39,7 +39,7 @@ def configured(trainer, *opts):
 def check(cfg):
     trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     trainer.check_config(cfg)
-    check_words(cfg, trainer, CLIP_TOKENIZER)
+    check_context_lengths(cfg, trainer, CLIP_TOKENIZER)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_config_error_lists_all_problems():
     [
         ("CoOp", ("TEST.N_PROMPTS", 3, "TRAINER.SPG.N_CTX", 5), "on CoOp: TEST.N_PROMPTS 3, TRAINER.SPG.N_CTX 5."),
         ("SPG", ("TEST.N_PROMPTS", 3, "TRAINER.SPG.N_CTX", 5, "TRAINER.SPG.LABEL_DIR", "a"), ""),
-        ("CoOp", ("TRAINER.SPG.LABEL_DIR", "a", "OPTIM.LR", 1, "INPUT.GB_K", 3), ""),
+        ("CoOp", ("TRAINER.SPG.LABEL_DIR", "a", "OPTIM.LR", 1, "INPUT.GB_K", 3), "on CoOp: TRAINER.SPG.LABEL_DIR a."),
         ("LinearProbe", ("OPTIM.LR", 1, "TRAINER.LINEAR_PROBE.HALVINGS", 2), "on LinearProbe: OPTIM.LR 1.0."),
         ("ZeroshotCLIP", ("TRAINER.COOP.PREC", "fp32", "TRAINER.COOP.CSC", True), ": TRAINER.COOP.CSC True."),
         ("CoOp", ("DATASET.VAL_PERCENT", 0.5, "OPTIM.NEW_LAYERS", ["a"]), "DATASET.VAL_PERCENT 0.5, OPTIM.NEW_LAYERS"),

@@ -23,7 +23,7 @@ from trainers.modules.cgan import Generator
 
 TRAINERS = {method.trainer for method in METHODS}
 TWO_STAGES, SECOND_STAGES = {"SPG", "DPSPG"}, {"SPG_CGAN", "DPSPG_TRANSFORMER"}
-STEPWISE = {method.trainer for method in METHODS if method.learns} - {"LinearProbe"}
+STEPWISE = TRAINERS - {"ZeroshotCLIP", "ZeroshotCLIP2", "LinearProbe"}
 FLAGS = dict.fromkeys(("SPG_CoOp", "DPSPG_CoOp"), ["--source-domains", "red"])
 
 
@@ -65,7 +65,7 @@ def exact_precision(monkeypatch):
 
 
 def settings(trainer, device, precision):
-    node = TRAINER_REGISTRY.get(trainer).SETTINGS
+    node = TRAINER_REGISTRY.get(trainer).NODE
     return [f"TRAINER.{node}.PREC", precision, "USE_CUDA", str(device == "cuda")]
 
 

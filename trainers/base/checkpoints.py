@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.errors import UserError, join_truncated
 from common.run import read_run_record
-from trainers.config import as_typed
+from trainers.config import format_for_shell
 from trainers.modules.clip.backbone import Backbone
 from trainers.modules.tensor_files import holds_whole_model, require_finite
 
@@ -51,19 +51,19 @@ def saved_epochs(folder: Path) -> set[int]:
     return {int(match[1]) for match in found if match}
 
 
-def read_model(path: Path, minus_infinity: Container[str] = ()) -> dict[str, Any]:
-    """Read a checkpoint file with finite numbers; tensors named in `minus_infinity` may hold -inf."""
+def read_model(path: Path, allow_neg_inf: Container[str] = ()) -> dict[str, Any]:
+    """Read a checkpoint file with finite numbers; tensors named in `allow_neg_inf` may hold -inf."""
     checkpoint = load_checkpoint(str(path))
     if isinstance(checkpoint, dict):
         saved = checkpoint.get("state_dict", checkpoint)  # published files may hold the state_dict alone
         state = {**(saved if isinstance(saved, dict) else {}), "optimizer": checkpoint.get("optimizer")}
-        require_finite(state, str(path), "Use a checkpoint of another epoch or run.", minus_infinity)
+        require_finite(state, str(path), "Use a checkpoint of another epoch or run.", allow_neg_inf)
     return checkpoint
 
 
-def read_prompts(path: Path, minus_infinity: Container[str] = ()) -> tuple[dict[str, Tensor], int | None]:
+def read_prompts(path: Path, allow_neg_inf: Container[str] = ()) -> tuple[dict[str, Tensor], int | None]:
     """The tensors of a prompt learner's checkpoint or bare state_dict, and the checkpoint's epoch."""
-    checkpoint = read_model(path, minus_infinity)
+    checkpoint = read_model(path, allow_neg_inf)
     saved = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise UserError(f"{path} is no checkpoint of a prompt learner: it holds no state_dict of tensors.")
@@ -79,7 +79,7 @@ def load_newest(
     networks: list[str],
     history: list[dict[str, Any]],
     selects_by: str | None,
-    minus_infinity: Container[str] = (),
+    allow_neg_inf: Container[str] = (),
 ) -> tuple[int, dict[str, dict[str, Any]]]:
     """Read the newest intact checkpoints of a run: number of completed epochs, checkpoint of each network.
 
@@ -93,9 +93,9 @@ def load_newest(
             continue
         try:
             files = {name: Path(directory) / name / f"model.pth.tar-{epoch}" for name in networks}
-            checkpoints = {name: read_model(path, minus_infinity) for name, path in files.items()}
+            checkpoints = {name: read_model(path, allow_neg_inf) for name, path in files.items()}
             if selects_by:
-                _check_best(Path(directory) / networks[0] / BEST, history[:epoch], selects_by, minus_infinity)
+                _check_best(Path(directory) / networks[0] / BEST, history[:epoch], selects_by, allow_neg_inf)
         except Exception as error:  # a damaged file ends in any exception of any Dassl
             print(f"The checkpoints of epoch {epoch} cannot be used, trying earlier ones: {error}")
             continue
@@ -106,7 +106,7 @@ def load_newest(
 
 
 def best_epoch(history: list[dict[str, Any]], metric: str) -> tuple[float, int | None]:
-    """(value, epoch from 1) of the first epoch that is best by a metric; (-inf, None) if no epoch counts."""
+    """(value, epoch from 1) of the first epoch that is best by a metric; (-inf, None) if none is selectable."""
     values = {
         epoch: value
         for epoch, entry in enumerate(history, start=1)
@@ -118,11 +118,11 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> tuple[float, int |
     return values[best], best
 
 
-def _check_best(path, history, metric, minus_infinity):
+def _check_best(path, history, metric, allow_neg_inf):
     """Raise ValueError unless the best model of these epochs is there, or of a later one, which is trained again."""
     best = best_epoch(history, metric)[1]
     if best is not None:
-        found = read_model(path, minus_infinity)["epoch"]
+        found = read_model(path, allow_neg_inf)["epoch"]
         if found != best and found <= len(history):
             raise ValueError(f"{path} is of epoch {found}, not of the best epoch {best}")
 
@@ -149,10 +149,10 @@ def fit_prompts(
     """
     if holds_whole_model(saved):
         check_clip(path, saved, trainer.backbone)
-    ignored = (*TOKEN_BUFFERS, *trainer.UNUSED_KEYS)
+    ignored = (*TOKEN_BUFFERS, *trainer.UNUSED_TENSORS)
     saved = {key: value.float() for key, value in trainer.learned_in(saved).items() if not key.startswith(ignored)}
     sizes = trainer.sizes_in(saved)
-    saved = {key: value for key, value in own.items() if key.startswith(trainer.OPTIONAL_KEYS)} | saved
+    saved = {key: value for key, value in own.items() if key.startswith(trainer.OPTIONAL_TENSORS)} | saved
     classes = list(trainer.dm.dataset.classnames)
     if trained_for is not None and trained_for != classes and sizes.get("CSC"):
         raise UserError(
@@ -164,7 +164,7 @@ def fit_prompts(
         settings = {key: value for key, value in sizes.items() if trainer.settings.get(key, value) != value}
         if "N_CTX" not in settings:  # the words of this run have as many tokens as the file has vectors
             settings.pop("CTX_INIT", None)
-        fix = " ".join(f"TRAINER.{trainer.SETTINGS}.{key} {as_typed(value)}" for key, value in settings.items())
+        fix = " ".join(f"TRAINER.{trainer.NODE}.{key} {format_for_shell(value)}" for key, value in settings.items())
         fix = f"Set {fix}, or name" if fix else "Name"
         raise UserError(
             f"{path} does not fit this run: it holds {_listed(theirs.items() - ours.items())} where "

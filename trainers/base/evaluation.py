@@ -28,20 +28,20 @@ def classify(
     classifier: Classifier,
     device: torch.device,
     describe: Callable[[Indices], str],
-    unseen_classes: bool = False,
+    allow_neg_inf: bool = False,
 ) -> Iterator[tuple[Indices, Tensor]]:
     """Yield indices and logits (B, C) of each batch; raise UserError if logits are not finite.
 
     Args:
         batches: features (B, E) and the B indices that seed the images' noise.
         describe: names the images of a batch, "images 1 to 100 of the test split", for errors.
-        unseen_classes: logits may be -inf, for instance a linear probe's for classes without training images.
+        allow_neg_inf: logits may be -inf, for instance a linear probe's for classes without training images.
     """
     for features, indices in batches:
         check_interruption()
         features = features.to(device)
         logits = classifier(features, indices)
-        if not all_finite(logits.amax(dim=-1) if unseen_classes else logits):
+        if not all_finite(logits.amax(dim=-1) if allow_neg_inf else logits):
             raise UserError(f"The logits of {describe(indices)} are not finite. {LIKELY_CAUSES}")
         yield indices, logits
 

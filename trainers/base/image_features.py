@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
+from common.errors import warn
 from common.locks import InUse
 from trainers.modules.clip.backbone import Backbone, BackboneInfo
 from trainers.modules.features import FeatureCache, encode_dataset, features_key
@@ -157,7 +158,7 @@ def follow_preprocessing(cfg: CfgNode, backbone: Backbone) -> None:
     if changed and cfg.VERBOSE:
         print(f"Note: images are preprocessed as the backbone {backbone.name} expects: {', '.join(changed)}.")
     if differing:
-        print(f"Warning: {backbone.name} expects {', '.join(differing)}. Accuracies will suffer: leave out these keys.")
+        warn(f"{backbone.name} expects {', '.join(differing)}. Accuracies will suffer: leave out these keys.")
 
 
 def follow_resize_mode(transform: Any, inputs: CfgNode, info: BackboneInfo) -> None:

@@ -16,8 +16,8 @@ from common.errors import UserError, user_errors
 from common.run import RunRecord, differences, read_run_record
 from datasets.adapted import adapted
 from datasets.base import DomainGeneralizationDataset
-from trainers.config import COUNTED, SECTIONS, as_typed, value_of
-from trainers.methods import BATCH, method_of
+from trainers.config import SECTIONS, ContextLength, format_for_shell, value_of
+from trainers.methods import method_of
 from trainers.modules.clip.backbone import load_backbone
 
 # The location of prompt labels has no effect, and their content is a part of the identity.
@@ -27,7 +27,7 @@ WITHOUT_EFFECT = ("LABEL_DIR", "STAGE1_CONFIG_FILE", "STAGE1_OPTS")
 def settings_of(cfg: CfgNode, node: str) -> dict[str, Any]:
     """The settings that change numbers, by their full keys; `node` is the method's under cfg.TRAINER.
 
-    `cfg` is the config as asked for: in the completed one, words have replaced N_CTX.
+    `cfg` is the user's config: in the completed one, CTX_INIT has replaced N_CTX.
     """
     settings = {"TRAINER.NAME": cfg.TRAINER.NAME, "TRAINER.FEATURES.TRAIN_VIEWS": cfg.TRAINER.FEATURES.TRAIN_VIEWS}
     settings |= {f"OPTIM.{key}": value for key, value in cfg.OPTIM.items()}
@@ -35,11 +35,11 @@ def settings_of(cfg: CfgNode, node: str) -> dict[str, Any]:
     settings |= {f"TEST.{key}": cfg.TEST[key] for key in ("FINAL_MODEL", "N_PROMPTS", "SELECT_BY")}
     settings |= {f"DATALOADER.TRAIN_X.{key}": value for key, value in cfg.DATALOADER.TRAIN_X.items()}
     settings["TRAINER.FUSED_ADAMW"] = cfg.TRAINER.FUSED_ADAMW
-    if (method := method_of(cfg.TRAINER.NAME)) and method.depends_on == BATCH:
+    if (method := method_of(cfg.TRAINER.NAME)) and method.depends_on_batch:
         settings["DATALOADER.TEST.BATCH_SIZE"] = cfg.DATALOADER.TEST.BATCH_SIZE
     own, fields = cfg.TRAINER[node], SECTIONS[f"TRAINER.{node}"].model_fields if f"TRAINER.{node}" in SECTIONS else {}
     for key, value in own.items():
-        follows_from_words = own.get("CTX_INIT") and key in fields and COUNTED in fields[key].metadata
+        follows_from_words = own.get("CTX_INIT") and key in fields and ContextLength.ALL_TOKENS in fields[key].metadata
         if key not in WITHOUT_EFFECT and not follows_from_words:
             settings[f"TRAINER.{node}.{key}"] = value
     return settings
@@ -79,22 +79,22 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, tested_model: str = "it
     record, trainer = read_run_record(folder), TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if record is None or not hasattr(trainer, "config_settings"):
         return
-    places, asked = places_of(cfg), {**trainer.config_settings(cfg), "SEED": cfg.SEED}
+    places, here = places_of(cfg), {**trainer.config_settings(cfg), "SEED": cfg.SEED}
     if not is_quick:
-        asked["tested model"] = tested_model
+        here["tested model"] = tested_model
     if not is_quick or places["data"] != record.places.get("data"):
-        asked = _with_images(cfg, asked)
+        here = _with_images(cfg, here)
     if places["weights"] != record.places.get("weights"):
         named = cfg.MODEL.BACKBONE
-        asked["backbone weights"] = load_backbone(named.NAME, root=named.PATH).sha256
-    if changes := differences(record.identity, asked):
+        here["backbone weights"] = load_backbone(named.NAME, root=named.PATH).sha256
+    if changes := differences(record.identity, here):
         raise UserError(
             f"{folder} holds a finished run with other settings or data: {changes}. Delete it, or name another "
             "--output-dir."
         )
 
 
-def _with_images(cfg: CfgNode, asked: dict[str, Any]) -> dict[str, Any]:
+def _with_images(cfg: CfgNode, here: dict[str, Any]) -> dict[str, Any]:
     kind, quiet = DATASET_REGISTRY.get(cfg.DATASET.NAME), cfg.clone()
     quiet.defrost()
     quiet.VERBOSE = False
@@ -103,8 +103,8 @@ def _with_images(cfg: CfgNode, asked: dict[str, Any]) -> dict[str, Any]:
         kind = type(kind.__name__, (kind,), {"writes": False})
     gone: tuple[type[BaseException], ...] = (*user_errors(), OSError, ValueError)
     with contextlib.suppress(*gone), contextlib.redirect_stdout(io.StringIO()):  # the run gave the same warnings
-        asked = identity_of(cfg, asked, adapted(kind(quiet), cfg), None)
-    return asked
+        here = identity_of(cfg, here, adapted(kind(quiet), cfg), None)
+    return here
 
 
 def check_trained_as(folder: str | PathLike, record: RunRecord, cfg: CfgNode, node: str, keys: Iterable[str]) -> None:
@@ -120,8 +120,8 @@ def check_trained_as(folder: str | PathLike, record: RunRecord, cfg: CfgNode, no
         )
     differing = [key for key in keys if trained.get(key) not in (None, value_of(cfg, key))]
     if differing:
-        here = ", ".join(f"{key} is {as_typed(value_of(cfg, key))}" for key in differing)
-        fix = " ".join(f"{key} {as_typed(trained[key])}" for key in differing)
+        here = ", ".join(f"{key} is {format_for_shell(value_of(cfg, key))}" for key in differing)
+        fix = " ".join(f"{key} {format_for_shell(trained[key])}" for key in differing)
         raise UserError(f"The model in {folder} was trained with {fix}, and here {here}. Set {fix}.")
 
 

@@ -39,19 +39,19 @@ from common.run import (
     Result,
     RunRecord,
     class_subset,
-    dataset_label,
+    dataset_name,
     differences,
     protocol_name,
     read_run_record,
     write_results,
 )
-from common.threads import Threads, asked_threads, loader_workers, plan_threads, usable_cores
+from common.threads import Threads, loader_workers, omp_num_threads, plan_threads, usable_cores
 from datasets.adapted import adapted
 from datasets.image_files import warn_of_orientation
+from trainers import config
 from trainers.base import checkpoints, evaluation, run_record
 from trainers.base.evaluation import LIKELY_CAUSES, Classifier, Evaluation, Predictions
 from trainers.base.image_features import ImageFeatures, follow_preprocessing, follow_resize_mode
-from trainers.config import SHARED_FOLDERS, check_settings, check_words, set_key, settings_notes, value_of
 from trainers.methods import method_of
 from trainers.modules.clip.backbone import Backbone, backbone_label, cached_backbone
 from trainers.modules.features import FeatureCache
@@ -67,7 +67,6 @@ STEP_KEYS = (
     *("OPTIM", "TRAIN", "DATALOADER.TRAIN_X", "TEST.SELECT_BY"),
     *("TRAINER.FEATURES.TRAIN_VIEWS", "TRAINER.FUSED_ADAMW"),
 )
-
 
 # results.json of a test of a published checkpoint, which has no record of its training.
 UNKNOWN_TRAINING = {
@@ -101,23 +100,23 @@ class PromptTrainer(TrainerX):
         is_rebuilt: the trainer loads a saved run. It neither validates cfg nor reads MODEL.INIT_WEIGHTS.
     """
 
-    SETTINGS = ""  # node of the method under cfg.TRAINER
+    NODE = ""  # section of the method under cfg.TRAINER; it has the key PREC
     NETWORK = checkpoints.PROMPT_LEARNER  # folder of the checkpoints of a method with one network
     UNTESTED: tuple[str, ...] = ()  # networks that only training needs
     SHARES_TEXT = False  # True: all images have the same text features, so a test encodes the classes once
     IMAGE_TOWER_DRAWS = False  # True: `image_tower` also takes the images' indices, as seeds of its draws
     # Own name -> published name of a method that publishes the whole model: see `publish_names`.
     PUBLISHED_NAMES: Mapping[str, str] | None = None
-    OPTIONAL_KEYS: tuple[str, ...] = ()  # prefixes of tensors that published files may lack
-    UNUSED_KEYS: tuple[str, ...] = ()  # prefixes of tensors in published files that no computation reads
+    OPTIONAL_TENSORS: tuple[str, ...] = ()  # prefixes of tensors that published files may lack
+    UNUSED_TENSORS: tuple[str, ...] = ()  # prefixes of tensors in published files that no computation reads
     TEST_KEYS: tuple[str, ...] = ()  # config keys that test and training must share and that tensor shapes do not show
-    MINUS_INFINITY: tuple[str, ...] = ()  # tensors with -inf for classes that have no training image
+    NEG_INF_TENSORS: tuple[str, ...] = ()  # tensors with -inf for classes that have no training image
 
-    UNREAD: tuple[str, ...] = ("INPUT.SIZE", "TEST.N_PROMPTS")  # shared config keys and sections without effect
+    UNREAD_KEYS: tuple[str, ...] = ("INPUT.SIZE", "TEST.N_PROMPTS")  # shared config keys and sections without effect
     TAKES_INIT_WEIGHTS = False  # True: it can start from prompts of MODEL.INIT_WEIGHTS
     FINAL_MODELS: tuple[str, ...] = ("best_val", "last_step")  # accepted values of TEST.FINAL_MODEL
     LEAST_BATCH: Mapping[str, tuple[int, str]] = {}  # loader -> smallest batch size, reason
-    WORDS: tuple[str, ...] = ("CTX_INIT",)  # keys of initial words, which must have the same number of tokens
+    CTX_INIT_KEYS: tuple[str, ...] = ("CTX_INIT",)  # keys of initial words, which must have the same number of tokens
 
     init_prompts_hash = ""  # hash of the prompts of MODEL.INIT_WEIGHTS
     restart_on_difference = False  # True: a run with other settings in the output folder is trained again
@@ -139,11 +138,11 @@ class PromptTrainer(TrainerX):
         is_rebuilt: bool = False,
     ) -> None:
         self.given_backbone, self.classnames, self.is_rebuilt = backbone, classnames, is_rebuilt
-        self.asked_cfg = cfg  # without the values that follow from the backbone
+        self.user_cfg = cfg  # without the values that follow from the backbone
         self.record = RunRecord({})
         self.best_epoch: int | None = None  # from 1; None: no epoch was selected
         self.num_batches = 0
-        self.started = time.time()  # of the training; less the time before interruptions
+        self.started = time.time()  # start of the training, moved forward by pauses
         self.evaluations: dict[str, Evaluation] = {}  # the last one of each split
         self.model_dir: str | None = None  # another run, if its model is tested
         self.load_epoch: int | None = None  # the epoch of that run that the user named
@@ -154,25 +153,27 @@ class PromptTrainer(TrainerX):
 
     @property
     def settings(self) -> CfgNode:
-        return self.cfg.TRAINER[self.SETTINGS]
+        return self.cfg.TRAINER[self.NODE]
 
-    def check_cfg(self, cfg: CfgNode) -> None:
+    def check_cfg(self, cfg: CfgNode) -> None:  # Dassl's constructor calls it
         if not self.is_rebuilt:
             self.check_config(cfg)
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         """Raise UserError if a config is wrong for this trainer; the backbone is not needed."""
-        check_settings(cfg, cls)
+        config.check_values(cfg)
+        if problems := list(config.find_contradictions(cfg, cls)):
+            raise UserError("\n".join(problems))
 
     def build_data_loader(self) -> None:
         """Load the CLIP, complete the config, then build data sets and loaders: the backbone sets the image size."""
         if self.cfg.VERBOSE and not self.is_rebuilt:
-            for line in settings_notes(self.cfg, type(self)):
+            for line in config.settings_notes(self.cfg, type(self)):
                 print(line)
         self.backbone = self.given_backbone or self._load_backbone()
         if method := method_of(self.cfg.TRAINER.NAME):
-            method.check_backbone(self.cfg.MODEL.BACKBONE.NAME, self.backbone.is_vit)
+            method.check_image_tower(self.cfg.MODEL.BACKBONE.NAME, self.backbone.is_vit)
         self.clip_model = self.backbone.model
         self.cfg = self.complete_cfg(self.cfg)
         self.set_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
@@ -206,12 +207,13 @@ class PromptTrainer(TrainerX):
         cfg.INPUT.SIZE = (backbone.image_size,) * 2
         cfg.DATALOADER.NUM_WORKERS = loader_workers(cfg.DATALOADER.NUM_WORKERS)
         prepare_loader_workers(cfg.DATALOADER.NUM_WORKERS)
-        for key, n in check_words(cfg, type(self), backbone.text.tokenizer).items():
-            if value_of(cfg, key) != n and cfg.VERBOSE:
+        for key, n in config.check_context_lengths(cfg, type(self), backbone.text.tokenizer).items():
+            if config.value_of(cfg, key) != n and cfg.VERBOSE:
                 print(f"Note: {key} is {n}, the number of tokens of CTX_INIT.")
-            set_key(cfg, key, n)
-        for key, folder in SHARED_FOLDERS.items():
-            set_key(cfg, key, value_of(cfg, key) or str(Path(cfg.OUTPUT_DIR).parent / folder))
+            config.set_key(cfg, key, n)
+        for key, folder in config.SHARED_FOLDERS.items():
+            if config.has_effect(key, type(self)):
+                config.set_key(cfg, key, config.value_of(cfg, key) or str(Path(cfg.OUTPUT_DIR).parent / folder))
         cfg.freeze()
         return cfg
 
@@ -259,14 +261,14 @@ class PromptTrainer(TrainerX):
         features = self.cfg.TRAINER.FEATURES
         self.image_features = ImageFeatures(
             self.backbone,
-            self.cfg.INPUT.dump(),
-            tuple(self.dm.dataset.domains),
-            FeatureCache(features.CACHE_DIR if features.CACHE else None),
-            self.cfg.DATALOADER.NUM_WORKERS,
-            self.image_tower,
-            self.image_tower_learns(),
-            self.IMAGE_TOWER_DRAWS,
-            self.normalises_features,
+            inputs=self.cfg.INPUT.dump(),
+            domains=tuple(self.dm.dataset.domains),
+            cache=FeatureCache(features.CACHE_DIR if features.CACHE else None),
+            workers=self.cfg.DATALOADER.NUM_WORKERS,
+            tower=self.image_tower,
+            is_learned=self.image_tower_learns(),
+            has_draws=self.IMAGE_TOWER_DRAWS,
+            is_normalised=self.normalises_features,
         )
 
     def build_prompt_model(self) -> None:
@@ -309,7 +311,7 @@ class PromptTrainer(TrainerX):
             n_layers: layers of each prompted tower, text=12, image=24.
         """
         tower = min(n_layers, key=n_layers.__getitem__)
-        most, name = n_layers[tower], f"TRAINER.{self.SETTINGS}.{key}"
+        most, name = n_layers[tower], f"TRAINER.{self.NODE}.{key}"
         depth = self.settings[key] or min(default, most)
         if depth > most:
             place = f"the {tower} tower of {self.cfg.MODEL.BACKBONE.NAME}"
@@ -408,16 +410,16 @@ class PromptTrainer(TrainerX):
 
     def set_threads(self, threads: Threads) -> None:
         self.threads = threads
-        threads.use(self.cfg.DATALOADER.NUM_WORKERS)
+        threads.use(has_workers=self.cfg.DATALOADER.NUM_WORKERS > 0)
 
     def restore_threads(self, record: RunRecord | None) -> None:
         """Use the threads of the run in the output folder, since last digits depend on them; OMP_NUM_THREADS wins."""
         recorded = Threads(**record.threads) if record and record.threads else self.threads
-        if asked_threads() is None:
+        if omp_num_threads() is None:
             self.set_threads(recorded)
         elif recorded != self.threads:
             used = f"this run used {recorded.alone} threads so far; the last digits may differ."
-            print(f"Note: OMP_NUM_THREADS is {asked_threads()}, but {used}")
+            print(f"Note: OMP_NUM_THREADS is {omp_num_threads()}, but {used}")
         if self.cfg.VERBOSE:
             alone, with_workers = self.threads.alone, self.threads.beside_workers
             print(f"Threads: {alone}, with loader workers {with_workers}; cores: {usable_cores()}")
@@ -455,7 +457,7 @@ class PromptTrainer(TrainerX):
 
     def write_run_record(self) -> None:
         self.record.identity, self.record.threads = self.identity(), asdict(self.threads)
-        self.record.places, self.record.versions = run_record.places_of(self.asked_cfg), versions()
+        self.record.places, self.record.versions = run_record.places_of(self.user_cfg), versions()
         self.record.write(self.output_dir)
         with atomic_write(Path(self.output_dir, "config.yaml"), "w") as handle:
             handle.write(self.cfg.dump())
@@ -476,7 +478,8 @@ class PromptTrainer(TrainerX):
                 "an epoch by. Add images, or set TEST.FINAL_MODEL last_step."
             )
         super().before_train()
-        self.epoch = max(0, self.start_epoch - 1)  # the step of a test without a training epoch before it
+        # If no epoch is left, Dassl's loop does not set the epoch, and `test` needs it.
+        self.epoch = max(0, self.start_epoch - 1)
         history, self.num_batches = self.record.history, len(self.train_loader_x)
         self.best_result, self.best_epoch = checkpoints.best_epoch(history, self.cfg.TEST.SELECT_BY)
         if history:
@@ -492,7 +495,7 @@ class PromptTrainer(TrainerX):
         )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
-            self.threads.use(workers=0)
+            self.threads.use(has_workers=False)
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader | FeatureLoader:
         n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE
@@ -525,7 +528,7 @@ class PromptTrainer(TrainerX):
             self._train_scalars[tag.removeprefix("train/")] = float(scalar_value)
         super().write_scalar(tag, scalar_value, global_step)
 
-    def may_be_chosen(self) -> bool:
+    def is_selectable(self) -> bool:
         """Whether validation may select the epoch that just ended."""
         return True
 
@@ -541,12 +544,11 @@ class PromptTrainer(TrainerX):
             value = self.test(split="val")
             entry["val_accuracy"] = self.evaluations["val"].metrics["accuracy"]
             entry[f"val_{self.cfg.TEST.SELECT_BY}"] = value
-            is_best = self.may_be_chosen() and value > self.best_result
+            is_best = self.is_selectable() and value > self.best_result
             self.epoch_bar.set_postfix(val=f"{value:.1f} %")
         # The first epoch decides which results of earlier runs were used. The others copy it.
         entry["reused"] = history[-1]["reused"] if history else self.reused()
-        entry["seconds"] = self.seconds
-        entry["counts"] = self.may_be_chosen()
+        entry |= {"seconds": self.seconds, "counts": self.is_selectable()}  # counts: see `best_epoch`
         if self.scaler is not None:
             entry["scaler"] = self.scaler.state_dict()
         if self._writer is not None:
@@ -568,7 +570,7 @@ class PromptTrainer(TrainerX):
             if optimizer is not None:
                 state["optimizer"] = optimizer.state_dict()["state"]
             network = f"{name} after epoch {self.epoch + 1} of {self.max_epoch}"
-            require_finite(state, network, f"{LIKELY_CAUSES} {self._last_checkpoint()}", self.MINUS_INFINITY)
+            require_finite(state, network, f"{LIKELY_CAUSES} {self._last_checkpoint()}", self.NEG_INF_TENSORS)
 
     def after_train(self) -> None:
         self.epoch_bar.close()
@@ -599,23 +601,23 @@ class PromptTrainer(TrainerX):
         for name in self.get_model_names():
             if name not in self.UNTESTED:
                 path = checkpoints.find_checkpoint(directory, name, epoch)
-                self.load_prompts(self._models[name], path, directory)
+                self.load_network(name, path, directory)
 
-    def load_prompts(self, network: nn.Module, path: Path, directory: str | PathLike) -> None:
-        """Load a checkpoint file of the run in `directory` into a network."""
-        saved, epoch = checkpoints.read_prompts(path, self.MINUS_INFINITY)
+    def load_network(self, name: str, path: Path, directory: str | PathLike) -> None:
+        """Load a checkpoint file of the run in `directory` into the network with this name."""
+        saved, epoch = checkpoints.read_prompts(path, self.NEG_INF_TENSORS)
         record = read_run_record(directory)
         trained_for = record.identity.get("class names") if record else None
-        own = self.learned_in(network.state_dict())
-        network.load_state_dict(checkpoints.fit_prompts(path, saved, own, self, trained_for))
-        print(f"Prompt learner loaded from {path} (epoch {epoch})")
+        own = self.learned_in(self._models[name].state_dict())
+        self._models[name].load_state_dict(checkpoints.fit_prompts(path, saved, own, self, trained_for))
+        print(f"Loaded {name} from {path}" + ("" if epoch is None else f" (epoch {epoch})"))
 
     def start_from_given(self) -> None:
         """Load the prompts of MODEL.INIT_WEIGHTS into `model` before training."""
         if self.cfg.MODEL.INIT_WEIGHTS and not self.is_rebuilt:
             path = Path(self.cfg.MODEL.INIT_WEIGHTS).expanduser()
             path = checkpoints.find_checkpoint(path, self.NETWORK) if path.is_dir() else path
-            self.load_prompts(self.model, path, path.parent.parent)
+            self.load_network(self.NETWORK, path, path.parent.parent)
             self.init_prompts_hash = hash_json({key: value.tolist() for key, value in self.model.state_dict().items()})
 
     @classmethod
@@ -638,7 +640,7 @@ class PromptTrainer(TrainerX):
             return 0
         selects_by = self.cfg.TEST.SELECT_BY if self.cfg.TEST.FINAL_MODEL == "best_val" else None
         epoch, newest = checkpoints.load_newest(
-            directory, list(self._models), found.history, selects_by, self.MINUS_INFINITY
+            directory, list(self._models), found.history, selects_by, self.NEG_INF_TENSORS
         )
         for name, checkpoint in newest.items():
             self._restore(name, checkpoint)
@@ -671,7 +673,7 @@ class PromptTrainer(TrainerX):
             _ = self.dm.dataset.test_fingerprint  # hashed before any image is decoded: a later change is found
         self._evaluate(split)
         metrics, select_by = self.evaluations[split].metrics, self.cfg.TEST.SELECT_BY
-        # In training steps, as the other scalars: the epoch's last step, and for the test the step after it.
+        # TensorBoard counts training steps: val gets the last step of the epoch, and the test the step after it.
         step = (self.epoch + 1) * self.num_batches - (split == "val")
         for name, value in metrics.items():
             self.write_scalar(f"{split}/{name}", value, step)
@@ -696,10 +698,10 @@ class PromptTrainer(TrainerX):
             when = f" after epoch {self.epoch + 1}" if split == "val" else ""
             return f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(names)}){when}"
 
-        n_batches, has_unseen = -(-len(features) // loader.batch_size), bool(self.MINUS_INFINITY)
+        n, allow_neg_inf = -(-len(features) // loader.batch_size), bool(self.NEG_INF_TENSORS)
         # The loader's workers are idle during classification, so their cores are free.
-        with self.threads.all(), progress(batches, n_batches, description=f"Classifying {split}", unit="batch") as bar:
-            for indices, logits in evaluation.classify(bar, self.classifier(), self.device, describe, has_unseen):
+        with self.threads.use_alone(), progress(batches, n, description=f"Classifying {split}", unit="batch") as bar:
+            for indices, logits in evaluation.classify(bar, self.classifier(), self.device, describe, allow_neg_inf):
                 self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
                 predictions.append(Predictions.of(logits))
         metrics, joined = self.evaluator.evaluate(), Predictions.joined(predictions)
@@ -715,8 +717,8 @@ class PromptTrainer(TrainerX):
                 "that backbone (--backbone)."
             )
         if names and found:
-            keys = [f"TRAINER.{self.SETTINGS}.{key}" for key in self.TEST_KEYS]
-            run_record.check_trained_as(model_dir, found, self.asked_cfg, self.SETTINGS, keys)
+            keys = [f"TRAINER.{self.NODE}.{key}" for key in self.TEST_KEYS]
+            run_record.check_trained_as(model_dir, found, self.user_cfg, self.NODE, keys)
         self.restore_threads(read_run_record(self.output_dir))
         self.load_model(model_dir, epoch=epoch)
         self.loaded_training = training = dict(found.training or {}) if found else {}
@@ -764,15 +766,15 @@ class PromptTrainer(TrainerX):
 
     @classmethod
     def config_settings(cls, cfg: CfgNode) -> dict[str, Any]:
-        return run_record.settings_of(cfg, cls.SETTINGS)
+        return run_record.settings_of(cfg, cls.NODE)
 
     def run_settings(self) -> dict[str, Any]:
         """The settings that change this run's numbers."""
-        return {**self.config_settings(self.asked_cfg), "MODEL.INIT_WEIGHTS": self.init_prompts_hash}
+        return {**self.config_settings(self.user_cfg), "MODEL.INIT_WEIGHTS": self.init_prompts_hash}
 
     def identity(self) -> dict[str, Any]:
         """Everything that must be equal when the run is resumed: settings, data, weights."""
-        identity = run_record.identity_of(self.asked_cfg, self.run_settings(), self.dm.dataset, self.backbone.sha256)
+        identity = run_record.identity_of(self.user_cfg, self.run_settings(), self.dm.dataset, self.backbone.sha256)
         return {**identity, "tested model": self.model_dir or "its own"}
 
     def training_facts(self) -> dict[str, Any]:
@@ -780,7 +782,7 @@ class PromptTrainer(TrainerX):
         dataset, n_trained, history = self.dm.dataset, self.n_trained(), self.record.history
         reused = history[-1]["reused"] if history else {}
         return {
-            "dataset": dataset_label(self.cfg),
+            "dataset": dataset_name(self.cfg),
             "source_domains": list(dataset.source_domains),
             "class_subset": class_subset(self.cfg),
             "num_shots": self.cfg.DATASET.NUM_SHOTS,
@@ -810,32 +812,29 @@ class PromptTrainer(TrainerX):
         if cfg.TEST.KEEP_LOGITS:
             write_logits(self.output_dir, predictions.logits.numpy())
         labels, predicted = np.array([item.label for item in dataset.test]), predictions.labels.numpy()
-        label, subset = dataset_label(cfg), class_subset(cfg)
+        name, subset = dataset_name(cfg), class_subset(cfg)
         if self.model_dir is None:
             training = self.training_facts()
         else:
             training = {"source_domains": list(dataset.source_domains), **UNKNOWN_TRAINING, **self.loaded_training}
             settings = {**self.run_settings(), "training of the model": training["settings_sha256"]}
             training["settings_sha256"] = hash_json(settings)
-        trained_on, trained_classes = training.pop("dataset", label), training.pop("class_subset", None)
-        learns = training["selection"] is not None
+        trained_on, trained_classes = training.pop("dataset", name), training.pop("class_subset", None)
+        learns, sources = training["selection"] is not None, training["source_domains"]
         is_base_to_new = subset != "all" and (not learns or trained_classes == "base")
-        protocol = protocol_name(
-            training["source_domains"], dataset.target_domains, trained_on != label, is_base_to_new
-        )
         best = None if self.best_epoch is None else history[self.best_epoch - 1]
         result = Result(
             **training,
             trainer=cfg.TRAINER.NAME,
             config=cfg.TRAINER.CONFIG,
-            dataset=label,
+            dataset=name,
             backbone=backbone_label(self.backbone.name),
             backbone_sha256=self.backbone.sha256,
             backbone_name=self.backbone.name,
             backbone_family=self.backbone.info.family,
             precision=self.backbone.precision,
-            protocol=protocol,
-            trained_on=None if trained_on == label else trained_on,
+            protocol=protocol_name(sources, dataset.target_domains, trained_on != name, is_base_to_new),
+            trained_on=None if trained_on == name else trained_on,
             model_dir=self.model_dir,
             load_epoch=self.load_epoch,
             target_domains=list(dataset.target_domains),

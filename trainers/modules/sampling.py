@@ -57,9 +57,9 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 class SeededDataset(Dataset):
-    """A data set with a random transform as a function of (seed, epoch, look, index), for any number of workers.
+    """A data set with a random transform as a function of (seed, epoch, repeat, index), for any number of workers.
 
-    `look` counts how often the epoch has drawn the image. An index alone is the first look in epoch 0.
+    `repeat` counts earlier draws of the image in the epoch. An index alone is the first draw in epoch 0.
     """
 
     def __init__(self, dataset: ImageData, seed: int) -> None:
@@ -73,13 +73,13 @@ class SeededDataset(Dataset):
         return self.dataset.data_source
 
     def __getitem__(self, key: int | tuple[int, int, int]) -> dict[str, Any]:
-        epoch, look, index = key if isinstance(key, tuple) else (0, 0, key)
-        with seeded(self.seed, epoch, look, index):
+        epoch, repeat, index = key if isinstance(key, tuple) else (0, 0, key)
+        with seeded(self.seed, epoch, repeat, index):
             return self.dataset[index]
 
 
 class SeededBatchSampler:
-    """Batches of (epoch, look, index) for a `SeededDataset`; `epoch` returns the number of the current epoch."""
+    """Batches of (epoch, repeat, index) for a `SeededDataset`; `epoch` returns the number of the current epoch."""
 
     def __init__(self, batches: Batches, epoch: Callable[[], int]) -> None:
         self.batches, self.epoch = batches, epoch
@@ -89,12 +89,12 @@ class SeededBatchSampler:
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         epoch = self.epoch()
-        looks: dict[int, int] = {}  # index -> its last look
+        repeats: dict[int, int] = {}  # index -> its last repeat
         for batch in self.batches:
             keys = []
             for index in batch:
-                looks[index] = look = looks.get(index, -1) + 1
-                keys.append((epoch, look, index))
+                repeats[index] = repeat = repeats.get(index, -1) + 1
+                keys.append((epoch, repeat, index))
             yield keys
 
 
@@ -138,7 +138,7 @@ class PairedBatchSampler:
 
 
 class FeatureLoader:
-    """A training loader over cached features (K, N, E): each look at an image draws one of its K views."""
+    """A training loader over cached features (K, N, E): each draw of an image takes one of its K views."""
 
     def __init__(self, views: np.ndarray, data_source: Sequence[Item], batch_sampler: Batches) -> None:
         self.views, self.batch_sampler = views, batch_sampler
