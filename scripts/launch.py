@@ -13,21 +13,21 @@ import _repository
 import argparse
 import os
 import shlex
-import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, command
 from common.interruption import Interrupted
 from common.startup import REPOSITORY, escape_unprintable, split_at_key
 from scripts.launching.jobs import DEFAULT_BACKBONE, ENGINES, TESTED_ON, TRAINED_ON, Plan, plan_all, save_names
-from trainers.methods import METHODS, PROTOCOLS, BackboneError, trainer_name
+from trainers.methods import METHODS, PROTOCOLS, BackboneError, check_methods, find_method, trainer_name
 
 USAGE = """bash scripts/<method>/{main,single,cross}.sh [flags] [dataset] [other,datasets] [backbone] [KEY VALUE ...]
        bash scripts/compare.sh [flags] [dataset] [backbone] [KEY VALUE ...]
        launch.py [flags] METHODS [dataset] [other,datasets] [backbone] [KEY VALUE ...]"""
 FLAGS = (  # environment variable, name of the value, default, help
-    ("PROTOCOL", "NAME", "multi", f"protocol of launch.py: {', '.join(PROTOCOLS)} (default: multi)"),
+    ("PROTOCOL", "NAME", "multi", "protocol of launch.py: multi (main.sh), single or cross (default: multi)"),
     ("METHODS", "NAMES", None, "methods with commas between (default of --compare: all methods of the protocol)"),
     ("JOBS", "N", None, "number of parallel runs (default: 1; Ray: as many as fit; SLURM: 1000)"),
     ("ENGINE", "NAME", "local", f"engine of the runs: {', '.join(ENGINES)} (default: local)"),
@@ -77,13 +77,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; the result also has trainers, dataset, tested, backbone, domains and opts."""
+    """Parse a command line; the result also has trainers, dataset, test_datasets, backbone, domains and opts."""
     parser = make_parser()
     args = parser.parse_intermixed_args(argv)
     args.protocol = args.protocol or "multi"
     if args.script:
         script = Path(args.script).resolve()
-        args.protocol, args.methods = script.stem.replace("main", "multi"), script.parent.name
+        args.protocol = "multi" if script.stem == "main" else script.stem
+        args.methods = script.parent.name
     if args.protocol not in PROTOCOLS:
         parser.error(f"--protocol is {args.protocol}; accepted: {', '.join(PROTOCOLS)}")
     for flag, protocol in (("targets", "multi"), ("sources", "single")):
@@ -98,12 +99,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if not words:
             parser.error(f"name a method: {', '.join(one.name for one in METHODS)}")
         methods, *words = words
-    places = ["dataset", "tested", "backbone"] if args.protocol == "cross" else ["dataset", "backbone"]
-    if len(words) > len(places):
-        parser.error(f"expected at most {' '.join(places)} and KEY VALUE pairs, found: {' '.join(words)}")
-    args.dataset = args.tested = args.backbone = None
-    for place, word in zip(places, words, strict=False):
-        setattr(args, place, word)
+    positions = ["dataset", "test_datasets", "backbone"] if args.protocol == "cross" else ["dataset", "backbone"]
+    if len(words) > len(positions):
+        parser.error(f"expected at most {' '.join(positions)} and KEY VALUE pairs, found: {' '.join(words)}")
+    args.dataset = args.test_datasets = args.backbone = None
+    for position, word in zip(positions, words, strict=False):
+        setattr(args, position, word)
     args.trainers = list(dict.fromkeys(map(trainer_name, methods.replace(",", " ").split())))
     args.domains = {"multi": args.targets, "single": args.sources}.get(args.protocol, "")
     args.output, args.engine = Path(args.output), args.engine or "local"
@@ -113,77 +114,96 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_args(args: argparse.Namespace) -> None:
+    """Raise UserError if a method or engine is unknown, JOBS is wrong, or CFG or BASELINE fits none of the methods."""
+    check_methods(args.trainers)
+    if args.engine not in ENGINES:
+        raise UserError(f"ENGINE is {args.engine!r}; accepted: {', '.join(ENGINES)}.")
+    package = ENGINES[args.engine]
+    if package and find_spec(package) is None and not args.print:
+        raise UserError(f"ENGINE is {args.engine}, but the package {package} is missing. Run: pip install {package}")
+    if args.jobs is not None and (not args.jobs.isdecimal() or not int(args.jobs)):
+        raise UserError(f"JOBS is {args.jobs!r}; accepted: the number of parallel runs, from 1.")
+    if args.seeds is not None and not "".join(args.seeds.split()).isdecimal():
+        raise UserError(f'SEEDS is {args.seeds!r}; accepted: numbers from 0 with spaces between, SEEDS="1 2 3".')
+    configs = [find_method(name).config_file(args.cfg) for name in args.trainers]
+    if args.cfg and len(configs) > 1 and not any(path.is_file() for path in configs):
+        raise UserError(f"CFG is {args.cfg!r}; accepted: a name in configs/trainers/ of one of the methods.")
+    baseline = (args.baseline or "").partition(" (")[0] if args.report else ""
+    if baseline and trainer_name(baseline).lower() not in map(str.lower, args.trainers):
+        raise UserError(f"BASELINE is {baseline!r}; accepted: one of the methods {', '.join(args.trainers)}.")
+
+
 def launch(args: argparse.Namespace) -> int:
     """Run or print the jobs of a command line; returns the number of failures."""
     # Processes of runs import this file, but not these modules.
     from common.files import make_output_folder
     from common.progress import progress
-    from scripts.launching.local import Report, run_by_engine
+    from scripts.launching.local import JobLog, run_by_engine
     from scripts.launching.status import save_plan
 
+    check_args(args)
     plan = plan_all(args)
     jobs, todo = plan.jobs, [job for job in plan.jobs if not job.is_finished()]
-    refused = [trainer for trainer, error in plan.errors.items() if not isinstance(error, BackboneError)]
+    # A comparison leaves out methods that cannot take the backbone. Other errors of a method are failures.
+    not_started = [trainer for trainer, error in plan.errors.items() if not isinstance(error, BackboneError)]
     if args.print:
         escape_unprintable(sys.stdout, "utf-8", "surrogateescape")
         for job in sorted(todo, key=lambda job: job.needs is not None):  # trainings come first
             print(shlex.join([sys.executable, str(REPOSITORY / "train.py"), *job.arguments]))
-        return len(refused)
+        return len(not_started)
     for folder in (args.output, plan.folder):
         make_output_folder(folder)
     save_names(plan.sets, args.output)
     save_plan(jobs)
     name = next(iter(plan.configs)) if len(plan.configs) == 1 else f"{len(plan.configs)} methods"
     with progress(total=len(jobs), initial=len(jobs) - len(todo), description=name, unit="run") as bar:
-        report = Report(bar)
+        log = JobLog(bar)
         for job in jobs:
             if job not in todo:
-                report.say(f"{job.title}: finished before, in {job.folder}")
+                log.print(f"{job.title}: finished before, in {job.folder}")
         if todo:
-            run_by_engine(todo, plan, args, report)
-    failed = [f"{job.title}: {reason}" for job, reason in report.failed.items()]
+            run_by_engine(todo, plan, args, log)
+    failed = [f"{job.title}: {reason}" for job, reason in log.failed.items()]
     lines = [f"\n{len(failed)} of {len(jobs)} runs failed:", *(f"  {line}" for line in failed)] if failed else []
-    lines += [f"\nNot run to the end, see the errors above: {', '.join(refused)}"] if refused else []
-    return len(failed) + len(refused) + show(args, plan, lines)
+    lines += [f"\nNot started because of the errors above: {', '.join(not_started)}"] if not_started else []
+    show(args, plan, lines)
+    return len(failed) + len(not_started)
 
 
-def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> int:
-    """Print tables and lines on failures, then write the report, if it is asked for; returns its exit code."""
-    from scripts.report import main as write_report
+def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> None:
+    """Print tables and lines on failures, then write the report if --report or --compare asks for it."""
     from scripts.reporting.load import load_results
     from scripts.reporting.tables import make_tables
     from scripts.reporting.text import format_tables
 
-    finished = [job.folder for job in plan.jobs if job.tested and job.is_finished()]
-    baseline = trainer_name(args.baseline or "") if args.report else ""
+    tables, finished = [], [job.folder for job in plan.jobs if job.has_test and job.is_finished()]
     if finished:
-        results = load_results(finished)
+        results, baseline = load_results(finished), (args.baseline or "") if args.report else ""
         if args.report and args.baseline is None:
             baseline = next(iter(results.loc[results["trainer"] == "ZeroshotCLIP", "method"]), "")
-        print("\n" + format_tables(make_tables(results, baseline)))
+        tables = make_tables(results, baseline)
+        print("\n" + format_tables(tables))
     for line in lines:
         print(line)
-    if not args.report or not finished:
-        return 0
-    words = [str(plan.folder), "--baseline", baseline, "--out", str(plan.folder / "report.html")]
-    for trainer, error in plan.errors.items():
-        left_out = isinstance(error, BackboneError)
-        words.append(f"--not-run={'Left out:' if left_out else f'{trainer} is not run to the end.'} {error}")
-    return write_report(words)
+    if args.report and tables:
+        from scripts.reporting.page import write_report
+
+        method_errors = [
+            f"Left out: {error}" if isinstance(error, BackboneError) else f"{name} is not started: {error}"
+            for name, error in plan.errors.items()
+        ]
+        write_report(tables, [job.folder for job in plan.jobs], plan.folder / "report.html", method_errors)
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 with one message or a list of failures, or 130 and 143 after an interruption."""
     args = parse_args(argv)
     try:
         return min(1, launch(args))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
     except Interrupted as interrupted:
         return interrupted.exit_code
-    except KeyboardInterrupt:  # between runs
-        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -23,13 +23,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--out", default="report.html", help="file of the page (default: report.html)")
-    parser.add_argument(
-        "--not-run",
-        default=[],
-        action="append",
-        metavar="LINE",
-        help="a line for the list of unfinished runs (scripts/compare.sh names methods that it left out)",
-    )
     args = parser.parse_args(argv)
     # Imported here, since --help needs no pandas.
     from scripts.reporting.load import load_results
@@ -39,10 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
     published = read_published() if args.published else None
     tables = make_tables(load_results(args.folders), args.baseline, args.duplicates, published)
-    skipped = write_report(tables, args.folders, args.out, args.not_run)
-    print(f"Report: {args.out}")
-    if skipped:
-        print("Left out:", *skipped, sep="\n  ")
+    write_report(tables, args.folders, args.out)
 
 
 if __name__ == "__main__":

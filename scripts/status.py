@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     if not states:
         raise UserError(f"{args.folder} holds no run. Name the OUTPUT of a launcher.")
     for state in states:
-        if args.all or state.what != DONE:
+        if args.all or state.status != DONE:
             detail = f": {state.detail}" if state.detail else ""
-            print(f"{state.what:8} {state.folder.relative_to(folder)}{detail}")
-    counts = Counter(state.what for state in states)
-    print(f"{len(states)} runs: {', '.join(f'{n} {what}' for what, n in sorted(counts.items()))}")
+            print(f"{state.status:8} {state.folder.relative_to(folder)}{detail}")
+    counts = Counter(state.status for state in states)
+    print(f"{len(states)} runs: {', '.join(f'{n} {status}' for status, n in sorted(counts.items()))}")
 
 
 if __name__ == "__main__":

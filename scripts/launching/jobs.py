@@ -5,7 +5,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -16,7 +15,7 @@ from common.locks import creation_lock
 from common.run import is_finished
 from common.startup import REPOSITORY
 from scripts.launching.status import read_or_empty
-from trainers.methods import BackboneError, Method, MethodError, check_methods, find_method, trainer_name
+from trainers.methods import BackboneError, Method, MethodError, find_method
 
 ENGINES = {"local": "", "ray": "ray", "slurm": "submitit"}  # and the extra packages that they need
 DEFAULT_BACKBONE = "RN50"
@@ -34,10 +33,10 @@ class Job:
     arguments: tuple[str, ...]
     folder: Path
     needs: Path | None = None
-    tested: bool = True
+    has_test: bool = True
 
     def is_finished(self) -> bool:
-        return is_finished(self.folder, self.tested)
+        return is_finished(self.folder, self.has_test)
 
     def config(self) -> CfgNode:
         import train
@@ -47,14 +46,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Set:
-    """A data set: `label` is DATASET.LABEL if `name` is not the name of its folder, `chosen` are domains to run."""
+    """A data set: `chosen` are domains to run, `display_name` is `name` if its folder has another one, else ""."""
 
     name: str
     config: Path
     root: str
     domains: tuple[str, ...]
     chosen: tuple[str, ...]
-    label: str = ""
+    display_name: str = ""
 
 
 @dataclass
@@ -70,7 +69,6 @@ class Plan:
 
 def plan_all(args: Namespace) -> Plan:
     """Plan the jobs of all methods; raises UserError if none can run, or if one method is named and cannot."""
-    check_args(args)
     sets = name_sets(find_sets(args), args.output)
     plan = Plan(sets, args.output.absolute() / sets[0].name)
     for trainer in args.trainers:
@@ -91,33 +89,13 @@ def plan_all(args: Namespace) -> Plan:
     return plan
 
 
-def check_args(args: Namespace) -> None:
-    """Raise UserError if a method or engine is unknown, JOBS is wrong, or CFG or BASELINE fits none of the methods."""
-    check_methods(args.trainers)
-    if args.engine not in ENGINES:
-        raise UserError(f"ENGINE is {args.engine!r}; accepted: {', '.join(ENGINES)}.")
-    package = ENGINES[args.engine]
-    if package and find_spec(package) is None and not args.print:
-        raise UserError(f"ENGINE is {args.engine}, but the package {package} is missing. Run: pip install {package}")
-    if args.jobs is not None and (not args.jobs.isdecimal() or not int(args.jobs)):
-        raise UserError(f"JOBS is {args.jobs!r}; accepted: the number of parallel runs, from 1.")
-    if args.seeds is not None and not "".join(args.seeds.split()).isdecimal():
-        raise UserError(f'SEEDS is {args.seeds!r}; accepted: numbers from 0 with spaces between, SEEDS="1 2 3".')
-    configs = [find_method(name).config_file(args.cfg) for name in args.trainers]
-    if args.cfg and len(configs) > 1 and not any(path.is_file() for path in configs):
-        raise UserError(f"CFG is {args.cfg!r}; accepted: a name in configs/trainers/ of one of the methods.")
-    baseline = (args.baseline or "").partition(" (")[0]
-    if baseline and trainer_name(baseline).lower() not in map(str.lower, args.trainers):
-        raise UserError(f"BASELINE is {baseline!r}; accepted: one of the methods {', '.join(args.trainers)}.")
-
-
 def find_sets(args: Namespace) -> list[Set]:
     """The data set of a command line, and in protocol cross the sets to test on."""
     from datasets.base import EMBEDDED_DATASET
 
     is_cross = args.protocol == "cross"
     names = [args.dataset or (TRAINED_ON if is_cross else EMBEDDED_DATASET)]
-    names += (args.tested or TESTED_ON).split(",") if is_cross else []
+    names += (args.test_datasets or TESTED_ON).split(",") if is_cross else []
     # Domains can be named in protocols with one data set alone.
     sets = [find_set(name, args.data, args.domains, not args.print) for name in names]
     if len(sets) == 1 and len(sets[0].domains) < 2:
@@ -163,12 +141,12 @@ def name_sets(sets: Sequence[Set], output: Path) -> list[Set]:
     for one in sets:
         if one.config.stem not in known:
             path = Path(one.root).resolve()
-            names = [name for name, place in taken.items() if place == str(path)]
+            names = [name for name, folder in taken.items() if folder == str(path)]
             names += ["_".join(path.parts[-n:]) for n in range(1, len(path.parts))]
             # Moved images keep their name.
             free = (name for name in names if name not in taken or same_images(taken[name], str(path)))
             taken[name := next(name for name in free if name not in known)] = str(path)
-            one = replace(one, name=name, label="" if name == one.name else name)
+            one = replace(one, name=name, display_name="" if name == one.name else name)
         named.append(one)
     return named
 
@@ -213,19 +191,18 @@ def plan_jobs(args: Namespace, trainer: str, sets: Sequence[Set]) -> tuple[list[
     jobs = []
     default = "1" if args.dataset is None and is_embedded else "1 2 3"
     for seed in dict.fromkeys(str(int(seed)) for seed in (default if args.seeds is None else args.seeds).split()):
-        for run, one, sources, targets, place in list_runs(args.protocol, sets):
-            folder, needs = base / place / f"seed{seed}", None
+        for run, one, sources, targets, subfolder in list_runs(args.protocol, sets):
+            folder, needs, has_test = base / subfolder / f"seed{seed}", None, subfolder != CROSS_TRAINING
             words = [*common, "--root", one.root and os.path.abspath(one.root)]
             words += ["--dataset-config-file", str(one.config), "--seed", seed, "--output-dir", str(folder)]
             words += ["--source-domains", *sources, "--target-domains", *targets]
-            if len(sets) > 1 and place != CROSS_TRAINING:
+            if len(sets) > 1 and has_test:
                 needs = base / CROSS_TRAINING / f"seed{seed}"
                 words += ["--eval-only", "--model-dir", str(needs)]
-            words += [*opts, *(["DATASET.LABEL", one.label] if one.label else [])]
-            tested = place != CROSS_TRAINING
-            words += [*([] if tested else ["TEST.NO_TEST", "True"]), *args.opts]
+            words += [*opts, *(["DATASET.LABEL", one.display_name] if one.display_name else [])]
+            words += [*([] if has_test else ["TEST.NO_TEST", "True"]), *args.opts]
             title = f"{trainer} on {dataset.name}, {run}, seed {seed}"
-            jobs.append(Job(title, tuple(words), folder, needs, tested))
+            jobs.append(Job(title, tuple(words), folder, needs, has_test))
     cfg = jobs[0].config()
     try:
         TRAINER_REGISTRY.get(trainer).check_config(cfg)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from yacs.config import CfgNode
 
@@ -23,13 +23,14 @@ from common.files import make_output_folder, write_json
 from common.interruption import Interrupted
 from common.locks import run_owner
 from common.startup import prepare_imports
-from common.threads import plan_threads, share_cores
+from common.threads import plan_threads, share_cores, usable_cores
 from scripts.launching.jobs import Job, Plan
 from scripts.launching.status import FAILED_FILE
 
 # Exit codes: an exception that train.py does not expect; the process died; another process runs this job.
 CRASHED, DIED, BUSY = 70, 71, 75
-SECONDS_BETWEEN_LOOKS = 0.5  # at jobs of other processes
+NO_CODE = -1  # of a job without an exit code: it was skipped, or lost by SLURM
+POLL_SECONDS = 0.5  # how often the launcher checks jobs
 
 
 class Outcome(NamedTuple):
@@ -60,6 +61,7 @@ def run_job(arguments: Sequence[str], folder: Path) -> Outcome:
         gc.freeze()  # the next collection skips the packages
         if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+    # train.py ends with 1 if another process has locked the folder.
     if code == 1 and (owner := run_owner(folder)):
         return Outcome(BUSY, owner)
     return save_failure(folder, Outcome(code, reason, tuple(recent_warnings)))
@@ -74,58 +76,70 @@ def save_failure(folder: Path, outcome: Outcome) -> Outcome:
     return outcome
 
 
-class Report:
+class JobLog:
     """Prints the lines of a launcher above its progress bar; `failed` has the reasons of failures by job."""
 
     def __init__(self, bar: Any) -> None:
-        self.bar, self.failed, self.started, self.said = bar, dict[Job, str](), dict[Job, float](), set[str]()
+        self.bar, self.failed, self.started, self.printed = bar, dict[Job, str](), dict[Job, float](), set[str]()
 
-    def say(self, line: str, stream: Any = None) -> None:
+    def print(self, line: str, stream: Any = None) -> None:
         """Print a line, unless it was printed before; runs on one data set have the same warnings."""
-        if line not in self.said:
-            self.said.add(line)
+        if line not in self.printed:
+            self.printed.add(line)
             self.bar.write(line, file=stream or sys.stdout)
             sys.stdout.flush()
 
     def start(self, job: Job) -> None:
         self.started.setdefault(job, time.time())
-        self.say(f"{job.title}: started, log in {job.folder}")
+        self.print(f"{job.title}: started, log in {job.folder}")
 
     def end(self, job: Job, outcome: Outcome) -> None:
         for line in outcome.warnings:
-            self.say(line, sys.stderr)
+            self.print(line, sys.stderr)
         text = outcome.reason or f"done in {time.time() - self.started.get(job, time.time()):.0f} s"
         if outcome.code:
             text = self.failed[job] = f"failed with exit code {outcome.code}: {text}" if outcome.code > 0 else text
-        self.say(f"{job.title}: {text}")
+        self.print(f"{job.title}: {text}")
         self.bar.update()
 
 
-def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, report: Report) -> None:
+class Engine(Protocol):
+    """Runs at most `slots` jobs at once; `interrupt` sends a signal to all of them."""
+
+    @property
+    def slots(self) -> int: ...
+    def submit(self, job: Job) -> Future[Outcome]: ...
+    def interrupt(self, number: int) -> None: ...
+    def close(self) -> None: ...
+
+
+def run_by_engine(jobs: list[Job], plan: Plan, args: Namespace, log: JobLog) -> None:
     """Run jobs of a plan by the engine that a command line names."""
     cfg, *others = plan.configs.values()
     workers = max(one.DATALOADER.NUM_WORKERS for one in (cfg, *others))
     if args.engine == "slurm":
         from scripts.launching.slurm import run_jobs as run_slurm_jobs
 
-        run_slurm_jobs(jobs, args, workers, report)
+        run_slurm_jobs(jobs, args, workers, log)
         return
-    engine: Any = LocalEngine(1)
+    engine: Engine = LocalEngine(1)
     if args.engine == "ray":
         from scripts.launching.ray import RayEngine
 
         roots = sorted({os.path.abspath(one.root) for one in plan.sets if os.path.isdir(one.root)})
-        engine = RayEngine(args, roots, cfg, workers)
-        workers = engine.workers
+        engine = ray_engine = RayEngine(args, roots, cfg, workers)
+        workers = ray_engine.loader_workers
     elif args.jobs not in (None, "1"):
         gpus = local_gpus(args.visible_gpus) if cfg.USE_CUDA else []
-        n_runs, most_workers = share_cores(int(args.jobs), 1 if gpus else count_threads(cfg))
+        threads = 1 if gpus else count_threads(cfg)
+        n_runs, most_workers = share_cores(int(args.jobs), threads)
+        if n_runs < int(args.jobs):
+            uses = f"a run uses {threads} of {usable_cores()} cores, so the launcher runs {n_runs} at a time"
+            log.print(f"Note: JOBS is {args.jobs}, but {uses}. OMP_NUM_THREADS sets the threads of a run.", sys.stderr)
         engine, workers = LocalEngine(n_runs, gpus), workers if n_runs == 1 else min(workers, most_workers)
-    try:
+    with contextlib.closing(engine):
         arguments = "DATALOADER.NUM_WORKERS", str(workers)
-        run_jobs([replace(job, arguments=(*job.arguments, *arguments)) for job in jobs], engine, report)
-    finally:
-        engine.close()
+        run_jobs([replace(job, arguments=(*job.arguments, *arguments)) for job in jobs], engine, log)
 
 
 def count_threads(cfg: CfgNode) -> int:
@@ -135,7 +149,7 @@ def count_threads(cfg: CfgNode) -> int:
     return plan_threads(backbone.n_tower_weights, 0).alone
 
 
-def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None:
+def run_jobs(jobs: Sequence[Job], engine: Engine, log: JobLog) -> None:
     """Run jobs by an engine, in their order where possible; raises Interrupted after a signal, when all have ended."""
     waiting, running, signals = list(jobs), dict[Future[Outcome], Job](), list[int]()
     retried, n_passed_on = set[Job](), 0
@@ -144,24 +158,24 @@ def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None
     try:
         while running or (waiting and not signals):
             if not signals:
-                _start_jobs(waiting, running, engine, report)
+                _start_jobs(waiting, running, engine, log)
             for number in signals[n_passed_on:]:
                 engine.interrupt(number)
                 n_passed_on += 1
             if not running:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            for future in wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
+                time.sleep(POLL_SECONDS)
+            for future in wait(running, POLL_SECONDS, FIRST_COMPLETED).done:
                 job, outcome = running.pop(future), _outcome(future)
                 if signals and outcome.code:
-                    report.say(f"{job.title}: interrupted; the same command resumes it")
+                    log.print(f"{job.title}: interrupted; the same command resumes it")
                 elif outcome.code == BUSY:
                     waiting.append(job)
                 elif outcome.code == DIED and job not in retried:
-                    report.say(f"{job.title}: {outcome.reason}; one retry")
+                    log.print(f"{job.title}: {outcome.reason}; one retry")
                     retried.add(job)
                     waiting.insert(0, job)
                 else:
-                    report.end(job, save_failure(job.folder, outcome))
+                    log.end(job, save_failure(job.folder, outcome))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -169,23 +183,23 @@ def run_jobs(jobs: Sequence[Job], engine: "LocalEngine", report: Report) -> None
         raise Interrupted(signals[0])
 
 
-def _start_jobs(waiting: list[Job], running: dict[Future[Outcome], Job], engine: "LocalEngine", report: Report) -> None:
+def _start_jobs(waiting: list[Job], running: dict[Future[Outcome], Job], engine: Engine, log: JobLog) -> None:
     """Start jobs that can run now, as many as fit; drop tests after a failed training."""
     for job in list(waiting):
-        failed = next((one for one in report.failed if one.folder == job.needs), None)
+        failed = next((one for one in log.failed if one.folder == job.needs), None)
         if failed is not None:
             waiting.remove(job)
-            report.end(job, Outcome(-1, f"skipped: it depends on {failed.title}, which failed"))
+            log.end(job, Outcome(NO_CODE, f"skipped: it depends on {failed.title}, which failed"))
         elif len(running) >= engine.slots or job.needs in {one.folder for one in (*waiting, *running.values())}:
             continue
         elif owner := run_owner(job.folder):
-            report.say(f"{job.title}: skipped for now, {owner} runs it")
+            log.print(f"{job.title}: skipped for now, {owner} runs it")
         else:
             waiting.remove(job)
             if job.is_finished():
-                report.end(job, Outcome(0, "skipped: finished by another process"))
+                log.end(job, Outcome(0, "skipped: finished by another process"))
             else:
-                report.start(job)
+                log.start(job)
                 running[engine.submit(job)] = job
 
 
@@ -218,48 +232,48 @@ class LocalEngine:
 
     def __init__(self, slots: int, gpus: Sequence[str] = ()) -> None:
         self.slots, self.gpus = slots, gpus
-        self.workers: list[_Worker] = []
+        self.processes: list[_Process] = []
 
     def submit(self, job: Job) -> Future[Outcome]:
         while True:
-            worker = next((worker for worker in self.workers if worker.job is None or worker.job.done()), None)
-            if worker is None:
-                used = [worker.gpu for worker in self.workers]
-                worker = _Worker(min(self.gpus, key=used.count) if self.gpus else None)
-                self.workers.append(worker)
+            process = next((one for one in self.processes if one.future is None or one.future.done()), None)
+            if process is None:
+                used = [one.gpu for one in self.processes]
+                process = _Process(min(self.gpus, key=used.count) if self.gpus else None)
+                self.processes.append(process)
             with contextlib.suppress(BrokenExecutor):  # an idle process died
-                if not worker.has_failed():
-                    worker.job = worker.pool.submit(run_job, job.arguments, job.folder)
-                    return worker.job
-            self.workers.remove(worker)
-            worker.pool.shutdown()
+                if not process.has_crashed():
+                    process.future = process.pool.submit(run_job, job.arguments, job.folder)
+                    return process.future
+            self.processes.remove(process)
+            process.pool.shutdown()
 
     def interrupt(self, number: int) -> None:
-        for worker in self.workers:
-            if worker.job is not None and not worker.job.done():
+        for process in self.processes:
+            if process.future is not None and not process.future.done():
                 with contextlib.suppress(Exception):  # it may just have died
-                    os.kill(worker.pid.result(), number)
+                    os.kill(process.pid_future.result(), number)
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.pool.shutdown()
+        for process in self.processes:
+            process.pool.shutdown()
 
 
-class _Worker:
-    """A process, and its current job."""
+class _Process:
+    """A process, and the outcome of its current job."""
 
     def __init__(self, gpu: str | None) -> None:
         self.gpu = gpu
-        self.job: Future[Outcome] | None = None
+        self.future: Future[Outcome] | None = None
         self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare_process, (gpu,))
         # Ctrl-C of the terminal must not reach a process that is just starting.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self.pid = self.pool.submit(os.getpid)
+        self.pid_future = self.pool.submit(os.getpid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def has_failed(self) -> bool:
+    def has_crashed(self) -> bool:
         """Whether the last job raised an unexpected exception, which may have left something behind."""
-        return self.job is not None and (self.job.exception() is not None or self.job.result().code == CRASHED)
+        return self.future is not None and bool(self.future.exception() or self.future.result().code == CRASHED)
 
 
 def _prepare_process(gpu: str | None) -> None:

@@ -30,14 +30,9 @@ PASSED_ON = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "SPG_", "HF_", "XDG_C
 
 
 class RayEngine:
-    """Runs jobs as Ray tasks: Ray places them, and retries them if a process or node is lost.
+    """Runs jobs as Ray tasks: Ray places them, and retries them if a process or node is lost."""
 
-    Args:
-        roots: data folders, absolute.
-        workers: loader workers of each run, at most.
-    """
-
-    def __init__(self, args: Namespace, roots: Sequence[str], cfg: CfgNode, workers: int) -> None:
+    def __init__(self, args: Namespace, data_folders: Sequence[str], cfg: CfgNode, most_workers: int) -> None:
         if args.task_gpus and not re.fullmatch(r"0?\.\d+|\d+", args.task_gpus):
             raise UserError(f"TASK_GPUS is {args.task_gpus!r}; accepted: the number of GPUs of each run, or 0.5.")
         variables = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
@@ -48,7 +43,7 @@ class RayEngine:
         try:
             output = str(args.output.absolute())
             Path(output, OUTPUT_ID).write_text(secrets.token_hex(16), encoding="utf-8")
-            self.expected = node_facts(output, roots)
+            self.expected = node_facts(output, data_folders)
             self._check_nodes()
             self.gpus = float(args.task_gpus or (cfg.USE_CUDA and self.ray.cluster_resources().get("GPU", 0) > 0))
             self.cpus = 1 if self.gpus else count_threads(cfg)
@@ -57,8 +52,8 @@ class RayEngine:
         except BaseException:
             self.close()
             raise
-        self.workers = min(workers, *(int(cpus // fit) - self.cpus for cpus, fit in fits))
-        self.cpus += self.workers
+        self.loader_workers = min(most_workers, *(int(cpus // fit) - self.cpus for cpus, fit in fits))
+        self.cpus += self.loader_workers
         self.task = self.ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_run_on_node)
 
     @property
@@ -66,8 +61,8 @@ class RayEngine:
         return max(1, min(sum(n for _, n in self._fits()), self.n_jobs))
 
     def submit(self, job: Job) -> Future[Outcome]:
-        place = os.getcwd(), self.omp_threads
-        self.refs.append(self.task.options(name=job.title).remote(job.arguments, job.folder, self.expected, *place))
+        context = self.expected, os.getcwd(), self.omp_threads
+        self.refs.append(self.task.options(name=job.title).remote(job.arguments, job.folder, *context))
         return self.refs[-1].future()
 
     def interrupt(self, number: int) -> None:
@@ -90,9 +85,9 @@ class RayEngine:
         """Run one task on every node that compares it with this machine."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        look, lines = self.ray.remote(num_cpus=0, max_retries=0)(node_differences), []
+        task, lines = self.ray.remote(num_cpus=0, max_retries=0)(node_differences), []
         for node in filter(itemgetter("Alive"), self.ray.nodes()):
-            there = look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            there = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
             try:
                 found = self.ray.get(there.remote(self.expected), timeout=120)
             except self.ray.exceptions.RayError as error:

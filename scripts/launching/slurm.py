@@ -14,13 +14,13 @@ from common.errors import UserError
 from common.interruption import Interrupted
 from common.locks import run_owner
 from scripts.launching.jobs import Job
-from scripts.launching.local import BUSY, Outcome, Report, run_job
+from scripts.launching.local import BUSY, NO_CODE, JobLog, Outcome, run_job
 from scripts.launching.status import FAILED_FILE, PLAN_FILE, queued_jobs, read_or_empty, save_plan
 
 CLUSTER = "slurm"  # of submitit; tests use "local"
 FOLDER = ".slurm"  # in OUTPUT, for files of submitit
-SECONDS_BETWEEN_LOOKS = 2.0
-MISSING_LOOKS = 3  # after which a job that is not in the queue has ended
+POLL_SECONDS = 2.0
+MISSING_POLLS = 3  # after which a job that is not in the queue has ended
 TIMEOUTS = 1000  # how often a job may reach its time limit
 
 
@@ -36,7 +36,7 @@ class SlurmJob(submitit.helpers.Checkpointable):
             raise RuntimeError(outcome.reason)
 
 
-def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, report: Report) -> None:
+def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, log: JobLog) -> None:
     """Submit the jobs that are not in SLURM's queue, and wait until all have ended; Ctrl-C ends the launcher alone."""
     if CLUSTER == "slurm" and shutil.which("sbatch") is None:
         raise UserError("ENGINE is slurm, but there is no sbatch. Start the launcher on a login node of the cluster.")
@@ -48,11 +48,11 @@ def run_jobs(jobs: Sequence[Job], args: Namespace, workers: int, report: Report)
     finally:
         save_plan(jobs, ids)
     numbers = " ".join(dict.fromkeys(found.partition("_")[0] for found in ids.values()))
-    report.say(f"{len(new)} jobs submitted to SLURM, {len(jobs) - len(new)} were there before: {numbers}")
+    log.print(f"{len(new)} jobs submitted to SLURM, {len(jobs) - len(new)} were there before: {numbers}")
     try:
-        _wait(jobs, ids, args.output.absolute() / FOLDER, report)
+        _wait(jobs, ids, args.output.absolute() / FOLDER, log)
     except KeyboardInterrupt as error:
-        report.say(
+        log.print(
             "The SLURM jobs continue. The same command waits for them again and prints the tables.\n"
             f"  state: python scripts/status.py {args.output}\n  end: scancel {numbers}"
         )
@@ -85,22 +85,22 @@ def _submit(jobs: Sequence[Job], ids: dict[Job, str], args: Namespace, workers: 
         ids |= {job: handle.job_id for job, handle in zip(group, handles, strict=True)}
 
 
-def _wait(jobs: Sequence[Job], ids: dict[Job, str], logs: Path, report: Report) -> None:
+def _wait(jobs: Sequence[Job], ids: dict[Job, str], logs: Path, log: JobLog) -> None:
     waiting, missing = list(jobs), dict.fromkeys(jobs, 0)
     while waiting:
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(POLL_SECONDS)
         queue = queued_jobs()
         for job in list(waiting):
             is_running = run_owner(job.folder) is not None
             if is_running:
-                report.start(job)
+                log.start(job)
             missing[job] = 0 if is_running or ids.get(job) in queue else missing[job] + 1
             if job.is_finished():
-                report.end(job, Outcome(0))
+                log.end(job, Outcome(0))
             elif not is_running and (failure := read_or_empty(job.folder / FAILED_FILE)):
-                report.end(job, Outcome(failure["exit_code"], failure["reason"]))
-            elif missing[job] >= MISSING_LOOKS and CLUSTER == "slurm":
-                report.end(job, Outcome(-1, f"SLURM job {ids.get(job)} ended without results, its log is in {logs}"))
+                log.end(job, Outcome(failure["exit_code"], failure["reason"]))
+            elif missing[job] >= MISSING_POLLS and CLUSTER == "slurm":
+                log.end(job, Outcome(NO_CODE, f"SLURM job {ids.get(job)} ended without results, its log is in {logs}"))
             else:
                 continue
             waiting.remove(job)

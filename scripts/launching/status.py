@@ -23,7 +23,7 @@ class State(NamedTuple):
     """The state of a run: its folder, DONE, RUNNING, WAITING or FAILED, and details or ""."""
 
     folder: Path
-    what: str
+    status: str
     detail: str = ""
 
 
@@ -39,7 +39,7 @@ def save_plan(jobs: Iterable["Job"], slurm: Mapping["Job", str] | None = None) -
     """Write the plan of jobs into their folders; `slurm`: ids of their SLURM jobs."""
     for job in jobs:
         before = read_or_empty(job.folder / PLAN_FILE)
-        planned = {"tested": job.tested, "slurm": (slurm or {}).get(job, before.get("slurm", ""))}
+        planned = {"tested": job.has_test, "slurm": (slurm or {}).get(job, before.get("slurm", ""))}
         if planned != before:
             make_output_folder(job.folder)
             write_json(job.folder / PLAN_FILE, planned)
@@ -55,9 +55,9 @@ def queued_jobs() -> dict[str, str]:
     return {found.strip(): state if reason == "None" else f"{state} ({reason})" for found, state, reason in rows}
 
 
-def find_states(folder: Path) -> list[State]:
-    """States of all runs below a folder (absolute), planned or started."""
-    runs = {path.parent for name in (RUN_LOCK, PLAN_FILE) for path in folder.rglob(name)}
+def find_states(*folders: Path) -> list[State]:
+    """States of all runs below folders (absolute), planned or started."""
+    runs = {path.parent for folder in folders for name in (RUN_LOCK, PLAN_FILE) for path in folder.rglob(name)}
     plans = {run: read_or_empty(run / PLAN_FILE) for run in sorted(runs)}
     queue = queued_jobs() if any(planned.get("slurm") for planned in plans.values()) else {}
     return [_state_of(run, planned, queue) for run, planned in plans.items()]
@@ -68,7 +68,9 @@ def _state_of(run: Path, planned: Mapping[str, Any], queue: Mapping[str, str]) -
     slurm = f"SLURM job {planned['slurm']} {in_queue}" if in_queue else ""
     process, progress = run_owner(run) or "", _progress_of(run)
     details = ", ".join(filter(None, [progress, process, slurm]))
-    if not process and is_finished(run, planned.get("tested", not is_finished(run, tested=False))):
+    # Without a plan it is unknown whether the run has a test, so it may end with its training.
+    has_ended = is_finished(run, planned.get("tested", True)) or ("tested" not in planned and is_finished(run, False))
+    if has_ended and not process:
         return State(run, DONE)
     if process or in_queue:
         return State(run, RUNNING if process or in_queue.startswith("RUNNING") else WAITING, details)

@@ -23,9 +23,9 @@ def load_results(folders: Iterable[str | Path]) -> pd.DataFrame:
             raise UserError(f"{folder}: {problem}. Name the output folder of a launcher or of train.py.")
         for path in found:
             paths.setdefault(path.resolve(), path)
-    places = {method.trainer: place for place, method in enumerate(METHODS)}
+    order = {method.trainer: i for i, method in enumerate(METHODS)}
     runs = [{**_read_run(path), "folder": str(path.parent), "written": path.stat().st_mtime} for path in paths.values()]
-    return make_frame(sorted(runs, key=lambda run: places.get(run["trainer"], len(places))))
+    return make_frame(sorted(runs, key=lambda run: order.get(run["trainer"], len(order))))
 
 
 def make_frame(runs: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -153,18 +153,17 @@ def input_notes(runs: pd.DataFrame) -> list[str]:
 def unfinished(folders: Iterable[str | Path]) -> list[str]:
     """One line for each method, config and state of unfinished runs below folders."""
     groups = defaultdict(list)
-    for state in (state for folder in folders for state in find_states(Path(folder).resolve())):
+    states = find_states(*(Path(folder).resolve() for folder in folders))
+    for state in (one for one in states if one.status != DONE):
         above = state.folder.parent.parent
-        groups[state.what, above].append(f"{state.folder.relative_to(above)}: {state.detail}".rstrip(": "))
-    return [
-        f"{len(runs)} {what} in {above}: {'; '.join(runs)}" for (what, above), runs in groups.items() if what != DONE
-    ]
+        groups[state.status, above].append(f"{state.folder.relative_to(above)}: {state.detail}".rstrip(": "))
+    return [f"{len(runs)} {status} in {above}: {'; '.join(runs)}" for (status, above), runs in groups.items()]
 
 
 def write_report(
-    tables: Sequence[Table], folders: Sequence[str | Path], out: str | Path, not_run: Sequence[str] = ()
-) -> list[str]:
-    """Write the page `out` and its figures, in <out>_files; returns lines on missing and damaged files."""
+    tables: Sequence[Table], folders: Sequence[str | Path], out: str | Path, method_errors: Sequence[str] = ()
+) -> None:
+    """Write the page `out`, with the unfinished runs below `folders`, and its figures, in <out>_files."""
     out = Path(out)
     runs = pd.concat([table.runs for table in tables]).drop_duplicates("folder")
     report = Report(out.with_name(f"{out.stem}_files"))
@@ -172,7 +171,7 @@ def write_report(
     sections = [report.section(table) for table in progress(tables, len(tables), description="Tables", unit="table")]
     content = {
         "datasets": sorted(runs["dataset"].unique()),
-        "missing": [*unfinished(folders), *not_run],
+        "missing": [*unfinished(folders), *method_errors],
         "sections": sections,
         "runs": list(map(report.run, runs.itertuples())),
         "skipped": report.skipped,
@@ -181,4 +180,6 @@ def write_report(
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     with atomic_write(out) as file:
         file.write(page.get_template("page.html").render(content).encode("utf-8", "replace"))
-    return report.skipped
+    print(f"Report: {out}")
+    if report.skipped:
+        print("Left out:", *report.skipped, sep="\n  ")

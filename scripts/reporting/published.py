@@ -22,7 +22,7 @@ def _check_percent(value: float) -> float:
 Percent = Annotated[float, Field(ge=0, le=100, strict=True), AfterValidator(_check_percent)]
 
 
-class Figures(BaseModel):
+class PaperResult(BaseModel):
     """The accuracies that a paper reports for a method on a data set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,10 +47,10 @@ class Paper(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     source: str = Field(min_length=1)
-    figures: list[Figures] = Field(min_length=1)
+    figures: list[PaperResult] = Field(min_length=1)
 
 
-def read_published(folder: Path = PUBLISHED) -> list[Figures]:
+def read_published(folder: Path = PUBLISHED) -> list[PaperResult]:
     """Read all YAML files of a folder, sorted by name; raises UserError if there is none or one is wrong."""
     paths = sorted(folder.glob("*.yaml"))
     if not paths:

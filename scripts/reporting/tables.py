@@ -16,11 +16,10 @@ import pandas as pd
 
 from common.errors import UserError
 from common.run import BASE_TO_NEW, SHARED
-from scripts.reporting.published import Figures
-from trainers.methods import method_of
+from scripts.reporting.published import PaperResult
+from trainers.methods import method_of, trainer_name
 
 AVERAGE, HARMONIC_MEAN = "average", "harmonic mean"  # the last column; base-to-new has the harmonic mean
-NOT_COMPARABLE = "Not comparable"
 DIFFERENCE_COLUMNS = ["mean", "low", "high", "pairs", "clusters", "seeds", "reason", "marks"]
 
 
@@ -29,7 +28,7 @@ class Table:
     """One table of results."""
 
     title: str
-    runs: pd.DataFrame  # rows of `load.make_frame`, and "reasons": why the run does not compare
+    runs: pd.DataFrame  # rows of `load.make_frame`, and "reasons": see `find_reasons`
     columns: list[str]
     average: str  # name of the last column
     cells: pd.DataFrame  # by (method, column): mean, std, seeds (their number), marks (numbers of notes, from 1), best
@@ -38,7 +37,7 @@ class Table:
     notes: list[str]
     baseline: str
     differences: pd.DataFrame  # by method: see `paired_difference`, and marks
-    published: list[Figures] | None  # rows from papers; None: not requested
+    published: list[PaperResult] | None  # rows from papers; None: not requested
 
     @property
     def cluster(self) -> str:
@@ -52,7 +51,7 @@ class Table:
 
 
 def make_tables(
-    results: pd.DataFrame, baseline: str = "", duplicates: str = "", published: Sequence[Figures] | None = None
+    results: pd.DataFrame, baseline: str = "", duplicates: str = "", published: Sequence[PaperResult] | None = None
 ) -> list[Table]:
     """Make the tables of results, sorted by title; the arguments are the options of results.py."""
     groups = [(runs, find_baseline(runs, baseline)) for _, runs in results.groupby("title")]
@@ -67,16 +66,16 @@ def make_tables(
 
 
 def find_baseline(runs: pd.DataFrame, baseline: str) -> str:
-    """The row of a table that --baseline names; "" if it has no such row."""
+    """The row of a table that --baseline names, by itself or by its trainer; "" if the table has no such row."""
     if baseline in set(runs["method"]):
         return baseline
-    found = sorted(runs.loc[runs["trainer"].str.lower() == baseline.lower(), "method"].unique())
+    found = sorted(runs.loc[runs["trainer"].str.lower() == trainer_name(baseline).lower(), "method"].unique())
     if len(found) > 1:
         raise UserError(f"--baseline {baseline}: several methods have this name. Name one of {', '.join(found)}.")
     return found[0] if found else ""
 
 
-def make_table(runs: pd.DataFrame, baseline: str, duplicates: str, published: Sequence[Figures] | None) -> Table:
+def make_table(runs: pd.DataFrame, baseline: str, duplicates: str, published: Sequence[PaperResult] | None) -> Table:
     """Make the table of runs that have one title."""
     runs, notes = drop_duplicates(runs, duplicates)
     runs = runs.assign(reasons=find_reasons(runs, baseline))
@@ -92,8 +91,8 @@ def make_table(runs: pd.DataFrame, baseline: str, duplicates: str, published: Se
     notes += notes_on_table(runs)
     differences = {m: paired_difference(runs, m, baseline) for m in methods if baseline not in ("", m)}
     for method, found in differences.items():
-        both = {*marks[method, average], *marks[baseline, average]}
-        found["marks"] = [mark for mark in sorted(both) if notes[mark - 1].startswith(NOT_COMPARABLE)]
+        of_both = runs.loc[runs["method"].isin([method, baseline]), "reasons"]
+        found["marks"] = sorted({notes.index(reason) + 1 for of_run in of_both for reason in of_run.values()})
     return Table(
         title=runs["title"].iloc[0],
         runs=runs,
@@ -208,7 +207,7 @@ def find_marks(runs: pd.DataFrame, columns: list[str], notes: list[str]) -> dict
     for method in runs["method"].unique():
         for column in columns:
             cell = cells.get((method, column), runs[:0]).sort_values("seed")
-            reasons = [reason for of_run in cell["reasons"] for reason in of_run]
+            reasons = [reason for of_run in cell["reasons"] for reason in of_run.values()]
             if missing := [str(seed) for seed in seeds if seed not in set(cell["seed"])]:
                 reasons.append(f"Incomplete: no run of seed {', '.join(missing)}.")
             notes += [reason for reason in dict.fromkeys(reasons) if reason not in notes]
@@ -217,8 +216,8 @@ def find_marks(runs: pd.DataFrame, columns: list[str], notes: list[str]) -> dict
 
 
 def find_reasons(runs: pd.DataFrame, baseline: str) -> pd.Series:
-    """The reasons why a run does not compare, a list for each run."""
-    reasons = pd.Series([[] for _ in runs.index], runs.index, dtype=object)
+    """The reasons why a run does not compare: for each run a dict from key of `Result` to text."""
+    reasons = pd.Series([{} for _ in runs.index], runs.index, dtype=object)
     scopes = {"table": ["title"], "row": ["method"], "column": ["column"], "split": ["column", "split_seed"]}
     runs = runs.assign(split_seed=runs["seed"].where(runs["split_by_seed"].astype(bool), -1))
     # A method that learns nothing has no selection, shots and split, and some methods select no epoch.
@@ -237,7 +236,7 @@ def find_reasons(runs: pd.DataFrame, baseline: str) -> pd.Series:
             for index, value in group[key].items():
                 if value != votes[0][0]:
                     values = f" ({value}, not {votes[0][0]})" if scope == "table" and "sha256" not in key else ""
-                    reasons[index].append(f"{NOT_COMPARABLE}: {what}{values} than {than}.")
+                    reasons[index][key] = f"Not comparable: {what}{values} than {than}."
     add_changed_domains(runs, reasons)
     return reasons
 
@@ -248,9 +247,9 @@ def add_changed_domains(runs: pd.DataFrame, reasons: pd.Series) -> None:
     most = {domain: Counter(images[domain].dropna()).most_common(1)[0][0] for domain in images}
     for index, of_run in runs["domain_fingerprints"].items():
         changed = [domain for domain, value in of_run.items() if value != most[domain]]
-        if changed and not any("images" in reason for reason in reasons[index]):
-            text = f"{NOT_COMPARABLE}: other images of {', '.join(changed)} than other runs of this table."
-            reasons[index].append(text)
+        if changed and not reasons[index].keys() & {"data_fingerprint", "test_fingerprint"}:
+            text = f"Not comparable: other images of {', '.join(changed)} than other runs of this table."
+            reasons[index]["domain_fingerprints"] = text
 
 
 def last_model(trainer: str, selection: str | None) -> str:

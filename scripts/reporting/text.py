@@ -85,12 +85,12 @@ def accuracy_cells(table: Table, style: Style) -> pd.DataFrame:
     """Texts with markup: accuracies by column, rank, seeds and costs of each method; then the rows from papers."""
     more = method_texts(table)
     rows = []
-    for place, method in enumerate(table.methods.index):
+    for i, method in enumerate(table.methods.index):
         texts = [style.escape(method)]
         for cell in table.cells.loc[method].itertuples():
             text = style.escape(format_mean(cell.mean, cell.std))
             texts.append((style.best.format(text) if cell.best else text) + format_marks(cell.marks, style))
-        rows.append(texts + [style.escape(column[place]) for column in more.values()])
+        rows.append(texts + [style.escape(column[i]) for column in more.values()])
     for one in table.published or ():
         values = [one.accuracy.get(column) for column in (*table.columns, AVERAGE)]
         texts = [f"{one.method} †", *("-" if value is None else f"{value:.1f}" for value in values), *["-"] * len(more)]
@@ -107,10 +107,10 @@ def method_texts(table: Table) -> dict[str, list[str]]:
     found["seeds"] = list(map(str, methods["seeds"]))
     if methods["n_trained"].astype(bool).any():
         sums = [[" + ".join(f"{n:,}" for n in stages) or "0" for stages in runs] for runs in methods["n_trained"]]
-        found["trained"] = [" or ".join(texts) or "-" for texts in sums]
+        found["params"] = [" or ".join(texts) or "-" for texts in sums]
     if methods["train_seconds"].notna().any():
         times = zip(methods["train_seconds"], methods["train_reused"], strict=True)
-        found["training"] = ["-" if math.isnan(s) else "≥ " * bool(reused) + duration(s) for s, reused in times]
+        found["train time"] = ["-" if math.isnan(s) else "≥ " * bool(reused) + duration(s) for s, reused in times]
     return found
 
 
@@ -139,7 +139,7 @@ def csv_lines(table: Table) -> pd.DataFrame:
         reused = ", ".join(about["train_reused"])
         more.append((method, "rank", about["rank"], rank_note(table)))
         more.append((method, "training (s)", about["train_seconds"], f"excludes {reused}" if reused else ""))
-        more += [(method, "trained", sum(stages), " + ".join(map(str, stages))) for stages in about["n_trained"]]
+        more += [(method, "params", sum(stages), " + ".join(map(str, stages))) for stages in about["n_trained"]]
     more = [line for line in more if not math.isnan(line[2])]
     for one in table.published or ():
         names = {AVERAGE: table.average}
@@ -155,10 +155,10 @@ def table_legend(table: Table) -> list[str]:
     """Explanations of the columns after the accuracies, and of published rows: one line each."""
     texts = method_texts(table)
     lines = [rank_note(table)]
-    if "trained" in texts:
-        lines.append("trained: trainable parameters (stage I + stage II).")
-    if "training" in texts:
-        lines.append("training: time of training and validation, mean over runs; it depends on the machine.")
+    if "params" in texts:
+        lines.append("params: trainable parameters (stage I + stage II).")
+    if "train time" in texts:
+        lines.append("train time: training and validation, mean over runs; it depends on the machine.")
     reused = sorted({name for names in table.methods["train_reused"] for name in names})
     if reused:
         lines.append(f"≥: excludes {' and '.join(reused)} that earlier runs made.")

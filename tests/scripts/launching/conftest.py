@@ -63,7 +63,7 @@ def start(tmp_path):
 class Here:
     """An engine that runs jobs in this process."""
 
-    slots, workers = 1, 0
+    slots = 1
 
     def submit(self, job):
         from scripts.launching.local import run_job

@@ -130,10 +130,11 @@ def test_compare_runs_the_methods_that_can_and_reports_the_others(run_launcher, 
     code, output, errors = run_launcher(*words, METHODS="dpl,zsclip,vpt,zsclip2", TARGETS="red")
     assert code == 1 and "Error: DATALOADER.TRAIN_X.BATCH_SIZE is 1, but" in errors
     assert "Left out: VPT puts prompts into the image tower" in errors
-    assert "Not run to the end, see the errors above: DPL\n" in output
+    assert "Not started because of the errors above: DPL\n" in output
     assert "Difference to ZeroshotCLIP in points" in output
     page = (tmp_path / "output/stripes/report.html").read_text(encoding="utf-8")
-    assert "DPL is not run to the end. DATALOADER.TRAIN_X.BATCH_SIZE is 1, but" in page
+    assert "DPL is not started: DATALOADER.TRAIN_X.BATCH_SIZE is 1, but" in page
+    assert "Left out: VPT puts prompts into the image tower" in page
     for baseline, expected in (("zsclip2", "Difference to ZeroshotCLIP2 in points"), ("", "")):
         _, output, _ = run_launcher(*words, METHODS="zsclip,zsclip2", TARGETS="red", BASELINE=baseline)
         assert expected in output and ("Difference to" in output) == bool(expected)

@@ -41,7 +41,7 @@ def sbatch(tmp_path, monkeypatch):
 
 
 def test_slurm_submits_arrays_with_dependencies(tmp_path, sbatch):
-    trainings = [Job(f"train {i}", (), tmp_path / f"train{i}", tested=False) for i in range(3)]
+    trainings = [Job(f"train {i}", (), tmp_path / f"train{i}", has_test=False) for i in range(3)]
     tests = [Job(f"test {i}", (), tmp_path / f"test{i}", needs=tmp_path / f"train{i // 2}") for i in range(4)]
     args = Namespace(output=tmp_path, jobs="2", slurm_time="1-12", slurm_gpus="1", slurm_partition="gpu")
     args.slurm_options, args.python_path = "--qos=long --exclusive", ""

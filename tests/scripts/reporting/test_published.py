@@ -8,11 +8,11 @@ from made_results import COOP, SPG, cells, coop, runs, text_of
 
 from common.errors import UserError
 from common.run import write_results
-from scripts.reporting.published import Figures, read_published
+from scripts.reporting.published import PaperResult, read_published
 from scripts.results import main
 
 FACTS = {"method": "SPG", "dataset": "PACS", "backbone": "RN50", "protocol": "multi-source", "source": "A & B, 2024"}
-PAPER = Figures(**FACTS, accuracy={"photo": 99.0, "average": 92.8})
+PAPER = PaperResult(**FACTS, accuracy={"photo": 99.0, "average": 92.8})
 LINE = "† SPG, as reported in A & B, 2024."
 
 

@@ -147,6 +147,8 @@ def test_paired_difference_equals_hand_computation():
     assert found["mean"] - found["low"] == pytest.approx(found["high"] - found["mean"])
     assert (found["pairs"], found["clusters"], found["seeds"], found["reason"]) == (4, 2, 2, "")
     lines = text_of(runs(SPG) + coop(COOP), baseline="coop").splitlines()
+    zero_shot = runs(COOP, trainer="ZeroshotCLIP", config="", selection=None)
+    assert only_table(zero_shot + runs(SPG), baseline="zsclip").baseline == "ZeroshotCLIP"
     assert cells(lines[-1]) == ["SPG (pacs)", "+2.2", "−0.9 to +5.4", "4", "2", "2"]
     assert "Student's t over the means of the targets" in lines[-5]
 
@@ -215,7 +217,7 @@ def test_costs_are_printed_in_each_format():
     zero_shot = runs(COOP, trainer="ZeroshotCLIP", config="", selection=None, n_trained=[])
     results = spg + coop(COOP, n_trained=[2048], train_seconds=50.0) + zero_shot
     header, rows = grid(text_of(results))
-    assert header[-4:] == ["rank", "seeds", "trained", "training"]
+    assert header[-4:] == ["rank", "seeds", "params", "train time"]
     assert rows["SPG (pacs)"][-2:] == ["6,144 + 3,000,000", "≥ 80 s"]  # (20 + 3 * 100) / 4
     assert rows["CoOp"][-2:] == ["2,048", "50 s"] and rows["ZeroshotCLIP"][-2:] == ["0", "-"]
     assert "≥: excludes image features that earlier runs made." in text_of(results)
@@ -223,7 +225,7 @@ def test_costs_are_printed_in_each_format():
     assert r"$\geq$ 80 s" in latex and "≥" not in latex
     lines = csv.DictReader(io.StringIO(text_of(results, "csv")))
     found = {(row["method"], row["column"]): row["mean"] for row in lines}
-    assert (found["SPG (pacs)", "trained"], found["CoOp", "rank"]) == ("3006144.0000", "2.5000")
+    assert (found["SPG (pacs)", "params"], found["CoOp", "rank"]) == ("3006144.0000", "2.5000")
     assert float(found["SPG (pacs)", "training (s)"]) == 80 and ("ZeroshotCLIP", "training (s)") not in found
 
 
