@@ -41,13 +41,6 @@ def test_launcher_in_an_ascii_locale_reads_names_as_utf8_and_prints_its_table(im
     assert {row[3] for row in split["train"]} == {"down", "zéro"}
 
 
-def test_trainers_without_utf8_mode_raise():
-    variables = {**ASCII, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'compat'}"}
-    command = [sys.executable, "-c", "import trainers.all"]
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, check=False)
-    assert done.returncode == 1 and b"Start it with PYTHONUTF8=1." in done.stderr
-
-
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_text_in_another_encoding_raises(tmp_path, encoding):
     (tmp_path / "names.yaml").write_bytes("zéro\none\n".encode(encoding))

@@ -37,7 +37,7 @@ def compare(features, expected, inputs):
 
 
 # Up to 128 tokens make one masked row; more than 2,048 tokens, or a small memory make several chunks.
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     n_cls=st.integers(1, 40),
     n_ctx=st.integers(1, 16),
@@ -46,8 +46,8 @@ def compare(features, expected, inputs):
     memory_mb=st.sampled_from([8, 2048]),
 )
 @example(n_cls=1, n_ctx=1, position="end", class_specific=False, memory_mb=2048)
-@example(n_cls=345, n_ctx=4, position="end", class_specific=False, memory_mb=2048)
-@example(n_cls=345, n_ctx=5, position="middle", class_specific=True, memory_mb=8)
+@example(n_cls=120, n_ctx=16, position="end", class_specific=False, memory_mb=2048)
+@example(n_cls=120, n_ctx=16, position="middle", class_specific=True, memory_mb=8)
 def test_values_and_gradients_equal_the_plain_tower(clip_model, n_cls, n_ctx, position, class_specific, memory_mb):
     names = random_names(n_cls, seed=n_cls)
     place = {"class_token_position": position, "class_specific": class_specific}
@@ -58,7 +58,7 @@ def test_values_and_gradients_equal_the_plain_tower(clip_model, n_cls, n_ctx, po
     compare(encoder(ctx), plain_text_features(clip_model, names, ctx, position), [ctx])
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     n_cls=st.integers(1, 40),
     n_contexts=st.sampled_from([None, 1, 3]),
@@ -67,7 +67,7 @@ def test_values_and_gradients_equal_the_plain_tower(clip_model, n_cls, n_ctx, po
     n_fixed=st.integers(0, 3),
     memory_mb=st.sampled_from([8, 2048]),
 )
-@example(n_cls=345, n_contexts=1, depth=3, n_learned=4, n_fixed=0, memory_mb=2048)
+@example(n_cls=150, n_contexts=1, depth=3, n_learned=4, n_fixed=3, memory_mb=2048)
 def test_batches_of_contexts_and_deep_contexts_equal_the_plain_tower(
     clip_model, n_cls, n_contexts, depth, n_learned, n_fixed, memory_mb
 ):
