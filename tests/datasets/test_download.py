@@ -317,6 +317,13 @@ def test_broken_transfer_is_resumed_by_the_next_run(run, server, tmp_path, data,
     assert [request for request in server.requests if request[1]] == [("pacs.zip", f"bytes={2 * PIECE}-")]
 
 
+def test_wrong_hash_raises_and_leaves_nothing(run, pacs, data, monkeypatch):
+    archive = dataclasses.replace(SOURCES["pacs"].archives[0], known_hash="md5:" + 32 * "0")
+    monkeypatch.setitem(SOURCES, "pacs", dataclasses.replace(SOURCES["pacs"], archives=(archive,)))
+    failed(run("pacs"), "hash of downloaded file (pacs.zip) does not match", "Run the same command again")
+    assert not list(data.rglob("*.zip*")) and not (data / "pacs").exists()
+
+
 def test_missing_network_names_other_ways(run, server, data):
     server.shutdown()
     server.server_close()

@@ -5,6 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from dassl.evaluation import EVALUATOR_REGISTRY, Classification
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
@@ -90,6 +91,20 @@ def test_results_name_the_selection_metric(train, tmp_path):
 
 
 # ---- durations ----
+
+
+def test_metric_of_a_custom_evaluator_selects_the_epoch(train, tmp_path):
+    class Wrong(Classification):
+        def evaluate(self):
+            found = super().evaluate()
+            return {**found, "wrong": 100 - found["accuracy"], "odd": float("nan")}
+
+    EVALUATOR_REGISTRY.register(Wrong, force=True)
+    assert train("CoOp", "red", "TEST.EVALUATOR", "Wrong", "TEST.SELECT_BY", "wrong") == 0
+    EVALUATOR_REGISTRY._obj_map.pop("Wrong")
+    result = read_results(tmp_path / "run/results.json")
+    assert result["metrics"]["wrong"] == pytest.approx(100 - result["accuracy"]) and "odd" not in result["metrics"]
+    assert result["best_epoch"] == 1 + np.argmin(result["val_history"])
 
 
 def test_train_seconds_add_up_over_starts_and_name_reused_parts(finish_run, train, tmp_path):
