@@ -126,7 +126,7 @@ def clip_model():
 
 
 # About nine tenths of its accuracy; chance is 10 %.
-@pytest.mark.parametrize(("domain", "floor"), [("display", 65), ("handwritten", 55), ("printed", 75), ("sketch", 50)])
+@pytest.mark.parametrize(("domain", "floor"), [("display", 62), ("handwritten", 62), ("printed", 74), ("sketch", 76)])
 def test_clip_classifies_digits_zero_shot(clip_model, root, domain, floor):
     import torch
     from clip import tokenize
