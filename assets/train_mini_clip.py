@@ -2,11 +2,15 @@
 
 The script draws 7,000 digits in seven styles and in fonts of STIX and Computer Modern, with captions such as "a red
 neon seven.". No style and no font is one of MiniDigits. But the design was chosen among a few by its zero-shot accuracy
-on MiniDigits, so these domains are not unseen. The same machine and packages make the same bytes again.
+on MiniDigits, and the pictures of MiniDigits were adjusted, so these domains are not unseen. The same machine and
+packages make the same bytes again.
+
+    python -m assets.train_mini_clip
 """
 
-import _repository
+import scripts._repository  # noqa: F401 (makes Dassl importable)
 
+# isort: split
 import argparse
 import math
 from pathlib import Path
