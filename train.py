@@ -125,7 +125,6 @@ def is_done(args: argparse.Namespace, cfg: CfgNode) -> bool:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or test as the command line says."""
     cfg = setup_cfg(args)
     folder = cfg.OUTPUT_DIR
     if os.path.isfile(folder):

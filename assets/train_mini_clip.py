@@ -56,7 +56,6 @@ def warp(mask: Image.Image, rng: np.random.Generator, pixels: float, cells: int)
 
 
 def stylise(mask: Image.Image, style: str, rng: np.random.Generator) -> Image.Image:
-    """Change a mask to a style."""
     match style:
         case "painted":  # edges that run
             return warp(mask, rng, 3, 16)
@@ -138,7 +137,6 @@ def train() -> dict[str, Tensor]:
 
 
 def main() -> None:
-    """Train and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default=REPOSITORY / "assets/mini_clip.pt", type=Path)
     output = parser.parse_args().output

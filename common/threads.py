@@ -33,7 +33,6 @@ def loader_workers(wanted: int) -> int:
 
 
 def omp_num_threads() -> int | None:
-    """OMP_NUM_THREADS; None if it is not set or not a number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 

@@ -48,7 +48,6 @@ class AdaptedDataset(Fingerprints):
         self.target_domains = list(targets) or self._domains_in(self.test)
 
     def code(self, domain: str) -> str:
-        """Code of a domain: its name."""
         return domain
 
     def _check_splits(self, dataset: DatasetBase, splits: dict[str, list[Datum]], sources: Sequence[str]) -> None:

@@ -125,7 +125,6 @@ class DomainGeneralizationDataset(Fingerprints, DatasetBase):
         return locate(root, cls, verbose)
 
     def code(self, domain: str) -> str:
-        """Code of a domain."""
         return self.codes[self.domains.index(domain)]
 
     @property
@@ -373,7 +372,6 @@ def _subsampled(items: list[Datum], labels: range) -> list[Datum]:
 
 
 def known_names() -> list[str]:
-    """Names of all sets with a config of their own."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != FOLDER)
 
 

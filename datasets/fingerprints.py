@@ -22,7 +22,6 @@ class Fingerprints:
 
     @cached_property
     def test_fingerprint(self) -> str:
-        """Fingerprint of the test images."""
         return _sha256("/".join(row) for row in self._hashed("test"))
 
     def domain_fingerprints(self, splits: Sequence[str]) -> dict[str, str]:

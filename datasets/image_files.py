@@ -68,7 +68,6 @@ def read_folder(folder: str | Path) -> Content:
 
 
 def list_folders(folder: str | Path) -> list[str]:
-    """Names of the folders in a folder, sorted."""
     return read_folder(folder).folders
 
 

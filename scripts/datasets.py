@@ -106,7 +106,6 @@ def draw_samples(path: str, sets: Sequence[FoundSet], at_most: int = 12) -> None
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="data sets, or folders of domains (default: all known sets)")
     parser.add_argument("--root", default="data", help="folder of the data sets (default: data)")

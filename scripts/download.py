@@ -15,7 +15,6 @@ from common.errors import UserError, command
 
 
 def list_sources(root: str) -> str:
-    """Make the table for --list."""
     from tabulate import tabulate
     from tqdm import tqdm
 

@@ -19,7 +19,6 @@ from scripts.reporting import add_arguments
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--out", default="report.html", help="file of the page (default: report.html)")

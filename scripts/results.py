@@ -20,7 +20,6 @@ from scripts.reporting import add_arguments
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--format",

@@ -20,7 +20,6 @@ from scripts.launching.status import DONE, find_states
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default="output", help="OUTPUT, or a folder in it (default: output)")
     parser.add_argument("--all", action="store_true", help="also print a line for each run that is done")

@@ -28,7 +28,6 @@ LEGEND = (
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Exit code 0, or 1 with one message."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", help="folders of finished SPG runs, or above them")
     parser.add_argument("--draws", type=int, default=16, help="prompts for each image (default: 16)")

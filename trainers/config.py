@@ -447,7 +447,6 @@ def check_context_lengths(cfg: CfgNode, trainer: "type[PromptTrainer]", tokenize
 
 
 def has_effect(key: str, trainer: "type[PromptTrainer]") -> bool:
-    """Whether a trainer reads a key."""
     node = key.rpartition(".")[0]
     if any(f"{key}.".startswith(f"{unread}.") for unread in trainer.UNREAD_KEYS):
         return False

@@ -169,7 +169,6 @@ class SPG_CoOp(ContextTrainer):
             )
 
     def label_files(self) -> dict[str, Path]:
-        """Sign -> label file."""
         (domain,) = self.dm.dataset.source_domains
         return {sign: label_folder(self.cfg, self.NODE, sign).file_for(domain) for sign in self.SIGNS}
 

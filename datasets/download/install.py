@@ -25,7 +25,6 @@ WORK_FOLDER = ".download"  # in the data root, for archives and their content
 
 
 def download_command(dataset_name: str, root: str | Path) -> str:
-    """The command that downloads a set, for messages."""
     return f"python scripts/download.py {dataset_name} --root {shlex.quote(str(root))}"
 
 
@@ -123,8 +122,6 @@ def _work_folder(source: Source, root: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Download:
-    """One download of a set."""
-
     source: Source
     root: Path
     work: Path

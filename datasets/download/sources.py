@@ -13,8 +13,6 @@ from datasets.layouts import Location
 
 @dataclass(frozen=True)
 class Archive:
-    """One file to download."""
-
     name: str  # also on a mirror
     url: str
     about: int | None = None  # rough number of bytes, for messages
@@ -24,14 +22,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class Source:
-    """A set that can be downloaded."""
-
     dataset: type[DomainGeneralizationDataset]
     archives: tuple[Archive, ...]
 
     @property
     def title(self) -> str:
-        """Name of the set for messages."""
         return self.dataset.__name__.removeprefix("SPG_")
 
 

@@ -13,7 +13,6 @@ from scripts.benchmarks.timing import Row
 
 
 def memory_rows(quick: bool, folder: Path) -> Iterator[Row]:
-    """Yield the rows of inference and of a step of CoOp."""
     batch = 4 if quick else 32
     note = "the whole process, with the weights of the text tower"
     for work, images, goal in (("inference", batch, 8), ("CoOp forward and backward", 0, 4)):

@@ -197,13 +197,11 @@ def learned_tensors(trainer: PromptTrainer) -> dict[str, Any]:
 
 
 def copy_tensors(trainer: PromptTrainer) -> dict[str, Any]:
-    """Copies of `learned_tensors`."""
     tensors = learned_tensors(trainer)
     return {key: value.detach().clone().requires_grad_(value.requires_grad) for key, value in tensors.items()}
 
 
 def vit_b16(quick: bool, folder: Path) -> MethodBench:
-    """A bench at the size of ViT-B/16."""
     return MethodBench(random_clip(image_tower=True), "ViT-B/16 size", folder, 1 if quick else 3)
 
 

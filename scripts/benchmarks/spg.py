@@ -182,7 +182,6 @@ class PublishedRun:
 
 
 def spg_rows(quick: bool, folder: Path) -> Iterator[Row]:
-    """Yield the rows of the images that are there."""
     yield from measure_spg(choose_images(folder), QUICK if quick else FULL, folder)
 
 

@@ -260,8 +260,6 @@ class LocalEngine:
 
 
 class _Process:
-    """A process, and the outcome of its current job."""
-
     def __init__(self, gpu: str | None) -> None:
         self.gpu = gpu
         self.future: Future[Outcome] | None = None

@@ -73,7 +73,6 @@ def accuracy_by_column(run: dict[str, Any]) -> dict[str, float]:
 
 
 def table_title(run: dict[str, Any]) -> str:
-    """The table of a run: data set, backbone and protocol."""
     data = run["dataset"]
     if run["protocol"] == "cross-dataset":
         data = f"trained on {run['trained_on'] or 'nothing'}"

@@ -53,7 +53,6 @@ class Report:
             return None
 
     def section(self, table: Table) -> dict[str, Any]:
-        """The part of the page for a table."""
         runs = table.runs.drop_duplicates("folder")
         rows = load_predictions(runs, self.skipped)
         html, title = text.STYLES["html"], table.title
@@ -114,7 +113,6 @@ class Report:
         return frame.where(frame.notna(), "-")
 
     def run(self, run: Any) -> dict[str, Any]:
-        """Name, facts and config of a run."""
         path = Path(run.folder) / "config.yaml"
         try:
             config = path.read_text(encoding="utf-8", errors="replace")

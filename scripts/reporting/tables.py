@@ -25,8 +25,6 @@ DIFFERENCE_COLUMNS = ["mean", "low", "high", "pairs", "clusters", "seeds", "reas
 
 @dataclass
 class Table:
-    """One table of results."""
-
     title: str
     runs: pd.DataFrame  # rows of `load.make_frame`, and "reasons": see `find_reasons`
     columns: list[str]
@@ -76,7 +74,6 @@ def find_baseline(runs: pd.DataFrame, baseline: str) -> str:
 
 
 def make_table(runs: pd.DataFrame, baseline: str, duplicates: str, published: Sequence[PaperResult] | None) -> Table:
-    """Make the table of runs that have one title."""
     runs, notes = drop_duplicates(runs, duplicates)
     runs = runs.assign(reasons=find_reasons(runs, baseline))
     columns, methods = sorted(runs["column"].unique()), list(runs["method"].unique())

@@ -166,7 +166,6 @@ def table_legend(table: Table) -> list[str]:
 
 
 def rank_note(table: Table) -> str:
-    """The explanation of ranks; "" for a single method."""
     if len(table.methods) < 2:
         return ""
     if not table.ranked_over:
@@ -190,7 +189,6 @@ def published_notes(table: Table) -> list[str]:
 
 
 def difference_note(table: Table) -> str:
-    """The explanation of the differences and their intervals."""
     return (
         f"Difference to {table.baseline} in points over pairs of the same column and seed, and its 95 % confidence "
         f"interval: Student's t over the means of the {table.cluster}s."

@@ -769,7 +769,6 @@ class PromptTrainer(TrainerX):
         return run_record.settings_of(cfg, cls.NODE)
 
     def run_settings(self) -> dict[str, Any]:
-        """The settings that change this run's numbers."""
         return {**self.config_settings(self.user_cfg), "MODEL.INIT_WEIGHTS": self.init_prompts_hash}
 
     def identity(self) -> dict[str, Any]:

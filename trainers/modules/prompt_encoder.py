@@ -413,7 +413,6 @@ def build_prompt_encoder(clip_model: Any, classnames: Sequence[str], **settings:
 
 
 def default_memory_mb(device: torch.device) -> int:
-    """The memory limit of a prompt encoder on a device."""
     if device.type != "cuda":
         return CPU_MEMORY_MB
     return int(torch.cuda.get_device_properties(device).total_memory * GPU_MEMORY_SHARE) // 2**20

@@ -54,7 +54,6 @@ def _is_safetensors(path: str | PathLike) -> bool:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether all values are finite."""
     if not values.is_floating_point():
         return True
     # Any NaN or infinity makes the sum NaN or infinite. The sum reads memory once and writes nothing. It is at least in

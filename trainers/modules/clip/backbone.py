@@ -73,12 +73,10 @@ class Backbone:
 
     @property
     def visual(self) -> Any:
-        """The image tower."""
         return self.model.visual
 
     @cached_property
     def text(self) -> TextTower:
-        """The text tower."""
         return TextTower.of(self.model, self.info.tokenizer)
 
     @property
