@@ -6,13 +6,7 @@ MINUTES = 300.0  # seconds
 
 
 def wait_for(condition, is_possible=lambda: True, message=lambda: ""):
-    """Poll a condition and fail with a message if it stays false.
-
-    Args:
-        condition: returns True when the wait is over.
-        is_possible: returns False if the condition cannot become true.
-        message: returns the message of the failure.
-    """
+    """Poll a condition; fail with message() if it stays false, or if it became impossible."""
     deadline = time.monotonic() + MINUTES
     while not condition():
         if not is_possible() or time.monotonic() > deadline:

@@ -4,7 +4,9 @@ import copy
 import errno
 import json
 import random
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -50,6 +52,18 @@ def test_cache_entry_is_computed_once_on_disk_and_in_memory(tmp_path, capsys):
     assert compute.calls == 2
     assert isinstance(get(tmp_path / "cache", compute), np.memmap)
     assert "Encoded 4 images (val)" in capsys.readouterr().out
+
+
+def test_cache_entry_wanted_twice_is_computed_once(tmp_path):
+    class Slow(Counting):
+        def __call__(self, out):
+            time.sleep(0.2)
+            super().__call__(out)
+
+    compute = Slow()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: get(tmp_path, compute), range(2)))
+    assert compute.calls == 1
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no json", "other shape", "not finite"])
