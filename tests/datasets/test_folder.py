@@ -51,6 +51,15 @@ def test_class_of_one_domain_needs_empty_folders(folder, tmp_path, capsys):
     assert FolderDG(config(folder, ["Ölgemälde"], ["drawn by hand"], output=tmp_path)).num_classes == 3
 
 
+@pytest.mark.parametrize(("subset", "labels"), [("all", "abcde"), ("base", "abc"), ("new", "de")])
+def test_base_classes_are_the_larger_half(tmp_path, subset, labels):
+    for name in "abcde":
+        write_images(tmp_path / "mine/left" / name, PICTURES)
+        write_images(tmp_path / "mine/right" / name, PICTURES)
+    found = FolderDG(config(tmp_path / "mine", ["left"], output=tmp_path, SUBSAMPLE_CLASSES=subset))
+    assert found.classnames == list(labels) and {item.label for item in found.test} == set(range(len(labels)))
+
+
 def test_one_class_raises_before_a_split_is_written(folder, tmp_path):
     for domain in DOMAINS:
         shutil.rmtree(folder / domain / "Snow_Owl")
