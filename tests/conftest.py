@@ -23,15 +23,13 @@ settings.register_profile("same", derandomize=True, deadline=None, suppress_heal
 settings.load_profile("same")
 
 SHARED = REPOSITORY.parent / "shared"
+FINISHED = {}  # folders of finished runs by trainer and settings
 
 
 def pytest_runtest_setup(item):
-    """Skip tests with the mark `gpu` on a machine without a GPU."""
-    if item.get_closest_marker("gpu") is None:
-        return
     import torch
 
-    if not torch.cuda.is_available():
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip(f"needs a GPU: PyTorch ({torch.__version__}) finds no CUDA device here")
 
 
@@ -106,10 +104,7 @@ def images(image_folder, tmp_path):
 
 @pytest.fixture
 def train(tmp_path, image_folder, clip_for, monkeypatch):
-    """Run train.py's main on the 30 images: train("SPG", "red", "KEY", "VALUE", flags=[...]) -> exit code.
-
-    Works in tmp_path; the run's folder is tmp_path / "run".
-    """
+    """Run train.py's main in tmp_path: train("SPG", "red", "KEY", "VALUE", flags=[...]) -> exit code."""
     monkeypatch.chdir(tmp_path)
 
     def run(trainer, target, *opts, flags=()):
@@ -137,23 +132,14 @@ def build(tmp_path, image_folder, clip_for, monkeypatch):
     return make
 
 
-@pytest.fixture(scope="session")
-def run_cache():
-    """Cached run folders by trainer and settings, which all tests share."""
-    return {}
-
-
 @pytest.fixture
-def finish_run(train, run_cache, tmp_path, tmp_path_factory):
-    """A finished run on the 30 images: finish_run("SPG", "KEY", "VALUE") -> its folder, tmp_path / "run".
-
-    Each test gets its own copy of the cached run and of the folders that the run shares.
-    """
+def finish_run(train, tmp_path, tmp_path_factory):
+    """A finished run on the 30 images: finish_run("SPG", "KEY", "VALUE") -> its folder, a copy."""
 
     def get(trainer, *opts):
         kind = (trainer, *opts)
-        if kind in run_cache:
-            shutil.copytree(run_cache[kind], tmp_path, dirs_exist_ok=True)
+        if kind in FINISHED:
+            shutil.copytree(FINISHED[kind], tmp_path, dirs_exist_ok=True)
         else:
             found = [name for name in MADE if (tmp_path / name).exists()]
             assert train(trainer, "red", *opts) == 0
@@ -163,7 +149,7 @@ def finish_run(train, run_cache, tmp_path, tmp_path_factory):
             for name in MADE:
                 if (tmp_path / name).is_dir():
                     shutil.copytree(tmp_path / name, folder / name)
-            run_cache[kind] = folder
+            FINISHED[kind] = folder
         return tmp_path / "run"
 
     return get
@@ -177,8 +163,7 @@ def expect_error(train, capsys):
         capsys.readouterr()
         assert train(*args, **kwargs) == 1
         message = capsys.readouterr().err
-        assert message.startswith("Error: ")
-        assert "Traceback" not in message
+        assert message.startswith("Error: ") and "Traceback" not in message
         return message
 
     return run
