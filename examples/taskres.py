@@ -19,7 +19,7 @@ class Residual(nn.Module):
 
     def __init__(self, fixed: torch.Tensor, alpha: float) -> None:
         super().__init__()
-        self.register_buffer("fixed", fixed)
+        self.register_buffer("fixed", fixed, persistent=False)
         self.alpha, self.shift = alpha, nn.Parameter(torch.zeros_like(fixed))
 
     def forward(self) -> torch.Tensor:

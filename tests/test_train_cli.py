@@ -12,6 +12,7 @@ WRONG = [
     ("SPG", ["MODEL.BACKBONE.NAME", ""], [], "no backbone is named"),
     ("SPG", [], ["--backbone", "net.pt"], "net.pt is not a CLIP in OpenAI's format"),
     ("SPG", [], ["--target-domains", "purple"], "has no domain 'purple'. Accepted: blue, green, red."),
+    ("CoOp", ["OPTIM.LR", "1e30"], [], "The loss became nan in epoch"),
     ("SPG", ["OPTIM.LR"], [], "'OPTIM.LR' has no value"),
     ("SPG", [], ["--config-file", "pcas.yaml"], "pcas.yaml is not there"),
     ("SPG", [], ["--config-file", "broken.yaml"], "broken.yaml cannot be used"),
@@ -37,7 +38,6 @@ def test_train_with_mistake_prints_one_message(expect_error, tmp_path, trainer, 
 
 @pytest.fixture
 def own_images(tmp_path, image_folder):
-    """A copy of the images in `own` that a test may change."""
     return shutil.copytree(image_folder, tmp_path / "own", ignore=shutil.ignore_patterns("spg_coop_splits"))
 
 
@@ -61,7 +61,7 @@ def test_train_with_prompt_labels_of_other_settings_is_an_error(expect_error, fi
     torch.save({**weights, "logit_scale": weights["logit_scale"] + 1}, tmp_path / "other/tiny.pt")
     for opts, message in (
         (["TRAINER.SPG.CTX_INIT", "a photo of"], "blue.pt has shape (4, 64); this run needs (3, 64)"),
-        (["TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 3]"], "other settings: OPTIM.MAX_EPOCH 2 there and 3 here"),
+        (["TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH', 3]"], "stage I: OPTIM.MAX_EPOCH 2 there and 3 here"),
         (["MODEL.BACKBONE.NAME", "other/tiny.pt"], "blue.pt was trained with other settings: other backbone weights."),
     ):
         assert message in expect_error("SPG", "red", *opts, flags=["--output-dir", "b"])

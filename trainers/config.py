@@ -465,8 +465,8 @@ def settings_notes(cfg: CfgNode, trainer: "type[PromptTrainer]") -> list[str]:
         notes.append(f"Note: without effect on {name}: {', '.join(unread)}.")
     if optim.WARMUP_EPOCH >= optim.MAX_EPOCH and has_effect("OPTIM.WARMUP_EPOCH", trainer):
         notes.append(
-            f"Note: OPTIM.LR is never reached by {name}: OPTIM.MAX_EPOCH {optim.MAX_EPOCH} is within the warm-up, "
-            f"OPTIM.WARMUP_EPOCH {optim.WARMUP_EPOCH} (0: no warm-up)."
+            f"Note: OPTIM.LR is never reached by {name}: OPTIM.MAX_EPOCH {optim.MAX_EPOCH} is within the warm-up of "
+            f"{optim.WARMUP_EPOCH} epochs. Set OPTIM.WARMUP_EPOCH 0 to train without one."
         )
     return notes
 

@@ -65,7 +65,8 @@ def get(
     root = Path(os.path.abspath(os.path.expanduser(root)))
     location, missing = locate_set(source, root)
     if location and not missing:
-        print(f"{source.title} is already there: {_summary(source, location)}.")
+        n_known = sum(source.dataset.image_counts.values())
+        print(f"{source.title} is already there: {_summary(source, location)}; the full set has {n_known:,}.")
         return
     by_domain = all(archive.domain for archive in source.archives)
     if not by_domain or not location:

@@ -156,12 +156,15 @@ def table_legend(table: Table) -> list[str]:
     texts = method_texts(table)
     lines = [rank_note(table)]
     if "params" in texts:
-        lines.append("params: trainable parameters (stage I + stage II).")
+        has_stages = any(" + " in text for text in texts["params"])
+        lines.append(f"params: trainable parameters{' (stage I + stage II)' * has_stages}.")
     if "train time" in texts:
-        lines.append("train time: training and validation, mean over runs; it depends on the machine.")
+        lines.append(
+            "train time: training and validation, also of shared prompt labels; mean over runs, depends on the machine."
+        )
     reused = sorted({name for names in table.methods["train_reused"] for name in names})
     if reused:
-        lines.append(f"≥: excludes {' and '.join(reused)} that earlier runs made.")
+        lines.append(f"≥: excludes {' and '.join(reused)} that the runs took from a cache.")
     return [*filter(None, lines), *published_notes(table)]
 
 

@@ -90,7 +90,7 @@ def check_finished(folder: str | PathLike, cfg: CfgNode, tested_model: str = "it
     if changes := differences(record.identity, here):
         raise UserError(
             f"{folder} holds a finished run with other settings or data: {changes}. Delete it, or name another "
-            "--output-dir."
+            "folder (train.py: --output-dir; launchers: OUTPUT)."
         )
 
 

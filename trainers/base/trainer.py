@@ -450,7 +450,7 @@ class PromptTrainer(TrainerX):
         if any(Path(folder).glob(checkpoints.CHECKPOINTS)) and not self.restart_on_difference:
             raise UserError(
                 f"{folder} holds an unfinished run with other settings or data: {changes}. Delete it, or name "
-                "another --output-dir."
+                "another folder (train.py: --output-dir; launchers: OUTPUT)."
             )
         print(f"The unfinished run in {folder} had other settings: {changes}")
         return False

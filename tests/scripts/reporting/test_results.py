@@ -220,7 +220,7 @@ def test_costs_are_printed_in_each_format():
     assert header[-4:] == ["rank", "seeds", "params", "train time"]
     assert rows["SPG (pacs)"][-2:] == ["6,144 + 3,000,000", "≥ 80 s"]  # (20 + 3 * 100) / 4
     assert rows["CoOp"][-2:] == ["2,048", "50 s"] and rows["ZeroshotCLIP"][-2:] == ["0", "-"]
-    assert "≥: excludes image features that earlier runs made." in text_of(results)
+    assert "≥: excludes image features that the runs took from a cache." in text_of(results)
     latex = text_of(results, "latex")
     assert r"$\geq$ 80 s" in latex and "≥" not in latex
     lines = csv.DictReader(io.StringIO(text_of(results, "csv")))

@@ -51,8 +51,10 @@ def load(name: str, root: str | PathLike) -> tuple[CLIP, BackboneInfo]:
     """Load one of OpenAI's models, downloaded to `root` if necessary, or a file."""
     path, url = Path(name).expanduser(), openai_clip._MODELS.get(name)
     if url:
-        with library_errors(name, "clip-anytorch", f"download {url}"):
-            path = Path(openai_clip._download(url, str(Path(root).expanduser())))
+        folder = Path(root).expanduser()
+        task = f"download {url}. Download it elsewhere, and copy it to {folder}"
+        with library_errors(name, "clip-anytorch", task):
+            path = Path(openai_clip._download(url, str(folder)))
     weights = read_state_dict(path)
     with library_errors(f"file {path}", "clip-anytorch", "build a CLIP in OpenAI's format from it"):
         model = build_clip(weights)
