@@ -14,7 +14,7 @@ RUN = "output/stripes/CoOp/tiny/default/red/seed1"
 
 
 def test_ray_run_after_interruption_resumes_with_equal_numbers(start, run_launcher, tmp_path, image_folder, clip_file):
-    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "200")
+    words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "60")
     launcher = start(*words, TARGETS="red", ENGINE="ray")
     launcher.wait_for(lambda: (record := read_run_record(tmp_path / RUN)) and record.history)
     os.kill(launcher.process.pid, signal.SIGINT)
