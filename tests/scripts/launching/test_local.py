@@ -86,21 +86,11 @@ def test_launcher_second_signal_ends_runs_at_once(long_run, tmp_path):
     assert code == 143 and "interrupted" in output
 
 
-def test_second_launcher_shares_runs_and_takes_over_from_a_killed_one(
-    long_run, start, tmp_path, image_folder, clip_file
-):
-    first = long_run("DATALOADER.NUM_WORKERS", "1")
-    pid = process_of(tmp_path)
-    os.kill(pid, signal.SIGSTOP)
-    second = start("coop/main.sh", image_folder, clip_file, *LONG, TARGETS="red,blue")
-    second.wait_for(lambda: "skipped for now, process " in second.text() and ": done in " in second.text())
-    first.process.send_signal(signal.SIGKILL)
-    os.kill(pid, signal.SIGCONT)
-    command_line = Path(f"/proc/{pid}/cmdline")
-    wait_for(lambda: not command_line.is_file() or not command_line.read_bytes())  # it ends with its launcher
-    code, output = second.end()
-    assert code == 0 and output.count("skipped for now") == 1 and output.count("| CoOp ") == 1, output
-    assert len(numbers(tmp_path / "output")) == 2
+def test_run_ends_with_its_killed_launcher(long_run, tmp_path):
+    launcher = long_run("OPTIM.MAX_EPOCH", "2000", "DATALOADER.NUM_WORKERS", "1")
+    command_line = Path(f"/proc/{process_of(tmp_path)}/cmdline")
+    launcher.process.send_signal(signal.SIGKILL)
+    wait_for(lambda: not command_line.is_file() or not command_line.read_bytes())
 
 
 def test_failed_run_prints_its_reason_and_each_warning_once(run_launcher, tmp_path, image_folder, clip_file):
