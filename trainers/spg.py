@@ -119,9 +119,8 @@ def label_origins(trainer: PromptTrainer, optim: CfgNode | None) -> dict[str, di
         keys = ["INPUT.TRANSFORMS", "INPUT.INTERPOLATION", "INPUT.RRCROP_SCALE", "DATALOADER.TRAIN_X.BATCH_SIZE"]
         keys += ["TRAINER.FEATURES.TRAIN_VIEWS", "TEST.FINAL_MODEL", "TEST.SELECT_BY"]
         keys += [f"TRAINER.{trainer.NODE}.{key}" for key in trainer.settings if key.endswith("CTX_INIT")]
-        values = {f"stage I: OPTIM.{key}": value for key, value in optim.items()} | {
-            k: value_of(trainer.cfg, k) for k in keys
-        }
+        values = {f"stage I: OPTIM.{key}": value for key, value in optim.items()}
+        values |= {key: value_of(trainer.cfg, key) for key in keys}
         shared |= {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         shared["MODEL.INIT_WEIGHTS"] = trainer.init_prompts_hash
     training, validation = (dataset.domain_fingerprints([split]) for split in ("train_x", "val"))
