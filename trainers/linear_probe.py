@@ -2,15 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from dassl.engine import TRAINER_REGISTRY
 from pydantic import Field
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -19,6 +17,9 @@ from common.interruption import check_interruption
 from trainers.base.trainer import STEP_KEYS, PromptTrainer
 from trainers.config import NonNegativeInt, PositiveFloat, Precision, Section
 from trainers.modules.tensor_files import require_finite
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # As many iterations as in CLIP's paper. With scikit-learn's own tolerance, weak penalties would not be fitted at all.
 SOLVER = {"solver": "lbfgs", "max_iter": 1000, "tol": 1e-6, "warm_start": True}
@@ -79,6 +80,9 @@ class LinearProbe(PromptTrainer):
 
         Returns (accuracy in percent, -loss) on val, and weight (C, E) and bias (C,), of each C.
         """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         x, y = np.array(self.training_features(), np.float64), _labels(self.dm.dataset.train_x)
         if len(set(y)) < 2:
             raise UserError(
@@ -131,7 +135,7 @@ def _labels(items):
     return np.array([item.label for item in items])
 
 
-def linear_map(regression: LogisticRegression, n_classes: int) -> tuple[Tensor, Tensor]:
+def linear_map(regression: "LogisticRegression", n_classes: int) -> tuple[Tensor, Tensor]:
     """Weight (C, E) and bias (C,) of a fitted regression; a class without training images gets probability 0."""
     coef, intercept = regression.coef_, regression.intercept_
     if len(coef) == 1:  # scikit-learn has one row for two classes
