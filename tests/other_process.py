@@ -1,11 +1,15 @@
-"""Locks that another process holds, and a job for processes that cannot import the tests' conftest.py."""
+"""Locks that another process holds, and jobs for processes that cannot import the tests' conftest.py."""
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 from quick_run import REPOSITORY
+from waiting import MINUTES
 
 HOLD = """
 import sys
@@ -48,3 +52,33 @@ def pid_and_gpu(arguments, folder):
     from scripts.launching.local import Outcome
 
     return Outcome(0, f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+
+
+def die(arguments, folder):
+    """A job that kills its process at its first starts; the argument is their number."""
+    from scripts.launching.local import Outcome
+
+    folder.mkdir(exist_ok=True)
+    with open(folder / "starts", "a+") as starts:
+        starts.write("x")
+        starts.seek(0)
+        if len(starts.read()) <= int(arguments[0]):
+            starts.close()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return Outcome(0)
+
+
+def sleep(arguments, folder):
+    """A job that sleeps and has a child process; it writes their process numbers."""
+    child = subprocess.Popen(["sleep", str(MINUTES)])
+    (folder / "pids").write_text(f"{os.getpid()} {child.pid}\n")
+    time.sleep(MINUTES)
+
+
+def run_sleeping_job(folder):
+    """Run the job `sleep` by an engine, as a launcher does."""
+    from scripts.launching import local
+    from scripts.launching.jobs import Job
+
+    local.run_job = sleep
+    local.LocalEngine(1).submit(Job("title", (), Path(folder))).result()

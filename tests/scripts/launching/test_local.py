@@ -1,22 +1,26 @@
-"""Real process pools: equal numbers, lost processes, signals, two launchers, features computed once."""
+"""Real process pools: lost processes, signals, failures, GPUs."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, numbers
-from other_process import pid_and_gpu
+from conftest import QUICK
+from other_process import die, pid_and_gpu
 from waiting import wait_for
 
 from common.errors import UserError
 from common.locks import RUN_LOCK, run_owner
+from common.progress import progress
 from common.run import read_run_record
 from scripts.launching import local
 from scripts.launching.jobs import Job
-from scripts.launching.local import DIED, LocalEngine, local_gpus
+from scripts.launching.local import DIED, JobLog, LocalEngine, local_gpus, run_jobs
 
 LONG = [*QUICK, "OPTIM.MAX_EPOCH", "30"]
 RUN = "output/stripes/CoOp/tiny/default/red/seed1"
@@ -39,33 +43,15 @@ def process_of(tmp_path):
     return json.loads(text)["pid"] if text else None  # the next process has just emptied it
 
 
-def test_parallel_jobs_compute_features_and_labels_once(start, tmp_path, image_folder, clip_file):
-    words = ("compare.sh", image_folder, clip_file, *QUICK)
-    code, output = start(*words, METHODS="coop,spg", JOBS="2", TARGETS="red,blue").end()
-    assert code == 0 and output.count(": done in ") == 4, output
-    lines = [line for path in tmp_path.glob("output/**/log.txt*") for line in path.read_text("utf-8").splitlines()]
-    n_encoded = sum(line.startswith("Encoded ") for line in lines)
-    assert n_encoded == len(list(tmp_path.glob("output/feature_cache/*.npy"))) > 0
-    labels = [line.split()[-1] for line in lines if line.startswith("Stage I: learning the prompt label of ")]
-    assert sorted(labels) == ["blue", "green", "red"]
-
-
-def test_run_of_lost_process_is_retried_once_and_resumed_later(
-    long_run, run_launcher, tmp_path, image_folder, clip_file
-):
-    launcher = long_run(TARGETS="red,blue", JOBS="2")
-    first = process_of(tmp_path)
-    os.kill(first, signal.SIGKILL)
-    launcher.wait_for(lambda: run_owner(tmp_path / RUN) and process_of(tmp_path) not in (None, first))
-    os.kill(process_of(tmp_path), signal.SIGKILL)
-    code, output = launcher.end()
-    assert code == 1 and "failed with exit code 71: its process died" in output
-    assert json.loads((tmp_path / RUN / "failed.json").read_text())["exit_code"] == DIED
-    assert len(list((tmp_path / RUN).parents[1].glob("blue/seed1/log.txt*"))) == 1  # the other run went on
-    words = ("coop/main.sh", image_folder, clip_file, *LONG)
-    assert run_launcher(*words, TARGETS="red,blue")[1].count("finished before") == 1
-    assert run_launcher(*words, TARGETS="red,blue", OUTPUT="undisturbed")[0] == 0
-    assert numbers(tmp_path / "output") == numbers(tmp_path / "undisturbed")
+def test_run_of_lost_process_is_retried_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "run_job", die)
+    jobs = [Job(f"{n} deaths", (str(n),), tmp_path / str(n)) for n in range(3)]
+    with progress(total=3, description="test", unit="run") as bar, contextlib.closing(LocalEngine(2)) as engine:
+        log = JobLog(bar)
+        run_jobs(jobs, engine, log)
+    assert log.failed == {jobs[2]: "failed with exit code 71: its process died (killed, or out of memory)"}
+    assert [len((job.folder / "starts").read_text()) for job in jobs] == [1, 2, 2]
+    assert json.loads((jobs[2].folder / "failed.json").read_text())["exit_code"] == DIED
 
 
 def test_launcher_interrupted_ends_runs_after_their_step(long_run, tmp_path):
@@ -86,11 +72,14 @@ def test_launcher_second_signal_ends_runs_at_once(long_run, tmp_path):
     assert code == 143 and "interrupted" in output
 
 
-def test_run_ends_with_its_killed_launcher(long_run, tmp_path):
-    launcher = long_run("OPTIM.MAX_EPOCH", "2000", "DATALOADER.NUM_WORKERS", "1")
-    command_line = Path(f"/proc/{process_of(tmp_path)}/cmdline")
-    launcher.process.send_signal(signal.SIGKILL)
-    wait_for(lambda: not command_line.is_file() or not command_line.read_bytes())
+def test_run_and_its_workers_end_with_a_killed_launcher(tmp_path):
+    code = f"import sys; sys.path[:0] = {sys.path}; import other_process; other_process.run_sleeping_job(sys.argv[1])"
+    launcher, pids = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]), tmp_path / "pids"
+    wait_for(lambda: pids.is_file() and pids.read_text().endswith("\n"), lambda: launcher.poll() is None)
+    launcher.kill()
+    launcher.wait()
+    command_lines = [Path(f"/proc/{pid}/cmdline") for pid in pids.read_text().split()]
+    wait_for(lambda: not any(path.is_file() and path.read_bytes() for path in command_lines))
 
 
 def test_failed_run_prints_its_reason_and_each_warning_once(run_launcher, tmp_path, image_folder, clip_file):

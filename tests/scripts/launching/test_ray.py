@@ -10,19 +10,20 @@ from common.run import read_run_record
 from scripts.launching import ray as engine
 
 pytest.importorskip("ray")
-RUN = "output/stripes/CoOp/tiny/default/red/seed1"
 
 
-def test_ray_run_after_interruption_resumes_with_equal_numbers(start, run_launcher, tmp_path, image_folder, clip_file):
+def test_ray_runs_change_no_number_also_after_an_interruption(start, run_launcher, tmp_path, image_folder, clip_file):
     words = ("coop/main.sh", image_folder, clip_file, *QUICK, "OPTIM.MAX_EPOCH", "60")
-    launcher = start(*words, TARGETS="red", ENGINE="ray")
-    launcher.wait_for(lambda: (record := read_run_record(tmp_path / RUN)) and record.history)
+    settings = {"TARGETS": "blue,red", "JOBS": "1"}
+    launcher = start(*words, ENGINE="ray", **settings)
+    second = tmp_path / "output/stripes/CoOp/tiny/default/red/seed1"
+    launcher.wait_for(lambda: (record := read_run_record(second)) and record.history)
     os.kill(launcher.process.pid, signal.SIGINT)
     code, output = launcher.end()
     assert code == 130 and "interrupted; the same command resumes it" in output and "Traceback" not in output
-    code, output = start(*words, TARGETS="red", ENGINE="ray").end()
-    assert code == 0 and output.count(": done in ") == 1, output
-    assert run_launcher(*words, TARGETS="red", OUTPUT="local")[0] == 0
+    assert output.count(": done in ") == 1 and not (second / "results.json").exists()
+    for folder in ("output", "local"):
+        assert run_launcher(*words, OUTPUT=folder, **settings)[0] == 0
     assert numbers(tmp_path / "output") == numbers(tmp_path / "local")
 
 
