@@ -13,6 +13,7 @@ WRONG = [
     ("SPG", [], ["--backbone", "net.pt"], "net.pt is not a CLIP in OpenAI's format"),
     ("SPG", [], ["--target-domains", "purple"], "has no domain 'purple'. Accepted: blue, green, red."),
     ("CoOp", ["OPTIM.LR", "1e30"], [], "The loss became nan in epoch"),
+    ("CoOp", ["OPTIM.LR", "1e30", "TRAINER.COOP.PREC", "amp"], [], "The loss became nan in epoch"),
     ("SPG", ["OPTIM.LR"], [], "'OPTIM.LR' has no value"),
     ("SPG", [], ["--config-file", "pcas.yaml"], "pcas.yaml is not there"),
     ("SPG", [], ["--config-file", "broken.yaml"], "broken.yaml cannot be used"),

@@ -114,6 +114,7 @@ class DatasetKeys(Section, node="DATASET"):
 class LoaderKeys(Section, node="DATALOADER"):
     NUM_WORKERS: NonNegativeInt
     K_TRANSFORMS: Literal[1]
+    CACHE_MB: Annotated[int, Field(ge=-1)] = -1  # memory for decoded images in MB; -1: a quarter of the free memory
 
 
 class TrainLoaderKeys(Section, node="DATALOADER.TRAIN_X"):

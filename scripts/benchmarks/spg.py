@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import reference
 import torch
+from dassl.utils import set_random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -22,6 +23,7 @@ from common.startup import REPOSITORY
 from scripts.benchmarks.methods import copy_tensors
 from scripts.benchmarks.timing import Row, difference, timed
 from trainers.base.trainer import PromptTrainer
+from trainers.methods import find_method
 from trainers.spg import SPG, read_stage1_optim
 
 VIEWS = 8
@@ -61,30 +63,39 @@ def choose_images(folder: Path) -> Images:
 
 
 class OurRun:
-    """A run of SPG in a folder of its own, with the duration of its parts.
+    """A run in a folder of its own, with the duration of its parts.
 
     Attributes:
         trainer: after its test.
         n_epochs: published number of epochs by trainer.
         seconds: duration with these numbers of epochs, scaled if the run had fewer.
-        epoch: duration of a later epoch of stage II with its validation.
+        epoch: duration of a later epoch with its validation; of SPG in stage II.
     """
 
-    def __init__(self, images: Images, output: Path, views: int, n_epochs: int | None, opts: Sequence[str]) -> None:
-        configs = REPOSITORY / "configs"
-        words = ["--trainer", "SPG", "--root", images.root, "--seed", "1", "--backbone", images.backbone]
+    def __init__(
+        self,
+        images: Images,
+        output: Path,
+        views: int,
+        n_epochs: int | None,
+        opts: Sequence[str],
+        trainer_class: type[PromptTrainer] = SPG,
+    ) -> None:
+        name, node, configs = trainer_class.__name__, trainer_class.NODE, REPOSITORY / "configs"
+        words = ["--trainer", name, "--root", images.root, "--seed", "1", "--backbone", images.backbone]
         words += ["--dataset-config-file", configs / f"datasets/{images.dataset}.yaml"]
-        words += ["--config-file", configs / f"trainers/SPG_CGAN/{images.config}.yaml"]
+        words += ["--config-file", find_method(name).config_file(images.config)]
         # Labels and caches lie next to the run's folder.
         words += ["--target-domains", images.target, "--output-dir", output / "run", "USE_CUDA", "False"]
-        words += ["TRAINER.SPG.PREC", "fp32", "TRAINER.FEATURES.TRAIN_VIEWS", views, *opts]
+        words += [f"TRAINER.{node}.PREC", "fp32", "TRAINER.FEATURES.TRAIN_VIEWS", views, *opts]
         cfg = train.setup_cfg(train.parse_args(list(map(str, words))))
-        self.n_epochs = {"SPG_CoOp": read_stage1_optim(cfg, "SPG")[0].MAX_EPOCH, "SPG": cfg.OPTIM.MAX_EPOCH}
+        self.n_epochs = {"SPG_CoOp": read_stage1_optim(cfg, "SPG")[0].MAX_EPOCH, name: cfg.OPTIM.MAX_EPOCH}
         if n_epochs:
             cfg.defrost()
             cfg.OPTIM.MAX_EPOCH, cfg.TRAINER.SPG.STAGE1_OPTS = n_epochs, ("OPTIM.MAX_EPOCH", n_epochs)
             cfg.freeze()
-        self.trainer, ends, after_epoch = SPG(cfg), defaultdict(list), PromptTrainer.after_epoch
+        set_random_seed(cfg.SEED)
+        self.trainer, ends, after_epoch = trainer_class(cfg), defaultdict(list), PromptTrainer.after_epoch
 
         def timed_after_epoch(trainer: PromptTrainer) -> None:
             after_epoch(trainer)

@@ -21,9 +21,12 @@ def test_own_prompt_label_has_priority_over_a_published_one(tmp_path):
     folder = LabelFolder(str(tmp_path), "PACS", "RN50", 1)
     assert folder.find("photo", "p") is None
     folder.file_for("photo").parent.mkdir(parents=True)
+    of_any_seed = tmp_path / "PACS/RN50/PACS_CoOp_p.pt"
+    of_any_seed.touch()
+    assert folder.find("photo", "p") == of_any_seed
     torch.save(torch.zeros(4, 512, dtype=torch.float16), folder.file_for("photo").with_name("PACS_CoOp_p.pt"))
     published = folder.find("photo", "p")
-    assert published.name == "PACS_CoOp_p.pt"
+    assert published.name == "PACS_CoOp_p.pt" and published != of_any_seed
     loaded, seconds = load_prompt_label(published, 4, 512, ORIGIN)
     assert loaded.dtype == torch.float32 and seconds is None
     save_prompt_label(folder.file_for("photo"), torch.ones(4, 512), ORIGIN)

@@ -23,7 +23,7 @@ from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.optimizer import AVAI_OPTIMS
-from dassl.utils import set_random_seed
+from dassl.utils import read_image, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 from yacs.config import CfgNode
@@ -55,6 +55,7 @@ from trainers.base.image_features import ImageFeatures, follow_preprocessing, fo
 from trainers.methods import method_of
 from trainers.modules.clip.backbone import Backbone, backbone_label, cached_backbone
 from trainers.modules.features import FeatureCache
+from trainers.modules.image_cache import CachedImages, ImageCache, image_cache
 from trainers.modules.loader_workers import prepare_loader_workers
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
@@ -496,6 +497,15 @@ class PromptTrainer(TrainerX):
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
             self.threads.use(has_workers=False)
+        elif cache := image_cache(self.cfg.DATALOADER.CACHE_MB, read_image):
+            self._cache_images(cache)
+
+    def _cache_images(self, cache: ImageCache) -> None:
+        """Keep the images that each epoch decodes in memory."""
+        training: Any = self.train_loader_x.dataset
+        training.dataset = CachedImages(training.dataset, cache)
+        if self.image_features.is_learned and self.val_loader is not None:
+            self.val_loader = DataLoader(CachedImages(self.val_loader.dataset, cache), self.val_loader.batch_size)
 
     def build_view_loader(self, loader: DataLoader) -> DataLoader | FeatureLoader:
         n_views, batch_size = self.cfg.TRAINER.FEATURES.TRAIN_VIEWS, self.cfg.DATALOADER.TEST.BATCH_SIZE

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 
 class Item(Protocol):
@@ -42,18 +42,20 @@ class Batches(Protocol):
 
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators in the block, and restore them after it."""
+    """Seed Python's, NumPy's and torch's global generators in the block; in the main process, restore them after it."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # Restoring takes as long as cropping a small image, and loader workers draw in such blocks alone.
+    states = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
     try:
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed also seeds GPUs, which takes longer
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+        if states:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
 
 
 class SeededDataset(Dataset):

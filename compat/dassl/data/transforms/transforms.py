@@ -140,7 +140,7 @@ _ON_IMAGE = {
 # ... then these, to the tensor.
 _ON_TENSOR = {
     "cutout": lambda node: Cutout(node.CUTOUT_N, node.CUTOUT_LEN),
-    "normalize": lambda node: Normalize(node.PIXEL_MEAN, node.PIXEL_STD),
+    "normalize": lambda node: Normalize(node.PIXEL_MEAN, node.PIXEL_STD, inplace=True),  # ToTensor has made a copy
     "gaussian_noise": lambda node: GaussianNoise(node.GN_MEAN, node.GN_STD),
     "instance_norm": lambda node: InstanceNormalization(),
 }

@@ -1,0 +1,117 @@
+"""Decoded images in memory that a process and its forked loader workers share."""
+
+import contextlib
+import fcntl
+import functools
+import mmap
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from common.content_hashes import content_hashes
+from common.memory import free_memory
+from trainers.modules.sampling import ImageData, Item
+
+MAX_IMAGES = 2**21
+CHECKED_BYTES = 2**26  # after so many new bytes, the free memory is checked
+
+
+class ImageCache:
+    """Decodes each image once, for all processes and all runs of a process.
+
+    Args:
+        limit: bytes of pixels; other images are decoded at each read.
+        read_image: opens an image by its path as RGB.
+    """
+
+    def __init__(self, limit: int, read_image: Callable[[str], Image.Image]) -> None:
+        self.limit, self.read_image = limit, read_image
+        self._numbers: dict[str, int] = {}  # content hash -> number of the image
+        self._by_path: dict[str, int] = {}
+        # Anonymous shared memory takes no space before it is written.
+        self._pixels = mmap.mmap(-1, limit)
+        table = mmap.mmap(-1, (MAX_IMAGES + 1) * 3 * 8)
+        self._places = np.frombuffer(table, np.int64).reshape(-1, 3)  # start, width, height; the last row: used bytes
+        self._lock_file = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the cache)
+
+    def add(self, paths: Sequence[str]) -> None:
+        """Let images be cached. Call it before loader workers start."""
+        for path, content in zip(paths, content_hashes(paths), strict=True):
+            if (number := self._numbers.setdefault(content, len(self._numbers))) < MAX_IMAGES:
+                self._by_path[path] = number
+
+    def read(self, path: str) -> Image.Image:
+        """The image of a path as RGB."""
+        if (number := self._by_path.get(path)) is None:
+            return self.read_image(path)
+        with self._lock():
+            start, width, height = self._places[number].tolist()
+        if width:
+            pixels = memoryview(self._pixels)[start : start + 3 * width * height]
+            return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+        image = self.read_image(path)
+        with self._lock():
+            self._store(number, image)
+        return image
+
+    def _store(self, number: int, image: Image.Image) -> None:
+        (width, height), start = image.size, int(self._places[-1, 0])
+        end = start + 3 * width * height
+        if self._places[number, 1] or end > self.limit:
+            return
+        # Parallel runs have caches of their own.
+        if start // CHECKED_BYTES != end // CHECKED_BYTES and free_memory() < self.limit:
+            self.limit = start
+            return
+        self._pixels[start:end] = image.tobytes()
+        self._places[number] = start, width, height
+        self._places[-1, 0] = end
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """A lock that a killed worker does not keep."""
+        fcntl.lockf(self._lock_file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
+
+    def __reduce__(self) -> Any:
+        """Workers that are not forked do not share memory, so they decode images each time."""
+        return ImageCache, (1, self.read_image)
+
+
+@functools.cache
+def image_cache(megabytes: int, read_image: Callable[[str], Image.Image]) -> ImageCache | None:
+    """The cache of this process, or None without memory. `megabytes` -1: a quarter of the memory that is free now."""
+    limit = free_memory() // 4 if megabytes < 0 else megabytes * 2**20
+    with contextlib.suppress(OSError):
+        return ImageCache(limit, read_image) if limit else None
+    return None
+
+
+class CachedImages(Dataset):
+    """A data set that reads its images by an `ImageCache`."""
+
+    def __init__(self, dataset: ImageData, cache: ImageCache) -> None:
+        self.dataset, self.cache = dataset, cache
+        cache.add([item.impath for item in dataset.data_source])
+
+    @property
+    def data_source(self) -> Sequence[Item]:
+        return self.dataset.data_source
+
+    def transform(self, image: Image.Image) -> Any:
+        return self.dataset.transform(image)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.dataset.data_source[index]
+        image = self.dataset.transform(self.cache.read(item.impath))
+        return {"img": image, "label": item.label, "domain": item.domain, "impath": item.impath, "index": index}
