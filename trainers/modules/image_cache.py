@@ -33,7 +33,7 @@ class ImageCache:
         self._numbers: dict[str, int] = {}  # content hash -> number of the image
         self._by_path: dict[str, int] = {}
         # Anonymous shared memory takes no space before it is written.
-        self._pixels = mmap.mmap(-1, limit)
+        self._pixels = np.frombuffer(mmap.mmap(-1, limit), np.uint8)
         table = mmap.mmap(-1, (MAX_IMAGES + 1) * 3 * 8)
         self._places = np.frombuffer(table, np.int64).reshape(-1, 3)  # start, width, height; the last row: used bytes
         self._lock_file = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the cache)
@@ -51,7 +51,7 @@ class ImageCache:
         with self._lock():
             start, width, height = self._places[number].tolist()
         if width:
-            pixels = memoryview(self._pixels)[start : start + 3 * width * height]
+            pixels = self._pixels[start : start + 3 * width * height]
             return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
         image = self.read_image(path)
         with self._lock():
@@ -67,7 +67,7 @@ class ImageCache:
         if start // CHECKED_BYTES != end // CHECKED_BYTES and free_memory() < self.limit:
             self.limit = start
             return
-        self._pixels[start:end] = image.tobytes()
+        self._pixels[start:end] = np.asarray(image).reshape(-1)
         self._places[number] = start, width, height
         self._places[-1, 0] = end
 

@@ -1,5 +1,8 @@
 """Files, checkpoints, logs, meters, registries and errors."""
 
+from importlib import import_module
+from typing import Any
+
 from .errors import (
     RegistryError,
     UserAssertionError,
@@ -12,7 +15,6 @@ from .errors import (
     UserValueError,
 )
 from .logger import Logger, setup_logger
-from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
     atomic_write,
@@ -26,12 +28,25 @@ from .tools import (
     tolist_if_not,
     write_json,
 )
-from .torchtools import (
-    count_num_param,
-    load_checkpoint,
-    load_pretrained_weights,
-    open_all_layers,
-    open_specified_layers,
-    resume_from_checkpoint,
-    save_checkpoint,
-)
+
+# These modules import PyTorch, and are imported when they are first needed.
+WITH_TORCH = {
+    "meters": ("AverageMeter", "MetricMeter"),
+    "torchtools": (
+        "count_num_param",
+        "load_checkpoint",
+        "load_pretrained_weights",
+        "open_all_layers",
+        "open_specified_layers",
+        "resume_from_checkpoint",
+        "save_checkpoint",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in WITH_TORCH.items():
+        if name == module or name in names:
+            found = import_module(f"dassl.utils.{module}")
+            return found if name == module else getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,6 @@ from os import PathLike
 from typing import IO, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .errors import UserFileNotFoundError, UserOSError, UserValueError
@@ -193,6 +192,8 @@ def _warn_once(kind: str, message: str) -> None:
 
 def set_random_seed(seed: int) -> None:
     """Seed python, NumPy and torch, on the CPU and on all GPUs."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -201,6 +202,7 @@ def set_random_seed(seed: int) -> None:
 
 def collect_env_info() -> str:
     """Return lines on software and hardware, for the log."""
+    import torch
     import torchvision
 
     info = {
