@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from common.content_hashes import content_hashes
 from common.errors import UserError
@@ -31,6 +31,7 @@ from common.files import atomic_write, is_writable, make_output_folder
 from common.interruption import check_interruption
 from common.locks import creation_lock
 from common.progress import progress
+from trainers.modules.sampling import ImageLoader
 from trainers.modules.tensor_files import all_finite
 
 CACHE_VERSION = 1  # a part of the key: raise it when features change
@@ -171,7 +172,7 @@ def encode_dataset(
         out: array (N, E) or (N, K, E), filled in place.
         description: name of the images, for messages.
     """
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    loader = ImageLoader(dataset, batch_size=batch_size, num_workers=num_workers)
     row = 0
     with progress(total=len(out), description=f"Encoding {description}", unit="img") as bar, torch.no_grad():
         for batch in loader:

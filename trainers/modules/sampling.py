@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 
 class Item(Protocol):
@@ -98,6 +98,25 @@ class SeededBatchSampler:
                 repeats[index] = repeat = repeats.get(index, -1) + 1
                 keys.append((epoch, repeat, index))
             yield keys
+
+
+class ImageLoader(DataLoader):
+    """A DataLoader over dicts. Workers send each tensor by a socket of its own, so they send numbers as arrays."""
+
+    def __init__(self, dataset: Dataset, **options: Any) -> None:
+        super().__init__(dataset, collate_fn=_collate, **options)
+
+    def __iter__(self) -> Any:
+        return map(_with_tensors, super().__iter__())
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    batch = default_collate(items)
+    return {key: value.numpy() if torch.is_tensor(value) and key != "img" else value for key, value in batch.items()}
+
+
+def _with_tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
 
 
 class MultiViewDataset(Dataset):
