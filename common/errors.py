@@ -57,9 +57,9 @@ def explain(error: BaseException) -> str | None:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or has_any(WRITER_FAILED):
         return f"The disk is full{f' ({filename})' if filename else ''}. Free some space. {RESUMES}"
     if isinstance(error, MemoryError) or has_any(OUT_OF_MEMORY):
-        return f"Out of memory: {cause}. Lower TEST.MEMORY_MB, a BATCH_SIZE of DATALOADER, or DATALOADER.NUM_WORKERS."
+        return f"Out of memory: {cause}. Lower TEST.MEMORY_MB, or BATCH_SIZE, CACHE_MB or NUM_WORKERS of DATALOADER."
     if text.startswith("DataLoader worker"):
-        return f"A loader worker died: {cause}. If memory ran out, lower DATALOADER.NUM_WORKERS. {RESUMES}"
+        return f"A loader worker died: {cause}. If memory ran out, lower DATALOADER.CACHE_MB or NUM_WORKERS. {RESUMES}"
     if isinstance(error, OSError) and filename:
         return f"{error.strerror}: {filename}. Fix that and run the same command again."
     return None

@@ -1,5 +1,6 @@
 """Free memory of the machine or container."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,12 @@ def free_memory(system: Path = Path("/")) -> int:
     """
     try:
         lines = (line.split() for line in (system / "proc/meminfo").read_text().splitlines())
-        machine = next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
-        return max(0, min([machine, *_free_in_groups(system)]))
+        found = [next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")]
     except (OSError, StopIteration):
         return 0
+    with contextlib.suppress(OSError):  # without control groups
+        found += _free_in_groups(system)
+    return max(0, min(found))
 
 
 def _free_in_groups(system: Path) -> Iterator[int]:
@@ -35,4 +38,4 @@ def _free_in_groups(system: Path) -> Iterator[int]:
                 if bytes_allowed != "max":
                     statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
                     # The system drops files from its cache when memory runs out.
-                    yield int(bytes_allowed) - int((folder / usage).read_text()) + int(statistics[cache])
+                    yield int(bytes_allowed) - int((folder / usage).read_text()) + int(statistics.get(cache, 0))

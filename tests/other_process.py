@@ -48,7 +48,7 @@ def owner_seen_elsewhere(folder):
 
 
 def pid_and_gpu(arguments, folder):
-    """A job whose reason is its process and its GPU."""
+    """A job that returns its process and its GPU as its reason."""
     from scripts.launching.local import Outcome
 
     return Outcome(0, f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")

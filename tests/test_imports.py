@@ -14,7 +14,7 @@ def modules_of(code):
     return run.stdout.split()
 
 
-def test_method_import_loads_at_most_50_modules():
+def test_method_import_loads_at_most_50_of_our_modules():
     names = [name.partition(".")[0] for name in modules_of("import trainers.coop")]
     assert 20 < sum(names.count(folder) for folder in ("trainers", "common", "datasets", "scripts")) <= 50
     assert not {"sklearn", "pandas", "matplotlib"} & set(names)  # together as slow as PyTorch

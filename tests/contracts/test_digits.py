@@ -17,7 +17,7 @@ from commands import CLIP, REPOSITORY, predictions, results, run_train, train
 
 DIGITS = Path(__file__).resolve().parent / "digits"
 KEYS = ("accuracy", "macro_f1", "val_history", "loss_history")
-EVERY = 16  # logits.npz has those of every 16th test image
+EVERY = 16  # logits.npz has the logits of every 16th test image
 # To encode each image once an epoch is faster than the 8 views of mini_digits.yaml.
 SHORT = "OPTIM.MAX_EPOCH 2 TRAINER.FEATURES.TRAIN_VIEWS 0"
 STAGES = SHORT + " OPTIM.WARMUP_EPOCH 1 TRAINER.{}.STAGE1_OPTS ['OPTIM.MAX_EPOCH',2,'OPTIM.WARMUP_EPOCH',1]"
@@ -71,7 +71,7 @@ def test_a_run_gives_the_recorded_digits(trainer, tmp_path_factory):
         assert digits[key] == pytest.approx(expected[key], abs=0.5)  # two images
     assert digits["val_history"] == pytest.approx(expected["val_history"], abs=100 / 360 + 1e-6)
     for losses, others in zip(digits["loss_history"], expected["loss_history"], strict=True):
-        tolerance = {"rel": 1e-3}, {"abs": 0.3}  # "acc" is that of training images, two of them
+        tolerance = {"rel": 1e-3}, {"abs": 0.3}  # "acc" may differ by two training images
         assert losses == {key: pytest.approx(value, **tolerance[key == "acc"]) for key, value in others.items()}
 
 

@@ -40,7 +40,7 @@ def test_cached_images_change_no_number(finish_run, tmp_path, trainer, workers):
         found[megabytes] = outcome(finish_run(trainer, *opts, "DATALOADER.CACHE_MB", megabytes))
         for path in [*tmp_path.glob("run"), *tmp_path.glob("prompt_labels")]:
             path.rename(tmp_path / f"{path.name} {megabytes}")
-    assert found["0"] == found["-1"]
+    assert found["0"] == found["-1"] and image_cache(-1, read_image)._used[0] > 0
 
 
 @pytest.mark.parametrize(("trainer", "megabytes", "n"), [("CoOp", "-1", 1), ("CoOp", "0", 3), ("VP", "-1", 1)])
@@ -63,9 +63,9 @@ def test_images_beyond_the_limit_are_decoded_each_time(paths):
 
 def test_cache_stops_when_other_processes_use_the_memory(paths, monkeypatch):
     monkeypatch.setattr("trainers.modules.image_cache.CHECKED_BYTES", 5 * BYTES)
-    monkeypatch.setattr("trainers.modules.image_cache.free_memory", lambda: 100)
     decoded = []
     cache = ImageCache(100 * BYTES, lambda path: decoded.append(path) or read_image(path))
+    monkeypatch.setattr("trainers.modules.image_cache.free_memory", lambda: 100)
     cache.add(paths)
     read_all(cache, paths), read_all(cache, paths)
     assert decoded == [*paths, *paths[4:]]
@@ -91,19 +91,37 @@ def test_loader_workers_share_what_one_of_them_decodes(paths):
     assert (load(2) == expected).all() and (load(0) == expected).all()
 
 
-def test_worker_that_dies_within_the_lock_blocks_no_other(paths):
+@pytest.mark.parametrize("part", ["_used", "_pixels", "_places"])
+def test_worker_that_dies_while_it_stores_an_image_damages_no_other(paths, part):
     cache = ImageCache(100 * BYTES, read_image)
     cache.add(paths)
 
-    def die():
-        with cache._lock():
+    class DiesAtWrite:
+        def __init__(self, array):
+            self.array = array
+
+        def __getitem__(self, key):
+            return self.array[key]
+
+        def __setitem__(self, key, value):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def die():
+        setattr(cache, part, DiesAtWrite(getattr(cache, part)))
+        cache.read(paths[0])
 
     process = multiprocessing.get_context("fork").Process(target=die)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert len(read_all(cache, paths)) == len(paths)
+    for _ in range(2):
+        for image, path in zip(read_all(cache, paths), paths, strict=True):
+            assert (image == np.asarray(read_image(path))).all()
+
+
+def test_limit_that_the_machine_lacks_is_a_warning(capsys):
+    assert image_cache(2**40, read_image) is None
+    assert "DATALOADER.CACHE_MB" in "".join(capsys.readouterr())
 
 
 def test_equal_images_share_memory_and_changed_ones_do_not(images):
@@ -112,7 +130,7 @@ def test_equal_images_share_memory_and_changed_ones_do_not(images):
     cache = ImageCache(2 * BYTES, read_image)
     cache.add([str(one), str(copy)])
     first, second = read_all(cache, [str(one), str(copy)])
-    assert (first == second).all() and cache._places[-1, 0] == BYTES
+    assert (first == second).all() and cache._used[0] == BYTES
     one.write_bytes((images / "red/across/0.png").read_bytes())
     cache.add([str(one)])
     assert (read_all(cache, [str(one)])[0] == np.asarray(read_image(one))).all()

@@ -501,7 +501,7 @@ class PromptTrainer(TrainerX):
             self._cache_images(cache)
 
     def _cache_images(self, cache: ImageCache) -> None:
-        """Keep the images that each epoch decodes in memory."""
+        """Keep decoded images in memory: of training, and of validation if the image tower learns."""
         training: Any = self.train_loader_x.dataset
         training.dataset = CachedImages(training.dataset, cache)
         if self.image_features.is_learned and self.val_loader is not None:

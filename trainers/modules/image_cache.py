@@ -13,43 +13,48 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from common.content_hashes import content_hashes
+from common.errors import warn
 from common.memory import free_memory
 from trainers.modules.sampling import ImageData, Item
 
 MAX_IMAGES = 2**21
-CHECKED_BYTES = 2**26  # after so many new bytes, the free memory is checked
+CHECKED_BYTES = 2**26  # the cache checks the free memory once for so many bytes
 
 
 class ImageCache:
-    """Decodes each image once, for all processes and all runs of a process.
+    """Stores decoded images for forked processes and for later runs of this process.
 
     Args:
-        limit: bytes of pixels; other images are decoded at each read.
+        limit: bytes of pixels; images beyond it are decoded at each read.
         read_image: opens an image by its path as RGB.
     """
 
     def __init__(self, limit: int, read_image: Callable[[str], Image.Image]) -> None:
         self.limit, self.read_image = limit, read_image
+        self._reserve = free_memory() // 4  # bytes to leave free, since parallel runs have caches of their own
         self._numbers: dict[str, int] = {}  # content hash -> number of the image
         self._by_path: dict[str, int] = {}
         # Anonymous shared memory takes no space before it is written.
         self._pixels = np.frombuffer(mmap.mmap(-1, limit), np.uint8)
         table = mmap.mmap(-1, (MAX_IMAGES + 1) * 3 * 8)
-        self._places = np.frombuffer(table, np.int64).reshape(-1, 3)  # start, width, height; the last row: used bytes
+        self._places = np.frombuffer(table, np.int64).reshape(-1, 3)  # start, height, width of each image
+        self._used = self._places[-1, :1]  # bytes
         self._lock_file = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the cache)
+        with self._lock():  # raises OSError if TMPDIR has no locks
+            pass
 
     def add(self, paths: Sequence[str]) -> None:
         """Let images be cached. Call it before loader workers start."""
         for path, content in zip(paths, content_hashes(paths), strict=True):
-            if (number := self._numbers.setdefault(content, len(self._numbers))) < MAX_IMAGES:
-                self._by_path[path] = number
+            self._by_path[path] = self._numbers.setdefault(content, len(self._numbers))
 
     def read(self, path: str) -> Image.Image:
         """The image of a path as RGB."""
-        if (number := self._by_path.get(path)) is None:
+        number = self._by_path.get(path, MAX_IMAGES)
+        if number >= MAX_IMAGES:
             return self.read_image(path)
         with self._lock():
-            start, width, height = self._places[number].tolist()
+            start, height, width = self._places[number].tolist()
         if width:
             pixels = self._pixels[start : start + 3 * width * height]
             return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
@@ -59,17 +64,16 @@ class ImageCache:
         return image
 
     def _store(self, number: int, image: Image.Image) -> None:
-        (width, height), start = image.size, int(self._places[-1, 0])
+        (width, height), start = image.size, int(self._used[0])
         end = start + 3 * width * height
-        if self._places[number, 1] or end > self.limit:
+        if self._places[number, 2] or end > self.limit:
             return
-        # Parallel runs have caches of their own.
-        if start // CHECKED_BYTES != end // CHECKED_BYTES and free_memory() < self.limit:
-            self.limit = start
+        if start // CHECKED_BYTES != end // CHECKED_BYTES and free_memory() < self._reserve:
             return
+        # In this order, a process that is killed in between leaves no place with other pixels.
+        self._used[0] = end
         self._pixels[start:end] = np.asarray(image).reshape(-1)
-        self._places[number] = start, width, height
-        self._places[-1, 0] = end
+        self._places[number] = start, height, width
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -82,16 +86,18 @@ class ImageCache:
 
     def __reduce__(self) -> Any:
         """Workers that are not forked do not share memory, so they decode images each time."""
-        return ImageCache, (1, self.read_image)
+        return ImageCache, (1, self.read_image)  # too small for any image
 
 
 @functools.cache
 def image_cache(megabytes: int, read_image: Callable[[str], Image.Image]) -> ImageCache | None:
     """The cache of this process, or None without memory. `megabytes` -1: a quarter of the memory that is free now."""
     limit = free_memory() // 4 if megabytes < 0 else megabytes * 2**20
-    with contextlib.suppress(OSError):
+    try:
         return ImageCache(limit, read_image) if limit else None
-    return None
+    except OSError as error:
+        warn(f"Decoded images are not kept in memory: {error}. DATALOADER.CACHE_MB limits that memory.")
+        return None
 
 
 class CachedImages(Dataset):

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ class Batches(Protocol):
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators in the block; in the main process, restore them after it."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    # Restoring takes as long as cropping a small image, and loader workers draw in such blocks alone.
+    # Restoring takes as long as cropping a small image, and loader workers draw only in such blocks.
     states = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
     try:
         random.seed(seed)
@@ -101,10 +102,17 @@ class SeededBatchSampler:
 
 
 class ImageLoader(DataLoader):
-    """A DataLoader over dicts. Workers send each tensor by a socket of its own, so they send numbers as arrays."""
+    """A DataLoader over dicts with images.
 
-    def __init__(self, dataset: Dataset, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=_collate, **options)
+    Workers send each tensor by a socket of its own, which takes 1 ms, so they send labels and indices as arrays.
+    """
+
+    def __init__(self, dataset: Dataset, num_workers: int = 0, **options: Any) -> None:
+        # Only forked workers share an ImageCache. From Python 3.14 on, Linux does not fork by default.
+        context = "fork" if num_workers and sys.platform == "linux" else None
+        super().__init__(
+            dataset, num_workers=num_workers, collate_fn=_collate, multiprocessing_context=context, **options
+        )
 
     def __iter__(self) -> Any:
         return map(_with_tensors, super().__iter__())
@@ -112,7 +120,7 @@ class ImageLoader(DataLoader):
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     batch = default_collate(items)
-    return {key: value.numpy() if torch.is_tensor(value) and key != "img" else value for key, value in batch.items()}
+    return {key: value.numpy() if torch.is_tensor(value) and value.ndim < 2 else value for key, value in batch.items()}
 
 
 def _with_tensors(batch: dict[str, Any]) -> dict[str, Any]:

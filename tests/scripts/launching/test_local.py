@@ -72,7 +72,7 @@ def test_launcher_second_signal_ends_runs_at_once(long_run, tmp_path):
     assert code == 143 and "interrupted" in output
 
 
-def test_run_and_its_workers_end_with_a_killed_launcher(tmp_path):
+def test_run_and_its_children_end_with_a_killed_launcher(tmp_path):
     code = f"import sys; sys.path[:0] = {sys.path}; import other_process; other_process.run_sleeping_job(sys.argv[1])"
     launcher, pids = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]), tmp_path / "pids"
     wait_for(lambda: pids.is_file() and pids.read_text().endswith("\n"), lambda: launcher.poll() is None)
