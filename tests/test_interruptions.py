@@ -5,11 +5,9 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
-from quick_run import MADE, REPOSITORY, command_line, run_train
+from quick_run import MADE
 from quick_run import outcome as results
 
 from common.run import read_results
@@ -125,31 +123,6 @@ def test_run_killed_between_files_resumes_with_equal_results(
             fail_at_write(number, Killed(), trainer, *opts)
         assert train(trainer, "red", *opts) == 0
         assert results(tmp_path / "run") == expected, f"killed at write {number}: {files[number - 1]}"
-
-
-def test_run_with_sigkill_at_random_moments_changes_no_number(tmp_path, image_folder):
-    """The environment variable KILLS sets the number of kills."""
-    opts, places = ("DATALOADER.NUM_WORKERS", "1"), {"root": image_folder, "clip": REPOSITORY / "assets/mini_clip.pt"}
-
-    def arguments(name):
-        output = tmp_path / name / "run"
-        return command_line("SPG", "red", *opts, **places, output=output, batch_size=4, epochs=4)
-
-    assert run_train(arguments("whole")) == 0
-    expected, run, rng = results(tmp_path / "whole/run"), tmp_path / "killed/run", random.Random(3)
-    for _ in range(int(os.environ.get("KILLS", "1"))):
-        command = [sys.executable, REPOSITORY / "train.py", *arguments("killed")]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        try:
-            assert process.wait(rng.uniform(3.0, 8.0)) == 0
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with its loader workers
-            process.wait()
-        else:
-            assert results(run) == expected
-            shutil.rmtree(tmp_path / "killed")
-    assert run_train(arguments("killed")) == 0
-    assert results(run) == expected
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -110,12 +110,3 @@ def test_readers_of_any_bytes_raise_only_user_errors(tmp_path_factory, content):
             read(path)
         except UserError as error:
             assert str(path) in str(error)
-
-
-@settings(max_examples=100)
-@given(folder=st.text(min_size=1, max_size=20))
-def test_class_folder_of_any_text_has_one_spelling(folder):
-    name = names.class_name(folder)
-    assert isinstance(name, str)
-    assert names.class_name(name) == name  # one spelling for all layouts
-    assert "_" not in name.strip("_")

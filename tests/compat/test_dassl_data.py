@@ -2,7 +2,6 @@
 
 import pickle
 import random
-import tarfile
 
 import numpy as np
 import pytest
@@ -98,15 +97,6 @@ def test_classes_follow_training_data_and_never_shift():
     assert DatasetBase(test=train).classnames == ["a", "b", "c"]
     with pytest.raises(UserError, match=r"the labels go up to 2, but \[1\] have no image"):
         _ = DatasetBase(train_x=[train[0], train[2]]).classnames
-
-
-def test_download_data_unpacks_an_archive(tmp_path):
-    (tmp_path / "a.txt").write_text("content")
-    with tarfile.open(tmp_path / "web.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "a.txt", "folder/a.txt")
-    target = str(tmp_path / "data" / "data.tar.gz")
-    DatasetBase().download_data((tmp_path / "web.tar.gz").as_uri(), target, from_gdrive=False)
-    assert (tmp_path / "data/folder/a.txt").read_text() == "content"
 
 
 def test_wrapper_gives_several_transforms_views_and_the_plain_image(cfg):

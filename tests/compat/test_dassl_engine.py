@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -25,12 +24,10 @@ from dassl.optim.radam import RAdam
 from dassl.utils import (
     UserError,
     load_checkpoint,
-    load_pretrained_weights,
     open_specified_layers,
     read_json,
     resume_from_checkpoint,
     save_checkpoint,
-    setup_logger,
 )
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from torch import nn
@@ -183,16 +180,6 @@ def test_dassl_checkpoint_resumes_without_running_its_code(tmp_path):
     assert resumed.get_last_lr() == pytest.approx([cosine(3, 70)])
 
 
-def test_failed_save_leaves_the_previous_checkpoint(tmp_path):
-    state = {"state_dict": nn.DataParallel(nn.Linear(3, 2)).state_dict(), "epoch": 1}
-    save_checkpoint(state, str(tmp_path), is_best=True)
-    with pytest.raises(AttributeError):
-        save_checkpoint({**state, "extra": lambda: None}, str(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-1"]
-    for name in ("model-best.pth.tar", "model.pth.tar-1"):
-        assert list(load_checkpoint(str(tmp_path / name))["state_dict"]) == ["weight", "bias"]
-
-
 # -- trainers ---------------------------------------------------------------------------------------
 
 
@@ -312,24 +299,3 @@ def test_wrong_settings_are_named(tiny, cfg, key, value, message):
     cfg.merge_from_list([key, value])
     with pytest.raises(UserError, match=message):
         tiny(cfg.TRAINER.NAME or "TinyX").train()
-
-
-def test_pretrained_weights_load_by_name_and_shape(tiny, capsys):
-    trained = run_until(tiny(OPTIM__MAX_EPOCH=1), 1)
-    fresh = tiny()
-    load_pretrained_weights(fresh.model, f"{trained.output_dir}/model/model.pth.tar-1")
-    assert torch.equal(weight(fresh), weight(trained))
-    assert "Successfully loaded pretrained weights" in capsys.readouterr().out
-
-
-def test_logger_writes_a_new_file_and_leaves_the_console_open(tmp_path, monkeypatch):
-    own = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", own)
-    for text in ("first", "second", "third"):
-        setup_logger(str(tmp_path))
-        print(text)
-    sys.stdout.close()
-    logs = sorted(tmp_path.iterdir(), key=lambda path: (len(path.name), path.name))
-    assert [path.read_text() for path in logs] == ["first\n", "second\n", "third\n"]
-    assert logs[0].name == "log.txt"
-    assert own.getvalue() == "first\nsecond\nthird\n"

@@ -15,7 +15,7 @@ from commands import CLIP, QUICK, numbers, run, run_train, script, start, train
 from waiting import MINUTES, wait_for
 
 LONG = [*QUICK, *["OPTIM.MAX_EPOCH", "25", "TRAINER.SPG.STAGE1_OPTS", "['OPTIM.MAX_EPOCH',10]"]]
-COOP, SPG = train("CoOp", "run", *LONG), train("SPG", "run", *LONG)
+COOP, SPG = train("CoOp", "run", *LONG), train("SPG", "run", *LONG, "DATALOADER.NUM_WORKERS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +45,9 @@ def checkpoints(folder):
     return sorted(folder.glob("run/prompt_learner/model.pth.tar-*"), key=lambda path: int(path.name.split("-")[-1]))
 
 
-def test_sigkill_at_three_random_moments_changes_no_number(undisturbed, folder):
+def test_sigkill_at_random_moments_changes_no_number(undisturbed, folder):
     rng = random.Random(5)
-    for _ in range(3):
+    for _ in range(int(os.environ.get("KILLS", "3"))):
         logs = set(folder.rglob("log.txt*"))
         is_reached = partial(lambda logs: set(folder.rglob("log.txt*")) != logs, logs)
         assert stop_when(folder, SPG, is_reached, delay=rng.uniform(0.0, 2.0)) in (0, -signal.SIGKILL)

@@ -322,11 +322,3 @@ def test_tag_sets_activation_and_preprocessing(models, monkeypatch):
     for backbone in (quick, plain, file):
         assert (*backbone.info.preprocessing.values(),) == (*facts.values(), 0)
     assert quick.sha256 != plain.sha256 == file.sha256
-
-
-def test_loading_draws_no_random_numbers(models, clip_file):
-    names = str(clip_file), models("sigmoid")[1]
-    state = torch.get_rng_state()
-    for name in names:
-        load_backbone(name)
-    assert torch.equal(torch.get_rng_state(), state)

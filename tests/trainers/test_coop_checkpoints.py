@@ -76,15 +76,6 @@ def test_coop_checkpoint_with_data_parallel_names_loads_in_fp32(build, tmp_path)
     assert trainer.text_features(None, None).shape == (2, 32)  # of the classes here, not of the five there
 
 
-def test_checkpoint_folder_without_best_epoch_loads_the_last(build, tmp_path):
-    trainer = build("CoOp")
-    for epoch, dtype in ((9, torch.float32), (50, torch.float16)):
-        state = save(tmp_path, f"model.pth.tar-{epoch}", dtype=dtype)
-    trainer.load_model(str(tmp_path))
-    assert torch.equal(trainer.model.ctx, state["ctx"].float())
-    assert not torch.equal(trainer.model.ctx, ctx_of(tmp_path / "prompt_learner/model.pth.tar-9"))
-
-
 def test_class_specific_contexts_load_for_their_classes_alone(build, tmp_path):
     state = save(tmp_path, ctx=(2, 16, 64), n_cls=2)
     trainer = build("CoOp", "TRAINER.COOP.CSC", "True", classnames=["cat", "dog"])

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from dassl.engine import TRAINER_REGISTRY
-from hypothesis import given
-from hypothesis import strategies as st
 
 import predict
 import trainers.all  # noqa: F401 (registers trainers)
@@ -16,7 +14,6 @@ from common.image_results import read_predictions
 from common.run import RunRecord, read_run_record
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.prompt_labels import save_prompt_label
-from trainers.modules.tensor_files import all_finite, require_finite
 
 NAN, INF = float("nan"), float("inf")
 
@@ -111,18 +108,3 @@ def test_probe_of_a_class_without_training_images_has_minus_infinity(train, imag
 
 
 # ---- checks ----
-
-
-@given(
-    st.lists(st.floats(width=32), max_size=30),
-    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
-)
-def test_all_finite_equals_a_look_at_each_number(numbers, dtype):
-    tensor = torch.tensor(numbers, dtype=torch.float64).to(dtype)
-    assert all_finite(tensor) == bool(tensor.isfinite().all())
-
-
-def test_require_finite_names_the_tensor():
-    require_finite({"a": None, "b": [torch.ones(1), {"c": torch.zeros(2)}], "d": "text"}, "x", "y")
-    with pytest.raises(UserError, match=r"^x: 1 of the 2 numbers of b\.1\.c are not finite \(NaN or infinite\). y$"):
-        require_finite({"b": [torch.ones(1), {"c": torch.tensor([0, INF])}]}, "x", "y")

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 from collections import Counter
 
@@ -134,10 +133,3 @@ def test_equal_images_share_memory_and_changed_ones_do_not(images):
     one.write_bytes((images / "red/across/0.png").read_bytes())
     cache.add([str(one)])
     assert (read_all(cache, [str(one)])[0] == np.asarray(read_image(one))).all()
-
-
-def test_workers_that_are_not_forked_decode_images(paths):
-    cache = ImageCache(100 * BYTES, read_image)
-    cache.add(paths)
-    copy = pickle.loads(pickle.dumps(cache))
-    assert (np.asarray(copy.read(paths[0])) == np.asarray(read_image(paths[0]))).all()

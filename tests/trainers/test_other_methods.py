@@ -4,12 +4,7 @@ import json
 
 import pytest
 import torch
-from dassl.engine import TRAINER_REGISTRY
-from quick_run import REPOSITORY
-from reference import tiny_clip
 
-from trainers.config import default_cfg, value_of
-from trainers.modules.clip.backbone import Backbone
 from trainers.predictor import Predictor
 from trainers.saved_run import build_run
 
@@ -42,28 +37,6 @@ def test_maple_projections_start_equal_and_separate(build):
     start = build("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", "3").model
     first, second = (layer.weight for layer in start.compound_prompt_projections)
     assert first is not second and torch.equal(first, second) and not torch.equal(first, start.proj.weight)
-
-
-@pytest.mark.parametrize(
-    ("trainer", "expected"),
-    [
-        ("MaPLe", {"TRAINER.MAPLE.PROMPT_DEPTH": 3}),
-        ("PromptSRC", {"TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 3, "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": 5}),
-    ],
-)
-def test_default_depths_fit_a_clip_of_fewer_layers(trainer, expected):
-    cfg = default_cfg()
-    cfg.merge_from_file(str(REPOSITORY / f"configs/trainers/{trainer}/default.yaml"))
-    cfg.TRAINER.NAME = trainer
-
-    def depths(layers, vision):
-        backbone = Backbone(tiny_clip(layers=layers, vision=vision), "tiny", "fp32", torch.device("cpu"))
-        built = TRAINER_REGISTRY.get(trainer)(cfg, backbone, classnames=["cat", "dog"], is_rebuilt=True)
-        return {key: value_of(built.cfg, key) for key in expected}
-
-    assert depths(3, 5) == expected
-    published = {"TRAINER.MAPLE.PROMPT_DEPTH": 12, "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 9}
-    assert all(value == published.get(key, value) for key, value in depths(12, 12).items())
 
 
 # ---- DPL: predictions depend on the batch ----

@@ -2,13 +2,11 @@
 
 import builtins
 import json
-import multiprocessing
 import shutil
 
 import pytest
 import torch
 from other_process import lock_elsewhere
-from quick_run import command_line, run_train
 from torch import nn
 
 LABELS = "prompt_labels/stripes/tiny/seed_1"
@@ -144,23 +142,6 @@ def test_label_that_another_run_learns_is_used(finish_run, train, tmp_path, when
     assert "which learns the prompt label of blue" in printed
     assert printed.count("Stage I: learning") == 1 and "learning the prompt label of green" in printed
     assert results(tmp_path / "run")["accuracy"] == expected
-
-
-def test_parallel_runs_compute_features_and_labels_once(tmp_path, image_folder, clip_file):
-    places, context = {"root": image_folder, "clip": clip_file}, multiprocessing.get_context("fork")
-    commands = [command_line("SPG", target, output=tmp_path / target, **places) for target in ("red", "blue")]
-    processes = [context.Process(target=run_train, args=(command,)) for command in commands]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    lines = [line for path in tmp_path.glob("*/log.txt") for line in path.read_text("utf-8").splitlines()]
-    n_encoded = sum(line.startswith("Encoded ") for line in lines)
-    assert n_encoded == len(list(tmp_path.glob("feature_cache/*.npy"))) > 0
-    learned = [line.split()[-1] for line in lines if line.startswith("Stage I: learning the prompt label of ")]
-    assert sorted(learned) == ["blue", "green", "red"]
-    assert all((tmp_path / target / "results.json").is_file() for target in ("red", "blue"))
 
 
 def test_label_of_changed_stage1_is_trained_again(finish_run, train, expect_error, tmp_path, capsys):

@@ -1,8 +1,5 @@
 """Numbers from papers: rows that change no other row, and errors in their files."""
 
-import csv
-import io
-
 import pytest
 from made_results import COOP, SPG, cells, coop, runs, text_of
 
@@ -43,23 +40,6 @@ def test_published_row_in_markdown():
     assert cells(lines[6]) == ["*SPG †*", "*99.0*", "*-*", "*92.8*", "*-*", "*-*"]
     assert f"{LINE[:-1]} (on 3 %). No column here for: skecth." in lines
     assert any(line.startswith("† Not measured here") for line in lines)
-
-
-def test_published_row_changes_no_other_row():
-    without, published = (table_of(*figures).splitlines() for figures in ((), (PAPER,)))
-    assert [cells(line) for line in published if line[:1] == "|" and "†" not in line] == [
-        cells(line) for line in without if line[:1] == "|"
-    ]
-
-
-def test_published_row_in_other_formats():
-    latex, plain = table_of(PAPER, table_format="latex"), table_of(PAPER, table_format="plain")
-    row = next(line for line in latex.splitlines() if r"\textcolor{gray}{SPG \textdagger{}}" in line)
-    assert r"\textcolor{gray}{92.8}" in row and "†" not in latex
-    assert any(line.split()[:4] == ["SPG", "†", "99.0", "-"] for line in plain.splitlines())
-    rows = list(csv.DictReader(io.StringIO(table_of(PAPER, table_format="csv"))))
-    theirs = [(row["method"], row["column"], row["mean"], row["best"]) for row in rows if row["published"]]
-    assert theirs == [("SPG", "photo", "99.0000", ""), ("SPG", "average", "92.8000", "")]
 
 
 def test_numbers_for_other_conditions_are_not_shown():

@@ -26,8 +26,6 @@ from scripts.reporting import figures
 from scripts.reporting.load import load_results
 from scripts.reporting.page import write_report
 from scripts.reporting.predictions import (
-    count_confusions,
-    most_confused,
     most_often_wrong,
 )
 from scripts.reporting.published import PaperResult
@@ -119,16 +117,6 @@ def frame_of(*found):
     """Predictions of runs from (method, rows)."""
     frames = [pd.DataFrame(of_run).assign(method=method, folder=method) for method, of_run in found]
     return pd.concat(frames, ignore_index=True)
-
-
-def test_confusion_equals_hand_computation():
-    found = frame_of(("SPG", rows("art", [0, 0, 1, 2], [0, 1, 2, 2])), ("SPG", rows("photo", [0, 1], [1, 1])))
-    counts = count_confusions(found, CLASSES)
-    assert counts.to_numpy().tolist() == [[1, 2, 0], [0, 1, 1], [0, 0, 1]]
-    assert most_confused(counts, 5).to_numpy().tolist() == [
-        [CLASSES[0], CLASSES[1], 2, pytest.approx(200 / 3)],
-        [CLASSES[1], CLASSES[2], 1, pytest.approx(50)],
-    ]
 
 
 def test_most_misclassified_images_equal_hand_computation():

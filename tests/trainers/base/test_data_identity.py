@@ -115,11 +115,3 @@ def test_table_marks_columns_with_other_images_of_a_domain(images, train, capsys
     invert(images / "red")
     assert train("CoOp", "green", flags=at(images, "--output-dir", "runs/green")) == 0
     assert "[1] Not comparable: other images of red than other runs of this table." in table_of(capsys, "runs")
-
-
-def test_table_does_not_mark_seeds_of_few_shots(images, train, capsys):
-    for seed in "12":
-        flags = at(images, "--output-dir", f"runs/{seed}", "--seed", seed)
-        assert train("CoOp", "red", "DATASET.NUM_SHOTS", "1", flags=flags) == 0
-    assert len({read_results(f"runs/{seed}/results.json")["data_fingerprint"] for seed in "12"}) == 2
-    assert "[1]" not in table_of(capsys, "runs")
