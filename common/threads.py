@@ -28,8 +28,9 @@ def usable_cores() -> int:
 
 
 def loader_workers(wanted: int) -> int:
-    """Number of loader workers: at most all cores but one."""
-    return min(wanted, usable_cores() - 1)
+    """Number of loader workers: at most one for each core, and none on a single core."""
+    cores = usable_cores()
+    return min(wanted, cores) if cores > 1 else 0
 
 
 def omp_num_threads() -> int | None:

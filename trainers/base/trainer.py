@@ -59,7 +59,7 @@ from trainers.modules.image_cache import CachedImages, ImageCache, image_cache
 from trainers.modules.loader_workers import prepare_loader_workers
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
-from trainers.modules.sampling import Batches, FeatureLoader, ImageLoader, SeededBatchSampler, SeededDataset
+from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset, TrainingLoader
 from trainers.modules.tensor_files import extract_prompts, publish_names, require_finite
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -244,15 +244,8 @@ class PromptTrainer(TrainerX):
         dataset: Any = loader.dataset
         # Without a seed, chance gives one: the workers would augment alike otherwise.
         seed = self.cfg.SEED if self.cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
-        return ImageLoader(
-            SeededDataset(dataset, seed),
-            batch_sampler=SeededBatchSampler(self.batches, lambda: self.epoch),
-            num_workers=loader.num_workers,
-            pin_memory=loader.pin_memory,
-            persistent_workers=loader.num_workers > 0,
-            # A generator of its own: a start of workers draws from the global one otherwise.
-            generator=torch.Generator(),
-        )
+        batches = SeededBatchSampler(self.batches, seed, lambda: range(self.epoch, self.max_epoch))
+        return TrainingLoader(SeededDataset(dataset, seed), batches, loader.num_workers, pin_memory=loader.pin_memory)
 
     def build_model(self) -> None:
         amp = self.backbone.precision == "amp"

@@ -21,6 +21,29 @@ MAX_IMAGES = 2**21
 CHECKED_BYTES = 2**26  # the cache checks the free memory once for so many bytes
 
 
+class StoredImage(Image.Image):
+    """An RGB image that copies its pixels when an operation reads them; a crop copies its own pixels alone."""
+
+    def __init__(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
+        super().__init__()
+        self._pixels, self._size, self._mode, self._is_copied = pixels, size, "RGB", False
+
+    def load(self) -> Any:
+        if not self._is_copied:
+            self.im, self._is_copied = self._part(0, 0, *self.size).im, True
+        return super().load()
+
+    def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+        left, top, right, bottom = map(int, box or (0, 0, *self.size))
+        if (left, top, right, bottom) == box and 0 <= left < right <= self.width and 0 <= top < bottom <= self.height:
+            return self._part(left, top, right, bottom)
+        return super().crop(box)
+
+    def _part(self, left: int, top: int, right: int, bottom: int) -> Image.Image:
+        row, size = 3 * self.width, (right - left, bottom - top)
+        return Image.frombuffer("RGB", size, self._pixels[top * row + 3 * left :], "raw", "RGB", row, 1)
+
+
 class ImageCache:
     """Stores decoded images for forked processes and for later runs of this process.
 
@@ -56,8 +79,7 @@ class ImageCache:
         with self._lock():
             start, height, width = self._places[number].tolist()
         if width:
-            pixels = self._pixels[start : start + 3 * width * height]
-            return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+            return StoredImage(self._pixels[start : start + 3 * width * height], (width, height))
         image = self.read_image(path)
         with self._lock():
             self._store(number, image)

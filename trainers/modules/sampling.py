@@ -1,6 +1,8 @@
 """Select images and views for training steps: batches, seeded augmentation, cached views."""
 
 import contextlib
+import itertools
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -82,23 +84,27 @@ class SeededDataset(Dataset):
 
 
 class SeededBatchSampler:
-    """Batches of (epoch, repeat, index) for a `SeededDataset`; `epoch` returns the number of the current epoch."""
+    """The batches of all epochs, one epoch after another, as lists of (epoch, repeat, index) for a `SeededDataset`.
 
-    def __init__(self, batches: Batches, epoch: Callable[[], int]) -> None:
-        self.batches, self.epoch = batches, epoch
+    Args:
+        batches: drawn from the global generators with seed (seed, epoch).
+        epochs: returns the numbers of the epochs to come.
+    """
 
-    def __len__(self) -> int:
-        return len(self.batches)
+    def __init__(self, batches: Batches, seed: int, epochs: Callable[[], range]) -> None:
+        self.batches, self.seed, self.epochs = batches, seed, epochs
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        epoch = self.epoch()
-        repeats: dict[int, int] = {}  # index -> its last repeat
-        for batch in self.batches:
-            keys = []
-            for index in batch:
-                repeats[index] = repeat = repeats.get(index, -1) + 1
-                keys.append((epoch, repeat, index))
-            yield keys
+        for epoch in self.epochs():
+            with seeded(self.seed, epoch):
+                batches = list(self.batches)
+            repeats: dict[int, int] = {}  # index -> its last repeat
+            for batch in batches:
+                keys = []
+                for index in batch:
+                    repeats[index] = repeat = repeats.get(index, -1) + 1
+                    keys.append((epoch, repeat, index))
+                yield keys
 
 
 class ImageLoader(DataLoader):
@@ -110,12 +116,38 @@ class ImageLoader(DataLoader):
     def __init__(self, dataset: Dataset, num_workers: int = 0, **options: Any) -> None:
         # Only forked workers share an ImageCache. From Python 3.14 on, Linux does not fork by default.
         context = "fork" if num_workers and sys.platform == "linux" else None
-        super().__init__(
-            dataset, num_workers=num_workers, collate_fn=_collate, multiprocessing_context=context, **options
-        )
+        options |= {"collate_fn": _collate, "multiprocessing_context": context, "worker_init_fn": _lower_priority}
+        super().__init__(dataset, num_workers=num_workers, **options)
 
     def __iter__(self) -> Any:
         return map(_with_tensors, super().__iter__())
+
+
+class TrainingLoader(ImageLoader):
+    """Batches of a `SeededBatchSampler`, an epoch in each pass.
+
+    Workers load the first batches of the next epoch while the main process validates.
+    """
+
+    def __init__(self, dataset: Dataset, batch_sampler: SeededBatchSampler, num_workers: int, **options: Any) -> None:
+        # A generator of its own: a start of workers draws from the global one otherwise.
+        options |= {"persistent_workers": num_workers > 0, "generator": torch.Generator()}
+        super().__init__(dataset, num_workers, batch_sampler=batch_sampler, **options)
+        self.batches, self._next_epochs = batch_sampler.batches, None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        running, self._next_epochs = self._next_epochs or super().__iter__(), None
+        for _ in self.batches:  # takes from the global generators as much as these batches did
+            pass
+        yield from itertools.islice(running, len(self))
+        self._next_epochs = running  # after a pass to its end
+
+
+def _lower_priority(worker: int) -> None:
+    os.nice(5)  # workers on all cores do not slow down the main process
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
