@@ -82,8 +82,6 @@ class Result:
     train_seconds: float | None
     train_reused: list[str]  # results of earlier runs that train_seconds lacks: "image features"
     threads: int
-    threads_alone: int  # see common/threads.py
-    threads_beside_workers: int
     revision: str | None
     versions: dict[str, str | None]
 
@@ -92,7 +90,7 @@ class Result:
 SHARED = {f.name: (f.metadata["otherwise"], f.metadata["over"]) for f in fields(Result) if "over" in f.metadata}
 TIMES = ("seconds", "train_seconds", "train_reused")
 # Keys that may differ between two equal runs. All but the times may explain other numbers.
-CIRCUMSTANCES = (*TIMES, "threads", "threads_alone", "threads_beside_workers", "revision", "versions")
+CIRCUMSTANCES = (*TIMES, "threads", "revision", "versions")
 
 
 def write_results(folder: str | PathLike, results: dict[str, Any]) -> None:
@@ -140,7 +138,7 @@ class RunRecord:
     # Settings, data, weights, seed: values that must be equal to continue the run; None: unknown.
     identity: dict[str, Any]
     places: dict[str, Any] = field(default_factory=dict)  # settings of the data set, and location of the weights
-    threads: dict[str, int] = field(default_factory=dict)  # as in common.threads.Threads
+    threads: int | None = None
     versions: dict[str, str | None] = field(default_factory=dict)  # of Python and packages
     history: list[dict[str, Any]] = field(default_factory=list)  # an entry for each completed epoch
     training: dict[str, Any] | None = None  # keys of results.json on the training; None before it has ended

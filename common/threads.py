@@ -1,10 +1,7 @@
 """The number of threads of a run. Idle threads sleep instead of spinning (docs/reproducibility.md)."""
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 # Weights in both towers. One thread suits tiny CLIPs (2 to 6 million), all cores real ones (RN50: 76 million).
 LARGE = 8_000_000
@@ -38,39 +35,19 @@ def omp_num_threads() -> int | None:
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
-@dataclass(frozen=True)
-class Threads:
-    """Numbers of threads of a model: alone, and while loader workers decode images."""
-
-    alone: int
-    beside_workers: int
-
-    def use(self, has_workers: bool) -> None:
-        """Set the numbers of threads of PyTorch and BLAS; `has_workers`: loader workers decode images."""
-        import torch
-        from threadpoolctl import threadpool_limits
-
-        torch.set_num_threads(self.beside_workers if has_workers else self.alone)
-        threadpool_limits(self.alone, user_api="blas")
-
-    @contextlib.contextmanager
-    def use_alone(self) -> Iterator[None]:
-        """Use `alone` threads within the block, while loader workers are idle."""
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.alone)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+def plan_threads(n_weights: int) -> int:
+    """The threads of a new run: OMP_NUM_THREADS, else one for a tiny CLIP, else all cores."""
+    # The last digits of sums depend on this number, so it follows from model and machine, not from other processes.
+    return omp_num_threads() or (1 if n_weights < LARGE else usable_cores())
 
 
-def plan_threads(n_weights: int, workers: int) -> Threads:
-    """The threads of a new run: OMP_NUM_THREADS, else one for a tiny CLIP, else all cores less the loader workers."""
-    # The last digits of sums depend on these numbers, so they follow from model and machine, not from other processes.
-    number = omp_num_threads() or (1 if n_weights < LARGE else None)
-    return Threads(number or usable_cores(), number or max(1, usable_cores() - workers))
+def use_threads(threads: int) -> None:
+    """Set the number of threads of PyTorch and BLAS."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")
 
 
 def share_cores(runs: int, threads: int) -> tuple[int, int]:

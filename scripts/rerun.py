@@ -82,8 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     words, before = rerun_command(run, output), read_results(run / RESULTS_FILE)
     if is_finished(output):
         raise UserError(f"{output} holds a finished run. Delete it, or name another --output.")
-    threads = {"alone": before["threads_alone"], "beside_workers": before["threads_beside_workers"]}
-    RunRecord({}, threads=threads).write(output)
+    RunRecord({}, threads=before["threads"]).write(output)
     print(f"Repeating {run}; log in {output}/log.txt", flush=True)
     code = subprocess.run(words, stdout=subprocess.DEVNULL, check=False).returncode
     if code:

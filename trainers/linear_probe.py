@@ -66,8 +66,7 @@ class LinearProbe(PromptTrainer):
 
     def run_epoch(self) -> None:
         """Fit classifiers, and take the best on val; the lowest loss decides between equal accuracies."""
-        with self.threads.use_alone():
-            scores, classifiers = self.fit_all()
+        scores, classifiers = self.fit_all()
         best = max(scores, key=scores.__getitem__)
         weight, bias = classifiers[best]
         self.model.weight.copy_(weight)

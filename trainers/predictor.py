@@ -72,7 +72,6 @@ class Predictor:
         self.classnames = self.trainer.dm.dataset.classnames
         self.batch_size, self.workers = batch_size, loader_workers(workers)
         prepare_loader_workers(self.workers)
-        self.trainer.threads.use(has_workers=self.workers > 0)
         self.classifier = self.trainer.classifier()
 
     def __call__(self, images: Images, top_k: int = 5) -> list[list[tuple[str, float]]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.startup import REPOSITORY, prepare_imports
-from common.threads import SLEEP, plan_threads, use_sleeping_waits
+from common.threads import SLEEP, plan_threads, use_sleeping_waits, use_threads
 from scripts.benchmarks.timing import Row
 
 LIMIT = 40.0  # s: a slower worker stops, and its time is scaled from its completed steps
@@ -82,7 +82,7 @@ def work(name: str, threads: str, n_steps: int) -> dict[str, float]:
     model = reference.tiny_clip() if name == "tiny CLIP" else random_clip(image_tower=True)
     if threads == "ours":
         n_weights = Backbone(model, name, "fp32", torch.device("cpu")).n_tower_weights
-        plan_threads(n_weights, workers=0).use(has_workers=False)
+        use_threads(plan_threads(n_weights))
     encoder = PromptEncoder(model, CLASSES[load.n_classes])
     context = encoder.initial_context().requires_grad_()
     images = torch.randn(load.n_images, 3, model.visual.input_resolution, model.visual.input_resolution)

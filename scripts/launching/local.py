@@ -146,7 +146,7 @@ def count_threads(cfg: CfgNode) -> int:
     from trainers.modules.clip.backbone import load_backbone
 
     backbone = load_backbone(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH)
-    return plan_threads(backbone.n_tower_weights, 0).alone
+    return plan_threads(backbone.n_tower_weights)
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine, log: JobLog) -> None:

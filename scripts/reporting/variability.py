@@ -36,12 +36,9 @@ def measure_variability(trainer: "SPG_CGAN", draws: int) -> dict[str, Any]:
     batches, n_batches = feature_batches(features, loader.batch_size), -(-len(features) // loader.batch_size)
     bar = progress(batches, n_batches, description="Drawing prompts", unit="batch")
     predictions = []
-    with trainer.threads.use_alone():
-        for _, logits in classify(
-            bar, draw_all, trainer.device, lambda rows: f"images {rows.start + 1} to {rows.stop}"
-        ):
-            # A sum of logits has the prediction of their mean.
-            predictions.append(torch.stack([logits.argmax(dim=2), logits.cumsum(dim=0).argmax(dim=2)]).cpu())
+    for _, logits in classify(bar, draw_all, trainer.device, lambda rows: f"images {rows.start + 1} to {rows.stop}"):
+        # A sum of logits has the prediction of their mean.
+        predictions.append(torch.stack([logits.argmax(dim=2), logits.cumsum(dim=0).argmax(dim=2)]).cpu())
     single, averaged = torch.cat(predictions, dim=2)  # (draws, N) each
     labels = torch.tensor([item.label for item in dataset.test])
     domains = torch.tensor([item.domain for item in dataset.test])

@@ -10,7 +10,7 @@ from quick_run import REPOSITORY
 
 from common import threads
 from common.run import RunRecord, read_results, read_run_record
-from common.threads import LARGE, Threads, loader_workers, omp_num_threads, plan_threads
+from common.threads import LARGE, loader_workers, omp_num_threads, plan_threads
 
 NAMES = ("OMP_NUM_THREADS", *threads.SLEEP, "OPENBLAS_THREAD_TIMEOUT")
 
@@ -26,12 +26,13 @@ def eight_cores(monkeypatch):
     torch.set_num_threads(before)
 
 
-def test_plan_threads_depends_on_size_cores_workers_and_omp_num_threads(monkeypatch):
-    for n_weights, workers, expected in ((LARGE - 1, 4, (1, 1)), (LARGE, 0, (8, 8)), (LARGE, 50, (8, 1))):
-        assert plan_threads(n_weights, workers) == Threads(*expected)
-        assert loader_workers(workers) == min(workers, 7)
+def test_threads_depend_on_size_cores_and_omp_num_threads(monkeypatch):
+    assert (plan_threads(LARGE - 1), plan_threads(LARGE)) == (1, 8)
+    assert [loader_workers(wanted) for wanted in (0, 4, 50)] == [0, 4, 8]
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)
+    assert loader_workers(4) == 0
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
-    assert plan_threads(1, 4) == plan_threads(LARGE, 0) == Threads(3, 3)
+    assert plan_threads(1) == plan_threads(LARGE) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert omp_num_threads() is None
 
@@ -56,21 +57,20 @@ def test_commands_set_sleeping_waits_before_importing_torch(words):
 def recorded(tmp_path):
     """The folder of a run with other numbers of threads in its record than on this machine."""
     (tmp_path / "run").mkdir()
-    RunRecord({}, threads={"alone": 3, "beside_workers": 2}).write(tmp_path / "run")
+    RunRecord({}, threads=3).write(tmp_path / "run")
     return tmp_path / "run"
 
 
 def test_resumed_run_uses_its_recorded_threads_in_both_stages(recorded, train, capsys):
     assert train("SPG", "red") == 0
-    assert "Threads: 3, with loader workers 2" in capsys.readouterr().out
-    found = read_results(recorded / "results.json")
-    assert (found["threads_alone"], found["threads_beside_workers"]) == (3, 2)
+    assert "Threads: 3, loader workers: " in capsys.readouterr().out
+    assert read_results(recorded / "results.json")["threads"] == 3
     records = [read_run_record(path.parent).threads for path in recorded.parent.rglob("run.json")]
-    assert records == [{"alone": 3, "beside_workers": 2}] * 3
+    assert records == [3] * 3
 
 
 def test_resumed_run_with_omp_num_threads_uses_it_and_prints_a_note(recorded, train, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert train("ZeroshotCLIP", "red") == 0
     assert "OMP_NUM_THREADS is 1, but this run used 3 threads so far" in capsys.readouterr().out
-    assert read_run_record(recorded).threads == {"alone": 1, "beside_workers": 1}
+    assert read_run_record(recorded).threads == 1

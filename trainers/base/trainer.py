@@ -45,7 +45,7 @@ from common.run import (
     read_run_record,
     write_results,
 )
-from common.threads import Threads, loader_workers, omp_num_threads, plan_threads, usable_cores
+from common.threads import loader_workers, omp_num_threads, plan_threads, usable_cores, use_threads
 from datasets.adapted import adapted
 from datasets.image_files import warn_of_orientation
 from trainers import config
@@ -177,7 +177,7 @@ class PromptTrainer(TrainerX):
             method.check_image_tower(self.cfg.MODEL.BACKBONE.NAME, self.backbone.is_vit)
         self.clip_model = self.backbone.model
         self.cfg = self.complete_cfg(self.cfg)
-        self.set_threads(plan_threads(self.backbone.n_tower_weights, self.cfg.DATALOADER.NUM_WORKERS))
+        self.set_threads(plan_threads(self.backbone.n_tower_weights))
         if self.classnames is not None:
             names = list(self.classnames)
             dataset = SimpleNamespace(classnames=names, domains=(), source_domains=(), target_domains=())
@@ -402,21 +402,22 @@ class PromptTrainer(TrainerX):
 
     # ---- epochs: validate and select ----
 
-    def set_threads(self, threads: Threads) -> None:
+    def set_threads(self, threads: int) -> None:
         self.threads = threads
-        threads.use(has_workers=self.cfg.DATALOADER.NUM_WORKERS > 0)
+        use_threads(threads)
 
     def restore_threads(self, record: RunRecord | None) -> None:
         """Use the threads of the run in the output folder, since last digits depend on them; OMP_NUM_THREADS wins."""
-        recorded = Threads(**record.threads) if record and record.threads else self.threads
+        recorded = (record and record.threads) or self.threads
         if omp_num_threads() is None:
             self.set_threads(recorded)
         elif recorded != self.threads:
-            used = f"this run used {recorded.alone} threads so far; the last digits may differ."
+            used = f"this run used {recorded} threads so far; the last digits may differ."
             print(f"Note: OMP_NUM_THREADS is {omp_num_threads()}, but {used}")
         if self.cfg.VERBOSE:
-            alone, with_workers = self.threads.alone, self.threads.beside_workers
-            print(f"Threads: {alone}, with loader workers {with_workers}; cores: {usable_cores()}")
+            print(
+                f"Threads: {self.threads}, loader workers: {self.cfg.DATALOADER.NUM_WORKERS}, cores: {usable_cores()}"
+            )
 
     def begin_record(self) -> None:
         """Read run.json of the output folder, or write it for a new run. Raise UserError if it is of another run."""
@@ -450,7 +451,7 @@ class PromptTrainer(TrainerX):
         return False
 
     def write_run_record(self) -> None:
-        self.record.identity, self.record.threads = self.identity(), asdict(self.threads)
+        self.record.identity, self.record.threads = self.identity(), self.threads
         self.record.places, self.record.versions = run_record.places_of(self.user_cfg), versions()
         self.record.write(self.output_dir)
         with atomic_write(Path(self.output_dir, "config.yaml"), "w") as handle:
@@ -489,7 +490,6 @@ class PromptTrainer(TrainerX):
         )
         if self.cfg.TRAINER.FEATURES.TRAIN_VIEWS:
             self.train_loader_x = self.build_view_loader(self.train_loader_x)
-            self.threads.use(has_workers=False)
         elif cache := image_cache(self.cfg.DATALOADER.CACHE_MB, read_image):
             self._cache_images(cache)
 
@@ -702,8 +702,7 @@ class PromptTrainer(TrainerX):
             return f"images {indices.start + 1} to {indices.stop} of the {split} split ({', '.join(names)}){when}"
 
         n, allow_neg_inf = -(-len(features) // loader.batch_size), bool(self.NEG_INF_TENSORS)
-        # The loader's workers are idle during classification, so their cores are free.
-        with self.threads.use_alone(), progress(batches, n, description=f"Classifying {split}", unit="batch") as bar:
+        with progress(batches, n, description=f"Classifying {split}", unit="batch") as bar:
             for indices, logits in evaluation.classify(bar, self.classifier(), self.device, describe, allow_neg_inf):
                 self.evaluator.process(logits, labels[indices.start : indices.stop].to(self.device))
                 predictions.append(Predictions.of(logits))
@@ -858,9 +857,7 @@ class PromptTrainer(TrainerX):
             val_history=[] if best is None else [epoch["val_accuracy"] for epoch in history],
             loss_history=[epoch["losses"] for epoch in history],
             seconds=self.seconds,
-            threads=torch.get_num_threads(),
-            threads_alone=self.threads.alone,
-            threads_beside_workers=self.threads.beside_workers,
+            threads=self.threads,
             revision=revision(),
             versions=versions(),
         )

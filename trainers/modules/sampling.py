@@ -138,7 +138,7 @@ class TrainingLoader(ImageLoader):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Any:
         running, self._next_epochs = self._next_epochs or super().__iter__(), None
         for _ in self.batches:  # takes from the global generators as much as these batches did
             pass

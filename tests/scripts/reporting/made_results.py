@@ -8,7 +8,7 @@ RESULT = {
     **dict.fromkeys(["trained_on", "model_dir", "load_epoch", "n_trained", "train_seconds", "revision"]),
     **dict.fromkeys(["val_history", "loss_history", "train_reused"], []),
     **dict.fromkeys(["domain_fingerprints", "versions"], {}),
-    **dict.fromkeys(["threads", "threads_alone", "threads_beside_workers", "seed"], 1),
+    **dict.fromkeys(["threads", "seed"], 1),
     **dict.fromkeys(["accuracy", "macro_f1", "val_accuracy", "calibration_error", "seconds"], 90.0),
     **dict.fromkeys(["backbone_sha256", "settings_sha256", "data_fingerprint", "test_fingerprint"], "aa"),
     **dict.fromkeys(["backbone", "backbone_name", "backbone_family"], "RN50"),
