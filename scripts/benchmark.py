@@ -24,7 +24,7 @@ from common.files import atomic_write, is_writable
 if TYPE_CHECKING:
     from scripts.benchmarks.timing import Row
 
-PARTS = ("text", "spg", "memory", "field", "decoding", "neighbours", "launching")
+PARTS = ("text", "spg", "memory", "field", "decoding", "launching")
 DEFAULT_PARTS = PARTS[:3]  # the others take as long as these three together
 
 
@@ -53,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--json {args.json}: its folder is read-only. Name a file in another folder.")
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     from common.reproducible import versions
-    from scripts.benchmarks import decoding, launching, memory, methods, neighbours, spg
+    from scripts.benchmarks import decoding, launching, memory, methods, spg
 
     measures = [methods.text_rows, spg.spg_rows, memory.memory_rows]
-    measures += [methods.field_rows, decoding.decoding_rows, neighbours.neighbour_rows, launching.launching_rows]
+    measures += [methods.field_rows, decoding.decoding_rows, launching.launching_rows]
     start, rows = time.perf_counter(), []
     for part, measure in zip(PARTS, measures, strict=True):
         if part not in args.only:

@@ -107,7 +107,7 @@ class PromptSRC(PromptTrainer):
         check_interruption()
         features, labels = self.image_features.of_batch(batch), batch["label"].to(self.device)
         with torch.no_grad(), self.backbone.autocast():
-            frozen = F.normalize(self.backbone.encode_image(batch["img"].to(self.device)).float(), dim=-1)
+            frozen = F.normalize(self.tower(batch["img"].to(self.device), self.model.vctx[:0]).float(), dim=-1)
         with self.backbone.autocast():
             text_features = self.text_features(None, None).float()
         logits, settings = self.logits(features, text_features), self.settings

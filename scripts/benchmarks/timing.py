@@ -4,10 +4,9 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:  # the worker of neighbours.py imports PyTorch later
-    from torch import Tensor
+from torch import Tensor
 
 TOLERANCE = 1e-4
 LONG = 4.0  # s: a first call of this length needs no warm-up and no repeats
@@ -88,7 +87,7 @@ def median_pair(
     return (statistics.median(our_times), found), (statistics.median(their_times), expected)
 
 
-def difference(ours: "Tensor", reference: "Tensor") -> float:
+def difference(ours: Tensor, reference: Tensor) -> float:
     """Largest absolute difference of two tensors of one shape, in units of the reference's largest entry above 1."""
     if ours.shape != reference.shape:
         raise ValueError(f"outputs have shapes {tuple(ours.shape)} and {tuple(reference.shape)}")

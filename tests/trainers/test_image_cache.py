@@ -50,6 +50,19 @@ def test_each_image_of_training_and_validation_is_decoded_once(train, opened, tr
     assert counts and set(counts.values()) <= {1, n} and max(counts.values()) == n
 
 
+@pytest.mark.parametrize(
+    "box", [(3, 5, 20, 40), (0, 0, 40, 40), (-2, 5, 50, 7), (1.6, 2.5, 9.4, 9), (5, 5, 5, 9), None]
+)
+def test_crop_of_a_stored_image_equals_the_crop_of_its_file(paths, box):
+    cache = ImageCache(BYTES, read_image)
+    cache.add(paths[:1])
+    for _ in range(3):  # the first read decodes the image
+        image = cache.read(paths[0])
+        assert (np.asarray(image.crop(box)) == np.asarray(read_image(paths[0]).crop(box))).all()
+        assert (np.asarray(image) == np.asarray(read_image(paths[0]))).all() and image.mode == "RGB"
+        assert (np.asarray(image.crop(box)) == np.asarray(read_image(paths[0]).crop(box))).all()
+
+
 def test_images_beyond_the_limit_are_decoded_each_time(paths):
     decoded = []
     cache = ImageCache(10 * BYTES + 5, lambda path: decoded.append(path) or read_image(path))

@@ -14,13 +14,20 @@ import torch
 from PIL import Image
 from reference import tiny_clip
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from common.files import OUTPUT_MARK
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.clip.backbone import Backbone
 from trainers.modules.features import FeatureCache
-from trainers.modules.sampling import FeatureLoader, MultiViewDataset
+from trainers.modules.sampling import (
+    FeatureLoader,
+    MultiViewDataset,
+    SeededBatchSampler,
+    SeededDataset,
+    TrainingLoader,
+    seeded,
+)
 
 CPU = torch.device("cpu")
 EXPECTED = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -253,6 +260,23 @@ def test_views_are_repeatable_and_leave_global_generators_unchanged(tmp_path):
     assert torch.equal(views(3), first)
     assert torch.equal(views(2), first[:2])  # fewer are the first of more
     assert len(set(first[:, 0, 0].tolist())) == 3
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_read_before", [0, 2, 3])
+def test_training_loader_draws_as_if_each_epoch_were_alone(n_workers, n_read_before):
+    data, epochs = SeededDataset(RandomImages(), 1), range(4)
+    sampler = BatchSampler(RandomSampler(data), 3, drop_last=True)
+    loader = TrainingLoader(data, SeededBatchSampler(sampler, 1, lambda: epochs), n_workers)
+    for _ in zip(range(n_read_before), loader, strict=False):
+        pass
+    for epoch in range(bool(n_read_before // 3), 4):
+        epochs = range(epoch, 4)
+        with seeded(1, epoch):
+            found, after = [batch["img"] for batch in loader], torch.rand(1)
+        with seeded(1, epoch):
+            expected = [torch.stack([data[epoch, 0, i]["img"] for i in batch]) for batch in sampler]
+            assert torch.equal(torch.stack(found), torch.stack(expected)) and torch.equal(after, torch.rand(1))
 
 
 def test_view_loader_draws_among_the_views_of_the_right_image():
