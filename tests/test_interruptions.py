@@ -146,15 +146,6 @@ def test_signal_ends_run_after_its_step(train, undisturbed, tmp_path, monkeypatc
     assert results(tmp_path / "run") == expected
 
 
-def test_loader_workers_change_no_number(train, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert train("SPG", "red") == 0
-    expected = results(tmp_path / "run")
-    delete_outputs(tmp_path)
-    assert train("SPG", "red", "DATALOADER.NUM_WORKERS", "2") == 0
-    assert results(tmp_path / "run") == expected
-
-
 @pytest.fixture
 def cut(train, undisturbed, tmp_path, monkeypatch):
     """A CoOp run of 4 epochs that was killed in the fourth epoch, and its expected results."""

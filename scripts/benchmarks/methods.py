@@ -13,6 +13,7 @@ from clip.model import CLIP
 from torch import Tensor
 
 from common.startup import REPOSITORY
+from common.threads import plan_threads, use_threads
 from datasets.benchmarks import SPG_PACS
 from scripts.benchmarks.classes import DOMAIN_NET, OFFICE_HOME
 from scripts.benchmarks.timing import Row, difference, median_pair, timed
@@ -86,6 +87,7 @@ class MethodBench:
         self.model, self.name, self.folder, self.repeats = model, name, folder, repeats
         model.visual.to(memory_format=torch.channels_last)  # as load_backbone does
         self.backbone = Backbone(model, "ViT-B/16", "fp32", torch.device("cpu"))
+        use_threads(plan_threads(self.backbone.n_tower_weights))
 
     def build(self, step: Step, classnames: Sequence[str]) -> Any:
         """A trainer for these classes, with the config of the method's paper."""

@@ -18,11 +18,12 @@ def bench(tmp_path):
     return methods.MethodBench(reference.tiny_clip(layers=12, vision=12), "tiny", tmp_path, 1)
 
 
-def test_class_names_are_complete_and_text_tower_agrees(bench):
+def test_class_names_are_complete_and_text_tower_and_inference_agree(bench):
     for n_classes, names in methods.CLASSES.items():
         assert len(names) == len({name.lower() for name in names}) == n_classes
     row = bench.text_tower(min(methods.CLASSES), FEW)
     assert row.agrees and row.difference is not None and row.ours > 0 and row.reference > 0
+    assert bench.inference(7, 2, 1, goal=18).agrees
 
 
 @pytest.mark.parametrize("step", [methods.COCOOP, methods.PROMPTSRC], ids=lambda step: step.trainer.__name__)
@@ -36,10 +37,6 @@ def test_step_agrees_with_reference_and_detects_a_mistake(bench, step):
 
     wrong = step._replace(expected=with_other_labels)
     assert not bench.step(wrong, 65, every=13, n_reference=2 if step.is_split else 0).agrees
-
-
-def test_dpspg_inference_agrees_with_reference(bench):
-    assert bench.inference(7, 2, 1, goal=18).agrees
 
 
 def test_spg_rows_agree_and_have_no_goals_on_other_images(image_folder, clip_file, tmp_path, capfd):
