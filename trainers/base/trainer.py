@@ -509,8 +509,8 @@ class PromptTrainer(TrainerX):
         super().before_epoch()
         self._train_scalars: dict[str, float] = {}
         if self.cfg.SEED >= 0:
-            # Randomness is a function of (seed, epoch): a resumed run draws the same batches and noise without any
-            # saved generator state. Augmentation: see SeededDataset.
+            # Randomness is a function of (seed, epoch): a resumed run draws the same noise without any saved generator
+            # state. `seeded` seeds batches and augmentation equally.
             mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
             set_random_seed(int(mixed))
 

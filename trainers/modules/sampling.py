@@ -124,7 +124,7 @@ class ImageLoader(DataLoader):
 
 
 class TrainingLoader(ImageLoader):
-    """Batches of a `SeededBatchSampler`, an epoch in each pass.
+    """Batches of a `SeededBatchSampler`; each pass is the first of its epochs.
 
     Workers load the first batches of the next epoch while the main process validates.
     """
@@ -133,21 +133,26 @@ class TrainingLoader(ImageLoader):
         # A generator of its own: a start of workers draws from the global one otherwise.
         options |= {"persistent_workers": num_workers > 0, "generator": torch.Generator()}
         super().__init__(dataset, num_workers, batch_sampler=batch_sampler, **options)
-        self.batches, self._next_epochs = batch_sampler.batches, None
+        self.seeded_batches = batch_sampler
+        self._running: tuple[int, Any] = -1, None  # the next epoch of an iterator, after a pass to the end
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.seeded_batches.batches)
 
     def __iter__(self) -> Any:
-        running, self._next_epochs = self._next_epochs or super().__iter__(), None
-        for _ in self.batches:  # takes from the global generators as much as these batches did
-            pass
-        yield from itertools.islice(running, len(self))
-        self._next_epochs = running  # after a pass to its end
+        epoch, (next_epoch, running) = self.seeded_batches.epochs().start, self._running
+        self._running = -1, None
+        if epoch != next_epoch:
+            running = super().__iter__()
+        # The batches are drawn once more, so that later draws of the epoch, such as noise, do not depend on workers.
+        n_batches = sum(1 for _ in self.seeded_batches.batches)
+        yield from itertools.islice(running, n_batches)
+        self._running = epoch + 1, running
 
 
 def _lower_priority(worker: int) -> None:
-    os.nice(5)  # workers on all cores do not slow down the main process
+    with contextlib.suppress(OSError):  # not allowed
+        os.nice(5)  # workers on all cores do not slow down the main process
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -195,7 +200,8 @@ class PairedBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         for first, second in zip(self.first, self.second, strict=False):
-            yield list(first) + list(second)
+            n = min(len(first), len(second))
+            yield list(first[:n]) + list(second[:n])
 
 
 class FeatureLoader:

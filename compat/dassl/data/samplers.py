@@ -30,30 +30,26 @@ def _indices_by(data_source: Sequence, attribute: str) -> dict[Any, list[int]]:
 class _EpochSampler(Sampler):
     """Draws the indices of an epoch at once: one draw at the start for ``length``, as in Dassl, then one per epoch.
 
-    ``len()`` counts the items of the next epoch, so the length of a loader equals its number of batches.
+    ``len()`` counts the items that an epoch would have now, so the length of a loader equals its number of batches.
     """
 
     def __init__(self, data_source: Sequence, batch_size: int) -> None:
         self.data_source = data_source
         self.batch_size = batch_size
-        self._next: list[int] | None = None
         self.length = len(self.draw())
 
     def draw(self) -> list[int]:
         raise NotImplementedError
 
-    def _next_epoch(self) -> list[int]:
-        if self._next is None:
-            self._next = self.draw()
-        return self._next
-
     def __iter__(self) -> Iterator[int]:
-        indices = self._next_epoch()
-        self._next = None
-        return iter(indices)
+        return iter(self.draw())
 
     def __len__(self) -> int:
-        return len(self._next_epoch())
+        states = random.getstate(), np.random.get_state()
+        length = len(self.draw())
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        return length
 
 
 class RandomDomainSampler(_EpochSampler):

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from dassl.data.samplers import AVAI_SAMPLERS, build_sampler
 from PIL import Image
 from reference import tiny_clip
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from common.files import OUTPUT_MARK
 from trainers.base.image_features import ImageFeatures
@@ -263,14 +264,17 @@ def test_views_are_repeatable_and_leave_global_generators_unchanged(tmp_path):
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-@pytest.mark.parametrize("n_read_before", [0, 2, 3])
-def test_training_loader_draws_as_if_each_epoch_were_alone(n_workers, n_read_before):
-    data, epochs = SeededDataset(RandomImages(), 1), range(4)
-    sampler = BatchSampler(RandomSampler(data), 3, drop_last=True)
+@pytest.mark.parametrize("n_read_before", [0, 2, 99])
+@pytest.mark.parametrize("name", AVAI_SAMPLERS)
+def test_training_loader_draws_as_if_each_epoch_were_alone(n_workers, n_read_before, name):
+    data, epochs = SeededDataset(RandomImages(20), 1), range(4)
+    for i, item in enumerate(data.data_source):
+        item.domain, item.label = i % 3 // 2, i % 5
+    sampler = BatchSampler(build_sampler(name, None, data.data_source, 4, 1, 2), 4, drop_last=True)
     loader = TrainingLoader(data, SeededBatchSampler(sampler, 1, lambda: epochs), n_workers)
     for _ in zip(range(n_read_before), loader, strict=False):
-        pass
-    for epoch in range(bool(n_read_before // 3), 4):
+        len(loader)
+    for epoch in range(4):
         epochs = range(epoch, 4)
         with seeded(1, epoch):
             found, after = [batch["img"] for batch in loader], torch.rand(1)
