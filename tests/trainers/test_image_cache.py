@@ -32,11 +32,9 @@ def read_twice(cache, paths):
 
 
 @pytest.mark.parametrize("trainer", ["SPG", "VP"])
-def test_cached_images_and_loader_workers_change_no_number(finish_run, tmp_path, monkeypatch, trainer):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_cached_images_and_loader_workers_change_no_number(finish_run, tmp_path, trainer):
     found = []
     for megabytes, workers in (("0", "0"), ("-1", "0"), ("-1", "2")):
-        image_cache.cache_clear()
         opts = ("OPTIM.MAX_EPOCH", "3", "DATALOADER.NUM_WORKERS", workers, "DATALOADER.CACHE_MB", megabytes)
         found.append(outcome(finish_run(trainer, *opts)))
         for path in [*tmp_path.glob("run"), *tmp_path.glob("prompt_labels")]:
