@@ -92,7 +92,8 @@ def check_request(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     for section, registry in {"TRAINER": TRAINER_REGISTRY, "DATASET": DATASET_REGISTRY}.items():
         if (name := cfg[section].NAME) not in (accepted := registry.registered_names()):
-            raise UserError(f"{section}.NAME: unknown name {name!r}. Accepted: {', '.join(sorted(accepted))}.")
+            found = f"unknown name {name!r}" if name else "no name is given"
+            raise UserError(f"{section}.NAME: {found}. Accepted: {', '.join(sorted(accepted))}.")
     if not cfg.MODEL.BACKBONE.NAME:
         raise UserError('MODEL.BACKBONE.NAME: no backbone is named. Pass --backbone "ViT-B/16" or the file of a CLIP.')
     dataset, root = DATASET_REGISTRY.get(cfg.DATASET.NAME), cfg.DATASET.ROOT

@@ -7,7 +7,7 @@ import torch
 
 WRONG = [
     ("SPQ", [], [], "TRAINER.NAME: unknown name 'SPQ'. Accepted: "),
-    ("SPG", ["DATASET.NAME", "Pacs"], [], "DATASET.NAME: unknown name 'Pacs'. Accepted: "),
+    ("SPG", ["DATASET.NAME", ""], [], "DATASET.NAME: no name is given. Accepted: "),
     ("SPG", [], ["--backbone", "RN51"], "'RN51' is neither a file nor one of OpenAI's names: RN50"),
     ("SPG", ["MODEL.BACKBONE.NAME", ""], [], "no backbone is named"),
     ("SPG", [], ["--backbone", "net.pt"], "net.pt is not a CLIP in OpenAI's format"),

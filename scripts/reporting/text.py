@@ -213,7 +213,7 @@ def format_mean(mean: float, std: float) -> str:
 
 def signed(number: float) -> str:
     """+1.2 or −0.3; "-" for NaN."""
-    return "-" if math.isnan(number) else f"{number:+.1f}".replace("-", "−")
+    return "-" if math.isnan(number) else f"{round(number, 1) + 0.0:+.1f}".replace("-", "−")  # 0.0: no −0.0
 
 
 def duration(seconds: float) -> str:

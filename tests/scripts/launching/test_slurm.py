@@ -6,11 +6,11 @@ from argparse import Namespace
 import pytest
 from conftest import QUICK, numbers
 
-from scripts.launching import slurm
 from scripts.launching.jobs import Job
 from scripts.launching.local import Outcome
 
 submitit = pytest.importorskip("submitit")
+from scripts.launching import slurm  # noqa: E402
 
 
 def test_submitit_changes_no_number(run_launcher, tmp_path, monkeypatch, image_folder, clip_file):
