@@ -14,6 +14,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -164,11 +165,14 @@ def launch(args: argparse.Namespace) -> int:
                 log.print(f"{job.title}: finished before, in {job.folder}")
         if todo:
             run_by_engine(todo, plan, args, log)
-    failed = [f"{job.title}: {reason}" for job, reason in log.failed.items()]
-    lines = [f"\n{len(failed)} of {len(jobs)} runs failed:", *(f"  {line}" for line in failed)] if failed else []
+    failed = defaultdict(list)
+    for job, reason in log.failed.items():
+        failed[reason].append(job.title)
+    lines = [f"\n{len(log.failed)} of {len(jobs)} runs failed:"] if failed else []
+    lines += [f"  {', '.join(titles)}: {reason}" for reason, titles in failed.items()]
     lines += [f"\nNot started because of the errors above: {', '.join(not_started)}"] if not_started else []
     show(args, plan, lines)
-    return len(failed) + len(not_started)
+    return len(log.failed) + len(not_started)
 
 
 def show(args: argparse.Namespace, plan: Plan, lines: list[str]) -> None:

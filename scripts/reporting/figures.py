@@ -107,7 +107,8 @@ def draw_learning(runs: pd.DataFrame) -> Figure | None:
     if "acc" in losses:
         curves.append(losses.pop("acc").to_frame("training batches"))
     accuracy = pd.concat(curves, axis=1) if curves else pd.DataFrame()
-    parts = {title: part for title, part in (("accuracy (%)", accuracy), ("loss", losses)) if not part.empty}
+    titles = {"validation accuracy (%), by target": accuracy, "mean training loss": losses}
+    parts = {title: part for title, part in titles.items() if not part.empty}
     if max(map(len, parts.values()), default=0) < 2:
         return None
     size = (WIDTH, 2.5 * len(parts))

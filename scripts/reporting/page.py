@@ -150,12 +150,16 @@ def input_notes(runs: pd.DataFrame) -> list[str]:
 
 def unfinished(folders: Iterable[str | Path]) -> list[str]:
     """One line for each method, config and state of unfinished runs below folders."""
-    groups = defaultdict(list)
+    groups: dict[Any, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     states = find_states(*(Path(folder).resolve() for folder in folders))
     for state in (one for one in states if one.status != DONE):
         above = state.folder.parent.parent
-        groups[state.status, above].append(f"{state.folder.relative_to(above)}: {state.detail}".rstrip(": "))
-    return [f"{len(runs)} {status} in {above}: {'; '.join(runs)}" for (status, above), runs in groups.items()]
+        groups[state.status, above][state.detail].append(str(state.folder.relative_to(above)))
+    lines = []
+    for (status, above), by_detail in groups.items():
+        texts = [", ".join(runs) + f": {detail}" * bool(detail) for detail, runs in by_detail.items()]
+        lines.append(f"{sum(map(len, by_detail.values()))} {status} in {above}: {'; '.join(texts)}")
+    return lines
 
 
 def write_report(

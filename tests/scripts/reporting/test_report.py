@@ -229,7 +229,7 @@ def test_unfinished_runs_are_listed_before_the_tables(runs, tmp_path):
     page = Page(out.read_text(encoding="utf-8"))
     listed = page.text[page.text.index("Not finished") : page.text.index("Accuracy by target")]
     assert f"1 failed in {base}: art/seed2: exit code 1: Error: <no> images" in listed
-    assert f"3 waiting in {base}: art/seed1; photo/seed1; photo/seed2" in listed
+    assert f"3 waiting in {base}: art/seed1, photo/seed1, photo/seed2" in listed
     assert "SPG/RN50" not in listed
 
 
