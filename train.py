@@ -64,11 +64,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a command line; raises UserError for a wrong config file, key or value.
 
-    `args.note` becomes the note on a config file of SPG's authors, or "".
+    `args.note` becomes a note on a config file that is missing or of SPG's authors, or "".
     """
     from trainers.config import apply_settings, default_cfg, merge_file, merge_method_file, set_key
 
-    cfg, args.note, flags = default_cfg(), "", vars(args)
+    cfg, flags = default_cfg(), vars(args)
+    args.note = "Note: without --config-file, Dassl's defaults apply. Methods have their own in configs/trainers/."
     if args.dataset_config_file:
         merge_file(cfg, args.dataset_config_file)
     if args.config_file:
