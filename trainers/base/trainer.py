@@ -59,7 +59,7 @@ from trainers.modules.image_cache import CachedImages, ImageCache, image_cache
 from trainers.modules.loader_workers import prepare_loader_workers
 from trainers.modules.prompt_encoder import PromptEncoder, build_prompt_encoder, default_memory_mb
 from trainers.modules.prompt_tokens import check_class_names
-from trainers.modules.sampling import Batches, FeatureLoader, SeededBatchSampler, SeededDataset, TrainingLoader
+from trainers.modules.sampling import Batches, FeatureLoader, TrainingLoader, mix_seed
 from trainers.modules.tensor_files import extract_prompts, publish_names, require_finite
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -244,8 +244,8 @@ class PromptTrainer(TrainerX):
         dataset: Any = loader.dataset
         # Without a seed, chance gives one: the workers would augment alike otherwise.
         seed = self.cfg.SEED if self.cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
-        batches = SeededBatchSampler(self.batches, seed, lambda: range(self.epoch, self.max_epoch))
-        return TrainingLoader(SeededDataset(dataset, seed), batches, loader.num_workers, pin_memory=loader.pin_memory)
+        options = {"num_workers": loader.num_workers, "pin_memory": loader.pin_memory}
+        return TrainingLoader(dataset, self.batches, seed, lambda: range(self.epoch, self.max_epoch), **options)
 
     def build_model(self) -> None:
         amp = self.backbone.precision == "amp"
@@ -510,9 +510,8 @@ class PromptTrainer(TrainerX):
         self._train_scalars: dict[str, float] = {}
         if self.cfg.SEED >= 0:
             # Randomness is a function of (seed, epoch): a resumed run draws the same noise without any saved generator
-            # state. `seeded` seeds batches and augmentation equally.
-            mixed = np.random.SeedSequence([self.cfg.SEED, self.epoch]).generate_state(1)[0]
-            set_random_seed(int(mixed))
+            # state. `SeededBatchSampler` draws the batches from the same seed.
+            set_random_seed(mix_seed(self.cfg.SEED, self.epoch))
 
     def run_epoch(self) -> None:
         super().run_epoch()

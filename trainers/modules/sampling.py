@@ -43,10 +43,15 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[list[int]]: ...
 
 
+def mix_seed(*numbers: int) -> int:
+    """A seed of 32 bits for some numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 @contextlib.contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators in the block; in the main process, restore them after it."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    seed = mix_seed(*numbers)
     # Restoring takes as long as cropping a small image, and loader workers draw only in such blocks.
     states = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
     try:
@@ -124,28 +129,34 @@ class ImageLoader(DataLoader):
 
 
 class TrainingLoader(ImageLoader):
-    """Batches of a `SeededBatchSampler`; each pass is the first of its epochs.
+    """Training batches with a seeded augmentation; a pass is the first of the epochs to come.
 
     Workers load the first batches of the next epoch while the main process validates.
+
+    Args:
+        batches, seed, epochs: see `SeededBatchSampler`.
     """
 
-    def __init__(self, dataset: Dataset, batch_sampler: SeededBatchSampler, num_workers: int, **options: Any) -> None:
+    def __init__(
+        self, data: ImageData, batches: Batches, seed: int, epochs: Callable[[], range], **options: Any
+    ) -> None:
         # A generator of its own: a start of workers draws from the global one otherwise.
-        options |= {"persistent_workers": num_workers > 0, "generator": torch.Generator()}
-        super().__init__(dataset, num_workers, batch_sampler=batch_sampler, **options)
-        self.seeded_batches = batch_sampler
+        options |= {"persistent_workers": options["num_workers"] > 0, "generator": torch.Generator()}
+        options["batch_sampler"] = SeededBatchSampler(batches, seed, epochs)
+        super().__init__(SeededDataset(data, seed), **options)
+        self.batches, self.epochs = batches, epochs
         self._running: tuple[int, Any] = -1, None  # the next epoch of an iterator, after a pass to the end
 
     def __len__(self) -> int:
-        return len(self.seeded_batches.batches)
+        return len(self.batches)
 
     def __iter__(self) -> Any:
-        epoch, (next_epoch, running) = self.seeded_batches.epochs().start, self._running
+        epoch, (next_epoch, running) = self.epochs().start, self._running
         self._running = -1, None
         if epoch != next_epoch:
             running = super().__iter__()
         # The batches are drawn once more, so that later draws of the epoch, such as noise, do not depend on workers.
-        n_batches = sum(1 for _ in self.seeded_batches.batches)
+        n_batches = sum(1 for _ in self.batches)
         yield from itertools.islice(running, n_batches)
         self._running = epoch + 1, running
 

@@ -21,14 +21,7 @@ from common.files import OUTPUT_MARK
 from trainers.base.image_features import ImageFeatures
 from trainers.modules.clip.backbone import Backbone
 from trainers.modules.features import FeatureCache
-from trainers.modules.sampling import (
-    FeatureLoader,
-    MultiViewDataset,
-    SeededBatchSampler,
-    SeededDataset,
-    TrainingLoader,
-    seeded,
-)
+from trainers.modules.sampling import FeatureLoader, MultiViewDataset, TrainingLoader, seeded
 
 CPU = torch.device("cpu")
 EXPECTED = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -267,11 +260,11 @@ def test_views_are_repeatable_and_leave_global_generators_unchanged(tmp_path):
 @pytest.mark.parametrize("n_read_before", [0, 2, 99])
 @pytest.mark.parametrize("name", AVAI_SAMPLERS)
 def test_training_loader_draws_as_if_each_epoch_were_alone(n_workers, n_read_before, name):
-    data, epochs = SeededDataset(RandomImages(20), 1), range(4)
+    data, epochs = RandomImages(20), range(4)
     for i, item in enumerate(data.data_source):
         item.domain, item.label = i % 3 // 2, i % 5
     sampler = BatchSampler(build_sampler(name, None, data.data_source, 4, 1, 2), 4, drop_last=True)
-    loader = TrainingLoader(data, SeededBatchSampler(sampler, 1, lambda: epochs), n_workers)
+    loader = TrainingLoader(data, sampler, 1, lambda: epochs, num_workers=n_workers)
     for _ in zip(range(n_read_before), loader, strict=False):
         len(loader)
     for epoch in range(4):
@@ -279,7 +272,7 @@ def test_training_loader_draws_as_if_each_epoch_were_alone(n_workers, n_read_bef
         with seeded(1, epoch):
             found, after = [batch["img"] for batch in loader], torch.rand(1)
         with seeded(1, epoch):
-            expected = [torch.stack([data[epoch, 0, i]["img"] for i in batch]) for batch in sampler]
+            expected = [torch.stack([loader.dataset[epoch, 0, i]["img"] for i in batch]) for batch in sampler]
             assert torch.equal(torch.stack(found), torch.stack(expected)) and torch.equal(after, torch.rand(1))
 
 
