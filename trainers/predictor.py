@@ -20,7 +20,7 @@ from common.progress import progress
 from common.threads import loader_workers
 from trainers.base.evaluation import classify
 from trainers.base.image_features import follow_resize_mode
-from trainers.modules.loader_workers import prepare_loader_workers
+from trainers.modules.loader_workers import lower_priority, prepare_loader_workers
 from trainers.saved_run import build_run
 
 Images = Sequence[str | PathLike | Image.Image]
@@ -92,7 +92,8 @@ class Predictor:
     ) -> tuple[dict[int, list[tuple[str, float]]], dict[int, str]]:
         """Predictions by the image's number, and messages of the images that cannot be read."""
         dataset, n_classes = _Images(list(images), self.transform), min(top_k, len(self.classnames))
-        loader = DataLoader(dataset, self.batch_size, num_workers=self.workers, collate_fn=_collate)
+        options: Any = {"num_workers": self.workers, "collate_fn": _collate, "worker_init_fn": lower_priority}
+        loader = DataLoader(dataset, self.batch_size, **options)
         found: dict[int, list[tuple[str, float]]] = {}
         unreadable: dict[int, str] = {}
         with progress(total=len(dataset), description="Predicting", unit="img") as bar:

@@ -34,12 +34,13 @@ def read_twice(cache, paths):
 @pytest.mark.parametrize("trainer", ["SPG", "VP"])
 def test_cached_images_and_loader_workers_change_no_number(finish_run, tmp_path, trainer):
     found = []
-    for megabytes, workers in (("0", "0"), ("-1", "0"), ("-1", "2")):
+    for megabytes, workers in (("0", "0"), ("0", "2"), ("-1", "0"), ("-1", "2")):
+        image_cache.cache_clear()
         opts = ("OPTIM.MAX_EPOCH", "3", "DATALOADER.NUM_WORKERS", workers, "DATALOADER.CACHE_MB", megabytes)
         found.append(outcome(finish_run(trainer, *opts)))
         for path in [*tmp_path.glob("run"), *tmp_path.glob("prompt_labels")]:
             path.rename(tmp_path / f"{path.name} {megabytes} {workers}")
-    assert found[0] == found[1] == found[2] and image_cache(-1, read_image)._used[0] > 0
+    assert found[0] == found[1] == found[2] == found[3] and image_cache(-1, read_image)._used[0] > 0
 
 
 @pytest.mark.parametrize(("trainer", "megabytes", "n"), [("CoOp", "-1", 1), ("CoOp", "0", 3), ("VP", "-1", 1)])

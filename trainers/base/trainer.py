@@ -415,9 +415,8 @@ class PromptTrainer(TrainerX):
             used = f"this run used {recorded} threads so far; the last digits may differ."
             print(f"Note: OMP_NUM_THREADS is {omp_num_threads()}, but {used}")
         if self.cfg.VERBOSE:
-            print(
-                f"Threads: {self.threads}, loader workers: {self.cfg.DATALOADER.NUM_WORKERS}, cores: {usable_cores()}"
-            )
+            n_workers = self.cfg.DATALOADER.NUM_WORKERS
+            print(f"Threads: {self.threads}, loader workers: {n_workers}, cores: {usable_cores()}")
 
     def begin_record(self) -> None:
         """Read run.json of the output folder, or write it for a new run. Raise UserError if it is of another run."""

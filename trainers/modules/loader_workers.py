@@ -1,5 +1,6 @@
-"""Loader workers: sockets in a long TMPDIR, and errors that reach the main process."""
+"""Loader workers: their priority, sockets in a long TMPDIR, and errors that reach the main process."""
 
+import contextlib
 import multiprocessing.util
 import os
 import sys
@@ -20,6 +21,11 @@ def prepare_loader_workers(workers: int) -> None:
         before, tempfile.tempdir = tempfile.tempdir, "/tmp"
         multiprocessing.util.get_temp_dir()
         tempfile.tempdir = before
+
+
+def lower_priority(worker: int) -> None:
+    with contextlib.suppress(OSError):  # not allowed
+        os.nice(5)  # workers on all cores do not slow down the main process
 
 
 def _send_error(queue: Any, error: Exception, item: Any) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+
+from trainers.modules.loader_workers import lower_priority
 
 
 class Item(Protocol):
@@ -102,7 +103,7 @@ class SeededBatchSampler:
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for epoch in self.epochs():
             with seeded(self.seed, epoch):
-                batches = list(self.batches)
+                batches = list(iter(self.batches))  # list() of a sampler would also count it, by another draw
             repeats: dict[int, int] = {}  # index -> its last repeat
             for batch in batches:
                 keys = []
@@ -121,7 +122,7 @@ class ImageLoader(DataLoader):
     def __init__(self, dataset: Dataset, num_workers: int = 0, **options: Any) -> None:
         # Only forked workers share an ImageCache. From Python 3.14 on, Linux does not fork by default.
         context = "fork" if num_workers and sys.platform == "linux" else None
-        options |= {"collate_fn": _collate, "multiprocessing_context": context, "worker_init_fn": _lower_priority}
+        options |= {"collate_fn": _collate, "multiprocessing_context": context, "worker_init_fn": lower_priority}
         super().__init__(dataset, num_workers=num_workers, **options)
 
     def __iter__(self) -> Any:
@@ -156,14 +157,8 @@ class TrainingLoader(ImageLoader):
         if epoch != next_epoch:
             running = super().__iter__()
         # The batches are drawn once more, so that later draws of the epoch, such as noise, do not depend on workers.
-        n_batches = sum(1 for _ in self.batches)
-        yield from itertools.islice(running, n_batches)
+        yield from itertools.islice(running, sum(1 for _ in self.batches))
         self._running = epoch + 1, running
-
-
-def _lower_priority(worker: int) -> None:
-    with contextlib.suppress(OSError):  # not allowed
-        os.nice(5)  # workers on all cores do not slow down the main process
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
